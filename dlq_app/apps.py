@@ -1,0 +1,8 @@
+"""Application config of the dead-letter queue."""
+
+from django.apps import AppConfig
+
+
+class DeadLettersConfig(AppConfig):
+    name = "dlq_app"
+    verbose_name = "Dead letters"

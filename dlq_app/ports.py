@@ -1,0 +1,92 @@
+"""The way back from a dead letter to intake: what the dead-letter queue asks for, answered by whoever settings name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from typing import Protocol, cast
+
+from django.conf import settings
+from django.utils.module_loading import import_string
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardOrder:
+    """Everything a fresh record needs, because intake may have forgotten the message months ago."""
+
+    message_id: str
+    #: Drawn by the claim of the letter; a repetition with the same epoch is the same order.
+    epoch: int
+    type: str
+    body: bytes
+    run_body: bytes | None
+    version: int
+    priority: str
+    source: str
+    client: str
+    #: JSON text of the list of tags.
+    tags: str
+    queued_at_ms: int
+    acct_day: str
+    replay_id: str
+    batch_id: str
+    #: The letter's ``closedEpoch`` when it was claimed.
+    death_seen: int
+    #: Intake's clock (ms) after which the order must not be carried out any more.
+    deadline_ms: int
+    prior_runs: int = 0
+    force: bool = False
+
+
+class ForwardStatus(StrEnum):
+    FORWARDED = "forwarded"
+    VOIDED = "voided"
+    TOO_LATE = "too_late"
+    SUPERSEDED = "superseded"
+    BUSY = "busy"
+    ALREADY_DONE = "already_done"
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardAnswer:
+    status: ForwardStatus
+    #: State of the record that stood in the way (``superseded``, ``busy``).
+    state: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VoidAnswer:
+    """``exists``: the epoch's message is there (in ``state``). Otherwise the epoch can never be created any more."""
+
+    exists: bool
+    state: str = ""
+
+
+class IntakePort(Protocol):
+    """Raises ``dlq_app.errors.StoreUnavailable`` when intake's store gives no answer: the outcome is then unknown."""
+
+    def now_ms(self) -> int: ...
+
+    def forward(self, order: ForwardOrder) -> ForwardAnswer: ...
+
+    def void(self, message_id: str, epoch: int) -> VoidAnswer: ...
+
+    def resettle(self, message_id: str, epoch: int) -> None:
+        """Put an ended epoch's outcome up for recording again."""
+
+    def check_payload(self, payload: bytes) -> None:
+        """Raise ``dlq_app.errors.PayloadInvalid`` unless intake would accept this payload text."""
+
+    def retry_after_ms(self, message_type: str) -> int | None:
+        """None when a message of this type may run now; else how long its circuit breaker stays open."""
+
+
+@cache
+def _load(path: str) -> IntakePort:
+    return cast(IntakePort, import_string(path)())
+
+
+def intake() -> IntakePort:
+    """The port named by ``settings.DLQ_RESUBMIT``, one per process."""
+    return _load(settings.DLQ_RESUBMIT)

@@ -1,0 +1,1 @@
+"""What operators run: the local stack behind ``make up``, and the commands."""
