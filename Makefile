@@ -1,0 +1,67 @@
+# The two commands: `make up` runs everything here, `make test` proves everything. `make help` lists the rest.
+# PORT, DATA_DIR, REDIS_URL, MONGODB_URL, DATABASE_URL and the other variables of .env.example reach the commands
+# from the environment or from the line: make up PORT=9000.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+JOBS ?= 2
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help up test lint format check pytest install install-dev lock clean
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+up: $(VENV)/.runtime ## run the whole system here, with its own stores; Ctrl-C stops it
+	@$(BIN)/python manage.py up
+
+test: $(VENV)/.dev lint check pytest ## everything that CI runs
+
+lint: $(VENV)/.dev ## style, types, and who imports whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy .
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## rewrite files in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check: $(VENV)/.dev ## Django's system checks, and no migration missing
+	$(BIN)/python manage.py check
+	$(BIN)/python manage.py makemigrations --check --dry-run
+
+pytest: $(VENV)/.dev ## the tests, on real servers that they start themselves
+	$(BIN)/python -m pytest -n $(JOBS)
+
+install: $(VENV)/.runtime ## the virtual environment with what runs
+install-dev: $(VENV)/.dev ## the virtual environment with what runs and what tests
+
+# The stamps lie inside the environment: they go when it goes, and are older than a lock file that has changed.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12")'
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "No virtual environment could be made; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+
+$(VENV)/.runtime: requirements.txt requirements-embedded.txt | $(VENV)/bin/python
+	@echo "Installing the pinned packages into $(VENV) (once)"
+	@$(PIP) install --require-hashes -r requirements.txt -r requirements-embedded.txt
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt
+	@echo "Installing what tests need into $(VENV) (once)"
+	@$(PIP) install --require-hashes -r requirements-dev.txt
+	@touch $@
+
+# --no-config and the explicit index keep a machine's own package sources out of the files.
+COMPILE = env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL uv --no-config pip compile --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-header --no-emit-index-url --no-emit-find-links --default-index https://pypi.org/simple
+lock: ## compile the lock files from their .in files (wants uv)
+	$(COMPILE) requirements.in -o requirements.txt
+	$(COMPILE) requirements-embedded.in -o requirements-embedded.txt
+	$(COMPILE) requirements-dev.in -o requirements-dev.txt
+
+clean: ## remove the virtual environment and caches; the data of `make up` stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
