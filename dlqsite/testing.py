@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from urllib.parse import quote_plus
 
@@ -125,17 +125,21 @@ class Servers:
 _servers: Servers | None = None
 
 
-def pytest_load_initial_conftests() -> None:
-    """Nothing to do early: servers start with the first process that runs tests."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, object, object]:
+    """Start the servers before pytest-django loads the settings, so that these point to them.
+
+    Not in the xdist controller, which runs no test.
+    """
+    options = early_config.known_args_namespace
+    controller = bool(getattr(options, "numprocesses", None)) and "PYTEST_XDIST_WORKER" not in os.environ
+    if not controller and not options.collectonly:
+        _start()
+    return (yield)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_configure(config: pytest.Config) -> None:
-    """Start the servers (not in the xdist controller, which runs no test) and point the settings at them."""
+def _start() -> None:
     global _servers
-    controller = bool(getattr(config.option, "numprocesses", None)) and not hasattr(config, "workerinput")
-    if controller or config.option.collectonly:
-        return
     _servers = Servers()
     atexit.register(_servers.stop)
     os.environ["REDIS_URL"] = _servers.redis_url
