@@ -1,8 +1,14 @@
 """Application config of intake."""
 
 from django.apps import AppConfig
+from django.utils.module_loading import autodiscover_modules
 
 
 class MessagesConfig(AppConfig):
     name = "messages_app"
     verbose_name = "Messages"
+
+    def ready(self) -> None:
+        from messages_app import checks  # noqa: F401 - registers the system checks
+
+        autodiscover_modules("handlers")

@@ -1,0 +1,71 @@
+"""System checks: configuration mistakes are found by ``manage.py check``, before a worker starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from django.core.checks import CheckMessage, Error, Warning, register
+
+from messages_app import conf, registry
+from messages_app.failures import ERROR_TYPE_PATTERN, ErrorKind
+from messages_app.policy import PolicyError, RetryPolicies
+
+
+@register("messages_app")
+def check_retry_policy(**_: Any) -> list[CheckMessage]:
+    """E001: the retry policy cannot be followed. W001: it names a type that nobody handles."""
+    try:
+        policies = conf.retry_policies()
+    except PolicyError as error:
+        return [Error(str(error), hint=f"Correct {conf.RETRY_FILE}.", id="messages_app.E001")]
+    return list(_unknown_types(policies))
+
+
+def _unknown_types(policies: RetryPolicies) -> Iterator[CheckMessage]:
+    for name in policies.by_type:
+        if registry.get(name) is None:
+            yield Warning(
+                f'{conf.RETRY_FILE} [types."{name}"]: no handler is registered for this type.',
+                hint=f"Known types: {', '.join(registry.types())}.",
+                id="messages_app.W001",
+            )
+
+
+@register("messages_app")
+def check_error_tables(**_: Any) -> list[CheckMessage]:
+    """E002: ERROR_TYPES or ERROR_KINDS is malformed."""
+    found: list[CheckMessage] = []
+    for name, error_type in conf.error_types().items():
+        if not isinstance(error_type, str) or not ERROR_TYPE_PATTERN.fullmatch(error_type) or "." not in name:
+            found.append(
+                Error(
+                    f"ERROR_TYPES: {name!r} = {error_type!r}; accepted: dotted class = {ERROR_TYPE_PATTERN.pattern}",
+                    id="messages_app.E002",
+                )
+            )
+    for error_type, kind in conf.error_kinds().items():
+        if kind not in tuple(ErrorKind):
+            found.append(
+                Error(
+                    f"ERROR_KINDS: {error_type!r} = {kind!r}; accepted: {', '.join(ErrorKind)}", id="messages_app.E002"
+                )
+            )
+    return found
+
+
+@register("messages_app")
+def check_worker_numbers(**_: Any) -> list[CheckMessage]:
+    """E003: the worker's numbers are out of range."""
+    found: list[CheckMessage] = []
+    for name, read, low, high in (
+        ("WORKER_CONCURRENCY", conf.concurrency, 1, 500),
+        ("WORKER_SHUTDOWN_GRACE", conf.shutdown_grace_s, 0, 600),
+    ):
+        try:
+            value = read()
+        except (TypeError, ValueError):
+            value = None
+        if value is None or not low <= value <= high:
+            found.append(Error(f"{name} is out of range; accepted: {low} to {high}", id="messages_app.E003"))
+    return found

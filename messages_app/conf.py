@@ -1,0 +1,60 @@
+"""Settings, read once and given meaning: retry policies, error tables, the worker's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from django.conf import settings
+from django.core.signals import setting_changed
+
+from messages_app.policy import RetryPolicies, RetryPolicy
+
+RETRY_FILE = "dlqsite/policies/retry.toml"
+
+
+@cache
+def retry_policies() -> RetryPolicies:
+    """All retry policies. Raises PolicyError when ``settings.RETRY_POLICY`` cannot be followed."""
+    return RetryPolicies.from_mapping(getattr(settings, "RETRY_POLICY", {}), file=RETRY_FILE)
+
+
+def retry_policy(message_type: str) -> RetryPolicy:
+    """The retry policy of one type of message."""
+    return retry_policies().of(message_type)
+
+
+def error_types() -> Mapping[str, str]:
+    """``settings.ERROR_TYPES``: dotted exception class → errorType, before the built-in table."""
+    extra: Mapping[str, str] = getattr(settings, "ERROR_TYPES", {})
+    return extra
+
+
+def error_kinds() -> Mapping[str, str]:
+    """``settings.ERROR_KINDS``: errorType → transient, permanent or unknown, before the built-in table."""
+    extra: Mapping[str, str] = getattr(settings, "ERROR_KINDS", {})
+    return extra
+
+
+def concurrency() -> int:
+    """``settings.WORKER_CONCURRENCY``: messages that one worker process runs at the same time."""
+    return int(getattr(settings, "WORKER_CONCURRENCY", 10))
+
+
+def shutdown_grace_s() -> float:
+    """``settings.WORKER_SHUTDOWN_GRACE``: seconds for which a stopping worker lets running attempts finish."""
+    return float(getattr(settings, "WORKER_SHUTDOWN_GRACE", 10.0))
+
+
+def code_version() -> str:
+    """``settings.VERSION``: what is deployed, for presence and dead letters."""
+    return str(getattr(settings, "VERSION", ""))
+
+
+def _forget(*, setting: str, **_: Any) -> None:
+    if setting == "RETRY_POLICY":
+        retry_policies.cache_clear()
+
+
+setting_changed.connect(_forget)

@@ -1,0 +1,58 @@
+"""Which callable handles which type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from messages_app import registry
+from messages_app.envelope import Message
+from messages_app.registry import HandlerSpec, RegistrationError, handler
+
+
+@pytest.fixture
+def clean() -> Iterator[None]:
+    yield
+    registry.forget("order.created")
+
+
+def handle(message: Message) -> None: ...
+
+
+def test_the_demo_handler_is_found_by_itself() -> None:
+    assert registry.get("demo") is not None
+    assert "demo" in registry.types()
+
+
+def test_nobody_handles_an_unknown_type() -> None:
+    assert registry.get("nobody.handles") is None
+
+
+@pytest.mark.usefixtures("clean")
+def test_a_handler_is_registered_with_its_breaker_and_time_limit() -> None:
+    handler("order.created", breaker="orders-db", timeout=5)(handle)
+
+    assert registry.get("order.created") == HandlerSpec("order.created", handle, "orders-db", 5)
+
+
+@pytest.mark.usefixtures("clean")
+def test_two_handlers_for_one_type_are_refused() -> None:
+    handler("order.created")(handle)
+
+    def other(message: Message) -> None: ...
+
+    with pytest.raises(RegistrationError, match=r"order\.created"):
+        handler("order.created")(other)
+
+
+@pytest.mark.parametrize("name", ["", "Order", "1st", "a" * 65, "a b", "a\n", "order:created"])
+def test_malformed_types_are_refused(name: str) -> None:
+    with pytest.raises(RegistrationError):
+        handler(name)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, 3601, float("nan")])
+def test_time_limits_out_of_range_are_refused(timeout: float) -> None:
+    with pytest.raises(RegistrationError):
+        handler("order.created", timeout=timeout)
