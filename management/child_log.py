@@ -1,0 +1,112 @@
+"""A child's output: it appends to one file by itself; here the file is followed, searched and kept small."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+#: Bytes at which a log becomes ``NAME.log.1``, replacing the one before.
+LIMIT = 8 * 1024 * 1024
+#: Warnings shown per look; the rest is counted.
+SHOWN = 5
+#: Characters shown of one warning.
+WIDTH = 300
+
+#: Cheap look at a whole block before its lines are looked at.
+_SUSPECT = re.compile(
+    rb'"level": ?"(?:warning|error|critical)|\b(?:WARNING|ERROR|CRITICAL|FATAL|Traceback)\b|(?:Error|Exception)\b'
+)
+_PLAIN = re.compile(r"\b(WARNING|ERROR|CRITICAL|FATAL)\b|^Traceback|^\w+(\.\w+)*(Error|Exception)\b")
+_LOUD = {"warning", "error", "critical", "exception", "fatal"}
+
+
+class ChildLog:
+    """One role's log file. Not for use from several threads."""
+
+    def __init__(self, path: Path, *, limit: int = LIMIT) -> None:
+        self.path = path
+        self._limit = limit
+        self._descriptor: int | None = None
+        self._read_to = path.stat().st_size if path.exists() else 0
+        self._begun_at = self._read_to
+
+    def open(self) -> int:
+        """The descriptor that a child's stdout and stderr get. Every write goes to the end, also after a cut."""
+        if self._descriptor is None:
+            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._begun_at = self.path.stat().st_size
+        return self._descriptor
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def follow(self) -> list[str]:
+        """Warnings written since the last call, at most a few; keeps the file below its limit as well."""
+        try:
+            size = self.path.stat().st_size
+        except FileNotFoundError:  # somebody tidied up
+            return []
+        if size < self._read_to:
+            self._read_to = 0
+        if size == self._read_to:
+            return []
+        start = max(self._read_to, size - 1024 * 1024)
+        with self.path.open("rb") as file:
+            file.seek(start)
+            block = file.read(size - start)
+        whole = block.rfind(b"\n") + 1
+        if not whole and len(block) < 64 * 1024:
+            return []  # half a line: next time
+        self._read_to = start + (whole or len(block))
+        if size > self._limit:
+            self._cut()
+        if not _SUSPECT.search(block):
+            return []
+        loud = [text for line in block[: whole or None].splitlines() if (text := _warning(line))]
+        more = [f"... {len(loud) - SHOWN} more in {self.path}"] if len(loud) > SHOWN else []
+        return loud[:SHOWN] + more
+
+    def last_words(self) -> str:
+        """The last line that the present child has written, empty if it said nothing."""
+        try:
+            with self.path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(min(self._begun_at, size), size - 8192))
+                lines = [line for line in file.read().splitlines() if line.strip()]
+        except FileNotFoundError:
+            return ""
+        return (_warning(lines[-1]) or lines[-1].decode("utf-8", "replace").strip())[:WIDTH] if lines else ""
+
+    def _cut(self) -> None:
+        # Children hold the file open, so it cannot be renamed: copy it and empty it. Lines written in between are lost.
+        shutil.copyfile(self.path, self.path.with_suffix(".log.1"))
+        self.path.with_suffix(".log.1").chmod(0o600)
+        os.truncate(self.path, 0)
+        self._read_to = self._begun_at = 0
+
+
+def _warning(line: bytes) -> str:
+    """What of a log line is worth showing, empty when it is no warning."""
+    if not _SUSPECT.search(line):
+        return ""
+    text = line.decode("utf-8", "replace").rstrip()
+    if text.startswith("{"):
+        try:
+            entry = json.loads(text)
+        except ValueError:
+            entry = None
+        if isinstance(entry, dict) and "event" in entry:
+            level = str(entry.pop("level", "")).lower()
+            if level not in _LOUD:
+                return ""
+            said = entry.pop("event")
+            rest = " ".join(
+                f"{key}={value}" for key, value in entry.items() if key not in {"timestamp", "exception", "logger"}
+            )
+            return f"{level}: {said} {rest}".strip()[:WIDTH]
+    return text[:WIDTH] if _PLAIN.search(text) else ""

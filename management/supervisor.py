@@ -1,0 +1,299 @@
+"""Child processes: started in order, watched, restarted, stopped in reverse order, never left behind.
+
+The kernel tells children when the thread that started them ends (Linux), so a supervisor belongs in the main thread.
+Children write to their logs themselves: a stalled supervisor stalls nobody.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from management.child_log import ChildLog
+from management.errors import StackError, Stopped
+
+_LAUNCH = Path(__file__).resolve().parent / "launch.py"
+
+#: Seconds; a child that dies younger than this has died quickly.
+QUICK = 10.0
+#: So many quick deaths in a row end the stack.
+QUICK_DEATHS = 5
+#: Seconds to wait before the n-th restart in a row of quick deaths.
+BACKOFF = (0.0, 0.2, 0.5, 1.0, 2.0)
+#: Tiers: everything below ``APP`` is a store, without which an application cannot be expected to live.
+REDIS, MONGOD, APP = 0, 1, 2
+#: Seconds between two looks when nothing happens. Signals, a child's death among them, wake the supervisor at once.
+TICK = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Role:
+    """A process that must always run."""
+
+    name: str
+    command: Sequence[str]
+    env: Mapping[str, str] | None = None
+    #: Roles stop from the highest tier down, those of one tier together.
+    tier: int = APP
+    #: Seconds from SIGTERM to SIGKILL.
+    grace: float = 10.0
+    #: Whether the process with this id serves. None: being alive is enough.
+    ready: Callable[[int], bool] | None = None
+    #: Whether lines that look like warnings are shown on the console.
+    show_warnings: bool = True
+    pass_fds: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class _Child:
+    role: Role
+    log: ChildLog
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    is_ready: bool = False
+    quick_deaths: int = 0
+    #: When to start it again (monotonic), None while it runs.
+    restart_at: float | None = None
+
+
+def bound_to_parent(command: Sequence[str], number: int = signal.SIGTERM) -> list[str]:
+    """``command``, such that the kernel sends it ``number`` when the thread that starts it ends. Unchanged off Linux."""
+    if sys.platform != "linux":
+        return list(command)
+    return [sys.executable, "-I", "-S", str(_LAUNCH), str(os.getpid()), str(int(number)), *command]
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """Starts and watches roles. ``changed`` is called with the process ids by role after every start of one."""
+
+    log_for: Callable[[str], ChildLog]
+    say: Callable[[str], None]
+    changed: Callable[[dict[str, int]], None] = lambda pids: None
+    #: Kept open in every child: whoever locks the same file waits for all of them.
+    lock_fd: int | None = None
+    _children: dict[str, _Child] = field(default_factory=dict)
+    _stopping: bool = False
+    _wake_read: int = -1
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """SIGINT, SIGTERM and SIGHUP ask to stop (once is enough); a child's death wakes the loop."""
+        read, write = os.pipe()
+        os.set_blocking(read, False)
+        os.set_blocking(write, False)
+        self._wake_read = read
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else somebody said nohup
+            numbers.append(signal.SIGHUP)
+        before = {number: signal.signal(number, self._ask_to_stop) for number in numbers}
+        before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        before_fd = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before_fd)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self._wake_read = -1
+            os.close(read)
+            os.close(write)
+
+    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        self._stopping = True
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping
+
+    def pids(self) -> dict[str, int]:
+        """Process ids by role, in starting order, of those that run."""
+        return {name: child.process.pid for name, child in self._children.items() if child.process is not None}
+
+    def start(self, role: Role, *, timeout: float = 60.0) -> None:
+        """Start a role and wait until it is ready.
+
+        Raises StackError when it dies or does not get ready in ``timeout`` seconds, Stopped when asked to stop meanwhile.
+        """
+        child = self._children[role.name] = _Child(role, self.log_for(role.name))
+        self._spawn(child)
+        self.wait_until(lambda: child.is_ready, f"{role.name} was not ready", timeout, only=child, pause=0.02)
+
+    def launch(self, role: Role) -> None:
+        """Start a role without waiting for it."""
+        child = self._children[role.name] = _Child(role, self.log_for(role.name))
+        self._spawn(child)
+
+    def run_once(self, role: Role, *, timeout: float) -> None:
+        """Run a command to its end. Raises StackError with its last words unless it ends with 0 in ``timeout`` seconds."""
+        child = self._children[role.name] = _Child(role, self.log_for(role.name))
+        self._spawn(child)
+        process = child.process
+        assert process is not None
+        deadline = time.monotonic() + timeout
+        while process.poll() is None:
+            self._leave_if_stopping()
+            if time.monotonic() > deadline:
+                raise StackError(f"{role.name} did not end within {timeout:.0f} s; see {child.log.path}")
+            self._pause(0.1)
+        del self._children[role.name]
+        child.log.close()
+        if process.returncode != 0:
+            raise StackError(self._obituary(child, process.returncode))
+
+    def wait_until(
+        self, condition: Callable[[], bool], otherwise: str, timeout: float, *, only: _Child | None = None, pause: float
+    ) -> None:
+        """Watch until ``condition`` holds. A first death of a child is an error here: nothing has worked yet."""
+        deadline = time.monotonic() + timeout
+        while True:
+            self._leave_if_stopping()
+            for child in self._children.values():
+                process = child.process
+                assert process is not None
+                code = process.poll()
+                if code is not None:
+                    raise StackError(self._obituary(child, code))
+                if not child.is_ready and (only is None or child is only):
+                    child.is_ready = child.role.ready is None or child.role.ready(process.pid)
+            if condition():
+                return
+            if time.monotonic() > deadline:
+                raise StackError(f"{otherwise} within {timeout:.0f} s; see {self._logs(only)}")
+            self._show_warnings()
+            self._pause(pause)
+
+    def watch(self) -> None:
+        """Keep everything running. Returns when asked to stop; raises StackError when a role cannot be kept running."""
+        while not self._stopping:
+            for child in self._children.values():
+                self._look_at(child)
+            self._show_warnings()
+            waits = [c.restart_at - time.monotonic() for c in self._children.values() if c.restart_at is not None]
+            busy = any(not c.is_ready for c in self._children.values())
+            self._pause(max(0.0, min([0.05 if busy else TICK, *waits])))
+
+    def stop(self) -> None:
+        """End every child: tier by tier from the highest, SIGTERM, its grace, SIGKILL. Returns when none is left."""
+        for tier in sorted({child.role.tier for child in self._children.values()}, reverse=True):
+            running = [c for c in self._children.values() if c.role.tier == tier and c.process is not None]
+            for child in running:
+                self._signal(child, signal.SIGTERM)
+            begun = time.monotonic()
+            for child in running:
+                process = child.process
+                assert process is not None
+                try:
+                    process.wait(max(0.0, begun + child.role.grace - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    self.say(f"{child.role.name} did not end within {child.role.grace:.0f} s and is killed")
+                self._signal_group(child, signal.SIGKILL)
+                process.wait()
+        self._show_warnings()
+        for child in self._children.values():
+            child.log.close()
+        self._children.clear()
+
+    def _spawn(self, child: _Child) -> None:
+        fds = child.role.pass_fds if self.lock_fd is None else (*child.role.pass_fds, self.lock_fd)
+        output = child.log.open()
+        child.process = subprocess.Popen(
+            bound_to_parent(child.role.command),
+            env=None if child.role.env is None else dict(child.role.env),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=fds,
+            start_new_session=True,
+        )
+        child.started_at = time.monotonic()
+        child.restart_at = None
+        child.is_ready = False
+        self.changed(self.pids())
+
+    def _look_at(self, child: _Child) -> None:
+        process = child.process
+        if process is None:
+            if child.restart_at is not None and time.monotonic() >= child.restart_at and self._stores_ready(child):
+                self._spawn(child)
+            return
+        code = process.poll()
+        if code is not None:
+            self._bury(child, code)
+        elif not child.is_ready:
+            child.is_ready = child.role.ready is None or child.role.ready(process.pid)
+
+    def _bury(self, child: _Child, code: int) -> None:
+        lived = time.monotonic() - child.started_at
+        self._signal_group(child, signal.SIGTERM)  # what it leaves behind finishes what it has in hand
+        child.process = None
+        if lived >= QUICK:
+            child.quick_deaths = 0
+        # SIGKILL comes from outside (an operator, the kernel short of memory): no sign that it cannot run.
+        # Nor is a death while a store is away, as its restart waits for the store.
+        elif code != -signal.SIGKILL and self._stores_ready(child):
+            child.quick_deaths += 1
+        if child.quick_deaths >= QUICK_DEATHS:
+            raise StackError(f"{self._obituary(child, code)} (died {QUICK_DEATHS} times in a row)")
+        delay = BACKOFF[min(child.quick_deaths, len(BACKOFF) - 1)] if lived < QUICK else 0.0
+        child.restart_at = time.monotonic() + delay
+        self.say(f"{child.role.name} {_how(code)} and is started again")
+
+    def _stores_ready(self, child: _Child) -> bool:
+        if child.role.tier < APP:
+            return True
+        return all(c.is_ready and c.process for c in self._children.values() if c.role.tier < APP)
+
+    def _obituary(self, child: _Child, code: int) -> str:
+        words = child.log.last_words()
+        return f"{child.role.name} {_how(code)}{': ' + words if words else ''}; see {child.log.path}"
+
+    def _logs(self, only: _Child | None) -> str:
+        return str(only.log.path) if only else str(next(iter(self._children.values())).log.path.parent)
+
+    def _signal(self, child: _Child, number: int) -> None:
+        if child.process is not None and child.process.poll() is None:
+            child.process.send_signal(number)
+
+    def _signal_group(self, child: _Child, number: int) -> None:
+        """Every child leads a session of its own: reach all of it, the leader's own children included."""
+        assert child.process is not None
+        with suppress(ProcessLookupError, PermissionError):  # nobody left; macOS says the latter of zombies
+            os.killpg(child.process.pid, number)
+
+    def _leave_if_stopping(self) -> None:
+        if self._stopping:
+            raise Stopped
+
+    def _pause(self, seconds: float) -> None:
+        if self._wake_read < 0:
+            time.sleep(seconds)
+            return
+        readable, _, _ = select.select([self._wake_read], [], [], seconds)
+        if readable:
+            with suppress(BlockingIOError):
+                os.read(self._wake_read, 4096)
+
+    def _show_warnings(self) -> None:
+        for child in self._children.values():
+            for line in child.log.follow():
+                if child.role.show_warnings:
+                    self.say(f"{child.role.name} | {line}")
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"
