@@ -1,22 +1,29 @@
 """Settings: where things are comes from the environment, how the system behaves from ``policies/*.toml``.
 
-Every variable is listed in ``.env.example``. Policy files are read here into plain dicts; each app's ``conf.py`` gives them
-meaning and its system checks refuse what is out of range.
+Every variable is listed in ``.env.example`` and explained in ``docs/settings.md``. Policy files are read here into
+plain dicts; each app's ``conf.py`` gives them meaning and its system checks refuse what is out of range.
 """
 
 from __future__ import annotations
 
+import json
 import tomllib
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import environ
+
+from dlqsite.logs import configure_logging
+from dlqsite.version import VERSION as RELEASE
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 POLICY_DIR = Path(__file__).resolve().parent / "policies"
 
 env = environ.Env()
 env.read_env(BASE_DIR / ".env", overwrite=False)
+
+DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / "var")))
 
 
 def policy(name: str) -> dict[str, Any]:
@@ -25,15 +32,55 @@ def policy(name: str) -> dict[str, Any]:
     return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
+def running_stack() -> dict[str, Any]:
+    """What ``make up`` wrote about the stack that runs on this machine, so that commands in another shell find it."""
+    try:
+        found = json.loads((DATA_DIR / "connection.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # nothing runs, or the file belongs to somebody else: the defaults below say where to look
+    return found if isinstance(found, dict) else {}
+
+
+def secret_key() -> str:
+    """The given key, else the one that ``make up`` keeps in the data directory; without either empty: refused."""
+    given = env.str("SECRET_KEY", default="")
+    if given:
+        return given
+    try:
+        return (DATA_DIR / "secret_key").read_text(encoding="utf-8").strip()
+    except OSError:
+        return "insecure-key-for-development-only-never-serve-with-it" if DEBUG else ""
+
+
+_stack = running_stack()
+
 DEBUG = env.bool("DEBUG", default=False)
-SECRET_KEY = env.str("SECRET_KEY", default="insecure-development-key")
+SECRET_KEY = secret_key()
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]"])
 
-REDIS_URL = env.str("REDIS_URL", default="redis://127.0.0.1:6379/0")
-MONGODB_URL = env.str("MONGODB_URL", default="mongodb://127.0.0.1:27017/")
-MONGODB_DATABASE = env.str("MONGODB_DATABASE", default="dlq")
+REDIS_URL = env.str("REDIS_URL", default=_stack.get("redisUrl", "redis://127.0.0.1:6379/0"))
 REDIS_PREFIX = env.str("REDIS_PREFIX", default="dlq:")
-DATABASES = {"default": env.db_url("DATABASE_URL", default=f"sqlite:///{BASE_DIR / 'var' / 'db.sqlite3'}")}
+MONGODB_URL = env.str("MONGODB_URL", default=_stack.get("mongodbUrl", "mongodb://127.0.0.1:27017/"))
+MONGODB_DATABASE = env.str("MONGODB_DATABASE", default="dlq")
+
+_database_url = env.str("DATABASE_URL", default="")
+if not _database_url:
+    _known = str(_stack.get("database", ""))
+    _database_url = _known if "://" in _known else f"sqlite:///{DATA_DIR / 'db.sqlite3'}"
+DATABASES = {"default": env.db_url_config(_database_url)}
+if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    # Readers never wait for the writer (WAL), and a transaction that will write says so when it begins, so that two of
+    # them queue up instead of failing with "database is locked".
+    DATABASES["default"].setdefault("OPTIONS", {}).update(
+        {
+            "timeout": 10,
+            "transaction_mode": "IMMEDIATE",
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+        }
+    )
+else:
+    DATABASES["default"]["CONN_MAX_AGE"] = 60
+    DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
 
 INSTALLED_APPS = [
     "django.contrib.admin",
@@ -43,8 +90,11 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "rest_framework",
+    "rest_framework_api_key",
     "drf_spectacular",
     "drf_spectacular_sidecar",
+    "axes",
+    "csp",
     "management",
     "django_rq",
     "dlqsite",
@@ -53,13 +103,18 @@ INSTALLED_APPS = [
     "breaker_app",
 ]
 MIDDLEWARE = [
+    "dlqsite.logs.RequestLog",
+    "dlqsite.problems.ApiProblems",
     "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "axes.middleware.AxesMiddleware",
 ]
 TEMPLATES = [
     {
@@ -80,8 +135,117 @@ WSGI_APPLICATION = "dlqsite.wsgi.application"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True
 TIME_ZONE = env.str("TIME_ZONE", default="UTC")
-STATIC_URL = "static/"
+
+STATIC_URL = "/static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
 STATICFILES_DIRS = [BASE_DIR / "static"]
+# Hashed names and compression once `collectstatic` has run; straight from the apps before.
+_collected = (STATIC_ROOT / "staticfiles.json").is_file()
+WHITENOISE_USE_FINDERS = not _collected
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {
+        "BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"
+        if _collected
+        else "django.contrib.staticfiles.storage.StaticFilesStorage"
+    },
+}
+
+# --- who may come in ---
+
+#: Addresses and networks of proxies whose X-Forwarded-For and -Proto are believed; "unix": a proxy on a socket.
+TRUSTED_PROXIES = env.list("TRUSTED_PROXIES", default=[])
+#: On: redirect to https, secure cookies, HSTS. Off only for plain http on a trusted network, as on loopback.
+HTTPS = env.bool("HTTPS", default=not DEBUG)
+SECURE_SSL_REDIRECT = HTTPS
+SECURE_REDIRECT_EXEMPT = [r"^api/system/(live|ready|health)$", r"^metrics$"]
+SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = HTTPS
+SECURE_HSTS_PRELOAD = HTTPS
+if TRUSTED_PROXIES:
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+SESSION_COOKIE_SECURE = HTTPS
+SESSION_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_AGE = 12 * 3600
+CSRF_COOKIE_SECURE = HTTPS
+CSRF_COOKIE_SAMESITE = "Lax"
+CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": ["'none'"],
+        "script-src": ["'self'"],
+        "style-src": ["'self'"],
+        "img-src": ["'self'", "data:"],
+        "font-src": ["'self'"],
+        "connect-src": ["'self'"],
+        "manifest-src": ["'self'"],
+        "form-action": ["'self'"],
+        "base-uri": ["'none'"],
+        "frame-ancestors": ["'none'"],
+    }
+}
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+    {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
+]
+AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
+LOGIN_URL = "admin:login"
+LOGIN_REDIRECT_URL = "admin:index"
+# Ten wrong passwords for one name from one address close that pair for 15 minutes; nobody can lock out a colleague.
+AXES_FAILURE_LIMIT = 10
+AXES_COOLOFF_TIME = timedelta(minutes=15)
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_RESET_ON_SUCCESS = True
+AXES_DISABLE_ACCESS_LOG = True
+AXES_VERBOSE = False
+AXES_CLIENT_IP_CALLABLE = "dlqsite.access.client_address"
+DATA_UPLOAD_MAX_MEMORY_SIZE = 9 * 1024 * 1024
+
+# --- intake ---
+
+#: Requests of one client (API key, else address) in 60 s; 0 turns the limit off. A key's own number comes first.
+RATE_LIMIT_PER_MINUTE = env.int("RATE_LIMIT_PER_MINUTE", default=100)
+#: The same for reads and operator calls.
+READ_RATE_LIMIT_PER_MINUTE = env.int("READ_RATE_LIMIT_PER_MINUTE", default=6000)
+
+# --- processing ---
+
+VERSION = RELEASE
+#: Messages that one worker process runs at the same time.
+WORKER_CONCURRENCY = env.int("WORKER_CONCURRENCY", default=10)
+#: Seconds for which a worker that was told to stop lets running attempts finish.
+WORKER_SHUTDOWN_GRACE = env.float("WORKER_SHUTDOWN_GRACE", default=10.0)
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["dlqsite.access.ApiKeyAuthentication", "dlqsite.access.StaffSession"],
+    "DEFAULT_PERMISSION_CLASSES": ["dlqsite.access.HasScope"],
+    "DEFAULT_THROTTLE_CLASSES": ["messages_app.throttles.ReadThrottle"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_METADATA_CLASS": None,
+    "DEFAULT_SCHEMA_CLASS": "dlqsite.schema.DocumentedView",
+    "EXCEPTION_HANDLER": "dlqsite.problems.handle",
+    "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
+    "URL_FORMAT_OVERRIDE": None,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Dead-letter queue",
+    "DESCRIPTION": "Submit messages, follow them, and find, understand and replay those that could not be processed.",
+    "VERSION": RELEASE,
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_PUBLIC": True,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "COMPONENT_SPLIT_REQUEST": True,
+    "SCHEMA_PATH_PREFIX": "/api",
+    "SORT_OPERATIONS": False,
+    "SWAGGER_UI_SETTINGS": {"persistAuthorization": False, "displayRequestDuration": True},
+}
 
 _LANES = ("high", "normal", "low", "alone")
 RQ_QUEUES = {
@@ -97,3 +261,9 @@ BREAKER_POLICY = policy("breaker")
 REPLAY_POLICY = policy("replay")
 DELIVERY_POLICY = policy("delivery")
 MASKING_POLICY = policy("masking")
+
+LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")
+#: ``json`` for machines, ``console`` for a person at a terminal.
+LOG_FORMAT = env.str("LOG_FORMAT", default="json")
+LOGGING_CONFIG = None
+configure_logging(level=LOG_LEVEL, form=LOG_FORMAT)

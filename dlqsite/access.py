@@ -1,0 +1,242 @@
+"""Who may do what: API keys and staff sessions, scopes, and how far X-Forwarded-For is believed. Deny by default."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import threading
+import time
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from django.conf import settings
+from django.http import HttpRequest
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from rest_framework.authentication import BaseAuthentication, SessionAuthentication, get_authorization_header
+from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.permissions import BasePermission
+from rest_framework.request import Request
+
+from dlqsite.models import ApiKey
+from messages_app.clients import Client
+from messages_app.throttles import throttle_stranger
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from django.contrib.auth.base_user import AbstractBaseUser
+    from rest_framework.views import APIView
+
+#: In ``required_scopes``: this method is for everybody.
+OPEN = "open"
+#: The Django permission that lets staff do what a scope lets a key do. Reading needs none beyond being staff.
+SCOPE_PERMISSIONS = {"submit": "dlqsite.submit", "replay": "dlqsite.replay", "admin": "dlqsite.admin"}
+
+_KEEP_S = 5.0
+_KEEP_AT_MOST = 1024
+
+
+class KeyCache:
+    """Keys seen to be good, for at most five seconds each: within that time a revoked key stops working everywhere.
+
+    Holds digests, not keys. Bounded: full, it starts again from empty. Threads may share it; at worst two look up the
+    same key at once.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, tuple[float, ApiKey, Client]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, authorization: bytes) -> tuple[ApiKey, Client] | None:
+        """The key behind this ``Authorization`` header if it was verified a moment ago; never asks the database."""
+        found = self._known.get(hashlib.sha256(authorization).digest())
+        if found is None or found[0] < time.monotonic():
+            return None
+        return found[1], found[2]
+
+    def put(self, authorization: bytes, key: ApiKey) -> Client:
+        client = client_of(key)
+        with self._lock:
+            if len(self._known) >= _KEEP_AT_MOST:
+                self._known.clear()
+            keep_s = _KEEP_S
+            if key.expiry_date is not None:
+                keep_s = min(keep_s, key.expiry_date.timestamp() - time.time())
+            self._known[hashlib.sha256(authorization).digest()] = (time.monotonic() + keep_s, key, client)
+        return client
+
+    def clear(self) -> None:
+        with self._lock:
+            self._known.clear()
+
+
+known_keys = KeyCache()
+
+
+def client_of(key: ApiKey) -> Client:
+    """What intake needs to know about the holder of a key."""
+    return Client(
+        label=f"key:{key.name}",
+        rate_key=f"key:{key.prefix}",
+        source=key.name,
+        rate_limit_per_minute=key.rate_limit_per_minute,
+    )
+
+
+@lru_cache(maxsize=1)
+def _trusted_networks(entries: tuple[str, ...]) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    return tuple(ipaddress.ip_network(entry, strict=False) for entry in entries if entry != "unix")
+
+
+def _is_trusted(address: str) -> bool:
+    entries = tuple(settings.TRUSTED_PROXIES)
+    if not entries:
+        return False
+    if not address:
+        return "unix" in entries  # a peer on a Unix socket has no address
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:
+        parsed = parsed.ipv4_mapped
+    return any(parsed in network for network in _trusted_networks(entries))
+
+
+def address_from(environ: Mapping[str, Any]) -> str:
+    """The client's address: the peer, or, behind trusted proxies, the last hop that is none of them.
+
+    X-Forwarded-For is read from the right and only while each hop is a trusted proxy: everything further left was
+    written by whoever wanted to. At most 45 characters; ``unknown`` for a socket peer without a usable header.
+    """
+    peer = str(environ.get("REMOTE_ADDR") or "")
+    if not _is_trusted(peer):
+        return peer[:45] or "unknown"
+    for hop in reversed(str(environ.get("HTTP_X_FORWARDED_FOR", "")).split(",")):
+        candidate = hop.strip()
+        try:
+            ipaddress.ip_address(candidate)
+        except ValueError:
+            break
+        peer = candidate
+        if not _is_trusted(candidate):
+            break
+    return peer[:45] or "unknown"
+
+
+def client_address(request: HttpRequest) -> str:
+    return address_from(request.META)
+
+
+class ApiKeyAuthentication(BaseAuthentication):
+    """``Authorization: Api-Key <key>``. Sets ``request.auth`` to the key, ``request.actor`` and ``request.client``."""
+
+    keyword = b"api-key"
+
+    def authenticate(self, request: Request) -> tuple[Any, ApiKey] | None:
+        header = get_authorization_header(request)
+        if not header:
+            return None
+        known = known_keys.get(header)
+        if known is None:
+            key = self._look_up(request, header)
+            client = known_keys.put(header, key)
+        else:
+            key, client = known
+        _introduce(request, client)
+        from django.contrib.auth.models import AnonymousUser
+
+        return AnonymousUser(), key
+
+    def _look_up(self, request: Request, header: bytes) -> ApiKey:
+        keyword, _, given = header.partition(b" ")
+        if keyword.lower() != self.keyword:
+            throttle_stranger(client_address(request))
+            raise AuthenticationFailed("Use the scheme Api-Key: `Authorization: Api-Key <key>`.")
+        try:
+            key = ApiKey.objects.get_from_key(given.decode("ascii").strip())
+        except (ApiKey.DoesNotExist, UnicodeDecodeError) as error:
+            throttle_stranger(client_address(request))
+            raise AuthenticationFailed("This API key is unknown, revoked or expired.") from error
+        if key.has_expired:
+            throttle_stranger(client_address(request))
+            raise AuthenticationFailed("This API key is unknown, revoked or expired.")
+        return key
+
+    def authenticate_header(self, request: Request) -> str:
+        return 'Api-Key realm="api"'
+
+
+class StaffSession(SessionAuthentication):
+    """A signed-in member of staff, with CSRF. Others who are signed in are strangers here."""
+
+    def authenticate(self, request: Request) -> tuple[AbstractBaseUser, None] | None:
+        user = getattr(request._request, "user", None)
+        if not user or not user.is_active or not user.is_staff:
+            return None
+        self.enforce_csrf(request)
+        name = user.get_username()
+        _introduce(request, Client(label=f"user:{name}", rate_key=f"user:{user.pk}", source="api"))
+        return user, None
+
+
+def _introduce(request: Request, client: Client) -> None:
+    request.actor = client.label  # type: ignore[attr-defined]
+    request.client = client  # type: ignore[attr-defined]
+    structlog.contextvars.bind_contextvars(actor=client.label)
+
+
+def may(request: Request, scope: str) -> bool:
+    """Whether whoever sent this request holds ``scope``: a key's scopes, or a member of staff's permissions."""
+    if isinstance(request.auth, ApiKey):
+        return request.auth.allows(scope)
+    user = request.user
+    if not (user and user.is_active and getattr(user, "is_staff", False)):
+        return False
+    if scope == "read" or user.is_superuser or user.has_perm(SCOPE_PERMISSIONS["admin"]):
+        return True
+    return scope in SCOPE_PERMISSIONS and user.has_perm(SCOPE_PERMISSIONS[scope])
+
+
+class HasScope(BasePermission):
+    """A view names the scope of each method, ``required_scopes = {"GET": "read"}``; what it does not name is denied."""
+
+    message = "You may not do this."
+
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        method = "GET" if request.method == "HEAD" else str(request.method)
+        scope = getattr(view, "required_scopes", {}).get(method)
+        if scope == OPEN:
+            return True
+        if getattr(request, "client", None) is None:
+            throttle_stranger(client_address(request))
+            return False
+        if scope is None:
+            # Let the view answer 405 itself, but never run a handler that forgot to name its scope.
+            return not hasattr(view, method.lower())
+        if may(request, scope):
+            return True
+        self.message = f"This needs the scope `{scope}`."
+        return False
+
+
+class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    target_class = "dlqsite.access.ApiKeyAuthentication"
+    name = "apiKey"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
+        return {
+            "type": "apiKey",
+            "in": "header",
+            "name": "Authorization",
+            "description": "`Api-Key <key>`, made by `manage.py create_api_key` or in the admin.",
+        }
+
+
+class StaffSessionScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    target_class = "dlqsite.access.StaffSession"
+    name = "staffSession"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
+        return {"type": "apiKey", "in": "cookie", "name": settings.SESSION_COOKIE_NAME}

@@ -1,0 +1,31 @@
+"""The OpenAPI document and the page that shows it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.http import HttpResponseBase, HttpResponseRedirect
+from django.urls import reverse
+from django.utils.http import urlencode
+from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerSplitView
+from rest_framework.renderers import JSONRenderer, TemplateHTMLRenderer
+
+
+class SchemaView(SpectacularJSONAPIView):
+    """The OpenAPI 3 document."""
+
+    required_scopes = {"GET": "read"}  # noqa: RUF012
+
+
+class DocsView(SpectacularSwaggerSplitView):
+    """The same document to read and try out. A browser that nobody has signed in with is sent to the sign-in page."""
+
+    url_name = "schema"
+    required_scopes = {"GET": "read"}  # noqa: RUF012
+    renderer_classes = [TemplateHTMLRenderer, JSONRenderer]  # noqa: RUF012
+
+    def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        anonymous = not request.user.is_authenticated and "HTTP_AUTHORIZATION" not in request.META
+        if request.method == "GET" and anonymous and "text/html" in request.META.get("HTTP_ACCEPT", ""):
+            return HttpResponseRedirect(f"{reverse('admin:login')}?{urlencode({'next': request.path})}")
+        return super().dispatch(request, *args, **kwargs)

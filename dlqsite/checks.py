@@ -1,0 +1,78 @@
+"""System checks of the site's own settings: each says how to mend it."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from typing import Any
+
+from django.apps import AppConfig
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, register
+from django.core.exceptions import ImproperlyConfigured
+
+KEY_FIX = (
+    "Set SECRET_KEY to 50 or more random characters, e.g. from "
+    "`python -c 'import secrets; print(secrets.token_urlsafe(50))'`, "
+    "or DATA_DIR to the directory in which `make up` keeps one."
+)
+
+
+def secret_key_problem() -> str | None:
+    """What is wrong with the secret key, None when it may be used."""
+    try:
+        key = settings.SECRET_KEY
+    except ImproperlyConfigured:
+        return "SECRET_KEY is not set and DEBUG is off."
+    if not settings.DEBUG and (key.startswith("insecure-") or len(key) < 32):
+        return "SECRET_KEY is too weak to serve with and DEBUG is off."
+    return None
+
+
+def require_secret_key() -> None:
+    """Refuse to serve without a proper key; servers do not run the system checks, so they ask here."""
+    wrong = secret_key_problem()
+    if wrong:
+        raise ImproperlyConfigured(f"{wrong} {KEY_FIX}")
+
+
+@register
+def check_secret_key(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    wrong = secret_key_problem()
+    return [Error(wrong, hint=KEY_FIX, id="dlqsite.E001")] if wrong else []
+
+
+@register
+def check_trusted_proxies(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    found: list[CheckMessage] = []
+    for entry in settings.TRUSTED_PROXIES:
+        try:
+            if entry != "unix":
+                ipaddress.ip_network(entry, strict=False)
+        except ValueError:
+            found.append(
+                Error(
+                    f"TRUSTED_PROXIES holds {entry!r}, which is no address or network.",
+                    hint="Use a comma-separated list like 10.0.0.0/8,192.168.1.7, or unix for a proxy on a socket.",
+                    id="dlqsite.E002",
+                )
+            )
+    return found
+
+
+@register
+def check_rate_limits(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    return [
+        Error(
+            f"{name} is {getattr(settings, name)}.", hint="Use 0 for no limit, or a positive number.", id="dlqsite.E003"
+        )
+        for name in ("RATE_LIMIT_PER_MINUTE", "READ_RATE_LIMIT_PER_MINUTE")
+        if getattr(settings, name) < 0
+    ]
+
+
+@register
+def check_log_format(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    if settings.LOG_FORMAT in ("json", "console"):
+        return []
+    return [Error(f"LOG_FORMAT is {settings.LOG_FORMAT!r}.", hint="Use json or console.", id="dlqsite.E004")]

@@ -1,0 +1,101 @@
+"""Logs: one JSON object a line with the request's id, and the middleware that gives each request one."""
+
+from __future__ import annotations
+
+import logging
+import logging.config
+import re
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from django.http import HttpRequest, HttpResponseBase
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
+_QUIET = ("/api/system/live", "/api/system/ready", "/metrics", "/static/")
+
+access_log = logging.getLogger("dlqsite.access_log")
+
+
+def configure_logging(*, level: str, form: str) -> None:
+    """Send both ``logging`` and ``structlog`` records to stderr in the same shape."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        structlog.processors.StackInfoRenderer(),
+        structlog.processors.format_exc_info,
+    ]
+    # JSON escapes control characters, so nobody can forge a line. A console shows repr() of values, which does too.
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer(colors=False)
+        if form == "console"
+        else structlog.processors.JSONRenderer(ensure_ascii=False)
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {
+                "lines": {
+                    "()": structlog.stdlib.ProcessorFormatter,
+                    "foreign_pre_chain": shared,
+                    "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+                }
+            },
+            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "lines"}},
+            "root": {"handlers": ["stderr"], "level": level},
+            "loggers": {
+                # The request log says the same with more; unhandled errors are logged by the problem handler.
+                "django.request": {"level": "CRITICAL"},
+                "django.server": {"level": "WARNING"},
+                "axes": {"level": "WARNING"},
+                "pymongo": {"level": "WARNING"},
+            },
+        }
+    )
+
+
+def request_id_of(given: str) -> str:
+    """The client's ``X-Request-Id`` if it is harmless text of at most 64 characters, else a new one."""
+    return given if _REQUEST_ID.match(given) else uuid.uuid4().hex
+
+
+class RequestLog:
+    """Bind a request id to everything logged meanwhile, echo it as ``X-Request-Id``, and log one line per request."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        request_id = request_id_of(request.META.get("HTTP_X_REQUEST_ID", ""))
+        request.request_id = request_id  # type: ignore[attr-defined]
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        started = time.perf_counter()
+        try:
+            response = self.get_response(request)
+            response["X-Request-Id"] = request_id
+            if not request.path_info.startswith(_QUIET):
+                access_log.info(
+                    "request",
+                    extra={
+                        "method": request.method,
+                        "path": request.path_info[:256],
+                        "status": response.status_code,
+                        "duration_ms": round((time.perf_counter() - started) * 1000, 1),
+                    },
+                )
+            return response
+        finally:
+            structlog.contextvars.clear_contextvars()

@@ -1,0 +1,61 @@
+"""OpenAPI: what is said once for every operation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.openapi import AutoSchema
+from drf_spectacular.utils import OpenApiResponse
+from rest_framework import serializers
+
+from dlqsite.access import OPEN
+
+
+class ProblemError(serializers.Serializer[Any]):
+    field = serializers.CharField(help_text="Dotted path of the field; empty for the body as a whole.")
+    message = serializers.CharField(help_text="What is wrong, and what is allowed.")
+
+
+class Problem(serializers.Serializer[Any]):
+    """RFC 9457 problem details."""
+
+    type = serializers.CharField()
+    title = serializers.CharField()
+    status = serializers.IntegerField()
+    detail = serializers.CharField()
+    code = serializers.CharField(help_text="Stable, for programs.")
+    errors = ProblemError(many=True, required=False, help_text="Only for invalid input.")
+
+
+_ALWAYS = {
+    "401": "No usable API key or staff session.",
+    "403": "The key or person lacks the scope.",
+    "429": "The client's limit per minute is used up; see `Retry-After`.",
+}
+
+
+class DocumentedView(AutoSchema):
+    """Adds to every operation the problems that any operation may answer, and the scope it needs."""
+
+    def get_description(self) -> str:
+        text = super().get_description()
+        scope = self._scope()
+        return f"{text}\n\nScope: `{scope}`." if scope not in (None, OPEN) else text
+
+    def get_auth(self) -> list[dict[str, list[str]]]:
+        if self._scope() == OPEN:
+            return [{}]
+        return [entry for entry in super().get_auth() if entry]
+
+    def _scope(self) -> str | None:
+        return getattr(self.view, "required_scopes", {}).get(self.method)
+
+    def _get_response_bodies(self, direction: str = "response") -> dict[str, Any]:
+        bodies: dict[str, Any] = super()._get_response_bodies(direction)
+        stock = {} if self._scope() == OPEN else dict(_ALWAYS)
+        for status, text in stock.items():
+            if status not in bodies:
+                bodies[status] = self._get_response_for_code(
+                    OpenApiResponse(Problem, description=text), status, media_types=["application/problem+json"]
+                )
+        return dict(sorted(bodies.items()))

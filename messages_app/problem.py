@@ -1,0 +1,44 @@
+"""One problem of RFC 9457 as a value and as bytes: the shape of every error this system answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+CONTENT_TYPE = "application/problem+json"
+_DETAIL_LIMIT = 1000
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def printable(text: str, limit: int = _DETAIL_LIMIT) -> str:
+    """The text, cut to ``limit``, with everything invisible (control, bidi, lone surrogates) replaced.
+
+    Error texts quote what a client sent; nobody's terminal or log viewer shall obey it.
+    """
+    cut = text if len(text) <= limit else text[: limit - 1] + "…"
+    return cut if cut.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cut)
+
+
+def problem(
+    status: int, code: str, title: str, detail: str, errors: Iterable[Mapping[str, str]] | None = None
+) -> dict[str, Any]:
+    """The members of a problem; ``errors`` (a list of field and message) only for invalid input."""
+    members: dict[str, Any] = {
+        "type": f"urn:dlq:problem:{code}",
+        "title": printable(title),
+        "status": status,
+        "detail": printable(detail),
+        "code": code,
+    }
+    if errors is not None:
+        members["errors"] = [
+            {"field": printable(error["field"], 200), "message": printable(error["message"])} for error in errors
+        ]
+    return members
+
+
+def encode(members: Mapping[str, Any]) -> bytes:
+    """Compact UTF-8 JSON."""
+    return _encode(members).encode("utf-8")
