@@ -227,3 +227,29 @@ class Mongod:
             found["members"][0]["host"] = host
             found["version"] += 1
             client.admin.command("replSetReconfig", found, force=True)
+
+
+def require_redis(url: str) -> None:
+    """Raise StackError unless the Redis at ``url`` answers."""
+    client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
+    try:
+        client.ping()
+    except (redis.RedisError, ValueError) as error:
+        raise StackError(f"REDIS_URL {without_password(url)} does not answer: {error}") from error
+    finally:
+        client.close()
+
+
+def require_mongodb(url: str) -> None:
+    """Raise StackError unless the MongoDB at ``url`` answers."""
+    try:
+        with pymongo.MongoClient[dict[str, Any]](url, serverSelectionTimeoutMS=5000) as client:
+            client.admin.command("ping")
+    except PyMongoError as error:
+        words = str(error).split(", Timeout:")[0]
+        raise StackError(f"MONGODB_URL {without_password(url)} does not answer: {words}") from error
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown."""
+    return re.sub(r"//[^/@]*@", "//***@", url)

@@ -51,6 +51,7 @@ class Role:
     #: Whether lines that look like warnings are shown on the console.
     show_warnings: bool = True
     pass_fds: tuple[int, ...] = ()
+    cwd: str | None = None
 
 
 @dataclass(slots=True)
@@ -213,6 +214,7 @@ class Supervisor:
             stdout=output,
             stderr=output,
             pass_fds=fds,
+            cwd=child.role.cwd,
             start_new_session=True,
         )
         child.started_at = time.monotonic()

@@ -1,0 +1,20 @@
+"""How the web server runs, here and in containers. Read by gunicorn from the working directory."""
+
+import os
+
+bind = os.environ.get("BIND") or f"{os.environ.get('HOST', '127.0.0.1')}:{os.environ.get('PORT', '8000')}"
+worker_class = "gthread"
+workers = int(os.environ.get("WEB_PROCESSES") or 2)
+threads = int(os.environ.get("WEB_THREADS") or 4)
+backlog = 2048
+keepalive = 75
+graceful_timeout = 10
+timeout = 60
+# Two instances of one user would share the control socket.
+control_socket_disable = True
+# The heartbeat file must not wait for a disk.
+worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
+# One line a request is the project's own log.
+accesslog = None
+errorlog = "-"
+loglevel = "warning"

@@ -1,0 +1,30 @@
+"""Run the whole system on this machine until Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from management.errors import StackError
+from management.stack import Options, Stack
+
+
+class Command(BaseCommand):
+    help = (
+        "Run the whole system here: stores, web, workers, cron. "
+        "PORT, HOST, DATA_DIR, REDIS_URL, MONGODB_URL, DATABASE_URL, WORKERS, WEB_PROCESSES and WEB_THREADS change each part."
+    )
+    # The roles check themselves, in `prepare`, once they have their stores.
+    requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own attribute
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            Stack(Options.from_environment(os.environ), os.environ, self._say).run()
+        except StackError as error:
+            raise CommandError(str(error)) from error
+
+    def _say(self, text: str) -> None:
+        self.stdout.write(text)
+        self.stdout.flush()

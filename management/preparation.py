@@ -1,0 +1,84 @@
+"""What must be true before the roles start: each step looks first and does nothing when nothing is to be done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from pathlib import Path
+
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import User
+from django.contrib.staticfiles.finders import get_finders
+from django.contrib.staticfiles.management.commands.collectstatic import Command as CollectStatic
+from django.core.management import call_command
+from whitenoise.storage import CompressedManifestStaticFilesStorage
+
+from dlqsite.models import SCOPES, ApiKey
+from management.stack import ADMIN_USER, write_private
+
+KEY_NAME = "local"
+#: Written beside the collected files: what they were collected from.
+_STAMP = ".collected-from"
+
+
+def ensure_indexes() -> None:
+    """Build what is missing in MongoDB. Raises dlq_app.errors.StoreUnavailable when it does not answer."""
+    from dlq_app import indexes
+
+    indexes.ensure()
+
+
+def collect_static_files() -> int:
+    """Collect into STATIC_ROOT unless that was done from the very same files. Returns how many were copied."""
+    root = Path(settings.STATIC_ROOT)
+    stamp = root / _STAMP
+    wanted = _fingerprint()
+    if stamp.is_file() and stamp.read_text(encoding="ascii") == wanted and (root / "staticfiles.json").is_file():
+        return 0
+    command = CollectStatic()
+    # The settings serve straight from the apps until the manifest is there, so the storage is named here.
+    command.storage = CompressedManifestStaticFilesStorage(location=str(root))
+    call_command(command, interactive=False, verbosity=0, clear=root.exists())
+    stamp.write_text(wanted, encoding="ascii")
+    return len(command.copied_files)
+
+
+def _fingerprint() -> str:
+    digest = hashlib.sha256()
+    for finder in get_finders():
+        for path, storage in finder.list([]):
+            found = Path(storage.path(path)).stat()
+            digest.update(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def ensure_credentials(path: Path) -> None:
+    """Keep in ``path`` a key with every scope, and the first administrator's password while it is the generated one."""
+    held: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    kept = dict(held)
+    if not ApiKey.objects.is_valid(kept.get("apiKey", "")):
+        _, kept["apiKey"] = ApiKey.objects.create_key(name=KEY_NAME, scopes=list(SCOPES))
+    users = get_user_model().objects
+    if not users.filter(is_superuser=True).exists():
+        kept["adminUser"], kept["adminPassword"] = ADMIN_USER, secrets.token_urlsafe(12)
+        users.create_superuser(kept["adminUser"], password=kept["adminPassword"])
+    elif "adminPassword" in kept and not _still_generated(kept):
+        del kept["adminPassword"]
+    if kept != held:
+        write_private(path, json.dumps(kept, indent=2) + "\n")
+
+
+def _still_generated(credentials: dict[str, str]) -> bool:
+    user = User.objects.filter(username=credentials.get("adminUser", ADMIN_USER)).first()
+    return user is not None and user.check_password(credentials["adminPassword"])
+
+
+def ensure_named_administrator() -> None:
+    """Create the administrator that the environment names, if there is none yet and it names one."""
+    name, password = os.environ.get("DJANGO_SUPERUSER_USERNAME"), os.environ.get("DJANGO_SUPERUSER_PASSWORD")
+    users = get_user_model().objects
+    if name and password and not users.filter(is_superuser=True).exists():
+        users.create_superuser(name, email=os.environ.get("DJANGO_SUPERUSER_EMAIL", ""), password=password)

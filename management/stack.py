@@ -1,0 +1,380 @@
+"""The local stack: one data directory, its stores, the web server, the workers, and what the person at the terminal reads."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import http.client
+import json
+import os
+import secrets
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from management import embedded
+from management.child_log import ChildLog
+from management.errors import StackError, Stopped
+from management.supervisor import APP, MONGOD, REDIS, Role, Supervisor
+
+PROJECT = Path(__file__).resolve().parent.parent
+ADMIN_USER = "admin"
+#: Seconds that the children of a killed supervisor get to end before a new stack gives up on them.
+LEFTOVERS = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the environment says about the stack. Empty URLs mean: ours."""
+
+    data_dir: Path
+    host: str = "127.0.0.1"
+    port: int = 8000
+    redis_url: str = ""
+    mongodb_url: str = ""
+    database: str = "dlq"
+    workers: int = 1
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Options:
+        """Raises StackError naming the variable that makes no sense."""
+        return cls(
+            data_dir=Path(environment.get("DATA_DIR") or PROJECT / "var").expanduser().absolute(),
+            host=environment.get("HOST") or "127.0.0.1",
+            port=_number(environment, "PORT", 8000, 0, 65535),
+            redis_url=environment.get("REDIS_URL", ""),
+            mongodb_url=environment.get("MONGODB_URL", ""),
+            database=environment.get("MONGODB_DATABASE") or "dlq",
+            workers=_number(environment, "WORKERS", 1, 1, 64),
+        )
+
+
+def _number(environment: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
+    text = environment.get(name) or str(default)
+    if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
+        raise StackError(f"{name} is {text!r}: use a number from {least} to {most}")
+    return int(text)
+
+
+class DataDirectory:
+    """Everything that stays between two runs. Raises StackError when it cannot be written or is in use."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.logs = path / "logs"
+        self.redis = path / "redis"
+        self.mongod = path / "mongod"
+        self.connection = path / "connection.json"
+        self.credentials = path / "credentials.json"
+        self._lock: int | None = None
+        try:
+            for folder in (path, self.logs, self.redis, self.mongod):
+                folder.mkdir(mode=0o700, parents=folder is path, exist_ok=True)
+            probe = path / f".write-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise StackError(
+                f"DATA_DIR {path} cannot be written ({error.strerror}): name another, make up DATA_DIR=/some/folder"
+            ) from error
+
+    def lock(self, say: Callable[[str], None]) -> int:
+        """Take the directory for this stack and return the lock's descriptor, which every child must inherit.
+
+        The lock is free only when the supervisor and all its children are gone. Those of a killed supervisor are waited
+        for, since the kernel has told them to end; a living supervisor is respected.
+        """
+        descriptor = os.open(self.path / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deadline = time.monotonic() + LEFTOVERS
+        told = False
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+                alive = owner.isdigit() and psutil.pid_exists(int(owner))
+                if alive or time.monotonic() > deadline:
+                    os.close(descriptor)
+                    raise StackError(
+                        f"another `up` (pid {owner or 'unknown'}) runs on DATA_DIR {self.path}: stop it, or name another DATA_DIR"
+                        if alive
+                        else f"processes of a killed `up` (pid {owner}) still use DATA_DIR {self.path}: end them first"
+                    ) from None
+            if not told:
+                say("Waiting for the processes of a killed run to end")
+                told = True
+            time.sleep(0.1)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        self._lock = descriptor
+        self.connection.unlink(missing_ok=True)  # of a killed run
+        return descriptor
+
+    def release(self) -> None:
+        self.connection.unlink(missing_ok=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def secret_key(self) -> str:
+        """The key that sessions are signed with, made on the first run."""
+        path = self.path / "secret_key"
+        try:
+            return path.read_text(encoding="ascii").strip()
+        except FileNotFoundError:
+            key = secrets.token_urlsafe(50)
+            write_private(path, key + "\n")
+            return key
+
+    def read_credentials(self) -> dict[str, str]:
+        """Generated key and password, as far as they still hold; empty before the first run."""
+        try:
+            found = json.loads(self.credentials.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise StackError(f"{self.credentials} is damaged ({error}): remove it and run `up` again") from error
+        return {str(key): str(value) for key, value in found.items()}
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace ``path`` in one step by a file that only its owner can read."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    draft.replace(path)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """The web server's listening socket. Held by the supervisor, so that no connection is refused while web restarts.
+
+    Raises StackError when the port is in use or the address is not ours.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise StackError(f"port {port} on {host} is in use: choose another, make up PORT={port + 1}") from error
+        raise StackError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+    return listener
+
+
+@dataclass(slots=True)
+class Stack:
+    """Runs everything until asked to stop. ``environment`` is what the children start from."""
+
+    options: Options
+    environment: Mapping[str, str]
+    say: Callable[[str], None]
+    python: str = sys.executable
+    _data: DataDirectory = field(init=False)
+    _supervisor: Supervisor = field(init=False)
+    _listener: socket.socket = field(init=False)
+    _env: dict[str, str] = field(init=False)
+    _ready: bool = False
+
+    def run(self) -> None:
+        """Start, say what is where, follow, stop. Raises StackError, with nothing left running, when it cannot."""
+        begun = time.monotonic()
+        self._data = DataDirectory(self.options.data_dir)
+        lock = self._data.lock(self.say)
+        try:
+            self._listener = listen(self.options.host, self.options.port)
+            try:
+                self._supervise(lock, begun)
+            finally:
+                self._listener.close()
+        finally:
+            self._data.release()
+
+    def _supervise(self, lock: int, begun: float) -> None:
+        self._supervisor = Supervisor(
+            log_for=lambda name: ChildLog(self._data.logs / f"{name}.log"),
+            say=self.say,
+            changed=self._children_changed,
+            lock_fd=lock,
+        )
+        with self._supervisor.signals():
+            try:
+                self._start_stores()
+                first = self._prepare()
+                self._start_apps()
+                self._supervisor.wait_until(self._healthy, "the system was not healthy", 60, pause=0.1)
+                self._ready = True
+                self._children_changed(self._supervisor.pids())
+                self._announce(time.monotonic() - begun, first)
+                self._supervisor.watch()
+            except Stopped:
+                pass  # asked to stop while starting
+            finally:
+                self._ready = False
+                if self._supervisor.stopping:
+                    self.say("Stopping: what runs may finish")
+                self._data.connection.unlink(missing_ok=True)
+                self._listener.close()  # else clients would go on connecting to nobody
+                self._supervisor.stop()
+        self.say(f"Stopped. The data stays in {self._data.path}")
+
+    def _start_stores(self) -> None:
+        run = embedded.runtime_folder(self._data.path)
+        redis = embedded.choose("REDIS_URL", self.options.redis_url, embedded.valkey_binary)
+        mongodb = embedded.choose("MONGODB_URL", self.options.mongodb_url, embedded.mongod_binary)
+        if isinstance(redis, embedded.Binary):
+            self.say(f"redis: Valkey or Redis {embedded.probe(redis)} from {redis.origin}")
+        if isinstance(mongodb, embedded.Binary):
+            self.say(f"mongod: MongoDB {embedded.probe(mongodb)} from {mongodb.origin}")
+        redis_url, mongodb_url = self.options.redis_url, self.options.mongodb_url
+        if isinstance(redis, embedded.Binary):
+            valkey = embedded.Valkey(redis, self._data.redis, run)
+            self._supervisor.start(
+                Role(name="redis", command=valkey.command, tier=REDIS, ready=valkey.ready, show_warnings=False)
+            )
+            redis_url = valkey.url
+        else:
+            embedded.require_redis(redis.url)
+            self.say(f"redis: {embedded.without_password(redis.url)}, as REDIS_URL says")
+        if isinstance(mongodb, embedded.Binary):
+            mongod = embedded.Mongod(mongodb, self._data.mongod, run)
+            self._supervisor.start(
+                Role(name="mongod", command=mongod.command, tier=MONGOD, grace=40, ready=mongod.ready, show_warnings=False)
+            )
+            mongodb_url = mongod.url
+        else:
+            embedded.require_mongodb(mongodb.url)
+            self.say(f"mongodb: {embedded.without_password(mongodb.url)}, as MONGODB_URL says")
+        self._env = self._child_environment(redis_url, mongodb_url)
+
+    def _child_environment(self, redis_url: str, mongodb_url: str) -> dict[str, str]:
+        env = dict(self.environment)
+        env.update(
+            DATA_DIR=str(self._data.path),
+            REDIS_URL=redis_url,
+            MONGODB_URL=mongodb_url,
+            MONGODB_DATABASE=self.options.database,
+            PYTHONUNBUFFERED="1",
+        )
+        env["SECRET_KEY"] = env.get("SECRET_KEY") or self._data.secret_key()
+        # Plain http on loopback; whoever serves others sets it, and puts a proxy in front.
+        env.setdefault("HTTPS", "false")
+        return env
+
+    def _prepare(self) -> bool:
+        """Bring tables, indexes, static files, the first user and the key up to date. True on the first run."""
+        before = self._data.read_credentials()
+        command = [self.python, "manage.py", "prepare", "--credentials", str(self._data.credentials)]
+        self._supervisor.run_once(
+            Role(name="prepare", command=command, env=self._env, cwd=str(PROJECT), show_warnings=False), timeout=300
+        )
+        return "adminPassword" not in before and "adminPassword" in self._data.read_credentials()
+
+    def _start_apps(self) -> None:
+        web = [self.python, "-m", "gunicorn", "--config", "gunicorn.conf.py", "dlqsite.wsgi:application"]
+        listener = self._listener.fileno()
+        web_env = {**self._env, "BIND": f"fd://{listener}"}
+        self._supervisor.launch(
+            Role(name="web", command=web, env=web_env, cwd=str(PROJECT), grace=15, pass_fds=(listener,))
+        )
+        for number in range(1, self.options.workers + 1):
+            self._launch_command("worker" if number == 1 else f"worker_{number}", "run_worker")
+        self._launch_command("dlq_worker", "run_dlq_worker")
+        self._launch_command("cron", "run_cron")
+
+    def _launch_command(self, name: str, command: str) -> None:
+        self._supervisor.launch(
+            Role(
+                name=name,
+                command=[self.python, "manage.py", command],
+                env=self._env,
+                cwd=str(PROJECT),
+                tier=APP,
+                # Workers let what runs finish for 10 s.
+                grace=12,
+            )
+        )
+
+    @property
+    def _address(self) -> tuple[str, int]:
+        host, port = self._listener.getsockname()[:2]
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port  # noqa: S104 - compared, not bound
+
+    @property
+    def _url(self) -> str:
+        host, port = self._address
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def _healthy(self) -> bool:
+        """True once the health page says so and every role has reported the process that we started."""
+        health = self._get("/api/system/health")
+        if not health or health.get("data", {}).get("status") != "healthy":
+            return False
+        from messages_app import presence  # needs settings
+
+        return presence is not None
+
+    def _get(self, path: str) -> dict[str, Any] | None:
+        connection = http.client.HTTPConnection(*self._address, timeout=2)
+        try:
+            connection.request("GET", path, headers={"Authorization": f"Api-Key {self._api_key()}"})
+            answer = connection.getresponse()
+            body = answer.read()
+            found = json.loads(body) if answer.status == 200 else None
+        except (OSError, http.client.HTTPException, ValueError):
+            return None  # still importing
+        finally:
+            connection.close()
+        return found if isinstance(found, dict) else None
+
+    def _api_key(self) -> str:
+        return self._data.read_credentials().get("apiKey", "")
+
+    def _children_changed(self, pids: dict[str, int]) -> None:
+        """Keep connection.json true while the stack is up."""
+        if not self._ready:
+            return
+        credentials = self._data.read_credentials()
+        found = {
+            "url": self._url,
+            "apiKey": credentials.get("apiKey"),
+            "adminUser": credentials.get("adminUser", ADMIN_USER),
+            "adminPassword": credentials.get("adminPassword"),
+            "redisUrl": self._env["REDIS_URL"],
+            "mongodbUrl": self._env["MONGODB_URL"],
+            "database": self._env["MONGODB_DATABASE"],
+            "pids": {"supervisor": os.getpid(), **pids},
+        }
+        write_private(self._data.connection, json.dumps({k: v for k, v in found.items() if v is not None}, indent=2) + "\n")
+
+    def _announce(self, seconds: float, first: bool) -> None:
+        credentials = self._data.read_credentials()
+        url, user = self._url, credentials.get("adminUser", ADMIN_USER)
+        if first:
+            login = f"{user} / {credentials['adminPassword']}   (shown this once; change it in the console)"
+        else:
+            login = f"{user}, with its password"
+        self.say(
+            f"""Ready in {seconds:.1f} s.
+
+  Console   {url}/admin/     {login}
+  API       {url}/api/docs
+  Health    {url}/api/system/health
+  Logs      {self._data.logs}
+
+  Send a message:
+  curl -sS {url}/api/messages -H 'Authorization: Api-Key {credentials.get("apiKey", "")}' \\
+    -H 'Content-Type: application/json' -d '{{"type": "demo", "payload": {{"hello": "world"}}}}'
+
+Ctrl-C stops everything; the data stays."""
+        )
