@@ -1,4 +1,4 @@
-"""What intake tells the dead-letter queue, and what it hears back. Pure values."""
+"""What intake tells the dead-letter queue, what it hears back, and a letter as it is stored. Pure values."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+
+from dlq_app.states import Resolution, Status
+from dlq_app.strategies import Strategy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,3 +67,71 @@ class Recorded:
     ok: bool
     why: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """The replay that a letter in ``dlq_processing`` is claimed for."""
+
+    replay_id: str
+    epoch: int
+    #: ``operator``, ``auto`` or ``batch``.
+    kind: str
+    by: str
+    why: str
+    batch_id: str
+    #: Which edited version runs; 0 is the original.
+    version: int
+    locked_by: str
+    locked_at: datetime | None
+    #: Where a release puts the letter back.
+    came_from: Status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """One letter as it is stored. Instants are aware UTC; entries of lists keep their wire names."""
+
+    id: str
+    message_id: str
+    type: str
+    status: Status
+    strategy: Strategy
+    error_type: str
+    error_kind: str
+    error_reason: str
+    fingerprint: str
+    retry_count: int
+    #: Automatic replays that failed; replays by hand do not count.
+    dlq_retry_count: int
+    next_retry_at: datetime | None
+    created_at: datetime
+    first_failed_at: datetime
+    last_failed_at: datetime
+    updated_at: datetime
+    #: {source, priority, tags, client, systemState}.
+    metadata: Mapping[str, Any]
+    resolution: Resolution | None = None
+    resolved_at: datetime | None = None
+    #: Number that orders claims: the epoch of the last message this letter forwarded, or died with.
+    fence: int
+    #: Last epoch whose outcome this letter has.
+    closed_epoch: int
+    claim: Claimed | None = None
+    queued_at: datetime | None = None
+    acct_day: str = ""
+    prior_runs: int = 0
+    #: The payload as received. Empty (like the stack and the lists) when read for a list.
+    body: bytes = b""
+    error_stack: str = ""
+    attempts: Sequence[Mapping[str, Any]] = ()
+    replay_attempts: Sequence[Mapping[str, Any]] = ()
+    versions: Sequence[Mapping[str, Any]] = ()
+    former_messages: Sequence[Mapping[str, Any]] = ()
+    notes: Sequence[Mapping[str, Any]] = ()
+    history: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def text(self) -> str:
+        """The payload as text; bytes that are not UTF-8 are shown escaped."""
+        return self.body.decode("utf-8", "backslashreplace")

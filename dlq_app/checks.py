@@ -1,0 +1,25 @@
+"""System checks: a policy file that is not valid stops every command before it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from django.core.checks import CheckMessage, Error, register
+
+from dlq_app import conf
+from dlq_app.errors import PolicyError
+
+
+@register
+def policies(**_: Any) -> Iterable[CheckMessage]:
+    """``dlq_app.E001`` for ``replay.toml``, ``dlq_app.E002`` for ``masking.toml``."""
+    yield from _built(conf.replay_policy, "dlq_app.E001", "dlqsite/policies/replay.toml")
+    yield from _built(conf.masking_policy, "dlq_app.E002", "dlqsite/policies/masking.toml")
+
+
+def _built(build: Callable[[], object], check_id: str, path: str) -> Iterable[CheckMessage]:
+    try:
+        build()
+    except PolicyError as error:
+        yield Error(error.detail, hint=f"Correct {path}: its comments say what each key means.", id=check_id)

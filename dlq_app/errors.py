@@ -1,0 +1,156 @@
+"""What can be the case when the dead-letter queue cannot do as asked. Edges turn these into problem answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class DeadLetterError(Exception):
+    """The dead-letter queue could not do this."""
+
+    code: ClassVar[str] = "dead_letter_error"
+    title: ClassVar[str] = "The dead-letter queue could not do this"
+    status: ClassVar[int] = 500
+
+    def __init__(
+        self,
+        detail: str = "",
+        *,
+        retry_after: float | None = None,
+        errors: Sequence[dict[str, str]] = (),
+    ) -> None:
+        self.detail = detail or (type(self).__doc__ or "").strip()
+        #: Seconds after which asking again makes sense.
+        self.retry_after = retry_after
+        #: ``[{"field", "message"}]`` for invalid input.
+        self.errors = list(errors)
+        super().__init__(self.detail)
+
+
+class PolicyError(DeadLetterError):
+    """A policy file holds a value that is not allowed."""
+
+    code = "policy_invalid"
+    title = "Policy invalid"
+
+
+class CriteriaInvalid(DeadLetterError):
+    """The filter is not valid."""
+
+    code = "invalid_filter"
+    title = "Invalid filter"
+    status = 400
+
+
+class RequestInvalid(DeadLetterError):
+    """The request is not valid."""
+
+    code = "invalid_request"
+    title = "Invalid request"
+    status = 400
+
+
+class PayloadInvalid(DeadLetterError):
+    """Intake would not accept this payload."""
+
+    code = "invalid_payload"
+    title = "Invalid payload"
+    status = 400
+
+
+class LetterNotFound(DeadLetterError):
+    """There is no such dead letter."""
+
+    code = "dead_letter_not_found"
+    title = "Dead letter not found"
+    status = 404
+
+
+class RevealRefused(DeadLetterError):
+    """Seeing what is masked needs a permission that you do not have."""
+
+    code = "reveal_refused"
+    title = "Reveal refused"
+    status = 403
+
+
+class MoveRefused(DeadLetterError):
+    """The letter's status does not allow this."""
+
+    code = "illegal_state"
+    title = "The letter's status does not allow this"
+    status = 409
+
+
+class ReplayInFlight(MoveRefused):
+    """The letter is being replayed already."""
+
+    code = "replay_in_flight"
+    title = "Replay already in flight"
+
+
+class AlreadyDone(MoveRefused):
+    """A newer message with this id is done already."""
+
+    code = "already_done"
+    title = "The message is done already"
+
+
+class CircuitOpen(DeadLetterError):
+    """The circuit breaker of this type of message is open."""
+
+    code = "circuit_open"
+    title = "Circuit open"
+    status = 503
+
+
+class NotStarted(DeadLetterError):
+    """The replay could not be started; nothing runs. Try again."""
+
+    code = "replay_not_started"
+    title = "Replay not started"
+    status = 503
+
+
+class ReplayUnknown(DeadLetterError):
+    """Intake gives no answer: whether the replay started will be seen on the letter within a few minutes."""
+
+    code = "replay_unknown"
+    title = "Replay outcome unknown"
+    status = 503
+
+
+class StoreUnavailable(DeadLetterError):
+    """The store of dead letters does not answer."""
+
+    code = "store_unavailable"
+    title = "Store unavailable"
+    status = 503
+
+    def __init__(
+        self, detail: str = "", *, retry_after: float | None = 5, errors: Sequence[dict[str, str]] = ()
+    ) -> None:
+        super().__init__(detail, retry_after=retry_after, errors=errors)
+
+
+class QueryTooSlow(DeadLetterError):
+    """The question took too long to answer. Narrow the filter."""
+
+    code = "query_too_slow"
+    title = "Query too slow"
+    status = 503
+
+
+class NotStorable(DeadLetterError):
+    """MongoDB can never take this document in this form."""
+
+    code = "not_storable"
+    title = "Not storable"
+
+
+class IndexesMissing(DeadLetterError):
+    """Indexes that the dead-letter queue relies on are missing."""
+
+    code = "indexes_missing"
+    title = "Indexes missing"

@@ -1,0 +1,100 @@
+"""What makes two failures "the same": error type, innermost application frame, message without numbers. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
+
+#: How much of a message tells failures apart; the rest is attacker's length, not information.
+_MESSAGE_CHARS = 300
+_FRAME = re.compile(
+    r'^[ \t|+]*File "(?P<file>[^"\n]{1,500})", line (?P<line>\d{1,9}), in (?P<function>[^\n]{1,200})$', re.M
+)
+_CHAINED = re.compile(
+    r"^[ \t|]*(?:The above exception was the direct cause of the following exception"
+    r"|During handling of the above exception, another exception occurred):$",
+    re.M,
+)
+#: Code that is not ours: the interpreter, its standard library, installed packages, generated code.
+_LIBRARY = re.compile(r"(?:^|/)(?:site-packages|dist-packages|lib/python\d[\d.]*|lib64/python\d[\d.]*)/|^<|\.zip/")
+
+_UUID = re.compile(r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b", re.I)
+_QUOTED = re.compile(r"(?<!\w)'[^'\n]{0,200}'|\"[^\"\n]{0,200}\"|`[^`\n]{0,200}`")
+_HEX = re.compile(r"\b0x[0-9a-f]+\b|\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{6,}\b", re.I)
+#: Words with a digit in them: order-5511870, ip-10-4-2-17, 5551870, v2.
+_ID = re.compile(r"\b[\w-]*\d[\w-]*(?:\.\d+)*")
+_SPACE = re.compile(r"\s+")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One line of a traceback."""
+
+    file: str
+    line: int
+    function: str
+
+    @property
+    def is_application(self) -> bool:
+        """Whether the code belongs to the application rather than to a library."""
+        return _LIBRARY.search(self.file.replace("\\", "/")) is None
+
+    @property
+    def short_file(self) -> str:
+        """The last two parts of the path: the same wherever a release is installed."""
+        return "/".join(self.file.replace("\\", "/").split("/")[-2:])
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """A group's name and what it was made from."""
+
+    value: str
+    error_type: str
+    #: ``payments/gateway.py in capture``; empty without application code in the traceback.
+    frame: str
+    #: The message with ``#`` for what varies.
+    message: str
+
+
+def frames(stack: str) -> list[Frame]:
+    """The frames of the exception that was raised last, outermost first; empty for a text that is no traceback."""
+    return _frames(_CHAINED.split(stack)[-1])
+
+
+def culprit(stack: str) -> Frame | None:
+    """The innermost frame of application code, looked for in the last exception first, then in those that led to it."""
+    for block in reversed(_CHAINED.split(stack)):
+        for frame in reversed(_frames(block)):
+            if frame.is_application:
+                return frame
+    return None
+
+
+def normalised(message: str) -> str:
+    """The first line with ``#`` for ids, numbers, hex and quoted text.
+
+    >>> normalised("order 5511870 of 'ann' not found at 0x7f3a")
+    'order # of # not found at #'
+    """
+    lines = message.strip()[: _MESSAGE_CHARS * 4].splitlines()
+    text = lines[0][:_MESSAGE_CHARS] if lines else ""
+    for pattern in (_UUID, _QUOTED, _HEX, _ID):
+        text = pattern.sub("#", text)
+    return _SPACE.sub(" ", text).strip()
+
+
+@lru_cache(maxsize=128)
+def fingerprint(error_type: str, message: str, stack: str) -> Fingerprint:
+    """The group of a failure. Line numbers are left out: they move with every release."""
+    found = culprit(stack)
+    frame = f"{found.short_file} in {found.function}" if found else ""
+    text = normalised(message)
+    digest = sha256("\0".join((error_type, frame, text)).encode("utf-8", "backslashreplace")).hexdigest()
+    return Fingerprint(digest[:16], error_type, frame, text)
+
+
+def _frames(block: str) -> list[Frame]:
+    return [Frame(m["file"], int(m["line"]), m["function"]) for m in _FRAME.finditer(block)]
