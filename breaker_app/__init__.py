@@ -1,5 +1,7 @@
-"""The circuit breaker: one per downstream, shared by every process through Redis.
+"""The circuit breaker: one per downstream, shared by every process and host through Redis.
 
-``states.py`` and ``policy.py`` are pure; ``breaker.py`` asks for a permit and reports an outcome; ``store.py`` runs the
-scripts in ``lua/``; ``local.py`` takes over while Redis is away. It knows nobody else in this project.
+A call asks for a permit (``acquire``), runs, and reports how it went (``record``). The rules are plain values in
+``states.py`` and ``policy.py``; ``lua/`` holds the machine that every process shares, ``local.py`` the same machine
+for one process, used while the store is away. This app knows no other app: how an exception counts is told to it by
+its caller.
 """

@@ -1,0 +1,226 @@
+"""The breaker that callers hold: ask for a permit, make the call, record how it went."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Protocol
+
+from breaker_app.errors import CallNotPermitted, InvalidRequest, StoreUnavailable
+from breaker_app.local import LocalBreakerStore
+from breaker_app.policy import BreakerPolicy, WhenOpen
+from breaker_app.states import (
+    ADMIN_STATES,
+    MAX_REASON,
+    NAME,
+    Entry,
+    Outcome,
+    Permit,
+    Recorded,
+    Snapshot,
+    State,
+    Transition,
+)
+
+__all__ = [
+    "BreakerPolicy",
+    "BreakerStore",
+    "CallNotPermitted",
+    "CircuitBreaker",
+    "Outcome",
+    "Permit",
+    "Snapshot",
+    "State",
+    "Transition",
+    "WhenOpen",
+    "failures_only",
+]
+
+log = logging.getLogger(__name__)
+
+#: Says how a call that raised counts.
+Classify = Callable[[BaseException], Outcome]
+
+#: Longest time for which an answer CLOSED may be used again, in ms.
+MAX_REUSE_MS = 250
+
+
+class BreakerStore(Protocol):
+    """Where breakers live. Each verb is atomic; all raise ``StoreUnavailable`` when the store does not answer."""
+
+    def acquire(self, name: str, policy: BreakerPolicy, token: str) -> Permit:
+        """Ask for a permit for the call ``token``; idempotent by token."""
+        ...
+
+    def record(self, name: str, policy: BreakerPolicy, entries: Sequence[Entry]) -> Recorded:
+        """Count outcomes in order, exactly as if each were sent alone."""
+        ...
+
+    def admin(self, name: str, policy: BreakerPolicy, state: State, *, actor: str, reason: str) -> None:
+        """Send the breaker to ``state``; one transition, always."""
+        ...
+
+    def peek(self, name: str, policy: BreakerPolicy) -> Snapshot:
+        """Look; write nothing."""
+        ...
+
+    def transitions(self, name: str, limit: int) -> list[Transition]:
+        """Changes of state, newest first."""
+        ...
+
+
+def failures_only(error: BaseException) -> Outcome:
+    """The classification without knowledge: an error is the downstream's, being told to stop is nobody's."""
+    return Outcome.FAILURE if isinstance(error, Exception) else Outcome.IGNORED
+
+
+class CircuitBreaker:
+    """One downstream's breaker, as one process holds it. Safe for threads; constructing it writes nothing.
+
+    While the store is away the breaker of this process decides by the same rules, so a call is neither always allowed
+    nor always refused. Permits remember which of the two gave them.
+
+    ``reuse_ms`` (0 to 250, off by default): after an answer CLOSED, ``acquire`` gives the same permit again for so long
+    without asking. A trip elsewhere is then noticed that much later; outcomes recorded with the old generation count
+    nowhere. ``classify`` says how a call counts that raised inside ``guard``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        policy: BreakerPolicy,
+        store: BreakerStore,
+        *,
+        classify: Classify = failures_only,
+        reuse_ms: int = 0,
+        local: LocalBreakerStore | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not NAME.fullmatch(name):
+            raise ValueError(f"not a breaker name: {name!r}; it has to match {NAME.pattern}")
+        if not 0 <= reuse_ms <= MAX_REUSE_MS:
+            raise ValueError(f"reuse_ms = {reuse_ms!r} is not accepted; it has to be from 0 to {MAX_REUSE_MS}")
+        self.name = name
+        self.policy = policy
+        self._store = store
+        self._local = local or LocalBreakerStore()
+        self._classify = classify
+        self._reuse_s = reuse_ms / 1_000
+        self._monotonic = monotonic
+        #: The last answer CLOSED and the instant until which it may be used again. Replaced as one, so no lock is
+        #: needed.
+        self._kept: tuple[Permit, float] | None = None
+
+    def __repr__(self) -> str:
+        return f"<CircuitBreaker {self.name}>"
+
+    def acquire(self, token: str | None = None) -> Permit:
+        """Ask whether a call may be made. Every allowed permit has to be recorded exactly once.
+
+        ``token`` names the call and is chosen here when absent; asking twice with one token admits one probe.
+        """
+        if token is None:
+            kept = self._kept
+            if kept is not None and self._monotonic() < kept[1]:
+                return kept[0]
+            token = os.urandom(12).hex()
+        asked_at = self._monotonic() if self._reuse_s else 0.0
+        try:
+            permit = self._store.acquire(self.name, self.policy, token)
+        except StoreUnavailable:
+            self._kept = None
+            return self._local.acquire(self.name, self.policy, token)
+        if self._reuse_s:
+            self._kept = (permit, asked_at + self._reuse_s) if permit.state is State.CLOSED else None
+        return permit
+
+    def record(self, permit: Permit, outcome: Outcome, duration_ms: int = 0) -> bool:
+        """Say how the call went that ``permit`` allowed. True when that was used: when it counted for something."""
+        return self.record_many([(permit, outcome, duration_ms)])[0]
+
+    def record_many(self, entries: Sequence[Entry]) -> list[bool]:
+        """Say how several calls went, in the order in which they ended: one question, same effect as one by one.
+
+        Outcomes of refused calls are not sent. What the store does not take in time is dropped, never sent again: one
+        sample lost is harmless, one sample twice is not.
+        """
+        used = [False] * len(entries)
+        for local, store in ((False, self._store), (True, self._local)):
+            chosen = [at for at, (permit, _, _) in enumerate(entries) if permit.allowed and permit.local is local]
+            if not chosen:
+                continue
+            try:
+                answer = store.record(self.name, self.policy, [entries[at] for at in chosen])
+            except StoreUnavailable:
+                self._kept = None
+                continue
+            for at, one in zip(chosen, answer.used, strict=True):
+                used[at] = one
+            if not local and answer.state is not State.CLOSED:
+                self._kept = None
+        return used
+
+    def peek(self) -> Snapshot:
+        """The breaker as it is; never changes it, takes no permit. ``shared`` is False while the store is away."""
+        try:
+            return self._store.peek(self.name, self.policy)
+        except StoreUnavailable:
+            return self._local.peek(self.name, self.policy)
+
+    def transitions(self, limit: int = 100) -> list[Transition]:
+        """Its changes of state, newest first. Raises ``StoreUnavailable``."""
+        return self._store.transitions(self.name, limit)
+
+    def force(self, state: State, *, actor: str, reason: str) -> None:
+        """Send it to ``state`` by hand, for a reason that is kept. Raises ``StoreUnavailable``, ``InvalidRequest``."""
+        if state not in ADMIN_STATES:
+            raise InvalidRequest(f"A breaker cannot be sent to {state}: only a call can be a probe.")
+        if not reason.strip() or len(reason) > MAX_REASON:
+            message = f"A reason of 1 to {MAX_REASON} characters is required."
+            raise InvalidRequest(message, errors=[{"field": "reason", "message": message}])
+        self._kept = None
+        self._store.admin(self.name, self.policy, state, actor=actor, reason=reason.strip())
+
+    def guard(self, classify: Classify | None = None) -> Guard:
+        """``with breaker.guard() as permit:`` acquires, runs the block, and records its outcome exactly once.
+
+        Raises ``CallNotPermitted`` instead of running the block when the circuit is open. Whatever the block raises
+        goes on, also when it is no ``Exception``.
+        """
+        return Guard(self, classify or self._classify)
+
+
+class Guard:
+    """One guarded call. Not to be used twice."""
+
+    def __init__(self, breaker: CircuitBreaker, classify: Classify) -> None:
+        self._breaker = breaker
+        self._classify = classify
+
+    def __enter__(self) -> Permit:
+        permit = self._breaker.acquire()
+        if not permit.allowed:
+            wait = permit.retry_after_ms
+            raise CallNotPermitted(wait / 1_000 if wait >= 0 else None, name=self._breaker.name, state=permit.state)
+        self._permit = permit
+        self._began = time.monotonic()
+        return permit
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        took = int((time.monotonic() - self._began) * 1_000)
+        self._breaker.record(self._permit, self._outcome(error), took)
+
+    def _outcome(self, error: BaseException | None) -> Outcome:
+        if error is None:
+            return Outcome.SUCCESS
+        try:
+            return self._classify(error)
+        # A broken classification must neither hide the call's own error nor keep a probe's permit.
+        except Exception:
+            log.exception("breaker %s: classifying %s failed", self._breaker.name, type(error).__name__)
+            return failures_only(error)

@@ -1,0 +1,140 @@
+"""The policy of each name, the breakers of this process, and the list of names that exist."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cache
+from typing import Any, Final
+
+from django.conf import settings
+from django.core.signals import setting_changed
+from redis import Redis
+
+from breaker_app.breaker import CircuitBreaker, Classify, failures_only
+from breaker_app.errors import PolicyError, StoreUnavailable
+from breaker_app.local import LocalBreakerStore
+from breaker_app.policy import BreakerPolicy
+from breaker_app.states import NAME
+from breaker_app.store import RedisBreakerStore, pool_for
+
+#: Where the policy comes from, as messages name it.
+FILE: Final = "policies/breaker.toml"
+#: A probe's lease outlives the longest handler by so much.
+LEASE_MARGIN_MS: Final = 10_000
+
+_lock = threading.Lock()
+_breakers: dict[tuple[str, int, Classify], CircuitBreaker] = {}
+#: Longest time limit, in ms, of the handlers that use a name, as far as this process was told.
+_longest_call_ms: dict[str, int] = {}
+
+
+def policies() -> tuple[BreakerPolicy, dict[str, BreakerPolicy]]:
+    """The default policy and that of each name in the file. Raises ``PolicyError`` for the first mistake."""
+    default, names, mistakes = read(settings.BREAKER_POLICY)
+    if mistakes:
+        raise mistakes[0]
+    return default, names
+
+
+def read(source: Mapping[str, Any]) -> tuple[BreakerPolicy, dict[str, BreakerPolicy], list[PolicyError]]:
+    """The policies that ``source`` holds, and every mistake in it; a wrong table counts as absent."""
+    mistakes = [
+        PolicyError(key=key, value=value, accepted='the tables [default] and [names."…"]', where=FILE)
+        for key, value in source.items()
+        if key not in ("default", "names")
+    ]
+    default = BreakerPolicy()
+    base = _table(source.get("default", {}), "default", mistakes)
+    try:
+        default = BreakerPolicy.from_mapping(base)
+    except PolicyError as error:
+        mistakes.append(error.at(f"{FILE} [default]"))
+        base = {}
+    names = {}
+    for name, values in _table(source.get("names", {}), "names", mistakes).items():
+        where = f'{FILE} [names."{name}"]'
+        if not NAME.fullmatch(name):
+            mistakes.append(PolicyError(key="names", value=name, accepted=f"a name like {NAME.pattern}", where=FILE))
+            continue
+        try:
+            names[name] = BreakerPolicy.from_mapping({**base, **_table(values, f'names."{name}"', mistakes)})
+        except PolicyError as error:
+            mistakes.append(error.at(where))
+    return default, names, mistakes
+
+
+def _table(value: object, name: str, mistakes: list[PolicyError]) -> Mapping[str, Any]:
+    if isinstance(value, Mapping):
+        return value
+    mistakes.append(PolicyError(key=name, value=value, accepted=f"a table [{name}]", where=FILE))
+    return {}
+
+
+def policy_for(name: str) -> BreakerPolicy:
+    """The policy of ``name``, with a lease that no handler using it outlives."""
+    default, names = policies()
+    policy = names.get(name, default)
+    longest = _longest_call_ms.get(name, 0)
+    return replace(policy, permit_lease_ms=max(policy.permit_lease_ms, longest + LEASE_MARGIN_MS if longest else 0))
+
+
+def breaker_for(name: str, *, reuse_ms: int = 0, classify: Classify = failures_only) -> CircuitBreaker:
+    """The breaker of ``name`` as this process holds it: the same object for the same arguments."""
+    key = (name, reuse_ms, classify)
+    breaker = _breakers.get(key)
+    if breaker is None:
+        with _lock:
+            breaker = _breakers.get(key) or CircuitBreaker(
+                name, policy_for(name), store(), classify=classify, reuse_ms=reuse_ms, local=_local()
+            )
+            _breakers[key] = breaker
+    return breaker
+
+
+@cache
+def store() -> RedisBreakerStore:
+    """The store that this process shares with all others, on connections of its own."""
+    return RedisBreakerStore(Redis(connection_pool=pool_for(settings.REDIS_URL)))
+
+
+@cache
+def _local() -> LocalBreakerStore:
+    return LocalBreakerStore()
+
+
+def announce(names: Mapping[str, int | None] | Iterable[str]) -> None:
+    """Tell what names the handlers of this process use; a mapping also tells their longest time limit in ms.
+
+    Called once at start, before the first ``breaker_for``. Raises ``StoreUnavailable`` when the other processes could
+    not be told; this process goes by the time limits all the same.
+    """
+    limits = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names)
+    for name, limit in limits.items():
+        if not NAME.fullmatch(name):
+            raise ValueError(f"not a breaker name: {name!r}; it has to match {NAME.pattern}")
+        _longest_call_ms[name] = max(_longest_call_ms.get(name, 0), limit or 0)
+    _breakers.clear()
+    store().announce(limits)
+
+
+def known_names() -> list[str]:
+    """Every name in the policy file or announced by a process, sorted; in an outage, those this process knows."""
+    _, names = policies()
+    try:
+        announced = store().announced()
+    except StoreUnavailable:
+        announced = set()
+    return sorted({*names, *_longest_call_ms, *(name for name in announced if NAME.fullmatch(name))})
+
+
+def forget(*, setting: str = "", **_: object) -> None:
+    """Drop what was built from settings that have changed."""
+    if setting in ("BREAKER_POLICY", "REDIS_URL", ""):
+        _breakers.clear()
+        store.cache_clear()
+        _local.cache_clear()
+
+
+setting_changed.connect(forget)

@@ -1,0 +1,271 @@
+"""The shared breaker: four scripts over three keys per name, and the rule for when the store does not answer."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any, Final
+
+from redis import ConnectionPool, Redis, RedisError
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, ReadOnlyError
+from redis.retry import Retry
+
+from breaker_app.errors import StoreUnavailable
+from breaker_app.policy import BreakerPolicy
+from breaker_app.states import Entry, Permit, Recorded, Snapshot, State, Transition, Why
+
+log = logging.getLogger(__name__)
+
+#: Longest wait for a connection and for an answer, in seconds. A breaker that is slower than what it protects is no
+#: help.
+TIMEOUT_S: Final = 0.1
+#: After an error the store is left alone for so long, in seconds, so that an outage costs one time-out and not one per
+#: call.
+PAUSE_S: Final = 1.0
+#: Set of every name that a process has announced.
+NAMES_KEY: Final = "cb:names"
+#: Transitions kept per name; the script trims to about this many.
+KEPT_TRANSITIONS: Final = 1_000
+
+#: What of another client's connection is taken over; its time-outs and its retries are not.
+_ADDRESS: Final = re.compile(
+    r"host|port|path|db|username|password|credential_provider|client_name|socket_keepalive|ssl_.*"
+)
+_CLOCK: Final = re.compile(r"(?<=--@TIME\n).*(?=\n--@END)")
+
+
+def _read(name: str) -> str:
+    return files("breaker_app").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+
+
+def script_text(verb: str, *, test_clock: bool = False) -> str:
+    """The script of ``verb`` as it is sent: the machine, then the verb.
+
+    With ``test_clock`` the one line that asks the server for the time takes the last argument instead. The text that
+    production sends has no such argument.
+    """
+    machine = _read("machine")
+    if test_clock:
+        machine = _CLOCK.sub("local now = tonumber(ARGV[#ARGV])", machine)
+    return f"{machine}\n{_read(verb)}"
+
+
+def pool_for(url: str, *, timeout_s: float = TIMEOUT_S) -> ConnectionPool:
+    """A connection pool for breakers: short time-outs, and nothing is ever sent twice by the driver."""
+    return ConnectionPool.from_url(url, **_manners(timeout_s))
+
+
+def _manners(timeout_s: float) -> dict[str, Any]:
+    # A script whose answer was lost may have run. The driver's default of sending it again would count one outcome
+    # twice.
+    return {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "retry": Retry(NoBackoff(), 0),
+        "retry_on_error": [],
+        "protocol": 2,
+        "decode_responses": True,
+        "encoding_errors": "replace",
+    }
+
+
+def _own_client(connection: Redis, timeout_s: float) -> Redis:
+    """A client of the same server with the manners of a breaker, whatever those of ``connection`` are."""
+    pool = connection.connection_pool
+    address = {key: value for key, value in pool.connection_kwargs.items() if _ADDRESS.fullmatch(key)}
+    return Redis(
+        connection_pool=ConnectionPool(connection_class=pool.connection_class, **address, **_manners(timeout_s))
+    )
+
+
+class Outage:
+    """Whether the store is worth asking. Shared by all threads that use one store.
+
+    The first error begins an outage. From then on one caller per pause tries the store and everybody else is spared the
+    wait; the outage ends when an attempt that began after the last error succeeds. Either change is logged once, as
+    ``store_unavailable`` and ``store_back``.
+    """
+
+    def __init__(self, *, pause_s: float = PAUSE_S, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._pause_s = pause_s
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._next_try: float | None = None
+        self._errors = 0
+        #: Questions that were not answered by the store, since this process began.
+        self.unanswered = 0
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the last that was heard of the store was an error."""
+        return self._next_try is not None
+
+    def begin(self) -> int:
+        """A ticket for one attempt. Raises ``StoreUnavailable`` when the store is to be left alone for now."""
+        if self._next_try is None:
+            return self._errors
+        with self._lock:
+            now = self._monotonic()
+            if self._next_try is not None:
+                if now < self._next_try:
+                    self.unanswered += 1
+                    raise StoreUnavailable(retry_after=self._next_try - now)
+                self._next_try = now + self._pause_s
+            return self._errors
+
+    def failed(self, error: Exception) -> None:
+        """The attempt met an error."""
+        with self._lock:
+            begins = self._next_try is None
+            self._errors += 1
+            self.unanswered += 1
+            self._next_try = self._monotonic() + self._pause_s
+        if begins:
+            log.warning("store_unavailable: %s: %s", type(error).__name__, error, extra={"event": "store_unavailable"})
+
+    def succeeded(self, ticket: int) -> None:
+        """The attempt was answered. If it began before the last error, that proves nothing."""
+        if self._next_try is None:
+            return
+        with self._lock:
+            ends = self._next_try is not None and ticket == self._errors
+            if ends:
+                self._next_try = None
+        if ends:
+            log.warning("store_back", extra={"event": "store_back"})
+
+
+class RedisBreakerStore:
+    """The breakers that all processes share. Every verb is one script, one round trip, one decision.
+
+    ``connection`` says where the server is; the store talks to it through connections of its own that wait at most
+    ``timeout_s`` and send nothing twice. ``clock`` gives whole milliseconds and exists for tests: with it the same
+    scripts run on that time. Without it they ask the server, so that all hosts go by one clock.
+
+    Every verb raises ``StoreUnavailable`` when the server cannot be reached, answers late, or refuses to run the
+    script. Safe for threads and over ``fork``.
+    """
+
+    def __init__(
+        self,
+        connection: Redis,
+        clock: Callable[[], int] | None = None,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        outage: Outage | None = None,
+    ) -> None:
+        self._redis = _own_client(connection, timeout_s)
+        self._clock = clock
+        self.outage = outage or Outage()
+        self._scripts: dict[str, tuple[str, str]] = {}
+        for verb in ("acquire", "record", "admin", "peek"):
+            text = script_text(verb, test_clock=clock is not None)
+            self._scripts[verb] = (text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+    def acquire(self, name: str, policy: BreakerPolicy, token: str) -> Permit:
+        """Ask for a permit for the call ``token``. Asking again with the same token is safe and admits nothing more."""
+        allowed, state, generation, wait = self._ask("acquire", name, policy, token)
+        return Permit(allowed == 1, State.of(state), generation, wait, token)
+
+    def record(self, name: str, policy: BreakerPolicy, entries: Sequence[Entry]) -> Recorded:
+        """Count the outcomes in order, in one step. When this raises, they may have counted: never send them again."""
+        packed = [(permit.token, permit.generation, outcome, int(took)) for permit, outcome, took in entries]
+        state, generation, total, failures, *used = self._ask("record", name, policy, json.dumps(packed))
+        return Recorded(tuple(one == 1 for one in used), State.of(state), generation, total, failures)
+
+    def admin(self, name: str, policy: BreakerPolicy, state: State, *, actor: str, reason: str) -> None:
+        """Send the breaker to ``state``, noting who did it and why. A person asked: tried in an outage, too."""
+        self._ask("admin", name, policy, state.letter, actor, reason, insist=True)
+
+    def peek(self, name: str, policy: BreakerPolicy) -> Snapshot:
+        """The breaker as it is. Run read-only: the server itself refuses to let it write."""
+        return _snapshot(self._ask("peek", name, policy))
+
+    def transitions(self, name: str, limit: int) -> list[Transition]:
+        """The newest ``limit`` changes of state, newest first."""
+        entries = self._try(lambda: self._redis.xrevrange(_keys(name)[2], count=limit))
+        return [_transition(fields) for _, fields in entries]
+
+    def announce(self, names: Iterable[str]) -> None:
+        """Remember that these names exist."""
+        found = sorted(names)
+        if found:
+            self._try(lambda: self._redis.sadd(NAMES_KEY, *found))
+
+    def announced(self) -> set[str]:
+        """Every name that any process has announced."""
+        return set(self._try(lambda: self._redis.smembers(NAMES_KEY)))
+
+    def _ask(self, verb: str, name: str, policy: BreakerPolicy, *arguments: str, insist: bool = False) -> Any:
+        """Run the script of ``verb``. EVALSHA first; a server that does not know the script gets its text, once."""
+        text, digest = self._scripts[verb]
+        rest = (3, *_keys(name), *policy.wire, *arguments, *([self._clock()] if self._clock else ()))
+        known, unknown = (self._redis.evalsha, self._redis.eval)
+        if verb == "peek":
+            known, unknown = (self._redis.evalsha_ro, self._redis.eval_ro)
+
+        def run() -> Any:
+            try:
+                return known(digest, *rest)
+            except NoScriptError:
+                return unknown(text, *rest)
+
+        return self._try(run, insist=insist)
+
+    def _try(self, run: Callable[[], Any], *, insist: bool = False) -> Any:
+        ticket = 0 if insist and self.outage.is_on else self.outage.begin()
+        try:
+            reply = run()
+        # Whatever the server says instead of an answer (gone, late, out of memory, read-only) says nothing about the
+        # downstream and is handled alike: the store is away.
+        except RedisError as error:
+            if isinstance(error, ReadOnlyError):
+                # The primary has moved: idle connections still lead to the old one.
+                self._redis.connection_pool.disconnect(inuse_connections=False)
+            self.outage.failed(error)
+            raise StoreUnavailable(retry_after=PAUSE_S) from error
+        self.outage.succeeded(ticket)
+        return reply
+
+
+def _keys(name: str) -> tuple[str, str, str]:
+    return f"cb:{{{name}}}:s", f"cb:{{{name}}}:p", f"cb:{{{name}}}:ev"
+
+
+def _snapshot(reply: Sequence[Any]) -> Snapshot:
+    state, generation, total, failures, slow, leases, succeeded, failed, lost, opens, wait, due = reply
+    return Snapshot(
+        state=State.of(state),
+        generation=generation,
+        total=total,
+        failures=failures,
+        slow=slow,
+        leases=leases,
+        probes_succeeded=succeeded,
+        probes_failed=failed,
+        probes_lost=lost,
+        opens=opens,
+        retry_after_ms=wait,
+        due=due == 1,
+    )
+
+
+def _transition(fields: dict[str, str]) -> Transition:
+    return Transition(
+        at_ms=int(fields["at"]),
+        source=State.of(fields["from"]),
+        to=State.of(fields["to"]),
+        generation=int(fields["gen"]),
+        why=Why(fields["why"]),
+        total=int(fields["n"]),
+        failures=int(fields["f"]),
+        actor=fields["actor"],
+        reason=fields["reason"],
+    )
