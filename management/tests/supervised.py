@@ -1,0 +1,51 @@
+"""A program for the tests: supervises the small children that its first argument (JSON) describes, in a given folder."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from management.child_log import ChildLog
+from management.errors import StackError, Stopped
+from management.supervisor import Role, Supervisor
+
+
+def main() -> int:
+    folder, children = Path(sys.argv[1]), json.loads(sys.argv[2])
+
+    def say(text: str) -> None:
+        print(text, flush=True)  # noqa: T201 - the test reads it
+
+    def changed(pids: dict[str, int]) -> None:
+        draft = folder / "pids.json.draft"
+        draft.write_text(json.dumps(pids))
+        draft.replace(folder / "pids.json")
+
+    supervisor = Supervisor(log_for=lambda name: ChildLog(folder / f"{name}.log"), say=say, changed=changed)
+    with supervisor.signals():
+        try:
+            for child in children:
+                supervisor.start(
+                    Role(
+                        name=child["name"],
+                        command=[sys.executable, "-c", child["code"]],
+                        tier=child.get("tier", 2),
+                        grace=child.get("grace", 5),
+                    )
+                )
+            say("started")
+            supervisor.watch()
+        except Stopped:
+            pass
+        except StackError as error:
+            say(f"error: {error}")
+            return 1
+        finally:
+            supervisor.stop()
+    say("stopped")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

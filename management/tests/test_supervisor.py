@@ -1,0 +1,202 @@
+"""The supervisor with small real children: restarts, gives up, stops in order, leaves nobody behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+SLEEP = "import time; time.sleep(600)"
+
+
+def within(seconds: float, condition: Callable[[], Any]) -> Any:
+    """The first true value of ``condition``, asked until then; an error after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError("it did not come about")
+        time.sleep(0.02)
+
+
+def gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+class Supervised:
+    """The program under test, its printed lines, and its children's process ids."""
+
+    def __init__(self, folder: Path, children: list[dict[str, Any]]) -> None:
+        self.folder = folder
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "management.tests.supervised", str(folder), json.dumps(children)],
+            stdout=(folder / "said").open("wb"),
+            stderr=subprocess.STDOUT,
+        )
+
+    def said(self) -> str:
+        return (self.folder / "said").read_text()
+
+    def started(self) -> Supervised:
+        within(20, lambda: "started" in self.said() or self.process.poll() is not None)
+        assert "started" in self.said(), self.said()
+        return self
+
+    def pids(self) -> dict[str, int]:
+        found: dict[str, int] = json.loads((self.folder / "pids.json").read_text())
+        return found
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(20)
+
+
+@pytest.fixture
+def supervise(tmp_path: Path) -> Iterator[Callable[..., Supervised]]:
+    made: list[Supervised] = []
+
+    def make(*children: dict[str, Any]) -> Supervised:
+        made.append(Supervised(tmp_path, list(children)))
+        return made[-1]
+
+    yield make
+    for one in made:
+        if one.process.poll() is None:
+            one.end()
+
+
+def test_a_killed_child_is_started_again(supervise: Callable[..., Supervised]) -> None:
+    stack = supervise({"name": "a", "code": SLEEP}, {"name": "b", "code": SLEEP}).started()
+    before = stack.pids()
+
+    os.kill(before["a"], signal.SIGKILL)
+
+    within(10, lambda: stack.pids().get("a") not in (None, before["a"]))
+    assert stack.pids()["b"] == before["b"]
+    assert "a was ended by SIGKILL and is started again" in stack.said()
+
+
+def test_a_child_killed_again_and_again_is_not_given_up(supervise: Callable[..., Supervised]) -> None:
+    stack = supervise({"name": "a", "code": SLEEP}).started()
+
+    for _ in range(7):
+        pid = within(10, lambda: stack.pids().get("a"))
+        os.kill(pid, signal.SIGKILL)
+        within(10, lambda pid=pid: stack.pids().get("a") not in (None, pid))
+
+    assert stack.process.poll() is None
+
+
+def test_a_child_that_cannot_live_is_given_up_with_its_last_words(
+    supervise: Callable[..., Supervised], tmp_path: Path
+) -> None:
+    # Lives once, so that the start succeeds, and then never again.
+    code = (
+        f"import pathlib, sys, time\nmark = pathlib.Path({str(tmp_path / 'mark')!r})\n"
+        "if mark.exists(): sys.exit('no licence found')\nmark.touch(); time.sleep(0.5)"
+    )
+    stack = supervise({"name": "other", "code": SLEEP}, {"name": "a", "code": code}).started()
+    other = stack.pids()["other"]
+
+    assert stack.process.wait(30) == 1
+
+    last = stack.said().strip().splitlines()[-1]
+    assert last.startswith("error: a ended with exit code 1: no licence found; see ")
+    assert last.endswith("(died 5 times in a row)")
+    assert gone(other)
+
+
+def test_a_child_that_dies_while_starting_is_an_error(supervise: Callable[..., Supervised]) -> None:
+    stack = supervise({"name": "a", "code": SLEEP}, {"name": "b", "code": "raise ValueError('bad luck')"})
+
+    # Alive at first sight is enough for a child without a readiness check, so the death may be seen by the watch as well.
+    assert stack.process.wait(30) == 1
+    assert "ValueError: bad luck" in stack.said()
+
+
+def test_children_stop_tier_by_tier_from_the_top(supervise: Callable[..., Supervised], tmp_path: Path) -> None:
+    def reporting(name: str, delay: float) -> str:
+        return (
+            "import pathlib, signal, sys, time\n"
+            "def stop(*_):\n"
+            f"    time.sleep({delay})\n"
+            f"    with open({str(tmp_path / 'order')!r}, 'a') as file: file.write('{name} ')\n"
+            "    sys.exit(0)\n"
+            "signal.signal(signal.SIGTERM, stop)\n"
+            f"pathlib.Path({str(tmp_path)!r}, '{name}.up').touch()\n"
+            "while True: time.sleep(1)"
+        )
+
+    stack = supervise(
+        {"name": "store", "code": reporting("store", 0), "tier": 0},
+        {"name": "app", "code": reporting("app", 0.5), "tier": 2},
+    ).started()
+    within(10, lambda: (tmp_path / "store.up").exists() and (tmp_path / "app.up").exists())
+
+    assert stack.end(signal.SIGINT) == 0
+
+    assert (tmp_path / "order").read_text().split() == ["app", "store"]
+    assert stack.said().strip().endswith("stopped")
+
+
+def test_a_child_deaf_to_sigterm_is_killed_after_its_grace(supervise: Callable[..., Supervised], tmp_path: Path) -> None:
+    code = (
+        "import pathlib, signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"pathlib.Path({str(tmp_path)!r}, 'deaf').touch()\ntime.sleep(600)"
+    )
+    stack = supervise({"name": "a", "code": code, "grace": 0.3}).started()
+    within(10, (tmp_path / "deaf").exists)
+    pid = stack.pids()["a"]
+
+    assert stack.end() == 0
+
+    assert gone(pid)
+    assert "a did not end within" in stack.said()
+
+
+def test_what_a_child_starts_goes_with_it(supervise: Callable[..., Supervised], tmp_path: Path) -> None:
+    code = (
+        "import pathlib, subprocess, sys, time\n"
+        f"grandchild = subprocess.Popen([sys.executable, '-c', {SLEEP!r}])\n"
+        f"pathlib.Path({str(tmp_path)!r}, 'grandchild').write_text(str(grandchild.pid))\n"
+        "time.sleep(600)"
+    )
+    stack = supervise({"name": "a", "code": code}).started()
+    grandchild = int(within(10, lambda: (tmp_path / "grandchild").exists() and (tmp_path / "grandchild").read_text()))
+
+    assert stack.end() == 0
+
+    within(5, lambda: gone(grandchild))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children that their parent has gone")
+def test_children_end_when_the_supervisor_is_killed(supervise: Callable[..., Supervised]) -> None:
+    stack = supervise({"name": "a", "code": SLEEP}, {"name": "b", "code": SLEEP}).started()
+    pids = stack.pids()
+
+    stack.end(signal.SIGKILL)
+
+    within(10, lambda: all(gone(pid) for pid in pids.values()))
+
+
+def test_warnings_of_children_are_shown_with_their_name(supervise: Callable[..., Supervised]) -> None:
+    code = "import time; print('2026 WARNING disk is almost full', flush=True); print('all well', flush=True); time.sleep(600)"
+    stack = supervise({"name": "a", "code": code}).started()
+
+    within(10, lambda: "a | 2026 WARNING disk is almost full" in stack.said())
+
+    assert "all well" not in stack.said()
