@@ -129,6 +129,7 @@ class Claimed:
 
     message_id: str
     epoch: int
+    #: Failed attempts of this epoch so far: 0 in the first run, ``max_retries`` in the last.
     attempt: int
     fence: int
     type: str
@@ -148,6 +149,11 @@ class Claimed:
     deferred_since_ms: int | None
     replay_id: str
     batch_id: str
+
+    @property
+    def alone(self) -> bool:
+        """Two processes were lost with this message: claim nothing else until it has ended."""
+        return self.recoveries >= 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +182,7 @@ class Completed:
 class Failed:
     message_id: str
     fence: int
-    #: Wait before the next attempt, or None to give the message up. The script gives it up anyway when no retries are left.
+    #: Wait before the next attempt, or None to give the message up; given up anyway when no retries are left.
     delay_ms: int | None
     #: JSON text for ``lastError``.
     error: str
@@ -191,7 +197,8 @@ class Deferred:
     fence: int
     #: Wait before it may be claimed again; 0 puts it straight back into its lane.
     delay_ms: int
-    #: ``breaker`` counts as a deferral and starts the clock of ``deferred_since``; ``shutdown`` and ``prefetch`` do not.
+    #: ``breaker`` counts as a deferral and starts the clock of ``deferred_since``; ``shutdown`` and ``prefetch`` do not,
+    #: and keep the message at the front of its lane.
     why: str
     #: JSON object for the list of attempts, or empty to leave no trace.
     attempt_json: str = ""
@@ -204,8 +211,15 @@ class Verdict(StrEnum):
     """What the ledger made of an outcome."""
 
     APPLIED = "applied"
+    #: Applied, and an outcome now waits in the outbox: a message was given up, or a replay has ended. Wake the drainer.
+    TO_OUTBOX = "to_outbox"
     ALREADY = "already"
     STALE = "stale"
+
+    @property
+    def applied(self) -> bool:
+        """Whether this very request changed the message."""
+        return self in (Verdict.APPLIED, Verdict.TO_OUTBOX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +231,12 @@ class Due:
     next_ms: int | None
     #: The server's clock at that moment (epoch ms).
     now_ms: int
+    #: Runs whose lease was over: a process was lost with them.
+    recovered: int = 0
+    #: Of these, the ones given up (``WORKER_LOST``): the outbox has something new.
+    given_up: int = 0
+    #: Queued messages whose wake-up was missing and which got a new one.
+    woken_again: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,13 +269,16 @@ class LedgerFigures:
 
     now_ms: int
     lanes: tuple[LaneFigures, ...]
-    #: Entries of the ``due`` index: scheduled, retry_wait and running together.
-    due: int
-    #: Entries of ``due`` that are more than 5 s late: work that upkeep should have moved.
+    scheduled: int
+    retry_wait: int
+    running: int
+    #: Of these three, entries that are more than 5 s late: work that upkeep should have moved.
     overdue: int
     outbox: int
     outbox_oldest_ms: int | None
     quarantined: int
+    #: Jobs of other programs found in our lanes and set aside in RQ's queue ``foreign``.
+    foreign: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,166 @@
+"""How this process talks to Redis: one client, and under the ledger one socket per thread without a pool in between."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import redis
+from django.conf import settings
+from redis.backoff import NoBackoff
+from redis.connection import Connection
+from redis.exceptions import (
+    ConnectionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
+from redis.retry import Retry
+
+from messages_app.errors import StoreUnavailable
+from messages_app.scripts import Script
+
+#: Seconds to wait for a connection and for each answer.
+SOCKET_TIMEOUT_S = 2.0
+Command = Sequence[Any]
+
+#: What the ledger takes over from a client's settings: where the server is and how to get in, nothing of its habits.
+_ADDRESS = ("host", "port", "path", "db", "username", "password", "credential_provider", "client_name")
+#: Refusals that say something about the server, not about the request.
+_SERVER_TROUBLE = re.compile(r"\b(OOM|MISCONF|READONLY|MASTERDOWN|NOREPLICAS|BUSY|CLUSTERDOWN|TRYAGAIN)\b")
+
+
+@cache
+def _client(process_id: int) -> redis.Redis:
+    return redis.Redis.from_url(
+        settings.REDIS_URL,
+        socket_timeout=SOCKET_TIMEOUT_S,
+        socket_connect_timeout=SOCKET_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+def connection() -> redis.Redis:
+    """The client of this process: thread-safe, never shared across a fork, without retries of the driver's own."""
+    return _client(os.getpid())
+
+
+class Lines(threading.local):
+    """One socket per thread and process to one server.
+
+    A command costs about half of what it costs through a client: no pool, no lock, no response callbacks. Commands are
+    sent a second time when their answer was lost, so everything sent here has to be repeatable. What the driver raises
+    leaves as ``StoreUnavailable``; only a refusal that means a mistake in the request stays a ``ResponseError``.
+    """
+
+    def __init__(self, client: redis.Redis, timeout_s: float = SOCKET_TIMEOUT_S) -> None:
+        pool = client.connection_pool
+        self._make: type[Connection] = pool.connection_class
+        self._kwargs = {
+            name: value
+            for name, value in pool.connection_kwargs.items()
+            if name in _ADDRESS or name.startswith("ssl_")
+        } | {
+            "socket_timeout": timeout_s,
+            "socket_connect_timeout": SOCKET_TIMEOUT_S,
+            "retry": Retry(NoBackoff(), 0),
+            "protocol": 2,
+        }  # fmt: skip
+        self._line: Connection | None = None
+
+    def call(self, *command: Any) -> Any:
+        """The answer to one command; raises ``ResponseError`` or ``StoreUnavailable``."""
+        answer = self.call_many([command])[0]
+        if isinstance(answer, ResponseError):
+            raise answer
+        return answer
+
+    def call_many(self, commands: Sequence[Command]) -> list[Any]:
+        """The answers to commands sent together; a command that is itself a mistake has a ``ResponseError`` in its place."""
+        try:
+            return self._exchange(commands)
+        except (ConnectionError, TimeoutError):
+            self.close()
+        try:
+            return self._exchange(commands)
+        except RedisError as error:
+            self.close()
+            raise StoreUnavailable(f"Redis does not answer: {type(error).__name__}") from error
+
+    def close(self) -> None:
+        """Drop this thread's socket; the next command opens another."""
+        if self._line is not None:
+            self._line.disconnect()  # type: ignore[no-untyped-call]
+            self._line = None
+
+    def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+        line = self._line
+        if line is None or line.pid != os.getpid():
+            line = self._line = self._make(**self._kwargs)
+        if len(commands) == 1:
+            packed = line.pack_command(*commands[0])  # type: ignore[no-untyped-call]
+        else:
+            packed = line.pack_commands(commands)  # type: ignore[no-untyped-call]
+        line.send_packed_command(packed, check_health=False)  # type: ignore[no-untyped-call]
+        answers = [self._read(line) for _ in commands]
+        for answer in answers:
+            if isinstance(answer, StoreUnavailable):
+                raise answer
+        return answers
+
+    @staticmethod
+    def _read(line: Connection) -> Any:
+        try:
+            return line.read_response()
+        except (OutOfMemoryError, ReadOnlyError) as error:
+            return _refused(error)
+        except ResponseError as error:
+            return _refused(error) if _SERVER_TROUBLE.search(str(error)) else error
+
+
+def _refused(error: RedisError) -> StoreUnavailable:
+    refusal = StoreUnavailable(f"Redis refuses: {error}")
+    refusal.__cause__ = error
+    return refusal
+
+
+class ScriptCaller:
+    """Runs the Lua scripts on one server, by digest, and teaches the server those it does not know."""
+
+    def __init__(self, client: redis.Redis, prefix: str, scripts: Mapping[str, Script]) -> None:
+        self.lines = Lines(client)
+        self._prefix = prefix
+        self._scripts = scripts
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        """The reply of one script; its names are given meaning by the caller, in one place per script."""
+        return self.run_many([(script, arguments)])[0]
+
+    def run_many(self, calls: Sequence[tuple[str, Sequence[Any]]], after: Command | None = None) -> list[Any]:
+        """The replies of scripts sent together, and of the plain command sent behind them if there is one."""
+        if not calls:
+            return []
+        commands: list[Command] = [
+            ("EVALSHA", self._scripts[script].sha, 1, self._prefix, *arguments) for script, arguments in calls
+        ]
+        if after is not None:
+            commands.append(after)
+        replies = self.lines.call_many(commands)
+        if any(isinstance(reply, NoScriptError) for reply in replies):
+            # The server is new or was restarted. Those that did run are repeated too: every script allows that.
+            self._teach({script for script, _ in calls})
+            replies = self.lines.call_many(commands)
+        for reply in replies:
+            if isinstance(reply, ResponseError):
+                raise reply
+        return replies
+
+    def _teach(self, names: set[str]) -> None:
+        self.lines.call_many([("SCRIPT", "LOAD", self._scripts[name].source) for name in sorted(names)])

@@ -1,0 +1,114 @@
+"""What intake cannot do, as exceptions that carry their own wire form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class MessagesError(Exception):
+    """Base of intake's errors: code, title and status by class; detail, waiting time and items by instance."""
+
+    code = "messages_error"
+    title = "The message could not be handled."
+    status = 500
+
+    def __init__(
+        self, detail: str = "", *, retry_after: float | None = None, errors: Sequence[dict[str, object]] = ()
+    ) -> None:
+        super().__init__(detail or self.title)
+        self.detail = detail or self.title
+        #: Seconds after which a repetition makes sense.
+        self.retry_after = retry_after
+        #: Problems by field or item.
+        self.errors = list(errors)
+
+
+class StoreUnavailable(MessagesError):
+    """The ledger's store gave no answer, or refused to write. What was asked may or may not have happened."""
+
+    code = "store_unavailable"
+    title = "The message store does not answer."
+    status = 503
+
+    def __init__(self, detail: str = "", *, retry_after: float | None = 2.0) -> None:
+        super().__init__(detail, retry_after=retry_after)
+
+
+class InvalidJson(MessagesError):
+    """The body is no JSON text in UTF-8."""
+
+    code = "invalid_json"
+    title = "The body is not valid JSON."
+    status = 400
+
+
+class MessageInvalid(MessagesError):
+    """A message, or a part of one, is not as it must be; ``code`` is that of its gravest fault."""
+
+    code = "invalid_message"
+    title = "The message is not as it must be."
+    status = 400
+
+    def __init__(self, faults: Sequence[tuple[str, str, str]]) -> None:
+        """``faults``: (code, field, message) of everything that is wrong, gravest first."""
+        self.code = faults[0][0]
+        super().__init__(
+            faults[0][2] if len(faults) == 1 else f"{len(faults)} things are wrong with the message.",
+            errors=[{"field": field, "message": message} for _, field, message in faults],
+        )
+
+
+class PayloadTooLarge(MessagesError):
+    """The body is longer than what is taken."""
+
+    code = "payload_too_large"
+    title = "The body is too large."
+    status = 413
+
+
+class LengthRequired(MessagesError):
+    """The body's length is not announced, so it cannot be bounded before it is read."""
+
+    code = "length_required"
+    title = "Send a Content-Length."
+    status = 411
+
+
+class UnsupportedMediaType(MessagesError):
+    """The body is not JSON, or is compressed."""
+
+    code = "unsupported_media_type"
+    title = "Send application/json, uncompressed."
+    status = 415
+
+
+class IdempotencyConflict(MessagesError):
+    """The id was accepted with other content before."""
+
+    code = "idempotency_conflict"
+    title = "This message id was used for other content."
+    status = 409
+
+
+class RateLimited(MessagesError):
+    """The client's requests per minute are used up."""
+
+    code = "rate_limited"
+    title = "Too many requests."
+    status = 429
+
+
+class CircuitOpen(MessagesError):
+    """What the handler of this type calls is failing: the circuit breaker is open."""
+
+    code = "circuit_open"
+    title = "The circuit breaker of this message type is open."
+    status = 503
+
+
+class MessageNotFound(MessagesError):
+    """No such message, or it ended long enough ago to be forgotten."""
+
+    code = "message_not_found"
+    title = "No such message."
+    status = 404

@@ -1,0 +1,474 @@
+"""The ledger: where every message stands. Each move is one Lua script; names, not numbers, leave this module.
+
+What a move does, and what stops it, is told in ``docs/lifecycle.md`` and in the head of each script. Three promises:
+
+- Every move is repeatable: the same call again has no further effect and gives the same answer. So each is sent a
+  second time when its answer was lost; then ``StoreUnavailable`` is raised: what was asked may or may not have happened.
+- Time is the server's. No caller can pass a time that decides anything.
+- Any number of threads, processes and hosts may call anything at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Any
+
+import redis
+from django.conf import settings
+
+from dlq_app.ports import ForwardAnswer, ForwardOrder, ForwardStatus, VoidAnswer
+from messages_app.connection import Lines, ScriptCaller, connection
+from messages_app.envelope import ALONE, LANES
+from messages_app.errors import StoreUnavailable
+from messages_app.records import (
+    Acceptance,
+    AcceptAnswer,
+    AcceptStatus,
+    AccountRow,
+    Claim,
+    Claimed,
+    Completed,
+    Deferred,
+    Due,
+    Failed,
+    LaneFigures,
+    LedgerFigures,
+    OutboxEntry,
+    Outcome,
+    Problem,
+    Quarantined,
+    RateLimit,
+    RateState,
+    Record,
+    State,
+    Verdict,
+)
+from messages_app.scripts import Script, shipped
+
+#: Messages per pipeline of ``accept_many``: larger ones would hold up everybody else's requests.
+ACCEPT_CHUNK = 250
+#: A due entry that nobody has moved for this long is overdue.
+LATE_MS = 5_000
+#: Longer than any order can be under way.
+VOID_TTL_MS = 24 * 3600 * 1000
+_OLDEST_REDIS = (6, 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """How long things last, and how sure an acceptance is."""
+
+    #: A claim is good for this long; whoever holds it renews it.
+    lease_ms: int = 30_000
+    #: An ended message is remembered for this long (the idempotency window).
+    record_ttl_ms: int = 24 * 3600 * 1000
+    #: The payload of a message that is done.
+    body_ttl_ms: int = 3600 * 1000
+    #: Confirm an acceptance only when it is on disk, and wait at most this long for that; None: do not wait.
+    fsync_timeout_ms: int | None = None
+
+
+class Ledger:
+    """Every move of a message, over one Redis. Thread-safe, and safe across forks."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        prefix: str = "dlq:",
+        *,
+        terms: Terms | None = None,
+        scripts: Mapping[str, Script] | None = None,
+    ) -> None:
+        self._scripts = ScriptCaller(client, prefix, scripts or shipped())
+        self._lines = self._scripts.lines
+        # Its own socket: an answer that is waited for must not stand before one that is needed.
+        self._waiting_lines = Lines(client)
+        self._prefix = prefix
+        self._terms = terms or Terms()
+
+    # -- intake
+
+    def accept(self, acceptance: Acceptance, limit: RateLimit | None = None) -> AcceptAnswer:
+        """Put a message into the ledger once. With a ``limit`` the request is counted, and refused above it.
+
+        The same ``accept_token`` again is the same request (``accepted``, not counted twice); the same id with the same
+        content is a ``duplicate``, with other content a ``conflict``.
+        """
+        return self._accept([acceptance], limit)[0]
+
+    def accept_many(self, acceptances: Sequence[Acceptance]) -> list[AcceptAnswer]:
+        """``accept`` for each, in order, in few round trips; one that is refused does not touch the others."""
+        answers: list[AcceptAnswer] = []
+        for start in range(0, len(acceptances), ACCEPT_CHUNK):
+            answers += self._accept(acceptances[start : start + ACCEPT_CHUNK], None)
+        return answers
+
+    def throttle(self, limit: RateLimit) -> tuple[bool, RateState]:
+        """Count a request that is not an acceptance: whether it may go, and what is left."""
+        allowed, remaining, reset = self._scripts.run("throttle", limit.client, limit.limit, limit.window_ms)
+        return bool(allowed), RateState(limit.limit, remaining, reset)
+
+    def _accept(self, acceptances: Sequence[Acceptance], limit: RateLimit | None) -> list[AcceptAnswer]:
+        calls = [_accept_call(acceptance, limit) for acceptance in acceptances]
+        fsync_ms = self._terms.fsync_timeout_ms
+        if fsync_ms is None:
+            replies = self._scripts.run_many(calls)
+        else:
+            # Behind all of them in the same round trip, so that one wait covers the whole batch.
+            *replies, (on_disk, _) = self._scripts.run_many(calls, after=("WAITAOF", 1, 0, fsync_ms))
+            if on_disk < 1:
+                raise StoreUnavailable("Redis did not confirm that the message reached its disk.")
+        return [
+            _accept_answer(acceptance, limit, reply) for acceptance, reply in zip(acceptances, replies, strict=True)
+        ]
+
+    # -- reading
+
+    def now_ms(self) -> int:
+        """The clock by which everything here is judged."""
+        return int(self._scripts.run("clock"))
+
+    def get(self, message_id: str) -> Record | None:
+        """The record as it stands at one instant, payload included; None when it is not (or no longer) known."""
+        return self.get_many([message_id])[0]
+
+    def get_many(self, message_ids: Sequence[str]) -> list[Record | None]:
+        """``get`` for each, in order, all of one instant."""
+        if not message_ids:
+            return []
+        rows = self._scripts.run("read", *message_ids)
+        return [_record(message_id, row) for message_id, row in zip(message_ids, rows, strict=True)]
+
+    def figures(self) -> LedgerFigures:
+        """Counts of one instant; cheap however much waits."""
+        return _figures(self._scripts.run("figures", LATE_MS))
+
+    def accounting(self, days: int = 400) -> list[AccountRow]:
+        """accepted, done, dead and open by UTC day and type of acceptance; the last ``days`` days, oldest first."""
+        today = datetime.fromtimestamp(self.now_ms() / 1000, UTC)
+        first = (today - timedelta(days=days - 1)).strftime("%Y%m%d")
+        index = self._prefix + "acct:index"
+        names = sorted(name.decode() for name in self._lines.call("SMEMBERS", index))
+        wanted = [name for name in names if name[:8] >= first]
+        if not wanted:
+            return []
+        accounts = self._lines.call_many([("HGETALL", self._prefix + "acct:" + name) for name in wanted])
+        return [_account_row(name, _pairs(fields)) for name, fields in zip(wanted, accounts, strict=True) if fields]
+
+    # -- running
+
+    def claim(self, *, token: str, limit: int, owner: str, holding: int, max_bytes: int = 4 * 1024 * 1024) -> Claim:
+        """Up to ``limit`` messages for ``owner``, each with a fence and a lease.
+
+        ``token`` is made for each claim: the same again gives the same messages while they run. ``holding`` is what the
+        process holds already: only one that holds nothing gets a message that has to run alone, and then only that one
+        (``Claimed.alone``): it must claim nothing more until that message has ended.
+        """
+        alone, empty, rows = self._scripts.run(
+            "claim", token, limit, owner, holding, max_bytes, self._terms.lease_ms
+        )  # fmt: skip
+        return Claim(tuple(_claimed(row) for row in rows), alone, bool(empty))
+
+    def claim_one(self, message_id: str, epoch: int, attempt: int, *, token: str, owner: str) -> Claimed | None:
+        """The message of a wake-up that somebody else popped; None when the wake-up no longer fits."""
+        rows = self._scripts.run("claim_one", message_id, epoch, attempt, token, owner, self._terms.lease_ms)
+        return _claimed(rows[0]) if rows else None
+
+    def wait_for_work(self, timeout_s: float) -> None:
+        """Return when a wake-up has been pushed, or after ``timeout_s`` (at most a second; more gains nothing)."""
+        self._waiting_lines.call("BLPOP", self._prefix + "bell", min(timeout_s, 1.0))
+
+    def renew(self, leases: Sequence[tuple[str, int, int]]) -> set[str]:
+        """Prolong leases given as (id, fence, latest end ms); the ids of those that are lost."""
+        if not leases:
+            return set()
+        lost = self._scripts.run("renew", self._terms.lease_ms, *(part for lease in leases for part in lease))
+        return {message_id.decode() for message_id in lost}
+
+    def flush(self, outcomes: Sequence[Outcome]) -> list[Verdict]:
+        """Send outcomes, each judged by its own fence; the verdicts in the same order.
+
+        Send them also when a lease looks lost: the ledger decides. Nothing here fails because one entry is bad.
+        """
+        calls: list[tuple[str, list[Any]]] = []
+        places: list[list[int]] = []
+        for script, kind, head in (
+            ("complete", Completed, [self._terms.record_ttl_ms, self._terms.body_ttl_ms]),
+            ("fail", Failed, []),
+            ("defer", Deferred, []),
+        ):
+            chosen = [place for place, outcome in enumerate(outcomes) if isinstance(outcome, kind)]
+            if chosen:
+                calls.append((script, head + [part for place in chosen for part in _outcome_args(outcomes[place])]))
+                places.append(chosen)
+        verdicts = [Verdict.STALE] * len(outcomes)
+        for chosen, reply in zip(places, self._scripts.run_many(calls), strict=True):
+            for place, verdict in zip(chosen, reply, strict=True):
+                verdicts[place] = Verdict(verdict.decode())
+        return verdicts
+
+    # -- upkeep
+
+    def due(self, limit: int = 100) -> Due:
+        """Move what time alone moves: due retries and schedules, lost runs, lost wake-ups; ``limit`` per index."""
+        moved, next_ms, now_ms, recovered, given_up, woken_again = self._scripts.run("due", limit)
+        return Due(moved, None if next_ms < 0 else next_ms, now_ms, recovered, given_up, woken_again)
+
+    def outbox(self, limit: int = 100) -> list[OutboxEntry]:
+        """Outcomes that MongoDB has not acknowledged, oldest first."""
+        ids = [entry.decode() for entry in self._lines.call("ZRANGE", self._prefix + "outbox", 0, limit - 1)]
+        records = [record for record in self.get_many(ids) if record is not None and record.outbox]
+        return [OutboxEntry(record.outbox, record) for record in records]
+
+    def drained(self, acknowledged: Sequence[tuple[str, int, str]]) -> list[bool]:
+        """Take acknowledged outcomes, as (id, epoch, kind), out of the outbox; False for one that has moved on."""
+        if not acknowledged:
+            return []
+        parts = (part for entry in acknowledged for part in entry)
+        replies = self._scripts.run("drained", self._terms.record_ttl_ms, self._terms.body_ttl_ms, *parts)
+        return [bool(reply) for reply in replies]
+
+    def resettle(self, message_id: str, epoch: int) -> bool:
+        """Put an ended epoch's outcome into the outbox again; False when no ended message stands at that epoch."""
+        return bool(self._scripts.run("resettle", message_id, epoch))
+
+    def quarantine(self, message_id: str, epoch: int, why: str) -> bool:
+        """Set aside an outcome that MongoDB can never take in this form; False when it has moved on."""
+        return bool(self._scripts.run("quarantine", message_id, epoch, why[:1000]))
+
+    def quarantined(self) -> list[Quarantined]:
+        """What was set aside, oldest first."""
+        entries = _pairs(self._lines.call("HGETALL", self._prefix + "quarantine"))
+        found = [
+            Quarantined(message_id, int(entry["epoch"]), entry["why"], int(entry["at"]))
+            for message_id, entry in ((key, json.loads(value)) for key, value in entries.items())
+        ]
+        return sorted(found, key=lambda quarantined: quarantined.at_ms)
+
+    def release_quarantined(self, message_id: str) -> bool:
+        """Put a set-aside outcome back into the outbox; False when there is none."""
+        return bool(self._scripts.run("release", message_id))
+
+    # -- replays
+
+    def forward(self, order: ForwardOrder) -> ForwardAnswer:
+        """Start the run that a claimed letter asks for; the same epoch again is the same order."""
+        status, state = self._scripts.run(
+            "forward",
+            order.message_id, order.epoch, order.deadline_ms, int(order.force), order.death_seen, order.type,
+            order.body, int(order.run_body is not None), order.run_body or b"", order.version, order.priority,
+            order.source, order.client, order.tags, order.queued_at_ms, order.acct_day, order.replay_id,
+            order.batch_id, order.prior_runs,
+        )  # fmt: skip
+        return ForwardAnswer(ForwardStatus(status.decode()), state.decode())
+
+    def void(self, message_id: str, epoch: int) -> VoidAnswer:
+        """Whether the epoch's message exists; if not, it never will."""
+        exists, state = self._scripts.run("void", message_id, epoch, VOID_TTL_MS)
+        return VoidAnswer(bool(exists), state.decode())
+
+    # -- the server
+
+    def require_safe_redis(self) -> list[Problem]:
+        """What start-up must refuse about this server, each with its fix; empty when all is well."""
+        info: dict[str, str] = {}
+        for section in ("server", "memory", "persistence"):
+            lines = self._lines.call("INFO", section).decode().splitlines()
+            info.update(line.split(":", 1) for line in lines if ":" in line)
+        return _server_problems(info, wants_fsync=self._terms.fsync_timeout_ms is not None)
+
+
+def _accept_call(acceptance: Acceptance, limit: RateLimit | None) -> tuple[str, list[Any]]:
+    not_before = "" if acceptance.not_before_ms is None else acceptance.not_before_ms
+    return "accept", [
+        acceptance.message_id, acceptance.type, acceptance.body, acceptance.sha256, acceptance.priority,
+        acceptance.source, acceptance.client, acceptance.tags, not_before, acceptance.max_retries,
+        acceptance.accept_token,
+        *((limit.client, limit.limit, limit.window_ms) if limit else ("", 0, 0)),
+    ]  # fmt: skip
+
+
+def _accept_answer(acceptance: Acceptance, limit: RateLimit | None, reply: list[Any]) -> AcceptAnswer:
+    status, state, message_type, queued_at, remaining, reset = reply
+    return AcceptAnswer(
+        status=AcceptStatus(status.decode()),
+        message_id=acceptance.message_id,
+        state=State(state.decode()) if state else None,
+        type=message_type.decode(),
+        queued_at_ms=int(queued_at),
+        rate=RateState(limit.limit, remaining, reset) if limit and remaining >= 0 else None,
+    )
+
+
+def _outcome_args(outcome: Outcome) -> list[Any]:
+    match outcome:
+        case Completed():
+            return [outcome.message_id, outcome.fence, outcome.result, outcome.attempt_json]
+        case Failed():
+            delay = "" if outcome.delay_ms is None else outcome.delay_ms
+            return [outcome.message_id, outcome.fence, delay, outcome.error, outcome.attempt_json]
+        case Deferred():
+            return [outcome.message_id, outcome.fence, outcome.delay_ms, outcome.why, outcome.attempt_json]
+
+
+def _claimed(row: list[bytes]) -> Claimed:
+    (epoch, attempt, fence, message_type, version, priority, source, client, tags, queued_at, started_at, max_retries,
+     prior_runs, recoveries, deferrals, deferred_since, replay_id, batch_id, body, message_id) = row  # fmt: skip
+    return Claimed(
+        message_id=message_id.decode(),
+        epoch=int(epoch),
+        attempt=int(attempt),
+        fence=int(fence),
+        type=message_type.decode(),
+        body=body,
+        version=int(version),
+        priority=priority.decode(),
+        source=source.decode(),
+        client=client.decode(),
+        tags=tags.decode(),
+        queued_at_ms=int(queued_at),
+        claimed_at_ms=int(started_at),
+        max_retries=int(max_retries),
+        prior_runs=int(prior_runs),
+        recoveries=int(recoveries),
+        deferrals=int(deferrals),
+        deferred_since_ms=int(deferred_since) if deferred_since else None,
+        replay_id=replay_id.decode() if replay_id else "",
+        batch_id=batch_id.decode() if batch_id else "",
+    )
+
+
+def _pairs(flat: list[bytes]) -> dict[str, str]:
+    return {key.decode(): value.decode() for key, value in zip(flat[::2], flat[1::2], strict=True)}
+
+
+def _record(message_id: str, row: list[Any]) -> Record | None:
+    fields, body, run_body = _pairs(row[0]), row[1], row[2]
+    if not fields:
+        return None
+
+    def number(name: str) -> int:
+        return int(fields.get(name) or 0)
+
+    def moment(name: str) -> int | None:
+        return int(fields[name]) if fields.get(name) else None
+
+    def text(name: str) -> str:
+        return fields.get(name, "")
+
+    return Record(
+        message_id=message_id,
+        state=State(fields["state"]),
+        epoch=number("epoch"),
+        attempt=number("attempt"),
+        fence=number("fence"),
+        type=text("type"),
+        body=body,
+        run_body=run_body if text("edited") == "1" else None,
+        version=number("version"),
+        sha256=text("sha256"),
+        priority=text("priority"),
+        source=text("source"),
+        client=text("client"),
+        tags=text("tags"),
+        queued_at_ms=number("queuedAt"),
+        not_before_ms=moment("notBefore"),
+        due_at_ms=moment("dueAt"),
+        lease_until_ms=moment("leaseUntil"),
+        started_at_ms=moment("startedAt"),
+        finished_at_ms=moment("finishedAt"),
+        acct_day=text("acctDay"),
+        max_retries=number("maxRetries"),
+        recoveries=number("recoveries"),
+        deferrals=number("deferrals"),
+        deferred_since_ms=moment("deferredSince"),
+        prior_runs=number("priorRuns"),
+        replay_id=text("replayId"),
+        batch_id=text("batchId"),
+        death_seen=number("deathSeen"),
+        owner=text("owner"),
+        outbox=text("outbox"),
+        last_error=text("lastError"),
+        attempts=text("attempts"),
+        result=text("result"),
+    )
+
+
+def _figures(reply: list[int]) -> LedgerFigures:
+    (now, scheduled, retry_wait, running, overdue, outbox, outbox_oldest, quarantined, foreign), lanes = (
+        reply[:9],
+        reply[9:],
+    )
+    return LedgerFigures(
+        now_ms=now,
+        lanes=tuple(
+            LaneFigures(name=name, waiting=waiting, oldest_ms=None if oldest < 0 else oldest)
+            for name, waiting, oldest in zip((*LANES, ALONE), lanes[::2], lanes[1::2], strict=True)
+        ),
+        scheduled=scheduled,
+        retry_wait=retry_wait,
+        running=running,
+        overdue=overdue,
+        outbox=outbox,
+        outbox_oldest_ms=None if outbox_oldest < 0 else outbox_oldest,
+        quarantined=quarantined,
+        foreign=foreign,
+    )
+
+
+def _account_row(name: str, fields: dict[str, str]) -> AccountRow:
+    day, _, message_type = name.partition(":")
+    accepted, done, dead, still_open = (int(fields.get(key, 0)) for key in ("accepted", "done", "dead", "open"))
+    return AccountRow(day=day, type=message_type, accepted=accepted, done=done, dead=dead, open=still_open)
+
+
+def _server_problems(info: Mapping[str, str], *, wants_fsync: bool) -> list[Problem]:
+    problems = []
+    version = tuple(int(part) for part in info["redis_version"].split(".")[:2])
+    if version < _OLDEST_REDIS:
+        problems.append(Problem(f"Redis {info['redis_version']} is too old.", "Use Redis 6.2 or newer, or Valkey."))
+    if wants_fsync and version < (7, 2):
+        problems.append(
+            Problem(
+                "ACCEPT_DURABILITY is fsync, but this Redis knows no WAITAOF.", "Use Redis 7.2 or newer, or Valkey."
+            )
+        )
+    if info.get("aof_enabled") != "1":
+        problems.append(
+            Problem("Redis keeps no append-only file: a restart would lose accepted messages.", "Set appendonly yes.")
+        )
+    policy = info.get("maxmemory_policy", "")
+    if policy != "noeviction":
+        problems.append(
+            Problem(
+                f"Redis may evict accepted messages (maxmemory-policy {policy}).", "Set maxmemory-policy noeviction."
+            )
+        )
+    return problems
+
+
+def terms_from_settings() -> Terms:
+    """The terms that settings name: times to live, lease, and what an acceptance waits for (``everysec`` or ``fsync``)."""
+    default = Terms()
+    fsync = getattr(settings, "ACCEPT_DURABILITY", "everysec") == "fsync"
+    return Terms(
+        lease_ms=int(getattr(settings, "LEASE_S", default.lease_ms / 1000) * 1000),
+        record_ttl_ms=int(getattr(settings, "RECORD_TTL_S", default.record_ttl_ms / 1000) * 1000),
+        body_ttl_ms=int(getattr(settings, "BODY_TTL_S", default.body_ttl_ms / 1000) * 1000),
+        fsync_timeout_ms=int(getattr(settings, "ACCEPT_FSYNC_TIMEOUT_MS", 1500)) if fsync else None,
+    )
+
+
+@cache
+def _ledger(process_id: int) -> Ledger:
+    return Ledger(connection(), settings.REDIS_PREFIX, terms=terms_from_settings())
+
+
+def ledger() -> Ledger:
+    """The ledger of this process, as settings describe it."""
+    return _ledger(os.getpid())

@@ -1,0 +1,85 @@
+-- Hand out up to `limit` waiting messages to one process, in the order of the lanes, with a fence and a lease each.
+-- KEYS  1 prefix of every key
+-- ARGV  1 token  2 limit  3 owner  4 messages the process holds  5 max bytes of payload together  6 lease ms
+-- RETURNS  waiting in `alone`, 1 when the three lanes are empty, rows (fields of take.lua, then body, id)
+-- RACES  Two processes must never run one message under live fences, and a claim whose answer was lost must not cost
+--        its messages a lease each: so finding, fencing and remembering by token are one step.
+local prefix = KEYS[1]
+--@use time check calendar wake take
+local token, owner = ARGV[1], ARGV[3]
+local limit, holding = whole(ARGV[2], 'limit'), whole(ARGV[4], 'holding')
+local max_bytes, lease = whole(ARGV[5], 'max bytes'), whole(ARGV[6], 'lease')
+if token == '' then error('BADARG token') end
+local LANES = { 'high', 'normal', 'low' }
+local LOOKS = limit * 10 + 100 -- stale wake-ups must not hold up the server; the next claim goes on
+local TURN = 20 -- every 20th message comes from the lowest lane that is not empty, so that none starves
+local rows, handed, bytes, looks, full = {}, {}, 0, 0, false
+
+local function waiting(lane)
+  return redis.call('LLEN', 'rq:queue:' .. lane)
+end
+
+-- Deal with one wake-up; false when its payload has no room left in this answer and it has to stay where it is.
+local function serve(job, lane)
+  local id, epoch, attempt, wakes = string.match(job, '^m%-(.+)%-(%d+)%-(%d+)%-(%d+)$')
+  if not id then -- not ours: kept for RQ's own workers, out of the way of what is
+    redis.call('RPUSH', 'rq:queue:foreign', job)
+    redis.call('SADD', 'rq:queues', 'rq:queue:foreign')
+    return true
+  end
+  local row = look(id)
+  if fits(row, epoch, attempt) and lane_of(row[PRIORITY], tonumber(row[RECOVERIES])) == lane then
+    local body = body_of(id, row)
+    if #rows > 0 and bytes + #body > max_bytes then return false end
+    bytes = bytes + #body
+    local at = proof(row, wakes)
+    local fence = hand_out(id, row, owner, lease)
+    progress(lane, at)
+    handed[#handed + 1] = id .. ' ' .. fence
+    rows[#rows + 1] = answer(id, row, body)
+  end
+  redis.call('DEL', 'rq:job:' .. job)
+  return true
+end
+
+-- Wake-ups are popped after they were dealt with: a server without memory refuses the claim and loses none.
+local function take(lane, want)
+  local target = #rows + want
+  while #rows < target and not full and looks < LOOKS do
+    local jobs = redis.call('LRANGE', 'rq:queue:' .. lane, 0, target - #rows - 1)
+    if #jobs == 0 then return end
+    local used = 0
+    looks = looks + #jobs
+    for _, job in ipairs(jobs) do
+      full = not serve(job, lane)
+      if full then break end
+      used = used + 1
+    end
+    if used > 0 then redis.call('LPOP', 'rq:queue:' .. lane, used) end
+  end
+end
+
+local function take_in_turn()
+  local pops = tonumber(redis.call('GET', prefix .. 'pops')) or 0
+  local from_below = math.floor((pops + limit) / TURN) - math.floor(pops / TURN)
+  for at = #LANES, 1, -1 do take(LANES[at], math.max(0, from_below - #rows)) end
+  for _, lane in ipairs(LANES) do take(lane, limit - #rows) end
+  if #rows > 0 then redis.call('INCRBY', prefix .. 'pops', #rows) end
+end
+
+rows = again(token) or rows --[g] repeatable by token
+if #rows == 0 then
+  if holding == 0 and limit > 0 then take('alone', 1) end
+  if #rows == 0 then take_in_turn() end
+  remember(token, handed)
+end
+
+local alone, left = waiting('alone'), 0
+for _, lane in ipairs(LANES) do left = left + waiting(lane) end
+-- Whoever leaves work behind wakes the next sleeper; a busy process cannot take what has to run alone.
+if left > 0 or (alone > 0 and holding == 0) then
+  if redis.call('EXISTS', prefix .. 'bell') == 0 then ring() end
+else
+  redis.call('DEL', prefix .. 'bell')
+end
+return { alone, left == 0 and 1 or 0, rows }

@@ -1,0 +1,21 @@
+-- Hand out the one message whose wake-up RQ's own worker has popped.
+-- KEYS  1 prefix of every key
+-- ARGV  1 id  2 epoch  3 attempt  4 token  5 owner  6 lease ms
+-- RETURNS  rows as claim.lua: one, or none when the wake-up no longer fits
+-- RACES  RQ may deliver a wake-up twice or late; only the first that fits gets a fence.
+local prefix = KEYS[1]
+--@use time check calendar wake take
+local id, epoch, attempt = identifier(ARGV[1]), ARGV[2], ARGV[3]
+local token, owner, lease = ARGV[4], ARGV[5], whole(ARGV[6], 'lease')
+if token == '' then error('BADARG token') end
+
+local rows = again(token) --[g] repeatable by token
+if rows then return rows end
+local row = look(id)
+if not fits(row, epoch, attempt) then return {} end
+local lane, at = lane_of(row[PRIORITY], tonumber(row[RECOVERIES])), proof(row, row[WAKES])
+local body = body_of(id, row)
+local fence = hand_out(id, row, owner, lease)
+progress(lane, at)
+remember(token, { id .. ' ' .. fence })
+return { answer(id, row, body) }

@@ -1,0 +1,37 @@
+-- End running messages well. A replay's end goes to the outbox; any other record starts to age.
+-- KEYS  1 prefix of every key
+-- ARGV  1 ms a record is kept  2 ms its payload is kept, then for each message: id, fence, result JSON, attempt JSON
+-- RETURNS  for each message: applied, to_outbox (applied, and the outbox has something new), already, stale
+-- RACES  A worker that lost its lease must not end what another runs, a repetition must not count twice, and no record
+--        may be done without its account or, for a replay, without its place in the outbox.
+local prefix = KEYS[1]
+--@use time check account outcome
+local record_ttl, body_ttl = whole(ARGV[1], 'record ttl'), whole(ARGV[2], 'body ttl')
+
+local function complete(id, fence, result, attempt)
+  local record = read(id)
+  local verdict = judge(record, fence)
+  if verdict ~= 'applied' then return verdict end
+  local replay = record.replayId ~= ''
+  local key = prefix .. 'msg:' .. id
+  redis.call('HSET', key, 'state', 'done', 'closedFence', fence, 'finishedAt', now, 'leaseUntil', '',
+    'deferredSince', '', 'result', result, 'attempts', appended(record.attempts, attempt),
+    'outbox', replay and 'settle' or '')
+  redis.call('ZREM', prefix .. 'due:running', id)
+  count(record.acctDay, record.type, 'done', 1)
+  count(record.acctDay, record.type, 'open', -1)
+  if replay then -- kept until the letter has its outcome [g]
+    redis.call('ZADD', prefix .. 'outbox', now, id)
+    return 'to_outbox'
+  end
+  redis.call('PEXPIRE', key, record_ttl)
+  redis.call('PEXPIRE', prefix .. 'body:' .. id, body_ttl)
+  return 'applied'
+end
+
+local verdicts = {}
+for at = 3, #ARGV, 4 do
+  verdicts[#verdicts + 1] = complete(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3])
+end
+write_accounts()
+return verdicts

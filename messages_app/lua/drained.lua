@@ -1,0 +1,39 @@
+-- Take outcomes that MongoDB has acknowledged out of the outbox; from now on their records age.
+-- KEYS  1 prefix of every key
+-- ARGV  1 ms a record is kept  2 ms the payload of a done one is kept, then for each: id, epoch, kind (death, settle)
+-- RETURNS  for each: 1, or 0 when the message has moved on
+-- RACES  A replay may have begun meanwhile: only the epoch whose outcome was written may be marked.
+local prefix = KEYS[1]
+--@use time check account outcome
+local record_ttl, body_ttl = whole(ARGV[1], 'record ttl'), whole(ARGV[2], 'body ttl')
+local ENDED = { death = 'dead_pending', settle = 'done' }
+
+local function drained(id, epoch, kind)
+  local record = read(id)
+  local key = prefix .. 'msg:' .. id
+  local outbox = redis.call('HGET', key, 'outbox') or ''
+  if outbox == '' then redis.call('ZREM', prefix .. 'outbox', id) end -- an entry that stands for nothing
+  if record.epoch ~= epoch then return 0 end --[g] epoch equal
+  if outbox ~= kind or record.state ~= ENDED[kind] then return 0 end --[g] state equal
+  if kind == 'death' then
+    redis.call('HSET', key, 'state', 'dead', 'outbox', '')
+    count(record.acctDay, record.type, 'dead', 1)
+    count(record.acctDay, record.type, 'open', -1)
+  else
+    redis.call('HSET', key, 'outbox', '')
+  end
+  local keep_body = kind == 'death' and record_ttl or body_ttl
+  redis.call('PEXPIRE', key, record_ttl)
+  redis.call('PEXPIRE', prefix .. 'body:' .. id, keep_body)
+  redis.call('PEXPIRE', prefix .. 'run:' .. id, keep_body)
+  redis.call('ZREM', prefix .. 'outbox', id)
+  redis.call('HDEL', prefix .. 'quarantine', id)
+  return 1
+end
+
+local answers = {}
+for at = 3, #ARGV, 3 do
+  answers[#answers + 1] = drained(ARGV[at], ARGV[at + 1], ARGV[at + 2])
+end
+write_accounts()
+return answers

@@ -1,0 +1,35 @@
+-- End attempts in failure: wait for the next one, or give the message up.
+-- KEYS  1 prefix of every key
+-- ARGV  for each message: id, fence, wait before the next attempt in ms (empty: give up), error JSON, attempt JSON
+-- RETURNS  for each message: applied (it waits), to_outbox (given up), already, stale
+-- RACES  A repeated failure must not use up a second retry, and a message given up must be in the outbox by the same
+--        step, whatever dies next.
+local prefix = KEYS[1]
+--@use time outcome
+
+local function fail(id, fence, delay, problem, attempt)
+  local wait = tonumber(delay)
+  if delay ~= '' and not (wait and wait >= 0) then return 'stale' end
+  local record = read(id)
+  local verdict = judge(record, fence)
+  if verdict ~= 'applied' then return verdict end
+  local key, number = prefix .. 'msg:' .. id, tonumber(record.attempt)
+  redis.call('HSET', key, 'closedFence', fence, 'leaseUntil', '', 'deferredSince', '', 'lastError', problem,
+    'attempts', appended(record.attempts, attempt), 'priorRuns', (tonumber(record.priorRuns) or 0) + 1)
+  redis.call('ZREM', prefix .. 'due:running', id)
+  if wait and number < tonumber(record.maxRetries) then --[g] retries left
+    local due = now + math.ceil(wait)
+    redis.call('HSET', key, 'state', 'retry_wait', 'attempt', number + 1, 'dueAt', due)
+    redis.call('ZADD', prefix .. 'due:retry_wait', due, id)
+    return 'applied'
+  end
+  redis.call('HSET', key, 'state', 'dead_pending', 'finishedAt', now, 'outbox', 'death')
+  redis.call('ZADD', prefix .. 'outbox', now, id)
+  return 'to_outbox'
+end
+
+local verdicts = {}
+for at = 1, #ARGV, 5 do
+  verdicts[#verdicts + 1] = fail(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4])
+end
+return verdicts

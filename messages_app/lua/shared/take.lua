@@ -1,0 +1,67 @@
+-- The fields of a claimed message, in the order of the answer; `body` follows them.
+local CLAIM_FIELDS = { 'epoch', 'attempt', 'fence', 'type', 'version', 'priority', 'source', 'client', 'tags',
+  'queuedAt', 'startedAt', 'maxRetries', 'priorRuns', 'recoveries', 'deferrals', 'deferredSince', 'replayId', 'batchId',
+  'state', 'edited', 'wakes', 'wakeAt' }
+local EPOCH, ATTEMPT, FENCE, PRIORITY, STARTED_AT, RECOVERIES = 1, 2, 3, 6, 11, 14
+local STATE, EDITED, WAKES, WAKE_AT = 19, 20, 21, 22
+
+local function look(id)
+  return redis.call('HMGET', prefix .. 'msg:' .. id, unpack(CLAIM_FIELDS))
+end
+
+-- What to run: the edited content, if this epoch has one.
+local function body_of(id, row)
+  return redis.call('GET', prefix .. (row[EDITED] == '1' and 'run:' or 'body:') .. id) or ''
+end
+
+local function answer(id, row, body)
+  row[STATE], row[EDITED], row[WAKES], row[WAKE_AT] = body, id, nil, nil
+  return row
+end
+
+-- Lost, doubled and late wake-ups end here: one that does not fit the message as it stands has no effect.
+local function fits(row, epoch, attempt)
+  if row[STATE] ~= 'queued' then return false end --[g] only from queued
+  if row[EPOCH] ~= epoch then return false end --[g] epoch of the wake-up
+  if row[ATTEMPT] ~= attempt then return false end --[g] attempt of the wake-up
+  return true
+end
+
+-- Give the message to `owner` until the lease ends. The fence is above every earlier one, also after the server fell
+-- back to an older state of itself: then the clock is ahead of any count.
+local function hand_out(id, row, owner, lease)
+  local fence = math.max((tonumber(row[FENCE]) or 0) + 1, now) --[g] fence from count and clock
+  redis.call('HSET', prefix .. 'msg:' .. id, 'state', 'running', 'fence', fence, 'leaseUntil', now + lease,
+    'startedAt', now, 'owner', owner)
+  redis.call('ZREM', prefix .. 'waiting:' .. lane_of(row[PRIORITY], tonumber(row[RECOVERIES])), id)
+  redis.call('ZADD', prefix .. 'due:running', now + lease, id)
+  row[FENCE], row[STARTED_AT] = fence, now
+  return fence
+end
+
+-- How far a lane has come: the push time of the youngest wake-up claimed from it. A doubled wake-up that is older
+-- than the newest one (or one pushed to the front) proves nothing and is left out.
+local function progress(lane, at)
+  local head = prefix .. 'head:' .. lane
+  if at > (tonumber(redis.call('GET', head)) or 0) then redis.call('SET', head, at) end
+end
+
+local function proof(row, wakes)
+  return row[WAKES] == wakes and tonumber(row[WAKE_AT]) or 0
+end
+
+-- The answer to the repetition of a claim: what that claim handed out and what still runs under those fences.
+local function again(token)
+  local handed = redis.call('GET', prefix .. 'claimed:' .. token)
+  if not handed then return nil end
+  local rows = {}
+  for id, fence in string.gmatch(handed, '(%S+) (%S+)') do
+    local row = look(id)
+    if row[STATE] == 'running' and row[FENCE] == fence then rows[#rows + 1] = answer(id, row, body_of(id, row)) end
+  end
+  return rows
+end
+
+local function remember(token, handed)
+  if #handed > 0 then redis.call('SET', prefix .. 'claimed:' .. token, table.concat(handed, ' '), 'PX', 60000) end
+end

@@ -1,0 +1,30 @@
+-- A message that was lost twice with the process that ran it is claimed alone: if it is poison, its neighbours live.
+local LOSSES_BEFORE_ALONE = 2
+
+local function lane_of(priority, recoveries)
+  if recoveries >= LOSSES_BEFORE_ALONE then return 'alone' end --[g] alone after two losses
+  return priority
+end
+
+local function job_of(id, epoch, attempt, wakes)
+  return 'm-' .. id .. '-' .. epoch .. '-' .. attempt .. '-' .. wakes
+end
+
+-- Sleeping workers wait on the bell. It holds a few rings at most: one is enough for each worker that sleeps.
+local function ring()
+  if redis.call('LLEN', prefix .. 'bell') < 16 then redis.call('LPUSH', prefix .. 'bell', 1) end
+end
+
+-- Push the wake-up of a queued message into its lane, as a job that RQ's own worker could run as well.
+-- `wakes` rises with each push, so that no job id is ever used twice. The caller writes `wakes` and `wakeAt`
+-- into the record: 0 for a push to the front, which says nothing about how far the lane has come.
+local function wake(id, epoch, attempt, lane, wakes, to_front)
+  local job = job_of(id, epoch, attempt, wakes)
+  local at = iso(now)
+  redis.call('HSET', 'rq:job:' .. job, 'created_at', at, 'enqueued_at', at, 'started_at', '', 'ended_at', '',
+    'origin', lane, 'status', 'queued', 'description', id, 'timeout', 3600, 'result_ttl', 60, 'failure_ttl', 3600,
+    'data', '["messages_app.jobs.process",null,["' .. id .. '",' .. epoch .. ',' .. attempt .. '],{}]')
+  redis.call(to_front and 'LPUSH' or 'RPUSH', 'rq:queue:' .. lane, job)
+  redis.call('ZADD', prefix .. 'waiting:' .. lane, now, id)
+  ring()
+end

@@ -1,0 +1,87 @@
+"""Which of our processes are alive: each says so every few seconds, by the clock of the server."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Mapping
+from functools import cache
+
+import redis
+from django.conf import settings
+
+from messages_app.connection import ScriptCaller, connection
+from messages_app.records import Presence
+from messages_app.scripts import Script, shipped
+
+#: A process that was silent for this long counts as gone. Announce yourself at least three times as often.
+SILENCE_MS = 15_000
+#: Silent for this long: not even remembered.
+FORGET_MS = 3600 * 1000
+
+
+class Register:
+    """The list of living processes, over one Redis. Thread-safe."""
+
+    def __init__(
+        self, client: redis.Redis, prefix: str = "dlq:", *, scripts: Mapping[str, Script] | None = None
+    ) -> None:
+        self._scripts = ScriptCaller(client, prefix, scripts or shipped())
+
+    def announce(self, name: str, role: str, *, started_at_ms: int, details: Mapping[str, object] | None = None) -> int:
+        """Say that the process ``name`` is alive and what it does; the server's time (ms) of having said so.
+
+        ``details`` are figures for the console: numbers and short texts, never anything from a message.
+        """
+        about = {
+            "role": role,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "startedAtMs": started_at_ms,
+            "details": dict(details or {}),
+        }
+        return int(self._scripts.run("announce", name, json.dumps(about, separators=(",", ":")), FORGET_MS))
+
+    def withdraw(self, name: str) -> None:
+        """Say that the process ends; nothing happens when it was not there."""
+        self._scripts.run("withdraw", name)
+
+    def present(self, role: str | None = None, *, silence_ms: int = SILENCE_MS) -> list[Presence]:
+        """The processes that were alive within ``silence_ms``, longest silent first; only of one role if given."""
+        found = [_presence(row) for row in self._scripts.run("present", silence_ms)]
+        return [presence for presence in found if role is None or presence.role == role]
+
+
+def _presence(row: tuple[bytes, int, bytes]) -> Presence:
+    name, seen_at, text = row
+    about = json.loads(text)
+    return Presence(
+        name=name.decode(),
+        role=about.get("role", ""),
+        pid=about.get("pid", 0),
+        host=about.get("host", ""),
+        started_at_ms=about.get("startedAtMs", 0),
+        seen_at_ms=int(seen_at),
+        details=about.get("details", {}),
+    )
+
+
+@cache
+def _register(process_id: int) -> Register:
+    return Register(connection(), settings.REDIS_PREFIX)
+
+
+def announce(name: str, role: str, *, started_at_ms: int, details: Mapping[str, object] | None = None) -> int:
+    """``Register.announce`` on the server that settings name."""
+    return _register(os.getpid()).announce(name, role, started_at_ms=started_at_ms, details=details)
+
+
+def withdraw(name: str) -> None:
+    """``Register.withdraw`` on the server that settings name."""
+    _register(os.getpid()).withdraw(name)
+
+
+def present(role: str | None = None) -> list[Presence]:
+    """``Register.present`` on the server that settings name."""
+    return _register(os.getpid()).present(role)
