@@ -106,7 +106,7 @@ def _warning(line: bytes) -> str:
                 return ""
             said = entry.pop("event")
             rest = " ".join(
-                f"{key}={value}" for key, value in entry.items() if key not in {"timestamp", "exception", "logger"}
+                f"{key}={value}" for key, value in entry.items() if key not in {"time", "timestamp", "exception", "logger"}
             )
             return f"{level}: {said} {rest}".strip()[:WIDTH]
     return text[:WIDTH] if _PLAIN.search(text) else ""

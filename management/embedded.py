@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import shutil
+import socket
 import stat
 import subprocess
 import tempfile
@@ -248,6 +249,20 @@ def require_mongodb(url: str) -> None:
     except PyMongoError as error:
         words = str(error).split(", Timeout:")[0]
         raise StackError(f"MONGODB_URL {without_password(url)} does not answer: {words}") from error
+
+
+def reporting_pids(url: str) -> set[int]:
+    """Process ids on this host that report themselves alive in the Redis at ``url``."""
+    from django.conf import settings
+
+    from messages_app.presence import Register
+
+    client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
+    try:
+        present = Register(client, settings.REDIS_PREFIX).present()
+    finally:
+        client.close()
+    return {one.pid for one in present if one.host == socket.gethostname()}
 
 
 def without_password(url: str) -> str:

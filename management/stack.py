@@ -316,13 +316,13 @@ class Stack:
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def _healthy(self) -> bool:
-        """True once the health page says so and every role has reported the process that we started."""
+        """True once the health page says so and the roles that report have done so from the processes that we started."""
         health = self._get("/api/system/health")
         if not health or health.get("data", {}).get("status") != "healthy":
             return False
-        from messages_app import presence  # needs settings
-
-        return presence is not None
+        ours = self._supervisor.pids()
+        reported = embedded.reporting_pids(self._env["REDIS_URL"])
+        return all(ours[name] in reported for name in ours if name not in {"redis", "mongod", "web"})
 
     def _get(self, path: str) -> dict[str, Any] | None:
         connection = http.client.HTTPConnection(*self._address, timeout=2)

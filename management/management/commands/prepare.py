@@ -26,8 +26,12 @@ class Command(BaseCommand):
             metavar="FILE",
             help="Keep a ready API key and the first administrator's generated password in this private file",
         )
+        parser.add_argument("--static-only", action="store_true", help="Only collect static files; needs no store")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if options["static_only"]:
+            self.stdout.write(f"{preparation.collect_static_files()} static files collected.")
+            return
         call_command("check")
         call_command("migrate", interactive=False, verbosity=0)
         preparation.ensure_indexes()

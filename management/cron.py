@@ -1,0 +1,120 @@
+"""The cron role: small duties at fixed intervals. Each finds out by itself what is due, so any number of crons may run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+#: Days whose accounts are looked at every minute; all of them are looked at every hour.
+RECENT_DAYS = 2
+#: Letters replayed by one turn; the next turn takes the rest.
+REPLAYS_A_TURN = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Duty:
+    """Something to do every ``every_s`` seconds. May run on several hosts at once."""
+
+    name: str
+    every_s: float
+    run: Callable[[], object]
+
+
+@dataclass(slots=True)
+class Cron:
+    """Runs duties in one thread, the first time at once. A duty that fails is logged and tried again at its next turn."""
+
+    duties: Sequence[Duty]
+    stop: threading.Event
+    monotonic: Callable[[], float] = time.monotonic
+    _next: dict[str, float] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Return soon after ``stop`` is set; a duty under way is finished."""
+        while not self.stop.is_set():
+            self.stop.wait(min(self.turn(), 60.0))
+
+    def turn(self) -> float:
+        """Do what is due and return the seconds until something else is."""
+        for duty in self.duties:
+            if self.stop.is_set():
+                return 0.0
+            if self.monotonic() < self._next.get(duty.name, 0.0):
+                continue
+            # Before it runs: a slow duty does not drift, and one that raises is not tried at once.
+            self._next[duty.name] = self.monotonic() + duty.every_s
+            self._do(duty)
+        return max(0.0, min(self._next.values()) - self.monotonic()) if self._next else 60.0
+
+    def _do(self, duty: Duty) -> None:
+        try:
+            duty.run()
+        except Exception:
+            # Whatever it is, the other duties are still due.
+            log.exception("duty failed", extra={"duty": duty.name})
+
+
+def replay_what_is_due() -> None:
+    """Replay the letters whose automatic replay is due. The DLQ worker does the same; a letter goes to one of them."""
+    from dlq_app.services import replay_due
+
+    replay_due(REPLAYS_A_TURN)
+
+
+class Accounts:
+    """Compares the accounts, and says so when a difference appears, changes or goes."""
+
+    def __init__(self, rows: Callable[[int], Sequence[Any]]) -> None:
+        self._rows = rows
+        self._known: dict[tuple[str, str], int] = {}
+
+    def check(self, days: int) -> None:
+        """Look at the last ``days`` days. Every move of a message counts in one step, so there are no passing differences."""
+        for row in self._rows(days):
+            key, difference = (row.day, row.type), row.difference
+            if difference != self._known.get(key, 0):
+                self._known[key] = difference
+                details = {"day": row.day, "type": row.type, "difference": difference, "accepted": row.accepted}
+                if difference:
+                    log.error("accounts do not balance", extra=details)
+                else:
+                    log.warning("accounts balance again", extra=details)
+
+
+class Heartbeat:
+    """Says that this cron is alive. Times are those of the store's clock."""
+
+    def __init__(self) -> None:
+        self.name = f"cron-{socket.gethostname()}-{os.getpid()}"
+        self._started_at_ms = time.time_ns() // 1_000_000
+
+    def beat(self) -> None:
+        from messages_app import presence
+
+        presence.announce(self.name, "cron", started_at_ms=self._started_at_ms)
+
+    def end(self) -> None:
+        from messages_app import presence
+
+        presence.withdraw(self.name)
+
+
+def duties(heartbeat: Heartbeat) -> list[Duty]:
+    """What the cron role does, with its intervals."""
+    from messages_app.ledger import ledger
+
+    accounts = Accounts(lambda days: ledger().accounting(days))
+    return [
+        Duty("heartbeat", 5, heartbeat.beat),
+        Duty("replay what is due", 60, replay_what_is_due),
+        Duty("check recent accounts", 60, lambda: accounts.check(RECENT_DAYS)),
+        Duty("check all accounts", 3600, lambda: accounts.check(400)),
+    ]

@@ -1,0 +1,33 @@
+"""Run the periodic duties until SIGTERM."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from management.cron import Cron, Heartbeat, duties
+from messages_app.errors import StoreUnavailable
+
+log = logging.getLogger(__name__)
+
+
+class Command(BaseCommand):
+    help = "Run the periodic duties: replay what is due, check the accounts. Any number may run; ends cleanly on SIGTERM."
+    requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own attribute; `prepare` has checked
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        heartbeat = Heartbeat()
+        log.info("cron started", extra={"process": heartbeat.name})
+        Cron(duties(heartbeat), stop).run()
+        try:
+            heartbeat.end()
+        except StoreUnavailable:
+            pass  # it will be forgotten by itself
+        log.info("cron stopped", extra={"process": heartbeat.name})
