@@ -1,0 +1,94 @@
+"""``python -m benchmarks``: run a series, or print the tables of a recorded one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+
+from . import machine, ours, peers, places, report, series
+from .contestants import Field, Site
+from .processes import DidNotStart
+from .stores import Stores
+
+#: What is run without ``--all``: the rivals that the project's targets name.
+_CORE = {
+    "express-bull", "django-stock-sync", "django-stock-gthread", "bull-c10", "bull-c50", "rq-simple", "celery-prefork2",
+    "celery-threads10", "dramatiq-t10",
+}  # fmt: skip
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    known = f"{', '.join(series.MEASURES)}; without: all but soak"
+    parser.add_argument("measures", nargs="*", metavar="MEASURE", help=known)
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="just these contestants")
+    parser.add_argument("--all", action="store_true", help="every peer, not just the ones that targets name")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=4, help="length of one measurement")
+    parser.add_argument("--connections", default="32,64", help="HTTP connections, comma separated")
+    parser.add_argument("--tries", type=int, default=2, help="how often a disturbed measurement is made at most")
+    parser.add_argument("--soak-messages", type=int, default=1_000_000)
+    parser.add_argument("--out", type=Path, default=places.HERE / "out" / time.strftime("%Y%m%d-%H%M%S.jsonl"))
+    parser.add_argument("--list", action="store_true", help="name the contestants and end")
+    parser.add_argument("--report", type=Path, nargs="+", metavar="FILE", help="print recorded series and end")
+    return parser
+
+
+def _field(only: list[str] | None, everyone: bool) -> Field:
+    def wanted(name: str) -> bool:
+        return name in only if only else everyone or name.startswith("ours") or name in _CORE
+
+    return Field(
+        intakes=[each for each in (*ours.INTAKES, *peers.INTAKES) if wanted(each.name)],
+        consumers=[each for each in (*ours.CONSUMERS, *peers.CONSUMERS) if wanted(each.name)],
+        systems=[each for each in (*ours.SYSTEMS, *peers.SYSTEMS) if wanted(each.name)],
+    )
+
+
+def main() -> int:
+    options = _parser().parse_args()
+    if options.report:
+        print(report.markdown(report.read(options.report)))
+        return 0
+    field = _field(options.only, options.all or options.list)
+    names = [each.name for group in (field.intakes, field.consumers, field.systems) for each in group]
+    if options.list:
+        print("\n".join(dict.fromkeys(names)))
+        return 0
+    places.require(peers=any(not name.startswith("ours") for name in names))
+    wanted = options.measures or [measure for measure in series.MEASURES if measure != "soak"]
+    plan = series.Plan(
+        rounds=options.rounds,
+        seconds=options.seconds,
+        connections=tuple(int(number) for number in options.connections.split(",")),
+        tries=options.tries,
+        soak_messages=options.soak_messages,
+    )
+    # A terminated series stops its servers too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    stores = Stores(places.HOME / "data", places.HOME / "logs")
+    try:
+        site = Site(stores, places.free_port(), places.HOME / "data", places.HOME / "logs")
+        if any(name.startswith("ours") for name in names):
+            ours.prepare(site)
+        print(json.dumps(machine.description()), flush=True)
+        failures = series.run(wanted, site, field, plan, options.out, lambda line: print(line, flush=True))
+    finally:
+        stores.stop()
+    print("\n" + report.markdown(report.read([options.out])))
+    print(f"rows: {options.out}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (places.Missing, DidNotStart) as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
