@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from django.conf import settings
 from django.http import HttpRequest
+from django.http.request import split_domain_port, validate_host
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication, get_authorization_header
 from rest_framework.exceptions import AuthenticationFailed
@@ -127,6 +128,28 @@ def address_from(environ: Mapping[str, Any]) -> str:
 
 def client_address(request: HttpRequest) -> str:
     return address_from(request.META)
+
+
+def known_client(environ: Mapping[str, Any]) -> Client | None:
+    """The client behind a submission if its key was verified within the last seconds and may submit; else None.
+
+    None as well for what Django has an opinion on: a host that is not allowed, plain http where https is wanted.
+    """
+    known = known_keys.get(str(environ.get("HTTP_AUTHORIZATION", "")).encode("latin-1"))
+    if known is None or not known[0].allows("submit"):
+        return None
+    if settings.SECURE_SSL_REDIRECT and not _is_secure(environ):
+        return None
+    host = split_domain_port(str(environ.get("HTTP_HOST", "")))[0]
+    return known[1] if validate_host(host, settings.ALLOWED_HOSTS) else None
+
+
+def _is_secure(environ: Mapping[str, Any]) -> bool:
+    if settings.SECURE_PROXY_SSL_HEADER:
+        header, value = settings.SECURE_PROXY_SSL_HEADER
+        if header in environ:
+            return bool(str(environ[header]).partition(",")[0].strip() == value)
+    return environ.get("wsgi.url_scheme") == "https"
 
 
 class ApiKeyAuthentication(BaseAuthentication):

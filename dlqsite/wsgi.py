@@ -1,4 +1,4 @@
-"""The WSGI entry point."""
+"""The WSGI entry point: the front door of intake, and Django behind it."""
 
 from __future__ import annotations
 
@@ -7,4 +7,11 @@ import os
 from django.core.wsgi import get_wsgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "dlqsite.settings")
-application = get_wsgi_application()
+_django = get_wsgi_application()
+
+from dlqsite.access import known_client  # noqa: E402  # needs the apps that the line above loads
+from dlqsite.checks import require_secret_key  # noqa: E402
+from messages_app.front import Front  # noqa: E402
+
+require_secret_key()
+application = Front(_django, known_client)

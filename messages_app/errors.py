@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+#: A problem names at most this many faults; an attacker's ten thousand unknown fields are one mistake.
+MAX_ERRORS = 50
+
 
 class MessagesError(Exception):
     """Base of intake's errors: code, title and status by class; detail, waiting time and items by instance."""
@@ -54,7 +57,7 @@ class MessageInvalid(MessagesError):
         self.code = faults[0][0]
         super().__init__(
             faults[0][2] if len(faults) == 1 else f"{len(faults)} things are wrong with the message.",
-            errors=[{"field": field, "message": message} for _, field, message in faults],
+            errors=[{"field": field, "message": message} for _, field, message in faults[:MAX_ERRORS]],
         )
 
 

@@ -1,0 +1,53 @@
+"""The hot path's own door: ``POST /api/messages`` with a key seen a moment ago is answered before Django.
+
+Same core, same answers as the view. Whatever this door is not sure of (another path, no key or one it does not know, a
+plain request where https is wanted) goes to Django unread, and Django decides.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Iterable
+from http.client import responses
+from typing import Any
+
+from messages_app.clients import Client
+from messages_app.intake import submit
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Any]
+Application = Callable[[Environ, StartResponse], Iterable[bytes]]
+#: Gives the client behind a request if that is known without asking anybody, and if it may submit; else None.
+KnownClient = Callable[[Environ], "Client | None"]
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_STATUS = {code: f"{code} {phrase}" for code, phrase in responses.items()}
+
+
+class Front:
+    """A WSGI application in front of another."""
+
+    def __init__(self, behind: Application, known_client: KnownClient) -> None:
+        self.behind = behind
+        self.known_client = known_client
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] != "/api/messages" or environ["REQUEST_METHOD"] != "POST":
+            return self.behind(environ, start_response)
+        client = self.known_client(environ)
+        if client is None:
+            return self.behind(environ, start_response)
+        reply = submit(environ, environ["wsgi.input"].read, client)
+        given_id = environ.get("HTTP_X_REQUEST_ID", "")
+        start_response(
+            _STATUS[reply.status],
+            [
+                ("Content-Type", reply.content_type),
+                ("Content-Length", str(len(reply.body))),
+                ("X-Content-Type-Options", "nosniff"),
+                ("X-Request-Id", given_id if _REQUEST_ID.fullmatch(given_id) else uuid.uuid4().hex),
+                *reply.headers.items(),
+            ],
+        )
+        return (reply.body,)

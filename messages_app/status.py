@@ -1,0 +1,82 @@
+"""A ledger record as ``GET /api/messages/{messageId}`` shows it, the payload byte for byte as it was received."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+from messages_app.records import Record, State
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_WAITING = frozenset({State.SCHEDULED, State.RETRY_WAIT})
+
+
+def instant(ms: int) -> str:
+    """Epoch milliseconds as ISO 8601 in UTC with milliseconds."""
+    seconds, rest = divmod(ms, 1000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:03d}Z"
+
+
+def message_path(message_id: str) -> str:
+    return f"/api/messages/{message_id}"
+
+
+def status_body(record: Record) -> bytes:
+    """The whole answer.
+
+    What is stored as JSON text (payload, tags, attempts, result) is put in as it is: parsing it again could change it.
+    ``deadLetterId`` is the message's own id, which ``/api/dlq/{id}`` takes too: it is known without asking MongoDB.
+    """
+    has_letter = record.state is State.DEAD or bool(record.replay_id)
+    dead_letter_id = record.message_id if has_letter else None
+    waits_until = record.due_at_ms if record.state in _WAITING else None
+    head = _encode(
+        {
+            "messageId": record.message_id,
+            "type": record.type,
+            "status": record.state.value,
+            "source": record.source,
+            "priority": record.priority,
+        }
+    )
+    middle = _encode(
+        {
+            "queuedAt": instant(record.queued_at_ms),
+            "notBefore": _optional(record.not_before_ms),
+            "finishedAt": _optional(record.finished_at_ms),
+            "retryCount": record.attempt,
+            "nextAttemptAt": _optional(waits_until),
+        }
+    )
+    tail = _encode(
+        {
+            "deadLetterId": dead_letter_id,
+            "links": {
+                "self": message_path(record.message_id),
+                "deadLetter": f"/api/dlq/{dead_letter_id}" if dead_letter_id else None,
+            },
+        }
+    )
+    return b"".join(
+        (
+            b'{"data":',
+            head[:-1].encode(),
+            b',"tags":',
+            (record.tags or "[]").encode(),
+            b",",
+            middle[1:-1].encode(),
+            b',"attempts":[',
+            record.attempts.encode(),
+            b'],"result":',
+            (record.result or "null").encode(),
+            b',"payload":',
+            b"null" if record.body is None else record.body,
+            b",",
+            tail[1:].encode(),
+            b"}",
+        )
+    )
+
+
+def _optional(ms: int | None) -> str | None:
+    return instant(ms) if ms else None

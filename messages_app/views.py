@@ -1,0 +1,168 @@
+"""Intake over REST. The answers are made in ``intake.py`` and ``status.py``; a view carries them."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from django.http import HttpResponse
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
+from rest_framework.parsers import JSONParser
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+from messages_app import intake, serializers
+from messages_app.errors import MessageNotFound
+from messages_app.ledger import ledger
+from messages_app.status import status_body
+
+_PROBLEM = "application/problem+json"
+_RATE_HEADERS = [
+    OpenApiParameter(
+        name, str, OpenApiParameter.HEADER, response=[200, 202, 400, 409, 429], description="Structured field."
+    )
+    for name in ("RateLimit", "RateLimit-Policy")
+]
+_RETRY_AFTER = OpenApiParameter(
+    "Retry-After", int, OpenApiParameter.HEADER, response=[429, 503], description="Seconds."
+)
+_IDEMPOTENCY_KEY = OpenApiParameter(
+    "Idempotency-Key", str, OpenApiParameter.HEADER, description="The same as `messageId`; both only if they are equal."
+)
+
+
+def _problems(**texts: str) -> dict[Any, OpenApiResponse]:
+    return {
+        (int(status[1:]), _PROBLEM): OpenApiResponse(
+            response={"$ref": "#/components/schemas/Problem"}, description=text
+        )
+        for status, text in texts.items()
+    }
+
+
+def _response(reply: intake.Reply) -> HttpResponse:
+    return HttpResponse(reply.body, status=reply.status, content_type=reply.content_type, headers=dict(reply.headers))
+
+
+class MessagesView(APIView):
+    """Submit one message."""
+
+    required_scopes: ClassVar = {"POST": "submit"}
+    parser_classes = (JSONParser,)
+    # Counted inside the acceptance, in the same step on the server.
+    throttle_classes = ()
+
+    @extend_schema(
+        operation_id="submitMessage",
+        tags=["Messages"],
+        summary="Submit a message",
+        description=(
+            "Accepts a message for processing and answers at once. The same `messageId` with the same content is "
+            "answered with 200, its present state and `duplicate: true`, and nothing is queued again. "
+            "The whole body has at most 256 KiB."
+        ),
+        parameters=[_IDEMPOTENCY_KEY, *_RATE_HEADERS, _RETRY_AFTER],
+        request=serializers.MessageIn,
+        responses={
+            202: serializers.Accepted,
+            200: OpenApiResponse(serializers.Accepted, description="Accepted before; nothing was queued."),
+            **_problems(
+                s400="`invalid_json`, `invalid_message`, `unknown_field`, `duplicate_field`, `unknown_type`, "
+                "`payload_too_deep`, `payload_contains_nul`, `payload_contains_surrogate`, "
+                "`payload_integer_too_large`, `payload_not_finite`",
+                s409="`idempotency_conflict`: the id was used for other content.",
+                s411="`length_required`",
+                s413="`payload_too_large`",
+                s415="`unsupported_media_type`",
+                s503="`store_unavailable`, or `circuit_open`: what the handler calls is failing.",
+            ),
+        },
+        examples=[
+            OpenApiExample(
+                "A message",
+                value={
+                    "type": "demo",
+                    "payload": {"orderId": 4711, "simulateError": False},
+                    "messageId": "order-4711-created",
+                    "priority": "high",
+                    "tags": ["orders"],
+                },
+                request_only=True,
+            ),
+            OpenApiExample(
+                "Accepted",
+                value={
+                    "data": {
+                        "messageId": "order-4711-created",
+                        "status": "queued",
+                        "type": "demo",
+                        "queuedAt": "2026-01-31T08:30:00.000Z",
+                        "links": {"self": "/api/messages/order-4711-created"},
+                    }
+                },
+                response_only=True,
+                status_codes=["202"],
+            ),
+        ],
+    )
+    def post(self, request: Request) -> HttpResponse:
+        raw = request._request
+        return _response(intake.submit(raw.META, raw.read, request.client))  # type: ignore[attr-defined]
+
+
+class BatchView(APIView):
+    """Submit many messages in one request."""
+
+    required_scopes: ClassVar = {"POST": "submit"}
+    parser_classes = (JSONParser,)
+    throttle_classes = ()
+
+    @extend_schema(
+        operation_id="submitMessages",
+        tags=["Messages"],
+        summary="Submit up to 1000 messages",
+        description=(
+            "One result per message, in order; one that is rejected spoils none of the others. The request counts once "
+            "against the rate limit. The whole body has at most 8 MiB, each message at most 256 KiB. "
+            "Give every message an id: after a 503 the batch can then be sent again without accepting anything twice."
+        ),
+        parameters=[*_RATE_HEADERS, _RETRY_AFTER],
+        request=serializers.BatchIn,
+        responses={
+            202: serializers.BatchAccepted,
+            **_problems(
+                s400="`invalid_json`, `invalid_message`, `unknown_field`: the batch as a whole is not as it must be.",
+                s411="`length_required`",
+                s413="`payload_too_large`",
+                s415="`unsupported_media_type`",
+                s503="`store_unavailable`: some of the messages may have been accepted.",
+            ),
+        },
+    )
+    def post(self, request: Request) -> HttpResponse:
+        raw = request._request
+        return _response(intake.submit_batch(raw.META, raw.read, request.client))  # type: ignore[attr-defined]
+
+
+class MessageView(APIView):
+    """One message and what became of it."""
+
+    required_scopes: ClassVar = {"GET": "read"}
+
+    @extend_schema(
+        operation_id="getMessage",
+        tags=["Messages"],
+        summary="Look a message up",
+        description=(
+            "Where the message is, every attempt, its result, and its payload byte for byte as it was received. "
+            "Known until 24 h after the message ended; a dead letter is kept beyond that, see `/api/dlq/{id}`."
+        ),
+        responses={
+            200: serializers.MessageOut,
+            **_problems(s404="`message_not_found`", s503="`store_unavailable`"),
+        },
+    )
+    def get(self, request: Request, message_id: str) -> HttpResponse:
+        record = ledger().get(message_id) if intake.MESSAGE_ID.fullmatch(message_id) else None
+        if record is None:
+            raise MessageNotFound(f"No message {message_id} is known here.")
+        return HttpResponse(status_body(record), content_type="application/json")
