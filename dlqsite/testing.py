@@ -100,6 +100,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
     # Nothing of a stack that runs on this machine may reach the tests.
     os.environ["DATA_DIR"] = str(folder / "data")
     os.environ["SECRET_KEY"] = "only-for-tests-0123456789-0123456789-0123456789-0123456789"  # noqa: S105
+    os.environ["HTTPS"] = "false"
     return (yield)
 
 
