@@ -54,9 +54,9 @@ KINDS: Mapping[str, ErrorKind] = {
     WORKER_LOST: ErrorKind.UNKNOWN,
 }
 
-#: Dotted exception class → errorType, looked up along the class's own ancestry, nearest first. Names instead of classes,
-#: so that no driver is imported for its errors' sake. Only what is certain is listed: a ValueError can be a bug in the
-#: handler as well as a bad payload, a duplicate key can be either's fault; such errors stay unknown. Settings may add to it.
+#: Dotted exception class → errorType, looked up along the class's own ancestry, nearest first. Names, not classes, so
+#: that no driver is imported for its errors' sake. Only what is certain is listed: a ValueError can be a bug in the
+#: handler as well as a bad payload, a duplicate key can be either's fault; such errors stay unknown. Settings add more.
 TYPES: Mapping[str, str] = {
     "builtins.TimeoutError": TIMEOUT_ERROR,
     "builtins.ConnectionError": NETWORK_ERROR,
@@ -288,7 +288,7 @@ def _reason(error: BaseException) -> str:
         return str(error) or "The attempt ran out of time."
     try:
         said = str(error)
-    except Exception:  # the exception is foreign code and its __str__ may do anything
+    except Exception:  # the exception is foreign code: its __str__ may do anything
         said = "(its text could not be made)"
     if isinstance(error, HandlerError):
         return said

@@ -131,7 +131,7 @@ def decide(
     *,
     max_retries: int | None = None,
 ) -> RetryAt | GiveUp:
-    """What follows the failure of ``attempt`` (counted from 1). The message's own ``max_retries`` outranks the policy's.
+    """What follows the failure of ``attempt`` (counted from 1). The message's ``max_retries`` outranks the policy's.
 
     >>> [decide(n, ErrorKind.TRANSIENT, RetryPolicy(), lambda: 0.5) for n in (1, 2, 3)]
     [RetryAt(delay_ms=1000), RetryAt(delay_ms=2000), RetryAt(delay_ms=4000)]

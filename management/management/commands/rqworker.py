@@ -1,0 +1,21 @@
+"""RQ's own worker on our lanes: django-rq's command with defaults that fit, nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import CommandParser
+from django_rq.management.commands import rqworker
+
+from messages_app.queues import NAMES
+
+
+class Command(rqworker.Command):
+    help = "RQ's own worker, one forked process per message: all lanes unless some are named, JSON, our jobs only."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.set_defaults(serializer="rq.serializers.JSONSerializer", job_class="messages_app.jobs.WakeUpJob")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        super().handle(*(args or NAMES), **options)

@@ -1,0 +1,27 @@
+"""Run messages on the threads of one process, until told to stop."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+
+from messages_app.worker import make_worker
+
+
+class Command(BaseCommand):
+    help = (
+        "Run messages on the threads of one process. SIGTERM: stop taking, finish what runs (up to "
+        "WORKER_SHUTDOWN_GRACE seconds), hand the rest back, exit 0. Exits 1 when too many handlers hang: let a supervisor start it again."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--concurrency", type=int, help="messages run at the same time (WORKER_CONCURRENCY)")
+        parser.add_argument("--burst", action="store_true", help="stop when nothing waits any more")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        worker = make_worker(options["concurrency"])
+        worker.work(burst=options["burst"])
+        if worker.exit_code:
+            sys.exit(worker.exit_code)

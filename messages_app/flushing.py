@@ -1,0 +1,130 @@
+"""Outcomes on their way into the ledger: many at once, and none is ever dropped because the ledger is away."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from queue import Empty
+
+from messages_app.errors import StoreUnavailable
+from messages_app.ledger import Ledger
+from messages_app.pool import Pool
+from messages_app.records import Completed, Deferred, Failed, Outcome, Verdict
+
+log = logging.getLogger(__name__)
+
+#: An outcome waits for company at most this long; a kill loses what waits, and those messages run again.
+WINDOW_S = 0.005
+#: So many are company enough.
+ENOUGH = 50
+#: More do not go into one flush.
+MOST = 250
+_STEP_S = 0.001
+_LONGEST_PAUSE_S = 2.0
+
+
+class Flusher:
+    """One thread that sends what the pool's threads report."""
+
+    def __init__(self, ledger: Ledger, pool: Pool, outbox_filled: Callable[[], None]) -> None:
+        self._ledger = ledger
+        self._pool = pool
+        self._outbox_filled = outbox_filled
+        self._thread = threading.Thread(target=self._run, name="flush", daemon=True)
+        #: Outcomes that the ledger has answered, by what they were.
+        self.completed = 0
+        self.failed = 0
+        self.deferred = 0
+        #: Outcomes that came too late: the message runs, or ran, somewhere else.
+        self.stale = 0
+        self._away = False
+
+    @property
+    def flushed(self) -> int:
+        return self.completed + self.failed + self.deferred
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def finish(self, timeout_s: float) -> bool:
+        """Send all that is there. False when the ledger did not take it in time."""
+        self._pool.outcomes.put(None)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        last = False
+        while not last:
+            batch, last = self._gather()
+            if batch:
+                self._send(batch)
+
+    def _gather(self) -> tuple[list[Outcome], bool]:
+        """The next outcomes that go together, and whether they are the last."""
+        outcomes = self._pool.outcomes
+        first = outcomes.get()
+        if first is None:
+            return [], True
+        batch = [first]
+        until = time.monotonic() + WINDOW_S
+        while outcomes.qsize() < ENOUGH - 1 and self._pool.held() and time.monotonic() < until:
+            time.sleep(_STEP_S)
+        while len(batch) < MOST:
+            try:
+                outcome = outcomes.get_nowait()
+            except Empty:
+                break
+            if outcome is None:
+                return batch, True
+            batch.append(outcome)
+        return batch, False
+
+    def _send(self, batch: Sequence[Outcome]) -> None:
+        """Repeat until the ledger answers: it knows a repeated outcome by its fence."""
+        pause = 0.05
+        while True:
+            try:
+                verdicts = self._ledger.flush(batch)
+            except StoreUnavailable as error:
+                if not self._away:
+                    log.warning("ledger_away", extra={"why": str(error), "outcomes_waiting": len(batch)})
+                    self._away = True
+                time.sleep(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE_S)
+            except Exception:
+                # One outcome that cannot be sent must not hold up the others, nor this thread.
+                self._send_each(batch)
+                return
+            else:
+                break
+        if self._away:
+            log.info("ledger_back")
+            self._away = False
+        self._count(batch, verdicts)
+
+    def _send_each(self, batch: Sequence[Outcome]) -> None:
+        if len(batch) == 1:
+            log.exception("outcome_refused", extra={"message_id": batch[0].message_id})
+            self.deferred += 1  # out of the way; its lease ends and the message comes back
+            return
+        for outcome in batch:
+            self._send([outcome])
+
+    def _count(self, batch: Sequence[Outcome], verdicts: Sequence[Verdict]) -> None:
+        fills_outbox = False
+        for outcome, verdict in zip(batch, verdicts, strict=True):
+            if isinstance(outcome, Completed):
+                self.completed += 1
+            elif isinstance(outcome, Failed):
+                self.failed += 1
+            elif isinstance(outcome, Deferred):
+                self.deferred += 1
+            if verdict is Verdict.TO_OUTBOX:
+                fills_outbox = True
+            elif verdict is Verdict.STALE:
+                self.stale += 1
+                log.warning("stale_outcome", extra={"message_id": outcome.message_id})
+        if fills_outbox:
+            self._outbox_filled()

@@ -1,0 +1,17 @@
+"""The lanes as RQ queues. RQ carries wake-ups; what it carries is never believed without the ledger."""
+
+from __future__ import annotations
+
+from django_rq.queues import get_queue
+from rq.queue import Queue
+
+from messages_app.envelope import ALONE, LANES
+
+#: Every lane, in the order in which RQ's own workers should serve them.
+NAMES: tuple[str, ...] = (*LANES, ALONE)
+
+
+def queues() -> list[Queue]:
+    """One queue per lane, on one connection of RQ's own: RQ changes the time-outs of the client that it is given."""
+    first = get_queue(NAMES[0])
+    return [first, *(get_queue(name, connection=first.connection) for name in NAMES[1:])]

@@ -1,0 +1,282 @@
+"""One attempt: call the handler within its time limit and turn what happened into an outcome.
+
+The limit holds for handlers that ignore it. At the deadline another thread *interrupts* the attempt: an AttemptTimeout
+is raised inside the handler at its next line of Python. A handler that is stuck in a blocking call does not hear that;
+then whoever watches it *takes over* the report, and whatever the handler returns later is dropped.
+
+Two locks per attempt, each taken once and never given back, make both decisions exclusive. ``_end`` is taken either by
+the handler's return or by the interruption, so that no exception is ever raised outside the handler's call. ``_report``
+matters only after an interruption and is taken by whoever tells the outcome.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import random
+import threading
+import time
+from _thread import allocate_lock
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from messages_app import conf, registry, trace, vitals
+from messages_app.envelope import Message
+from messages_app.failures import (
+    CIRCUIT_OPEN_TOO_LONG,
+    UNKNOWN_TYPE,
+    VALIDATION_ERROR,
+    AttemptTimeout,
+    ErrorKind,
+    Failure,
+    classify,
+)
+from messages_app.policy import RetryAt, decide
+from messages_app.protection import Protection
+from messages_app.records import Claimed, Completed, Deferred, Failed, Outcome
+from messages_app.registry import HandlerSpec
+
+log = logging.getLogger(__name__)
+
+#: An attempt is not begun when its claim is older than this: the lease of 30 s must cover at least its beginning.
+FRESH_S = 20.0
+#: The lease may outlast the attempt's time limit by this much: time to report.
+LEASE_MARGIN_MS = 10_000
+#: A message that its breaker has refused for longer is given up.
+HELD_MOST_MS = 24 * 3600 * 1000
+
+_decode = json.JSONDecoder().decode
+_monotonic = time.monotonic
+_set_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
+_set_async_exc.argtypes = (ctypes.c_ulong, ctypes.py_object)
+_NEVER = float("inf")
+_SWALLOWED = "The attempt ran out of time; its handler swallowed the interruption."
+
+
+class Attempt:
+    """A claimed message on its way through this process. Times are seconds of the monotonic clock."""
+
+    __slots__ = (
+        "_end", "_report", "claimed", "cut", "deadline", "number", "renewed_at", "sent", "started_at", "taken_at",
+        "thread_id",
+    )  # fmt: skip
+
+    def __init__(self, claimed: Claimed, taken_at: float) -> None:
+        self.claimed = claimed
+        #: Counted from 1, as people count; the ledger counts from 0.
+        self.number = claimed.attempt + 1
+        #: When the claim was sent.
+        self.taken_at = taken_at
+        #: When the lease was last extended (at first: claimed).
+        self.renewed_at = taken_at
+        #: 0 until the handler is called.
+        self.started_at = 0.0
+        #: When the handler has to be interrupted; infinite until it is called.
+        self.deadline = _NEVER
+        self.thread_id = 0
+        #: Why it was interrupted; empty: it was not.
+        self.cut = ""
+        #: True once an interruption is on its way.
+        self.sent = False
+        self._end = allocate_lock()
+        self._report = allocate_lock()
+
+    def is_fresh(self, now: float) -> bool:
+        return now - self.renewed_at < FRESH_S
+
+    def server_ms(self, moment: float) -> int:
+        """A moment on the ledger's clock (epoch ms), whatever this host's own clock says."""
+        return self.claimed.claimed_at_ms + int((moment - self.taken_at) * 1000)
+
+    def lease_cap_ms(self) -> int:
+        """The ledger's instant beyond which this attempt's lease must not be extended."""
+        begun = self.started_at or self.taken_at
+        limit = 0.0 if self.deadline == _NEVER else self.deadline - begun
+        return self.server_ms(begun + limit) + LEASE_MARGIN_MS
+
+    def interrupt(self, why: str) -> bool:
+        """Stop the handler from another thread. False when it has ended by itself; True only once."""
+        if not self._end.acquire(False):
+            return False
+        self.cut = why
+        _set_async_exc(self.thread_id, ctypes.py_object(AttemptTimeout))
+        self.sent = True
+        return True
+
+    def take_report(self) -> bool:
+        """After an interruption: True for the one who has to tell the outcome."""
+        return self._report.acquire(False)
+
+    def call(self, spec: HandlerSpec, message: Message, limit_s: float) -> tuple[Any, BaseException | None]:
+        """Call the handler. Returns (result, None) or (None, what was raised).
+
+        When this returns, no interruption is pending and none will come.
+        """
+        try:
+            self.thread_id = threading.get_ident()
+            self.started_at = started_at = _monotonic()
+            # Set inside the try: from here on the interruption may come, at any line of this block.
+            self.deadline = started_at + limit_s
+            value, error = None, None
+            try:
+                value = spec.function(message)
+            except BaseException as raised:  # a handler's SystemExit must not end the thread that runs it
+                error = raised
+            if self._end.acquire(False):
+                return value, error
+            self._forestall()
+            return None, error if isinstance(error, AttemptTimeout) else AttemptTimeout(_SWALLOWED)
+        except AttemptTimeout as interruption:
+            return None, interruption
+
+    def _forestall(self) -> None:
+        """The interruption won against the handler's end: wait until it is sent, then take back what is pending."""
+        while not self.sent:
+            time.sleep(0.0005)
+        _set_async_exc(self.thread_id, None)
+
+
+class Runner:
+    """Runs attempts and says what became of them. Safe to share between threads."""
+
+    def __init__(self, worker: str, dice: Callable[[], float] = random.random) -> None:
+        #: Name of this process in traces; must need no escaping in JSON.
+        self.worker = worker
+        self._dice = dice
+
+    def run(self, attempt: Attempt) -> Outcome | None:
+        """Run one attempt to its outcome; None when somebody else has taken over the report."""
+        claimed = attempt.claimed
+        if not attempt.is_fresh(_monotonic()):
+            return self.hand_back(attempt, "prefetch")
+        spec = registry.get(claimed.type)
+        if spec is None:
+            return self.fail(attempt, self._unknown_type(claimed.type))
+        try:
+            payload = _decode(claimed.body.decode())
+        except (ValueError, RecursionError) as error:
+            return self.fail(
+                attempt, Failure(VALIDATION_ERROR, ErrorKind.PERMANENT, f"The payload is not JSON: {error}")
+            )
+        limit_s = limit_of(spec)
+        message = message_of(attempt, payload, limit_s)
+        if spec.breaker is None:
+            value, error = attempt.call(spec, message, limit_s)
+        else:
+            guard = Protection(spec.breaker, attempt)
+            if not guard.allowed:
+                return self._refused(attempt, guard)
+            value, error = attempt.call(spec, message, limit_s)
+            guard.record(error)
+        if attempt.cut and not attempt.take_report():
+            log.warning("late_result_dropped", extra={"message_id": claimed.message_id, "attempt": attempt.number})
+            return None
+        if error is not None:
+            return self.fail(attempt, classified(error))
+        return self._complete(attempt, value)
+
+    def _refused(self, attempt: Attempt, guard: Protection) -> Outcome:
+        """The breaker is open: the message waits without losing a retry, but not for ever."""
+        claimed = attempt.claimed
+        since = claimed.deferred_since_ms
+        if since is not None and claimed.claimed_at_ms - since > HELD_MOST_MS:
+            reason = f"The circuit breaker {guard.name!r} let no attempt through for 24 hours."
+            return self.fail(attempt, Failure(CIRCUIT_OPEN_TOO_LONG, ErrorKind.TRANSIENT, reason), give_up=True)
+        return Deferred(
+            message_id=claimed.message_id, fence=claimed.fence, delay_ms=guard.wait_ms(self._dice), why="breaker"
+        )  # fmt: skip
+
+    def time_out(self, attempt: Attempt) -> Outcome:
+        """The outcome of an attempt that did not even end when it was interrupted."""
+        return self.fail(
+            attempt, classified(AttemptTimeout("The attempt ran out of time and could not be interrupted."))
+        )
+
+    def hand_back(self, attempt: Attempt, why: str) -> Deferred:
+        """Give a message back unspent, at once, to whoever is free."""
+        claimed = attempt.claimed
+        line = ""
+        if attempt.started_at:
+            number, begun, now = attempt.number, attempt.server_ms(attempt.started_at), attempt.server_ms(_monotonic())
+            line = trace.deferred(number, begun, now, self.worker, why)
+        return Deferred(
+            message_id=claimed.message_id, fence=claimed.fence, delay_ms=0, why=why, attempt_json=line
+        )  # fmt: skip
+
+    def fail(self, attempt: Attempt, failure: Failure, *, give_up: bool = False) -> Failed:
+        """Decide what follows this failure: another attempt, or none."""
+        claimed = attempt.claimed
+        now = _monotonic()
+        ended_ms = attempt.server_ms(now)
+        decision = decide(
+            attempt.number, failure.kind, conf.retry_policy(claimed.type), self._dice, failure.retry_after_ms,
+            max_retries=claimed.max_retries,
+        )  # fmt: skip
+        delay_ms = decision.delay_ms if isinstance(decision, RetryAt) and not give_up else None
+        if delay_ms is None:
+            log.info(
+                "message_given_up",
+                extra={
+                    "message_id": claimed.message_id, "attempt": attempt.number, "error_type": failure.error_type,
+                },
+            )  # fmt: skip
+        return Failed(
+            message_id=claimed.message_id,
+            fence=claimed.fence,
+            delay_ms=delay_ms,
+            error=trace.last_error(failure, ended_ms, self.worker, vitals.system_state(self.worker)),
+            attempt_json=trace.failed(
+                attempt.number, attempt.server_ms(attempt.started_at or now), ended_ms, self.worker, failure, delay_ms
+            ),
+        )
+
+    def _complete(self, attempt: Attempt, value: Any) -> Completed:
+        claimed = attempt.claimed
+        ended_ms = attempt.server_ms(_monotonic())
+        return Completed(
+            message_id=claimed.message_id,
+            fence=claimed.fence,
+            result=trace.result(value),
+            attempt_json=trace.succeeded(
+                attempt.number, attempt.server_ms(attempt.started_at), ended_ms, self.worker
+            ),
+            ended_at_ms=ended_ms,
+        )  # fmt: skip
+
+    @staticmethod
+    def _unknown_type(message_type: str) -> Failure:
+        return Failure(UNKNOWN_TYPE, ErrorKind.PERMANENT, f"No handler is registered for the type {message_type!r}.")
+
+
+def limit_of(spec: HandlerSpec) -> float:
+    """Seconds that one attempt of this handler may take."""
+    return spec.timeout or conf.retry_policy(spec.type).timeout_ms / 1000
+
+
+def classified(error: BaseException) -> Failure:
+    """The failure that an exception means, by the tables that settings add to."""
+    return classify(error, types=conf.error_types(), kinds=conf.error_kinds())
+
+
+def message_of(attempt: Attempt, payload: Any, limit_s: float) -> Message:
+    """What the handler gets to see."""
+    claimed = attempt.claimed
+    now = time.time()
+    tags = claimed.tags
+    return Message(
+        id=claimed.message_id,
+        type=claimed.type,
+        payload=payload,
+        attempt=attempt.number,
+        prior_runs=claimed.prior_runs,
+        source=claimed.source,
+        priority=claimed.priority,
+        tags=() if tags in ("", "[]") else tuple(_decode(tags)),
+        client=claimed.client,
+        queued_at=datetime.fromtimestamp(claimed.queued_at_ms / 1000, UTC),
+        replay_id=claimed.replay_id or None,
+        deadline=datetime.fromtimestamp(now + limit_s, UTC),
+        idempotency_key=f"{claimed.message_id}.v{claimed.version}" if claimed.version else claimed.message_id,
+    )

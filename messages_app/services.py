@@ -1,0 +1,142 @@
+"""What the outside asks of processing: run one message here and now, and take replays back."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import TypeVar
+
+from dlq_app.errors import PayloadInvalid
+from dlq_app.errors import StoreUnavailable as IntakeUnavailable
+from dlq_app.ports import ForwardAnswer, ForwardOrder, VoidAnswer
+from messages_app import leases, registry
+from messages_app.errors import MessagesError, StoreUnavailable
+from messages_app.ledger import Ledger, ledger
+from messages_app.names import process_name
+from messages_app.parsing import parse_payload
+from messages_app.pool import GRACE_S, WATCH_S
+from messages_app.records import Completed, Deferred, Failed, Outcome
+from messages_app.runner import Attempt, Runner
+
+log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+#: Seconds for which an outcome is offered to a ledger that does not answer, before its lease has to end it.
+OFFER_S = 60.0
+
+
+def process(message_id: str, epoch: int, attempt: int) -> str:
+    """Claim one message by its wake-up and run it under the same rules as in a worker of our own.
+
+    Returns ``completed``, ``failed``, ``given_up``, ``deferred``, or ``not_claimed`` when the wake-up no longer fits.
+    """
+    book = ledger()
+    name = process_name()
+    sent_at = time.monotonic()
+    claimed = book.claim_one(message_id, epoch, attempt, token=uuid.uuid4().hex, owner=name)
+    if claimed is None:
+        return "not_claimed"
+    outcome = _run_watched(book, Runner(name), Attempt(claimed, sent_at))
+    _offer(book, outcome)
+    match outcome:
+        case Completed():
+            return "completed"
+        case Failed(delay_ms=None):
+            return "given_up"
+        case Failed():
+            return "failed"
+        case Deferred():
+            return "deferred"
+
+
+def _run_watched(book: Ledger, runner: Runner, attempt: Attempt) -> Outcome:
+    """Run on a thread of its own, watch its deadline and renew its lease."""
+    outcomes: list[Outcome | None] = []
+    thread = threading.Thread(target=lambda: outcomes.append(runner.run(attempt)), name="handler", daemon=True)
+    thread.start()
+    while True:
+        thread.join(WATCH_S)
+        if not thread.is_alive():
+            break
+        now = time.monotonic()
+        if now >= attempt.deadline and not attempt.interrupt("timeout"):
+            if now >= attempt.deadline + GRACE_S and attempt.cut and attempt.take_report():
+                log.error("thread_abandoned", extra={"message_id": attempt.claimed.message_id})
+                return runner.time_out(attempt)
+        elif now - attempt.renewed_at >= leases.RENEW_EVERY_S and not attempt.cut:
+            _renew(book, attempt)
+    outcome = outcomes[0] if outcomes else None
+    if outcome is None:
+        raise RuntimeError("the attempt ended without an outcome; its lease ends and the message comes back")
+    return outcome
+
+
+def _renew(book: Ledger, attempt: Attempt) -> None:
+    try:
+        leases.renew(book, [attempt])
+    except StoreUnavailable as error:
+        # The lease lasts three times as long as the time to the next try; the attempt goes on.
+        log.warning("ledger_away", extra={"why": str(error)})
+        attempt.renewed_at += 1.0
+
+
+def _offer(book: Ledger, outcome: Outcome) -> None:
+    """Send the outcome until the ledger answers; raises StoreUnavailable after a minute."""
+    until = time.monotonic() + OFFER_S
+    pause = 0.1
+    while True:
+        try:
+            book.flush([outcome])
+        except StoreUnavailable:
+            if time.monotonic() > until:
+                raise
+            time.sleep(pause)
+            pause = min(2 * pause, 5.0)
+        else:
+            return
+
+
+class IntakePort:
+    """Intake as the dead-letter queue sees it: ``dlq_app.ports.IntakePort`` over the ledger."""
+
+    def now_ms(self) -> int:
+        return _answered(ledger().now_ms)
+
+    def forward(self, order: ForwardOrder) -> ForwardAnswer:
+        return _answered(lambda: ledger().forward(order))
+
+    def void(self, message_id: str, epoch: int) -> VoidAnswer:
+        return _answered(lambda: ledger().void(message_id, epoch))
+
+    def resettle(self, message_id: str, epoch: int) -> None:
+        _answered(lambda: ledger().resettle(message_id, epoch))
+
+    def check_payload(self, payload: bytes) -> None:
+        try:
+            parse_payload(payload)
+        except StoreUnavailable:
+            raise
+        except MessagesError as error:
+            raise PayloadInvalid(str(error), errors=[_shown(item) for item in error.errors]) from error
+
+    def retry_after_ms(self, message_type: str) -> int | None:
+        spec = registry.get(message_type)
+        if spec is None or spec.breaker is None:
+            return None
+        from messages_app.protection import open_for_ms
+
+        return open_for_ms(spec.breaker)
+
+
+def _shown(item: dict[str, object]) -> dict[str, str]:
+    return {key: str(value) for key, value in item.items()}
+
+
+def _answered(ask: Callable[[], _T]) -> _T:
+    try:
+        return ask()
+    except StoreUnavailable as error:
+        raise IntakeUnavailable(str(error), retry_after=error.retry_after) from error

@@ -1,0 +1,83 @@
+"""What an attempt leaves behind: its line in the list of attempts and, after a failure, the error in full.
+
+Both are JSON text in the wire's shape. Most messages succeed, so that line is put together by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from messages_app.failures import Failure, clip
+
+#: A reason in the list of attempts is a reminder; the whole text stands with the last error.
+_REASON_LIMIT = 500
+_RESULT_LIMIT = 4 * 1024
+
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+#: The last second that was formatted. Replaced whole, so that threads may share it without a lock.
+_second: tuple[int, str] = (0, "1970-01-01T00:00:00")
+
+
+def instant(ms: int) -> str:
+    """Epoch milliseconds as ISO 8601 in UTC.
+
+    >>> instant(1_700_000_000_007)
+    '2023-11-14T22:13:20.007Z'
+    """
+    global _second
+    whole, rest = divmod(ms, 1000)
+    second = _second
+    if second[0] != whole:
+        second = _second = (whole, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)))
+    return f"{second[1]}.{rest:03d}Z"
+
+
+def succeeded(number: int, started_ms: int, ended_ms: int, worker: str) -> str:
+    """``worker`` must need no escaping in JSON: it is a name that this system made."""
+    return (
+        f'{{"number":{number},"startedAt":"{instant(started_ms)}","endedAt":"{instant(ended_ms)}","outcome":"succeeded",'
+        f'"errorType":null,"errorReason":null,"retryDelayMs":null,"worker":"{worker}"}}'
+    )
+
+
+def failed(
+    number: int, started_ms: int, ended_ms: int, worker: str, failure: Failure, delay_ms: int | None
+) -> str:  # fmt: skip
+    """``delay_ms`` is None when no attempt follows."""
+    return (
+        f'{{"number":{number},"startedAt":"{instant(started_ms)}","endedAt":"{instant(ended_ms)}","outcome":"failed",'
+        f'"errorType":"{failure.error_type}","errorReason":{_encode(clip(failure.reason, _REASON_LIMIT))},'
+        f'"retryDelayMs":{"null" if delay_ms is None else delay_ms},"worker":"{worker}"}}'
+    )
+
+
+def deferred(number: int, started_ms: int, ended_ms: int, worker: str, why: str) -> str:
+    """A run that was begun and handed back unspent."""
+    return (
+        f'{{"number":{number},"startedAt":"{instant(started_ms)}","endedAt":"{instant(ended_ms)}","outcome":"deferred",'
+        f'"errorType":null,"errorReason":{_encode(why)},"retryDelayMs":null,"worker":"{worker}"}}'
+    )
+
+
+def last_error(failure: Failure, at_ms: int, worker: str, system_state: str) -> str:
+    """The error for the record and the dead letter. ``system_state`` is JSON text."""
+    return (
+        f'{{"errorType":"{failure.error_type}","errorKind":"{failure.kind}","errorReason":{_encode(failure.reason)},'
+        f'"errorStack":{_encode(failure.stack)},"at":"{instant(at_ms)}","systemState":{system_state},"worker":"{worker}"}}'
+    )
+
+
+def result(value: Any) -> str:
+    """A handler's result as JSON text; empty for None. What is not JSON or too long becomes a note, never an error."""
+    if value is None:
+        return ""
+    try:
+        text = _encode(value)
+    except Exception:
+        # Foreign objects: encoding them may fail in any way, and the message was processed all the same.
+        return '{"note":"The result is not JSON and was not kept."}'
+    if len(text) > _RESULT_LIMIT:
+        return f'{{"note":"The result has {len(text)} characters and was not kept."}}'
+    return text

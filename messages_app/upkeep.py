@@ -1,0 +1,260 @@
+"""What every worker process does beside running messages, so that any one of them alive is enough.
+
+Three threads: one moves what time alone moves (due retries and schedules, runs whose process was lost), one carries
+outcomes to the dead-letter queue, one says that the process is alive. Each step is atomic in the ledger or repeatable,
+so any number of processes may do the same at the same time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from dlq_app.errors import StoreUnavailable as LettersUnavailable
+from dlq_app.letter import Death, Recorded, Settled
+from messages_app import presence
+from messages_app.errors import StoreUnavailable
+from messages_app.failures import UNKNOWN_ERROR, ErrorKind
+from messages_app.ledger import Ledger
+from messages_app.records import OutboxEntry, Record
+
+log = logging.getLogger(__name__)
+
+Recorder = Callable[[Sequence[Death], Sequence[Settled]], list[Recorded]]
+
+BATCH = 100
+#: The mover looks at least this often; it sleeps less when something is due sooner.
+MOVE_EVERY_S = 0.1
+DRAIN_EVERY_S = 1.0
+#: The longest pause while MongoDB is away: what waits is drained within so long after its return.
+DRAIN_PAUSE_MOST_S = 15.0
+ANNOUNCE_EVERY_S = 5.0
+#: What was read longer ago is read again before it is written: the process may have been stopped in between.
+STALE_READ_S = 60.0
+_LEDGER_PAUSE_MOST_S = 2.0
+
+
+class Loop:
+    """A thread that takes one step after the other and survives what goes wrong in one.
+
+    ``step`` returns the seconds until the next one. Stores that are away are said once per change, not once per step.
+    """
+
+    def __init__(self, name: str, step: Callable[[], float], *, pause_most_s: float) -> None:
+        self._name = name
+        self._step = step
+        self._pause_most_s = pause_most_s
+        self._wake = threading.Event()
+        self._stopping = False
+        self._away = ""
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Take the next step now, unless a store is away."""
+        if not self._away:
+            self._wake.set()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+
+    def join(self, timeout_s: float) -> None:
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        pause = 0.0
+        while not self._stopping:
+            try:
+                wait = self._step()
+            except (StoreUnavailable, LettersUnavailable) as error:
+                pause = wait = min(max(2 * pause, 0.25), self._pause_most_s)
+                self._note(type(error).__module__.partition(".")[0], str(error))
+            except Exception:
+                # Whatever it was, the next step may do: nobody else in this process would move or drain anything.
+                pause = wait = min(max(2 * pause, 1.0), self._pause_most_s)
+                log.exception("upkeep_broken", extra={"part": self._name})
+            else:
+                pause = 0.0
+                self._note("", "")
+            if wait > 0:
+                self._wake.wait(wait)
+            self._wake.clear()
+
+    def _note(self, away: str, why: str) -> None:
+        if away and not self._away:
+            log.warning("store_away", extra={"part": self._name, "store": away, "why": why})
+        elif self._away and not away:
+            log.info("store_back", extra={"part": self._name, "store": self._away})
+        self._away = away
+
+
+class Upkeep:
+    """Mover, drainer and presence of one process."""
+
+    def __init__(
+        self, ledger: Ledger, *, name: str, role: str, details: Callable[[], Mapping[str, object]],
+        record_outcomes: Recorder | None = None,
+    ) -> None:  # fmt: skip
+        self._ledger = ledger
+        self._name = name
+        self._role = role
+        self._details = details
+        self._recorder = record_outcomes
+        self._started_at_ms = 0
+        self._mover = Loop("mover", self._move, pause_most_s=_LEDGER_PAUSE_MOST_S)
+        self._drainer = Loop("drainer", self._drain, pause_most_s=DRAIN_PAUSE_MOST_S)
+        self._presence = Loop("presence", self._announce, pause_most_s=ANNOUNCE_EVERY_S)
+        self._loops = (self._mover, self._drainer, self._presence)
+
+    def start(self) -> None:
+        for loop in self._loops:
+            loop.start()
+
+    def outbox_filled(self) -> None:
+        """Drain now rather than in a second."""
+        self._drainer.wake()
+
+    def stop(self) -> None:
+        """End after the steps under way. What is left undone, any other process does."""
+        for loop in self._loops:
+            loop.stop()
+        for loop in self._loops:
+            loop.join(1.0)
+        try:
+            presence.withdraw(self._name)
+        except StoreUnavailable:
+            log.info("presence_left", extra={"why": "the store does not answer; it is forgotten by itself"})
+
+    def _move(self) -> float:
+        due = self._ledger.due(BATCH)
+        if due.recovered or due.given_up or due.woken_again:
+            log.warning(
+                "messages_recovered",
+                extra={"recovered": due.recovered, "given_up": due.given_up, "woken_again": due.woken_again},
+            )
+        if due.given_up:
+            self.outbox_filled()
+        if due.moved >= BATCH:
+            return 0.0
+        until_next = MOVE_EVERY_S if due.next_ms is None else (due.next_ms - due.now_ms) / 1000
+        return min(max(until_next, 0.002), MOVE_EVERY_S)
+
+    def _drain(self) -> float:
+        return 0.0 if drain(self._ledger, self._record) >= BATCH else DRAIN_EVERY_S
+
+    def _record(self, deaths: Sequence[Death], settles: Sequence[Settled]) -> list[Recorded]:
+        if self._recorder is None:
+            # Loaded with the first outcome: until then a worker does without the driver.
+            from dlq_app.services import record_outcomes
+
+            self._recorder = record_outcomes
+        return self._recorder(deaths, settles)
+
+    def _announce(self) -> float:
+        if not self._started_at_ms:
+            self._started_at_ms = self._ledger.now_ms()
+        presence.announce(self._name, self._role, started_at_ms=self._started_at_ms, details=self._details())
+        return ANNOUNCE_EVERY_S
+
+
+def drain(ledger: Ledger, record_outcomes: Recorder, limit: int = BATCH) -> int:
+    """Carry up to ``limit`` outcomes from the ledger's outbox to the dead-letter queue; how many there were.
+
+    Killed anywhere, it leaves everything as it was or recorded twice to the same effect: an outcome leaves the outbox
+    only after MongoDB has acknowledged it. Raises the StoreUnavailable of either side.
+    """
+    read_at = time.monotonic()
+    entries = ledger.outbox(limit)
+    if not entries:
+        return 0
+    if time.monotonic() - read_at > STALE_READ_S:
+        return drain(ledger, record_outcomes, limit)
+    deaths: list[tuple[OutboxEntry, Death]] = []
+    settles: list[tuple[OutboxEntry, Settled]] = []
+    for entry in entries:
+        try:
+            if entry.kind == "death":
+                deaths.append((entry, death_of(entry.record)))
+            else:
+                settles.append((entry, settled_of(entry.record)))
+        except (ValueError, TypeError, KeyError) as error:
+            # One record that cannot be read must not hold up the others.
+            _quarantine(ledger, entry, f"{type(error).__name__}: {error}")
+    ordered = [entry for entry, _ in deaths] + [entry for entry, _ in settles]
+    if ordered:
+        recorded = record_outcomes([death for _, death in deaths], [settled for _, settled in settles])
+        _acknowledge(ledger, zip(ordered, recorded, strict=True))
+    return len(entries)
+
+
+def _acknowledge(ledger: Ledger, recorded: Iterable[tuple[OutboxEntry, Recorded]]) -> None:
+    done: list[tuple[str, int, str]] = []
+    for entry, answer in recorded:
+        if answer.ok:
+            done.append((entry.record.message_id, entry.record.epoch, entry.kind))
+        else:
+            _quarantine(ledger, entry, answer.why)
+    ledger.drained(done)
+
+
+def _quarantine(ledger: Ledger, entry: OutboxEntry, why: str) -> None:
+    log.error("outcome_quarantined", extra={"message_id": entry.record.message_id, "kind": entry.kind, "why": why})
+    ledger.quarantine(entry.record.message_id, entry.record.epoch, why)
+
+
+def death_of(record: Record) -> Death:
+    """A message given up, as the dead-letter queue wants to hear it. Raises ValueError when the record is broken."""
+    error: dict[str, Any] = json.loads(record.last_error) if record.last_error else {}
+    return Death(
+        message_id=record.message_id,
+        epoch=record.epoch,
+        type=record.type,
+        body=record.body or b"null",
+        priority=record.priority,
+        source=record.source,
+        client=record.client,
+        tags=tuple(json.loads(record.tags or "[]")),
+        queued_at=_instant(record.queued_at_ms),
+        acct_day=record.acct_day,
+        error_type=error.get("errorType", UNKNOWN_ERROR),
+        error_kind=error.get("errorKind", ErrorKind.UNKNOWN),
+        error_reason=error.get("errorReason", ""),
+        error_stack=error.get("errorStack", ""),
+        system_state=error.get("systemState") or {},
+        attempts=_attempts(record),
+        retry_count=record.attempt,
+        died_at=_instant(record.finished_at_ms or record.queued_at_ms),
+        prior_runs=record.prior_runs,
+        replay_id=record.replay_id or None,
+        batch_id=record.batch_id or None,
+        version=record.version,
+    )
+
+
+def settled_of(record: Record) -> Settled:
+    """A replay that ended well. Raises ValueError when the record is broken."""
+    return Settled(
+        message_id=record.message_id,
+        epoch=record.epoch,
+        replay_id=record.replay_id,
+        attempts=_attempts(record),
+        finished_at=_instant(record.finished_at_ms or record.queued_at_ms),
+        result=json.loads(record.result) if record.result else None,
+    )
+
+
+def _attempts(record: Record) -> list[dict[str, Any]]:
+    attempts: list[dict[str, Any]] = json.loads(f"[{record.attempts}]")
+    return attempts
+
+
+def _instant(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)

@@ -1,0 +1,52 @@
+"""How the process is doing: the circumstances that a dead letter reports of the place where its message died."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+
+from messages_app import conf
+
+_STARTED = time.monotonic()
+_PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+_cached: tuple[float, str, str] = (0.0, "", "")
+
+
+def resident_bytes() -> int:
+    """Memory that this process holds; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as statm:
+            return int(statm.read().split()[1]) * _PAGE
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def system_state(worker: str) -> str:
+    """JSON text of {cpu, memory, uptime, host, worker, codeVersion}, at most one second old.
+
+    ``cpu``: the host's load average over its number of CPUs, in percent · ``memory``: bytes held by this process ·
+    ``uptime``: seconds since this process began.
+    """
+    global _cached
+    now = time.monotonic()
+    cached = _cached
+    if now - cached[0] < 1.0 and cached[1] == worker:
+        return cached[2]
+    try:
+        cpu = round(100 * os.getloadavg()[0] / (os.cpu_count() or 1), 1)
+    except OSError:
+        cpu = 0.0
+    text = json.dumps(
+        {
+            "cpu": cpu,
+            "memory": resident_bytes(),
+            "uptime": round(now - _STARTED, 1),
+            "host": socket.gethostname(),
+            "worker": worker,
+            "codeVersion": conf.code_version(),
+        }
+    )
+    _cached = (now, worker, text)
+    return text

@@ -1,0 +1,212 @@
+"""The message worker: RQ's worker by name, birth and heartbeat, with threads and batches instead of a fork per job."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+from rq.defaults import DEFAULT_LOGGING_DATE_FORMAT, DEFAULT_LOGGING_FORMAT
+from rq.serializers import JSONSerializer
+from rq.suspension import is_suspended
+from rq.worker import DequeueStrategy, Worker, WorkerStatus
+
+from messages_app import conf, vitals
+from messages_app.engine import Engine
+from messages_app.jobs import WakeUpJob
+from messages_app.ledger import ledger
+from messages_app.names import process_name
+from messages_app.protection import announce_breakers
+from messages_app.queues import queues
+from messages_app.upkeep import Upkeep
+
+log = logging.getLogger(__name__)
+
+ROLE = "worker"
+#: RQ's pages show the process as gone so long (plus a minute) after its last heartbeat.
+WORKER_TTL_S = 60
+HEARTBEAT_EVERY_S = 10.0
+_TICK_S = 0.25
+#: A second signal within this time is the same wish again (a terminal and a supervisor both pass Ctrl-C on).
+_ECHO_S = 1.0
+
+
+class ThreadedWorker(Worker):
+    """Runs messages on threads of one process. ``work`` returns when it was told to stop and has put everything away.
+
+    To RQ it is a worker like any other: listed, with heartbeats and counts, stopped by its commands and suspended by
+    ``rqsuspend``. It takes no job from RQ: wake-ups are claimed in the ledger, many at a time.
+    """
+
+    job_class = WakeUpJob
+
+    def __init__(
+        self,
+        queues: Any,
+        name: str | None = None,
+        *args: Any,
+        concurrency: int | None = None,
+        serializer: Any = None,
+        job_class: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """``serializer`` and ``job_class`` are passed by RQ's tools and not followed: wake-ups are JSON, and ours."""
+        super().__init__(
+            queues, name or process_name(), *args, serializer=JSONSerializer, job_class=WakeUpJob, **kwargs
+        )
+        self.worker_ttl = WORKER_TTL_S
+        self.concurrency = concurrency or conf.concurrency()
+        #: 0 after a stop that was asked for; 1 when the process should be replaced.
+        self.exit_code = 0
+        self._stop = threading.Event()
+        self._hurry = threading.Event()
+        self._stop_asked_at = 0.0
+        self._reported = (0, 0)
+
+    def work(
+        self,
+        burst: bool = False,
+        logging_level: str | None = None,
+        date_format: str = DEFAULT_LOGGING_DATE_FORMAT,
+        log_format: str = DEFAULT_LOGGING_FORMAT,
+        max_jobs: int | None = None,
+        max_idle_time: int | None = None,
+        with_scheduler: bool = False,
+        dequeue_strategy: DequeueStrategy = DequeueStrategy.DEFAULT,
+    ) -> bool:
+        """Run messages until told to stop; with ``burst`` until nothing waits. True when any message ended here.
+
+        The other arguments are RQ's: retries are moved by every worker, lanes have their own order, and the process
+        lives until it is told otherwise.
+        """
+        if max_jobs is not None or max_idle_time is not None:
+            raise ValueError("a threaded worker does not count jobs and knows no idle time: stop it by a signal")
+        book = ledger()
+        upkeep = Upkeep(book, name=self.name, role=ROLE, details=self._details)
+        engine = self._engine = Engine(
+            book, name=self.name, concurrency=self.concurrency, outbox_filled=upkeep.outbox_filled
+        )
+        self._catch_signals()
+        if not self._be_born():
+            return False
+        announce_breakers()
+        upkeep.start()
+        engine.start()
+        log.info("worker_started", extra={"worker": self.name, "concurrency": self.concurrency})
+        try:
+            self._stand_by(engine, burst=burst)
+        finally:
+            engine.stop(conf.shutdown_grace_s(), hurry=self._hurry.is_set)
+            upkeep.stop()
+            self._die()
+        log.info("worker_stopped", extra={"worker": self.name, "exit_code": self.exit_code})
+        return bool(engine.flusher.flushed)
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:
+        """The first signal ends the work in peace, the next one hands back at once what still runs."""
+        now = time.monotonic()
+        if not self._stop.is_set():
+            self._stop_asked_at = now
+            self._stop.set()
+        elif now - self._stop_asked_at > _ECHO_S:
+            self._hurry.set()
+
+    def stop(self) -> None:
+        """What a signal does, for whoever runs the worker on a thread."""
+        self._stop.set()
+
+    def _catch_signals(self) -> None:
+        # Signals belong to the main thread; on any other, ``stop`` is the way.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self.request_stop)
+            signal.signal(signal.SIGTERM, self.request_stop)
+
+    def _stand_by(self, engine: Engine, *, burst: bool) -> None:
+        """Beat, and look whether to stop, while the engine's threads work."""
+        beaten_at = looked_at = 0.0
+        while not self._stop.wait(_TICK_S):
+            now = time.monotonic()
+            if engine.is_worn_out():
+                log.error("worker_worn_out", extra={"worker": self.name, "abandoned": engine.pool.abandoned()})
+                self.exit_code = 1
+                return
+            if burst and engine.is_drained():
+                return
+            if now - looked_at >= 1.0:
+                looked_at = now
+                self._quietly(self._follow_suspension, engine)
+            if now - beaten_at >= HEARTBEAT_EVERY_S:
+                beaten_at = now
+                self._quietly(self._beat, engine)
+
+    def _be_born(self) -> bool:
+        """Register with RQ, waiting for Redis if need be. False when told to stop meanwhile."""
+        pause = 0.5
+        while True:
+            try:
+                self.register_birth()
+                self.subscribe()
+                self.set_state(WorkerStatus.STARTED)
+            except Exception as error:
+                # RQ lets the driver's errors through; whatever it is, the supervisor's restart would meet it again.
+                log.warning("worker_waits", extra={"worker": self.name, "why": f"{type(error).__name__}: {error}"})
+                if self._stop.wait(pause):
+                    return False
+                pause = min(2 * pause, 5.0)
+            else:
+                return True
+
+    def _die(self) -> None:
+        self._quietly(self._count, self._engine)
+        self._quietly(self.teardown)
+
+    def _beat(self, engine: Engine) -> None:
+        self.heartbeat()
+        self.set_state(WorkerStatus.BUSY if engine.pool.held() else WorkerStatus.IDLE)
+        self._count(engine)
+
+    def _count(self, engine: Engine) -> None:
+        """Tell RQ's pages how many messages ended since the last time."""
+        completed, failed = engine.flusher.completed, engine.flusher.failed
+        before = self._reported
+        with self.connection.pipeline() as pipeline:
+            pipeline.hincrby(self.key, "successful_job_count", completed - before[0])
+            pipeline.hincrby(self.key, "failed_job_count", failed - before[1])
+            pipeline.execute()
+        self._reported = (completed, failed)
+
+    def _follow_suspension(self, engine: Engine) -> None:
+        if is_suspended(self.connection, self):
+            engine.claimer.pause()
+        else:
+            engine.claimer.resume()
+
+    def _quietly(self, act: Any, *args: Any) -> None:
+        try:
+            act(*args)
+        except Exception as error:
+            # Being listed on RQ's pages is worth nothing against the messages that this process runs.
+            log.debug("rq_not_told", extra={"why": f"{type(error).__name__}: {error}"})
+
+    def _details(self) -> dict[str, object]:
+        """Figures for the console."""
+        pool, flusher = self._engine.pool, self._engine.flusher
+        return {
+            "threads": pool.size,
+            "busy": pool.busy(),
+            "abandoned": pool.abandoned(),
+            "completed": flusher.completed,
+            "failed": flusher.failed,
+            "stale": flusher.stale,
+            "memory": vitals.resident_bytes(),
+            "version": conf.code_version(),
+        }
+
+
+def make_worker(concurrency: int | None = None) -> ThreadedWorker:
+    """A worker for all lanes, as settings describe it."""
+    lanes = queues()
+    return ThreadedWorker(lanes, connection=lanes[0].connection, queue_class=type(lanes[0]), concurrency=concurrency)
