@@ -20,6 +20,8 @@ _SUSPECT = re.compile(
     rb'"level": ?"(?:warning|error|critical)|\b(?:WARNING|ERROR|CRITICAL|FATAL|Traceback)\b|(?:Error|Exception)\b'
 )
 _PLAIN = re.compile(r"\b(WARNING|ERROR|CRITICAL|FATAL)\b|^Traceback|^\w+(\.\w+)*(Error|Exception)\b")
+#: Members of a structured line that tell a reader of the console nothing.
+_UNSHOWN = {"time", "exception", "logger"}
 _LOUD = {"warning", "error", "critical", "exception", "fatal"}
 
 
@@ -105,8 +107,6 @@ def _warning(line: bytes) -> str:
             if level not in _LOUD:
                 return ""
             said = entry.pop("event")
-            rest = " ".join(
-                f"{key}={value}" for key, value in entry.items() if key not in {"time", "timestamp", "exception", "logger"}
-            )
+            rest = " ".join(f"{key}={value}" for key, value in entry.items() if key not in _UNSHOWN)
             return f"{level}: {said} {rest}".strip()[:WIDTH]
     return text[:WIDTH] if _PLAIN.search(text) else ""

@@ -1,4 +1,4 @@
-"""The cron role: small duties at fixed intervals. Each finds out by itself what is due, so any number of crons may run."""
+"""The cron role: small duties at fixed intervals. Each finds out what is due, so any number of crons may run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Duty:
 
 @dataclass(slots=True)
 class Cron:
-    """Runs duties in one thread, the first time at once. A duty that fails is logged and tried again at its next turn."""
+    """Runs duties in one thread, the first time at once. One that fails is logged and tried again at its next turn."""
 
     duties: Sequence[Duty]
     stop: threading.Event
@@ -77,7 +77,7 @@ class Accounts:
         self._known: dict[tuple[str, str], int] = {}
 
     def check(self, days: int) -> None:
-        """Look at the last ``days`` days. Every move of a message counts in one step, so there are no passing differences."""
+        """Look at the last ``days`` days. A move and its counting are one step, so no difference is a passing one."""
         for row in self._rows(days):
             key, difference = (row.day, row.type), row.difference
             if difference != self._known.get(key, 0):

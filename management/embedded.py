@@ -120,7 +120,7 @@ def _why_it_does_not_run(binary: Binary, words: str) -> str:
     name = Path(binary.path).name
     if missing:
         package = _PACKAGES.get(missing.group(1), f"the package that has {missing.group(1)}")
-        return f"{name} needs the library {missing.group(1)}: apt install {package}, or set its URL to a server of yours"
+        return f"{name} needs the library {missing.group(1)}: apt install {package}, or point its URL to your server"
     return f"{name} from {binary.origin} does not run here: {words.splitlines()[-1] if words else 'it says nothing'}"
 
 

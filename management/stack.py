@@ -1,4 +1,4 @@
-"""The local stack: one data directory, its stores, the web server, the workers, and what the person at the terminal reads."""
+"""The local stack: one data directory, its stores, web, workers and cron, and what the person at the terminal reads."""
 
 from __future__ import annotations
 
@@ -99,14 +99,16 @@ class DataDirectory:
                 break
             except BlockingIOError:
                 owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-                alive = owner.isdigit() and psutil.pid_exists(int(owner))
+                alive = owner.isdigit() and _lives(int(owner))
                 if alive or time.monotonic() > deadline:
                     os.close(descriptor)
-                    raise StackError(
-                        f"another `up` (pid {owner or 'unknown'}) runs on DATA_DIR {self.path}: stop it, or name another DATA_DIR"
-                        if alive
-                        else f"processes of a killed `up` (pid {owner}) still use DATA_DIR {self.path}: end them first"
-                    ) from None
+                    if alive:
+                        who = (
+                            f"another `up` (pid {owner}) runs on DATA_DIR {self.path}: stop it or name another DATA_DIR"
+                        )
+                    else:
+                        who = f"processes of a killed `up` (pid {owner}) still use DATA_DIR {self.path}: end them first"
+                    raise StackError(who) from None
             if not told:
                 say("Waiting for the processes of a killed run to end")
                 told = True
@@ -142,6 +144,13 @@ class DataDirectory:
         except ValueError as error:
             raise StackError(f"{self.credentials} is damaged ({error}): remove it and run `up` again") from error
         return {str(key): str(value) for key, value in found.items()}
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def write_private(path: Path, text: str) -> None:
@@ -249,7 +258,14 @@ class Stack:
         if isinstance(mongodb, embedded.Binary):
             mongod = embedded.Mongod(mongodb, self._data.mongod, run)
             self._supervisor.start(
-                Role(name="mongod", command=mongod.command, tier=MONGOD, grace=40, ready=mongod.ready, show_warnings=False)
+                Role(
+                    name="mongod",
+                    command=mongod.command,
+                    tier=MONGOD,
+                    grace=40,
+                    ready=mongod.ready,
+                    show_warnings=False,
+                )
             )
             mongodb_url = mongod.url
         else:
@@ -316,7 +332,7 @@ class Stack:
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def _healthy(self) -> bool:
-        """True once the health page says so and the roles that report have done so from the processes that we started."""
+        """True once the health page says so, and every role that reports has reported from the process started here."""
         health = self._get("/api/system/health")
         if not health or health.get("data", {}).get("status") != "healthy":
             return False
@@ -355,7 +371,8 @@ class Stack:
             "database": self._env["MONGODB_DATABASE"],
             "pids": {"supervisor": os.getpid(), **pids},
         }
-        write_private(self._data.connection, json.dumps({k: v for k, v in found.items() if v is not None}, indent=2) + "\n")
+        known = {name: value for name, value in found.items() if value is not None}
+        write_private(self._data.connection, json.dumps(known, indent=2) + "\n")
 
     def _announce(self, seconds: float, first: bool) -> None:
         credentials = self._data.read_credentials()

@@ -67,7 +67,7 @@ class _Child:
 
 
 def bound_to_parent(command: Sequence[str], number: int = signal.SIGTERM) -> list[str]:
-    """``command``, such that the kernel sends it ``number`` when the thread that starts it ends. Unchanged off Linux."""
+    """``command``, such that the kernel sends it ``number`` when the thread that starts it ends (Linux)."""
     if sys.platform != "linux":
         return list(command)
     return [sys.executable, "-I", "-S", str(_LAUNCH), str(os.getpid()), str(int(number)), *command]
@@ -123,23 +123,21 @@ class Supervisor:
     def start(self, role: Role, *, timeout: float = 60.0) -> None:
         """Start a role and wait until it is ready.
 
-        Raises StackError when it dies or does not get ready in ``timeout`` seconds, Stopped when asked to stop meanwhile.
+        Raises StackError when it dies or is not ready after ``timeout`` seconds, Stopped when asked to stop meanwhile.
         """
-        child = self._children[role.name] = _Child(role, self.log_for(role.name))
-        self._spawn(child)
+        child = self.launch(role)
         self.wait_until(lambda: child.is_ready, f"{role.name} was not ready", timeout, only=child, pause=0.02)
 
-    def launch(self, role: Role) -> None:
+    def launch(self, role: Role) -> _Child:
         """Start a role without waiting for it."""
         child = self._children[role.name] = _Child(role, self.log_for(role.name))
         self._spawn(child)
+        return child
 
     def run_once(self, role: Role, *, timeout: float) -> None:
-        """Run a command to its end. Raises StackError with its last words unless it ends with 0 in ``timeout`` seconds."""
+        """Run a command to its end. Raises StackError with its last words unless that is 0 in ``timeout`` seconds."""
         child = self._children[role.name] = _Child(role, self.log_for(role.name))
-        self._spawn(child)
-        process = child.process
-        assert process is not None
+        process = self._spawn(child)
         deadline = time.monotonic() + timeout
         while process.poll() is None:
             self._leave_if_stopping()
@@ -158,9 +156,7 @@ class Supervisor:
         deadline = time.monotonic() + timeout
         while True:
             self._leave_if_stopping()
-            for child in self._children.values():
-                process = child.process
-                assert process is not None
+            for child, process in self._running():
                 code = process.poll()
                 if code is not None:
                     raise StackError(self._obituary(child, code))
@@ -186,25 +182,26 @@ class Supervisor:
     def stop(self) -> None:
         """End every child: tier by tier from the highest, SIGTERM, its grace, SIGKILL. Returns when none is left."""
         for tier in sorted({child.role.tier for child in self._children.values()}, reverse=True):
-            running = [c for c in self._children.values() if c.role.tier == tier and c.process is not None]
-            for child in running:
-                self._signal(child, signal.SIGTERM)
+            running = [(child, process) for child, process in self._running() if child.role.tier == tier]
+            for _, process in running:
+                process.send_signal(signal.SIGTERM)
             begun = time.monotonic()
-            for child in running:
-                process = child.process
-                assert process is not None
+            for child, process in running:
                 try:
                     process.wait(max(0.0, begun + child.role.grace - time.monotonic()))
                 except subprocess.TimeoutExpired:
                     self.say(f"{child.role.name} did not end within {child.role.grace:.0f} s and is killed")
-                self._signal_group(child, signal.SIGKILL)
+                _signal_group(process, signal.SIGKILL)
                 process.wait()
         self._show_warnings()
         for child in self._children.values():
             child.log.close()
         self._children.clear()
 
-    def _spawn(self, child: _Child) -> None:
+    def _running(self) -> list[tuple[_Child, subprocess.Popen[bytes]]]:
+        return [(child, child.process) for child in self._children.values() if child.process is not None]
+
+    def _spawn(self, child: _Child) -> subprocess.Popen[bytes]:
         fds = child.role.pass_fds if self.lock_fd is None else (*child.role.pass_fds, self.lock_fd)
         output = child.log.open()
         child.process = subprocess.Popen(
@@ -221,6 +218,7 @@ class Supervisor:
         child.restart_at = None
         child.is_ready = False
         self.changed(self.pids())
+        return child.process
 
     def _look_at(self, child: _Child) -> None:
         process = child.process
@@ -236,7 +234,8 @@ class Supervisor:
 
     def _bury(self, child: _Child, code: int) -> None:
         lived = time.monotonic() - child.started_at
-        self._signal_group(child, signal.SIGTERM)  # what it leaves behind finishes what it has in hand
+        if child.process is not None:
+            _signal_group(child.process, signal.SIGTERM)  # what it leaves behind finishes what it has in hand
         child.process = None
         if lived >= QUICK:
             child.quick_deaths = 0
@@ -261,16 +260,6 @@ class Supervisor:
 
     def _logs(self, only: _Child | None) -> str:
         return str(only.log.path) if only else str(next(iter(self._children.values())).log.path.parent)
-
-    def _signal(self, child: _Child, number: int) -> None:
-        if child.process is not None and child.process.poll() is None:
-            child.process.send_signal(number)
-
-    def _signal_group(self, child: _Child, number: int) -> None:
-        """Every child leads a session of its own: reach all of it, the leader's own children included."""
-        assert child.process is not None
-        with suppress(ProcessLookupError, PermissionError):  # nobody left; macOS says the latter of zombies
-            os.killpg(child.process.pid, number)
 
     def _leave_if_stopping(self) -> None:
         if self._stopping:
@@ -299,3 +288,9 @@ def _how(code: int) -> str:
         return f"was ended by {signal.Signals(-code).name}"
     except ValueError:
         return f"was ended by signal {-code}"
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+    """Every child leads a session of its own: reach all of it, the leader's own children included."""
+    with suppress(ProcessLookupError, PermissionError):  # nobody left; macOS says the latter of zombies
+        os.killpg(process.pid, number)

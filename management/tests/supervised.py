@@ -1,4 +1,4 @@
-"""A program for the tests: supervises the small children that its first argument (JSON) describes, in a given folder."""
+"""A program for the tests: supervises, in a given folder, the small children that its second argument describes."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def test_structured_lines_are_told_by_their_level(tmp_path: Path) -> None:
     log = ChildLog(tmp_path / "a.log")
 
     for level, event in (("info", "message failed with TIMEOUT_ERROR"), ("warning", "the breaker opened")):
-        append(log, json.dumps({"level": level, "event": event, "breaker": "orders", "timestamp": "x"}) + "\n")
+        append(log, json.dumps({"level": level, "event": event, "breaker": "orders", "time": "x"}) + "\n")
 
     assert log.follow() == ["warning: the breaker opened breaker=orders"]
 

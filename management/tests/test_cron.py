@@ -66,7 +66,7 @@ def test_a_duty_that_fails_is_logged_and_the_others_go_on(caplog: pytest.LogCapt
         cron.turn()
 
     assert done == ["b", "b"]
-    assert [record.duty for record in caplog.records] == ["a", "a"]
+    assert [record.__dict__["duty"] for record in caplog.records] == ["a", "a"]
 
 
 def test_it_ends_between_two_duties() -> None:
@@ -92,4 +92,8 @@ def test_a_difference_is_told_when_it_appears_changes_and_goes(caplog: pytest.Lo
             rows[0] = a_row(accepted=accepted, done=done)
             accounts.check(2)
 
-    assert [(r.levelname, r.difference) for r in caplog.records] == [("ERROR", 1), ("ERROR", 2), ("WARNING", 0)]
+    assert [(r.levelname, r.__dict__["difference"]) for r in caplog.records] == [
+        ("ERROR", 1),
+        ("ERROR", 2),
+        ("WARNING", 0),
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+from contextlib import suppress
 from typing import Any
 
 from django.core.management.base import BaseCommand
@@ -16,7 +17,9 @@ log = logging.getLogger(__name__)
 
 
 class Command(BaseCommand):
-    help = "Run the periodic duties: replay what is due, check the accounts. Any number may run; ends cleanly on SIGTERM."
+    help = (
+        "Run the periodic duties: replay what is due, check the accounts. Any number may run; ends cleanly on SIGTERM."
+    )
     requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own attribute; `prepare` has checked
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -26,8 +29,6 @@ class Command(BaseCommand):
         heartbeat = Heartbeat()
         log.info("cron started", extra={"process": heartbeat.name})
         Cron(duties(heartbeat), stop).run()
-        try:
+        with suppress(StoreUnavailable):  # then it is forgotten after a while
             heartbeat.end()
-        except StoreUnavailable:
-            pass  # it will be forgotten by itself
         log.info("cron stopped", extra={"process": heartbeat.name})
