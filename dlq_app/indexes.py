@@ -1,0 +1,117 @@
+"""The indexes of the dead letters: each with its name and the question that it serves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pymongo.collection import Collection
+from pymongo.database import Database
+
+from dlq_app.errors import IndexesMissing
+from dlq_app.mongo import LETTERS, Document, translated
+from dlq_app.states import Status
+
+TTL = "resolved_ttl"
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    name: str
+    keys: tuple[tuple[str, int], ...]
+    #: The question it answers without sorting or scanning.
+    serves: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def _by(name: str, path: str, serves: str) -> Index:
+    return Index(name, ((path, 1), ("lastFailedAt", -1), ("_id", -1)), serves)
+
+
+#: Compound ones end in _id, so that pages have a total order without a sort.
+INDEXES = (
+    Index("message_id", (("messageId", 1),), "one letter per message; find and sort by message id", {"unique": True}),
+    Index("last_failed", (("lastFailedAt", -1), ("_id", -1)), "the list as it opens; from and to"),
+    Index("created", (("createdAt", -1), ("_id", -1)), "sort by creation"),
+    Index("status_created", (("status", 1), ("createdAt", 1), ("_id", 1)), "counts by status; the oldest open letter"),
+    _by("status_last_failed", "status", "filter and sort by status"),
+    _by("error_type_last_failed", "errorType", "filter and sort by error type; counts by error type"),
+    _by("type_last_failed", "type", "filter and sort by type; counts by type"),
+    _by("source_last_failed", "metadata.source", "filter by source; counts by source"),
+    _by("fingerprint_last_failed", "fingerprint", "the letters of a group"),
+    _by("tag_last_failed", "metadata.tags", "filter by tag"),
+    _by("word_last_failed", "searchWords", "search for words of the error"),
+    Index(
+        "due",
+        (("nextRetryAt", 1), ("_id", 1)),
+        "automatic replays that are due",
+        {"partialFilterExpression": {"status": Status.PENDING.value}},
+    ),
+    Index(
+        "locked",
+        (("replay.lockedAt", 1),),
+        "stale claims",
+        {"partialFilterExpression": {"status": Status.PROCESSING.value}},
+    ),
+)
+
+
+def ttl(keep_days: int) -> Index:
+    """Deletes resolved letters ``keep_days`` (at least one) after they were resolved.
+
+    Never sooner than an hour: a write that was under way when the letter went would bring it back with an old fence.
+    """
+    return Index(
+        TTL,
+        (("resolvedAt", 1),),
+        "delete letters resolved long ago",
+        {
+            "expireAfterSeconds": keep_days * 86_400,
+            "partialFilterExpression": {"status": Status.RESOLVED.value},
+        },
+    )
+
+
+def ensure(database: Database[Document], *, keep_resolved_days: int) -> None:
+    """Create what is missing and bring the retention up to date. Safe to run again and at the same time as others."""
+    letters = database[LETTERS]
+    with translated():
+        for index in INDEXES:
+            letters.create_index(list(index.keys), name=index.name, **index.options)
+        _ensure_ttl(database, letters, keep_resolved_days)
+
+
+def missing(database: Database[Document]) -> list[str]:
+    """Names of indexes that are absent or differ from what this module says."""
+    with translated():
+        present = database[LETTERS].index_information()
+    return [index.name for index in INDEXES if not _same(index, present.get(index.name))]
+
+
+def require(database: Database[Document]) -> None:
+    """Raise ``IndexesMissing`` with the fix unless every index is there."""
+    names = missing(database)
+    if names:
+        raise IndexesMissing(f"MongoDB lacks the indexes {', '.join(names)}; run `manage.py ensure_indexes`.")
+
+
+def _same(index: Index, found: Any) -> bool:
+    if found is None:
+        return False
+    keys = tuple((name, int(direction)) for name, direction in found["key"])
+    return keys == index.keys and all(found.get(name) == value for name, value in index.options.items())
+
+
+def _ensure_ttl(database: Database[Document], letters: Collection[Document], keep_days: int) -> None:
+    present = letters.index_information().get(TTL)
+    if keep_days == 0:
+        if present is not None:
+            letters.drop_index(TTL)
+        return
+    index = ttl(keep_days)
+    if present is None:
+        letters.create_index(list(index.keys), name=TTL, **index.options)
+    elif present.get("expireAfterSeconds") != index.options["expireAfterSeconds"]:
+        database.command(
+            "collMod", LETTERS, index={"name": TTL, "expireAfterSeconds": index.options["expireAfterSeconds"]}
+        )

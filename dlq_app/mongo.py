@@ -1,0 +1,82 @@
+"""The one MongoDB client of this process, and the translation of its driver's errors."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from bson.errors import BSONError
+from django.conf import settings
+from pymongo import MongoClient
+from pymongo.database import Database
+from pymongo.errors import DocumentTooLarge, ExecutionTimeout, PyMongoError
+
+from dlq_app.errors import NotStorable, QueryTooSlow, StoreUnavailable
+
+Document = dict[str, Any]
+
+LETTERS = "dead_letters"
+LEASES = "dlq_leases"
+
+_lock = threading.Lock()
+_clients: dict[tuple[int, str], MongoClient[Document]] = {}
+
+
+def connect(url: str) -> MongoClient[Document]:
+    """A client that waits 2 s for a server and 3 s for an answer; a write is done when a majority has journalled it.
+
+    ``timeoutMS`` also sends ``maxTimeMS`` with every command, so the server never works on for a caller who has gone.
+    """
+    return MongoClient(
+        url,
+        appname="dlq",
+        connect=False,
+        tz_aware=True,
+        w="majority",
+        journal=True,
+        retryWrites=True,
+        retryReads=True,
+        serverSelectionTimeoutMS=2000,
+        connectTimeoutMS=2000,
+        timeoutMS=3000,
+    )
+
+
+def client() -> MongoClient[Document]:
+    """This process's client, made at its first use: a client must not be carried over a fork."""
+    key = (os.getpid(), settings.MONGODB_URL)
+    with _lock:
+        if key not in _clients:
+            _clients[key] = connect(settings.MONGODB_URL)
+        return _clients[key]
+
+
+def database() -> Database[Document]:
+    """The database named by the settings."""
+    return client()[settings.MONGODB_DATABASE]
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Driver errors become what they mean here. After ``StoreUnavailable`` a write may have been applied or not."""
+    try:
+        yield
+    except ExecutionTimeout as error:
+        raise QueryTooSlow() from error
+    except (DocumentTooLarge, BSONError, OverflowError, UnicodeEncodeError) as error:
+        raise NotStorable(f"{type(error).__name__}: {error}"[:300]) from error
+    except PyMongoError as error:
+        raise StoreUnavailable() from error
+
+
+def _after_fork() -> None:
+    # The lock may have been held, and the sockets are the parent's: the child starts with neither.
+    global _lock
+    _lock = threading.Lock()
+    _clients.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,62 @@
+"""Criteria and pages as questions to the store. The only operators are the ones written here; values stay values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dlq_app.criteria import ID_PREFIX, LetterCriteria
+from dlq_app.paging import Cursor
+from dlq_app.words import words
+
+#: Sorts after every character a message id may hold.
+_AFTER = "\uffff"
+
+_ANY_OF = {
+    "statuses": "status",
+    "error_types": "errorType",
+    "error_kinds": "errorKind",
+    "types": "type",
+    "sources": "metadata.source",
+    "priorities": "metadata.priority",
+    "tags": "metadata.tags",
+    "fingerprints": "fingerprint",
+}
+
+
+def matching(criteria: LetterCriteria) -> dict[str, Any]:
+    """The filter for letters that fit ``criteria``."""
+    found: dict[str, Any] = {}
+    for attribute, path in _ANY_OF.items():
+        values = getattr(criteria, attribute)
+        if values:
+            found[path] = {"$eq": values[0]} if len(values) == 1 else {"$in": list(values)}
+    window = {"$gte": criteria.failed_from, "$lt": criteria.failed_to}
+    window = {operator: value for operator, value in window.items() if value}
+    if window:
+        found["lastFailedAt"] = window
+    if criteria.search:
+        found.update(_search(criteria.search))
+    return found
+
+
+def after(cursor: Cursor) -> dict[str, Any]:
+    """The filter for letters that come after ``cursor`` in its order, as tight as the index on that order allows."""
+    steps: list[dict[str, Any]] = []
+    equal: dict[str, Any] = {}
+    for key, value in zip(cursor.sort.keys, cursor.values, strict=True):
+        steps.append({**equal, key.field: {"$gt" if key.direction == 1 else "$lt": value}})
+        equal[key.field] = {"$eq": value}
+    if len(steps) == 1:
+        return steps[0]
+    first, value = cursor.sort.keys[0], cursor.values[0]
+    return {"$and": [{first.field: {"$gte" if first.direction == 1 else "$lte": value}}, {"$or": steps}]}
+
+
+def _search(text: str) -> dict[str, Any]:
+    either: list[dict[str, Any]] = []
+    if ID_PREFIX.match(text):
+        either.append({"messageId": {"$gte": text, "$lt": text + _AFTER}})
+    wanted = words(text)
+    if wanted:
+        either.append({"searchWords": {"$all": wanted}})
+    return either[0] if len(either) == 1 else {"$or": either}

@@ -1,0 +1,41 @@
+"""The dead letters in MongoDB. Each move is one conditional update, named with its verb; losing a race is an answer.
+
+Split by noun: ``reading`` (lists, counts), ``outcomes`` (deaths and ends), ``claims`` (replays), ``moves`` (operators),
+``leases`` (who polls).
+"""
+
+from __future__ import annotations
+
+from dlq_app.mongo import LEASES, LETTERS, database
+from dlq_app.repository.claims import ClaimOrder, Claims
+from dlq_app.repository.leases import Leases
+from dlq_app.repository.moves import Moves
+from dlq_app.repository.outcomes import Inserted, Outcomes, Standing, Written
+from dlq_app.repository.reading import Page, Reading
+
+
+class Letters(Reading, Outcomes, Claims, Moves):
+    """All questions to and moves of the letters in one collection."""
+
+
+def letters() -> Letters:
+    """The letters of the configured database. Cheap: the client behind it is made once per process."""
+    return Letters(database()[LETTERS])
+
+
+def leases() -> Leases:
+    """The leases of the configured database."""
+    return Leases(database()[LEASES])
+
+
+__all__ = [
+    "ClaimOrder",
+    "Inserted",
+    "Leases",
+    "Letters",
+    "Page",
+    "Standing",
+    "Written",
+    "leases",
+    "letters",
+]

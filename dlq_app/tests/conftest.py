@@ -1,0 +1,35 @@
+"""Letters in an empty collection with its real indexes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pymongo.database import Database
+
+from dlq_app import indexes, repository
+from dlq_app.mongo import database
+from dlq_app.repository import Letters
+from dlq_app.testing import MemoryIntake
+
+
+@pytest.fixture
+def store(mongo_db: Database[dict[str, Any]]) -> Database[dict[str, Any]]:
+    """The emptied database, through the client that the services use, indexes built."""
+    found = database()
+    if indexes.missing(found):
+        indexes.ensure(found, keep_resolved_days=90)
+    return found
+
+
+@pytest.fixture
+def letters(store: Database[dict[str, Any]]) -> Letters:
+    return repository.letters()
+
+
+@pytest.fixture
+def intake(monkeypatch: pytest.MonkeyPatch) -> MemoryIntake:
+    """Intake behind the port."""
+    port = MemoryIntake()
+    monkeypatch.setattr("dlq_app.ports._load", lambda path: port)
+    return port
