@@ -159,7 +159,8 @@ class CircuitBreaker:
                 continue
             for at, one in zip(chosen, answer.used, strict=True):
                 used[at] = one
-            if not local and answer.state is not State.CLOSED:
+            kept = self._kept
+            if not local and kept is not None and kept[0].generation != answer.generation:
                 self._kept = None
         return used
 

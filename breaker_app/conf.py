@@ -10,14 +10,13 @@ from typing import Any, Final
 
 from django.conf import settings
 from django.core.signals import setting_changed
-from redis import Redis
 
 from breaker_app.breaker import CircuitBreaker, Classify, failures_only
 from breaker_app.errors import PolicyError, StoreUnavailable
 from breaker_app.local import LocalBreakerStore
 from breaker_app.policy import BreakerPolicy
 from breaker_app.states import NAME
-from breaker_app.store import RedisBreakerStore, pool_for
+from breaker_app.store import RedisBreakerStore
 
 #: Where the policy comes from, as messages name it.
 FILE: Final = "policies/breaker.toml"
@@ -96,7 +95,7 @@ def breaker_for(name: str, *, reuse_ms: int = 0, classify: Classify = failures_o
 @cache
 def store() -> RedisBreakerStore:
     """The store that this process shares with all others, on connections of its own."""
-    return RedisBreakerStore(Redis(connection_pool=pool_for(settings.REDIS_URL)))
+    return RedisBreakerStore.from_url(settings.REDIS_URL)
 
 
 @cache

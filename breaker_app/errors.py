@@ -66,7 +66,7 @@ class BreakerNotFound(BreakerError):
 class InvalidRequest(BreakerError):
     """The request is not valid."""
 
-    code = "validation_error"
+    code = "invalid_request"
     title = "Invalid request"
     status = 400
 
@@ -74,7 +74,7 @@ class InvalidRequest(BreakerError):
 class PolicyError(BreakerError, ValueError):
     """The breaker policy is not valid."""
 
-    code = "invalid_policy"
+    code = "policy_invalid"
     title = "Invalid breaker policy"
 
     def __init__(self, *, key: str, value: object, accepted: str, where: str = "breaker policy") -> None:

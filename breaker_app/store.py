@@ -57,11 +57,6 @@ def script_text(verb: str, *, test_clock: bool = False) -> str:
     return f"{machine}\n{_read(verb)}"
 
 
-def pool_for(url: str, *, timeout_s: float = TIMEOUT_S) -> ConnectionPool:
-    """A connection pool for breakers: short time-outs, and nothing is ever sent twice by the driver."""
-    return ConnectionPool.from_url(url, **_manners(timeout_s))
-
-
 def _manners(timeout_s: float) -> dict[str, Any]:
     # A script whose answer was lost may have run. The driver's default of sending it again would count one outcome
     # twice.
@@ -128,7 +123,7 @@ class Outage:
             self.unanswered += 1
             self._next_try = self._monotonic() + self._pause_s
         if begins:
-            log.warning("store_unavailable: %s: %s", type(error).__name__, error, extra={"event": "store_unavailable"})
+            log.warning("store_unavailable", extra={"why": f"{type(error).__name__}: {error}"})
 
     def succeeded(self, ticket: int) -> None:
         """The attempt was answered. If it began before the last error, that proves nothing."""
@@ -139,7 +134,7 @@ class Outage:
             if ends:
                 self._next_try = None
         if ends:
-            log.warning("store_back", extra={"event": "store_back"})
+            log.info("store_back")
 
 
 class RedisBreakerStore:
@@ -168,6 +163,11 @@ class RedisBreakerStore:
         for verb in ("acquire", "record", "admin", "peek"):
             text = script_text(verb, test_clock=clock is not None)
             self._scripts[verb] = (text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+    @classmethod
+    def from_url(cls, url: str) -> RedisBreakerStore:
+        """The store on the server at ``url``."""
+        return cls(Redis.from_url(url))
 
     def acquire(self, name: str, policy: BreakerPolicy, token: str) -> Permit:
         """Ask for a permit for the call ``token``. Asking again with the same token is safe and admits nothing more."""

@@ -1,4 +1,4 @@
-"""Benches that drive breakers: one that plays written traces, and one that plays the same events to script and model."""
+"""Benches that drive breakers: one plays written traces, one plays the same events to script and model."""
 
 from __future__ import annotations
 
@@ -57,7 +57,6 @@ class Bench:
         self.clock.now = at
         self.breaker.force(state, actor="key:olga", reason="a drill")
 
-    @property
     def state(self) -> State:
         return self.breaker.peek().state
 
@@ -70,14 +69,14 @@ class Bench:
     def opened(self) -> None:
         """Ten failures at 0."""
         self.fail(10, at=0)
-        assert self.state is State.OPEN
+        assert self.state() is State.OPEN
 
     def half(self) -> list[Permit]:
         """Opened, then ten probes at 30 000, all admitted."""
         self.opened()
         probes = [self.acquire(f"h{number}", at=30_000) for number in range(10)]
         assert all(probe.allowed for probe in probes)
-        assert self.state is State.HALF_OPEN
+        assert self.state() is State.HALF_OPEN
         return probes
 
 
@@ -94,7 +93,6 @@ class Twins:
         self.script = store
         self.model = MemoryBreakerStore(clock)
         self.permits: list[Permit] = []
-        #: Probes of the present half-open period: admitted leases that did not end, and answers that were used.
         self.generation = 0
         self.seen: list[Transition] = []
 
@@ -172,7 +170,27 @@ POLICIES = (
 )
 
 #: How far a random clock moves: little, over one edge after the other, and back.
-STEPS = (0, 0, 0, 1, 99, 999, 1_000, 1_001, 1_500, 2_500, 3_000, 4_000, 5_999, 6_000, 30_000, 60_000, -1, -1_000, -7_000)
+STEPS = (
+    0,
+    0,
+    0,
+    1,
+    99,
+    999,
+    1_000,
+    1_001,
+    1_500,
+    2_500,
+    3_000,
+    4_000,
+    5_999,
+    6_000,
+    30_000,
+    60_000,
+    -1,
+    -1_000,
+    -7_000,
+)
 
 
 def random_trace(dice: random.Random, twins: Twins, length: int) -> Iterator[str]:

@@ -29,14 +29,14 @@ def it_is_born_closed(bench: Bench) -> None:
 @case("C02")
 def it_stays_closed_below_the_minimum(bench: Bench) -> None:
     assert bench.fail(9, at=0)
-    assert bench.state is State.CLOSED
+    assert bench.state() is State.CLOSED
     assert bench.counts == (9, 9)
 
 
 @case("C03")
 def it_trips_at_the_minimum(bench: Bench) -> None:
     assert bench.fail(10, at=0)
-    assert bench.state is State.OPEN
+    assert bench.state() is State.OPEN
     assert bench.peek().opens == 1
 
 
@@ -44,32 +44,32 @@ def it_trips_at_the_minimum(bench: Bench) -> None:
 def it_trips_at_exactly_the_threshold(bench: Bench) -> None:
     bench.succeed(5, at=0)
     bench.fail(4, at=0)
-    assert bench.state is State.CLOSED
+    assert bench.state() is State.CLOSED
     bench.fail(at=0)
-    assert bench.state is State.OPEN
+    assert bench.state() is State.OPEN
 
 
 @case("C05")
 def it_stays_closed_just_below_the_threshold(bench: Bench) -> None:
     bench.succeed(6, at=0)
     bench.fail(5, at=0)
-    assert bench.state is State.CLOSED
+    assert bench.state() is State.CLOSED
     bench.fail(at=0)
-    assert bench.state is State.OPEN
+    assert bench.state() is State.OPEN
 
 
 @case("C06")
 def a_success_trips_when_it_completes_the_minimum(bench: Bench) -> None:
     bench.fail(9, at=0)
     bench.succeed(at=0)
-    assert bench.state is State.OPEN
+    assert bench.state() is State.OPEN
 
 
 @case("C07")
 def ignored_outcomes_count_nowhere(bench: Bench) -> None:
     bench.fail(9, at=0)
     assert not bench.call(I, 20, at=0)
-    assert bench.state is State.CLOSED
+    assert bench.state() is State.CLOSED
     assert bench.counts == (9, 9)
 
 
@@ -77,7 +77,7 @@ def ignored_outcomes_count_nowhere(bench: Bench) -> None:
 def an_outcome_is_forgotten_after_the_window(bench: Bench) -> None:
     bench.fail(9, at=0)
     bench.fail(at=60_000)
-    assert bench.state is State.CLOSED
+    assert bench.state() is State.CLOSED
     assert bench.counts == (1, 1)
 
 
@@ -85,7 +85,7 @@ def an_outcome_is_forgotten_after_the_window(bench: Bench) -> None:
 def an_outcome_counts_until_the_window_ends(bench: Bench) -> None:
     bench.fail(9, at=0)
     bench.fail(at=59_999)
-    assert bench.state is State.OPEN
+    assert bench.state() is State.OPEN
 
 
 @case("C10")
@@ -149,9 +149,9 @@ def it_closes_at_the_eighth_success(bench: Bench) -> None:
     probes = bench.half()
     for probe in probes[:7]:
         assert bench.record(probe, S, at=30_000)
-    assert bench.state is State.HALF_OPEN
+    assert bench.state() is State.HALF_OPEN
     assert bench.record(probes[7], S, at=30_000)
-    assert bench.state is State.CLOSED
+    assert bench.state() is State.CLOSED
     assert bench.counts == (0, 0)
     assert not bench.record(probes[8], F, at=30_000)
 
@@ -162,7 +162,7 @@ def it_opens_again_at_the_third_failure(bench: Bench) -> None:
     states = []
     for number, probe in enumerate(probes[:3]):
         assert bench.record(probe, F, at=30_100 + number)
-        states.append(bench.state)
+        states.append(bench.state())
     assert states == [State.HALF_OPEN, State.HALF_OPEN, State.OPEN]
     refused = bench.acquire(at=60_101)
     assert (refused.allowed, refused.retry_after_ms) == (False, 1)
@@ -177,7 +177,7 @@ def exactly_the_share_of_good_probes_closes(bench: Bench) -> None:
         bench.record(probe, F, at=30_000)
     for probe in probes[2:]:
         bench.record(probe, S, at=30_000)
-    assert bench.state is State.CLOSED
+    assert bench.state() is State.CLOSED
 
 
 @case("C19")
@@ -215,7 +215,7 @@ def a_probe_is_counted_once(bench: Bench) -> None:
     assert bench.record(probes[0], F, at=30_000)
     for _ in range(5):
         assert not bench.record(probes[0], F, at=30_000)
-    assert bench.state is State.HALF_OPEN
+    assert bench.state() is State.HALF_OPEN
     assert bench.peek().probes_failed == 1
 
 
@@ -304,7 +304,7 @@ def an_answer_after_the_lease_counts_nowhere(bench: Bench) -> None:
 def lost_probes_are_seen_by_outcomes_too(bench: Bench) -> None:
     probes = bench.half()
     assert not bench.record(probes[0], S, at=90_000)
-    assert bench.state is State.OPEN
+    assert bench.state() is State.OPEN
 
 
 @case("C33")
@@ -321,7 +321,7 @@ def a_stranger_takes_no_part(bench: Bench) -> None:
     stranger = type(probes[0])(True, State.HALF_OPEN, probes[0].generation, 0, "stranger")
     for _ in range(10):
         assert not bench.record(stranger, F, at=30_000)
-    assert bench.state is State.HALF_OPEN
+    assert bench.state() is State.HALF_OPEN
 
 
 @case("C35")
@@ -329,9 +329,9 @@ def closing_takes_a_full_window_to_trip_again(bench: Bench) -> None:
     for probe in bench.half():
         bench.record(probe, S, at=30_000)
     bench.fail(9, at=30_000)
-    assert bench.state is State.CLOSED
+    assert bench.state() is State.CLOSED
     bench.fail(at=30_000)
-    assert bench.state is State.OPEN
+    assert bench.state() is State.OPEN
     assert bench.peek().opens == 2
 
 
@@ -362,7 +362,7 @@ def forced_open_stays_until_a_person_comes(bench: Bench) -> None:
 def disabled_lets_pass_and_counts_nothing(bench: Bench) -> None:
     bench.force(State.DISABLED, at=0)
     assert not bench.fail(50, at=0)
-    assert bench.state is State.DISABLED
+    assert bench.state() is State.DISABLED
     assert bench.counts == (0, 0)
     assert len(bench.breaker.transitions()) == 1
 
@@ -372,7 +372,7 @@ def metrics_only_counts_and_never_trips(bench: Bench) -> None:
     bench.force(State.METRICS_ONLY, at=0)
     assert bench.fail(50, at=0)
     assert not bench.call(I, at=0)
-    assert bench.state is State.METRICS_ONLY
+    assert bench.state() is State.METRICS_ONLY
     assert bench.counts == (50, 50)
 
 
@@ -401,9 +401,9 @@ def slow_calls_trip(bench: Bench) -> None:
     bench.use(BreakerPolicy(slow_call_ms=4_000, slow_call_threshold=0.5))
     bench.call(S, 5, at=0, took=5_000)
     bench.call(S, 4, at=0, took=10)
-    assert bench.state is State.CLOSED
+    assert bench.state() is State.CLOSED
     bench.call(S, at=0, took=10)
-    assert bench.state is State.OPEN
+    assert bench.state() is State.OPEN
     assert bench.breaker.transitions(1)[0].why is Why.SLOW_RATE
 
 
@@ -411,7 +411,7 @@ def slow_calls_trip(bench: Bench) -> None:
 def a_call_at_the_limit_is_not_slow(bench: Bench) -> None:
     bench.use(BreakerPolicy(slow_call_ms=4_000, slow_call_threshold=0.5))
     bench.call(S, 20, at=0, took=4_000)
-    assert bench.state is State.CLOSED
+    assert bench.state() is State.CLOSED
     assert bench.peek().slow == 0
     bench.call(S, at=0, took=4_001)
     assert bench.peek().slow == 1
@@ -421,7 +421,7 @@ def a_call_at_the_limit_is_not_slow(bench: Bench) -> None:
 @case("C44")
 def duration_means_nothing_while_slow_calls_are_off(bench: Bench) -> None:
     bench.call(S, 20, at=0, took=HOUR)
-    assert bench.state is State.CLOSED
+    assert bench.state() is State.CLOSED
 
 
 @case("C45")
@@ -449,7 +449,7 @@ def a_clock_that_went_back_empties_the_window(bench: Bench) -> None:
     bench.fail(9, at=10_000)
     assert bench.peek(at=9_000).total == 0
     bench.fail(at=9_000)
-    assert bench.state is State.CLOSED
+    assert bench.state() is State.CLOSED
     assert bench.counts == (1, 1)
 
 

@@ -40,7 +40,7 @@ def test_memory_is_bounded_by_the_window_and_not_by_traffic(redis_client: Redis)
 
     assert bench.peek().total in range(9_800, 10_001)
     assert redis_client.hlen("cb:{orders-db}:s") <= 11 + 60
-    assert redis_client.memory_usage("cb:{orders-db}:s") < 4_000
+    assert (redis_client.memory_usage("cb:{orders-db}:s") or 0) < 4_000
     assert redis_client.ttl("cb:{orders-db}:s") == -1
 
 
