@@ -56,7 +56,11 @@ class Unreadable(ValueError):
 
 def text(value: str, limit: int | None = None) -> str:
     """``value`` with NUL and lone surrogates escaped and its tail cut off."""
-    safe = value.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+    safe = value
+    if not value.isascii():
+        safe = value.encode("utf-8", "backslashreplace").decode()
+    if "\0" in safe:
+        safe = safe.replace("\0", "\\x00")
     return safe if limit is None or len(safe) <= limit else safe[:limit]
 
 

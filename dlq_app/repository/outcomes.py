@@ -10,7 +10,7 @@ from typing import Any
 from bson.errors import BSONError
 from pymongo import InsertOne, UpdateOne
 from pymongo.collection import Collection
-from pymongo.errors import BulkWriteError, DocumentTooLarge
+from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure
 
 from dlq_app import documents
 from dlq_app.documents import (
@@ -39,6 +39,8 @@ _PASSING = frozenset(
 )  # fmt: skip
 #: One outcome on its way into one letter.
 Update = UpdateOne
+#: What the server says to a whole command with a document in it that it cannot read: too large, too deep, broken.
+_MALFORMED = frozenset({15, 22, 10334, 17419, 17420})
 #: What the driver raises before it sends anything: this document can never be stored in this form.
 _UNSTORABLE = (DocumentTooLarge, BSONError, OverflowError, UnicodeEncodeError, RecursionError)
 
@@ -154,10 +156,12 @@ class Outcomes:
             with translated():
                 try:
                     result = self._letters.bulk_write(requests, ordered=False)  # type: ignore[arg-type]
-                except _UNSTORABLE as error:
+                except (*_UNSTORABLE, OperationFailure) as error:
+                    if isinstance(error, OperationFailure) and error.code not in _MALFORMED:
+                        raise
                     if len(requests) == 1:
                         return [(0, 0, f"{type(error).__name__}: {error}"[:300])]
-                    # The driver gave up the whole bulk for one document: each on its own finds out which.
+                    # The whole bulk was refused for one document: each on its own finds out which.
                     return self._one_by_one(requests, matched)
             if matched is not None:
                 matched[0] += result.matched_count
