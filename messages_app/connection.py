@@ -83,7 +83,7 @@ class Lines(threading.local):
         return answer
 
     def call_many(self, commands: Sequence[Command]) -> list[Any]:
-        """The answers to commands sent together; a command that is itself a mistake has a ``ResponseError`` in its place."""
+        """The answers to commands sent together; one that is itself a mistake has a ``ResponseError`` in its place."""
         try:
             return self._exchange(commands)
         except (ConnectionError, TimeoutError):
@@ -104,10 +104,8 @@ class Lines(threading.local):
         line = self._line
         if line is None or line.pid != os.getpid():
             line = self._line = self._make(**self._kwargs)
-        if len(commands) == 1:
-            packed = line.pack_command(*commands[0])  # type: ignore[no-untyped-call]
-        else:
-            packed = line.pack_commands(commands)  # type: ignore[no-untyped-call]
+        one = len(commands) == 1
+        packed = line.pack_command(*commands[0]) if one else line.pack_commands(commands)  # type: ignore[no-untyped-call]
         line.send_packed_command(packed, check_health=False)  # type: ignore[no-untyped-call]
         answers = [self._read(line) for _ in commands]
         for answer in answers:

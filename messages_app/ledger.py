@@ -3,7 +3,7 @@
 What a move does, and what stops it, is told in ``docs/lifecycle.md`` and in the head of each script. Three promises:
 
 - Every move is repeatable: the same call again has no further effect and gives the same answer. So each is sent a
-  second time when its answer was lost; then ``StoreUnavailable`` is raised: what was asked may or may not have happened.
+  second time when its answer was lost. After that comes ``StoreUnavailable``: it may or may not have happened.
 - Time is the server's. No caller can pass a time that decides anything.
 - Any number of threads, processes and hosts may call anything at any time.
 """
@@ -258,13 +258,7 @@ class Ledger:
 
     def forward(self, order: ForwardOrder) -> ForwardAnswer:
         """Start the run that a claimed letter asks for; the same epoch again is the same order."""
-        status, state = self._scripts.run(
-            "forward",
-            order.message_id, order.epoch, order.deadline_ms, int(order.force), order.death_seen, order.type,
-            order.body, int(order.run_body is not None), order.run_body or b"", order.version, order.priority,
-            order.source, order.client, order.tags, order.queued_at_ms, order.acct_day, order.replay_id,
-            order.batch_id, order.prior_runs,
-        )  # fmt: skip
+        status, state = self._scripts.run("forward", *_forward_args(order))
         return ForwardAnswer(ForwardStatus(status.decode()), state.decode())
 
     def void(self, message_id: str, epoch: int) -> VoidAnswer:
@@ -283,13 +277,31 @@ class Ledger:
         return _server_problems(info, wants_fsync=self._terms.fsync_timeout_ms is not None)
 
 
+def _story(source: Acceptance | ForwardOrder, **more: object) -> str:
+    """What was accepted, as the one line of JSON that begins a message's story; scripts hand it on without a look."""
+    story = {"type": source.type, "priority": source.priority, "source": source.source, "client": source.client}
+    return json.dumps({**story, "tags": source.tags, **more}, separators=(",", ":"))
+
+
 def _accept_call(acceptance: Acceptance, limit: RateLimit | None) -> tuple[str, list[Any]]:
-    not_before = "" if acceptance.not_before_ms is None else acceptance.not_before_ms
+    not_before = acceptance.not_before_ms
     return "accept", [
         acceptance.message_id, acceptance.type, acceptance.body, acceptance.sha256, acceptance.priority,
-        acceptance.source, acceptance.client, acceptance.tags, not_before, acceptance.max_retries,
-        acceptance.accept_token,
+        _story(acceptance, notBefore=not_before, maxRetries=acceptance.max_retries),
+        "" if not_before is None else not_before, acceptance.max_retries, acceptance.accept_token,
         *((limit.client, limit.limit, limit.window_ms) if limit else ("", 0, 0)),
+    ]  # fmt: skip
+
+
+def _forward_args(order: ForwardOrder) -> list[Any]:
+    story = _story(
+        order, maxRetries=0, version=order.version, replayId=order.replay_id, batchId=order.batch_id,
+        deathSeen=order.death_seen,
+    )  # fmt: skip
+    return [
+        order.message_id, order.epoch, order.deadline_ms, int(order.force), order.death_seen, order.type, order.body,
+        int(order.run_body is not None), order.run_body or b"", order.priority, story, order.queued_at_ms,
+        order.acct_day, order.replay_id, order.prior_runs,
     ]  # fmt: skip
 
 
@@ -306,40 +318,43 @@ def _accept_answer(acceptance: Acceptance, limit: RateLimit | None, reply: list[
 
 
 def _outcome_args(outcome: Outcome) -> list[Any]:
+    # An attempt is one line of the story; between JSON's tokens a line break is only a space.
+    attempt = outcome.attempt_json.replace("\n", " ")
     match outcome:
         case Completed():
-            return [outcome.message_id, outcome.fence, outcome.result, outcome.attempt_json]
+            return [outcome.message_id, outcome.fence, outcome.result, attempt]
         case Failed():
             delay = "" if outcome.delay_ms is None else outcome.delay_ms
-            return [outcome.message_id, outcome.fence, delay, outcome.error, outcome.attempt_json]
+            return [outcome.message_id, outcome.fence, delay, outcome.error, attempt]
         case Deferred():
-            return [outcome.message_id, outcome.fence, outcome.delay_ms, outcome.why, outcome.attempt_json]
+            return [outcome.message_id, outcome.fence, outcome.delay_ms, outcome.why, attempt]
 
 
 def _claimed(row: list[bytes]) -> Claimed:
-    (epoch, attempt, fence, message_type, version, priority, source, client, tags, queued_at, started_at, max_retries,
-     prior_runs, recoveries, deferrals, deferred_since, replay_id, batch_id, body, message_id) = row  # fmt: skip
+    (epoch, attempt, fence, started_at, queued_at, prior_runs, recoveries, deferrals, deferred_since, story, body,
+     message_id) = row  # fmt: skip
+    told = json.loads(story.split(b"\n", 1)[0])
     return Claimed(
         message_id=message_id.decode(),
         epoch=int(epoch),
         attempt=int(attempt),
         fence=int(fence),
-        type=message_type.decode(),
+        type=told["type"],
         body=body,
-        version=int(version),
-        priority=priority.decode(),
-        source=source.decode(),
-        client=client.decode(),
-        tags=tags.decode(),
+        version=told.get("version", 0),
+        priority=told["priority"],
+        source=told["source"],
+        client=told["client"],
+        tags=told["tags"],
         queued_at_ms=int(queued_at),
         claimed_at_ms=int(started_at),
-        max_retries=int(max_retries),
-        prior_runs=int(prior_runs),
-        recoveries=int(recoveries),
-        deferrals=int(deferrals),
+        max_retries=told["maxRetries"],
+        prior_runs=int(prior_runs or 0),
+        recoveries=int(recoveries or 0),
+        deferrals=int(deferrals or 0),
         deferred_since_ms=int(deferred_since) if deferred_since else None,
-        replay_id=replay_id.decode() if replay_id else "",
-        batch_id=batch_id.decode() if batch_id else "",
+        replay_id=told.get("replayId", ""),
+        batch_id=told.get("batchId", ""),
     )
 
 
@@ -348,54 +363,56 @@ def _pairs(flat: list[bytes]) -> dict[str, str]:
 
 
 def _record(message_id: str, row: list[Any]) -> Record | None:
-    fields, body, run_body = _pairs(row[0]), row[1], row[2]
+    fields, story, body, run_body = _pairs(row[0]), row[1], row[2], row[3]
     if not fields:
         return None
+    accepted, *attempts = (story or b"{}").decode().split("\n")
+    told = json.loads(accepted)
+    state = State(fields["state"])
+    waits = state in (State.SCHEDULED, State.RETRY_WAIT)
+    acct_day, _, _ = fields["account"].partition(":")
 
     def number(name: str) -> int:
         return int(fields.get(name) or 0)
 
-    def moment(name: str) -> int | None:
-        return int(fields[name]) if fields.get(name) else None
-
-    def text(name: str) -> str:
-        return fields.get(name, "")
+    def moment(name: str, stands: bool = True) -> int | None:
+        return int(fields[name]) if stands and fields.get(name) else None
 
     return Record(
         message_id=message_id,
-        state=State(fields["state"]),
+        state=state,
         epoch=number("epoch"),
         attempt=number("attempt"),
         fence=number("fence"),
-        type=text("type"),
+        type=told.get("type", ""),
         body=body,
-        run_body=run_body if text("edited") == "1" else None,
-        version=number("version"),
-        sha256=text("sha256"),
-        priority=text("priority"),
-        source=text("source"),
-        client=text("client"),
-        tags=text("tags"),
+        run_body=run_body if fields.get("edited") == "1" else None,
+        version=told.get("version", 0),
+        sha256=fields.get("sha256", ""),
+        priority=fields["priority"],
+        source=told.get("source", ""),
+        client=told.get("client", ""),
+        tags=told.get("tags", "[]"),
         queued_at_ms=number("queuedAt"),
-        not_before_ms=moment("notBefore"),
-        due_at_ms=moment("dueAt"),
-        lease_until_ms=moment("leaseUntil"),
+        not_before_ms=told.get("notBefore"),
+        due_at_ms=moment("dueAt", waits),
+        lease_until_ms=moment("leaseUntil", state is State.RUNNING),
         started_at_ms=moment("startedAt"),
         finished_at_ms=moment("finishedAt"),
-        acct_day=text("acctDay"),
+        acct_day=acct_day,
         max_retries=number("maxRetries"),
         recoveries=number("recoveries"),
         deferrals=number("deferrals"),
         deferred_since_ms=moment("deferredSince"),
         prior_runs=number("priorRuns"),
-        replay_id=text("replayId"),
-        batch_id=text("batchId"),
-        death_seen=number("deathSeen"),
-        owner=text("owner"),
-        outbox=text("outbox"),
-        last_error=text("lastError"),
-        attempts=text("attempts"),
-        result=text("result"),
+        replay_id=fields.get("replayId", ""),
+        batch_id=told.get("batchId", ""),
+        death_seen=told.get("deathSeen", 0),
+        owner=fields.get("owner", ""),
+        outbox=fields.get("outbox", ""),
+        last_error=fields.get("lastError", ""),
+        attempts=",".join(attempts),
+        result=fields.get("result", ""),
     )
 
 
@@ -453,7 +470,7 @@ def _server_problems(info: Mapping[str, str], *, wants_fsync: bool) -> list[Prob
 
 
 def terms_from_settings() -> Terms:
-    """The terms that settings name: times to live, lease, and what an acceptance waits for (``everysec`` or ``fsync``)."""
+    """The terms that settings name; ``ACCEPT_DURABILITY`` is ``everysec`` or ``fsync``."""
     default = Terms()
     fsync = getattr(settings, "ACCEPT_DURABILITY", "everysec") == "fsync"
     return Terms(

@@ -197,8 +197,8 @@ class Deferred:
     fence: int
     #: Wait before it may be claimed again; 0 puts it straight back into its lane.
     delay_ms: int
-    #: ``breaker`` counts as a deferral and starts the clock of ``deferred_since``; ``shutdown`` and ``prefetch`` do not,
-    #: and keep the message at the front of its lane.
+    #: ``breaker`` counts as a deferral and starts the clock of ``deferred_since``; ``shutdown`` and ``prefetch`` do
+    #: not, and put the message back at the front of its lane.
     why: str
     #: JSON object for the list of attempts, or empty to leave no trace.
     attempt_json: str = ""

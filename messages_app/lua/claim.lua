@@ -1,7 +1,7 @@
 -- Hand out up to `limit` waiting messages to one process, in the order of the lanes, with a fence and a lease each.
 -- KEYS  1 prefix of every key
 -- ARGV  1 token  2 limit  3 owner  4 messages the process holds  5 max bytes of payload together  6 lease ms
--- RETURNS  waiting in `alone`, 1 when the three lanes are empty, rows (fields of take.lua, then body, id)
+-- RETURNS  waiting in `alone`, 1 when the three lanes are empty, rows (fields of take.lua, then story, body, id)
 -- RACES  Two processes must never run one message under live fences, and a claim whose answer was lost must not cost
 --        its messages a lease each: so finding, fencing and remembering by token are one step.
 local prefix = KEYS[1]
@@ -28,13 +28,13 @@ local function serve(job, lane)
     return true
   end
   local row = look(id)
-  if fits(row, epoch, attempt) and lane_of(row[PRIORITY], tonumber(row[RECOVERIES])) == lane then
+  local own_lane = lane_of(lane, tonumber(row[RECOVERIES]) or 0)
+  if own_lane == lane and fits(row, epoch, attempt) then -- elsewhere it has another wake-up, in `alone`
     local body = body_of(id, row)
     if #rows > 0 and bytes + #body > max_bytes then return false end
     bytes = bytes + #body
-    local at = proof(row, wakes)
-    local fence = hand_out(id, row, owner, lease)
-    progress(lane, at)
+    progress(lane, row, wakes)
+    local fence = hand_out(id, row, lane, owner, lease)
     handed[#handed + 1] = id .. ' ' .. fence
     rows[#rows + 1] = answer(id, row, body)
   end
@@ -71,6 +71,7 @@ rows = again(token) or rows --[g] repeatable by token
 if #rows == 0 then
   if holding == 0 and limit > 0 then take('alone', 1) end
   if #rows == 0 then take_in_turn() end
+  write_progress()
   remember(token, handed)
 end
 

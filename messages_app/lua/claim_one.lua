@@ -13,9 +13,8 @@ local rows = again(token) --[g] repeatable by token
 if rows then return rows end
 local row = look(id)
 if not fits(row, epoch, attempt) then return {} end
-local lane, at = lane_of(row[PRIORITY], tonumber(row[RECOVERIES])), proof(row, row[WAKES])
-local body = body_of(id, row)
-local fence = hand_out(id, row, owner, lease)
-progress(lane, at)
+local priority = redis.call('HGET', prefix .. 'msg:' .. id, 'priority')
+local lane, body = lane_of(priority, tonumber(row[RECOVERIES]) or 0), body_of(id, row)
+local fence = hand_out(id, row, lane, owner, lease)
 remember(token, { id .. ' ' .. fence })
 return { answer(id, row, body) }

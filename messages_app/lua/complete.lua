@@ -9,22 +9,22 @@ local prefix = KEYS[1]
 local record_ttl, body_ttl = whole(ARGV[1], 'record ttl'), whole(ARGV[2], 'body ttl')
 
 local function complete(id, fence, result, attempt)
-  local record = read(id)
+  local record = read(id, 'state', 'fence', 'account', 'replayId')
   local verdict = judge(record, fence)
   if verdict ~= 'applied' then return verdict end
-  local replay = record.replayId ~= ''
   local key = prefix .. 'msg:' .. id
-  redis.call('HSET', key, 'state', 'done', 'closedFence', fence, 'finishedAt', now, 'leaseUntil', '',
-    'deferredSince', '', 'result', result, 'attempts', appended(record.attempts, attempt),
-    'outbox', replay and 'settle' or '')
+  redis.call('HSET', key, 'state', 'done', 'finishedAt', now, 'result', result)
   redis.call('ZREM', prefix .. 'due:running', id)
-  count(record.acctDay, record.type, 'done', 1)
-  count(record.acctDay, record.type, 'open', -1)
-  if replay then -- kept until the letter has its outcome [g]
+  tell(id, attempt)
+  count(record.account, 'done', 1)
+  count(record.account, 'open', -1)
+  if record.replayId ~= '' then --[g] nothing expires before the letter has its outcome
+    redis.call('HSET', key, 'outbox', 'settle')
     redis.call('ZADD', prefix .. 'outbox', now, id)
     return 'to_outbox'
   end
   redis.call('PEXPIRE', key, record_ttl)
+  redis.call('PEXPIRE', prefix .. 'story:' .. id, record_ttl)
   redis.call('PEXPIRE', prefix .. 'body:' .. id, body_ttl)
   return 'applied'
 end

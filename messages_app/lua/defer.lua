@@ -6,33 +6,33 @@
 -- RACES  Giving back and waking up are one step, so that no message waits without anybody knowing.
 local prefix = KEYS[1]
 --@use time calendar wake outcome
+local STORY_MAX = 65536 -- beyond this, refusals leave no more traces in the message's story
 
 -- A refusal starts the clock after which a message is held no longer. What only changes hands keeps its turn: it goes
--- to the front of its lane.
+-- to the front of its lane. The attempt stays what it is [g].
 local function defer(id, fence, delay, why, attempt)
   local wait = tonumber(delay)
   if not (wait and wait >= 0) then return 'stale' end
-  local record = read(id)
+  local record = read(id, 'state', 'fence', 'epoch', 'attempt', 'priority', 'recoveries', 'wakes', 'deferrals',
+    'deferredSince')
   local verdict = judge(record, fence)
   if verdict ~= 'applied' then return verdict end
   local key, refused = prefix .. 'msg:' .. id, why == 'breaker'
-  local deferrals, since = tonumber(record.deferrals) or 0, record.deferredSince
-  if refused then
-    deferrals = deferrals + 1
-    if since == '' then since = now end
-  end
-  if #record.attempts > ATTEMPTS_MAX then attempt = '' end
-  redis.call('HSET', key, 'closedFence', fence, 'leaseUntil', '', 'startedAt', '', 'owner', '',
-    'deferrals', deferrals, 'deferredSince', since, 'attempts', appended(record.attempts, attempt))
+  redis.call('HSET', key, 'startedAt', '', 'owner', '')
   redis.call('ZREM', prefix .. 'due:running', id)
+  if refused then
+    local since = record.deferredSince ~= '' and record.deferredSince or now
+    redis.call('HSET', key, 'deferrals', (tonumber(record.deferrals) or 0) + 1, 'deferredSince', since)
+  end
+  if redis.call('STRLEN', prefix .. 'story:' .. id) < STORY_MAX then tell(id, attempt) end
   if wait > 0 then
     local due = now + math.ceil(wait)
     redis.call('HSET', key, 'state', 'scheduled', 'dueAt', due)
     redis.call('ZADD', prefix .. 'due:scheduled', due, id)
   else
-    local wakes = tonumber(record.wakes) + 1
+    local lane, wakes = lane_of(record.priority, tonumber(record.recoveries) or 0), tonumber(record.wakes) + 1
     redis.call('HSET', key, 'state', 'queued', 'wakes', wakes, 'wakeAt', refused and now or 0)
-    wake(id, record.epoch, record.attempt, lane_of(record.priority, tonumber(record.recoveries)), wakes, not refused)
+    wake(id, record.epoch, record.attempt, lane, wakes, not refused)
   end
   return 'applied'
 end

@@ -9,23 +9,21 @@ local record_ttl, body_ttl = whole(ARGV[1], 'record ttl'), whole(ARGV[2], 'body 
 local ENDED = { death = 'dead_pending', settle = 'done' }
 
 local function drained(id, epoch, kind)
-  local record = read(id)
+  local record = read(id, 'state', 'epoch', 'outbox', 'account')
   local key = prefix .. 'msg:' .. id
-  local outbox = redis.call('HGET', key, 'outbox') or ''
-  if outbox == '' then redis.call('ZREM', prefix .. 'outbox', id) end -- an entry that stands for nothing
+  if record.outbox == '' then redis.call('ZREM', prefix .. 'outbox', id) end -- an entry that stands for nothing
   if record.epoch ~= epoch then return 0 end --[g] epoch equal
-  if outbox ~= kind or record.state ~= ENDED[kind] then return 0 end --[g] state equal
+  if record.outbox ~= kind or record.state ~= ENDED[kind] then return 0 end --[g] state equal
+  redis.call('HSET', key, 'state', kind == 'death' and 'dead' or 'done', 'outbox', '')
   if kind == 'death' then
-    redis.call('HSET', key, 'state', 'dead', 'outbox', '')
-    count(record.acctDay, record.type, 'dead', 1)
-    count(record.acctDay, record.type, 'open', -1)
-  else
-    redis.call('HSET', key, 'outbox', '')
+    count(record.account, 'dead', 1)
+    count(record.account, 'open', -1)
   end
-  local keep_body = kind == 'death' and record_ttl or body_ttl
+  local payload_ttl = kind == 'death' and record_ttl or body_ttl
   redis.call('PEXPIRE', key, record_ttl)
-  redis.call('PEXPIRE', prefix .. 'body:' .. id, keep_body)
-  redis.call('PEXPIRE', prefix .. 'run:' .. id, keep_body)
+  redis.call('PEXPIRE', prefix .. 'story:' .. id, record_ttl)
+  redis.call('PEXPIRE', prefix .. 'body:' .. id, payload_ttl)
+  redis.call('PEXPIRE', prefix .. 'run:' .. id, payload_ttl)
   redis.call('ZREM', prefix .. 'outbox', id)
   redis.call('HDEL', prefix .. 'quarantine', id)
   return 1

@@ -9,64 +9,60 @@ local prefix = KEYS[1]
 local limit = whole(ARGV[1], 'limit')
 local LOSSES_MAX = 3
 local WAKE_UP_MS = 10000 -- a wake-up younger than this may still be on its way
-local LANES = { 'high', 'normal', 'low', 'alone' }
+local INDEXES, LANES = { 'scheduled', 'retry_wait', 'running' }, { 'high', 'normal', 'low', 'alone' }
 local moved, recovered, given_up, rewoken = 0, 0, 0, 0
 
-local function queue(id, record, recoveries, attempts)
+local function look(id)
+  local record = read(id, 'state', 'epoch', 'attempt', 'fence', 'priority', 'recoveries', 'wakes', 'dueAt', 'leaseUntil',
+    'owner', 'startedAt')
+  record.recoveries = tonumber(record.recoveries) or 0
+  return record
+end
+
+local function queue(id, record)
   local wakes = tonumber(record.wakes) + 1
-  redis.call('HSET', prefix .. 'msg:' .. id, 'state', 'queued', 'dueAt', '', 'leaseUntil', '', 'wakes', wakes,
-    'wakeAt', now, 'recoveries', recoveries, 'attempts', attempts)
-  wake(id, record.epoch, record.attempt, lane_of(record.priority, recoveries), wakes)
+  redis.call('HSET', prefix .. 'msg:' .. id, 'state', 'queued', 'wakes', wakes, 'wakeAt', now)
+  wake(id, record.epoch, record.attempt, lane_of(record.priority, record.recoveries), wakes)
 end
 
--- `owner` and `startedAt` come from a worker: they are written as JSON strings.
-local function lost_attempt(record, owner, started)
-  return '{"number":' .. (record.attempt + 1) .. ',"startedAt":' .. (started > 0 and '"' .. iso(started) .. '"' or 'null')
-    .. ',"endedAt":"' .. iso(now) .. '","outcome":"lost","errorType":"WORKER_LOST","errorReason":'
-    .. '"The process that ran it stopped answering.","retryDelayMs":null,"worker":' .. cjson.encode(owner) .. '}'
+-- `owner` comes from a worker: it is written as a JSON string.
+local function lost_attempt(record)
+  return '{"number":' .. (record.attempt + 1) .. ',"startedAt":"' .. iso(tonumber(record.startedAt) or now)
+    .. '","endedAt":"' .. iso(now) .. '","outcome":"lost","errorType":"WORKER_LOST","errorReason":'
+    .. '"The process that ran it stopped answering.","retryDelayMs":null,"worker":' .. cjson.encode(record.owner) .. '}'
 end
 
-local function lost_error(owner)
+local function lost_error(record)
   return '{"errorType":"WORKER_LOST","errorKind":"unknown","errorReason":"The process that ran it was lost '
     .. LOSSES_MAX .. ' times.","errorStack":"","at":"' .. iso(now) .. '","systemState":{},"worker":'
-    .. cjson.encode(owner) .. '}'
+    .. cjson.encode(record.owner) .. '}'
 end
 
+-- Take a lease away, and its fence with it: what its holder still sends is stale.
 local function recover(id, record)
-  local owner, started = unpack(redis.call('HMGET', prefix .. 'msg:' .. id, 'owner', 'startedAt'))
-  local recoveries = tonumber(record.recoveries) + 1
-  local attempts = appended(record.attempts, lost_attempt(record, owner or '', tonumber(started) or 0))
+  local key = prefix .. 'msg:' .. id
+  record.recoveries = record.recoveries + 1
+  redis.call('HSET', key, 'recoveries', record.recoveries, 'fence', tonumber(record.fence) + 1)
+  tell(id, lost_attempt(record))
   recovered = recovered + 1
-  if recoveries < LOSSES_MAX then --[g] ends at the third loss
-    return queue(id, record, recoveries, attempts)
-  end
-  redis.call('HSET', prefix .. 'msg:' .. id, 'state', 'dead_pending', 'finishedAt', now, 'leaseUntil', '',
-    'recoveries', recoveries, 'attempts', attempts, 'lastError', lost_error(owner or ''), 'outbox', 'death')
+  if record.recoveries < LOSSES_MAX then return queue(id, record) end --[g] ends at the third loss
+  redis.call('HSET', key, 'state', 'dead_pending', 'finishedAt', now, 'lastError', lost_error(record),
+    'outbox', 'death')
   redis.call('ZADD', prefix .. 'outbox', now, id)
   given_up = given_up + 1
-end
-
--- The time that a record itself holds against the index it was found in; nil when it does not belong there.
-local function own_time(id, state, index)
-  if state ~= index then return nil end --[g] state checked again
-  return tonumber(redis.call('HGET', prefix .. 'msg:' .. id, index == 'running' and 'leaseUntil' or 'dueAt'))
 end
 
 local function move(index)
   local key = prefix .. 'due:' .. index
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, limit)) do
-    local record = read(id)
-    local at = own_time(id, record.state, index)
-    if not at then
+    local record = look(id)
+    local at = tonumber(index == 'running' and record.leaseUntil or record.dueAt)
+    if record.state ~= index then --[g] state checked again
       redis.call('ZREM', key, id)
     elseif at > now then --[g] time checked again
       redis.call('ZADD', key, at, id)
     else
-      if index == 'running' then
-        recover(id, record)
-      else
-        queue(id, record, tonumber(record.recoveries), record.attempts)
-      end
+      if index == 'running' then recover(id, record) else queue(id, record) end
       redis.call('ZREM', key, id)
       moved = moved + 1
     end
@@ -77,13 +73,13 @@ end
 -- move are never touched.
 local function wake_again(lane)
   local key, before = prefix .. 'waiting:' .. lane, now - WAKE_UP_MS
-  if redis.call('LLEN', 'rq:queue:' .. lane) > 0 then
+  if redis.call('LLEN', 'rq:queue:' .. lane) > 0 then --[g] overtaken, or the lane empty
     before = math.min(before, (tonumber(redis.call('GET', prefix .. 'head:' .. lane)) or 0) - 1)
   end
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', before, 'LIMIT', 0, limit)) do
-    local record = read(id)
+    local record = look(id)
     if record.state == 'queued' then
-      queue(id, record, tonumber(record.recoveries), record.attempts)
+      queue(id, record)
       redis.call('DEL', 'rq:job:' .. job_of(id, record.epoch, record.attempt, record.wakes))
       rewoken = rewoken + 1
     else
@@ -92,18 +88,14 @@ local function wake_again(lane)
   end
 end
 
-move('scheduled')
-move('retry_wait')
-move('running')
+local function first(index)
+  return tonumber(redis.call('ZRANGE', prefix .. 'due:' .. index, 0, 0, 'WITHSCORES')[2]) or math.huge
+end
+
+for _, index in ipairs(INDEXES) do move(index) end
 for _, lane in ipairs(LANES) do
   wake_again(lane) --[g] new wake-up for a queued message without one
   redis.call('SADD', 'rq:queues', 'rq:queue:' .. lane)
 end
-
-local next_at = -1
-for _, index in ipairs({ 'scheduled', 'retry_wait', 'running' }) do
-  local first = redis.call('ZRANGE', prefix .. 'due:' .. index, 0, 0, 'WITHSCORES')
-  local at = tonumber(first[2])
-  if at and (next_at < 0 or at < next_at) then next_at = at end
-end
-return { moved, next_at, now, recovered, given_up, rewoken }
+local next_at = math.min(first('scheduled'), first('retry_wait'), first('running'))
+return { moved, next_at < math.huge and next_at or -1, now, recovered, given_up, rewoken }

@@ -10,13 +10,13 @@ local prefix = KEYS[1]
 local function fail(id, fence, delay, problem, attempt)
   local wait = tonumber(delay)
   if delay ~= '' and not (wait and wait >= 0) then return 'stale' end
-  local record = read(id)
+  local record = read(id, 'state', 'fence', 'attempt', 'maxRetries', 'priorRuns')
   local verdict = judge(record, fence)
   if verdict ~= 'applied' then return verdict end
   local key, number = prefix .. 'msg:' .. id, tonumber(record.attempt)
-  redis.call('HSET', key, 'closedFence', fence, 'leaseUntil', '', 'deferredSince', '', 'lastError', problem,
-    'attempts', appended(record.attempts, attempt), 'priorRuns', (tonumber(record.priorRuns) or 0) + 1)
+  redis.call('HSET', key, 'lastError', problem, 'deferredSince', '', 'priorRuns', (tonumber(record.priorRuns) or 0) + 1)
   redis.call('ZREM', prefix .. 'due:running', id)
+  tell(id, attempt)
   if wait and number < tonumber(record.maxRetries) then --[g] retries left
     local due = now + math.ceil(wait)
     redis.call('HSET', key, 'state', 'retry_wait', 'attempt', number + 1, 'dueAt', due)

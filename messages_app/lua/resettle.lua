@@ -6,18 +6,18 @@
 local prefix = KEYS[1]
 --@use time check account outcome
 local id, epoch = identifier(ARGV[1]), ARGV[2]
-local key, record = prefix .. 'msg:' .. id, read(id)
+local key, record = prefix .. 'msg:' .. id, read(id, 'state', 'epoch', 'account', 'replayId')
 if record.epoch ~= epoch then return 0 end
 if record.state == 'dead' then
   redis.call('HSET', key, 'state', 'dead_pending', 'outbox', 'death')
-  count(record.acctDay, record.type, 'dead', -1)
-  count(record.acctDay, record.type, 'open', 1)
+  count(record.account, 'dead', -1)
+  count(record.account, 'open', 1)
 elseif record.state == 'done' and record.replayId ~= '' then
   redis.call('HSET', key, 'outbox', 'settle')
 elseif record.state ~= 'dead_pending' then
   return 0
 end
 redis.call('ZADD', prefix .. 'outbox', now, id)
-for _, kept in ipairs({ 'msg:', 'body:', 'run:' }) do redis.call('PERSIST', prefix .. kept .. id) end
+for _, part in ipairs({ 'msg:', 'story:', 'body:', 'run:' }) do redis.call('PERSIST', prefix .. part .. id) end
 write_accounts()
 return 1

@@ -1,21 +1,23 @@
--- accepted = done + open + dead, per day and type of acceptance, at every instant: moved by the script that moves
--- the message [g]. Changes are added up first and written once per account, however many messages a call carries.
+-- accepted = done + open + dead, per day and type of acceptance ("yyyymmdd:type"), at every instant: moved by the script
+-- that moves the message [g]. Changes are added up first and written once per account, however many messages a call
+-- carries.
 local ACCOUNT_TTL_S = 400 * 86400
 local accounts = {}
 
-local function count(day, type, field, change)
-  local name = day .. ':' .. type
-  local account = accounts[name] or {}
-  account[field] = (account[field] or 0) + change
-  accounts[name] = account
+local function count(account, field, change)
+  local changes = accounts[account] or {}
+  changes[field] = (changes[field] or 0) + change
+  accounts[account] = changes
 end
 
 local function write_accounts()
-  for name, account in pairs(accounts) do
-    for field, change in pairs(account) do
-      redis.call('HINCRBY', prefix .. 'acct:' .. name, field, change)
+  for account, changes in pairs(accounts) do
+    local key = prefix .. 'acct:' .. account
+    for field, change in pairs(changes) do
+      if redis.call('HINCRBY', key, field, change) == change then -- it held nothing: it may be new
+        redis.call('EXPIRE', key, ACCOUNT_TTL_S)
+        redis.call('SADD', prefix .. 'acct:index', account)
+      end
     end
-    redis.call('EXPIRE', prefix .. 'acct:' .. name, ACCOUNT_TTL_S)
-    redis.call('SADD', prefix .. 'acct:index', name)
   end
 end

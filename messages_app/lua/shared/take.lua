@@ -1,9 +1,8 @@
--- The fields of a claimed message, in the order of the answer; `body` follows them.
-local CLAIM_FIELDS = { 'epoch', 'attempt', 'fence', 'type', 'version', 'priority', 'source', 'client', 'tags',
-  'queuedAt', 'startedAt', 'maxRetries', 'priorRuns', 'recoveries', 'deferrals', 'deferredSince', 'replayId', 'batchId',
-  'state', 'edited', 'wakes', 'wakeAt' }
-local EPOCH, ATTEMPT, FENCE, PRIORITY, STARTED_AT, RECOVERIES = 1, 2, 3, 6, 11, 14
-local STATE, EDITED, WAKES, WAKE_AT = 19, 20, 21, 22
+-- The fields of a claimed message, in the order of the answer; story, body and id follow them.
+local CLAIM_FIELDS = { 'epoch', 'attempt', 'fence', 'startedAt', 'queuedAt', 'priorRuns', 'recoveries', 'deferrals',
+  'deferredSince', 'state', 'edited', 'wakes', 'wakeAt' }
+local EPOCH, ATTEMPT, FENCE, STARTED_AT, RECOVERIES = 1, 2, 3, 4, 7
+local STATE, EDITED, WAKES, WAKE_AT = 10, 11, 12, 13
 
 local function look(id)
   return redis.call('HMGET', prefix .. 'msg:' .. id, unpack(CLAIM_FIELDS))
@@ -15,7 +14,7 @@ local function body_of(id, row)
 end
 
 local function answer(id, row, body)
-  row[STATE], row[EDITED], row[WAKES], row[WAKE_AT] = body, id, nil, nil
+  row[STATE], row[EDITED], row[WAKES], row[WAKE_AT] = redis.call('GET', prefix .. 'story:' .. id) or '{}', body, id, nil
   return row
 end
 
@@ -29,11 +28,11 @@ end
 
 -- Give the message to `owner` until the lease ends. The fence is above every earlier one, also after the server fell
 -- back to an older state of itself: then the clock is ahead of any count.
-local function hand_out(id, row, owner, lease)
+local function hand_out(id, row, lane, owner, lease)
   local fence = math.max((tonumber(row[FENCE]) or 0) + 1, now) --[g] fence from count and clock
   redis.call('HSET', prefix .. 'msg:' .. id, 'state', 'running', 'fence', fence, 'leaseUntil', now + lease,
     'startedAt', now, 'owner', owner)
-  redis.call('ZREM', prefix .. 'waiting:' .. lane_of(row[PRIORITY], tonumber(row[RECOVERIES])), id)
+  redis.call('ZREM', prefix .. 'waiting:' .. lane, id)
   redis.call('ZADD', prefix .. 'due:running', now + lease, id)
   row[FENCE], row[STARTED_AT] = fence, now
   return fence
@@ -41,13 +40,17 @@ end
 
 -- How far a lane has come: the push time of the youngest wake-up claimed from it. A doubled wake-up that is older
 -- than the newest one (or one pushed to the front) proves nothing and is left out.
-local function progress(lane, at)
-  local head = prefix .. 'head:' .. lane
-  if at > (tonumber(redis.call('GET', head)) or 0) then redis.call('SET', head, at) end
+local heads = {}
+local function progress(lane, row, wakes)
+  if row[WAKES] ~= wakes then return end
+  heads[lane] = math.max(heads[lane] or 0, tonumber(row[WAKE_AT]) or 0)
 end
 
-local function proof(row, wakes)
-  return row[WAKES] == wakes and tonumber(row[WAKE_AT]) or 0
+local function write_progress()
+  for lane, at in pairs(heads) do
+    local key = prefix .. 'head:' .. lane
+    if at > (tonumber(redis.call('GET', key)) or 0) then redis.call('SET', key, at) end
+  end
 end
 
 -- The answer to the repetition of a claim: what that claim handed out and what still runs under those fences.

@@ -18,11 +18,12 @@ end
 -- Push the wake-up of a queued message into its lane, as a job that RQ's own worker could run as well.
 -- `wakes` rises with each push, so that no job id is ever used twice. The caller writes `wakes` and `wakeAt`
 -- into the record: 0 for a push to the front, which says nothing about how far the lane has come.
+local woken_at
 local function wake(id, epoch, attempt, lane, wakes, to_front)
   local job = job_of(id, epoch, attempt, wakes)
-  local at = iso(now)
-  redis.call('HSET', 'rq:job:' .. job, 'created_at', at, 'enqueued_at', at, 'started_at', '', 'ended_at', '',
-    'origin', lane, 'status', 'queued', 'description', id, 'timeout', 3600, 'result_ttl', 60, 'failure_ttl', 3600,
+  woken_at = woken_at or iso(now)
+  redis.call('HSET', 'rq:job:' .. job, 'created_at', woken_at, 'enqueued_at', woken_at, 'origin', lane,
+    'status', 'queued', 'description', id, 'timeout', 3600, 'result_ttl', 60,
     'data', '["messages_app.jobs.process",null,["' .. id .. '",' .. epoch .. ',' .. attempt .. '],{}]')
   redis.call(to_front and 'LPUSH' or 'RPUSH', 'rq:queue:' .. lane, job)
   redis.call('ZADD', prefix .. 'waiting:' .. lane, now, id)
