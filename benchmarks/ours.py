@@ -30,7 +30,7 @@ def _environment(site: Site, **more: str) -> dict[str, str]:
         "MONGODB_URL": site.stores.ours_mongodb_url,
         "MONGODB_DATABASE": OURS_DATABASE,
         "DATABASE_URL": f"sqlite:///{site.folder / 'ours.sqlite3'}",
-        "SECRET_KEY": "of-the-benchmark-only",
+        "SECRET_KEY": "of-the-benchmark-only-" * 3,
         "HTTPS": "false",
         "BIND": f"127.0.0.1:{site.http_port}",
         **more,
@@ -47,7 +47,7 @@ def _serve(site: Site) -> list[Child]:
     command = [places.OURS_PYTHON, "-m", "gunicorn", "--config", "gunicorn.conf.py", "dlqsite.wsgi:application"]
     child = Child(command, env=_environment(site), cwd=places.PROJECT, log=site.logs / "ours-web.log")
     try:
-        child.listening(site.http_port)
+        child.answering(site.http_port)
     except BaseException:
         child.stop()
         raise

@@ -45,7 +45,7 @@ def _served(name: str, command: Callable[[int], list[str]], cwd: Path) -> Intake
     def start(site: Site) -> list[Child]:
         child = Child(command(site.http_port), env=_environment(site), cwd=cwd, log=site.logs / f"{name}.log")
         try:
-            child.listening(site.http_port)
+            child.answering(site.http_port)
         except BaseException:
             child.stop()
             raise

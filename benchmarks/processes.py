@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import signal
 import socket
@@ -60,6 +61,23 @@ class Child:
                 return
             time.sleep(0.05)
         raise self.failed(f"does not listen on port {port}")
+
+    def answering(self, port: int, timeout_s: float = 30.0) -> None:
+        """Return once the HTTP server on ``port`` answers, whatever it says; raise ``DidNotStart`` otherwise.
+
+        A server that forks listens long before anybody in it could answer.
+        """
+        deadline = time.monotonic() + timeout_s
+        self.listening(port, timeout_s)
+        while self.alive() and time.monotonic() < deadline:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                connection.request("GET", "/benchmark")
+                connection.getresponse()
+                return
+            connection.close()
+            time.sleep(0.05)
+        raise self.failed(f"does not answer on port {port}")
 
     def failed(self, what: str) -> DidNotStart:
         lines = self.log.read_text(errors="replace").splitlines()[-15:] if self.log.exists() else []
