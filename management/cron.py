@@ -59,7 +59,7 @@ class Cron:
             duty.run()
         except Exception:
             # Whatever it is, the other duties are still due.
-            log.exception("duty failed", extra={"duty": duty.name})
+            log.exception("duty_failed", extra={"duty": duty.name})
 
 
 def replay_what_is_due() -> None:
@@ -84,9 +84,9 @@ class Accounts:
                 self._known[key] = difference
                 details = {"day": row.day, "type": row.type, "difference": difference, "accepted": row.accepted}
                 if difference:
-                    log.error("accounts do not balance", extra=details)
+                    log.error("accounts_differ", extra=details)
                 else:
-                    log.warning("accounts balance again", extra=details)
+                    log.warning("accounts_agree_again", extra=details)
 
 
 class Heartbeat:

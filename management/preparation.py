@@ -26,9 +26,9 @@ _STAMP = ".collected-from"
 
 def ensure_indexes() -> None:
     """Build what is missing in MongoDB. Raises dlq_app.errors.StoreUnavailable when it does not answer."""
-    from dlq_app import indexes
+    from dlq_app import conf, indexes, mongo
 
-    indexes.ensure()
+    indexes.ensure(mongo.database(), keep_resolved_days=conf.replay_policy().keep_resolved_days)
 
 
 def collect_static_files() -> int:

@@ -27,8 +27,8 @@ class Command(BaseCommand):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         heartbeat = Heartbeat()
-        log.info("cron started", extra={"process": heartbeat.name})
+        log.info("cron_started", extra={"cron": heartbeat.name})
         Cron(duties(heartbeat), stop).run()
         with suppress(StoreUnavailable):  # then it is forgotten after a while
             heartbeat.end()
-        log.info("cron stopped", extra={"process": heartbeat.name})
+        log.info("cron_stopped", extra={"cron": heartbeat.name})
