@@ -1,28 +1,320 @@
-"""Health: is the process alive, can it serve, and how is every part."""
+"""Health: is the process alive, can it serve, and how is every part. Probes cost next to nothing and never hang."""
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cache
+from typing import Any, ClassVar
+
+from django.conf import settings
+from django.db import Error as DatabaseError
+from django.db import connections
+from drf_spectacular.utils import OpenApiExample, OpenApiResponse, extend_schema
+from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from dlqsite.access import OPEN
+from breaker_app.conf import breaker_for, known_names
+from breaker_app.errors import BreakerError
+from breaker_app.states import State as BreakerState
+from dlq_app.errors import DeadLetterError
+from dlq_app.mongo import database, translated
+from dlqsite.access import OPEN, may
+from messages_app import presence
+from messages_app.errors import MessagesError
+from messages_app.ledger import ledger
+
+#: Every check has this long; what has not answered by then is taken for down.
+TIMEOUT_S = 2.0
+#: Findings are kept for this long, so that no number of probes costs more than one round a second.
+KEEP_S = 1.0
+
+_started = time.monotonic()
+
+
+class Status(StrEnum):
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    UNHEALTHY = "unhealthy"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found. ``facts`` are shown to those who may read."""
+
+    status: Status
+    detail: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    latency_ms: float = 0.0
+
+    def wire(self) -> dict[str, Any]:
+        said = {"detail": self.detail} if self.detail else {}
+        return {"status": self.status.value, **said, **self.facts, "latencyMs": self.latency_ms}
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """All findings of one round, and what they come to."""
+
+    status: Status
+    checks: Mapping[str, Finding]
+
+
+# -- the checks
+
+
+def check_redis() -> Finding:
+    book = ledger()
+    book.now_ms()
+    problems = book.require_safe_redis()
+    if problems:
+        return Finding(Status.DEGRADED, " ".join(f"{problem.what} {problem.fix}" for problem in problems))
+    return Finding(Status.HEALTHY)
+
+
+def check_mongodb() -> Finding:
+    with translated():
+        database().command("ping")
+    return Finding(Status.HEALTHY)
+
+
+def check_database() -> Finding:
+    try:
+        with connections["default"].cursor() as cursor:
+            cursor.execute("SELECT 1")
+            cursor.fetchone()
+    finally:
+        connections.close_all()  # this thread's own
+    return Finding(Status.HEALTHY)
+
+
+def _presence_of(role: str, missing: str) -> Finding:
+    alive = presence.present(role)
+    if not alive:
+        return Finding(Status.DEGRADED, missing, {"alive": 0})
+    return Finding(Status.HEALTHY, facts={"alive": len(alive)})
+
+
+def check_workers() -> Finding:
+    return _presence_of("worker", "No message worker is alive: messages wait.")
+
+
+def check_scheduler() -> Finding:
+    """Retries and lost messages are moved by every worker; the cron role does the periodic duties."""
+    overdue = ledger().figures().overdue
+    found = _presence_of("cron", "No cron process is alive: due replays and account checks wait.")
+    facts = {**found.facts, "overdue": overdue}
+    if overdue:
+        return Finding(Status.DEGRADED, f"{overdue} messages are more than 5 s past their time.", facts)
+    return Finding(found.status, found.detail, facts)
+
+
+def check_dlq_worker() -> Finding:
+    return _presence_of("dlq_worker", "No DLQ worker is alive: automatic replays and replay batches wait.")
+
+
+def check_queues() -> Finding:
+    figures = ledger().figures()
+    facts = {
+        "waiting": {lane.name: lane.waiting for lane in figures.lanes},
+        "running": figures.running,
+        "scheduled": figures.scheduled,
+        "retryWait": figures.retry_wait,
+        "deadPending": figures.outbox,
+        "quarantined": figures.quarantined,
+    }
+    if figures.quarantined:
+        return Finding(
+            Status.DEGRADED, f"{figures.quarantined} outcomes could not be recorded and need a person.", facts
+        )
+    return Finding(Status.HEALTHY, facts=facts)
+
+
+def check_breakers() -> Finding:
+    states = {name: breaker_for(name).peek().state for name in known_names()}
+    opened = sorted(name for name, state in states.items() if state in (BreakerState.OPEN, BreakerState.FORCED_OPEN))
+    facts = {"states": {name: state.value for name, state in states.items()}}
+    if opened:
+        return Finding(Status.DEGRADED, f"Open: {', '.join(opened)}.", facts)
+    return Finding(Status.HEALTHY, facts=facts)
+
+
+CHECKS: Mapping[str, Callable[[], Finding]] = {
+    "redis": check_redis,
+    "mongodb": check_mongodb,
+    "database": check_database,
+    "workers": check_workers,
+    "scheduler": check_scheduler,
+    "dlqWorker": check_dlq_worker,
+    "queues": check_queues,
+    "breakers": check_breakers,
+}
+#: Without these nothing can be accepted or shown. MongoDB is not among them: intake and workers go on without it.
+VITAL = frozenset({"redis", "database"})
+_EXPECTED = (MessagesError, DeadLetterError, BreakerError, DatabaseError)
+
+
+def _timed(check: Callable[[], Finding]) -> Finding:
+    began = time.perf_counter()
+    try:
+        found = check()
+    except _EXPECTED as error:
+        # The text of a driver's error may hold addresses and passwords; the kind of error is enough here.
+        found = Finding(Status.UNHEALTHY, f"No answer ({type(error).__name__}).")
+    took_ms = round((time.perf_counter() - began) * 1000, 1)
+    return Finding(found.status, found.detail, found.facts, took_ms)
+
+
+class Doctor:
+    """Runs checks side by side and keeps the findings for a second. Of threads that ask at once one runs the round."""
+
+    def __init__(self, checks: Mapping[str, Callable[[], Finding]], *, timeout_s: float = TIMEOUT_S) -> None:
+        self._checks = checks
+        self._timeout_s = timeout_s
+        # Twice as many threads as checks: a round that hangs must not make the next one look as if it did.
+        self._threads = ThreadPoolExecutor(2 * len(checks), thread_name_prefix="health")
+        self._lock = threading.Lock()
+        self._kept: tuple[float, Health] | None = None
+
+    def look(self) -> Health:
+        kept = self._kept
+        if kept is not None and kept[0] > time.monotonic():
+            return kept[1]
+        with self._lock:
+            kept = self._kept
+            if kept is not None and kept[0] > time.monotonic():
+                return kept[1]
+            health = self._round()
+            self._kept = (time.monotonic() + KEEP_S, health)
+            return health
+
+    def _round(self) -> Health:
+        asked = {name: self._threads.submit(_timed, check) for name, check in self._checks.items()}
+        wait(asked.values(), timeout=self._timeout_s)
+        findings = {name: self._finding(future) for name, future in asked.items()}
+        return Health(overall(findings), findings)
+
+    def _finding(self, future: Future[Finding]) -> Finding:
+        if not future.done():
+            future.cancel()
+            return Finding(
+                Status.UNHEALTHY, f"No answer within {self._timeout_s:g} s.", latency_ms=self._timeout_s * 1000
+            )
+        return future.result()
+
+
+def overall(findings: Mapping[str, Finding]) -> Status:
+    """Unhealthy without a vital part, degraded when any other is not as it should be."""
+    if any(findings[name].status is Status.UNHEALTHY for name in VITAL & findings.keys()):
+        return Status.UNHEALTHY
+    if any(finding.status is not Status.HEALTHY for finding in findings.values()):
+        return Status.DEGRADED
+    return Status.HEALTHY
+
+
+@cache
+def doctor() -> Doctor:
+    """The one that looks at everything."""
+    return Doctor(CHECKS)
+
+
+@cache
+def gatekeeper() -> Doctor:
+    """The one that looks only at what serving depends on."""
+    return Doctor({name: CHECKS[name] for name in sorted(VITAL)})
+
+
+# -- the views
+
+
+class HealthData(serializers.Serializer[Any]):
+    status = serializers.ChoiceField([status.value for status in Status])
+    checks = serializers.DictField(
+        required=False, help_text="Per part: status, detail, figures, latencyMs. Only with a key that may read."
+    )
+    version = serializers.CharField(required=False)
+    uptimeSeconds = serializers.IntegerField(required=False)  # noqa: N815
+
+
+class HealthOut(serializers.Serializer[Any]):
+    data = HealthData()
+
+
+class ProbeData(serializers.Serializer[Any]):
+    status = serializers.CharField()
+
+
+class ProbeOut(serializers.Serializer[Any]):
+    data = ProbeData()
 
 
 class LiveView(APIView):
-    """The process answers. Depends on nothing else."""
+    """The process answers."""
 
-    required_scopes = {"GET": OPEN}  # noqa: RUF012
+    required_scopes: ClassVar = {"GET": OPEN}
     authentication_classes = ()
     throttle_classes = ()
 
+    @extend_schema(
+        operation_id="live",
+        tags=["System"],
+        summary="Is the process alive",
+        description="Depends on nothing else: restart the process when this fails.",
+        responses={200: ProbeOut},
+    )
     def get(self, request: Request) -> Response:
         return Response({"data": {"status": "alive"}})
 
 
-class ReadyView(LiveView):
-    pass
+class ReadyView(APIView):
+    """Redis and the database can be reached."""
+
+    required_scopes: ClassVar = {"GET": OPEN}
+    authentication_classes = ()
+    throttle_classes = ()
+
+    @extend_schema(
+        operation_id="ready",
+        tags=["System"],
+        summary="Can it serve",
+        description="Whether Redis and the database can be reached: send no requests here while this fails.",
+        responses={200: ProbeOut, 503: OpenApiResponse(ProbeOut, description="Not now.")},
+    )
+    def get(self, request: Request) -> Response:
+        ready = gatekeeper().look().status is not Status.UNHEALTHY
+        return Response({"data": {"status": "ready" if ready else "not_ready"}}, status=200 if ready else 503)
 
 
-class HealthView(LiveView):
-    pass
+class HealthView(APIView):
+    """Every part."""
+
+    required_scopes: ClassVar = {"GET": OPEN}
+    throttle_classes = ()
+
+    @extend_schema(
+        operation_id="health",
+        tags=["System"],
+        summary="How every part is",
+        description=(
+            "The status alone for everybody; what each check found with a key that may read. `degraded` while "
+            "MongoDB or a worker is away: messages are still accepted. `unhealthy` without Redis or the database."
+        ),
+        responses={200: HealthOut, 503: OpenApiResponse(HealthOut, description="Unhealthy.")},
+        examples=[OpenApiExample("Short", value={"data": {"status": "healthy"}}, response_only=True)],
+    )
+    def get(self, request: Request) -> Response:
+        health = doctor().look()
+        data: dict[str, Any] = {"status": health.status.value}
+        if may(request, "read"):
+            data |= {
+                "checks": {name: finding.wire() for name, finding in health.checks.items()},
+                "version": settings.VERSION,
+                "uptimeSeconds": int(time.monotonic() - _started),
+            }
+        return Response({"data": data}, status=503 if health.status is Status.UNHEALTHY else 200)

@@ -154,8 +154,8 @@ class ApiProblems:
         response = self.get_response(request)
         if response.status_code < HTTPStatus.BAD_REQUEST or not (request.path_info + "/").startswith("/api/"):
             return response
-        if response.get("Content-Type", "").partition(";")[0] == CONTENT_TYPE:
-            return response
+        if response.get("Content-Type", "").partition(";")[0] in (CONTENT_TYPE, "application/json"):
+            return response  # a problem already, or health's own answer
         headers = {name: response[name] for name in _KEPT_HEADERS if name in response}
         response.close()
         return plain(response.status_code, headers=headers)

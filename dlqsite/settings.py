@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+import warnings
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -61,13 +62,9 @@ ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[:
 REDIS_URL = env.str("REDIS_URL", default=_stack.get("redisUrl", "redis://127.0.0.1:6379/0"))
 REDIS_PREFIX = env.str("REDIS_PREFIX", default="dlq:")
 MONGODB_URL = env.str("MONGODB_URL", default=_stack.get("mongodbUrl", "mongodb://127.0.0.1:27017/"))
-MONGODB_DATABASE = env.str("MONGODB_DATABASE", default="dlq")
+MONGODB_DATABASE = env.str("MONGODB_DATABASE", default=_stack.get("database", "dlq"))
 
-_database_url = env.str("DATABASE_URL", default="")
-if not _database_url:
-    _known = str(_stack.get("database", ""))
-    _database_url = _known if "://" in _known else f"sqlite:///{DATA_DIR / 'db.sqlite3'}"
-DATABASES = {"default": env.db_url_config(_database_url)}
+DATABASES = {"default": env.db_url("DATABASE_URL", default=f"sqlite:///{DATA_DIR / 'db.sqlite3'}")}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     # Readers never wait for the writer (WAL), and a transaction that will write says so when it begins, so that two of
     # them queue up instead of failing with "database is locked".
@@ -141,6 +138,9 @@ STATIC_ROOT = BASE_DIR / "staticfiles"
 STATICFILES_DIRS = [BASE_DIR / "static"]
 # Hashed names and compression once `collectstatic` has run; straight from the apps before.
 _collected = (STATIC_ROOT / "staticfiles.json").is_file()
+if not _collected:
+    # Whitenoise warns about the missing directory in every process; here it is a way of running, not a mistake.
+    warnings.filterwarnings("ignore", message="No directory at", category=UserWarning)
 WHITENOISE_USE_FINDERS = not _collected
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
@@ -251,6 +251,8 @@ SPECTACULAR_SETTINGS = {
     "COMPONENT_SPLIT_REQUEST": True,
     "SCHEMA_PATH_PREFIX": "/api",
     "SORT_OPERATIONS": False,
+    # Choices stand where they are used; as shared components the many `status` and `state` would need invented names.
+    "POSTPROCESSING_HOOKS": [],
     "SWAGGER_UI_SETTINGS": {"persistAuthorization": False, "displayRequestDuration": True},
 }
 

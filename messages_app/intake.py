@@ -19,7 +19,6 @@ from typing import Any, Final
 
 from breaker_app.conf import breaker_for
 from breaker_app.policy import WhenOpen
-from breaker_app.states import State as BreakerState
 from messages_app import registry
 from messages_app.clients import Client
 from messages_app.conf import retry_policy
@@ -50,6 +49,7 @@ from messages_app.parsing import (
 )
 from messages_app.problem import CONTENT_TYPE as PROBLEM_TYPE
 from messages_app.problem import encode, problem
+from messages_app.protection import open_for_ms
 from messages_app.records import Acceptance, AcceptAnswer, AcceptStatus, RateState
 from messages_app.status import instant, message_path
 from messages_app.throttles import count, rate_headers, retry_after_s, submit_limit
@@ -344,13 +344,7 @@ def breaker_must_let_pass(message_type: str) -> None:
 
 
 def _wait_ms(name: str) -> int | None:
-    breaker = breaker_for(name)
-    if breaker.policy.when_open is not WhenOpen.REJECT:
-        return None
-    seen = breaker.peek()
-    if seen.state is BreakerState.FORCED_OPEN or (seen.state is BreakerState.OPEN and not seen.due):
-        return seen.retry_after_ms if seen.retry_after_ms > 0 else breaker.policy.open_timeout_ms
-    return None
+    return open_for_ms(name) if breaker_for(name).policy.when_open is WhenOpen.REJECT else None
 
 
 # -- batches

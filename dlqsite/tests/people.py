@@ -1,0 +1,33 @@
+"""The cast of the site's tests: keys and people, each with what they may do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+
+from dlqsite.access import known_keys
+from dlqsite.models import ApiKey
+
+
+def a_key(*scopes: str, name: str = "carol", **fields: Any) -> str:
+    """A new key as a client holds it."""
+    _, key = ApiKey.objects.create_key(name=name, scopes=list(scopes), **fields)
+    known_keys.clear()
+    return str(key)
+
+
+def with_key(*scopes: str, **fields: Any) -> Client:
+    """A client that sends a new key with every request; without a rate limit unless told otherwise."""
+    fields.setdefault("rate_limit_per_minute", 0)
+    return Client(headers={"Authorization": f"Api-Key {a_key(*scopes, **fields)}"})
+
+
+def staff(name: str = "vic", *permissions: str, csrf: bool = False, **fields: Any) -> Client:
+    """A browser in which a member of staff is signed in. Permissions are codenames of ``dlqsite``."""
+    user = User.objects.create_user(name, password=None, is_staff=True, **fields)
+    user.user_permissions.add(*Permission.objects.filter(content_type__app_label="dlqsite", codename__in=permissions))
+    client = Client(enforce_csrf_checks=csrf)
+    client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
+    return client

@@ -1,0 +1,197 @@
+"""Both doors of intake, Django's view and the front, give the same answers to the same requests."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.core.handlers.wsgi import WSGIHandler
+from django.test import RequestFactory
+from pytest_django import Settings
+
+from dlqsite.access import known_client, known_keys
+from dlqsite.models import ApiKey
+from dlqsite.tests.people import a_key
+from messages_app.front import Front
+from messages_app.ledger import ledger
+
+pytestmark = [pytest.mark.django_db, pytest.mark.redis]
+
+Answer = tuple[int, dict[str, str], bytes]
+Door = Callable[..., Answer]
+
+
+class Watched:
+    """A door that notes whether Django had to be asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self._django = WSGIHandler()
+
+    def __call__(self, environ: Any, start_response: Any) -> Any:
+        self.asked += 1
+        return self._django(environ, start_response)
+
+
+def call(application: Any, body: bytes, *, path: str = "/api/messages", method: str = "POST", **environ: Any) -> Answer:
+    headers = {"CONTENT_TYPE": "application/json", "CONTENT_LENGTH": str(len(body)), "wsgi.input": io.BytesIO(body)}
+    full = RequestFactory()._base_environ(
+        **{"PATH_INFO": path, "REQUEST_METHOD": method, "HTTP_HOST": "localhost", **headers, **environ}
+    )
+    seen: list[Any] = []
+    chunks = application(full, lambda status, headers, *rest: seen.extend((status, headers)))
+    answer = b"".join(chunks)
+    if hasattr(chunks, "close"):
+        chunks.close()
+    return int(seen[0][:3]), dict(seen[1]), answer
+
+
+@pytest.fixture
+def key(redis_client: Any) -> str:
+    return a_key("submit", rate_limit_per_minute=1000)
+
+
+@pytest.fixture
+def watched() -> Watched:
+    return Watched()
+
+
+@pytest.fixture(params=["django", "front"])
+def door(request: pytest.FixtureRequest, key: str, watched: Watched) -> Iterator[Door]:
+    """Either door, with the key already known; at the end the front must not have asked Django."""
+    authorization = f"Api-Key {key}"
+    known_keys.put(authorization.encode(), ApiKey.objects.get(prefix=key.partition(".")[0]))
+    application: Any = Front(watched, known_client) if request.param == "front" else watched
+    yield lambda body, **environ: call(application, body, HTTP_AUTHORIZATION=authorization, **environ)
+    assert (watched.asked == 0) is (request.param == "front")
+
+
+CASES: list[tuple[bytes, dict[str, Any], int]] = [
+    (b'{"messageId":"m","payload":{"a":1}}', {}, 202),
+    (b'{"messageId":"m","payload":{"a":1},"priority":"low"}', {"HTTP_IDEMPOTENCY_KEY": "m"}, 202),
+    (b'{"messageId":"old","payload":1}', {}, 200),
+    (b'{"messageId":"old","payload":2}', {}, 409),
+    (b"{", {}, 400),
+    (b"", {}, 400),
+    (b"[]", {}, 400),
+    (b'{"payload":1,"x":1,"type":"nope"}', {}, 400),
+    (b'{"payload":' + b"[" * 5000 + b"]" * 5000 + b"}", {}, 400),
+    (b'{"payload":"\\ud800"}', {}, 400),
+    (b'{"payload":1}', {"CONTENT_TYPE": "text/plain"}, 415),
+    (b'{"payload":1}', {"CONTENT_TYPE": "multipart/form-data; boundary=x"}, 415),
+    (b'{"payload":1}', {"HTTP_CONTENT_ENCODING": "gzip"}, 415),
+    (b'{"payload":1}', {"CONTENT_LENGTH": "262145"}, 413),
+    (b'{"payload":1}', {"CONTENT_LENGTH": str(10**9)}, 413),
+    (b'{"payload":1}', {"CONTENT_LENGTH": "", "HTTP_TRANSFER_ENCODING": "chunked"}, 411),
+    (b'{"payload":1}', {"HTTP_IDEMPOTENCY_KEY": "not ok"}, 400),
+]
+
+
+@pytest.mark.parametrize(("body", "environ", "status"), CASES)
+def test_each_door_gives_the_promised_status(door: Door, body: bytes, environ: dict[str, Any], status: int) -> None:
+    door(b'{"messageId":"old","payload":1}')
+
+    answered, headers, text = door(body, **environ)
+
+    assert answered == status
+    assert headers["Content-Type"] == ("application/json" if status < 300 else "application/problem+json")
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["RateLimit"].startswith('"submit";r=998;')
+    assert json.loads(text)
+
+
+@pytest.mark.parametrize(("body", "environ", "status"), CASES)
+def test_both_doors_answer_the_same_bytes(
+    key: str, redis_client: Any, body: bytes, environ: dict[str, Any], status: int
+) -> None:
+    authorization = f"Api-Key {key}"
+    answers = []
+    for front in (False, True):
+        redis_client.flushall()
+        watched = Watched()
+        application: Any = Front(watched, known_client) if front else watched
+        call(application, b'{"messageId":"old","payload":1}', HTTP_AUTHORIZATION=authorization)
+        asked = watched.asked
+        answered, headers, text = call(application, body, HTTP_AUTHORIZATION=authorization, **environ)
+        assert watched.asked - asked == (0 if front else 1)
+        told = {
+            name: value
+            for name, value in headers.items()
+            if name in ("Content-Type", "RateLimit-Policy", "Retry-After")
+        }
+        answers.append((answered, told, re.sub(rb'"queuedAt":"[^"]+"', b"", text)))
+
+    assert answers[0] == answers[1]
+
+
+def test_each_door_stops_at_the_limit(key: str, redis_client: Any) -> None:
+    key = a_key("submit", name="dave", rate_limit_per_minute=3)
+    for application in (Watched(), Front(Watched(), known_client)):
+        redis_client.flushall()
+        answers = [call(application, b'{"payload":1}', HTTP_AUTHORIZATION=f"Api-Key {key}") for _ in range(4)]
+        assert [answer[0] for answer in answers] == [202, 202, 202, 429]
+        assert int(answers[3][1]["Retry-After"]) >= 1
+
+
+def test_each_door_echoes_a_harmless_request_id_and_replaces_any_other(door: Door) -> None:
+    assert door(b'{"payload":1}', HTTP_X_REQUEST_ID="abc-1")[1]["X-Request-Id"] == "abc-1"
+    assert re.fullmatch("[0-9a-f]{32}", door(b'{"payload":1}', HTTP_X_REQUEST_ID="a\tb" * 30)[1]["X-Request-Id"])
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"path": "/api/messages/batch"},
+        {"path": "/api/messages/"},
+        {"method": "GET"},
+        {"HTTP_AUTHORIZATION": ""},
+        {"HTTP_AUTHORIZATION": "Api-Key wrong.wrong"},
+        {"HTTP_AUTHORIZATION": "Bearer x"},
+        {"HTTP_HOST": "evil.example"},
+    ],
+)
+def test_the_front_leaves_what_it_is_not_sure_of_to_django(key: str, watched: Watched, environ: dict[str, Any]) -> None:
+    front = Front(watched, known_client)
+    given = {"HTTP_AUTHORIZATION": f"Api-Key {key}"}
+    call(front, b'{"payload":1}', **given)
+    assert watched.asked == 1
+    call(front, b'{"payload":1}', **given)
+    assert watched.asked == 1
+
+    call(front, b'{"messages":[{"payload":1}]}', **(given | environ))
+
+    assert watched.asked == 2
+
+
+def test_the_front_does_not_let_a_key_in_that_may_only_read(watched: Watched, redis_client: Any) -> None:
+    key = a_key("read")
+    front = Front(watched, known_client)
+
+    statuses = [call(front, b'{"payload":1}', HTTP_AUTHORIZATION=f"Api-Key {key}")[0] for _ in range(2)]
+
+    assert statuses == [403, 403]
+
+
+def test_the_front_leaves_plain_http_to_django_where_https_is_wanted(
+    key: str, watched: Watched, settings: Settings
+) -> None:
+    front = Front(watched, known_client)
+    call(front, b'{"payload":1}', HTTP_AUTHORIZATION=f"Api-Key {key}")
+    settings.SECURE_SSL_REDIRECT = True
+
+    call(front, b'{"payload":1}', HTTP_AUTHORIZATION=f"Api-Key {key}")
+
+    assert watched.asked == 2
+
+
+def test_the_payload_reads_back_byte_for_byte(door: Door, key: str) -> None:
+    door('{"messageId":"m","payload":{"z" : 1.50, "ä":"\\u00e4"} }'.encode())
+
+    record = ledger().get("m")
+
+    assert record is not None
+    assert record.body == '{"z" : 1.50, "ä":"\\u00e4"}'.encode()
