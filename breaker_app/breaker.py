@@ -72,6 +72,11 @@ class BreakerStore(Protocol):
         ...
 
 
+def _is_text(words: str) -> bool:
+    """Whether ``words`` can be stored and shown: no control characters but line breaks and tabs, no lone surrogates."""
+    return all(letter.isprintable() or letter in "\n\t\u00a0" for letter in words)
+
+
 def failures_only(error: BaseException) -> Outcome:
     """The classification without knowledge: an error is the downstream's, being told to stop is nobody's."""
     return Outcome.FAILURE if isinstance(error, Exception) else Outcome.IGNORED
@@ -179,11 +184,12 @@ class CircuitBreaker:
         """Send it to ``state`` by hand, for a reason that is kept. Raises ``StoreUnavailable``, ``InvalidRequest``."""
         if state not in ADMIN_STATES:
             raise InvalidRequest(f"A breaker cannot be sent to {state}: only a call can be a probe.")
-        if not reason.strip() or len(reason) > MAX_REASON:
-            message = f"A reason of 1 to {MAX_REASON} characters is required."
+        kept_reason = reason.strip()
+        if not 0 < len(kept_reason) <= MAX_REASON or not _is_text(kept_reason):
+            message = f"A reason of 1 to {MAX_REASON} characters of text is required."
             raise InvalidRequest(message, errors=[{"field": "reason", "message": message}])
         self._kept = None
-        self._store.admin(self.name, self.policy, state, actor=actor, reason=reason.strip())
+        self._store.admin(self.name, self.policy, state, actor=actor, reason=kept_reason)
 
     def guard(self, classify: Classify | None = None) -> Guard:
         """``with breaker.guard() as permit:`` acquires, runs the block, and records its outcome exactly once.

@@ -12,7 +12,7 @@ from django.conf import settings
 from django.core.signals import setting_changed
 
 from breaker_app.breaker import CircuitBreaker, Classify, failures_only
-from breaker_app.errors import PolicyError, StoreUnavailable
+from breaker_app.errors import PolicyError, StoreUnavailable, UnknownKey
 from breaker_app.local import LocalBreakerStore
 from breaker_app.policy import BreakerPolicy
 from breaker_app.states import NAME
@@ -39,8 +39,8 @@ def policies() -> tuple[BreakerPolicy, dict[str, BreakerPolicy]]:
 
 def read(source: Mapping[str, Any]) -> tuple[BreakerPolicy, dict[str, BreakerPolicy], list[PolicyError]]:
     """The policies that ``source`` holds, and every mistake in it; a wrong table counts as absent."""
-    mistakes = [
-        PolicyError(key=key, value=value, accepted='the tables [default] and [names."…"]', where=FILE)
+    mistakes: list[PolicyError] = [
+        UnknownKey(key=key, value=value, accepted='the tables [default] and [names."…"]', where=FILE)
         for key, value in source.items()
         if key not in ("default", "names")
     ]

@@ -88,4 +88,8 @@ class PolicyError(BreakerError, ValueError):
 
     def at(self, where: str) -> PolicyError:
         """The same mistake, found there."""
-        return PolicyError(key=self.key, value=self.value, accepted=self.accepted, where=where)
+        return type(self)(key=self.key, value=self.value, accepted=self.accepted, where=where)
+
+
+class UnknownKey(PolicyError):
+    """The breaker policy has a key or a table that nothing reads."""

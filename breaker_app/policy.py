@@ -8,7 +8,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any, Final
 
-from breaker_app.errors import PolicyError
+from breaker_app.errors import PolicyError, UnknownKey
 
 
 class WhenOpen(StrEnum):
@@ -83,7 +83,7 @@ class BreakerPolicy:
         known = [field.name for field in fields(cls)]
         for key, value in values.items():
             if key not in known:
-                raise PolicyError(key=key, value=value, accepted="one of " + ", ".join(known))
+                raise UnknownKey(key=key, value=value, accepted="one of " + ", ".join(known))
         return cls(**values)
 
     def as_dict(self) -> dict[str, Any]:

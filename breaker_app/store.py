@@ -7,7 +7,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any, Final
@@ -187,6 +187,25 @@ class RedisBreakerStore:
     def peek(self, name: str, policy: BreakerPolicy) -> Snapshot:
         """The breaker as it is. Run read-only: the server itself refuses to let it write."""
         return _snapshot(self._ask("peek", name, policy))
+
+    def peek_many(self, policies: Mapping[str, BreakerPolicy]) -> dict[str, Snapshot]:
+        """Every breaker named, as ``peek``, in one round trip."""
+        text, digest = self._scripts["peek"]
+        now = (self._clock(),) if self._clock else ()
+
+        def run(verb: str, script: str) -> list[Any]:
+            with self._redis.pipeline(transaction=False) as pipe:
+                for name, policy in policies.items():
+                    getattr(pipe, verb)(script, 3, *_keys(name), *policy.wire, *now)
+                return pipe.execute()
+
+        def run_known() -> list[Any]:
+            try:
+                return run("evalsha_ro", digest)
+            except NoScriptError:
+                return run("eval_ro", text)
+
+        return dict(zip(policies, map(_snapshot, self._try(run_known)), strict=True))
 
     def transitions(self, name: str, limit: int) -> list[Transition]:
         """The newest ``limit`` changes of state, newest first."""

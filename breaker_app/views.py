@@ -1,0 +1,114 @@
+"""Breakers over REST: look at them, and give them orders."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from breaker_app import serializers, services
+from breaker_app.states import State
+
+_NAME = OpenApiParameter("name", str, OpenApiParameter.PATH, description="What the breaker protects.")
+
+
+def _problems(**texts: str) -> dict[Any, OpenApiResponse]:
+    return {
+        (int(status[1:]), "application/problem+json"): OpenApiResponse(
+            response={"$ref": "#/components/schemas/Problem"}, description=text
+        )
+        for status, text in texts.items()
+    }
+
+
+class BreakersView(APIView):
+    """Every breaker that a handler or the policy file names."""
+
+    required_scopes: ClassVar = {"GET": "read"}
+
+    @extend_schema(
+        operation_id="listBreakers",
+        tags=["Circuit breakers"],
+        summary="List the circuit breakers",
+        description="All of them on one page: there is one per downstream. Looking changes nothing.",
+        responses={200: serializers.BreakerListOut, **_problems(s503="`store_unavailable`")},
+    )
+    def get(self, request: Request) -> Response:
+        cards = services.cards()
+        page = {"page": 1, "limit": len(cards), "total": len(cards), "pages": 1}
+        return Response({"data": [serializers.breaker_out(card) for card in cards], "pagination": page})
+
+
+class BreakerView(APIView):
+    """One breaker, its thresholds, and its last hundred changes of state."""
+
+    required_scopes: ClassVar = {"GET": "read"}
+
+    @extend_schema(
+        operation_id="getBreaker",
+        tags=["Circuit breakers"],
+        summary="Show a circuit breaker",
+        description="State, counts, thresholds, and the last 100 transitions with reason and actor.",
+        parameters=[_NAME],
+        responses={
+            200: serializers.BreakerShownOut,
+            **_problems(s404="`breaker_not_found`", s503="`store_unavailable`"),
+        },
+    )
+    def get(self, request: Request, name: str) -> Response:
+        return Response({"data": serializers.detail_out(services.card(name))})
+
+
+class OrderView(APIView):
+    """One order to a breaker; each has a subclass."""
+
+    required_scopes: ClassVar = {"POST": "admin"}
+    state: ClassVar[State]
+
+    def post(self, request: Request, name: str) -> Response:
+        reason = serializers.reason_in(request.data)
+        card = services.order(name, self.state, actor=getattr(request, "actor", ""), reason=reason)
+        return Response({"data": serializers.detail_out(card)})
+
+
+def _order(operation_id: str, summary: str, description: str) -> Any:
+    return extend_schema(
+        operation_id=operation_id,
+        tags=["Circuit breakers"],
+        summary=summary,
+        description=f"{description} The reason and who gave the order are kept with the transition.",
+        parameters=[_NAME],
+        request=serializers.ReasonIn,
+        responses={
+            200: serializers.BreakerShownOut,
+            **_problems(
+                s400="`invalid_request`: no reason, or a field that is not read. `invalid_json`.",
+                s404="`breaker_not_found`",
+                s503="`store_unavailable`: the order may have been carried out; giving it again does no harm.",
+            ),
+        },
+    )
+
+
+@_order("forceOpenBreaker", "Force a breaker open", "Refuses every call until somebody resets it.")
+class ForceOpenView(OrderView):
+    """Refuse every call until a person says otherwise."""
+
+    state = State.FORCED_OPEN
+
+
+@_order("disableBreaker", "Disable a breaker", "Lets every call pass and counts nothing until somebody resets it.")
+class DisableView(OrderView):
+    """Let every call pass, count nothing."""
+
+    state = State.DISABLED
+
+
+@_order("resetBreaker", "Reset a breaker", "Closes it with an empty window, from whatever state.")
+class ResetView(OrderView):
+    """Close it and forget what was counted."""
+
+    state = State.CLOSED

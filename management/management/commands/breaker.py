@@ -1,0 +1,118 @@
+"""Look at the circuit breakers and give them orders."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from breaker_app import serializers, services
+from breaker_app.errors import BreakerError
+from breaker_app.services import Card
+from breaker_app.states import State
+
+ORDERS = {
+    "force-open": (State.FORCED_OPEN, "refuse every call until somebody resets it"),
+    "disable": (State.DISABLED, "let every call pass and count nothing until somebody resets it"),
+    "reset": (State.CLOSED, "close it with an empty window"),
+}
+
+
+class Command(BaseCommand):
+    help = "Look at the circuit breakers and give them orders."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        verbs = parser.add_subparsers(dest="verb", required=True)
+        listed = verbs.add_parser("list", help="every breaker and how it stands")
+        shown = verbs.add_parser("show", help="one breaker, its thresholds and its last changes")
+        shown.add_argument("name")
+        shown.add_argument("--limit", type=int, default=20, metavar="N", help="changes to show (20)")
+        for verb, (_, help_text) in ORDERS.items():
+            order = verbs.add_parser(verb, help=help_text)
+            order.add_argument("name")
+            order.add_argument("--reason", required=True, help="why; kept with the change, at most 500 characters")
+            order.add_argument("--json", action="store_true", help="print JSON")
+        for verb_parser in (listed, shown):
+            verb_parser.add_argument("--json", action="store_true", help="print JSON")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            self._run(options)
+        except BreakerError as error:
+            raise CommandError(error.detail) from error
+
+    def _run(self, options: dict[str, Any]) -> None:
+        verb = options["verb"]
+        if verb == "list":
+            cards = services.cards()
+            self._print(
+                options, [serializers.breaker_out(card) for card in cards], "\n".join(table(cards)) or "No breakers."
+            )
+            return
+        if verb == "show":
+            card = services.card(options["name"], limit=options["limit"])
+        else:
+            state, _ = ORDERS[verb]
+            card = services.order(options["name"], state, actor=actor(), reason=options["reason"])
+        self._print(options, serializers.detail_out(card), "\n".join(page(card)))
+
+    def _print(self, options: dict[str, Any], data: Any, text: str) -> None:
+        self.stdout.write(json.dumps(data, indent=2) if options["json"] else text)
+
+
+def actor() -> str:
+    """Who is at the terminal, as the audit names them."""
+    try:
+        return f"cli:{getpass.getuser()}"
+    except (KeyError, OSError):
+        # A container's user may have no name.
+        return "cli"
+
+
+def table(cards: list[Card]) -> list[str]:
+    """One line per breaker under a heading; nothing when there are none."""
+    if not cards:
+        return []
+    rows = [("NAME", "STATE", "FAILED", "RATE", "RETRY AFTER")]
+    for card in cards:
+        seen = card.seen
+        rows.append(
+            (card.name, seen.state, f"{seen.failures}/{seen.total}", f"{seen.failure_rate:.0%}", retry_after(card))
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def page(card: Card) -> list[str]:
+    """One breaker in full."""
+    seen, policy = card.seen, card.policy
+    lines = [
+        f"{card.name}: {seen.state}",
+        f"  window    {seen.failures} of {seen.total} failed ({seen.failure_rate:.1%}), {seen.slow} slow, "
+        f"in {policy.time_window_ms / 1000:g} s",
+        f"  trips at  {policy.failure_threshold:.1%} of at least {policy.minimum_requests}; "
+        f"open for {policy.open_timeout_ms / 1000:g} s; opened {seen.opens} times",
+        f"  probes    {seen.probes_succeeded} good, {seen.probes_failed} bad, {seen.probes_lost} lost, "
+        f"{seen.leases} under way of {policy.half_open_max_requests}; "
+        f"closes at {policy.half_open_success_threshold:.1%}",
+        f"  calls     {retry_after(card)}; intake {'holds' if policy.when_open == 'hold' else 'rejects'} while open",
+    ]
+    for one in map(serializers.transition_out, card.transitions):
+        lines.append(f"  {one['at']}  {one['from']} -> {one['to']}  {one['actor']}: {printable(one['reason'])}")
+    return lines
+
+
+def retry_after(card: Card) -> str:
+    """When calls are admitted, in words."""
+    wait = card.seen.retry_after_ms
+    if wait < 0:
+        return "until reset"
+    return f"in {wait / 1000:.1f} s" if wait else "now"
+
+
+def printable(text: str) -> str:
+    """``text`` on one line of a terminal, without anything that could steer it."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
