@@ -49,8 +49,11 @@ HELD_MOST_MS = 24 * 3600 * 1000
 
 _decode = json.JSONDecoder().decode
 _monotonic = time.monotonic
-_set_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
-_set_async_exc.argtypes = (ctypes.c_ulong, ctypes.py_object)
+_raise_in_thread = ctypes.pythonapi["PyThreadState_SetAsyncExc"]
+_raise_in_thread.argtypes = (ctypes.c_ulong, ctypes.py_object)
+#: The same function, with a null pointer: what is pending for the thread is forgotten.
+_forget_in_thread = ctypes.pythonapi["PyThreadState_SetAsyncExc"]
+_forget_in_thread.argtypes = (ctypes.c_ulong, ctypes.c_void_p)
 _NEVER = float("inf")
 _SWALLOWED = "The attempt ran out of time; its handler swallowed the interruption."
 
@@ -101,7 +104,7 @@ class Attempt:
         if not self._end.acquire(False):
             return False
         self.cut = why
-        _set_async_exc(self.thread_id, ctypes.py_object(AttemptTimeout))
+        _raise_in_thread(self.thread_id, AttemptTimeout)
         self.sent = True
         return True
 
@@ -135,7 +138,7 @@ class Attempt:
         """The interruption won against the handler's end: wait until it is sent, then take back what is pending."""
         while not self.sent:
             time.sleep(0.0005)
-        _set_async_exc(self.thread_id, None)
+        _forget_in_thread(self.thread_id, None)
 
 
 class Runner:
