@@ -22,7 +22,7 @@ _MAIN = {
     "soak": ("last_mb", "MiB", False),
 }
 _MORE = (
-    "p50_ms", "p99_ms", "sent_p50_ms", "sent_p99_ms", "rps", "backlog", "refused", "contestant_us", "redis_us",
+    "p50_ms", "p99_ms", "sent_p50_ms", "sent_p99_ms", "rps", "backlog", "contestant_us", "redis_us",
     "mongod_us", "startup_s", "neighbours",
 )  # fmt: skip
 _TITLES = {

@@ -134,7 +134,7 @@ def _calm(turn: _Turn, plan: Plan) -> Row:
 
 
 _SHOWN = (
-    "rps", "messages_per_s", "processed_per_s", "backlog", "p50_ms", "p99_ms", "refused", "contestant_us", "redis_us",
+    "rps", "messages_per_s", "processed_per_s", "backlog", "p50_ms", "p99_ms", "contestant_us", "redis_us",
     "mongod_us", "neighbours", "memory_mb", "last_mb",
 )  # fmt: skip
 
