@@ -1,0 +1,229 @@
+"""Claiming, running and flushing over a real ledger, with threads of this process."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from messages_app import registry
+from messages_app.engine import Engine
+from messages_app.envelope import Message
+from messages_app.ledger import Ledger, Terms
+from messages_app.records import State
+from messages_app.tests.handling import an_acceptance, eventually, handling, reaches
+
+pytestmark = pytest.mark.redis
+
+
+@pytest.fixture
+def book(redis_client: redis.Redis) -> Ledger:
+    return Ledger(redis_client, "dlq:")
+
+
+@pytest.fixture
+def start(book: Ledger) -> Iterator[Callable[..., Engine]]:
+    engines: list[Engine] = []
+
+    def make(concurrency: int = 4, name: str = "w-1", **options: Any) -> Engine:
+        engine = Engine(book, name=name, concurrency=concurrency, **options)
+        engines.append(engine)
+        engine.start()
+        return engine
+
+    yield make
+    for engine in engines:
+        engine.stop(0)
+
+
+def test_many_messages_are_done_once_each(book: Ledger, start: Callable[..., Engine]) -> None:
+    runs: list[str] = []
+
+    with handling(lambda message: runs.append(message.id)) as type:
+        start()
+        book.accept_many([an_acceptance(message_id=f"m{number}", type=type) for number in range(500)])
+        eventually(lambda: len(runs) >= 500)
+        eventually(lambda: book.accounting()[0].done == 500)
+
+    assert sorted(runs) == sorted(f"m{number}" for number in range(500))
+    (account,) = book.accounting()
+    assert (account.accepted, account.done, account.open, account.dead) == (500, 500, 0, 0)
+
+
+def test_a_record_tells_how_it_went(book: Ledger, start: Callable[..., Engine]) -> None:
+    start()
+    book.accept(an_acceptance({"event": "paid"}, message_id="m1"))
+
+    record = reaches(book, "m1", State.DONE)
+
+    assert json.loads(record.result) == {"processed": True}
+    (attempt,) = json.loads(f"[{record.attempts}]")
+    assert (attempt["number"], attempt["outcome"], attempt["worker"]) == (1, "succeeded", "w-1")
+
+
+def test_a_transient_failure_waits_and_is_not_run_before_its_time(book: Ledger, start: Callable[..., Engine]) -> None:
+    engine = start()
+    book.accept(an_acceptance({"failTimes": 1, "errorType": "NETWORK_ERROR"}, message_id="m1"))
+
+    record = reaches(book, "m1", State.RETRY_WAIT)
+
+    assert record.due_at_ms is not None
+    assert 700 < record.due_at_ms - book.now_ms() <= 1200
+    eventually(lambda: book.due().moved, seconds=5)
+    record = reaches(book, "m1", State.DONE)
+    first, second = json.loads(f"[{record.attempts}]")
+    assert (first["outcome"], first["errorType"], second["outcome"]) == ("failed", "NETWORK_ERROR", "succeeded")
+    assert 800 <= first["retryDelayMs"] <= 1200
+    assert engine.flusher.failed == 1
+
+
+def test_a_permanent_failure_is_given_up_and_the_drainer_is_told(book: Ledger, start: Callable[..., Engine]) -> None:
+    told = threading.Event()
+    start(outbox_filled=told.set)
+    book.accept(an_acceptance({"simulateError": True, "errorType": "VALIDATION_ERROR"}, message_id="m1"))
+
+    record = reaches(book, "m1", State.DEAD_PENDING)
+
+    assert json.loads(record.last_error)["errorType"] == "VALIDATION_ERROR"
+    assert told.wait(5)
+
+
+def test_fast_messages_pass_a_slow_one(book: Ledger, start: Callable[..., Engine]) -> None:
+    release = threading.Event()
+
+    with handling(lambda message: release.wait(20), "test.slow") as slow, handling(lambda message: None) as fast:
+        start(concurrency=2)
+        book.accept(an_acceptance(message_id="slow", type=slow))
+        reaches(book, "slow", State.RUNNING)
+        book.accept_many([an_acceptance(message_id=f"m{number}", type=fast) for number in range(50)])
+        for number in range(50):
+            reaches(book, f"m{number}", State.DONE)
+        release.set()
+        reaches(book, "slow", State.DONE)
+
+
+def states(book: Ledger, count: int) -> list[State]:
+    return [record.state for record in book.get_many([f"s{number}" for number in range(count)]) if record is not None]
+
+
+def test_what_was_claimed_ahead_goes_back_when_no_thread_gets_to_it(
+    book: Ledger, start: Callable[..., Engine]
+) -> None:  # fmt: skip
+    release = threading.Event()
+
+    with handling(lambda message: release.wait(20), "test.slow") as slow, handling(lambda message: None) as fast:
+        engine = start(concurrency=2)
+        book.accept_many([an_acceptance(type=fast) for _ in range(2000)])
+        eventually(lambda: engine.claimer.pace.ahead > 0)
+        book.accept_many([an_acceptance(message_id=f"s{number}", type=slow) for number in range(30)])
+        eventually(lambda: engine.pool.busy() == 2 and states(book, 30).count(State.QUEUED) == 28)
+        assert engine.pool.held() == 2
+        release.set()
+        for number in range(30):
+            record = reaches(book, f"s{number}", State.DONE)
+            assert (record.recoveries, record.attempt) == (0, 0)
+
+
+def test_stopping_lets_run_what_ends_in_time_and_hands_back_the_rest(
+    book: Ledger, start: Callable[..., Engine]
+) -> None:  # fmt: skip
+    def endless(message: Message) -> None:
+        while True:
+            time.sleep(0.001)
+
+    with handling(endless, "test.endless") as never, handling(lambda message: time.sleep(0.2)) as soon:
+        engine = start(concurrency=2)
+        book.accept(an_acceptance(message_id="soon", type=soon))
+        book.accept(an_acceptance(message_id="never", type=never))
+        reaches(book, "soon", State.RUNNING)
+        reaches(book, "never", State.RUNNING)
+        book.accept(an_acceptance(message_id="later", type=soon))
+
+        assert engine.stop(0.5)
+
+    assert book.get("soon").state is State.DONE  # type: ignore[union-attr]
+    assert book.get("later").state is State.QUEUED  # type: ignore[union-attr]
+    handed_back = book.get("never")
+    assert handed_back is not None
+    assert (handed_back.state, handed_back.attempt, handed_back.recoveries) == (State.QUEUED, 0, 0)
+    assert json.loads(f"[{handed_back.attempts}]")[0]["outcome"] == "deferred"
+
+
+def test_leases_are_renewed_while_a_handler_runs(
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.setattr("messages_app.leases.RENEW_EVERY_S", 0.3)
+    book = Ledger(redis_client, "dlq:", terms=Terms(lease_ms=1000))
+    engine = Engine(book, name="w-1", concurrency=2)
+    release = threading.Event()
+
+    with handling(lambda message: release.wait(20)) as type:
+        engine.start()
+        book.accept(an_acceptance(message_id="m1", type=type))
+        first = reaches(book, "m1", State.RUNNING).lease_until_ms or 0
+        eventually(lambda: (book.get("m1").lease_until_ms or 0) > first + 1000)  # type: ignore[union-attr]
+        assert book.due().recovered == 0
+        release.set()
+        reaches(book, "m1", State.DONE)
+    engine.stop(0)
+
+
+def test_a_message_that_was_lost_twice_runs_alone(redis_client: redis.Redis) -> None:
+    book = Ledger(redis_client, "dlq:", terms=Terms(lease_ms=1))
+    book.accept(an_acceptance(message_id="m1", type="test.type"))
+    for _ in range(2):
+        assert book.claim(token=str(time.monotonic()), limit=1, owner="lost", holding=0).records
+        eventually(lambda: book.due().recovered == 1)
+    book = Ledger(redis_client, "dlq:")
+    beside: list[int] = []
+    running = set()
+    lock = threading.Lock()
+
+    def watch(message: Message) -> None:
+        with lock:
+            running.add(message.id)
+        time.sleep(0.02)
+        with lock:
+            if message.id == "m1":
+                beside.append(len(running))
+            running.discard(message.id)
+
+    with handling(watch):
+        engine = Engine(book, name="w-1", concurrency=4)
+        book.accept_many([an_acceptance(type="test.type") for _ in range(40)])
+        engine.start()
+        reaches(book, "m1", State.DONE)
+        eventually(lambda: book.accounting()[0].open == 0)
+        engine.stop(1)
+
+    assert beside == [1]
+
+
+def test_a_result_that_comes_too_late_is_refused_and_counted(redis_client: redis.Redis) -> None:
+    book = Ledger(redis_client, "dlq:", terms=Terms(lease_ms=50))
+    engine = Engine(book, name="w-1", concurrency=1)
+    release = threading.Event()
+
+    with handling(lambda message: release.wait(20)) as type:
+        engine.start()
+        book.accept(an_acceptance(message_id="m1", type=type))
+        reaches(book, "m1", State.RUNNING)
+        eventually(lambda: book.due().recovered == 1)
+        release.set()
+        eventually(lambda: engine.flusher.stale == 1)
+    engine.stop(0)
+
+
+def test_a_handler_that_was_never_loaded_does_not_keep_the_message(book: Ledger, start: Callable[..., Engine]) -> None:
+    assert registry.get("nobody.handles") is None
+    start()
+    book.accept(an_acceptance(message_id="m1", type="nobody.handles"))
+
+    record = reaches(book, "m1", State.DEAD_PENDING)
+
+    assert json.loads(record.last_error)["errorType"] == "UNKNOWN_TYPE"
