@@ -232,12 +232,14 @@ class HasScope(BasePermission):
         scope = getattr(view, "required_scopes", {}).get(method)
         if scope == OPEN:
             return True
+        if not request.authenticators:
+            return not hasattr(view, method.lower())  # a view that is open to all: 405 for what it does not have
         if getattr(request, "client", None) is None:
             throttle_stranger(client_address(request))
             return False
         if scope is None:
-            # Let the view answer 405 itself, but never run a handler that forgot to name its scope.
-            return not hasattr(view, method.lower())
+            # Let the view answer 405 itself (OPTIONS is switched off), but run no handler that forgot to name its scope.
+            return method == "OPTIONS" or not hasattr(view, method.lower())
         if may(request, scope):
             return True
         self.message = f"This needs the scope `{scope}`."

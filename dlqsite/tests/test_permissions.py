@@ -1,0 +1,136 @@
+"""Every URL × method × role: nothing is reachable that was not meant to be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.urls import URLPattern, URLResolver, get_resolver
+from pytest_django import Settings
+
+from dlqsite.access import OPEN
+from dlqsite.models import SCOPES
+from dlqsite.tests.people import staff, with_key
+
+pytestmark = [pytest.mark.django_db, pytest.mark.redis, pytest.mark.mongo]
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+#: What a member of staff may do without any permission, and with each.
+STAFF: dict[str, tuple[str, ...]] = {
+    "": ("read",),
+    "submit": ("read", "submit"),
+    "replay": ("read", "replay"),
+    "admin": SCOPES,
+}
+#: Open to everybody by intent. Anything else that is open is a mistake.
+OPEN_PATHS = {"/api/system/live", "/api/system/ready", "/api/system/health"}
+
+
+def walk(patterns: list[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for entry in patterns:
+        path = prefix + str(entry.pattern)
+        if isinstance(entry, URLResolver):
+            yield from walk(entry.url_patterns, path)
+        elif isinstance(entry, URLPattern):
+            yield path, entry.callback
+
+
+def concrete(route: str) -> str:
+    """A path that the route matches; what it names does not exist."""
+    path = re.sub(r"<int:[^>]+>", "1", route)
+    path = re.sub(r"<uuid:[^>]+>", "01890a5d-ac96-774b-bcce-b302099a8057", path)
+    path = re.sub(r"<[^>]+>", "none", path)
+    path = re.sub(r"\(\?P<[^>]+>[^)]*\)\??", "none", path)
+    return "/" + path.replace("^", "").replace("$", "").replace("/?", "").replace("\\", "").replace("?", "").lstrip("/")
+
+
+ALL = [(concrete(route), callback) for route, callback in walk(get_resolver().url_patterns)]
+API = [(path, callback) for path, callback in ALL if path.startswith("/api")]
+CONSOLE = [path for path, _ in ALL if path.startswith("/admin")]
+
+
+def scopes_of(callback: Any) -> dict[str, str]:
+    view = getattr(callback, "view_class", None) or getattr(callback, "cls", None)
+    assert view is not None, f"{callback} is no class-based view, so nothing guards it"
+    scopes: dict[str, str] = getattr(view, "required_scopes", {})
+    return scopes
+
+
+@pytest.fixture(autouse=True)
+def _unlimited(settings: Settings, redis_client: Any, mongo_db: Any) -> None:
+    settings.RATE_LIMIT_PER_MINUTE = 0
+    settings.READ_RATE_LIMIT_PER_MINUTE = 0
+
+
+def ask(client: Client, method: str, path: str) -> int:
+    status: int = client.generic(method, path, b"{}", content_type="application/json").status_code
+    return status
+
+
+def test_there_is_something_to_walk() -> None:
+    assert {path for path, _ in API} >= {"/api/messages", "/api/messages/batch", "/api/messages/none", "/api/schema"}
+
+
+@pytest.mark.parametrize(("path", "callback"), API, ids=[path for path, _ in API])
+def test_the_api_lets_in_whom_it_names_and_nobody_else(path: str, callback: Any) -> None:
+    scopes = scopes_of(callback)
+    clients = [("", (), Client())]
+    clients += [(f"key:{scope}", SCOPES if scope == "admin" else (scope,), with_key(scope)) for scope in SCOPES]
+    clients += [
+        (f"staff:{permission}", held, staff(f"s-{permission}", *filter(None, [permission])))
+        for permission, held in STAFF.items()
+    ]
+
+    wrong = []
+    for who, held, client in clients:
+        for method in METHODS:
+            status = ask(client, method, path)
+            scope = scopes.get(method)
+            if scope == OPEN:
+                fits = status not in (401, 403)
+            elif not who:
+                fits = status == 401 or (path in OPEN_PATHS and status == 405)
+            elif scope is None:
+                fits = status == 405
+            elif scope in held:
+                fits = status not in (401, 403, 405, 500)
+            else:
+                fits = status == 403
+            if not fits:
+                wrong.append((who or "nobody", method, scope, status))
+
+    assert wrong == []
+
+
+def test_only_the_probes_are_open() -> None:
+    assert {path for path, callback in API if OPEN in scopes_of(callback).values()} == OPEN_PATHS
+
+
+def test_writing_never_needs_only_reading() -> None:
+    lax = [
+        (path, method)
+        for path, callback in API
+        for method, scope in scopes_of(callback).items()
+        if method != "GET" and scope not in ("submit", "replay", "admin")
+    ]
+
+    assert lax == []
+
+
+@pytest.mark.parametrize("path", CONSOLE)
+def test_the_console_is_closed_to_strangers_and_to_people_who_are_no_staff(path: str) -> None:
+    if path.rstrip("/") in ("/admin/login", "/admin/logout"):
+        pytest.skip("these are for people who are not signed in")
+    from django.contrib.auth.models import User
+
+    eve = Client()
+    eve.force_login(User.objects.create_user("eve"), backend="django.contrib.auth.backends.ModelBackend")
+    for client in (Client(), eve):
+        answer = client.get(path)
+        sent_away = answer.status_code in (301, 302) and (
+            "/login/" in answer["Location"] or answer["Location"].rstrip("/") == path.rstrip("/")
+        )
+        assert sent_away or answer.status_code in (401, 403, 404, 405)
