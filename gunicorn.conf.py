@@ -6,6 +6,8 @@ bind = os.environ.get("BIND") or f"{os.environ.get('HOST', '127.0.0.1')}:{os.env
 worker_class = "gthread"
 workers = int(os.environ.get("WEB_PROCESSES") or 2)
 threads = int(os.environ.get("WEB_THREADS") or 4)
+# Imported once and then forked: half the time to start, less memory. Connections are made per process, after the fork.
+preload_app = True
 backlog = 2048
 keepalive = 75
 graceful_timeout = 10

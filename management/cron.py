@@ -90,16 +90,17 @@ class Accounts:
 
 
 class Heartbeat:
-    """Says that this cron is alive. Times are those of the store's clock."""
+    """Says that this process is alive and which role it plays."""
 
-    def __init__(self) -> None:
-        self.name = f"cron-{socket.gethostname()}-{os.getpid()}"
+    def __init__(self, role: str = "cron") -> None:
+        self.role = role
+        self.name = f"{role}-{socket.gethostname()}-{os.getpid()}"
         self._started_at_ms = time.time_ns() // 1_000_000
 
     def beat(self) -> None:
         from messages_app import presence
 
-        presence.announce(self.name, "cron", started_at_ms=self._started_at_ms)
+        presence.announce(self.name, self.role, started_at_ms=self._started_at_ms)
 
     def end(self) -> None:
         from messages_app import presence

@@ -247,7 +247,7 @@ def require_mongodb(url: str) -> None:
         with pymongo.MongoClient[dict[str, Any]](url, serverSelectionTimeoutMS=5000) as client:
             client.admin.command("ping")
     except PyMongoError as error:
-        words = str(error).split(", Timeout:")[0]
+        words = str(error).split(" (configured")[0].split(", Timeout:")[0]
         raise StackError(f"MONGODB_URL {without_password(url)} does not answer: {words}") from error
 
 

@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 ADMIN_USER = "admin"
 #: Seconds that the children of a killed supervisor get to end before a new stack gives up on them.
 LEFTOVERS = 30.0
+#: Checks of the health page that speak of the work, not of the processes.
+_AILMENTS = {"scheduler", "queues", "breakers"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +184,7 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Stack:
     """Runs everything until asked to stop. ``environment`` is what the children start from."""
 
@@ -193,7 +196,9 @@ class Stack:
     _supervisor: Supervisor = field(init=False)
     _listener: socket.socket = field(init=False)
     _env: dict[str, str] = field(init=False)
+    _run: Path | None = None
     _ready: bool = False
+    _complaints: list[str] = field(default_factory=list)
 
     def run(self) -> None:
         """Start, say what is where, follow, stop. Raises StackError, with nothing left running, when it cannot."""
@@ -235,10 +240,13 @@ class Stack:
                 self._data.connection.unlink(missing_ok=True)
                 self._listener.close()  # else clients would go on connecting to nobody
                 self._supervisor.stop()
+                if self._run is not None:
+                    with suppress(OSError):  # a socket that a killed server left behind is replaced by the next one
+                        self._run.rmdir()
         self.say(f"Stopped. The data stays in {self._data.path}")
 
     def _start_stores(self) -> None:
-        run = embedded.runtime_folder(self._data.path)
+        run = self._run = embedded.runtime_folder(self._data.path)
         redis = embedded.choose("REDIS_URL", self.options.redis_url, embedded.valkey_binary)
         mongodb = embedded.choose("MONGODB_URL", self.options.mongodb_url, embedded.mongod_binary)
         if isinstance(redis, embedded.Binary):
@@ -332,15 +340,25 @@ class Stack:
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def _healthy(self) -> bool:
-        """True once the health page says so, and every role that reports has reported from the process started here."""
+        """True once every part answers, and every role that reports has reported from the process started here.
+
+        An open breaker or quarantined outcomes, kept from an earlier run, are no reason to wait: they are announced.
+        """
         health = self._get("/api/system/health")
-        if not health or health.get("data", {}).get("status") != "healthy":
+        if health is None:
+            return False
+        checks = health.get("checks", {})
+        self._complaints = [
+            f"{name}: {check['detail']}" for name, check in checks.items() if check.get("detail") and name in _AILMENTS
+        ]
+        if any(check.get("status") != "healthy" for name, check in checks.items() if name not in _AILMENTS):
             return False
         ours = self._supervisor.pids()
         reported = embedded.reporting_pids(self._env["REDIS_URL"])
         return all(ours[name] in reported for name in ours if name not in {"redis", "mongod", "web"})
 
     def _get(self, path: str) -> dict[str, Any] | None:
+        """The data of a successful answer, else None."""
         connection = http.client.HTTPConnection(*self._address, timeout=2)
         try:
             connection.request("GET", path, headers={"Authorization": f"Api-Key {self._api_key()}"})
@@ -351,7 +369,7 @@ class Stack:
             return None  # still importing
         finally:
             connection.close()
-        return found if isinstance(found, dict) else None
+        return found["data"] if isinstance(found, dict) else None
 
     def _api_key(self) -> str:
         return self._data.read_credentials().get("apiKey", "")
@@ -395,3 +413,5 @@ class Stack:
 
 Ctrl-C stops everything; the data stays."""
         )
+        for complaint in self._complaints:
+            self.say(f"Take a look at {complaint}")

@@ -73,7 +73,7 @@ def bound_to_parent(command: Sequence[str], number: int = signal.SIGTERM) -> lis
     return [sys.executable, "-I", "-S", str(_LAUNCH), str(os.getpid()), str(int(number)), *command]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Supervisor:
     """Starts and watches roles. ``changed`` is called with the process ids by role after every start of one."""
 
