@@ -117,10 +117,11 @@ def _problem(name: str, message: str) -> dict[str, str]:
 
 
 def _texts(raw: object) -> list[str]:
-    values = raw if isinstance(raw, list | tuple) else [raw]
-    for value in values:
+    values: list[str] = []
+    for value in raw if isinstance(raw, list | tuple) else [raw]:
         if not isinstance(value, str):
             raise ValueError("must be a text or a list of texts")
+        values.append(value)
         if "\0" in value or not value.isprintable():
             raise ValueError("must not contain control characters")
     unique = list(dict.fromkeys(value.strip() for value in values))

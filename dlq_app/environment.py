@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 _FRESH_S = 1.0
 

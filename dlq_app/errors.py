@@ -67,12 +67,12 @@ class LetterNotFound(DeadLetterError):
     status = 404
 
 
-class RevealRefused(DeadLetterError):
-    """Seeing what is masked needs a permission that you do not have."""
+class BodyTooLarge(DeadLetterError):
+    """The body is too large."""
 
-    code = "reveal_refused"
-    title = "Reveal refused"
-    status = 403
+    code = "payload_too_large"
+    title = "Body too large"
+    status = 413
 
 
 class MoveRefused(DeadLetterError):

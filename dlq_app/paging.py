@@ -157,7 +157,8 @@ def _sort(text: str) -> Sort:
 
 def _to_plain(kind: Kind, value: Any) -> str | int:
     if kind == "instant":
-        return round((value - _EPOCH).total_seconds() * 1000)
+        milliseconds: int = round((value - _EPOCH).total_seconds() * 1000)
+        return milliseconds
     return str(value)
 
 

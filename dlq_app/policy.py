@@ -128,7 +128,10 @@ def place_again(
     if strategy is Strategy.MANUAL or was_set_aside:
         return Placement(Status.MANUAL, strategy, None)
     due_at = policy.next_replay_at(strategy, done, died_at)
-    return Placement(Status.PENDING if due_at else Status.FAILED, strategy, due_at)
+    if due_at is None:
+        # Used up; or the policy wants none at all, then nothing has failed that a person could be told of.
+        return Placement(Status.FAILED if done else Status.MANUAL, strategy, None)
+    return Placement(Status.PENDING, strategy, due_at)
 
 
 def _wrong(key: str, value: object, accepted: str, what: str = "value not allowed") -> PolicyError:

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from dlq_app import conf, recording, repository
-from dlq_app.letter import Death, Recorded, Settled
+from dlq_app import conf, recording, replaying, repository
+from dlq_app.errors import LetterNotFound, MoveRefused, StoreUnavailable
+from dlq_app.letter import DeadLetter, Death, Recorded, Settled
+from dlq_app.ports import intake
+from dlq_app.replaying import ReplayAnswer, Replayed, Replayer, ReplayRequest, new_replay_id
+from dlq_app.states import OPEN, Status, Verb
+
+log = logging.getLogger(__name__)
+
+#: Who acts when no person does.
+SYSTEM = "system"
+#: An automatic replay that an open breaker refused waits as long as the breaker says, within these bounds.
+_WAIT_LEAST, _WAIT_MOST = timedelta(seconds=1), timedelta(minutes=5)
+_NOT_STARTED_WAIT = timedelta(minutes=1)
 
 
 def record_outcomes(deaths: Sequence[Death], settles: Sequence[Settled]) -> list[Recorded]:
@@ -16,4 +31,182 @@ def record_outcomes(deaths: Sequence[Death], settles: Sequence[Settled]) -> list
     outcome may come again at any time. Raises ``StoreUnavailable`` when MongoDB gives no answer; then all of it may
     be repeated.
     """
-    return recording.record(repository.letters(), [*deaths, *settles], conf.replay_policy(), datetime.now(UTC))
+    return recording.record(repository.letters(), [*deaths, *settles], conf.replay_policy(), _now())
+
+
+# --- replays ---
+
+
+def replay(
+    ref: str,
+    *,
+    actor: str,
+    reason: str = "",
+    force: bool = False,
+    payload: bytes | None = None,
+    replay_id: str | None = None,
+) -> ReplayAnswer:
+    """Replay the letter with this ``_id`` or message id, as one attempt through intake.
+
+    ``payload`` runs instead of the original, which stays as it is; raises ``PayloadInvalid`` when intake would not
+    accept it. Of any number of callers at once one gets ``Replayed``. ``StoreUnavailable``: nothing was started, or the
+    sweep will see to it; the same ``replay_id`` may ask again.
+    """
+    letters = repository.letters()
+    letter = letters.find(ref)
+    if letter is None:
+        return replaying.NotFound(ref)
+    if payload is not None:
+        intake().check_payload(payload)
+    request = ReplayRequest(
+        replay_id=replay_id or new_replay_id(),
+        kind="operator",
+        by=actor,
+        why=reason,
+        force=force,
+        payload=payload,
+    )
+    return Replayer(letters, intake()).replay(letter, request)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueRound:
+    """What one round of automatic replays did."""
+
+    #: Letters that were due, at most the limit.
+    due: int = 0
+    replayed: int = 0
+    #: Moved to a later time: their breaker is open, or their off-peak slot is over.
+    postponed: int = 0
+    #: In other hands, or done already.
+    left: int = 0
+
+
+def replay_due(limit: int = 100) -> DueRound:
+    """Start the automatic replays that are due now, longest first, at most ``limit``.
+
+    Any number of processes may do this at the same time: each letter is claimed by one of them. Raises
+    ``StoreUnavailable`` when a store gives no answer; what was started stays started.
+    """
+    letters, port, policy = repository.letters(), intake(), conf.replay_policy()
+    replayer = Replayer(letters, port)
+    now = letters.server_now()
+    replayed = postponed = left = 0
+    refused: set[str] = set()
+    found = letters.due(now, limit)
+    for letter in found:
+        if letter.type in refused:
+            continue  # postponed with the others of its type
+        due_at = letter.next_retry_at or now
+        later = policy.missed(letter.strategy, due_at, now)
+        if later is not None:
+            postponed += letters.postpone(letter, later)
+            continue
+        request = ReplayRequest(
+            replay_id=new_replay_id(),
+            kind="auto",
+            by=SYSTEM,
+            why=f"automatic replay {letter.dlq_retry_count + 1} of {policy.max_automatic_replays}",
+        )
+        match replayer.replay(letter, request):
+            case Replayed():
+                replayed += 1
+            case replaying.Refused(_, message_type, retry_after):
+                refused.add(message_type)
+                wait = min(max(timedelta(seconds=retry_after), _WAIT_LEAST), _WAIT_MOST)
+                postponed += letters.postpone_type(message_type, now, now + wait)
+            case replaying.NotStarted():
+                postponed += letters.postpone(letter, now + _NOT_STARTED_WAIT)
+            case replaying.Unknown():
+                raise StoreUnavailable("intake gives no answer; automatic replays wait")
+            case _:
+                left += 1
+    return DueRound(due=len(found), replayed=replayed, postponed=postponed, left=left)
+
+
+def release_stale(limit: int = 100) -> int:
+    """Look after claims older than five minutes, at most ``limit``; how many were released.
+
+    A claim whose message exists is kept: its outcome will come. Raises ``StoreUnavailable`` when a store is away.
+    """
+    letters = repository.letters()
+    replayer = Replayer(letters, intake())
+    released = 0
+    for letter in letters.stale(letters.server_now(), limit):
+        done = replayer.end_stale(letter)
+        released += done == "released"
+        log.info("stale_claim", extra={"message_id": letter.message_id, "epoch": letter.fence, "found": done})
+    return released
+
+
+# --- what operators do ---
+
+
+def resolve_by_hand(ref: str, *, actor: str, reason: str = "") -> DeadLetter:
+    """Say that the letter is done. Raises ``LetterNotFound``, or ``MoveRefused`` naming its status."""
+    return _move(ref, Verb.RESOLVE_BY_HAND, repository.letters().resolve_by_hand, actor, reason)
+
+
+def discard(ref: str, *, actor: str, reason: str = "") -> DeadLetter:
+    """Say that the letter does not matter. Raises ``LetterNotFound``, or ``MoveRefused`` naming its status."""
+    return _move(ref, Verb.DISCARD, repository.letters().discard, actor, reason)
+
+
+def set_aside(ref: str, *, actor: str, reason: str = "") -> DeadLetter:
+    """Stop automatic replays until a person decides. Raises ``LetterNotFound`` or ``MoveRefused``."""
+    return _move(ref, Verb.SET_ASIDE, repository.letters().set_aside, actor, reason)
+
+
+def add_note(ref: str, *, actor: str, text: str) -> DeadLetter:
+    """Add a note, whatever the letter's status. Raises ``LetterNotFound``."""
+    letters = repository.letters()
+    letter = _found(letters.find(ref), ref)
+    return _found(letters.add_note(letter.id, who=actor, note=text, now=_now()), ref)
+
+
+def reveal(ref: str, *, actor: str, reason: str = "") -> DeadLetter:
+    """The letter, for somebody who may see its secrets; that they looked is written into its history first."""
+    letters = repository.letters()
+    letter = _found(letters.find(ref), ref)
+    letters.add_history(letter.id, who=actor, what="reveal", why=reason, now=_now())
+    return _found(letters.get(letter.id), ref)
+
+
+def _move(ref: str, verb: Verb, move: Callable[..., DeadLetter | None], actor: str, reason: str) -> DeadLetter:
+    letters = repository.letters()
+    letter = _found(letters.find(ref), ref)
+    moved = move(letter.id, who=actor, why=reason, now=_now())
+    if moved is None:
+        letter = _found(letters.get(letter.id), ref)
+        raise MoveRefused(f"{letter.message_id} is {letter.status}: {verb} is not possible from there.")
+    return moved
+
+
+def _found(letter: DeadLetter | None, ref: str) -> DeadLetter:
+    if letter is None:
+        raise LetterNotFound(f"There is no dead letter {ref}.")
+    return letter
+
+
+# --- figures ---
+
+
+def stats() -> dict[str, Any]:
+    """Counts of all letters, by status, error type, type and source, and the age of the oldest open one. Wire names."""
+    letters = repository.letters()
+    by_status = dict.fromkeys((status.value for status in Status), 0) | dict(letters.counts_by("status"))
+    oldest = letters.oldest_open_at()
+    age = (letters.server_now() - oldest).total_seconds() if oldest else None
+    return {
+        "total": sum(by_status.values()),
+        "open": sum(by_status[status.value] for status in OPEN),
+        "byStatus": by_status,
+        "topErrorTypes": [{"errorType": name, "count": n} for name, n in letters.counts_by("errorType", limit=10)],
+        "byType": dict(letters.counts_by("type")),
+        "bySource": dict(letters.counts_by("metadata.source")),
+        "oldestOpenSeconds": None if age is None else max(0, round(age)),
+    }
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -76,7 +76,7 @@ def _move(froms: frozenset[Status] | frozenset[Status | None], *tos: Status) -> 
 #: wherever the letter stands, hence the two wide rows.
 TRANSITIONS: Mapping[Verb, Move] = MappingProxyType(
     {
-        Verb.DEAD_LETTER: _move(_ANY | {None}, Status.PENDING, Status.MANUAL),
+        Verb.DEAD_LETTER: _move(_ANY | {None}, Status.PENDING, Status.MANUAL, Status.FAILED),
         Verb.CLAIM: _move(WAITING, Status.PROCESSING),
         Verb.CLAIM_AGAIN: _move(frozenset({Status.RESOLVED}), Status.PROCESSING),
         Verb.RESOLVE: _move(_ANY, Status.RESOLVED),

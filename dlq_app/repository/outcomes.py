@@ -147,7 +147,7 @@ class Outcomes:
         return Written(all_matched=matched[0] + len(refused) == len(updates), refused=refused)
 
     def _bulk(
-        self, requests: list[InsertOne[Document]] | list[UpdateOne], matched: list[int] | None = None
+        self, requests: Sequence[InsertOne[Document] | UpdateOne], matched: list[int] | None = None
     ) -> list[tuple[int, int, str]]:
         """Run requests unordered; (position, code, why) of those that the server or the driver refused for good."""
         if not requests:
@@ -155,7 +155,7 @@ class Outcomes:
         try:
             with translated():
                 try:
-                    result = self._letters.bulk_write(requests, ordered=False)  # type: ignore[arg-type]
+                    result = self._letters.bulk_write(requests, ordered=False)
                 except (*_UNSTORABLE, OperationFailure) as error:
                     if isinstance(error, OperationFailure) and error.code not in _MALFORMED:
                         raise
@@ -166,23 +166,23 @@ class Outcomes:
             if matched is not None:
                 matched[0] += result.matched_count
         except StoreUnavailable as unavailable:
-            error = unavailable.__cause__
-            if not isinstance(error, BulkWriteError) or error.details.get("writeConcernErrors"):
+            cause = unavailable.__cause__
+            if not isinstance(cause, BulkWriteError) or cause.details.get("writeConcernErrors"):
                 raise
             if matched is not None:
-                matched[0] += error.details["nMatched"]
-            failures = error.details["writeErrors"]
+                matched[0] += cause.details["nMatched"]
+            failures = cause.details["writeErrors"]
             if any(failure["code"] in _PASSING for failure in failures):
                 raise
             return [(failure["index"], failure["code"], failure["errmsg"][:300]) for failure in failures]
         return []
 
     def _one_by_one(
-        self, requests: list[InsertOne[Document]] | list[UpdateOne], matched: list[int] | None
+        self, requests: Sequence[InsertOne[Document] | UpdateOne], matched: list[int] | None
     ) -> list[tuple[int, int, str]]:
         failures = []
         for position, request in enumerate(requests):
-            failures += [(position, code, why) for _, code, why in self._bulk([request], matched)]  # type: ignore[list-item]
+            failures += [(position, code, why) for _, code, why in self._bulk([request], matched)]
         return failures
 
 
@@ -278,12 +278,10 @@ def settle_update(settled: Settled, standing: Standing, now: datetime) -> Update
 
 
 def _verb(before: Status | None, after: Status, is_replay: bool) -> Verb:
-    if not is_replay or before is not Status.PROCESSING:
-        verb = Verb.DEAD_LETTER if after is not Status.FAILED else Verb.FAIL
-    else:
+    verb = Verb.DEAD_LETTER
+    if is_replay and before is Status.PROCESSING:
         verb = {Status.PENDING: Verb.PUT_BACK, Status.FAILED: Verb.FAIL, Status.MANUAL: Verb.HAND_OVER}[after]
-    if before is Status.PROCESSING or verb is Verb.DEAD_LETTER:
-        require(verb, before, after)
+    require(verb, before, after)
     return verb
 
 
@@ -297,7 +295,7 @@ def _guard(standing: Standing, epoch: int) -> Document:
     }
 
 
-def _attempts_of(epoch: int) -> list[Document]:
+def _attempts_of(epoch: int) -> list[Mapping[str, Any]]:
     return [
         {"mine.epoch": epoch, "mine.outcome": None},
         {"old.epoch": {"$lt": epoch}, "old.outcome": None},

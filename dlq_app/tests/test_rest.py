@@ -1,0 +1,368 @@
+"""Dead letters over REST."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.test import Client
+from pymongo.database import Database
+
+from dlq_app import services
+from dlq_app.repository import Letters
+from dlq_app.testing import MemoryIntake, a_death, a_document
+from dlqsite.tests.people import staff, with_key
+
+pytestmark = [pytest.mark.mongo, pytest.mark.redis, pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
+
+
+@pytest.fixture
+def vic() -> Client:
+    """Views."""
+    return with_key("read", name="vic")
+
+
+@pytest.fixture
+def olga() -> Client:
+    """Operates."""
+    return with_key("read", "replay", name="olga")
+
+
+def post(client: Client, path: str, body: object = None) -> Any:
+    return client.post(path, json.dumps(body if body is not None else {}), content_type="application/json")
+
+
+def test_it_lists_letters_newest_failure_first(letters: Letters, vic: Client) -> None:
+    services.record_outcomes([a_death(f"m-{n}", died_at=a_death().died_at.replace(minute=n)) for n in range(3)], [])
+
+    answer = vic.get("/api/dlq")
+
+    assert answer.status_code == 200
+    assert [item["messageId"] for item in answer.json()["data"]] == ["m-2", "m-1", "m-0"]
+    assert answer.json()["pagination"] == {
+        "page": 1,
+        "limit": 20,
+        "total": 3,
+        "totalIsCapped": False,
+        "pages": 1,
+        "nextCursor": None,
+    }
+
+
+def test_a_list_leaves_out_what_is_heavy(letters: Letters, vic: Client) -> None:
+    services.record_outcomes([a_death(error_reason="x" * 5000)], [])
+
+    (item,) = vic.get("/api/dlq").json()["data"]
+
+    assert len(item["errorReason"]) == 300
+    assert not {"errorStack", "originalMessage", "payload", "attempts", "history"} & set(item)
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("status=dlq_manual", {"m-2"}),
+        ("status=dlq_manual&status=dlq_pending", {"m-1", "m-2"}),
+        ("errorType=VALIDATION_ERROR", {"m-2"}),
+        ("errorKind=transient", {"m-1"}),
+        ("type=payment.refund", {"m-2"}),
+        ("source=shop", {"m-1"}),
+        ("priority=high", {"m-2"}),
+        ("tag=eu", {"m-1"}),
+        ("from=2026-11-24T12:30:00Z", {"m-2"}),
+        ("to=2026-11-24T12:30:00%2B00:00", {"m-1"}),
+        ("search=gateway", {"m-2"}),
+        ("search=GATEWAY%20refused", {"m-2"}),
+        ("search=gateway%20elsewhere", set()),
+        ("search=m-", {"m-1", "m-2"}),
+        ("search=m-1", {"m-1"}),
+        ("search=validation_error", {"m-2"}),
+        ("search=.*", None),
+        ("limit=1&sort=messageId", {"m-1"}),
+    ],
+)
+def test_it_filters(letters: Letters, vic: Client, query: str, found: set[str] | None) -> None:
+    services.record_outcomes(
+        [
+            a_death("m-1"),
+            a_death(
+                "m-2",
+                error_type="VALIDATION_ERROR",
+                error_kind="permanent",
+                error_reason="the gateway refused the amount",
+                type="payment.refund",
+                source="app",
+                priority="high",
+                tags=(),
+                died_at=a_death().died_at.replace(hour=13),
+            ),
+        ],
+        [],
+    )
+
+    answer = vic.get(f"/api/dlq?{query}")
+
+    if found is None:
+        assert answer.status_code == 400
+    else:
+        assert {item["messageId"] for item in answer.json()["data"]} == found
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("status[$ne]=x", "status[$ne]"),
+        ("status=$ne", "status"),
+        ("$where=1", "$where"),
+        ("errorType=%7B%22%24gt%22%3A%22%22%7D", "errorType"),
+        ("metadata.source=shop", "metadata.source"),
+        ("from=yesterday", "from"),
+        ("from=2026-11-24T12:00:00", "from"),
+        ("from=2026-11-24T12:00:00Z&to=2026-11-24T11:00:00Z", "to"),
+        ("from=9999-12-31T23:59:59-23:59", "from"),
+        ("limit=101", "limit"),
+        ("limit=0", "limit"),
+        ("limit=1e1", "limit"),
+        ("page=0", "page"),
+        ("page=501", "page"),
+        ("sort=$natural", "sort"),
+        ("sort=errorStack", "sort"),
+        ("cursor=garbage", "cursor"),
+        ("cursor=eyIkZ3QiOjF9", "cursor"),
+        ("cursor=WyItbGFzdEZhaWxlZEF0Iix7IiRndCI6MX0sIjAiXQ", "cursor"),
+        ("search=%00", "search"),
+        ("fingerprint=xyz", "fingerprint"),
+        ("nonsense=1", "nonsense"),
+    ],
+)
+def test_nothing_from_outside_becomes_an_operator(vic: Client, query: str, field: str) -> None:
+    answer = vic.get(f"/api/dlq?{query}")
+
+    assert answer.status_code == 400
+    assert answer["Content-Type"] == "application/problem+json"
+    assert answer.json()["code"] == "invalid_filter"
+    assert field in {error["field"] for error in answer.json()["errors"]}
+
+
+def test_it_shows_a_letter_by_either_id(letters: Letters, vic: Client) -> None:
+    services.record_outcomes([a_death()], [])
+
+    by_message = vic.get("/api/dlq/m-1").json()["data"]
+
+    assert vic.get(f"/api/dlq/{by_message['_id']}").json()["data"] == by_message
+    assert by_message["payload"] == {"orderId": 5511870, "amount": "129.00"}
+    assert by_message["originalMessage"] == a_death().body.decode()
+    assert by_message["attempts"][0]["startedAt"] == "2026-11-24T11:59:50.000Z"
+    assert by_message["explanation"].startswith(
+        "TIMEOUT_ERROR is transient; 4 of 4 attempts failed over 7.3 s; next automatic replay at 12:01"
+    )
+    assert by_message["explanation"].endswith("(1 of 5)")
+
+
+def test_it_hides_secrets_until_they_are_revealed(letters: Letters, vic: Client) -> None:
+    services.record_outcomes([a_death(body=b'{"card": {"token": "tok_123"}}', error_reason="bad password=hunter2")], [])
+
+    shown = vic.get("/api/dlq/m-1").json()["data"]
+    refused = post(vic, "/api/dlq/m-1/reveal")
+    revealed = post(with_key("admin", name="ada"), "/api/dlq/m-1/reveal", {"reason": "fraud case 7"}).json()["data"]
+
+    assert "tok_123" not in json.dumps(shown)
+    assert "hunter2" not in json.dumps(shown)
+    assert "hunter2" not in json.dumps(vic.get("/api/dlq").json())
+    assert shown["masked"] is True
+    assert refused.status_code == 403
+    assert revealed["payload"] == {"card": {"token": "tok_123"}}
+    assert revealed["history"][-1]["what"] == "reveal"
+    assert revealed["history"][-1]["who"] == "key:ada"
+
+
+def test_an_unknown_letter_is_not_found(store: Database[dict[str, Any]], vic: Client, olga: Client) -> None:
+    for answer in (vic.get("/api/dlq/nobody"), post(olga, "/api/dlq/nobody/replay"), post(olga, "/api/dlq/0/resolve")):
+        assert answer.status_code == 404
+        assert answer.json()["code"] == "dead_letter_not_found"
+
+
+def test_it_replays(letters: Letters, olga: Client, intake: MemoryIntake) -> None:
+    services.record_outcomes([a_death()], [])
+
+    answer = post(olga, "/api/dlq/m-1/replay", {"reason": "the bank is back"})
+
+    assert answer.status_code == 202
+    assert answer.json()["data"]["messageId"] == "m-1"
+    assert answer.json()["data"]["status"] == "dlq_processing"
+    shown = olga.get("/api/dlq/m-1").json()["data"]
+    assert shown["replay"]["id"] == answer.json()["data"]["replayId"]
+    assert shown["replayAttempts"][0]["by"] == "key:olga"
+    assert shown["replayAttempts"][0]["why"] == "the bank is back"
+
+
+def test_a_second_replay_is_told_that_one_is_in_flight(letters: Letters, olga: Client, intake: MemoryIntake) -> None:
+    services.record_outcomes([a_death()], [])
+    post(olga, "/api/dlq/m-1/replay")
+
+    answer = post(olga, "/api/dlq/m-1/replay")
+
+    assert answer.status_code == 409
+    assert answer.json()["code"] == "replay_in_flight"
+
+
+def test_a_resolved_letter_is_replayed_only_by_force(letters: Letters, olga: Client, intake: MemoryIntake) -> None:
+    services.record_outcomes([a_death()], [])
+    post(olga, "/api/dlq/m-1/resolve", {"reason": "done by phone"})
+
+    refused = post(olga, "/api/dlq/m-1/replay")
+    forced = post(olga, "/api/dlq/m-1/replay", {"force": True})
+
+    assert refused.status_code == 409
+    assert refused.json()["code"] == "illegal_state"
+    assert "dlq_resolved" in refused.json()["detail"]
+    assert forced.status_code == 202
+
+
+def test_an_open_breaker_refuses_a_replay(letters: Letters, olga: Client, intake: MemoryIntake) -> None:
+    services.record_outcomes([a_death()], [])
+    intake.open_types["payment.capture"] = 12_000
+
+    answer = post(olga, "/api/dlq/m-1/replay")
+
+    assert answer.status_code == 503
+    assert answer.json()["code"] == "circuit_open"
+    assert answer["Retry-After"] == "12"
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"reason": 1}, "reason"),
+        ({"force": "yes"}, "force"),
+        ({"status": "dlq_failed"}, "status"),
+        ({"$set": {}}, "$set"),
+        ([], ""),
+        ({"reason": "x" * 2001}, "reason"),
+    ],
+)
+def test_it_names_what_is_wrong_with_a_replay(
+    letters: Letters, olga: Client, intake: MemoryIntake, body: object, field: str
+) -> None:
+    services.record_outcomes([a_death()], [])
+
+    answer = post(olga, "/api/dlq/m-1/replay", body)
+
+    assert answer.status_code == 400
+    assert field in {error["field"] for error in answer.json()["errors"]}
+
+
+@pytest.mark.parametrize("raw", ["{", "[" * 100_000, '{"payload": NaN}', "\xff"])
+def test_broken_json_is_the_clients_mistake(olga: Client, raw: str) -> None:
+    answer = olga.post("/api/dlq/m-1/replay", raw, content_type="application/json")
+
+    assert answer.status_code == 400
+    assert answer["Content-Type"] == "application/problem+json"
+
+
+def test_a_body_that_is_too_large_is_refused(olga: Client) -> None:
+    answer = post(olga, "/api/dlq/m-1/replay", {"payload": "x" * 1_100_000})
+
+    assert answer.status_code == 413
+    assert answer.json()["code"] == "payload_too_large"
+
+
+@pytest.mark.parametrize(
+    ("verb", "status", "resolution"),
+    [
+        ("resolve", "dlq_resolved", "resolved_by_hand"),
+        ("discard", "dlq_resolved", "discarded"),
+        ("set-aside", "dlq_manual", None),
+    ],
+)
+def test_operators_move_letters(letters: Letters, olga: Client, verb: str, status: str, resolution: str | None) -> None:
+    services.record_outcomes([a_death()], [])
+
+    moved = post(olga, f"/api/dlq/m-1/{verb}", {"reason": "as the bank says"}).json()["data"]
+    again = post(olga, f"/api/dlq/m-1/{verb}")
+
+    assert (moved["status"], moved["resolution"], moved["nextRetryAt"]) == (status, resolution, None)
+    assert moved["history"][-1]["who"] == "key:olga"
+    assert moved["history"][-1]["why"] == "as the bank says"
+    assert again.status_code == 409
+    assert status in again.json()["detail"]
+
+
+def test_it_keeps_notes(letters: Letters, olga: Client) -> None:
+    services.record_outcomes([a_death()], [])
+
+    noted = post(olga, "/api/dlq/m-1/notes", {"text": "customer was not charged"})
+    empty = post(olga, "/api/dlq/m-1/notes", {"text": " "})
+    missing = post(olga, "/api/dlq/m-1/notes", {})
+
+    assert noted.status_code == 201
+    assert [(note["by"], note["text"]) for note in noted.json()["data"]["notes"]] == [
+        ("key:olga", "customer was not charged")
+    ]
+    assert empty.status_code == missing.status_code == 400
+
+
+def test_what_staff_do_is_in_the_audit_log(letters: Letters) -> None:
+    services.record_outcomes([a_death()], [])
+
+    post(staff("sam", "replay"), "/api/dlq/m-1/set-aside", {"reason": "wait for the bank"})
+
+    entry = LogEntry.objects.get()
+    assert entry.user.get_username() == "sam"
+    assert entry.object_repr == "m-1"
+    assert entry.change_message == "set aside: wait for the bank"
+
+
+def test_what_keys_do_is_in_the_letters_history_only(letters: Letters, olga: Client) -> None:
+    services.record_outcomes([a_death()], [])
+
+    post(olga, "/api/dlq/m-1/set-aside")
+
+    assert not LogEntry.objects.exists()
+
+
+@pytest.mark.parametrize("verb", ["replay", "resolve", "discard", "set-aside", "notes", "reveal"])
+def test_readers_may_not_act(letters: Letters, vic: Client, verb: str) -> None:
+    services.record_outcomes([a_death()], [])
+
+    assert post(vic, f"/api/dlq/m-1/{verb}", {"text": "x"}).status_code == 403
+
+
+def test_it_counts(letters: Letters, vic: Client) -> None:
+    services.record_outcomes(
+        [a_death("m-1"), a_death("m-2"), a_death("m-3", error_type="VALIDATION_ERROR", error_kind="permanent")], []
+    )
+
+    stats = vic.get("/api/dlq/stats").json()["data"]
+
+    assert stats["total"] == stats["open"] == 3
+    assert stats["byStatus"] == {
+        "dlq_pending": 2,
+        "dlq_processing": 0,
+        "dlq_resolved": 0,
+        "dlq_failed": 0,
+        "dlq_manual": 1,
+    }
+    assert stats["topErrorTypes"][0] == {"errorType": "TIMEOUT_ERROR", "count": 2}
+    assert stats["byType"] == {"payment.capture": 3}
+    assert stats["bySource"] == {"shop": 3}
+    assert stats["oldestOpenSeconds"] >= 0
+
+
+def test_a_letter_spoilt_by_hand_spoils_no_list(letters: Letters, store: Database[dict[str, Any]], vic: Client) -> None:
+    services.record_outcomes([a_death("m-1")], [])
+    store["dead_letters"].insert_many(
+        [
+            a_document("bad-status", status="lost"),
+            {"messageId": "bare"},
+            a_document("bad-kinds", attempts="x", metadata=7, errorReason=None, retryCount="many", nextRetryAt="soon"),
+        ]
+    )
+
+    answer = vic.get("/api/dlq")
+
+    assert {item["messageId"] for item in answer.json()["data"]} == {"m-1", "bad-kinds"}
+    assert vic.get("/api/dlq/bad-kinds").status_code == 200
+    assert vic.get("/api/dlq/bare").status_code == 404

@@ -1,0 +1,19 @@
+"""Addresses of the dead-letter queue."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from dlq_app import views
+
+urlpatterns = [
+    path("api/dlq", views.LettersView.as_view(), name="dead-letters"),
+    path("api/dlq/stats", views.StatsView.as_view(), name="dead-letter-stats"),
+    path("api/dlq/<str:ref>", views.LetterView.as_view(), name="dead-letter"),
+    path("api/dlq/<str:ref>/replay", views.ReplayView.as_view(), name="dead-letter-replay"),
+    path("api/dlq/<str:ref>/resolve", views.ResolveView.as_view(), name="dead-letter-resolve"),
+    path("api/dlq/<str:ref>/discard", views.DiscardView.as_view(), name="dead-letter-discard"),
+    path("api/dlq/<str:ref>/set-aside", views.SetAsideView.as_view(), name="dead-letter-set-aside"),
+    path("api/dlq/<str:ref>/notes", views.NotesView.as_view(), name="dead-letter-notes"),
+    path("api/dlq/<str:ref>/reveal", views.RevealView.as_view(), name="dead-letter-reveal"),
+]

@@ -1,0 +1,271 @@
+"""Dead letters over REST. Services decide, ``wire.py`` writes; a view carries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from math import ceil
+from typing import Any, ClassVar
+
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from dlq_app import audit, conf, criteria, paging, repository, requests, serializers, services, wire
+from dlq_app.errors import LetterNotFound
+from dlq_app.letter import DeadLetter
+from dlq_app.replaying import Replayed, refusal
+from dlq_app.states import Status
+
+_PROBLEM = "application/problem+json"
+
+
+def _problems(**texts: str) -> dict[Any, OpenApiResponse]:
+    return {
+        (int(status[1:]), _PROBLEM): OpenApiResponse(
+            response={"$ref": "#/components/schemas/Problem"}, description=text
+        )
+        for status, text in texts.items()
+    }
+
+
+def _query(name: str, text: str, **options: Any) -> OpenApiParameter:
+    return OpenApiParameter(name, str, OpenApiParameter.QUERY, description=text, **options)
+
+
+_ANY = "Repeated: any of them."
+_FILTERS = [
+    _query("status", _ANY, many=True, enum=[s.value for s in Status]),
+    _query("errorType", f"Such as TIMEOUT_ERROR. {_ANY}", many=True),
+    _query("errorKind", _ANY, many=True, enum=criteria.KINDS),
+    _query("type", _ANY, many=True),
+    _query("source", _ANY, many=True),
+    _query("priority", _ANY, many=True, enum=criteria.PRIORITIES),
+    _query("tag", _ANY, many=True),
+    _query("fingerprint", f"A group. {_ANY}", many=True),
+    _query("from", "Last failure at or after this instant."),
+    _query("to", "Last failure before this instant."),
+    _query("search", "Beginning of a message id, or words of the error text."),
+]
+_PAGES = [
+    OpenApiParameter("page", int, description="From 1; not with `cursor`. Reaches as far as 10 000 letters."),
+    OpenApiParameter("limit", int, description="20 unless given, at most 100."),
+    _query("cursor", "`nextCursor` of the page before: walks any number of letters, each exactly once."),
+    _query("sort", "Newest failure first unless given.", enum=list(paging.SORTS)),
+]
+_AWAY = "`store_unavailable`, `query_too_slow`: try again after `Retry-After`."
+
+
+def actor(request: Request) -> str:
+    """Who asks, for history: ``key:NAME`` or ``user:NAME``."""
+    return str(getattr(request, "actor", "")) or "unknown"
+
+
+class LettersView(APIView):
+    """The list of dead letters."""
+
+    required_scopes: ClassVar = {"GET": "read"}
+
+    @extend_schema(
+        operation_id="listDeadLetters",
+        tags=["Dead letters"],
+        summary="List dead letters",
+        parameters=[*_FILTERS, *_PAGES],
+        responses={200: serializers.LetterList, **_problems(s400="`invalid_filter` names each problem.", s503=_AWAY)},
+    )
+    def get(self, request: Request) -> Response:
+        which, page = requests.list_request(request.query_params)
+        letters = repository.letters()
+        found, total = letters.page(which, page), letters.count(which)
+        masking = conf.masking_policy()
+        return Response(
+            {
+                "data": [wire.summary(letter, masking) for letter in found.letters],
+                "pagination": {
+                    "page": None if page.cursor else page.page,
+                    "limit": page.limit,
+                    "total": total.count,
+                    "totalIsCapped": total.is_capped,
+                    "pages": ceil(total.count / page.limit),
+                    "nextCursor": found.next_cursor.encode() if found.next_cursor else None,
+                },
+            }
+        )
+
+
+class StatsView(APIView):
+    """Figures about all dead letters."""
+
+    required_scopes: ClassVar = {"GET": "read"}
+
+    @extend_schema(
+        operation_id="getDeadLetterStats",
+        tags=["Dead letters"],
+        summary="Figures about dead letters",
+        responses={200: serializers.LetterStatsOut, **_problems(s503=_AWAY)},
+    )
+    def get(self, request: Request) -> Response:
+        requests.refuse_parameters(request.query_params)
+        return Response({"data": services.stats()})
+
+
+class LetterView(APIView):
+    """One dead letter, whole."""
+
+    required_scopes: ClassVar = {"GET": "read"}
+
+    @extend_schema(
+        operation_id="getDeadLetter",
+        tags=["Dead letters"],
+        summary="Look at a dead letter",
+        description="By `_id` or message id. What looks like a secret is hidden.",
+        responses={200: serializers.LetterOut, **_problems(s404="`dead_letter_not_found`", s503=_AWAY)},
+    )
+    def get(self, request: Request, ref: str) -> Response:
+        requests.refuse_parameters(request.query_params)
+        letter = repository.letters().find(ref)
+        if letter is None:
+            raise LetterNotFound(f"There is no dead letter {ref}.")
+        return _whole(letter)
+
+
+class ReplayView(APIView):
+    """Replays of one letter."""
+
+    required_scopes: ClassVar = {"POST": "replay"}
+    parser_classes = (requests.ActionParser,)
+
+    @extend_schema(
+        operation_id="replayDeadLetter",
+        tags=["Dead letters"],
+        summary="Replay a dead letter",
+        description=(
+            "One attempt through intake and its circuit breaker; the outcome comes to the letter. With `payload` the "
+            "edited version runs and is kept; the original stays as it is."
+        ),
+        request=serializers.ReplayIn,
+        responses={
+            202: serializers.ReplayStartedOut,
+            **_problems(
+                s400="`invalid_request`, `invalid_payload`",
+                s404="`dead_letter_not_found`",
+                s409="`replay_in_flight`, `illegal_state` (resolved, without `force`), `already_done`",
+                s503="`circuit_open`, `store_unavailable`: nothing was started. `replay_unknown`: see the letter.",
+            ),
+        },
+    )
+    def post(self, request: Request, ref: str) -> Response:
+        fields = requests.body(request.data, "reason", "force", "payload")
+        answer = services.replay(ref, actor=actor(request), **fields)
+        problem = refusal(answer)
+        if problem:
+            raise problem
+        assert isinstance(answer, Replayed)  # noqa: S101  every other answer is a problem
+        audit.log(request, answer.letter_id, answer.message_id, f"replay {answer.replay_id}", fields.get("reason", ""))
+        started = {
+            "replayId": answer.replay_id,
+            "messageId": answer.message_id,
+            "status": Status.PROCESSING.value,
+        }
+        return Response({"data": started}, status=202)
+
+
+class MoveView(APIView):
+    """An operator's move; which one, its URL says."""
+
+    required_scopes: ClassVar = {"POST": "replay"}
+    parser_classes = (requests.ActionParser,)
+    verb: ClassVar[str]
+    move: ClassVar[Callable[..., DeadLetter]]
+
+    def post(self, request: Request, ref: str) -> Response:
+        fields = requests.body(request.data, "reason")
+        letter = type(self).move(ref, actor=actor(request), **fields)
+        audit.log(request, letter.id, letter.message_id, self.verb, fields.get("reason", ""))
+        return _whole(letter)
+
+
+def _described(operation: str, summary: str, description: str) -> Callable[[type[MoveView]], type[MoveView]]:
+    schema = extend_schema(
+        operation_id=operation,
+        tags=["Dead letters"],
+        summary=summary,
+        description=description,
+        request=serializers.ReasonIn,
+        responses={
+            200: serializers.LetterOut,
+            **_problems(s404="`dead_letter_not_found`", s409="`illegal_state` names the status.", s503=_AWAY),
+        },
+    )
+
+    def apply(view: type[MoveView]) -> type[MoveView]:
+        view.post = schema(view.post)  # type: ignore[method-assign]
+        return view
+
+    return apply
+
+
+@_described("resolveDeadLetter", "Resolve a dead letter by hand", "It is done: from any status that waits.")
+class ResolveView(MoveView):
+    verb = "resolve"
+    move = staticmethod(services.resolve_by_hand)
+
+
+@_described("discardDeadLetter", "Discard a dead letter", "It does not matter: from any status that waits.")
+class DiscardView(MoveView):
+    verb = "discard"
+    move = staticmethod(services.discard)
+
+
+@_described("setAsideDeadLetter", "Set a dead letter aside", "No automatic replays until a person decides.")
+class SetAsideView(MoveView):
+    verb = "set aside"
+    move = staticmethod(services.set_aside)
+
+
+class NotesView(APIView):
+    """Notes on a letter."""
+
+    required_scopes: ClassVar = {"POST": "replay"}
+    parser_classes = (requests.ActionParser,)
+
+    @extend_schema(
+        operation_id="noteDeadLetter",
+        tags=["Dead letters"],
+        summary="Add a note to a dead letter",
+        request=serializers.NoteIn,
+        responses={201: serializers.LetterOut, **_problems(s404="`dead_letter_not_found`", s503=_AWAY)},
+    )
+    def post(self, request: Request, ref: str) -> Response:
+        fields = requests.body(request.data, "text", required=("text",))
+        letter = services.add_note(ref, actor=actor(request), **fields)
+        audit.log(request, letter.id, letter.message_id, "note", fields["text"])
+        return _whole(letter, status=201)
+
+
+class RevealView(APIView):
+    """A letter with its secrets; that somebody looked is written down."""
+
+    required_scopes: ClassVar = {"POST": "admin"}
+    parser_classes = (requests.ActionParser,)
+
+    @extend_schema(
+        operation_id="revealDeadLetter",
+        tags=["Dead letters"],
+        summary="See the secrets of a dead letter",
+        description="The letter with nothing hidden. Who looked, and why, is kept in its history.",
+        request=serializers.ReasonIn,
+        responses={200: serializers.LetterOut, **_problems(s404="`dead_letter_not_found`", s503=_AWAY)},
+    )
+    def post(self, request: Request, ref: str) -> Response:
+        fields = requests.body(request.data, "reason")
+        letter = services.reveal(ref, actor=actor(request), **fields)
+        audit.log(request, letter.id, letter.message_id, "reveal", fields.get("reason", ""))
+        return _whole(letter, masked=False)
+
+
+def _whole(letter: DeadLetter, *, status: int = 200, masked: bool = True) -> Response:
+    masking = conf.masking_policy() if masked else None
+    found = wire.whole(letter, conf.replay_policy(), masking, datetime.now(UTC))
+    return Response({"data": found}, status=status)

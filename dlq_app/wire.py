@@ -1,0 +1,141 @@
+"""Letters as JSON for REST, export and commands: wire names, ISO instants, secrets hidden. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from dlq_app.explanation import explain
+from dlq_app.instants import iso
+from dlq_app.letter import DeadLetter
+from dlq_app.masking import MaskingPolicy, mask, mask_json, mask_text
+from dlq_app.policy import ReplayPolicy
+
+#: How much of an error text a list shows.
+_EXCERPT = 300
+
+
+def plain(value: Any) -> Any:
+    """A stored value as JSON: instants as text, numbers that JSON does not have as null, bytes as escaped text."""
+    if isinstance(value, datetime):
+        return iso(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(inner) for inner in value]
+    return value if isinstance(value, str | int | float | None) else str(value)
+
+
+def summary(letter: DeadLetter, masking: MaskingPolicy | None) -> dict[str, Any]:
+    """What a list shows of a letter: no payload, no stack, the beginning of the error text."""
+    reason = letter.error_reason if masking is None else mask_text(letter.error_reason, masking)
+    return {
+        "_id": letter.id,
+        "messageId": letter.message_id,
+        "type": letter.type,
+        "status": letter.status.value,
+        "resolution": letter.resolution.value if letter.resolution else None,
+        "strategy": letter.strategy.value,
+        "errorType": letter.error_type,
+        "errorKind": letter.error_kind,
+        "errorReason": reason[:_EXCERPT],
+        "fingerprint": letter.fingerprint,
+        "retryCount": letter.retry_count,
+        "dlqRetryCount": letter.dlq_retry_count,
+        "nextRetryAt": _iso(letter.next_retry_at),
+        "source": plain(letter.metadata.get("source")),
+        "priority": plain(letter.metadata.get("priority")),
+        "tags": plain(letter.metadata.get("tags") or []),
+        "createdAt": iso(letter.created_at),
+        "firstFailedAt": iso(letter.first_failed_at),
+        "lastFailedAt": iso(letter.last_failed_at),
+        "updatedAt": iso(letter.updated_at),
+        "resolvedAt": _iso(letter.resolved_at),
+        "links": {"self": f"/api/dlq/{letter.id}"},
+    }
+
+
+def whole(letter: DeadLetter, policy: ReplayPolicy, masking: MaskingPolicy | None, now: datetime) -> dict[str, Any]:
+    """Everything about a letter. Without a masking policy nothing is hidden: only for who may see secrets.
+
+    ``payload`` is the original message as JSON, null if it is none; ``originalMessage`` its text, byte for byte unless
+    something in it is hidden, which ``masked`` tells.
+    """
+    shown = letter.text if masking is None else mask_json(letter.text, masking)
+
+    def text(value: object) -> str:
+        given = plain(value) if value is not None else ""
+        return str(given) if masking is None else mask_text(str(given), masking)
+
+    def entries(given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        found = [plain(entry) for entry in given]
+        if masking is not None:
+            found = [
+                {key: mask_text(inner, masking) if isinstance(inner, str) else inner for key, inner in entry.items()}
+                for entry in mask(found, masking)
+            ]
+        return found
+
+    claim = letter.claim
+    return {
+        **summary(letter, masking),
+        "explanation": explain(letter, policy, now),
+        "errorReason": text(letter.error_reason),
+        "errorStack": text(letter.error_stack),
+        "originalMessage": shown,
+        "payload": _json(shown),
+        "masked": shown != letter.text,
+        "metadata": plain(letter.metadata if masking is None else mask(letter.metadata, masking)),
+        "attempts": entries(letter.attempts),
+        "replayAttempts": entries(letter.replay_attempts),
+        "versions": [_version(entry, masking) for entry in letter.versions],
+        "formerMessages": [_former(entry, masking) for entry in letter.former_messages],
+        "notes": entries(letter.notes),
+        "history": entries(letter.history),
+        "queuedAt": _iso(letter.queued_at),
+        "fence": letter.fence,
+        "closedEpoch": letter.closed_epoch,
+        "replay": claim
+        and {
+            "id": claim.replay_id,
+            "kind": claim.kind,
+            "by": claim.by,
+            "why": claim.why,
+            "batchId": claim.batch_id or None,
+            "version": claim.version,
+            "lockedBy": claim.locked_by,
+            "lockedAt": _iso(claim.locked_at),
+        },
+        "links": {"self": f"/api/dlq/{letter.id}", "message": f"/api/messages/{letter.message_id}"},
+    }
+
+
+def _version(entry: Mapping[str, Any], masking: MaskingPolicy | None) -> dict[str, Any]:
+    found: dict[str, Any] = plain(entry)
+    payload, diff = str(found.pop("payload", "")), str(found.pop("diff", ""))
+    if masking is not None:
+        payload, diff = mask_json(payload, masking), mask_text(diff, masking)
+    return {**found, "payload": _json(payload), "diff": diff}
+
+
+def _former(entry: Mapping[str, Any], masking: MaskingPolicy | None) -> dict[str, Any]:
+    found: dict[str, Any] = plain(entry)
+    original = str(found.get("originalMessage", ""))
+    return {**found, "originalMessage": original if masking is None else mask_json(original, masking)}
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=lambda name: None)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return iso(moment) if moment else None
