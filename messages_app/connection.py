@@ -34,7 +34,7 @@ Command = Sequence[Any]
 #: What the ledger takes over from a client's settings: where the server is and how to get in, nothing of its habits.
 _ADDRESS = ("host", "port", "path", "db", "username", "password", "credential_provider", "client_name")
 #: Refusals that say something about the server, not about the request.
-_SERVER_TROUBLE = re.compile(r"\b(OOM|MISCONF|READONLY|MASTERDOWN|NOREPLICAS|BUSY|CLUSTERDOWN|TRYAGAIN)\b")
+_SERVER_TROUBLE = re.compile(r"\b(OOM|MISCONF|READONLY|MASTERDOWN|NOREPLICAS|BUSY|CLUSTERDOWN|TRYAGAIN|WAITAOF)\b")
 
 
 @cache

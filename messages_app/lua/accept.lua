@@ -9,7 +9,8 @@ local prefix = KEYS[1]
 --@use time check calendar wake account rate
 local id, type, body, sha256, priority = identifier(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local not_before = ARGV[7] ~= '' and whole(ARGV[7], 'not before') or 0
-local max_retries, token = whole(ARGV[8], 'max retries'), ARGV[9]
+local token = ARGV[9]
+whole(ARGV[8], 'max retries')
 one_of(priority, { high = true, normal = true, low = true }, 'priority')
 if type == '' or token == '' then error('BADARG type or token') end
 
@@ -35,22 +36,23 @@ end
 
 -- Never a count that starts again: an id accepted anew after it was forgotten gets an epoch above its former ones.
 local highest = tonumber(redis.call('GET', prefix .. 'epoch:high')) or 0
-local epoch = math.max(now, highest) --[g] epoch from the clock
+local epoch = stamp
+if highest > now then epoch = string.format('%.0f', highest) end --[g] epoch from the clock
 local queued = not_before <= now
-if epoch > highest then redis.call('SET', prefix .. 'epoch:high', epoch) end
+if now > highest then redis.call('SET', prefix .. 'epoch:high', epoch) end
 local account = day_of(now) .. ':' .. type
-redis.call('HSET', key, 'state', queued and 'queued' or 'scheduled', 'epoch', epoch, 'attempt', 0,
-  'priority', priority, 'account', account, 'maxRetries', max_retries, 'queuedAt', now, 'sha256', sha256,
-  'acceptToken', token, 'wakes', queued and 1 or 0, 'wakeAt', now)
+redis.call('HSET', key, 'state', queued and 'queued' or 'scheduled', 'epoch', epoch, 'attempt', '0',
+  'priority', priority, 'account', account, 'maxRetries', ARGV[8], 'queuedAt', stamp, 'sha256', sha256,
+  'acceptToken', token, 'wakes', queued and '1' or '0', 'wakeAt', stamp)
 redis.call('SET', prefix .. 'story:' .. id, ARGV[6])
 redis.call('SET', prefix .. 'body:' .. id, body)
 if queued then
-  wake(id, epoch, 0, priority, 1)
+  wake(id, epoch, '0', priority, '1')
 else
-  redis.call('HSET', key, 'dueAt', not_before)
-  redis.call('ZADD', prefix .. 'due:scheduled', not_before, id)
+  redis.call('HSET', key, 'dueAt', ARGV[7])
+  redis.call('ZADD', prefix .. 'due:scheduled', ARGV[7], id)
 end
 count(account, 'accepted', 1)
 count(account, 'open', 1)
-write_accounts()
+write_accounts() --[g] accept: the account in the same script
 return { 'accepted', queued and 'queued' or 'scheduled', type, now, remaining, reset }

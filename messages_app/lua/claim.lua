@@ -8,7 +8,8 @@ local prefix = KEYS[1]
 --@use time check calendar wake take
 local token, owner = ARGV[1], ARGV[3]
 local limit, holding = whole(ARGV[2], 'limit'), whole(ARGV[4], 'holding')
-local max_bytes, lease = whole(ARGV[5], 'max bytes'), whole(ARGV[6], 'lease')
+local max_bytes = whole(ARGV[5], 'max bytes')
+local lease_until = string.format('%.0f', now + whole(ARGV[6], 'lease'))
 if token == '' then error('BADARG token') end
 local LANES = { 'high', 'normal', 'low' }
 local LOOKS = limit * 10 + 100 -- stale wake-ups must not hold up the server; the next claim goes on
@@ -34,7 +35,7 @@ local function serve(job, lane)
     if #rows > 0 and bytes + #body > max_bytes then return false end
     bytes = bytes + #body
     progress(lane, row, wakes)
-    local fence = hand_out(id, row, lane, owner, lease)
+    local fence = hand_out(id, row, lane, owner, lease_until)
     handed[#handed + 1] = id .. ' ' .. fence
     rows[#rows + 1] = answer(id, row, body)
   end

@@ -6,7 +6,8 @@
 local prefix = KEYS[1]
 --@use time check calendar wake take
 local id, epoch, attempt = identifier(ARGV[1]), ARGV[2], ARGV[3]
-local token, owner, lease = ARGV[4], ARGV[5], whole(ARGV[6], 'lease')
+local token, owner = ARGV[4], ARGV[5]
+local lease_until = string.format('%.0f', now + whole(ARGV[6], 'lease'))
 if token == '' then error('BADARG token') end
 
 local rows = again(token) --[g] repeatable by token
@@ -15,6 +16,8 @@ local row = look(id)
 if not fits(row, epoch, attempt) then return {} end
 local priority = redis.call('HGET', prefix .. 'msg:' .. id, 'priority')
 local lane, body = lane_of(priority, tonumber(row[RECOVERIES]) or 0), body_of(id, row)
-local fence = hand_out(id, row, lane, owner, lease)
+progress(lane, row, '1') -- which wake-up this was is not known: only a message woken once proves anything
+local fence = hand_out(id, row, lane, owner, lease_until)
+write_progress()
 remember(token, { id .. ' ' .. fence })
 return { answer(id, row, body) }

@@ -6,21 +6,23 @@
 --        may be done without its account or, for a replay, without its place in the outbox.
 local prefix = KEYS[1]
 --@use time check account outcome
-local record_ttl, body_ttl = whole(ARGV[1], 'record ttl'), whole(ARGV[2], 'body ttl')
+local record_ttl, body_ttl = ARGV[1], ARGV[2]
+whole(record_ttl, 'record ttl')
+whole(body_ttl, 'body ttl')
 
 local function complete(id, fence, result, attempt)
   local record = read(id, 'state', 'fence', 'account', 'replayId')
   local verdict = judge(record, fence)
   if verdict ~= 'applied' then return verdict end
   local key = prefix .. 'msg:' .. id
-  redis.call('HSET', key, 'state', 'done', 'finishedAt', now, 'result', result)
+  redis.call('HSET', key, 'state', 'done', 'finishedAt', stamp, 'result', result)
   redis.call('ZREM', prefix .. 'due:running', id)
   tell(id, attempt)
   count(record.account, 'done', 1)
   count(record.account, 'open', -1)
   if record.replayId ~= '' then --[g] nothing expires before the letter has its outcome
     redis.call('HSET', key, 'outbox', 'settle')
-    redis.call('ZADD', prefix .. 'outbox', now, id)
+    redis.call('ZADD', prefix .. 'outbox', stamp, id)
     return 'to_outbox'
   end
   redis.call('PEXPIRE', key, record_ttl)
@@ -33,5 +35,5 @@ local verdicts = {}
 for at = 3, #ARGV, 4 do
   verdicts[#verdicts + 1] = complete(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3])
 end
-write_accounts()
+write_accounts() --[g] complete: the account in the same script
 return verdicts

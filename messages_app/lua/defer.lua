@@ -9,7 +9,7 @@ local prefix = KEYS[1]
 local STORY_MAX = 65536 -- beyond this, refusals leave no more traces in the message's story
 
 -- A refusal starts the clock after which a message is held no longer. What only changes hands keeps its turn: it goes
--- to the front of its lane. The attempt stays what it is [g].
+-- to the front of its lane. The attempt stays what it is.
 local function defer(id, fence, delay, why, attempt)
   local wait = tonumber(delay)
   if not (wait and wait >= 0) then return 'stale' end
@@ -21,7 +21,7 @@ local function defer(id, fence, delay, why, attempt)
   redis.call('HSET', key, 'startedAt', '', 'owner', '')
   redis.call('ZREM', prefix .. 'due:running', id)
   if refused then
-    local since = record.deferredSince ~= '' and record.deferredSince or now
+    local since = record.deferredSince ~= '' and record.deferredSince or stamp
     redis.call('HSET', key, 'deferrals', (tonumber(record.deferrals) or 0) + 1, 'deferredSince', since)
   end
   if redis.call('STRLEN', prefix .. 'story:' .. id) < STORY_MAX then tell(id, attempt) end
@@ -31,7 +31,7 @@ local function defer(id, fence, delay, why, attempt)
     redis.call('ZADD', prefix .. 'due:scheduled', due, id)
   else
     local lane, wakes = lane_of(record.priority, tonumber(record.recoveries) or 0), tonumber(record.wakes) + 1
-    redis.call('HSET', key, 'state', 'queued', 'wakes', wakes, 'wakeAt', refused and now or 0)
+    redis.call('HSET', key, 'state', 'queued', 'wakes', wakes, 'wakeAt', refused and stamp or '0')
     wake(id, record.epoch, record.attempt, lane, wakes, not refused)
   end
   return 'applied'

@@ -33,5 +33,5 @@ local answers = {}
 for at = 3, #ARGV, 3 do
   answers[#answers + 1] = drained(ARGV[at], ARGV[at + 1], ARGV[at + 2])
 end
-write_accounts()
+write_accounts() --[g] drained: the account in the same script
 return answers

@@ -21,8 +21,8 @@ end
 
 local function queue(id, record)
   local wakes = tonumber(record.wakes) + 1
-  redis.call('HSET', prefix .. 'msg:' .. id, 'state', 'queued', 'wakes', wakes, 'wakeAt', now)
-  wake(id, record.epoch, record.attempt, lane_of(record.priority, record.recoveries), wakes)
+  redis.call('HSET', prefix .. 'msg:' .. id, 'state', 'queued', 'wakes', wakes, 'wakeAt', stamp)
+  wake(id, record.epoch, record.attempt, lane_of(record.priority, record.recoveries), wakes) --[g] in one step
 end
 
 -- `owner` comes from a worker: it is written as a JSON string.
@@ -46,9 +46,9 @@ local function recover(id, record)
   tell(id, lost_attempt(record))
   recovered = recovered + 1
   if record.recoveries < LOSSES_MAX then return queue(id, record) end --[g] ends at the third loss
-  redis.call('HSET', key, 'state', 'dead_pending', 'finishedAt', now, 'lastError', lost_error(record),
+  redis.call('HSET', key, 'state', 'dead_pending', 'finishedAt', stamp, 'lastError', lost_error(record),
     'outbox', 'death')
-  redis.call('ZADD', prefix .. 'outbox', now, id)
+  redis.call('ZADD', prefix .. 'outbox', stamp, id)
   given_up = given_up + 1
 end
 

@@ -23,8 +23,8 @@ local function fail(id, fence, delay, problem, attempt)
     redis.call('ZADD', prefix .. 'due:retry_wait', due, id)
     return 'applied'
   end
-  redis.call('HSET', key, 'state', 'dead_pending', 'finishedAt', now, 'outbox', 'death')
-  redis.call('ZADD', prefix .. 'outbox', now, id)
+  redis.call('HSET', key, 'state', 'dead_pending', 'finishedAt', stamp, 'outbox', 'death')
+  redis.call('ZADD', prefix .. 'outbox', stamp, id)
   return 'to_outbox'
 end
 

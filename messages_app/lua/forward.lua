@@ -11,7 +11,8 @@ local prefix = KEYS[1]
 local id, epoch = identifier(ARGV[1]), whole(ARGV[2], 'epoch')
 local deadline, force, death_seen = whole(ARGV[3], 'deadline'), ARGV[4] == '1', whole(ARGV[5], 'death seen')
 local type, body, edited, priority = ARGV[6], ARGV[7], ARGV[8] == '1', ARGV[10]
-local queued_at, replay_id, prior_runs = whole(ARGV[12], 'queued at'), ARGV[14], whole(ARGV[15], 'prior runs')
+local replay_id, prior_runs = ARGV[14], whole(ARGV[15], 'prior runs')
+whole(ARGV[12], 'queued at')
 one_of(priority, { high = true, normal = true, low = true }, 'priority')
 if type == '' or replay_id == '' then error('BADARG type or replay id') end
 
@@ -42,8 +43,8 @@ elseif not letter_has_it then
 end
 
 wakes = (tonumber(wakes) or 0) + 1
-redis.call('HSET', key, 'state', 'queued', 'epoch', epoch, 'attempt', 0, 'priority', priority, 'account', account,
-  'maxRetries', 0, 'queuedAt', queued_at, 'wakes', wakes, 'wakeAt', now, 'replayId', replay_id,
+redis.call('HSET', key, 'state', 'queued', 'epoch', ARGV[2], 'attempt', '0', 'priority', priority, 'account', account,
+  'maxRetries', 0, 'queuedAt', ARGV[12], 'wakes', wakes, 'wakeAt', stamp, 'replayId', replay_id,
   'edited', edited and 1 or 0, 'priorRuns', math.max(prior_runs, tonumber(old_runs) or 0))
 -- What belongs to the former epoch. The fence stays: no later one may be below it.
 redis.call('HDEL', key, 'dueAt', 'leaseUntil', 'startedAt', 'finishedAt', 'recoveries', 'deferrals', 'deferredSince',
@@ -54,6 +55,6 @@ if edited then redis.call('SET', prefix .. 'run:' .. id, ARGV[9]) else redis.cal
 redis.call('PERSIST', key)
 redis.call('ZREM', prefix .. 'outbox', id)
 redis.call('HDEL', prefix .. 'quarantine', id)
-wake(id, epoch, 0, priority, wakes)
-write_accounts()
+wake(id, ARGV[2], '0', priority, wakes)
+write_accounts() --[g] forward: the account in the same script
 return { 'forwarded', '' }

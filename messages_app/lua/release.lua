@@ -8,6 +8,6 @@ local prefix = KEYS[1]
 local id = identifier(ARGV[1])
 if redis.call('HEXISTS', prefix .. 'quarantine', id) == 0 then return 0 end
 local outbox = redis.call('HGET', prefix .. 'msg:' .. id, 'outbox')
-if outbox and outbox ~= '' then redis.call('ZADD', prefix .. 'outbox', now, id) end
+if outbox and outbox ~= '' then redis.call('ZADD', prefix .. 'outbox', stamp, id) end
 redis.call('HDEL', prefix .. 'quarantine', id)
 return 1

@@ -11,14 +11,15 @@ for at = 2, #ARGV, 3 do
   local id, fence, cap = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]) or 0
   local key = prefix .. 'msg:' .. id
   local state, held, lease_until = unpack(redis.call('HMGET', key, 'state', 'fence', 'leaseUntil'))
-  if state ~= 'running' or held ~= fence then --[g] running, fence equal
+  local holds = true
+  if state ~= 'running' then holds = false end --[g] running
+  if held ~= fence then holds = false end --[g] fence equal
+  local til = math.min(now + lease, cap)
+  if not holds then
     lost[#lost + 1] = id
-  else
-    local til = math.min(now + lease, cap)
-    if til > tonumber(lease_until) then
-      redis.call('HSET', key, 'leaseUntil', til)
-      redis.call('ZADD', prefix .. 'due:running', til, id)
-    end
+  elseif til > tonumber(lease_until) then
+    redis.call('HSET', key, 'leaseUntil', til)
+    redis.call('ZADD', prefix .. 'due:running', til, id)
   end
 end
 return lost

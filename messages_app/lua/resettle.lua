@@ -17,7 +17,7 @@ elseif record.state == 'done' and record.replayId ~= '' then
 elseif record.state ~= 'dead_pending' then
   return 0
 end
-redis.call('ZADD', prefix .. 'outbox', now, id)
+redis.call('ZADD', prefix .. 'outbox', stamp, id)
 for _, part in ipairs({ 'msg:', 'story:', 'body:', 'run:' }) do redis.call('PERSIST', prefix .. part .. id) end
 write_accounts()
 return 1

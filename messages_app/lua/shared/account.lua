@@ -1,5 +1,5 @@
 -- accepted = done + open + dead, per day and type of acceptance ("yyyymmdd:type"), at every instant: moved by the script
--- that moves the message [g]. Changes are added up first and written once per account, however many messages a call
+-- that moves the message. Changes are added up first and written once per account, however many messages a call
 -- carries.
 local ACCOUNT_TTL_S = 400 * 86400
 local accounts = {}

@@ -5,7 +5,7 @@ local RATE_PRUNE = 1000 -- old entries dropped by one call: a burst long ago mus
 local function rate(client, limit, window)
   if limit < 1 or window < 1 then error('BADARG rate') end
   local key = prefix .. 'rate:' .. client
-  local taken = redis.call('RPUSH', key, now)
+  local taken = redis.call('RPUSH', key, stamp)
   local oldest = tonumber(redis.call('LINDEX', key, 0))
   local pruned = 0
   while oldest <= now - window and pruned < RATE_PRUNE do

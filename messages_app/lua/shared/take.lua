@@ -28,13 +28,14 @@ end
 
 -- Give the message to `owner` until the lease ends. The fence is above every earlier one, also after the server fell
 -- back to an older state of itself: then the clock is ahead of any count.
-local function hand_out(id, row, lane, owner, lease)
-  local fence = math.max((tonumber(row[FENCE]) or 0) + 1, now) --[g] fence from count and clock
-  redis.call('HSET', prefix .. 'msg:' .. id, 'state', 'running', 'fence', fence, 'leaseUntil', now + lease,
-    'startedAt', now, 'owner', owner)
+local function hand_out(id, row, lane, owner, lease_until)
+  local fence, count = stamp, (tonumber(row[FENCE]) or 0) + 1
+  if count > now then fence = string.format('%.0f', count) end --[g] fence from count and clock
+  redis.call('HSET', prefix .. 'msg:' .. id, 'state', 'running', 'fence', fence, 'leaseUntil', lease_until,
+    'startedAt', stamp, 'owner', owner)
   redis.call('ZREM', prefix .. 'waiting:' .. lane, id)
-  redis.call('ZADD', prefix .. 'due:running', now + lease, id)
-  row[FENCE], row[STARTED_AT] = fence, now
+  redis.call('ZADD', prefix .. 'due:running', lease_until, id)
+  row[FENCE], row[STARTED_AT] = fence, stamp
   return fence
 end
 

@@ -12,7 +12,7 @@ end
 
 -- Sleeping workers wait on the bell. It holds a few rings at most: one is enough for each worker that sleeps.
 local function ring()
-  if redis.call('LLEN', prefix .. 'bell') < 16 then redis.call('LPUSH', prefix .. 'bell', 1) end
+  if redis.call('LLEN', prefix .. 'bell') < 16 then redis.call('LPUSH', prefix .. 'bell', '1') end
 end
 
 -- Push the wake-up of a queued message into its lane, as a job that RQ's own worker could run as well.
@@ -23,9 +23,9 @@ local function wake(id, epoch, attempt, lane, wakes, to_front)
   local job = job_of(id, epoch, attempt, wakes)
   woken_at = woken_at or iso(now)
   redis.call('HSET', 'rq:job:' .. job, 'created_at', woken_at, 'enqueued_at', woken_at, 'origin', lane,
-    'status', 'queued', 'description', id, 'timeout', 3600, 'result_ttl', 60,
+    'status', 'queued', 'description', id, 'timeout', '3600', 'result_ttl', '60',
     'data', '["messages_app.jobs.process",null,["' .. id .. '",' .. epoch .. ',' .. attempt .. '],{}]')
   redis.call(to_front and 'LPUSH' or 'RPUSH', 'rq:queue:' .. lane, job)
-  redis.call('ZADD', prefix .. 'waiting:' .. lane, now, id)
+  redis.call('ZADD', prefix .. 'waiting:' .. lane, stamp, id)
   ring()
 end

@@ -1,0 +1,234 @@
+"""Replays: which order starts a run, which does not, and how an epoch is barred."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import redis
+from redis.exceptions import ResponseError
+
+from dlq_app.ports import ForwardStatus
+from messages_app.records import State, Verdict
+from messages_app.tests.ledgers import START_MS, Desk, order
+
+pytestmark = pytest.mark.redis
+
+
+@pytest.fixture
+def desk(redis_client: redis.Redis) -> Desk:
+    return Desk.open(redis_client)
+
+
+def test_a_dead_message_runs_again_once_from_its_original(desk: Desk) -> None:
+    epoch = desk.bury("a")
+    desk.wait(50)
+    answer = desk.ledger.forward(
+        order("a", epoch + 1, priority="high", source="shop", batch_id="b1", prior_runs=1, death_seen=epoch)
+    )
+
+    assert answer.status is ForwardStatus.FORWARDED
+    record = desk.record()
+    assert (record.state, record.epoch, record.attempt, record.max_retries) == (State.QUEUED, epoch + 1, 0, 0)
+    assert (record.replay_id, record.batch_id, record.death_seen) == (f"r{epoch + 1}", "b1", epoch)
+    assert (record.attempts, record.last_error, record.finished_at_ms, record.outbox) == ("", "", None, "")
+    assert (record.source, record.priority, record.queued_at_ms) == ("shop", "high", START_MS)
+    assert desk.client.ttl("dlq:msg:a") == desk.client.ttl("dlq:story:a") == desk.client.ttl("dlq:body:a") == -1
+    assert desk.account() == (1, 0, 0, 1)
+    claimed = desk.claim_only()
+    assert (claimed.body, claimed.prior_runs, claimed.replay_id, claimed.batch_id) == (
+        b'{"n":1}', 1, f"r{epoch + 1}", "b1",
+    )  # fmt: skip
+    # One attempt: whatever the worker asks for, a failure is the end of it.
+    assert desk.fail("a", claimed.fence, 1000) is Verdict.TO_OUTBOX
+    assert (desk.record().state, desk.record().prior_runs) == (State.DEAD_PENDING, 2)
+
+
+def test_edited_content_runs_in_its_epoch_only(desk: Desk) -> None:
+    epoch = desk.bury("a")
+    desk.ledger.forward(order("a", epoch + 1, run_body=b'{"n":2}', version=1))
+    claimed = desk.claim_only()
+    assert (claimed.body, claimed.version) == (b'{"n":2}', 1)
+    record = desk.record()
+    assert (record.body, record.run_body, record.version) == (b'{"n":1}', b'{"n":2}', 1)
+    desk.fail("a", claimed.fence, None)
+    desk.ledger.drained([("a", epoch + 1, "death")])
+
+    desk.ledger.forward(order("a", epoch + 2))
+    assert desk.claim_only().body == b'{"n":1}'
+    assert desk.record().run_body is None
+    assert desk.client.exists("dlq:run:a") == 0
+
+
+def test_the_same_order_again_is_the_same_run(desk: Desk) -> None:
+    epoch = desk.bury("a")
+    desk.ledger.forward(order("a", epoch + 1))
+    fence = desk.claim_only().fence
+    # Also when the epoch is barred, or the deadline over, in between: it runs already.
+    assert desk.ledger.void("a", epoch + 1).exists
+    late = order("a", epoch + 1, deadline_ms=START_MS - 1)
+    assert desk.ledger.forward(late).status is ForwardStatus.FORWARDED
+    assert (desk.record().state, desk.record().fence, desk.lane()) == (State.RUNNING, fence, [])
+    desk.complete("a", fence)
+    desk.ledger.drained([("a", epoch + 1, "settle")])
+    assert desk.ledger.forward(order("a", epoch + 1, force=True)).status is ForwardStatus.FORWARDED
+    assert desk.record().state is State.DONE
+
+
+def test_a_barred_epoch_never_runs(desk: Desk) -> None:
+    epoch = desk.bury("a")
+    barred = desk.ledger.void("a", epoch + 3)
+    assert (barred.exists, barred.state) == (False, "")
+    for late in (epoch + 1, epoch + 3):
+        assert desk.ledger.forward(order("a", late)).status is ForwardStatus.VOIDED
+    assert desk.ledger.forward(order("a", epoch + 4)).status is ForwardStatus.FORWARDED
+
+
+def test_a_bar_is_never_lowered_and_ends_after_a_day(desk: Desk) -> None:
+    desk.ledger.void("a", 9)
+    desk.ledger.void("a", 5)
+    assert desk.client.get("dlq:void:a") == b"9"
+    assert 86_000 < desk.client.ttl("dlq:void:a") <= 86_400
+
+
+def test_an_epoch_that_exists_is_not_barred(desk: Desk) -> None:
+    epoch = desk.bury("a")
+    desk.ledger.forward(order("a", epoch + 1))
+    answer = desk.ledger.void("a", epoch + 1)
+    assert (answer.exists, answer.state) == (True, "queued")
+    assert desk.client.exists("dlq:void:a") == 0
+
+
+def test_an_order_past_its_deadline_is_not_carried_out(desk: Desk) -> None:
+    epoch = desk.bury("a")
+    punctual = order("a", epoch + 1, deadline_ms=desk.now)
+    desk.wait(1)
+    assert desk.ledger.forward(punctual).status is ForwardStatus.TOO_LATE
+    assert desk.record().state is State.DEAD
+    desk.at(desk.now - 1)
+    assert desk.ledger.forward(punctual).status is ForwardStatus.FORWARDED
+
+
+def test_an_older_order_gives_way_to_what_came_after_it(desk: Desk) -> None:
+    epoch = desk.bury("a")
+    desk.ledger.forward(order("a", epoch + 2))
+    answer = desk.ledger.forward(order("a", epoch + 1))
+    assert (answer.status, answer.state) == (ForwardStatus.SUPERSEDED, "queued")
+    assert desk.complete("a", desk.claim_only().fence) is Verdict.TO_OUTBOX
+    desk.ledger.drained([("a", epoch + 2, "settle")])
+    answer = desk.ledger.forward(order("a", epoch + 1, force=True))
+    assert (answer.status, answer.state) == (ForwardStatus.SUPERSEDED, "done")
+
+
+def _queued(desk: Desk) -> None:
+    desk.accept("a")
+
+
+def _running(desk: Desk) -> None:
+    desk.accept("a")
+    desk.claim()
+
+
+def _retry_wait(desk: Desk) -> None:
+    desk.accept("a")
+    desk.fail("a", desk.claim_only().fence)
+
+
+def _scheduled(desk: Desk) -> None:
+    desk.accept("a", not_before_ms=START_MS + 1000)
+
+
+def _dead_pending(desk: Desk) -> None:
+    desk.accept("a")
+    desk.kill("a")
+
+
+@pytest.mark.parametrize("bring", [_queued, _running, _retry_wait, _scheduled, _dead_pending])
+def test_a_message_that_is_open_is_busy(desk: Desk, bring: Callable[[Desk], None]) -> None:
+    bring(desk)
+    before = desk.record()
+    answer = desk.ledger.forward(order("a", before.epoch + 1, death_seen=before.epoch - 1, force=True))
+    assert (answer.status, answer.state) == (ForwardStatus.BUSY, before.state)
+    assert desk.record() == before
+    assert desk.account() == (1, 0, 0, 1)
+
+
+def test_a_death_that_the_letter_has_already_is_no_obstacle(desk: Desk) -> None:
+    desk.accept("a")
+    desk.kill("a")
+    epoch = desk.record().epoch
+    assert desk.ledger.forward(order("a", epoch + 1, death_seen=epoch)).status is ForwardStatus.FORWARDED
+    assert desk.ledger.outbox() == []
+    assert desk.account() == (1, 0, 0, 1)
+    # The drainer that was on its way comes too late, and it does no harm.
+    assert desk.ledger.drained([("a", epoch, "death")]) == [False]
+    assert desk.record().state is State.QUEUED
+
+
+def test_a_quarantined_death_that_is_replayed_leaves_the_quarantine(desk: Desk) -> None:
+    desk.accept("a")
+    desk.kill("a")
+    epoch = desk.record().epoch
+    desk.ledger.quarantine("a", epoch, "why")
+    desk.ledger.forward(order("a", epoch + 1, death_seen=epoch))
+    assert desk.ledger.quarantined() == []
+
+
+def test_a_replay_whose_end_is_not_recorded_is_busy(desk: Desk) -> None:
+    epoch = desk.bury("a")
+    desk.ledger.forward(order("a", epoch + 1))
+    desk.complete("a", desk.claim_only().fence)
+    answer = desk.ledger.forward(order("a", epoch + 2, force=True))
+    assert (answer.status, answer.state) == (ForwardStatus.BUSY, "done")
+
+
+def test_a_message_that_is_done_runs_again_only_by_force(desk: Desk) -> None:
+    desk.accept("a")
+    desk.complete("a", desk.claim_only().fence)
+    epoch = desk.record().epoch
+    answer = desk.ledger.forward(order("a", epoch + 1))
+    assert (answer.status, answer.state) == (ForwardStatus.ALREADY_DONE, "done")
+    assert desk.account() == (1, 1, 0, 0)
+    assert desk.ledger.forward(order("a", epoch + 1, force=True)).status is ForwardStatus.FORWARDED
+    assert desk.account() == (1, 0, 0, 1)
+
+
+def test_a_forgotten_message_runs_from_what_the_order_carries(desk: Desk) -> None:
+    desk.bury("a")
+    desk.client.delete("dlq:msg:a", "dlq:story:a", "dlq:body:a")
+    desk.wait(10**8)
+    answer = desk.ledger.forward(order("a", START_MS + 1, tags='["x"]', prior_runs=4, deadline_ms=desk.now + 1))
+    assert answer.status is ForwardStatus.FORWARDED
+    claimed = desk.claim_only()
+    assert (claimed.type, claimed.tags, claimed.prior_runs, claimed.queued_at_ms) == ("demo", '["x"]', 4, START_MS)
+    assert desk.account() == (1, 0, 0, 1)
+
+
+def test_an_imported_letters_message_is_accepted_with_its_first_replay(desk: Desk) -> None:
+    desk.ledger.forward(order("a", 7, acct_day=""))
+    assert desk.record().acct_day == "20270115"
+    assert desk.account() == (1, 0, 0, 1)
+    desk.kill("a")
+    desk.ledger.drained([("a", 7, "death")])
+    desk.ledger.forward(order("a", 8, acct_day=""))
+    assert desk.account() == (1, 0, 0, 1)
+
+
+def test_a_late_outcome_of_the_former_epoch_has_no_say(desk: Desk) -> None:
+    desk.accept("a")
+    fence = desk.claim_only().fence
+    desk.fail("a", fence, None)
+    epoch = desk.record().epoch
+    desk.ledger.forward(order("a", epoch + 1, death_seen=epoch))
+    assert desk.complete("a", fence) is Verdict.ALREADY
+    assert desk.record().state is State.QUEUED
+    assert desk.claim_only().fence > fence
+    assert desk.complete("a", fence) is Verdict.STALE
+
+
+@pytest.mark.parametrize("wrong", [{"priority": "alone"}, {"type": ""}, {"replay_id": ""}, {"message_id": "a b"}])
+def test_a_bad_order_is_refused_before_anything_is_written(desk: Desk, wrong: dict[str, str]) -> None:
+    before = set(desk.client.keys())
+    with pytest.raises(ResponseError, match="BADARG"):
+        desk.ledger.forward(order(**{"message_id": "a", "epoch": 5, **wrong}))  # type: ignore[arg-type]
+    assert set(desk.client.keys()) == before
