@@ -238,7 +238,7 @@ class HasScope(BasePermission):
             throttle_stranger(client_address(request))
             return False
         if scope is None:
-            # Let the view answer 405 itself (OPTIONS is switched off), but run no handler that forgot to name its scope.
+            # The view answers 405 itself (OPTIONS is switched off), but no handler runs that forgot to name its scope.
             return method == "OPTIONS" or not hasattr(view, method.lower())
         if may(request, scope):
             return True

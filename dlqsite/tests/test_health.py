@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from django.test import Client
-from pytest_django import Settings
 
 from dlqsite import health
 from dlqsite.health import Doctor, Finding, Status, overall

@@ -1,4 +1,4 @@
-"""Every URL × method × role: nothing is reachable that was not meant to be."""
+"""Every URL with every method in every role: nothing is reachable that was not meant to be."""
 
 from __future__ import annotations
 

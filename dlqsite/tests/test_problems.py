@@ -1,4 +1,4 @@
-"""Below /api every error is a problem, whatever made it; no page, no stack, nothing echoed that a terminal would obey."""
+"""Below /api every error is a problem, whatever made it: no page, no stack, nothing that a terminal would obey."""
 
 from __future__ import annotations
 
