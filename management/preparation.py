@@ -41,7 +41,7 @@ def collect_static_files() -> int:
     command = CollectStatic()
     # The settings serve straight from the apps until the manifest is there, so the storage is named here.
     command.storage = CompressedManifestStaticFilesStorage(location=str(root))
-    call_command(command, interactive=False, verbosity=0, clear=root.exists())
+    call_command(command, interactive=False, verbosity=0)
     stamp.write_text(wanted, encoding="ascii")
     return len(command.copied_files)
 
