@@ -153,21 +153,31 @@ class CircuitBreaker:
         sample lost is harmless, one sample twice is not.
         """
         used = [False] * len(entries)
-        for local, store in ((False, self._store), (True, self._local)):
-            chosen = [at for at, (permit, _, _) in enumerate(entries) if permit.allowed and permit.local is local]
-            if not chosen:
-                continue
-            try:
-                answer = store.record(self.name, self.policy, [entries[at] for at in chosen])
-            except StoreUnavailable:
-                self._kept = None
-                continue
-            for at, one in zip(chosen, answer.used, strict=True):
-                used[at] = one
-            kept = self._kept
-            if not local and kept is not None and kept[0].generation != answer.generation:
-                self._kept = None
+        shared = [at for at, (permit, _, _) in enumerate(entries) if permit.allowed and not permit.local]
+        local = [at for at, (permit, _, _) in enumerate(entries) if permit.allowed and permit.local]
+        if shared:
+            self._fill(used, shared, self._record_shared([entries[at] for at in shared]))
+        if local:
+            answer = self._local.record(self.name, self.policy, [entries[at] for at in local])
+            self._fill(used, local, answer.used)
         return used
+
+    def _record_shared(self, entries: Sequence[Entry]) -> Sequence[bool]:
+        try:
+            answer = self._store.record(self.name, self.policy, entries)
+        except StoreUnavailable:
+            self._kept = None
+            return ()
+        kept = self._kept
+        if kept is not None and kept[0].generation != answer.generation:
+            self._kept = None
+        return answer.used
+
+    @staticmethod
+    def _fill(used: list[bool], places: Sequence[int], values: Sequence[bool]) -> None:
+        """Put ``values`` in their places; nothing when there are none, because the store was away."""
+        for at, value in zip(places, values, strict=False):
+            used[at] = value
 
     def peek(self) -> Snapshot:
         """The breaker as it is; never changes it, takes no permit. ``shared`` is False while the store is away."""

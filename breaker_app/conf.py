@@ -128,12 +128,17 @@ def known_names() -> list[str]:
     return sorted({*names, *_longest_call_ms, *(name for name in announced if NAME.fullmatch(name))})
 
 
-def forget(*, setting: str = "", **_: object) -> None:
-    """Drop what was built from settings that have changed."""
-    if setting in ("BREAKER_POLICY", "REDIS_URL", ""):
-        _breakers.clear()
-        store.cache_clear()
-        _local.cache_clear()
+def forget() -> None:
+    """Start anew: nothing built, nothing announced."""
+    _breakers.clear()
+    _longest_call_ms.clear()
+    store.cache_clear()
+    _local.cache_clear()
 
 
-setting_changed.connect(forget)
+def _on_setting_changed(*, setting: str, **_: object) -> None:
+    if setting in ("BREAKER_POLICY", "REDIS_URL"):
+        forget()
+
+
+setting_changed.connect(_on_setting_changed)

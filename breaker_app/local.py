@@ -149,7 +149,7 @@ class _Breaker:
         bucket = self.window.setdefault(self.second, _Bucket())
         bucket.total += 1
         bucket.failures += outcome is Outcome.FAILURE
-        bucket.slow += policy.slow_call_ms is not None and took > policy.slow_call_ms
+        bucket.slow += policy.is_slow(took)
         if self.state is State.CLOSED:
             self.trip(policy, now)
         return True

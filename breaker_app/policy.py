@@ -90,6 +90,10 @@ class BreakerPolicy:
         """Every value by its key, in the order of the policy file."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
+    def is_slow(self, took_ms: float) -> bool:
+        """Whether a call that took so long counts as slow; never when slow calls are off."""
+        return self.slow_call_ms is not None and took_ms > self.slow_call_ms
+
     @cached_property
     def wire(self) -> tuple[int, ...]:
         """The numbers as the scripts take them: whole numbers only, shares per mille, 0 for what is off."""
@@ -101,7 +105,6 @@ class BreakerPolicy:
             self.half_open_max_requests,
             per_mille(self.half_open_success_threshold),
             self.permit_lease_ms,
-            self.slow_call_ms or 0,
             per_mille(self.slow_call_threshold or 0),
         )
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha1
 from importlib.resources import files
+from itertools import groupby
 from typing import Any, Final
 
 from redis import ConnectionPool, Redis, RedisError
@@ -176,9 +177,12 @@ class RedisBreakerStore:
 
     def record(self, name: str, policy: BreakerPolicy, entries: Sequence[Entry]) -> Recorded:
         """Count the outcomes in order, in one step. When this raises, they may have counted: never send them again."""
-        packed = [(permit.token, permit.generation, outcome, int(took)) for permit, outcome, took in entries]
-        state, generation, total, failures, *used = self._ask("record", name, policy, json.dumps(packed))
-        return Recorded(tuple(one == 1 for one in used), State.of(state), generation, total, failures)
+        runs = _runs(entries, policy)
+        state, generation, total, failures, *counts = self._ask("record", name, policy, json.dumps(runs))
+        used: list[bool] = []
+        for (*_, length), count in zip(runs, counts, strict=True):
+            used += [True] * count + [False] * (length - count)
+        return Recorded(tuple(used), State.of(state), generation, total, failures)
 
     def admin(self, name: str, policy: BreakerPolicy, state: State, *, actor: str, reason: str) -> None:
         """Send the breaker to ``state``, noting who did it and why. A person asked: tried in an outage, too."""
@@ -256,6 +260,17 @@ class RedisBreakerStore:
 
 def _keys(name: str) -> tuple[str, str, str]:
     return f"cb:{{{name}}}:s", f"cb:{{{name}}}:p", f"cb:{{{name}}}:ev"
+
+
+def _runs(entries: Sequence[Entry], policy: BreakerPolicy) -> list[tuple[str, int, str, int, int]]:
+    """The outcomes with equal neighbours put together: (token, generation, outcome, slow, how many).
+
+    A batch of good calls under one permit is a single run.
+    """
+    told = (
+        (permit.token, permit.generation, outcome.value, int(policy.is_slow(took))) for permit, outcome, took in entries
+    )
+    return [(*run, sum(1 for _ in group)) for run, group in groupby(told)]
 
 
 def _snapshot(reply: Sequence[Any]) -> Snapshot:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema, extend_schema_view
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -75,7 +75,7 @@ class OrderView(APIView):
 
 
 def _order(operation_id: str, summary: str, description: str) -> Any:
-    return extend_schema(
+    post = extend_schema(
         operation_id=operation_id,
         tags=["Circuit breakers"],
         summary=summary,
@@ -91,6 +91,7 @@ def _order(operation_id: str, summary: str, description: str) -> Any:
             ),
         },
     )
+    return extend_schema_view(post=post)
 
 
 @_order("forceOpenBreaker", "Force a breaker open", "Refuses every call until somebody resets it.")

@@ -3,13 +3,11 @@
 -- KEYS[1]   cb:{name}:s   hash: st gen until ep n f sl ok bad lost opens, and buckets b0.. = "total,failed,slow"
 -- KEYS[2]   cb:{name}:p   sorted set: leases of probes (token, end in ms); only in HALF_OPEN
 -- KEYS[3]   cb:{name}:ev  stream: one entry per transition
--- ARGV[1-9] per mille to trip, window in s, minimum of outcomes, open time in ms, probes, per mille of them to close,
---           lease in ms, slow from ms, per mille of slow calls to trip (0 = off)
+-- ARGV[1-8] per mille to trip, window in s, minimum of outcomes, open time in ms, probes, per mille of them to close,
+--           lease in ms, per mille of slow calls to trip (0 = off)
 -- RACES     the whole script is one step: no other caller sees or changes the breaker between load and save.
-local trip, window, minimum, open_ms, probes, close, lease_ms, slow_ms, slow_trip = unpack(ARGV, 1, 9)
-trip, window, minimum, open_ms = tonumber(trip), tonumber(window), tonumber(minimum), tonumber(open_ms)
-probes, close, lease_ms = tonumber(probes), tonumber(close), tonumber(lease_ms)
-slow_ms, slow_trip = tonumber(slow_ms), tonumber(slow_trip)
+local trip, window, minimum, open_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local probes, close, lease_ms, slow_trip = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 --@TIME
 local time = redis.call('TIME'); local now = time[1] * 1000 + math.floor(time[2] / 1000)
 --@END

@@ -21,14 +21,13 @@ from breaker_app.policy import BreakerPolicy, WhenOpen
 
 @pytest.fixture(autouse=True)
 def fresh() -> Iterator[None]:
-    conf._longest_call_ms.clear()
+    conf.forget()
     yield
-    conf._longest_call_ms.clear()
     conf.forget()
 
 
 def test_the_defaults() -> None:
-    assert BreakerPolicy().wire == (500, 60, 10, 30_000, 10, 800, 60_000, 0, 0)
+    assert BreakerPolicy().wire == (500, 60, 10, 30_000, 10, 800, 60_000, 0)
     assert BreakerPolicy().when_open is WhenOpen.REJECT
 
 
