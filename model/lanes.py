@@ -22,6 +22,7 @@ WAKE_OVERTAKEN = "wake again: when overtaken"
 WAKE_YOUNGER = "wake again: overtaken by a younger one, not by one of the same age"
 WAKE_OLD = "wake again: only 10 s after the last wake-up"
 HEAD_NEWEST = "head: moved only by a message's newest wake-up"
+HEAD_BACK = "head: never moved by a wake-up that was pushed to the front"
 SCORE_ANEW = "waiting: scored anew with each wake-up"
 
 
@@ -30,6 +31,8 @@ class Message(NamedTuple):
     #: How many wake-ups it has had in all.
     wakes: int = 0
     wake_at: int = 0
+    #: Its newest wake-up was pushed to the front, past all that waited.
+    at_front: bool = False
 
 
 class Wakeup(NamedTuple):
@@ -59,7 +62,7 @@ class World(NamedTuple):
 
 class LaneModel(Model[World]):
     name = "lanes"
-    guards = (WAKE_EMPTY, WAKE_OVERTAKEN, WAKE_YOUNGER, WAKE_OLD, HEAD_NEWEST, SCORE_ANEW)
+    guards = (WAKE_EMPTY, WAKE_OVERTAKEN, WAKE_YOUNGER, WAKE_OLD, HEAD_NEWEST, HEAD_BACK, SCORE_ANEW)
 
     def __init__(self, dropped: Collection[str] = (), messages: int = 2, busy: bool = False, **budget: int) -> None:
         super().__init__(dropped)
@@ -86,6 +89,7 @@ class LaneModel(Model[World]):
             elif message.state == RUNNING and world.budget.deferrals:
                 deferred = spend(world, "deferrals")
                 yield Step(f"{number} is deferred", self.push(deferred, number, world.now + 1))
+                yield Step(f"{number} is handed back", self.push(deferred, number, world.now + 1, at_front=True))
             elif message.state == QUEUED:
                 yield from self.wake_again(world, number)
         if world.lane:
@@ -116,12 +120,13 @@ class LaneModel(Model[World]):
                 moved = world._replace(lane=(*rest, wakeup), needless=world.needless - 1)
                 yield Step(f"{wakeup} is put back at the end", spend(moved, "late"), fault=True)
 
-    def push(self, world: World, number: int, now: int, again: bool = False) -> World:
+    def push(self, world: World, number: int, now: int, *, again: bool = False, at_front: bool = False) -> World:
         old = world.messages[number]
         wake_at = old.wake_at if again and not self.on(SCORE_ANEW) else now
         messages = list(world.messages)
-        messages[number] = Message(QUEUED, 1 if number == TRAFFIC else old.wakes + 1, wake_at)
-        lane = (*world.lane, Wakeup(number, messages[number].wakes))
+        messages[number] = Message(QUEUED, 1 if number == TRAFFIC else old.wakes + 1, wake_at, at_front)
+        wakeup = Wakeup(number, messages[number].wakes)
+        lane = (wakeup, *world.lane) if at_front else (*world.lane, wakeup)
         return world._replace(messages=tuple(messages), lane=lane, now=now)
 
     def claim(self, world: World, wakeup: Wakeup) -> Iterator[Step[World]]:
@@ -131,10 +136,11 @@ class LaneModel(Model[World]):
             yield Step(f"claim: {number} is not to run", world)
             return
         head = world.head
-        if wakeup.n == message.wakes or not self.on(HEAD_NEWEST):
+        newest = wakeup.n == message.wakes or not self.on(HEAD_NEWEST)
+        if newest and not (message.at_front and self.on(HEAD_BACK)):
             head = max(head, message.wake_at)
         messages = list(world.messages)
-        messages[number] = message._replace(state=RUNNING)
+        messages[number] = message._replace(state=RUNNING, at_front=False)
         claimed = world._replace(messages=tuple(messages), head=head)
         if number == TRAFFIC:
             yield Step("claim: traffic, and more arrives", self.push(claimed, TRAFFIC, world.now + 1))

@@ -7,9 +7,11 @@ moves (fair scheduling), that is the promise "once faults stop, everything ends"
 
 from __future__ import annotations
 
+import gc
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Generic, NamedTuple, TypeVar
 
@@ -68,8 +70,25 @@ class Report:
     trace: tuple[str, ...] = ()
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Millions of tuples and no cycle among them: the collector would look through all of them over and over."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
 def explore(model: Model[S], limit: int = 3_000_000) -> Report:
     """Search the whole model. Raises RuntimeError above ``limit`` states: a search that stops early proves nothing."""
+    with _uncollected():
+        return _explore(model, limit)
+
+
+def _explore(model: Model[S], limit: int) -> Report:
     began = time.process_time()
     order: list[S] = [model.initial()]
     number: dict[S, int] = {order[0]: 0}
