@@ -1,6 +1,6 @@
 """What comes out over REST, described for the OpenAPI document. The answers themselves are made in ``wire.py``."""
 
-# A field named like an attribute of DRF's serializers (source, data) is no override: fields live in a class of their own.
+# DRF takes fields off their class, so one called `source` or `data` overrides nothing.
 # mypy: disable-error-code="assignment"
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from bson import ObjectId
@@ -117,9 +117,8 @@ class Reading:
     def server_now(self) -> datetime:
         """The clock of the MongoDB server, which all claims and due times are compared with."""
         with translated():
-            now = self._letters.database.client.admin.command("hello")["localTime"]
-        assert isinstance(now, datetime)  # noqa: S101  the server's own wire protocol
-        return now
+            now: datetime = self._letters.database.client.admin.command("hello")["localTime"]
+        return now.replace(tzinfo=UTC)
 
 
 def _cursor_after(documents: Sequence[Document], sort: Sort) -> Cursor | None:
