@@ -76,7 +76,7 @@ class Loop:
                 wait = self._step()
             except (StoreUnavailable, LettersUnavailable) as error:
                 pause = wait = min(max(2 * pause, 0.25), self._pause_most_s)
-                self._note(type(error).__module__.partition(".")[0], str(error))
+                self._note("ledger" if isinstance(error, StoreUnavailable) else "letters", str(error))
             except Exception:
                 # Whatever it was, the next step may do: nobody else in this process would move or drain anything.
                 pause = wait = min(max(2 * pause, 1.0), self._pause_most_s)

@@ -142,11 +142,16 @@ class ThreadedWorker(Worker):
                 beaten_at = now
                 self._quietly(self._beat, engine)
 
+    def _set_ip_address(self, connection: Any) -> None:
+        """RQ asks Redis for it when the object is made; here that waits until Redis is there."""
+        self.ip_address = "unknown"
+
     def _be_born(self) -> bool:
         """Register with RQ, waiting for Redis if need be. False when told to stop meanwhile."""
         pause = 0.5
         while True:
             try:
+                super()._set_ip_address(self.connection)
                 self.register_birth()
                 self.subscribe()
                 self.set_state(WorkerStatus.STARTED)

@@ -1,0 +1,199 @@
+"""Workers as real processes: signals, kills, and RQ's own worker on the same lanes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from rq.worker import Worker
+
+from messages_app import presence
+from messages_app.ledger import Ledger
+from messages_app.records import State
+from messages_app.tests.handling import an_acceptance, eventually, reaches
+from messages_app.upkeep import Upkeep
+
+pytestmark = [pytest.mark.redis, pytest.mark.journey]
+
+ROOT = Path(__file__).resolve().parents[2]
+Spawn = Callable[..., "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def book(redis_client: redis.Redis) -> Ledger:
+    return Ledger(redis_client, "dlq:")
+
+
+@pytest.fixture
+def spawn(tmp_path: Path) -> Iterator[Spawn]:
+    """Start ``manage.py …`` in a session of its own; whatever still runs at the end is killed.
+
+    ``settings`` is Python text that is added to the site's settings.
+    """
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(*command: str, settings: str = "", **environment: str) -> subprocess.Popen[bytes]:
+        (tmp_path / "more_settings.py").write_text(f"from dlqsite.settings import *\n{settings}\n")
+        environment |= {"DJANGO_SETTINGS_MODULE": "more_settings", "PYTHONPATH": str(tmp_path)}
+        with (tmp_path / f"{len(processes)}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "manage.py", *command], cwd=ROOT, env={**os.environ, **environment},
+                stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    for log in sorted(tmp_path.glob("*.log")):
+        print(log.read_text(errors="replace"))  # noqa: T201 - shown when the test fails
+
+
+def stopped(process: subprocess.Popen[bytes], seconds: float = 20) -> int:
+    process.send_signal(signal.SIGTERM)
+    return process.wait(seconds)
+
+
+def test_a_worker_is_listed_runs_messages_and_ends_on_sigterm(
+    book: Ledger, spawn: Spawn, redis_client: redis.Redis
+) -> None:  # fmt: skip
+    worker = spawn("run_worker", "--concurrency", "4")
+    book.accept_many([an_acceptance(message_id=f"m{number}") for number in range(200)])
+    for number in (0, 199):
+        reaches(book, f"m{number}", State.DONE, seconds=30)
+    (listed,) = Worker.all(connection=redis_client)
+    assert (listed.pid, sorted(listed.queue_names())) == (worker.pid, ["alone", "high", "low", "normal"])
+    (present,) = eventually(lambda: presence.present("worker"))
+    assert (present.pid, present.details["threads"]) == (worker.pid, 4)
+
+    assert stopped(worker) == 0
+
+    assert Worker.all(connection=redis_client) == []
+    assert presence.present("worker") == []
+
+
+def test_sigterm_finishes_what_runs_and_hands_back_what_does_not_end(book: Ledger, spawn: Spawn) -> None:
+    worker = spawn("run_worker", "--concurrency", "2", WORKER_SHUTDOWN_GRACE="2")
+    book.accept(an_acceptance({"delayMs": 1500}, message_id="short"))
+    book.accept(an_acceptance({"delayMs": 25_000}, message_id="long"))
+    book.accept(an_acceptance(message_id="waiting"))
+    reaches(book, "short", State.RUNNING, seconds=30)
+    reaches(book, "long", State.RUNNING)
+
+    begun = time.monotonic()
+    assert stopped(worker) == 0
+
+    assert time.monotonic() - begun < 10
+    assert book.get("short").state is State.DONE  # type: ignore[union-attr]
+    for message_id in ("long", "waiting"):
+        record = book.get(message_id)
+        assert record is not None
+        assert (record.state, record.attempt, record.recoveries) == (State.QUEUED, 0, 0)
+
+
+def test_a_killed_workers_messages_are_run_by_another(redis_client: redis.Redis, spawn: Spawn) -> None:
+    book = Ledger(redis_client, "dlq:")
+    worker = spawn("run_worker", "--concurrency", "5", settings="LEASE_S = 2")
+    book.accept_many([an_acceptance({"delayMs": 1000}, message_id=f"m{number}") for number in range(5)])
+    for number in range(5):
+        reaches(book, f"m{number}", State.RUNNING, seconds=30)
+
+    worker.kill()
+    worker.wait()
+    spawn("run_worker", "--concurrency", "5", settings="LEASE_S = 2")
+
+    for number in range(5):
+        record = reaches(book, f"m{number}", State.DONE, seconds=40)
+        assert (record.recoveries, record.attempt) == (1, 0)
+    (account,) = book.accounting()
+    assert (account.accepted, account.done, account.open, account.dead) == (5, 5, 0, 0)
+
+
+def test_a_worker_waits_for_redis_and_can_be_stopped_meanwhile(spawn: Spawn, tmp_path: Path) -> None:
+    worker = spawn("run_worker", REDIS_URL=f"unix://{tmp_path / 'nobody.sock'}?db=0")
+    time.sleep(3)
+    assert worker.poll() is None
+
+    assert stopped(worker) == 0
+
+
+def test_a_process_full_of_stuck_handlers_asks_to_be_replaced(book: Ledger, spawn: Spawn, tmp_path: Path) -> None:
+    (tmp_path / "stuck").mkdir()
+    (tmp_path / "stuck" / "__init__.py").touch()
+    (tmp_path / "stuck" / "handlers.py").write_text(
+        "import time\n"
+        "from messages_app.registry import handler\n"
+        "@handler('test.stuck', timeout=0.2)\n"
+        "def stuck(message):\n"
+        "    time.sleep(600)\n"
+    )
+    worker = spawn("run_worker", "--concurrency", "2", settings="INSTALLED_APPS += ['stuck']")
+    for message_id in ("m1", "m2"):
+        book.accept(an_acceptance(message_id=message_id, type="test.stuck", max_retries=0))
+
+    assert worker.wait(40) == 1
+
+    for message_id in ("m1", "m2"):
+        assert reaches(book, message_id, State.DEAD_PENDING, State.DEAD).recoveries == 0
+
+
+class TestRqsOwnWorker:
+    """``manage.py rqworker`` with nothing else said."""
+
+    def test_it_runs_messages_to_every_end(self, book: Ledger, spawn: Spawn) -> None:
+        worker = spawn("rqworker")
+        book.accept(an_acceptance(message_id="fine", priority="low"))
+        book.accept(an_acceptance({"simulateError": True, "errorType": "NETWORK_ERROR"}, message_id="later"))
+        book.accept(an_acceptance({"simulateError": True, "errorType": "VALIDATION_ERROR"}, message_id="never"))
+
+        record = reaches(book, "fine", State.DONE, seconds=40)
+        assert '"outcome":"succeeded"' in record.attempts
+        assert reaches(book, "later", State.RETRY_WAIT, seconds=20).attempt == 1
+        assert reaches(book, "never", State.DEAD_PENDING, seconds=20).outbox == "death"
+
+        assert stopped(worker) == 0
+
+    def test_what_it_loses_when_killed_is_found_by_the_upkeep_of_others(
+        self, redis_client: redis.Redis, spawn: Spawn
+    ) -> None:  # fmt: skip
+        book = Ledger(redis_client, "dlq:")
+        worker = spawn("rqworker", settings="LEASE_S = 2")
+        book.accept(an_acceptance({"delayMs": 3000}, message_id="m1"))
+        reaches(book, "m1", State.RUNNING, seconds=40)
+        os.killpg(worker.pid, signal.SIGKILL)  # the worker
+        _kill_orphans(worker.pid)  # and its horse, which has a process group of its own
+        worker.wait()
+        upkeep = Upkeep(book, name="other", role="worker", details=dict, record_outcomes=_nobody)
+        upkeep.start()
+        try:
+            assert reaches(book, "m1", State.QUEUED, seconds=20).recoveries == 1
+            spawn("rqworker")
+            assert reaches(book, "m1", State.DONE, seconds=40).attempt == 0
+        finally:
+            upkeep.stop()
+
+
+def _nobody(*_: Any) -> Any:
+    raise AssertionError("nothing dies here")
+
+
+def _kill_orphans(session: int) -> None:
+    """Kill what is left of a session whose leader is gone."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # ended meanwhile
+        if int(fields[3]) == session:
+            os.kill(int(stat.parent.name), signal.SIGKILL)
