@@ -29,13 +29,13 @@ local function serve(job, lane)
     return true
   end
   local row = look(id)
-  local own_lane = lane_of(lane, tonumber(row[RECOVERIES]) or 0)
-  if own_lane == lane and fits(row, epoch, attempt) then -- elsewhere it has another wake-up, in `alone`
+  local alone = lane_of('', tonumber(row[RECOVERIES]) or 0) == 'alone'
+  if alone == (lane == 'alone') and fits(row, epoch, attempt) then -- where it may run now it has another wake-up
     local body = body_of(id, row)
     if #rows > 0 and bytes + #body > max_bytes then return false end
     bytes = bytes + #body
-    progress(lane, row, wakes)
-    local fence = hand_out(id, row, lane, owner, lease_until)
+    local fence = hand_out(id, row, owner, lease_until)
+    leave(id, row, lane, wakes)
     handed[#handed + 1] = id .. ' ' .. fence
     rows[#rows + 1] = answer(id, row, body)
   end

@@ -16,8 +16,8 @@ local row = look(id)
 if not fits(row, epoch, attempt) then return {} end
 local priority = redis.call('HGET', prefix .. 'msg:' .. id, 'priority')
 local lane, body = lane_of(priority, tonumber(row[RECOVERIES]) or 0), body_of(id, row)
-progress(lane, row, '1') -- which wake-up this was is not known: only a message woken once proves anything
-local fence = hand_out(id, row, lane, owner, lease_until)
+local fence = hand_out(id, row, owner, lease_until)
+leave(id, row, lane, '1') -- which wake-up this was is not known: only a message woken once proves anything
 write_progress()
 remember(token, { id .. ' ' .. fence })
 return { answer(id, row, body) }

@@ -26,19 +26,6 @@ local function fits(row, epoch, attempt)
   return true
 end
 
--- Give the message to `owner` until the lease ends. The fence is above every earlier one, also after the server fell
--- back to an older state of itself: then the clock is ahead of any count.
-local function hand_out(id, row, lane, owner, lease_until)
-  local fence, count = stamp, (tonumber(row[FENCE]) or 0) + 1
-  if count > now then fence = string.format('%.0f', count) end --[g] fence from count and clock
-  redis.call('HSET', prefix .. 'msg:' .. id, 'state', 'running', 'fence', fence, 'leaseUntil', lease_until,
-    'startedAt', stamp, 'owner', owner)
-  redis.call('ZREM', prefix .. 'waiting:' .. lane, id)
-  redis.call('ZADD', prefix .. 'due:running', lease_until, id)
-  row[FENCE], row[STARTED_AT] = fence, stamp
-  return fence
-end
-
 -- How far a lane has come: the push time of the youngest wake-up claimed from it. A doubled wake-up that is older
 -- than the newest one (or one pushed to the front) proves nothing and is left out.
 local heads = {}
@@ -52,6 +39,24 @@ local function write_progress()
     local key = prefix .. 'head:' .. lane
     if at > (tonumber(redis.call('GET', key)) or 0) then redis.call('SET', key, at) end
   end
+end
+
+-- A wake-up that somebody moved to another lane is as good as any, but its message waits in the index of its own.
+local function leave(id, row, lane, wakes)
+  if redis.call('ZREM', prefix .. 'waiting:' .. lane, id) == 1 then return progress(lane, row, wakes) end
+  redis.call('ZREM', prefix .. 'waiting:' .. redis.call('HGET', prefix .. 'msg:' .. id, 'priority'), id)
+end
+
+-- Give the message to `owner` until the lease ends. The fence is above every earlier one, also after the server fell
+-- back to an older state of itself: then the clock is ahead of any count.
+local function hand_out(id, row, owner, lease_until)
+  local fence, count = stamp, (tonumber(row[FENCE]) or 0) + 1
+  if count > now then fence = string.format('%.0f', count) end --[g] fence from count and clock
+  redis.call('HSET', prefix .. 'msg:' .. id, 'state', 'running', 'fence', fence, 'leaseUntil', lease_until,
+    'startedAt', stamp, 'owner', owner)
+  redis.call('ZADD', prefix .. 'due:running', lease_until, id)
+  row[FENCE], row[STARTED_AT] = fence, stamp
+  return fence
 end
 
 -- The answer to the repetition of a claim: what that claim handed out and what still runs under those fences.
