@@ -34,7 +34,7 @@ def token() -> str:
 class Desk:
     """A ledger, the clock it goes by, and the server below it."""
 
-    client: redis.Redis
+    client: Any
     ledger: Ledger
     now: int = START_MS
 
@@ -97,7 +97,7 @@ class Desk:
         """Accept a message and bring it to ``dead``; its epoch."""
         self.accept(message_id)
         self.kill(message_id)
-        epoch = self.record(message_id).epoch
+        epoch: int = self.record(message_id).epoch
         assert self.ledger.drained([(message_id, epoch, "death")]) == [True]
         return epoch
 

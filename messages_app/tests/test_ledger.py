@@ -303,7 +303,7 @@ def test_a_server_that_may_lose_messages_is_named(redis_client: redis.Redis) -> 
 
 def test_a_full_server_takes_nothing_and_keeps_nothing_half(desk: Desk) -> None:
     desk.accept("a")
-    before = {key: desk.client.dump(key) for key in desk.client.keys()}
+    before = {key: desk.client.dump(key) for key in desk.client.scan_iter()}
     desk.client.config_set("maxmemory", 1)
     try:
         with pytest.raises(StoreUnavailable) as refused:
@@ -315,7 +315,7 @@ def test_a_full_server_takes_nothing_and_keeps_nothing_half(desk: Desk) -> None:
             desk.claim()
     finally:
         desk.client.config_set("maxmemory", 0)
-    assert {key: desk.client.dump(key) for key in desk.client.keys()} == before
+    assert {key: desk.client.dump(key) for key in desk.client.scan_iter()} == before
     assert desk.claim_only().message_id == "a"
 
 
