@@ -20,7 +20,7 @@ _CLOCK_KEY = "test:clock"
 _tokens = itertools.count()
 
 
-def _on_test_clock(name: str, source: str) -> str:
+def on_test_clock(name: str, source: str) -> str:
     """The script with its clock in a key that the test moves, and with the guard left out that a mutation run names."""
     source = mutants.changed(source, os.environ.get(mutants.VARIABLE, ""))
     return CLOCK.sub(f"local now = tonumber(redis.call('GET', '{_CLOCK_KEY}'))", source)
@@ -40,7 +40,7 @@ class Desk:
 
     @classmethod
     def open(cls, client: redis.Redis, **terms: Any) -> Desk:
-        scripts = load_scripts(_on_test_clock)
+        scripts = load_scripts(on_test_clock)
         desk = cls(client, Ledger(client, terms=Terms(**terms), scripts=scripts))
         desk.at(START_MS)
         return desk
