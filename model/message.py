@@ -36,6 +36,7 @@ OUTCOME_RUNNING = "outcome: only from running"
 OUTCOME_FENCE = "outcome: fence equal"
 DEFER_UNSPENT = "defer: attempt unchanged"
 DUE_LEASE = "due: lease read inside the script"
+DUE_FENCE = "due: takes the fence away with the lease"
 DUE_LOSSES = "due: the third loss is the end"
 DUE_TOGETHER = "due: index and lane changed by one script"
 WAKE_AGAIN = "wake again: a queued message whose wake-up is gone"
@@ -93,6 +94,8 @@ class History(NamedTuple):
     accepted: int = 0
     promised: bool = False
     expired: bool = False
+    #: The last fence whose outcome was applied.
+    spoken: int = 0
 
 
 class Budget(NamedTuple):
@@ -160,7 +163,7 @@ class MessageModel(Model[World]):
     name = "message"
     guards = (
         ACCEPT_ONCE, ACCEPT_CLOCK, ACCOUNTS_TOGETHER, CLAIM_QUEUED, CLAIM_MATCH, CLAIM_FENCE, CLAIM_REPEAT,
-        OUTCOME_RUNNING, OUTCOME_FENCE, DEFER_UNSPENT, DUE_LEASE, DUE_LOSSES, DUE_TOGETHER, WAKE_AGAIN,
+        OUTCOME_RUNNING, OUTCOME_FENCE, DEFER_UNSPENT, DUE_LEASE, DUE_FENCE, DUE_LOSSES, DUE_TOGETHER, WAKE_AGAIN,
         DRAINED_LATER, DRAINED_MATCH, LETTER_CLOSED, EXPIRE_ENDED,
     )  # fmt: skip
 
@@ -289,10 +292,15 @@ class MessageModel(Model[World]):
         record = world.record
         fence_fits = record.fence == worker.fence or not self.on(OUTCOME_FENCE)
         state_fits = record.state == RUNNING or (not self.on(OUTCOME_RUNNING) and record.state != ABSENT)
-        after, answer = world, "refused"
+        after, answer = world, "stale"
+        if record.fence == worker.fence and record.state != RUNNING:
+            answer = "already"
+            if world.history.spoken != worker.fence:
+                after = world._replace(broken="X5 answered 'already', but this outcome was never applied")
         if fence_fits and state_fits:
             move = {COMPLETE: self.complete, FAIL: self.fail, GIVE_UP: self.give_up, DEFER: self.defer}[worker.doing]
-            after, answer = move(world), "applied"
+            spoken = world._replace(history=world.history._replace(spoken=worker.fence))
+            after, answer = move(spoken), "applied"
             if record.fence != worker.fence:
                 after = after._replace(broken="I3 an outcome with an old fence was applied")
         yield Step(f"{worker.doing}: {answer}", set_worker(after, i, Worker()))
@@ -349,6 +357,9 @@ class MessageModel(Model[World]):
     def recover(self, world: World) -> World:
         losses = world.record.recoveries + 1
         lost = world._replace(record=world.record._replace(recoveries=losses))
+        if self.on(DUE_FENCE):
+            fence = world.clock + 1
+            lost = lost._replace(record=lost.record._replace(fence=fence), clock=fence)
         if losses >= MAX_LOSSES and self.on(DUE_LOSSES):
             return self.moved(lost, DEAD_PENDING)
         return push_wakeup(self.moved(lost, QUEUED))

@@ -21,7 +21,7 @@ IDLE, CLAIM, READ_BACK, FORWARD, VOID, RELEASE, END = "idle", "claim", "read bac
 WRITE, DRAIN = "write", "drain"
 NOBODY = -1
 
-CLAIM_ONE_UPDATE = "claim: one conditional update on the status"
+CLAIM_ONE_UPDATE = "claim: one conditional update on status and fence as read"
 CLAIM_DRAWS_EPOCH = "claim: draws an epoch of its own"
 CLAIM_READ_BACK = "claim: a lost answer is read back by the replay's id"
 FORWARD_SAME_EPOCH = "forward: the same epoch again is nothing new"
@@ -88,15 +88,18 @@ NO_ORDER = Order(0, 0, 0, "")
 class Click(NamedTuple):
     doing: str = IDLE
     order: Order = NO_ORDER
+    #: The letter's fence as it was read.
+    saw: int = 0
 
 
 class Fate(NamedTuple):
     """What really became of a click, known to nobody inside."""
 
     forwarded: bool = False
-    voided: bool = False
-    #: Somebody was told that it never started.
-    released: bool = False
+    #: The last epoch of it that was barred.
+    voided: int = 0
+    #: The last epoch of it that was reported as never started.
+    released: int = 0
     outcome: str = ""
 
 
@@ -121,6 +124,7 @@ class Late(NamedTuple):
     click: int = NOBODY
     order: Order = NO_ORDER
     outcome: Outcome | None = None
+    saw: int = 0
 
 
 class Accounts(NamedTuple):
@@ -216,7 +220,7 @@ class ReplayModel(Model[World]):
         if click.doing == IDLE:
             letter = world.letter
             if letter is not None:
-                then = Click(CLAIM) if self.may_claim(letter, i) else Click(END)
+                then = Click(CLAIM, saw=letter.fence) if self.may_claim(letter, i) else Click(END)
                 yield Step(f"click {i} reads the letter: {letter.status}", set_click(world, i, then))
             elif not world.record.outbox:
                 yield Step(f"click {i} finds no letter", set_click(world, i, Click(END)))
@@ -234,28 +238,31 @@ class ReplayModel(Model[World]):
         yield from step(world, i, click)
 
     def click_claims(self, world: World, i: int, click: Click) -> Iterator[Step[World]]:
-        after, order = self.claim(world, i)
+        after, order = self.claim(world, i, click.saw)
+        look = set_click(world, i, Click(READ_BACK))
         if order is None:
-            yield Step(f"click {i} claims: refused", set_click(world, i, Click(END)))
+            yield Step(f"click {i} claims: refused", look)
         else:
             yield Step(f"click {i} claims epoch {order.epoch}", set_click(after, i, Click(FORWARD, order)))
             if world.budget.lost_answers:
                 lost = spend(set_click(after, i, Click(READ_BACK)), "lost_answers")
                 yield Step(f"click {i} claims epoch {order.epoch}, answer lost", lost, fault=True)
         if world.budget.late_requests and world.late is None:
-            late = spend(set_click(world, i, Click(READ_BACK)), "late_requests")
-            yield Step(f"click {i} claims, times out, under way", late._replace(late=Late(CLAIM, i)), fault=True)
+            late = spend(look, "late_requests")._replace(late=Late(CLAIM, i, saw=click.saw))
+            yield Step(f"click {i} claims, times out, under way", late, fault=True)
 
     def click_reads_back(self, world: World, i: int, click: Click) -> Iterator[Step[World]]:
-        if not self.on(CLAIM_READ_BACK):
-            yield Step(f"click {i} claims once more", set_click(world, i, Click(CLAIM)))
-            return
+        """After a claim that failed or was not answered: the letter says whose it is."""
         letter = world.letter
-        if letter and letter.status == PROCESSING and letter.replay == i:
-            order = order_of(letter)
-            yield Step(f"click {i} reads back its claim", set_click(world, i, Click(FORWARD, order)))
+        mine = letter is not None and letter.status == PROCESSING and letter.replay == i
+        if letter and mine and self.on(CLAIM_READ_BACK):
+            yield Step(f"click {i} looks: its own claim", set_click(world, i, Click(FORWARD, order_of(letter))))
+        elif letter and self.may_claim(letter, i):
+            yield Step(f"click {i} looks: {letter.status}", set_click(world, i, Click(CLAIM, saw=letter.fence)))
         else:
-            yield Step(f"click {i} reads back: not its claim", set_click(world, i, Click(END)))
+            if mine:
+                world = world._replace(broken="X4 a click was told that somebody else replays, and it is its own claim")
+            yield Step(f"click {i} looks: in other hands", set_click(world, i, Click(END)))
 
     def click_forwards(self, world: World, i: int, click: Click) -> Iterator[Step[World]]:
         order, give_up = click.order, Click(VOID, click.order)
@@ -287,12 +294,13 @@ class ReplayModel(Model[World]):
 
     # -- moves: one conditional update or one script each ---------------------------------------------------------
 
-    def claim(self, world: World, i: int) -> tuple[World, Order | None]:
+    def claim(self, world: World, i: int, saw: int) -> tuple[World, Order | None]:
         letter = world.letter
         if letter is None:
             return world, None
         stolen = letter.status == PROCESSING and not self.on(CLAIM_ONE_UPDATE)
-        if not self.may_claim(letter, i) and not stolen:
+        as_read = self.may_claim(letter, i) and letter.fence == saw
+        if not as_read and not stolen:
             return world, None
         epoch = (letter.fence if self.on(CLAIM_DRAWS_EPOCH) else letter.closed_epoch) + 1
         claimed = letter._replace(
@@ -314,7 +322,7 @@ class ReplayModel(Model[World]):
             recorded_death = record.state == DEAD_PENDING and letter.closed_epoch >= record.epoch
             if (
                 answer == "unknown"
-                or (answer == "voided" and not world.fates[i].voided)
+                or (answer == "voided" and world.fates[i].voided != order.epoch)
                 or (answer == "busy" and recorded_death)
             ):
                 return after._replace(broken=f"X4 a valid claim was answered '{answer}', nothing is in flight"), answer
@@ -357,7 +365,7 @@ class ReplayModel(Model[World]):
         fate, broken = world.fates[i], world.broken
         if fate.forwarded:
             broken = "I6 one click ran twice"
-        elif fate.released:
+        elif fate.released >= order.epoch:
             broken = "I6 a click that was reported as not started ran after all"
         elif world.record.state == RUNNING:
             broken = "I1 an open message was overwritten"
@@ -370,7 +378,7 @@ class ReplayModel(Model[World]):
         """Look whether the epoch's message exists; if not, see to it that it never will."""
         if world.record.state != ABSENT and world.record.epoch == epoch:
             return world, True
-        world = set_fate(world, i, world.fates[i]._replace(voided=True))
+        world = set_fate(world, i, world.fates[i]._replace(voided=epoch))
         return world._replace(void_mark=max(world.void_mark, epoch)), False
 
     def release(self, world: World, fence: int) -> World:
@@ -378,13 +386,13 @@ class ReplayModel(Model[World]):
         if letter is None or letter.status != PROCESSING or (letter.fence != fence and self.on(RELEASE_FENCE)):
             return world
         i = letter.replay
-        kept = tuple(a for a in letter.attempts if a.replay != i or a.outcome)
+        kept = tuple(a for a in letter.attempts if a.epoch != letter.fence or a.outcome)
         fate, record = world.fates[i], world.record
         back = letter._replace(status=letter.came_from, replay=NOBODY, came_from=WAITING, attempts=kept)
         world = world._replace(letter=back)
         if fate.forwarded and not fate.outcome and record.replay == i:
             world = world._replace(broken="I6 a click was released while its message runs")
-        return set_fate(world, i, fate._replace(released=True))
+        return set_fate(world, i, fate._replace(released=letter.fence))
 
     # -- the sweep ------------------------------------------------------------------------------------------------
 
@@ -490,7 +498,8 @@ class ReplayModel(Model[World]):
         if self.on(DEATH_CLOSES):
             for attempt in attempts:
                 if not attempt.outcome and attempt.epoch < outcome.epoch:
-                    world = set_fate(world, attempt.replay, world.fates[attempt.replay]._replace(released=True))
+                    fate = world.fates[attempt.replay]
+                    world = set_fate(world, attempt.replay, fate._replace(released=attempt.epoch))
             attempts = tuple(a for a in attempts if a.outcome or a.epoch >= outcome.epoch)
         return world._replace(
             letter=Letter(
@@ -523,7 +532,7 @@ class ReplayModel(Model[World]):
             return
         world = world._replace(late=None)
         if late.what == CLAIM:
-            yield Step(f"the late claim of click {late.click} lands", self.claim(world, late.click)[0])
+            yield Step(f"the late claim of click {late.click} lands", self.claim(world, late.click, late.saw)[0])
         elif late.what == FORWARD:
             after, answer = self.forward(world, late.click, late.order)
             yield Step(f"the late forward of click {late.click} lands: {answer}", after)

@@ -74,7 +74,8 @@ SUITES: Mapping[str, Suite] = {
             {"clicks": 2, "lost_answers": 1, "late_requests": 1},
         ),
         wide=(
-            {"lost_answers": 1, "late_requests": 1, "refusals": 1, "early_sweeps": 1},
+            {"lost_answers": 1, "late_requests": 1, "early_sweeps": 1},
+            {"kills": 1, "late_requests": 1, "refusals": 1},
             {"late_requests": 1, "days": 1, "accepted_again": 1, "purges": 1},
             {"clicks": 3, "forced": 1, "kills": 1, "days": 1},
         ),
