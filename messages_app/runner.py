@@ -104,8 +104,10 @@ class Attempt:
         if not self._end.acquire(False):
             return False
         self.cut = why
-        _raise_in_thread(self.thread_id, AttemptTimeout)
-        self.sent = True
+        try:
+            _raise_in_thread(self.thread_id, AttemptTimeout)
+        finally:
+            self.sent = True
         return True
 
     def take_report(self) -> bool:

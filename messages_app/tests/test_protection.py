@@ -1,0 +1,119 @@
+"""Handlers behind a circuit breaker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from breaker_app.breaker import CircuitBreaker, State
+from breaker_app.conf import breaker_for
+from messages_app.envelope import Message
+from messages_app.failures import PermanentError, TransientError
+from messages_app.protection import open_for_ms
+from messages_app.records import Completed, Deferred, Failed, Outcome
+from messages_app.runner import HELD_MOST_MS, Attempt, Runner
+from messages_app.tests.handling import a_claimed, handling
+
+pytestmark = pytest.mark.redis
+
+
+@pytest.fixture
+def breaker(redis_client: redis.Redis) -> Iterator[CircuitBreaker]:
+    yield breaker_for("orders-db")
+
+
+def run(type: str, *, roll: float = 0.5, **differing: Any) -> Outcome | None:
+    attempt = Attempt(a_claimed(type=type, **differing), time.monotonic())
+    return Runner("w-1", lambda: roll).run(attempt)
+
+
+def raising(error: Exception) -> Any:
+    def function(message: Message) -> None:
+        raise error
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("error", "counted"),
+    [
+        (None, (1, 0)),
+        (TransientError("later"), (1, 1)),
+        (TimeoutError("slow"), (1, 1)),
+        (RuntimeError("odd"), (1, 1)),
+        (PermanentError("never"), (0, 0)),
+        (PermissionError("no"), (0, 0)),
+    ],
+)
+def test_what_the_downstream_is_blamed_for(
+    breaker: CircuitBreaker, error: Exception | None, counted: tuple[int, int]
+) -> None:
+    with handling(raising(error) if error else lambda message: None, breaker="orders-db") as type:
+        run(type)
+
+    seen = breaker.peek()
+    assert (seen.total, seen.failures) == counted
+
+
+def test_a_refused_message_waits_and_keeps_its_retries(breaker: CircuitBreaker) -> None:
+    breaker.force(State.OPEN, actor="user:olga", reason="test")
+    ran: list[Message] = []
+
+    with handling(ran.append, breaker="orders-db") as type:
+        outcome = run(type, roll=0.5)
+
+    assert isinstance(outcome, Deferred)
+    assert ran == []
+    assert (outcome.why, outcome.attempt_json) == ("breaker", "")
+    assert 36_500 < outcome.delay_ms <= 37_500
+
+
+def test_while_forced_open_it_waits_for_the_breakers_own_period(breaker: CircuitBreaker) -> None:
+    breaker.force(State.FORCED_OPEN, actor="user:olga", reason="test")
+
+    with handling(lambda message: None, breaker="orders-db") as type:
+        outcome = run(type, roll=0)
+
+    assert isinstance(outcome, Deferred)
+    assert outcome.delay_ms == 30_000
+    assert open_for_ms("orders-db") == 30_000
+
+
+def test_after_a_day_of_refusals_a_message_is_given_up(breaker: CircuitBreaker) -> None:
+    breaker.force(State.FORCED_OPEN, actor="user:olga", reason="test")
+    claimed_at = a_claimed().claimed_at_ms
+
+    with handling(lambda message: None, breaker="orders-db") as type:
+        held = run(type, deferred_since_ms=claimed_at - HELD_MOST_MS)
+        given_up = run(type, deferred_since_ms=claimed_at - HELD_MOST_MS - 1)
+
+    assert isinstance(held, Deferred)
+    assert isinstance(given_up, Failed)
+    assert given_up.delay_ms is None
+    assert '"errorType":"CIRCUIT_OPEN_TOO_LONG"' in given_up.error
+
+
+def test_a_closed_breaker_lets_everything_through(breaker: CircuitBreaker) -> None:
+    with handling(lambda message: "ok", breaker="orders-db") as type:
+        assert isinstance(run(type), Completed)
+
+    assert open_for_ms("orders-db") is None
+
+
+def test_a_time_out_counts_against_the_downstream_and_a_shutdown_does_not(breaker: CircuitBreaker) -> None:
+    for why, counted in (("shutdown", (0, 0)), ("timeout", (1, 1))):
+
+        def cut(message: Message, why: str = why) -> None:
+            assert current.interrupt(why)
+            while True:
+                time.sleep(0.001)
+
+        with handling(cut, breaker="orders-db") as type:
+            current = Attempt(a_claimed(type=type, message_id=why), time.monotonic())
+            Runner("w-1").run(current)
+        seen = breaker.peek()
+        assert (seen.total, seen.failures) == counted
