@@ -33,7 +33,7 @@ def test_it_holds_in_every_state_and_always_ends(name: str, bounds: Bounds) -> N
         ("lanes", "wake again: when overtaken", {"busy": True, "lost": 1}, "LIVE"),
         ("lanes", "head: moved only by a message's newest wake-up", {"doubled": 1, "deferrals": 1}, "W1"),
         ("claims", "claim: a message lost twice goes to the lane of its own", {}, "X2"),
-        ("replay", "claim: one conditional update on the status", {}, "I9"),
+        ("replay", "claim: one conditional update on status and fence as read", {}, "I9"),
         ("replay", "release: only after void, also by the claimant", {"late_requests": 1}, "I6"),
         ("replay", "settle: by the outbox, never by the worker", {"kills": 1}, "LIVE"),
         ("fallback", "claim: fence from the server's clock as well as from the count", {}, "I3"),
