@@ -57,6 +57,7 @@ LATE_MS = 5_000
 #: Longer than any order can be under way.
 VOID_TTL_MS = 24 * 3600 * 1000
 _OLDEST_REDIS = (6, 2)
+_line_of_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,7 +281,7 @@ class Ledger:
 def _story(source: Acceptance | ForwardOrder, **more: object) -> str:
     """What was accepted, as the one line of JSON that begins a message's story; scripts hand it on without a look."""
     story = {"type": source.type, "priority": source.priority, "source": source.source, "client": source.client}
-    return json.dumps({**story, "tags": source.tags, **more}, separators=(",", ":"))
+    return _line_of_json({**story, "tags": source.tags, **more})
 
 
 def _accept_call(acceptance: Acceptance, limit: RateLimit | None) -> tuple[str, list[Any]]:

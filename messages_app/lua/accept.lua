@@ -44,8 +44,7 @@ local account = day_of(now) .. ':' .. type
 redis.call('HSET', key, 'state', queued and 'queued' or 'scheduled', 'epoch', epoch, 'attempt', '0',
   'priority', priority, 'account', account, 'maxRetries', ARGV[8], 'queuedAt', stamp, 'sha256', sha256,
   'acceptToken', token, 'wakes', queued and '1' or '0', 'wakeAt', stamp)
-redis.call('SET', prefix .. 'story:' .. id, ARGV[6])
-redis.call('SET', prefix .. 'body:' .. id, body)
+redis.call('MSET', prefix .. 'story:' .. id, ARGV[6], prefix .. 'body:' .. id, body)
 if queued then
   wake(id, epoch, '0', priority, '1')
 else

@@ -10,11 +10,11 @@ local token, owner = ARGV[1], ARGV[3]
 local limit, holding = whole(ARGV[2], 'limit'), whole(ARGV[4], 'holding')
 local max_bytes = whole(ARGV[5], 'max bytes')
 local lease_until = string.format('%.0f', now + whole(ARGV[6], 'lease'))
-if token == '' then error('BADARG token') end
+if token == '' or limit > 1000 then error('BADARG token or limit') end
 local LANES = { 'high', 'normal', 'low' }
 local LOOKS = limit * 10 + 100 -- stale wake-ups must not hold up the server; the next claim goes on
 local TURN = 20 -- every 20th message comes from the lowest lane that is not empty, so that none starves
-local rows, handed, bytes, looks, full = {}, {}, 0, 0, false
+local rows, gone, bytes, looks, full = {}, {}, 0, 0, false
 
 local function waiting(lane)
   return redis.call('LLEN', 'rq:queue:' .. lane)
@@ -31,15 +31,14 @@ local function serve(job, lane)
   local row = look(id)
   local alone = lane_of('', tonumber(row[RECOVERIES]) or 0) == 'alone'
   if alone == (lane == 'alone') and fits(row, epoch, attempt) then -- where it may run now it has another wake-up
-    local body = body_of(id, row)
-    if #rows > 0 and bytes + #body > max_bytes then return false end
-    bytes = bytes + #body
-    local fence = hand_out(id, row, owner, lease_until)
+    local story, body = content(id, row)
+    bytes = bytes + #(body or '')
+    if #rows > 0 and bytes > max_bytes then return false end
+    hand_out(id, row, owner, lease_until)
     leave(id, row, lane, wakes)
-    handed[#handed + 1] = id .. ' ' .. fence
-    rows[#rows + 1] = answer(id, row, body)
+    rows[#rows + 1] = answer(id, row, story, body)
   end
-  redis.call('DEL', 'rq:job:' .. job)
+  gone[#gone + 1] = 'rq:job:' .. job
   return true
 end
 
@@ -57,6 +56,8 @@ local function take(lane, want)
       used = used + 1
     end
     if used > 0 then redis.call('LPOP', 'rq:queue:' .. lane, used) end
+    if #gone > 0 then redis.call('DEL', unpack(gone)) end
+    gone = {}
   end
 end
 
@@ -72,8 +73,8 @@ rows = again(token) or rows --[g] repeatable by token
 if #rows == 0 then
   if holding == 0 and limit > 0 then take('alone', 1) end
   if #rows == 0 then take_in_turn() end
-  write_progress()
-  remember(token, handed)
+  write_indexes()
+  remember(token)
 end
 
 local alone, left = waiting('alone'), 0

@@ -15,9 +15,9 @@ if rows then return rows end
 local row = look(id)
 if not fits(row, epoch, attempt) then return {} end
 local priority = redis.call('HGET', prefix .. 'msg:' .. id, 'priority')
-local lane, body = lane_of(priority, tonumber(row[RECOVERIES]) or 0), body_of(id, row)
-local fence = hand_out(id, row, owner, lease_until)
-leave(id, row, lane, '1') -- which wake-up this was is not known: only a message woken once proves anything
-write_progress()
-remember(token, { id .. ' ' .. fence })
-return { answer(id, row, body) }
+hand_out(id, row, owner, lease_until)
+-- Which wake-up this was is not known: only a message that was woken once proves anything.
+leave(id, row, lane_of(priority, tonumber(row[RECOVERIES]) or 0), '1')
+write_indexes()
+remember(token)
+return { answer(id, row, content(id, row)) }

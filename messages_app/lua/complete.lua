@@ -16,7 +16,7 @@ local function complete(id, fence, result, attempt)
   if verdict ~= 'applied' then return verdict end
   local key = prefix .. 'msg:' .. id
   redis.call('HSET', key, 'state', 'done', 'finishedAt', stamp, 'result', result)
-  redis.call('ZREM', prefix .. 'due:running', id)
+  ended[#ended + 1] = id
   tell(id, attempt)
   count(record.account, 'done', 1)
   count(record.account, 'open', -1)
@@ -35,5 +35,6 @@ local verdicts = {}
 for at = 3, #ARGV, 4 do
   verdicts[#verdicts + 1] = complete(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3])
 end
+write_ended()
 write_accounts() --[g] complete: the account in the same script
 return verdicts

@@ -19,7 +19,7 @@ local function defer(id, fence, delay, why, attempt)
   if verdict ~= 'applied' then return verdict end
   local key, refused = prefix .. 'msg:' .. id, why == 'breaker'
   redis.call('HSET', key, 'startedAt', '', 'owner', '')
-  redis.call('ZREM', prefix .. 'due:running', id)
+  ended[#ended + 1] = id
   if refused then
     local since = record.deferredSince ~= '' and record.deferredSince or stamp
     redis.call('HSET', key, 'deferrals', (tonumber(record.deferrals) or 0) + 1, 'deferredSince', since)
@@ -30,7 +30,7 @@ local function defer(id, fence, delay, why, attempt)
     redis.call('HSET', key, 'state', 'scheduled', 'dueAt', due)
     redis.call('ZADD', prefix .. 'due:scheduled', due, id)
   else
-    local lane, wakes = lane_of(record.priority, tonumber(record.recoveries) or 0), tonumber(record.wakes) + 1
+    local lane, wakes = lane_of(record.priority, tonumber(record.recoveries) or 0), (tonumber(record.wakes) or 0) + 1
     redis.call('HSET', key, 'state', 'queued', 'wakes', wakes, 'wakeAt', refused and stamp or '0')
     wake(id, record.epoch, record.attempt, lane, wakes, not refused)
   end
@@ -41,4 +41,5 @@ local verdicts = {}
 for at = 1, #ARGV, 5 do
   verdicts[#verdicts + 1] = defer(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4])
 end
+write_ended()
 return verdicts

@@ -20,7 +20,7 @@ local function look(id)
 end
 
 local function queue(id, record)
-  local wakes = tonumber(record.wakes) + 1
+  local wakes = (tonumber(record.wakes) or 0) + 1
   redis.call('HSET', prefix .. 'msg:' .. id, 'state', 'queued', 'wakes', wakes, 'wakeAt', stamp)
   wake(id, record.epoch, record.attempt, lane_of(record.priority, record.recoveries), wakes) --[g] in one step
 end
@@ -42,7 +42,7 @@ end
 local function recover(id, record)
   local key = prefix .. 'msg:' .. id
   record.recoveries = record.recoveries + 1
-  redis.call('HSET', key, 'recoveries', record.recoveries, 'fence', tonumber(record.fence) + 1)
+  redis.call('HSET', key, 'recoveries', record.recoveries, 'fence', (tonumber(record.fence) or 0) + 1)
   tell(id, lost_attempt(record))
   recovered = recovered + 1
   if record.recoveries < LOSSES_MAX then return queue(id, record) end --[g] ends at the third loss
@@ -56,7 +56,7 @@ local function move(index)
   local key = prefix .. 'due:' .. index
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, limit)) do
     local record = look(id)
-    local at = tonumber(index == 'running' and record.leaseUntil or record.dueAt)
+    local at = tonumber(index == 'running' and record.leaseUntil or record.dueAt) or 0
     if record.state ~= index then --[g] state checked again
       redis.call('ZREM', key, id)
     elseif at > now then --[g] time checked again

@@ -15,7 +15,7 @@ local function fail(id, fence, delay, problem, attempt)
   if verdict ~= 'applied' then return verdict end
   local key, number = prefix .. 'msg:' .. id, tonumber(record.attempt)
   redis.call('HSET', key, 'lastError', problem, 'deferredSince', '', 'priorRuns', (tonumber(record.priorRuns) or 0) + 1)
-  redis.call('ZREM', prefix .. 'due:running', id)
+  ended[#ended + 1] = id
   tell(id, attempt)
   if wait and number < tonumber(record.maxRetries) then --[g] retries left
     local due = now + math.ceil(wait)
@@ -32,4 +32,5 @@ local verdicts = {}
 for at = 1, #ARGV, 5 do
   verdicts[#verdicts + 1] = fail(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4])
 end
+write_ended()
 return verdicts

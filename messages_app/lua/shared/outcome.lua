@@ -13,6 +13,14 @@ local function judge(record, fence)
   return 'applied'
 end
 
+-- Messages that run no longer; their index is written once for all of them.
+local ended = {}
+local function write_ended()
+  for first = 1, #ended, 1000 do
+    redis.call('ZREM', prefix .. 'due:running', unpack(ended, first, math.min(first + 999, #ended)))
+  end
+end
+
 -- Attempts are lines at the end of the message's story.
 local function tell(id, attempt)
   if attempt ~= '' then redis.call('APPEND', prefix .. 'story:' .. id, '\n' .. attempt) end

@@ -8,13 +8,13 @@ local function look(id)
   return redis.call('HMGET', prefix .. 'msg:' .. id, unpack(CLAIM_FIELDS))
 end
 
--- What to run: the edited content, if this epoch has one.
-local function body_of(id, row)
-  return redis.call('GET', prefix .. (row[EDITED] == '1' and 'run:' or 'body:') .. id) or ''
+-- What was accepted and what to run: the edited content, if this epoch has one.
+local function content(id, row)
+  return unpack(redis.call('MGET', prefix .. 'story:' .. id, prefix .. (row[EDITED] == '1' and 'run:' or 'body:') .. id))
 end
 
-local function answer(id, row, body)
-  row[STATE], row[EDITED], row[WAKES], row[WAKE_AT] = redis.call('GET', prefix .. 'story:' .. id) or '{}', body, id, nil
+local function answer(id, row, story, body)
+  row[STATE], row[EDITED], row[WAKES], row[WAKE_AT] = story or '{}', body or '', id, nil
   return row
 end
 
@@ -26,26 +26,8 @@ local function fits(row, epoch, attempt)
   return true
 end
 
--- How far a lane has come: the push time of the youngest wake-up claimed from it. A doubled wake-up that is older
--- than the newest one (or one pushed to the front) proves nothing and is left out.
-local heads = {}
-local function progress(lane, row, wakes)
-  if row[WAKES] ~= wakes then return end
-  heads[lane] = math.max(heads[lane] or 0, tonumber(row[WAKE_AT]) or 0)
-end
-
-local function write_progress()
-  for lane, at in pairs(heads) do
-    local key = prefix .. 'head:' .. lane
-    if at > (tonumber(redis.call('GET', key)) or 0) then redis.call('SET', key, at) end
-  end
-end
-
--- A wake-up that somebody moved to another lane is as good as any, but its message waits in the index of its own.
-local function leave(id, row, lane, wakes)
-  if redis.call('ZREM', prefix .. 'waiting:' .. lane, id) == 1 then return progress(lane, row, wakes) end
-  redis.call('ZREM', prefix .. 'waiting:' .. redis.call('HGET', prefix .. 'msg:' .. id, 'priority'), id)
-end
+-- What a claim has handed out so far; the indexes are written once for all of it.
+local handed, running, left, heads = {}, {}, {}, {}
 
 -- Give the message to `owner` until the lease ends. The fence is above every earlier one, also after the server fell
 -- back to an older state of itself: then the clock is ahead of any count.
@@ -54,9 +36,36 @@ local function hand_out(id, row, owner, lease_until)
   if count > now then fence = string.format('%.0f', count) end --[g] fence from count and clock
   redis.call('HSET', prefix .. 'msg:' .. id, 'state', 'running', 'fence', fence, 'leaseUntil', lease_until,
     'startedAt', stamp, 'owner', owner)
-  redis.call('ZADD', prefix .. 'due:running', lease_until, id)
   row[FENCE], row[STARTED_AT] = fence, stamp
-  return fence
+  handed[#handed + 1] = id .. ' ' .. fence
+  running[#running + 1] = lease_until
+  running[#running + 1] = id
+end
+
+-- The message has left its lane. How far a lane has come is the push time of the youngest wake-up claimed from it; one
+-- that is older than the message's newest (a doubled one), or was pushed to the front, proves nothing.
+local function leave(id, row, lane, wakes)
+  left[lane] = left[lane] or {}
+  table.insert(left[lane], id)
+  if row[WAKES] == wakes then heads[lane] = math.max(heads[lane] or 0, tonumber(row[WAKE_AT]) or 0) end
+end
+
+local function advance(lane)
+  local key = prefix .. 'head:' .. lane
+  if heads[lane] and heads[lane] > (tonumber(redis.call('GET', key)) or 0) then redis.call('SET', key, heads[lane]) end
+end
+
+local function write_indexes()
+  if #running > 0 then redis.call('ZADD', prefix .. 'due:running', unpack(running)) end
+  for lane, ids in pairs(left) do
+    if redis.call('ZREM', prefix .. 'waiting:' .. lane, unpack(ids)) == #ids then
+      advance(lane)
+    else -- somebody has moved wake-ups between lanes: their messages wait in the index of their own
+      for _, id in ipairs(ids) do
+        redis.call('ZREM', prefix .. 'waiting:' .. redis.call('HGET', prefix .. 'msg:' .. id, 'priority'), id)
+      end
+    end
+  end
 end
 
 -- The answer to the repetition of a claim: what that claim handed out and what still runs under those fences.
@@ -66,11 +75,11 @@ local function again(token)
   local rows = {}
   for id, fence in string.gmatch(handed, '(%S+) (%S+)') do
     local row = look(id)
-    if row[STATE] == 'running' and row[FENCE] == fence then rows[#rows + 1] = answer(id, row, body_of(id, row)) end
+    if row[STATE] == 'running' and row[FENCE] == fence then rows[#rows + 1] = answer(id, row, content(id, row)) end
   end
   return rows
 end
 
-local function remember(token, handed)
+local function remember(token)
   if #handed > 0 then redis.call('SET', prefix .. 'claimed:' .. token, table.concat(handed, ' '), 'PX', 60000) end
 end
