@@ -13,8 +13,12 @@ from messages_app.worker import make_worker
 class Command(BaseCommand):
     help = (
         "Run messages on the threads of one process. SIGTERM: stop taking, finish what runs (up to "
-        "WORKER_SHUTDOWN_GRACE seconds), hand the rest back, exit 0. Exits 1 when too many handlers hang: let a supervisor start it again."
+        "WORKER_SHUTDOWN_GRACE seconds), hand the rest back, exit 0. Exits 1 when too many handlers hang: let a "
+        "supervisor start it again."
     )
+
+    #: What a worker relies on. Other checks load every URL and view: a third more memory in a process without any.
+    requires_system_checks = ("messages_app", "breaker_app")
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--concurrency", type=int, help="messages run at the same time (WORKER_CONCURRENCY)")
