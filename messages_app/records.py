@@ -123,7 +123,10 @@ class Record:
     result: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# The next two are made for every message: not frozen, because that makes them three times as dear. Nobody changes them.
+
+
+@dataclass(slots=True, kw_only=True)
 class Claimed:
     """A message this process may run until its lease ends; every outcome must carry ``fence``."""
 
@@ -167,7 +170,7 @@ class Claim:
     lanes_empty: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Completed:
     message_id: str
     fence: int
