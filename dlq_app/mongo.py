@@ -12,7 +12,7 @@ from bson.errors import BSONError
 from django.conf import settings
 from pymongo import MongoClient
 from pymongo.database import Database
-from pymongo.errors import DocumentTooLarge, ExecutionTimeout, PyMongoError
+from pymongo.errors import DocumentTooLarge, ExecutionTimeout, OperationFailure, PyMongoError
 
 from dlq_app.errors import NotStorable, QueryTooSlow, StoreUnavailable
 
@@ -69,7 +69,9 @@ def translated() -> Iterator[None]:
     except (DocumentTooLarge, BSONError, OverflowError, UnicodeEncodeError) as error:
         raise NotStorable(f"{type(error).__name__}: {error}"[:300]) from error
     except PyMongoError as error:
-        raise StoreUnavailable() from error
+        # Only the name of what the server objects to: its text may quote the letter.
+        name = (error.details or {}).get("codeName") if isinstance(error, OperationFailure) else None
+        raise StoreUnavailable(f"The store of dead letters refuses: {name}." if name else "") from error
 
 
 def _after_fork() -> None:

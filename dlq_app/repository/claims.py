@@ -128,6 +128,14 @@ class Claims:
                 )
         return letters
 
+    def next_due_at(self) -> datetime | None:
+        """When the next automatic replay is or was due; None when none is planned."""
+        where = {"status": Status.PENDING.value, "nextRetryAt": {"$type": "date"}}
+        with translated():
+            first = self._letters.find_one(where, {"_id": 0, "nextRetryAt": 1}, sort=[("nextRetryAt", 1), ("_id", 1)])
+        due_at = first and first["nextRetryAt"]
+        return due_at if isinstance(due_at, datetime) else None
+
     def postpone(self, letter: DeadLetter, until: datetime) -> bool:
         """Move an automatic replay that nobody has claimed to a later time."""
         where = {"_id": ObjectId(letter.id), "status": Status.PENDING.value, "nextRetryAt": letter.next_retry_at}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
 
+from pymongo import ReturnDocument
 from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
 
@@ -21,18 +21,20 @@ class Leases:
     def take(self, name: str, owner: str, duration: timedelta) -> bool:
         """Take or renew the lease; False while another owner has it."""
         me = {"$literal": owner}
-        mine_or_over: dict[str, Any] = {"$expr": {"$or": [{"$eq": ["$owner", me]}, {"$lte": ["$until", "$$NOW"]}]}}
+        free = {"$or": [{"$eq": ["$owner", me]}, {"$lte": ["$until", "$$NOW"]}]}
         until = {"$add": ["$$NOW", int(duration.total_seconds() * 1000)]}
+        # A lease that does not exist yet has no end, which sorts before every instant: it is free.
+        taken = {"owner": {"$cond": [free, me, "$owner"]}, "until": {"$cond": [free, until, "$until"]}}
         try:
             with translated():
-                self._leases.update_one(
-                    {"_id": name, **mine_or_over}, [{"$set": {"owner": me, "until": until}}], upsert=True
+                lease = self._leases.find_one_and_update(
+                    {"_id": name}, [{"$set": taken}], upsert=True, return_document=ReturnDocument.AFTER
                 )
         except StoreUnavailable as error:
             if isinstance(error.__cause__, DuplicateKeyError):
-                return False  # the upsert met the lease of somebody else
+                return False  # somebody else made it at the same instant
             raise
-        return True
+        return bool(lease and lease["owner"] == owner)
 
     def give_back(self, name: str, owner: str) -> None:
         """End the lease early, if it is still this owner's."""

@@ -1,0 +1,33 @@
+"""Free stale claims and replay what is due, until told to stop."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from dlq_app.worker import DlqWorker
+from messages_app.ledger import ledger
+from messages_app.upkeep import Upkeep
+
+
+class Command(BaseCommand):
+    help = (
+        "Replay dead letters whose automatic replay is due and free claims of replays that never started. Any number "
+        "may run. SIGTERM: finish the letters at hand and exit 0; SIGUSR1: look now."
+    )
+    requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own attribute; `prepare` has checked
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        worker = DlqWorker()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: worker.stop())
+        signal.signal(signal.SIGUSR1, lambda *_: worker.nudge())
+        # It also moves and drains messages: with no message worker alive, letters still arrive.
+        upkeep = Upkeep(ledger(), name=worker.name, role="dlq_worker", details=worker.details)
+        upkeep.start()
+        try:
+            worker.run()
+        finally:
+            upkeep.stop()

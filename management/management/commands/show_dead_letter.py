@@ -1,0 +1,34 @@
+"""Print one dead letter, whole."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from dlq_app import conf, repository, wire
+from dlq_app.errors import DeadLetterError
+
+
+class Command(BaseCommand):
+    help = "Print a dead letter as JSON, by message id or _id, with what looks like a secret hidden."
+    requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own attribute; `prepare` has checked
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("id", help="message id or _id")
+        parser.add_argument("--why", action="store_true", help="print only the sentence that says why it is dead")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            letter = repository.letters().find(options["id"])
+        except DeadLetterError as error:
+            raise CommandError(str(error)) from error
+        if letter is None:
+            raise CommandError(f"There is no dead letter {options['id']}.")
+        found = wire.whole(letter, conf.replay_policy(), conf.masking_policy(), datetime.now(UTC))
+        if options["why"]:
+            self.stdout.write(found["explanation"])
+        else:
+            self.stdout.write(json.dumps(found, indent=2, ensure_ascii=False))
