@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from django.conf import settings
@@ -14,6 +16,7 @@ from django.contrib.auth.models import User
 from django.contrib.staticfiles.finders import get_finders
 from django.contrib.staticfiles.management.commands.collectstatic import Command as CollectStatic
 from django.core.management import call_command
+from django.core.management.base import CommandError
 from whitenoise.storage import CompressedManifestStaticFilesStorage
 
 from dlqsite.models import SCOPES, ApiKey
@@ -22,6 +25,16 @@ from management.stack import ADMIN_USER, write_private
 KEY_NAME = "local"
 #: Written beside the collected files: what they were collected from.
 _STAMP = ".collected-from"
+_OLD = ".replaced"
+
+
+def require_safe_redis() -> None:
+    """Refuse a Redis that could lose accepted messages. Raises CommandError with the fix."""
+    from messages_app.ledger import ledger
+
+    problems = ledger().require_safe_redis()
+    if problems:
+        raise CommandError(" ".join(f"{problem.what} {problem.fix}" for problem in problems))
 
 
 def ensure_indexes() -> None:
@@ -32,17 +45,29 @@ def ensure_indexes() -> None:
 
 
 def collect_static_files() -> int:
-    """Collect into STATIC_ROOT unless that was done from the very same files. Returns how many were copied."""
+    """Collect into STATIC_ROOT unless that was done from the very same files. Returns how many were copied.
+
+    They are collected beside it and put in its place at the end, so nobody sees half of them and nothing old stays.
+    """
     root = Path(settings.STATIC_ROOT)
-    stamp = root / _STAMP
     wanted = _fingerprint()
+    stamp = root / _STAMP
     if stamp.is_file() and stamp.read_text(encoding="ascii") == wanted and (root / "staticfiles.json").is_file():
         return 0
+    draft = root.with_name(f"{root.name}.{os.getpid()}")
     command = CollectStatic()
     # The settings serve straight from the apps until the manifest is there, so the storage is named here.
-    command.storage = CompressedManifestStaticFilesStorage(location=str(root))
-    call_command(command, interactive=False, verbosity=0)
-    stamp.write_text(wanted, encoding="ascii")
+    command.storage = CompressedManifestStaticFilesStorage(location=str(draft))
+    try:
+        call_command(command, interactive=False, verbosity=0)
+        (draft / _STAMP).write_text(wanted, encoding="ascii")
+        if root.exists():
+            root.rename(draft / _OLD)
+        with suppress(OSError):  # somebody else, who prepares at the same time, was quicker
+            draft.rename(root)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(root / _OLD, ignore_errors=True)
     return len(command.copied_files)
 
 

@@ -33,6 +33,7 @@ class Command(BaseCommand):
             self.stdout.write(f"{preparation.collect_static_files()} static files collected.")
             return
         call_command("check")
+        preparation.require_safe_redis()
         call_command("migrate", interactive=False, verbosity=0)
         preparation.ensure_indexes()
         collected = preparation.collect_static_files()

@@ -1,0 +1,331 @@
+"""Looks at everything that this installation depends on, and says for each thing that is wrong how to mend it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.checks import ERROR, run_checks
+from django.db import Error as DatabaseError
+from django.db import connection as database_connection
+from django.db.migrations.executor import MigrationExecutor
+
+from breaker_app.conf import breaker_for, known_names
+from breaker_app.errors import BreakerError
+from breaker_app.states import State as BreakerState
+from dlq_app import indexes
+from dlq_app.errors import DeadLetterError
+from dlq_app.mongo import database, translated
+from dlqsite.models import ApiKey
+from messages_app import presence
+from messages_app.connection import connection
+from messages_app.errors import MessagesError
+from messages_app.ledger import ledger
+
+#: Leases and due times are compared across hosts; more than this (ms) makes them wrong in ways that people notice.
+CLOCK_TOLERANCE_MS = 1000
+#: Share of Redis's memory limit from which on it is worth a warning.
+MEMORY_WARNING = 0.8
+#: Free bytes under DATA_DIR below which it is worth a warning.
+DISK_WARNING = 1024**3
+#: An outcome that MongoDB has not acknowledged for this long (ms) is worth a warning.
+OUTBOX_WARNING_MS = 120_000
+
+
+class Status(StrEnum):
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "FAIL"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one look found. ``fix`` says what to do about it, empty when there is nothing to do."""
+
+    name: str
+    status: Status
+    detail: str
+    fix: str = ""
+
+
+def _ok(name: str, detail: str) -> Finding:
+    return Finding(name, Status.OK, detail)
+
+
+def _warn(name: str, detail: str, fix: str) -> Finding:
+    return Finding(name, Status.WARN, detail, fix)
+
+
+def _fail(name: str, detail: str, fix: str) -> Finding:
+    return Finding(name, Status.FAIL, detail, fix)
+
+
+def look_at_packages() -> Iterator[Finding]:
+    yield _ok("python", f"Python {'.'.join(map(str, sys.version_info[:3]))}")
+    lock = settings.BASE_DIR / "requirements.txt"
+    pins = dict(re.findall(r"^([A-Za-z0-9_.-]+)==([^\s;\\]+)(?: \\)?$", lock.read_text(encoding="utf-8"), re.MULTILINE))
+    others = [f"{name} {_installed(name)} instead of {pin}" for name, pin in pins.items() if _installed(name) != pin]
+    if others:
+        yield _warn("packages", "; ".join(others), "Install the pinned ones: make install.")
+    else:
+        yield _ok("packages", f"{len(pins)} packages as pinned")
+
+
+def _installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "(missing)"
+
+
+def look_at_settings() -> Iterator[Finding]:
+    """The system checks: settings and every policy file. Those for deployment too, once the site is served by https."""
+    found = run_checks(include_deployment_checks=bool(getattr(settings, "HTTPS", False)))
+    for message in found:
+        name = f"settings {message.id or ''}".strip()
+        fix = str(message.hint or "See the message.")
+        if message.level >= ERROR:
+            yield _fail(name, str(message.msg), fix)
+        else:
+            yield _warn(name, str(message.msg), fix)
+    if not found:
+        yield _ok("settings", "settings and policies are valid")
+    if not getattr(settings, "HTTPS", True):
+        yield _warn(
+            "https", "plain http is served", "Keep it on loopback; for others set HTTPS=true behind a TLS proxy."
+        )
+    lanes = settings.RQ_QUEUES
+    pickled = [name for name, queue in lanes.items() if queue.get("SERIALIZER") != "rq.serializers.JSONSerializer"]
+    if pickled:
+        yield _fail(
+            "serializer",
+            f"the queues {', '.join(pickled)} do not use JSON: whoever writes to Redis could run code",
+            "Set SERIALIZER to rq.serializers.JSONSerializer for every queue.",
+        )
+    else:
+        yield _ok("serializer", "every queue uses JSON")
+
+
+def look_at_data_directory() -> Iterator[Finding]:
+    path = Path(settings.DATA_DIR)
+    try:
+        with tempfile.TemporaryFile(dir=path):
+            free = shutil.disk_usage(path).free
+    except OSError as error:
+        yield _fail("data directory", f"{path}: {error.strerror}", "Create it for this user, or set DATA_DIR.")
+        return
+    if free < DISK_WARNING:
+        yield _warn(
+            "data directory", f"{path} has {free // 1024**2} MB left", "Make room: stores stop when it is full."
+        )
+    else:
+        yield _ok("data directory", f"{path} is writable, {free // 1024**3} GB free")
+
+
+def look_at_static_files() -> Iterator[Finding]:
+    if (Path(settings.STATIC_ROOT) / "staticfiles.json").is_file():
+        yield _ok("static files", "collected")
+    else:
+        yield _warn("static files", "not collected: served slowly, without compression", "Run manage.py prepare.")
+
+
+def look_at_database() -> Iterator[Finding]:
+    executor = MigrationExecutor(database_connection)
+    plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
+    if plan:
+        yield _fail("database", f"{len(plan)} migrations are not applied", "Run manage.py migrate.")
+        return
+    yield _ok("database", f"{database_connection.vendor}, every migration is applied")
+    if get_user_model().objects.filter(is_superuser=True, is_active=True).exists():
+        yield _ok("administrator", "there is one")
+    else:
+        yield _warn("administrator", "nobody can administer the console", "Run manage.py createsuperuser.")
+    keys = ApiKey.objects.filter(revoked=False).count()
+    if keys:
+        yield _ok("api keys", f"{keys} not revoked")
+    else:
+        yield _warn("api keys", "no client can submit", "Run manage.py create_api_key NAME --scope submit.")
+
+
+def look_at_redis() -> Iterator[Finding]:
+    began = time.time()
+    theirs = ledger().now_ms()
+    ended = time.time()
+    info = connection().info()
+    problems = ledger().require_safe_redis()
+    for problem in problems:
+        yield _fail("redis", problem.what, problem.fix)
+    if not problems:
+        server = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info['redis_version']}"
+        yield _ok("redis", f"{server}, append-only file on, no eviction")
+    if info.get("aof_last_write_status", "ok") != "ok":
+        yield _fail(
+            "redis writes", "the last write to the append-only file failed", "Look at Redis's disk and its log."
+        )
+    limit, used = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
+    if limit and used > MEMORY_WARNING * limit:
+        yield _warn(
+            "redis memory", f"{used * 100 // limit} % of maxmemory are used", "Raise maxmemory: at 100 % intake stops."
+        )
+    elif limit:
+        yield _ok("redis memory", f"{used * 100 // limit} % of maxmemory are used")
+    yield from _clock("clock of redis", theirs, began, ended)
+
+
+def _clock(name: str, theirs_ms: float, began_s: float, ended_s: float) -> Iterator[Finding]:
+    # What the journey there and back took is not the clock's fault.
+    off = max(began_s * 1000 - theirs_ms, theirs_ms - ended_s * 1000, 0.0)
+    if off >= CLOCK_TOLERANCE_MS:
+        yield _fail(name, f"differs from this host's by {off / 1000:.1f} s", "Run an NTP client on both hosts.")
+    else:
+        yield _ok(name, f"within {CLOCK_TOLERANCE_MS // 1000} s of this host's")
+
+
+def look_at_mongodb() -> Iterator[Finding]:
+    with translated():
+        letters = database()
+        began = time.time()
+        hello = letters.command("hello")
+        ended = time.time()
+        found = str(letters.command("buildInfo")["version"])
+    major = int(found.split(".", maxsplit=1)[0])
+    fix = "Use MongoDB 7.0 or newer in production; the embedded one is for development."
+    if major < 5:
+        yield _fail("mongodb", f"MongoDB {found} is too old", fix)
+    elif major < 7:
+        yield _warn("mongodb", f"MongoDB {found} is past its end of life", fix)
+    else:
+        yield _ok("mongodb", f"MongoDB {found}")
+    concern = letters.write_concern.document
+    if concern.get("w") == "majority" and concern.get("j", True):
+        yield _ok("mongodb writes", "acknowledged by a majority, journalled")
+    else:
+        yield _fail("mongodb writes", f"write concern is {concern}", "Remove w and journal from MONGODB_URL.")
+    if not hello.get("setName"):
+        yield _warn(
+            "mongodb replica set", "a standalone server", "Make it a replica set: one server's disk is one disk."
+        )
+    elif not hello.get("isWritablePrimary"):
+        yield _warn("mongodb replica set", "this member is not the primary", "Name every member in MONGODB_URL.")
+    else:
+        yield _ok("mongodb replica set", f"{hello['setName']}, {len(hello.get('hosts', []))} member(s)")
+    local = hello["localTime"]
+    yield from _clock("clock of mongodb", local.timestamp() * 1000, began, ended)
+    missing = indexes.missing(letters)
+    if missing:
+        yield _fail("indexes", f"missing or different: {', '.join(missing)}", "Run manage.py prepare.")
+    else:
+        yield _ok("indexes", "every index is there, the unique one included")
+
+
+_ROLES = {
+    "worker": ("messages wait", "Start manage.py run_worker."),
+    "dlq_worker": ("automatic replays and replay batches wait", "Start manage.py run_dlq_worker."),
+    "cron": ("accounts are not checked", "Start manage.py run_cron."),
+}
+
+
+def look_at_roles() -> Iterator[Finding]:
+    for role, (consequence, fix) in _ROLES.items():
+        alive = presence.present(role)
+        if alive:
+            yield _ok(role, f"{len(alive)} alive on {', '.join(sorted({one.host for one in alive}))}")
+        else:
+            yield _fail(role, f"none is alive: {consequence}", fix)
+
+
+def look_at_work() -> Iterator[Finding]:
+    figures = ledger().figures()
+    if figures.overdue:
+        yield _warn("overdue", f"{figures.overdue} messages are late by more than 5 s", "Look at the workers' logs.")
+    else:
+        yield _ok("overdue", "nothing is late")
+    oldest = figures.outbox_oldest_ms
+    if oldest is not None and figures.now_ms - oldest > OUTBOX_WARNING_MS:
+        age = (figures.now_ms - oldest) // 1000
+        yield _warn("outbox", f"{figures.outbox} outcomes wait for MongoDB, the oldest for {age} s", "Look at MongoDB.")
+    else:
+        yield _ok("outbox", f"{figures.outbox} outcomes wait for MongoDB")
+    if figures.quarantined:
+        yield _fail(
+            "quarantine",
+            f"{figures.quarantined} outcomes could not be stored in MongoDB",
+            "Look them up under Messages in the console, mend the cause, and release them there.",
+        )
+    else:
+        yield _ok("quarantine", "empty")
+    wrong = [row for row in ledger().accounting() if row.difference]
+    if wrong:
+        named = ", ".join(f"{row.day} {row.type}: {row.difference:+d}" for row in wrong[:5])
+        yield _fail(
+            "accounts", f"accepted is not done + dead + open ({named})", "Look for a restored or flushed Redis."
+        )
+    else:
+        yield _ok("accounts", "accepted = done + dead + open")
+
+
+def look_at_breakers() -> Iterator[Finding]:
+    states = {name: breaker_for(name).peek().state for name in known_names()}
+    for name, state in states.items():
+        if state in (BreakerState.OPEN, BreakerState.FORCED_OPEN):
+            yield _warn(f"breaker {name}", state.value, f"Look at what it protects; manage.py breaker show {name}.")
+    if not any(state in (BreakerState.OPEN, BreakerState.FORCED_OPEN) for state in states.values()):
+        yield _ok("breakers", f"{len(states)} known, none open")
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One part to look at. ``needs`` names the part without which there is nothing to see."""
+
+    part: str
+    look: Callable[[], Iterator[Finding]]
+    needs: str = ""
+
+
+LOOKS: Sequence[Look] = (
+    Look("packages", look_at_packages),
+    Look("settings", look_at_settings),
+    Look("data directory", look_at_data_directory),
+    Look("static files", look_at_static_files),
+    Look("database", look_at_database),
+    Look("redis", look_at_redis),
+    Look("mongodb", look_at_mongodb),
+    Look("roles", look_at_roles, needs="redis"),
+    Look("work", look_at_work, needs="redis"),
+    Look("breakers", look_at_breakers, needs="redis"),
+)
+_FIXES = {
+    "redis": "Start it, or set REDIS_URL.",
+    "mongodb": "Start it, or set MONGODB_URL.",
+    "database": "Start it, or set DATABASE_URL.",
+}
+
+
+def examine(looks: Sequence[Look] = LOOKS) -> Iterator[Finding]:
+    """Every finding, part by part. A part that does not answer is one finding, and what needs it is left out."""
+    away: set[str] = set()
+    for look in looks:
+        if look.needs in away:
+            yield _warn(look.part, f"not looked at, since {look.needs} does not answer", f"Mend {look.needs} first.")
+            continue
+        try:
+            yield from look.look()
+        except (MessagesError, DeadLetterError, BreakerError, DatabaseError) as error:
+            away.add(look.part)
+            yield _fail(look.part, str(error), _FIXES.get(look.part, "See the message."))
+
+
+def reports_from_here() -> bool:
+    """Whether a process on this host (a container is one) has reported itself alive within the last seconds."""
+    return any(one.host == socket.gethostname() for one in presence.present())

@@ -1,0 +1,53 @@
+"""Look at everything this installation depends on."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser
+from dataclasses import asdict
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from management.doctor import Finding, Status, examine, reports_from_here
+
+
+class Command(BaseCommand):
+    help = "Look at every dependency, policy, index and setting. Exit code 1 when something must be mended."
+    # They are part of what is looked at, and must not keep the rest from being looked at.
+    requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own attribute
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--json", action="store_true", help="Print one JSON object")
+        parser.add_argument(
+            "--alive",
+            action="store_true",
+            help="Only look whether a role on this host reports itself (for health checks)",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if options["alive"]:
+            if not reports_from_here():
+                raise CommandError("no role on this host has reported itself alive")
+            return
+        findings = []
+        for finding in examine():
+            findings.append(finding)
+            if not options["json"]:
+                self._tell(finding)
+        failed = sum(finding.status is Status.FAIL for finding in findings)
+        warned = sum(finding.status is Status.WARN for finding in findings)
+        if options["json"]:
+            wire = [asdict(finding) for finding in findings]
+            self.stdout.write(json.dumps({"healthy": not failed, "findings": wire}, indent=2))
+        else:
+            self.stdout.write(f"{len(findings) - failed - warned} ok, {warned} warn, {failed} FAIL")
+        if failed:
+            raise SystemExit(1)
+
+    def _tell(self, finding: Finding) -> None:
+        style = {Status.OK: self.style.SUCCESS, Status.WARN: self.style.WARNING, Status.FAIL: self.style.ERROR}
+        mark = style[finding.status](f"{finding.status.value:4}")
+        self.stdout.write(f"{mark}  {finding.name}: {finding.detail}")
+        if finding.fix:
+            self.stdout.write(f"      fix: {finding.fix}")

@@ -1,0 +1,153 @@
+"""The doctor: what is well is said to be, what is not comes with its fix, and one part away hides no other."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.core.management import CommandError, call_command
+
+from dlq_app import conf, indexes, mongo
+from dlqsite.models import ApiKey
+from management import doctor
+from management.doctor import Finding, Look, Status, examine
+from messages_app import presence
+from messages_app.errors import StoreUnavailable
+
+
+def by_name(findings: Iterator[Finding]) -> dict[str, Finding]:
+    return {finding.name: finding for finding in findings}
+
+
+def a_look(*names: str) -> Any:
+    return lambda: iter([Finding(name, Status.OK, "well") for name in names])
+
+
+def away() -> Iterator[Finding]:
+    yield from _nothing()
+
+
+def _nothing() -> list[Finding]:
+    raise StoreUnavailable("Redis does not answer")
+
+
+def test_a_part_that_is_away_hides_only_what_needs_it() -> None:
+    looks = [Look("redis", away), Look("roles", a_look("worker"), needs="redis"), Look("database", a_look("database"))]
+
+    found = by_name(examine(looks))
+
+    assert {name: one.status for name, one in found.items()} == {
+        "redis": Status.FAIL,
+        "roles": Status.WARN,
+        "database": Status.OK,
+    }
+    assert (found["redis"].detail, found["redis"].fix) == ("Redis does not answer", "Start it, or set REDIS_URL.")
+
+
+def test_whatever_is_not_well_has_a_fix(
+    redis_client: Any, mongo_db: Any, db: None, settings: Any, tmp_path: Path
+) -> None:
+    settings.DATA_DIR = tmp_path / "absent"
+    settings.RQ_QUEUES = {"high": {"URL": settings.REDIS_URL}}
+    settings.STATIC_ROOT = tmp_path
+    mongo_db.drop_collection("dead_letters")
+
+    found = by_name(examine())
+
+    assert [one for one in found.values() if one.status is not Status.OK and not one.fix] == []
+    failing = {name for name, one in found.items() if one.status is Status.FAIL}
+    assert {"data directory", "serializer", "indexes", "worker", "dlq_worker", "cron"} <= failing
+    assert {"administrator", "api keys", "static files"} <= {n for n, f in found.items() if f.status is Status.WARN}
+
+
+@pytest.mark.redis
+@pytest.mark.mongo
+def test_a_sound_installation_has_nothing_to_mend(
+    redis_client: Any, mongo_db: Any, db: None, settings: Any, tmp_path: Path
+) -> None:
+    settings.DATA_DIR = tmp_path
+    indexes.ensure(mongo.database(), keep_resolved_days=conf.replay_policy().keep_resolved_days)
+    get_user_model().objects.create_superuser("olga", password="correct horse battery")
+    ApiKey.objects.create_key(name="orders", scopes=["submit"])
+    for role in ("worker", "dlq_worker", "cron"):
+        presence.announce(f"{role}-1", role, started_at_ms=0)
+
+    found = by_name(examine())
+
+    assert {name: one.detail for name, one in found.items() if one.status is Status.FAIL} == {}
+    assert found["redis"].detail.endswith("append-only file on, no eviction")
+    assert found["indexes"].status is Status.OK
+
+
+@pytest.mark.redis
+def test_an_unsafe_redis_is_found(redis_client: Any) -> None:
+    redis_client.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        found = by_name(doctor.look_at_redis())
+    finally:
+        redis_client.config_set("maxmemory-policy", "noeviction")
+
+    assert found["redis"] == Finding(
+        "redis",
+        Status.FAIL,
+        "Redis may evict accepted messages (maxmemory-policy allkeys-lru).",
+        "Set maxmemory-policy noeviction.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("theirs_ms", "status"),
+    [(100_000.0, Status.OK), (99_500.0, Status.OK), (102_400.0, Status.FAIL), (98_900.0, Status.FAIL)],
+)
+def test_a_clock_may_differ_by_less_than_a_second(theirs_ms: float, status: Status) -> None:
+    (finding,) = doctor._clock("clock", theirs_ms, 100.0, 100.2)
+
+    assert finding.status is status
+
+
+def test_json_lists_every_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = [Finding("a", Status.OK, "well"), Finding("b", Status.FAIL, "ill", "Mend it.")]
+    monkeypatch.setattr("management.management.commands.doctor.examine", lambda: iter(findings))
+    out = io.StringIO()
+
+    with pytest.raises(SystemExit) as ended:
+        call_command("doctor", "--json", stdout=out)
+
+    assert ended.value.code == 1
+    assert json.loads(out.getvalue()) == {
+        "healthy": False,
+        "findings": [
+            {"name": "a", "status": "ok", "detail": "well", "fix": ""},
+            {"name": "b", "status": "FAIL", "detail": "ill", "fix": "Mend it."},
+        ],
+    }
+
+
+def test_text_has_a_line_a_finding_and_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = [Finding("a", Status.OK, "well"), Finding("b", Status.WARN, "poorly", "Rest.")]
+    monkeypatch.setattr("management.management.commands.doctor.examine", lambda: iter(findings))
+    out = io.StringIO()
+
+    call_command("doctor", stdout=out, no_color=True)
+
+    assert out.getvalue().splitlines() == [
+        "ok    a: well",
+        "warn  b: poorly",
+        "      fix: Rest.",
+        "1 ok, 1 warn, 0 FAIL",
+    ]
+
+
+@pytest.mark.redis
+def test_alive_means_that_a_role_here_has_reported(redis_client: Any) -> None:
+    with pytest.raises(CommandError, match="no role on this host"):
+        call_command("doctor", "--alive")
+
+    presence.announce("worker-1", "worker", started_at_ms=0)
+
+    call_command("doctor", "--alive")

@@ -1,0 +1,116 @@
+"""What is true before the roles start, and stays as it is when prepared again."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.core.management import CommandError
+
+from dlq_app import indexes
+from dlqsite.models import SCOPES, ApiKey
+from management import preparation
+
+
+@pytest.mark.django_db
+def test_a_ready_key_and_an_administrator_are_made_once(tmp_path: Path) -> None:
+    path = tmp_path / "credentials.json"
+
+    preparation.ensure_credentials(path)
+    first = json.loads(path.read_text())
+    preparation.ensure_credentials(path)
+
+    assert json.loads(path.read_text()) == first
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert ApiKey.objects.is_valid(first["apiKey"])
+    assert [key.scopes for key in ApiKey.objects.all()] == [list(SCOPES)]
+    assert get_user_model().objects.get().check_password(first["adminPassword"])
+
+
+@pytest.mark.django_db
+def test_a_revoked_key_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "credentials.json"
+    preparation.ensure_credentials(path)
+    first = json.loads(path.read_text())["apiKey"]
+    ApiKey.objects.update(revoked=True)
+
+    preparation.ensure_credentials(path)
+
+    assert json.loads(path.read_text())["apiKey"] != first
+
+
+@pytest.mark.django_db
+def test_a_changed_password_is_not_kept(tmp_path: Path) -> None:
+    path = tmp_path / "credentials.json"
+    preparation.ensure_credentials(path)
+    user = get_user_model().objects.get()
+    user.set_password("chosen by a person")
+    user.save()
+
+    preparation.ensure_credentials(path)
+
+    assert "adminPassword" not in json.loads(path.read_text())
+
+
+@pytest.mark.django_db
+def test_an_administrator_who_is_there_stays_alone(tmp_path: Path) -> None:
+    get_user_model().objects.create_superuser("olga", password="correct horse battery")
+
+    preparation.ensure_credentials(tmp_path / "credentials.json")
+
+    assert "adminPassword" not in json.loads((tmp_path / "credentials.json").read_text())
+    assert [user.username for user in get_user_model().objects.all()] == ["olga"]
+
+
+@pytest.mark.django_db
+def test_the_environment_may_name_the_first_administrator(monkeypatch: pytest.MonkeyPatch) -> None:
+    preparation.ensure_named_administrator()
+    assert not get_user_model().objects.exists()
+    monkeypatch.setenv("DJANGO_SUPERUSER_USERNAME", "olga")
+    monkeypatch.setenv("DJANGO_SUPERUSER_PASSWORD", "correct horse battery")
+
+    preparation.ensure_named_administrator()
+    preparation.ensure_named_administrator()
+
+    assert get_user_model().objects.get().check_password("correct horse battery")
+
+
+@pytest.mark.redis
+def test_an_unsafe_redis_is_refused_with_the_fix(redis_client: Any) -> None:
+    preparation.require_safe_redis()
+    redis_client.config_set("maxmemory-policy", "volatile-ttl")
+    try:
+        with pytest.raises(CommandError, match="Set maxmemory-policy noeviction"):
+            preparation.require_safe_redis()
+    finally:
+        redis_client.config_set("maxmemory-policy", "noeviction")
+
+
+@pytest.mark.mongo
+def test_indexes_are_built_and_building_again_changes_nothing(mongo_db: Any) -> None:
+    mongo_db.drop_collection("dead_letters")
+
+    preparation.ensure_indexes()
+    preparation.ensure_indexes()
+
+    assert indexes.missing(mongo_db) == []
+
+
+def test_static_files_are_collected_only_when_they_changed(settings: Any, tmp_path: Path) -> None:
+    settings.STATIC_ROOT = str(tmp_path / "collected")
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "a.css").write_text("a { color: red }")
+    settings.STATICFILES_DIRS = [tmp_path / "source"]
+    settings.STATICFILES_FINDERS = ["django.contrib.staticfiles.finders.FileSystemFinder"]
+
+    counts = [preparation.collect_static_files(), preparation.collect_static_files()]
+    (tmp_path / "source" / "a.css").write_text("a { color: blue; margin: 0 }")
+    counts.append(preparation.collect_static_files())
+
+    assert counts == [1, 0, 1]
+    manifest = json.loads((tmp_path / "collected" / "staticfiles.json").read_text())
+    assert "blue" in (tmp_path / "collected" / manifest["paths"]["a.css"]).read_text()
