@@ -29,8 +29,9 @@ local function serve(job, lane)
     return true
   end
   local row = look(id)
-  local alone = lane_of('', tonumber(row[RECOVERIES]) or 0) == 'alone'
-  if alone == (lane == 'alone') and fits(row, epoch, attempt) then -- where it may run now it has another wake-up
+  local alone, fit = lane_of('', tonumber(row[RECOVERIES]) or 0) == 'alone', fits(row, epoch, attempt)
+  if alone ~= (lane == 'alone') then fit = false end --[g] its newest wake-up is in `alone`, or not there any more
+  if fit then
     local story, body = content(id, row)
     bytes = bytes + #(body or '')
     if #rows > 0 and bytes > max_bytes then return false end
