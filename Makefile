@@ -54,9 +54,9 @@ $(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt
 	@$(PIP) install --require-hashes -r requirements-dev.txt
 	@touch $@
 
-# --no-config and the explicit index keep a machine's own package sources out of the files.
+# --no-config and the cleared variables keep a machine's own package sources out of the files.
 COMPILE = env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL uv --no-config pip compile --quiet --universal --python-version 3.11 \
-	--generate-hashes --no-header --no-emit-index-url --no-emit-find-links --default-index https://pypi.org/simple
+	--generate-hashes --no-header --no-emit-index-url --no-emit-find-links
 lock: ## compile the lock files from their .in files (wants uv)
 	$(COMPILE) requirements.in -o requirements.txt
 	$(COMPILE) requirements-embedded.in -o requirements-embedded.txt

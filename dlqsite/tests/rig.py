@@ -1,0 +1,219 @@
+"""The whole system as real processes, seen only from outside: HTTP, signals, and the stores' own clients.
+
+A ``Rig`` starts ``manage.py up`` on a free port in a folder of its own and reads everything else from the
+``connection.json`` that the stack writes.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+ROOT = Path(__file__).resolve().parents[2]
+Value = TypeVar("Value")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def eventually(look: Callable[[], Value], *, seconds: float, every: float = 0.1, what: str = "") -> Value:
+    """The first truthy answer of ``look``; an assertion error with its last answer when time runs out."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = look()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what or look}; last answer {answer!r}")
+        time.sleep(every)
+
+
+class Reply:
+    """Status, headers and JSON of one answer."""
+
+    def __init__(self, status: int, headers: dict[str, str], raw: bytes) -> None:
+        self.status, self.headers, self.raw = status, headers, raw
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.raw)
+
+    @property
+    def data(self) -> Any:
+        return self.json["data"]
+
+
+class Rig:
+    """One running system. Use as a context manager; leaving it stops everything and checks that nothing is left."""
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        self.folder = folder
+        self.data_dir = folder / "data"
+        self.port = free_port()
+        stores = ("REDIS_URL", "MONGODB_URL", "MONGODB_DATABASE", "DATABASE_URL", "DJANGO_SETTINGS_MODULE")
+        self.environment = {name: value for name, value in os.environ.items() if name not in stores}
+        self.environment |= {
+            "PORT": str(self.port),
+            "DATA_DIR": str(self.data_dir),
+            "RATE_LIMIT_PER_MINUTE": "0",
+            "READ_RATE_LIMIT_PER_MINUTE": "0",
+            **environment,
+        }
+        self._local = threading.local()
+
+    def __enter__(self) -> Rig:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.output = (self.folder / "up.log").open("wb")
+        self.process = subprocess.Popen(
+            [sys.executable, "manage.py", "up"],
+            cwd=ROOT,
+            env=self.environment,
+            stdout=self.output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            eventually(self.healthy, seconds=90, what="the stack is healthy")
+        except BaseException:
+            self.stop()
+            sys.stderr.write((self.folder / "up.log").read_text(errors="replace"))
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> int:
+        """Ask the stack to stop as Ctrl-C does; returns its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        try:
+            code = self.process.wait(60)
+        finally:
+            self.output.close()
+        return code
+
+    def healthy(self) -> bool:
+        if self.process.poll() is not None:
+            raise AssertionError(f"`manage.py up` ended with {self.process.returncode}")
+        if not (self.data_dir / "connection.json").is_file():
+            return False
+        try:
+            return bool(self.get("/api/system/health").data["status"] == "healthy")
+        except (OSError, http.client.HTTPException, ValueError, KeyError):
+            return False
+
+    @property
+    def connection(self) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads((self.data_dir / "connection.json").read_text())
+        return answer
+
+    def pid(self, role: str) -> int:
+        return int(self.connection["pids"][role])
+
+    def kill(self, role: str, sig: signal.Signals = signal.SIGKILL) -> int:
+        """Send a signal to the process of a role; returns its pid."""
+        pid = self.pid(role)
+        os.kill(pid, sig)
+        return pid
+
+    # -- HTTP ---------------------------------------------------------------------------------------------------
+
+    def call(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Reply:
+        """One request on this thread's kept-alive connection; never repeated behind the caller's back."""
+        raw = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
+        wanted = {"Content-Type": "application/json", "Authorization": f"Api-Key {self._key()}", **(headers or {})}
+        client = getattr(self._local, "client", None) or http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        self._local.client = client
+        try:
+            client.request(method, path, raw, wanted)
+            answer = client.getresponse()
+            return Reply(answer.status, dict(answer.getheaders()), answer.read())
+        except BaseException:
+            client.close()
+            self._local.client = None
+            raise
+
+    def _key(self) -> str:
+        if not getattr(self, "_api_key", None):
+            self._api_key = str(self.connection["apiKey"])
+        return self._api_key
+
+    def get(self, path: str) -> Reply:
+        """Read, once more if a kept-alive connection turns out to end in a process that is gone."""
+        try:
+            return self.call("GET", path)
+        except (ConnectionError, http.client.HTTPException):
+            return self.call("GET", path)
+
+    def post(self, path: str, body: Any = None) -> Reply:
+        return self.call("POST", path, {} if body is None else body)
+
+    def submit(self, payload: Any, **fields: Any) -> str:
+        """Submit one message and return its id; anything but 202 is an assertion error."""
+        reply = self.post("/api/messages", {"payload": payload, **fields})
+        assert reply.status == 202, reply.raw
+        return str(reply.data["messageId"])
+
+    def submit_surely(self, payload: Any, message_id: str) -> None:
+        """Submit as a careful client does: the same id again until the answer says that it was accepted."""
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                reply = self.post("/api/messages", {"payload": payload, "messageId": message_id})
+                if reply.status in (200, 202):
+                    return
+                assert reply.status in (429, 502, 503), reply.raw
+            except (OSError, http.client.HTTPException):
+                pass  # the connection broke: whether it was accepted is unknown, which is what the id is for
+            assert time.monotonic() < deadline, f"{message_id} was never accepted"
+            time.sleep(0.2)
+
+    def message(self, message_id: str) -> dict[str, Any]:
+        reply = self.get(f"/api/messages/{message_id}")
+        assert reply.status == 200, (message_id, reply.status, reply.raw)
+        answer: dict[str, Any] = reply.data
+        return answer
+
+    def status(self, message_id: str) -> str:
+        return str(self.message(message_id)["status"])
+
+    def until(self, message_id: str, *statuses: str, seconds: float = 30) -> dict[str, Any]:
+        """The message once it is in one of the statuses."""
+
+        def look() -> dict[str, Any] | None:
+            message = self.message(message_id)
+            return message if message["status"] in statuses else None
+
+        found = eventually(look, seconds=seconds, what=f"{message_id} in {statuses}")
+        assert found is not None
+        return found
+
+    def letter(self, message_id: str) -> dict[str, Any]:
+        reply = self.get(f"/api/dlq/{message_id}")
+        assert reply.status == 200, reply.raw
+        answer: dict[str, Any] = reply.data
+        return answer
+
+    def statuses(self, ids: Iterable[str]) -> dict[str, int]:
+        """How many of the messages are in which status."""
+        with ThreadPoolExecutor(4) as pool:
+            counts: dict[str, int] = {}
+            for status in pool.map(self.status, ids):
+                counts[status] = counts.get(status, 0) + 1
+            return counts

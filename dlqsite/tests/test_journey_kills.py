@@ -1,0 +1,98 @@
+"""Nothing accepted is lost: one process after the other is killed in the middle of a thousand messages."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from dlqsite.tests.rig import Rig, eventually
+
+pytestmark = [pytest.mark.journey, pytest.mark.redis, pytest.mark.mongo]
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    with Rig(tmp_path_factory.mktemp("kills")) as running:
+        yield running
+
+
+def payload_of(number: int) -> dict[str, object]:
+    """Every tenth message is dead at once; each takes a few milliseconds, so that a kill finds work under way."""
+    if number % 10 == 0:
+        return {"simulateError": True, "errorType": "VALIDATION_ERROR"}
+    return {"delayMs": 20}
+
+
+@pytest.mark.parametrize("role", ["web", "worker", "mongod", "redis", "dlq_worker"])
+def test_a_killed_process_loses_nothing(rig: Rig, role: str) -> None:
+    ids = [f"{role}-{number}" for number in range(1000)]
+    half = threading.Event()
+
+    def submit(part: int) -> None:
+        for number in range(part, 1000, 4):
+            rig.submit_surely(payload_of(number), ids[number])
+            if number > 400:
+                half.set()
+
+    threads = [threading.Thread(target=submit, args=(part,)) for part in range(4)]
+    for thread in threads:
+        thread.start()
+    half.wait(60)
+    old = rig.kill(role)
+    for thread in threads:
+        thread.join()
+
+    eventually(lambda: rig.statuses(ids) == {"done": 900, "dead": 100}, seconds=75, every=1, what="all ended")
+    assert rig.pid(role) != old
+    for number in range(0, 1000, 100):
+        letter = rig.letter(ids[number])
+        assert letter["errorType"] == "VALIDATION_ERROR"
+        assert letter["messageId"] == ids[number]
+
+
+def test_the_work_of_a_killed_worker_runs_again_within_forty_seconds(rig: Rig) -> None:
+    message_id = rig.submit({"delayMs": 3000})
+    rig.until(message_id, "running")
+    rig.kill("worker")
+    killed = time.monotonic()
+
+    message = rig.until(message_id, "done", seconds=50)
+
+    assert time.monotonic() - killed < 45
+    assert [attempt["outcome"] for attempt in message["attempts"]] == ["lost", "succeeded"]
+    assert message["retryCount"] == 0
+
+
+def test_dying_messages_wait_for_mongodb_and_drain_by_themselves(rig: Rig) -> None:
+    mongod = rig.pid("mongod")
+    os.kill(mongod, signal.SIGSTOP)
+    try:
+        dying = [rig.submit({"simulateError": True, "errorType": "VALIDATION_ERROR"}) for _ in range(20)]
+        good = [rig.submit({"n": number}) for number in range(50)]
+        eventually(lambda: rig.statuses(good) == {"done": 50}, seconds=20, what="processing goes on")
+        eventually(lambda: rig.statuses(dying) == {"dead_pending": 20}, seconds=20, what="deaths wait visibly")
+        health = rig.get("/api/system/health")
+        assert health.status == 200
+        assert health.data["status"] == "degraded"
+    finally:
+        os.kill(mongod, signal.SIGCONT)
+
+    eventually(lambda: rig.statuses(dying) == {"dead": 20}, seconds=60, every=0.5, what="drained")
+    assert all(rig.letter(message_id)["status"] == "dlq_manual" for message_id in dying)
+
+
+def test_a_stop_hands_work_back_unspent(rig: Rig) -> None:
+    message_id = rig.submit({"delayMs": 25_000})
+    rig.until(message_id, "running")
+
+    old = rig.kill("worker", signal.SIGTERM)
+
+    eventually(lambda: rig.pid("worker") != old, seconds=25, what="a new worker")
+    message = rig.until(message_id, "done", seconds=60)
+    assert message["retryCount"] == 0
+    assert "lost" not in [attempt["outcome"] for attempt in message["attempts"]]
