@@ -48,7 +48,7 @@ class ReplayPolicy:
         _within("keep_resolved_days", self.keep_resolved_days, 0, 3650)
         try:
             ZoneInfo(self.time_zone)
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, LookupError) as error:
             raise _wrong("time_zone", self.time_zone, "the IANA name of a time zone, such as Europe/Berlin") from error
         _automatic("transient", self.transient)
         for error_type, strategy in self.strategies.items():

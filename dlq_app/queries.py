@@ -40,16 +40,22 @@ def matching(criteria: LetterCriteria) -> dict[str, Any]:
 
 
 def after(cursor: Cursor) -> dict[str, Any]:
-    """The filter for letters that come after ``cursor`` in its order, as tight as the index on that order allows."""
-    steps: list[dict[str, Any]] = []
-    equal: dict[str, Any] = {}
-    for key, value in zip(cursor.sort.keys, cursor.values, strict=True):
-        steps.append({**equal, key.field: {"$gt" if key.direction == 1 else "$lt": value}})
-        equal[key.field] = {"$eq": value}
-    if len(steps) == 1:
-        return steps[0]
+    """The filter for letters that come after ``cursor`` in its order.
+
+    A range on the first key, which the index on that order can begin at, less the few letters that share its value and
+    come no later. Said by what to leave out: an ``$or`` of what to keep tempts the planner into a sort in memory.
+    """
     first, value = cursor.sort.keys[0], cursor.values[0]
-    return {"$and": [{first.field: {"$gte" if first.direction == 1 else "$lte": value}}, {"$or": steps}]}
+    if len(cursor.sort.keys) == 1:
+        return {first.field: {"$gt" if first.direction == 1 else "$lt": value}}
+    earlier: list[dict[str, Any]] = []
+    equal: dict[str, Any] = {first.field: {"$eq": value}}
+    for key, value_here in list(zip(cursor.sort.keys, cursor.values, strict=True))[1:]:
+        before = "$lt" if key.direction == 1 else "$gt"
+        is_last = key is cursor.sort.keys[-1]
+        earlier.append({**equal, key.field: {f"{before}e" if is_last else before: value_here}})
+        equal[key.field] = {"$eq": value_here}
+    return {first.field: {"$gte" if first.direction == 1 else "$lte": value}, "$nor": earlier}
 
 
 def _search(text: str) -> dict[str, Any]:

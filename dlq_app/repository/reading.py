@@ -55,7 +55,7 @@ class Reading:
         """One page. By cursor each letter is seen exactly once, as long as its own sort keys stay as they are."""
         where = queries.matching(criteria)
         if request.cursor:
-            where = {"$and": [where, queries.after(request.cursor)]}
+            where = {"$and": [where, queries.after(_with_ids(request.cursor))]}
         order = [(key.field, key.direction) for key in request.sort.keys]
         skip = (request.page - 1) * request.limit
         with translated():
@@ -82,7 +82,7 @@ class Reading:
         while True:
             where = queries.matching(criteria)
             if cursor:
-                where = {"$and": [where, queries.after(cursor)]}
+                where = {"$and": [where, queries.after(_with_ids(cursor))]}
             with translated():
                 found = list(self._letters.find(where).sort(order).limit(chunk))
             yield from letters_from(found)
@@ -123,9 +123,15 @@ class Reading:
 
 def _cursor_after(documents: Sequence[Document], sort: Sort) -> Cursor | None:
     """The cursor after the last document whose sort keys are of the right kind: no other can be continued from."""
+    kinds = {"instant": datetime, "text": str, "id": ObjectId}
     for document in reversed(documents):
-        values = tuple(document.get(key.field) for key in sort.keys)
-        kinds = {"instant": datetime, "text": str, "id": ObjectId}
+        values = [document.get(key.field) for key in sort.keys]
         if all(isinstance(value, kinds[key.kind]) for key, value in zip(sort.keys, values, strict=True)):
-            return Cursor(sort, values)
+            return Cursor(sort, tuple(str(value) if isinstance(value, ObjectId) else value for value in values))
     return None
+
+
+def _with_ids(cursor: Cursor) -> Cursor:
+    """The cursor with its id as the store compares it. Cursors carry it as text."""
+    pairs = zip(cursor.sort.keys, cursor.values, strict=True)
+    return Cursor(cursor.sort, tuple(ObjectId(value) if key.kind == "id" else value for key, value in pairs))
