@@ -485,3 +485,17 @@ def a_shorter_lease_and_open_time_take_effect_at_once(bench: Bench) -> None:
     assert bench.peek().retry_after_ms == 5_000
     assert bench.acquire(at=1_000).retry_after_ms == 5_000
     assert bench.acquire(at=6_000).allowed
+
+
+@case("C52")
+def the_smallest_share_of_slow_calls_trips(bench: Bench) -> None:
+    bench.use(BreakerPolicy(slow_call_ms=4_000, slow_call_threshold=0.001))
+    bench.call(S, 9, at=0)
+    bench.call(S, at=0, took=4_001)
+    assert bench.state() is State.OPEN
+
+
+@case("C53")
+def a_breaker_never_used_shows_nothing(bench: Bench) -> None:
+    seen = bench.peek(at=5_000)
+    assert (seen.state, seen.generation, seen.total, seen.leases, seen.opens) == (State.CLOSED, 0, 0, 0, 0)
