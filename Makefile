@@ -29,8 +29,10 @@ format: $(VENV)/.dev ## rewrite files in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-check: $(VENV)/.dev ## Django's system checks, and no migration missing
-	$(BIN)/python manage.py check
+# The settings of production, with a key that signs nothing.
+check: export SECRET_KEY = only-for-this-check-0123456789-abcdefghijklmnopqrstuvwxyz
+check: $(VENV)/.dev ## Django's system checks, as for deployment, and no migration missing
+	$(BIN)/python manage.py check --deploy --fail-level WARNING
 	$(BIN)/python manage.py makemigrations --check --dry-run
 
 pytest: $(VENV)/.dev ## the tests, on real servers that they start themselves
