@@ -33,7 +33,7 @@ def test_a_letter_that_waits_for_its_second_replay() -> None:
     [
         (
             {"nextRetryAt": datetime(2026, 11, 25, 2, tzinfo=UTC)},
-            "next automatic replay at 02:00 on 2026-11-25 (1 of 5)",
+            "automatic replay at 02:00 on 2026-11-25 (1 of 5)",
         ),
         ({"status": Status.MANUAL}, "set aside: it waits for a person"),
         ({"status": Status.MANUAL, "strategy": "manual"}, "; it waits for a person"),
