@@ -61,7 +61,8 @@ def test_a_permanent_error_says_that_trying_again_cannot_help() -> None:
     )
 
     assert found == (
-        "VALIDATION_ERROR is permanent: trying again cannot help; 1 of 1 attempt failed over 7.3 s; it waits for a person"
+        "VALIDATION_ERROR is permanent: trying again cannot help; 1 of 1 attempt failed over 7.3 s; "
+        "it waits for a person"
     )
 
 

@@ -29,9 +29,9 @@ from dlq_app.replaying import (
     ReplayRequest,
     Unknown,
 )
-from dlq_app.repository import Letters
+from dlq_app.repository import ClaimOrder, Letters
 from dlq_app.states import Status
-from dlq_app.testing import MemoryIntake, MemoryRecord, a_death, a_document, lose_answer
+from dlq_app.testing import NOON, MemoryIntake, MemoryRecord, a_death, a_document, lose_answer
 
 pytestmark = pytest.mark.mongo
 
@@ -382,6 +382,58 @@ def test_a_release_never_touches_a_newer_claim(letter: DeadLetter, letters: Lett
     assert not letters.release(old, why="again, late", now=datetime.now(UTC))
     assert not letters.hand_over(old, why="late", now=datetime.now(UTC))
     assert found(letters).claim.replay_id == "r-2"  # type: ignore[union-attr]
+
+
+def an_order(replay_id: str, **changes: Any) -> ClaimOrder:
+    values = {"replay_id": replay_id, "kind": "operator", "by": "key:olga", "locked_by": "test", "at": NOON, **changes}
+    return ClaimOrder(**values)
+
+
+def test_a_letter_that_was_resolved_since_it_was_read_is_not_claimed(letter: DeadLetter, letters: Letters) -> None:
+    """The status in the filter of the claim: what operators do leaves the fence as it is."""
+    services.discard("m-1", actor="key:olga")
+
+    assert letters.claim(letter, an_order("r-1")) is None
+    assert found(letters).status is Status.RESOLVED
+
+
+def test_no_epoch_is_drawn_twice_from_one_reading(letter: DeadLetter, letters: Letters) -> None:
+    """The fence in the filter of the claim: claimed and released since it was read, the letter looks the same."""
+    claimed = letters.claim(letter, an_order("r-1"))
+    assert claimed is not None
+    letters.release(claimed, why="voided", now=NOON)
+
+    assert letters.claim(letter, an_order("r-2")) is None
+    assert found(letters).fence == 1001
+
+
+def test_an_operators_move_finds_a_letter_claimed_meanwhile(letter: DeadLetter, letters: Letters) -> None:
+    letters.claim(letter, an_order("r-1"))
+
+    for move in (letters.resolve_by_hand, letters.discard, letters.set_aside):
+        assert move(letter.id, who="olga", why="", now=NOON) is None
+    assert found(letters).status is Status.PROCESSING
+
+
+def test_a_batch_claims_a_letter_once_ever(
+    letter: DeadLetter, letters: Letters, store: Database[dict[str, Any]]
+) -> None:
+    """Also when its replay failed and the letter waits again; another batch may."""
+    claimed = letters.claim(letter, an_order("r-1", kind="batch", batch_id="b-1"))
+    assert claimed is not None
+    services.record_outcomes([a_death(epoch=claimed.fence, replay_id="r-1")], [])
+
+    assert letters.claim(found(letters), an_order("r-2", kind="batch", batch_id="b-1")) is None
+    assert letters.claim(found(letters), an_order("r-3", kind="batch", batch_id="b-2")) is not None
+
+
+def test_a_batch_does_not_claim_what_it_skipped(
+    letter: DeadLetter, letters: Letters, store: Database[dict[str, Any]]
+) -> None:
+    store["dead_letters"].update_one({}, {"$addToSet": {"skippedBy": "b-1"}})
+
+    assert letters.claim(found(letters), an_order("r-1", kind="batch", batch_id="b-1")) is None
+    assert letters.claim(found(letters), an_order("r-2")) is not None
 
 
 # --- the sweep ---
