@@ -70,21 +70,22 @@ local function move(index)
 end
 
 -- A wake-up is missing when a younger one of its lane has been claimed, or nothing is left in the lane. Long queues that
--- move are never touched.
+-- move are never touched. A head in the future tells of a clock that was set back, and nothing of who was overtaken.
 local function wake_again(lane)
   local key, before = prefix .. 'waiting:' .. lane, now - WAKE_UP_MS
   if redis.call('LLEN', 'rq:queue:' .. lane) > 0 then --[g] overtaken, or the lane empty
-    before = math.min(before, (tonumber(redis.call('GET', prefix .. 'head:' .. lane)) or 0) - 1)
+    local head = tonumber(redis.call('GET', prefix .. 'head:' .. lane)) or 0
+    before = head > now and -1 or math.min(before, head - 1)
   end
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', before, 'LIMIT', 0, limit)) do
     local record = look(id)
-    if record.state == 'queued' then
+    local is_queued = record.state == 'queued'
+    if is_queued then
       queue(id, record)
       redis.call('DEL', 'rq:job:' .. job_of(id, record.epoch, record.attempt, record.wakes))
       rewoken = rewoken + 1
-    else
-      redis.call('ZREM', key, id)
     end
+    if not is_queued or lane_of(record.priority, record.recoveries) ~= lane then redis.call('ZREM', key, id) end
   end
 end
 

@@ -144,6 +144,29 @@ def test_a_long_queue_that_waits_for_workers_is_left_alone(desk: Desk) -> None:
     assert len(desk.lane()) == 40 + 10  # the rest, and those whose leases ended
 
 
+def test_a_clock_that_was_set_back_makes_no_message_look_overtaken(desk: Desk) -> None:
+    desk.accept("first")
+    desk.claim_only()
+    desk.at(START_MS - 3_600_000)
+    desk.accept("a")
+    desk.wait(20_000)
+
+    assert desk.ledger.due().woken_again == 0
+    assert len(desk.lane()) == 1
+
+
+def test_a_message_in_the_index_of_another_lane_is_woken_in_its_own_once(desk: Desk) -> None:
+    desk.accept("a")
+    desk.client.delete("rq:queue:normal")
+    desk.client.rename("dlq:waiting:normal", "dlq:waiting:high")
+    desk.wait(20_000)
+
+    assert desk.ledger.due().woken_again == 1
+    assert desk.ledger.due().woken_again == 0
+    assert len(desk.lane()) == 1
+    assert desk.client.zcard("dlq:waiting:high") == 0
+
+
 def test_a_handed_back_message_does_not_make_the_others_look_overtaken(desk: Desk) -> None:
     desk.accept("a")
     desk.accept("b")
