@@ -37,6 +37,8 @@ class ForwardOrder:
     deadline_ms: int
     prior_runs: int = 0
     force: bool = False
+    #: The letter says that its last run ended well: a message that intake has forgotten is counted among the done.
+    ended_done: bool = False
 
 
 class ForwardStatus(StrEnum):

@@ -23,7 +23,7 @@ from dlq_app.errors import DeadLetterError, StoreUnavailable
 from dlq_app.letter import DeadLetter
 from dlq_app.ports import ForwardAnswer, ForwardOrder, ForwardStatus, IntakePort
 from dlq_app.repository import ClaimOrder, Letters
-from dlq_app.states import Status, Verb, is_allowed
+from dlq_app.states import Resolution, Status, Verb, is_allowed
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -312,6 +312,7 @@ def order_of(claimed: DeadLetter, deadline_ms: int, *, force: bool) -> ForwardOr
         deadline_ms=deadline_ms,
         prior_runs=claimed.prior_runs,
         force=force,
+        ended_done=claimed.resolution is Resolution.REPLAYED,
     )
 
 

@@ -302,7 +302,7 @@ def _forward_args(order: ForwardOrder) -> list[Any]:
     return [
         order.message_id, order.epoch, order.deadline_ms, int(order.force), order.death_seen, order.type, order.body,
         int(order.run_body is not None), order.run_body or b"", order.priority, story, order.queued_at_ms,
-        order.acct_day, order.replay_id, order.prior_runs,
+        order.acct_day, order.replay_id, order.prior_runs, "done" if order.ended_done else "dead",
     ]  # fmt: skip
 
 

@@ -221,6 +221,18 @@ def test_force_replays_a_resolved_letter_and_a_refusal_leaves_it_resolved(
 
     del intake.records["m-1"]
     assert isinstance(services.replay("m-1", actor="key:olga", force=True), Replayed)
+    assert not intake.forwarded[-1].ended_done
+
+
+def test_an_order_says_when_the_last_run_ended_well(letter: DeadLetter, letters: Letters, intake: MemoryIntake) -> None:
+    services.replay("m-1", actor="key:olga")
+    assert not intake.forwarded[-1].ended_done
+    services.record_outcomes([], [intake.end("m-1", done=True)])  # type: ignore[list-item]
+    intake.records.clear()
+
+    services.replay("m-1", actor="key:olga", force=True)
+
+    assert intake.forwarded[-1].ended_done
 
 
 class LosesClaims:

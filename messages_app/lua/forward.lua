@@ -2,7 +2,7 @@
 -- KEYS  1 prefix of every key
 -- ARGV  1 id  2 epoch  3 deadline ms  4 force (1 or 0)  5 closedEpoch of the letter at its claim  6 type  7 body
 --       8 edited (1 or 0)  9 edited body  10 priority  11 story: what was accepted, one line of JSON  12 queuedAt ms
---       13 account day, or empty  14 replay id  15 failed runs so far
+--       13 account day, or empty  14 replay id  15 failed runs so far  16 done or dead: how a forgotten message ended
 -- RETURNS  status, state of the record in the way (or empty)
 -- RACES  An order may arrive twice, or after its sender gave up: repetition, ban and deadline are judged here, in this
 --        order, because only here they exclude each other.
@@ -11,9 +11,10 @@ local prefix = KEYS[1]
 local id, epoch = identifier(ARGV[1]), whole(ARGV[2], 'epoch')
 local deadline, force, death_seen = whole(ARGV[3], 'deadline'), ARGV[4] == '1', whole(ARGV[5], 'death seen')
 local type, body, edited, priority = ARGV[6], ARGV[7], ARGV[8] == '1', ARGV[10]
-local replay_id, prior_runs = ARGV[14], whole(ARGV[15], 'prior runs')
+local replay_id, prior_runs, ended = ARGV[14], whole(ARGV[15], 'prior runs'), ARGV[16]
 whole(ARGV[12], 'queued at')
 one_of(priority, { high = true, normal = true, low = true }, 'priority')
+one_of(ended, { done = true, dead = true }, 'end')
 if type == '' or replay_id == '' then error('BADARG type or replay id') end
 
 local key = prefix .. 'msg:' .. id
@@ -38,7 +39,8 @@ if not account and ARGV[13] == '' then -- an imported letter: its message is acc
   count(account, 'open', 1)
 elseif not letter_has_it then
   account = account or ARGV[13] .. ':' .. type
-  count(account, state == 'done' and 'done' or 'dead', -1)
+  if state then ended = state == 'done' and 'done' or 'dead' end
+  count(account, ended, -1)
   count(account, 'open', 1)
 end
 

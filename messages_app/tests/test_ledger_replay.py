@@ -204,6 +204,20 @@ def test_a_forgotten_message_runs_from_what_the_order_carries(desk: Desk) -> Non
     assert desk.account() == (1, 0, 0, 1)
 
 
+def test_a_forgotten_message_leaves_the_account_that_it_ended_in(desk: Desk) -> None:
+    epoch = desk.bury("a")
+    desk.ledger.forward(order("a", epoch + 1))
+    desk.complete("a", desk.claim_only().fence)
+    desk.ledger.drained([("a", epoch + 1, "settle")])
+    assert desk.account() == (1, 1, 0, 0)
+    day = desk.record().acct_day
+    desk.client.delete("dlq:msg:a", "dlq:story:a", "dlq:body:a")
+
+    desk.ledger.forward(order("a", epoch + 2, force=True, ended_done=True, acct_day=day))
+
+    assert desk.account() == (1, 0, 0, 1)
+
+
 def test_an_imported_letters_message_is_accepted_with_its_first_replay(desk: Desk) -> None:
     desk.ledger.forward(order("a", 7, acct_day=""))
     assert desk.record().acct_day == "20270115"
