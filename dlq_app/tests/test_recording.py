@@ -17,6 +17,7 @@ from dlq_app.conf import replay_policy
 from dlq_app.errors import StoreUnavailable
 from dlq_app.letter import DeadLetter, Recorded
 from dlq_app.repository import ClaimOrder, Letters
+from dlq_app.repository.outcomes import settle_update
 from dlq_app.states import Resolution, Status
 from dlq_app.testing import NOON, a_death, a_document, a_settlement
 
@@ -292,6 +293,44 @@ def test_two_epochs_of_one_message_in_one_call_leave_the_newer(letters: Letters)
     assert letter is not None
     assert letter.closed_epoch == 2000
     assert letter.body == b'"newer"'
+
+
+def test_two_epochs_of_a_message_that_has_a_letter_are_both_told(letters: Letters) -> None:
+    services.record_outcomes([a_death(epoch=1000)], [])
+
+    assert services.record_outcomes([a_death(epoch=2000), a_death(epoch=3000)], []) == [OK, OK]
+
+    letter = letters.find("m-1")
+    assert letter is not None
+    assert letter.closed_epoch == 3000
+    assert {attempt["epoch"] for attempt in letter.attempts} == {1000, 2000, 3000}
+
+
+def test_an_outcome_on_its_way_does_not_touch_a_letter_claimed_anew_meanwhile(letters: Letters) -> None:
+    """The fence in the filter: between reading and writing the claim was released and another one drawn."""
+    services.record_outcomes([a_death()], [])
+    first = claim(letters)
+    standing = letters.standings(["m-1"], with_body=False)["m-1"]
+    letters.release(first, why="voided", now=NOON)
+    second = claim(letters, replay_id="r-2")
+
+    written = letters.write([settle_update(a_settlement(epoch=first.fence), standing, NOON)])
+
+    assert not written.all_matched
+    assert letters.find("m-1") == second
+
+
+def test_an_outcome_on_its_way_does_not_touch_a_letter_that_has_it_meanwhile(letters: Letters) -> None:
+    """The ``closedEpoch`` in the filter: between reading and writing another drainer wrote it."""
+    services.record_outcomes([a_death()], [])
+    claimed = claim(letters)
+    standing = letters.standings(["m-1"], with_body=False)["m-1"]
+    update = settle_update(a_settlement(epoch=claimed.fence), standing, NOON)
+    services.record_outcomes([], [a_settlement(epoch=claimed.fence)])
+    settled = letters.find("m-1")
+
+    assert not letters.write([update]).all_matched
+    assert letters.find("m-1") == settled
 
 
 @pytest.mark.parametrize(
