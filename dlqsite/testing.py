@@ -99,6 +99,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
     os.environ["DATABASE_URL"] = f"sqlite:///{folder / 'db.sqlite3'}"
     # Nothing of a stack that runs on this machine may reach the tests.
     os.environ["DATA_DIR"] = str(folder / "data")
+    # Static files come straight from the apps, whatever was collected here before.
+    os.environ["STATIC_ROOT"] = str(folder / "static")
     os.environ["SECRET_KEY"] = "only-for-tests-0123456789-0123456789-0123456789-0123456789"  # noqa: S105
     os.environ["HTTPS"] = "false"
     return (yield)

@@ -38,7 +38,7 @@ class Up:
         self.process = subprocess.Popen(
             [sys.executable, "manage.py", "up"],
             cwd=PROJECT,
-            env={**inherited, "DATA_DIR": str(data), "PORT": "0", **environment},
+            env={**inherited, "DATA_DIR": str(data), "PORT": "0", "STATIC_ROOT": str(data / "static"), **environment},
             stdout=self.output.open("ab"),
             stderr=subprocess.STDOUT,
             start_new_session=True,
