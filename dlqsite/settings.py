@@ -44,7 +44,7 @@ def running_stack() -> dict[str, Any]:
 
 def secret_key() -> str:
     """The given key, else the one that ``make up`` keeps in the data directory; without either empty: refused."""
-    given = env.str("SECRET_KEY", default="")
+    given: str = env.str("SECRET_KEY", default="")
     if given:
         return given
     try:
@@ -134,7 +134,7 @@ USE_TZ = True
 TIME_ZONE = env.str("TIME_ZONE", default="UTC")
 
 STATIC_URL = "/static/"
-STATIC_ROOT = BASE_DIR / "staticfiles"
+STATIC_ROOT = Path(env.str("STATIC_ROOT", default=str(BASE_DIR / "staticfiles")))
 STATICFILES_DIRS = [BASE_DIR / "static"]
 # Hashed names and compression once `collectstatic` has run; straight from the apps before.
 _collected = (STATIC_ROOT / "staticfiles.json").is_file()
