@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from pymongo import UpdateOne
 from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import NetworkTimeout
@@ -304,6 +306,45 @@ def test_two_epochs_of_a_message_that_has_a_letter_are_both_told(letters: Letter
     assert letter is not None
     assert letter.closed_epoch == 3000
     assert {attempt["epoch"] for attempt in letter.attempts} == {1000, 2000, 3000}
+
+
+class IsOvertaken:
+    """A collection in which somebody else writes just before the first bulk of updates."""
+
+    def __init__(self, collection: Collection[dict[str, Any]], first: Callable[[], object]) -> None:
+        self._collection = collection
+        self._first: Callable[[], object] | None = first
+
+    def bulk_write(self, requests: Any, **kwargs: Any) -> Any:
+        if self._first and isinstance(requests[0], UpdateOne):
+            first, self._first = self._first, None
+            first()
+        return self._collection.bulk_write(requests, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._collection, name)
+
+
+def test_an_outcome_that_was_overtaken_is_judged_again(letters: Letters, store: Database[dict[str, Any]]) -> None:
+    services.record_outcomes([a_death(epoch=1000), a_death("m-2", epoch=1000)], [])
+    overtaken = IsOvertaken(
+        store["dead_letters"], lambda: services.record_outcomes([a_death(epoch=2000), a_death("m-2", epoch=9000)], [])
+    )
+
+    answers = recording.record(
+        Letters(overtaken),  # type: ignore[arg-type]
+        [a_death(epoch=3000), a_death("m-2", epoch=3000)],
+        replay_policy(),
+        NOON,
+    )
+
+    first, second = letters.find("m-1"), letters.find("m-2")
+    assert answers == [OK, OK]
+    assert first is not None
+    assert second is not None
+    assert (first.closed_epoch, second.closed_epoch) == (3000, 9000)
+    assert {attempt["epoch"] for attempt in first.attempts} == {1000, 2000, 3000}
+    assert {attempt["epoch"] for attempt in second.attempts} == {1000, 9000}
 
 
 def test_an_outcome_on_its_way_does_not_touch_a_letter_claimed_anew_meanwhile(letters: Letters) -> None:
