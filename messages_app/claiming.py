@@ -31,6 +31,8 @@ LINGER_S = 0.003
 #: Outcomes that may wait for the ledger before claiming stops.
 UNFLUSHED_MOST = 1000
 _LONGEST_PAUSE_S = 2.0
+#: The ledger knows a claim that it has carried out by its token for a minute; asked later, it would make a new one.
+ANSWER_KEPT_S = 55.0
 
 
 class Pace:
@@ -76,6 +78,9 @@ class Claimer:
         self._resumed = threading.Event()
         self._resumed.set()
         self._away = False
+        #: The claim that has had no answer yet, and when it was first sent.
+        self._token = ""
+        self._token_at = 0.0
         self._thread = threading.Thread(target=self._run, name="claim", daemon=True)
 
     def start(self) -> None:
@@ -99,7 +104,7 @@ class Claimer:
 
     def holding(self) -> int:
         """Messages claimed whose outcome the ledger does not have yet."""
-        return self._claimed - self._flusher.flushed
+        return self._claimed - self._flusher.flushed - self._pool.broken()
 
     def _run(self) -> None:
         pause = 0.05
@@ -139,7 +144,10 @@ class Claimer:
             self._claim(now, room, holding)
 
     def _claim(self, now: float, room: int, holding: int) -> None:
-        claim = self._ledger.claim(token=uuid.uuid4().hex, limit=room, owner=self._owner, holding=holding)
+        if not self._token or now - self._token_at > ANSWER_KEPT_S:
+            self._token, self._token_at = uuid.uuid4().hex, now
+        claim = self._ledger.claim(token=self._token, limit=room, owner=self._owner, holding=holding)
+        sent_at, self._token = self._token_at, ""
         records = claim.records
         self.saw_empty = claim.lanes_empty and not claim.alone_waiting and not records
         self._alone = any(record.alone for record in records)
@@ -150,7 +158,8 @@ class Claimer:
         if records:
             self._claimed += len(records)
             drain(self._pool.hunger)
-            self._pool.add([Attempt(record, now) for record in records])
+            # Leases count from the first time the claim was sent, which may be the one that was carried out.
+            self._pool.add([Attempt(record, sent_at) for record in records])
         if self._stopping.is_set() or not claim.lanes_empty:
             return
         if self._alone_since is not None:

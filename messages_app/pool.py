@@ -28,7 +28,7 @@ _monotonic = time.monotonic
 class Seat:
     """One thread's place in the pool; its numbers are written by its thread only."""
 
-    __slots__ = ("busy_s", "current", "ended", "thread")
+    __slots__ = ("broken", "busy_s", "current", "ended", "thread")
 
     def __init__(self) -> None:
         #: What is being run right now.
@@ -36,6 +36,8 @@ class Seat:
         #: Attempts that ended here, and how long they took together.
         self.ended = 0
         self.busy_s = 0.0
+        #: Those among them that no outcome tells of.
+        self.broken = 0
         self.thread: threading.Thread | None = None
 
 
@@ -112,6 +114,10 @@ class Pool:
         """Messages that were added and have neither ended nor been taken back. 0: every outcome is in ``outcomes``."""
         return self._added - self._taken_back - self.totals()[0]
 
+    def broken(self) -> int:
+        """Attempts that ended without an outcome: their messages are no longer held, and come back by their leases."""
+        return sum(seat.broken for seat in (*self._seats, *self._lost))
+
     def interrupt_all(self, why: str) -> None:
         """Stop what runs and hand it back; what the handlers still return is dropped."""
         for attempt in self.running():
@@ -150,6 +156,7 @@ class Pool:
             except Exception:
                 # Nothing that a handler does gets here: the mistake is ours. When the lease ends, it comes back.
                 log.exception("attempt_broken", extra=_whose(attempt))
+                seat.broken += 1
             else:
                 if outcome is None:
                     return  # reported in our stead; somebody else has our seat, or the process is about to end

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import redis
@@ -14,8 +14,10 @@ import redis
 from messages_app import registry
 from messages_app.engine import Engine
 from messages_app.envelope import Message
+from messages_app.errors import StoreUnavailable
 from messages_app.ledger import Ledger, Terms
-from messages_app.records import State
+from messages_app.records import Claim, Outcome, State
+from messages_app.runner import Attempt, Runner
 from messages_app.tests.handling import an_acceptance, eventually, handling, reaches
 
 pytestmark = pytest.mark.redis
@@ -227,3 +229,61 @@ def test_a_handler_that_was_never_loaded_does_not_keep_the_message(book: Ledger,
     record = reaches(book, "m1", State.DEAD_PENDING)
 
     assert json.loads(record.last_error)["errorType"] == "UNKNOWN_TYPE"
+
+
+class BreaksOnce(Runner):
+    """A runner with a mistake of ours in it: the first attempt ends in no outcome at all."""
+
+    def __init__(self) -> None:
+        super().__init__("w-1")
+        self.broken = 0
+
+    def run(self, attempt: Attempt) -> Outcome | None:
+        if not self.broken:
+            self.broken += 1
+            raise RuntimeError("broken")
+        return super().run(attempt)
+
+
+def test_an_attempt_that_broke_is_no_longer_held(book: Ledger) -> None:
+    engine = Engine(book, name="w-1", concurrency=2)
+    engine.pool.runner = BreaksOnce()
+    book.accept(an_acceptance(message_id="m1"))
+    engine.start()
+    try:
+        eventually(lambda: engine.pool.runner.broken)  # type: ignore[attr-defined]
+        eventually(lambda: engine.claimer.holding() == 0, what="nothing is held")
+        eventually(engine.is_drained)
+        record = book.get("m1")
+        assert record is not None
+        assert record.state is State.RUNNING, "its lease brings it back"
+    finally:
+        engine.stop(0)
+
+
+class LosesClaims(Ledger):
+    """Carries out the first claims that bring something and loses their answers, also when asked again at once."""
+
+    lost: ClassVar[list[str]] = []
+
+    def claim(self, **arguments: Any) -> Claim:
+        claim = super().claim(**arguments)
+        if claim.records and len(self.lost) < 3:
+            self.lost.append(arguments["token"])
+            raise StoreUnavailable("the answer was lost")
+        return claim
+
+
+def test_a_claim_without_an_answer_is_repeated_until_it_has_one(redis_client: redis.Redis) -> None:
+    book = LosesClaims(redis_client, "dlq:")
+    book.lost.clear()
+    book.accept_many([an_acceptance(message_id=f"m{number}") for number in range(3)])
+    engine = Engine(book, name="w-1", concurrency=4)
+    engine.start()
+    try:
+        for number in range(3):
+            record = reaches(book, f"m{number}", State.DONE, seconds=10)
+            assert record.recoveries == 0
+    finally:
+        engine.stop(0)
+    assert len(set(book.lost)) == 1
