@@ -53,7 +53,7 @@ class Reading:
 
     def page(self, criteria: LetterCriteria, request: PageRequest) -> Page:
         """One page. By cursor each letter is seen exactly once, as long as its own sort keys stay as they are."""
-        where = queries.matching(criteria)
+        where = queries.in_order(queries.matching(criteria), request.sort)
         if request.cursor:
             where = {"$and": [where, queries.after(_with_ids(request.cursor))]}
         order = [(key.field, key.direction) for key in request.sort.keys]
@@ -80,7 +80,7 @@ class Reading:
         cursor: Cursor | None = None
         order = [(key.field, key.direction) for key in sort.keys]
         while True:
-            where = queries.matching(criteria)
+            where = queries.in_order(queries.matching(criteria), sort)
             if cursor:
                 where = {"$and": [where, queries.after(_with_ids(cursor))]}
             with translated():

@@ -187,6 +187,7 @@ def plan_of(
         ({"tag": "eu"}, "-lastFailedAt", "tag_last_failed"),
         ({"fingerprint": "0123456789abcdef"}, "-lastFailedAt", "fingerprint_last_failed"),
         ({"search": "order 17"}, "-lastFailedAt", "word_last_failed"),
+        ({"search": "answer"}, "-lastFailedAt", "last_failed"),
         ({"from": "2026-11-24T12:08:00Z"}, "-lastFailedAt", "last_failed"),
     ],
 )
@@ -196,7 +197,7 @@ def test_every_list_is_read_in_order_from_its_index(
 ) -> None:
     """Neither a scan of the collection nor a sort in memory, on the first page and on those after a cursor."""
     fill(store, 400)
-    where = queries.matching(LetterCriteria.parse(query))
+    where = queries.in_order(queries.matching(LetterCriteria.parse(query)), SORTS[sort])
     keys = SORTS[sort].keys
     if continued:
         middle = store[LETTERS].find().sort([(k.field, k.direction) for k in keys]).skip(200).limit(1)[0]
