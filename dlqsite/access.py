@@ -7,7 +7,7 @@ import ipaddress
 import threading
 import time
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 from django.conf import settings
@@ -178,7 +178,7 @@ class ApiKeyAuthentication(BaseAuthentication):
             throttle_stranger(client_address(request))
             raise AuthenticationFailed("Use the scheme Api-Key: `Authorization: Api-Key <key>`.")
         try:
-            key = ApiKey.objects.get_from_key(given.decode("ascii").strip())
+            key = cast("ApiKey", ApiKey.objects.get_from_key(given.decode("ascii").strip()))
         except (ApiKey.DoesNotExist, UnicodeDecodeError) as error:
             throttle_stranger(client_address(request))
             raise AuthenticationFailed("This API key is unknown, revoked or expired.") from error

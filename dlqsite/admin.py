@@ -31,7 +31,7 @@ class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]
 @admin.register(ApiKey)
 class ApiKeyAdmin(APIKeyModelAdmin):
     form = ApiKeyForm
-    list_display = ("prefix", "name", "scope_names", "rate_limit_per_minute", "created", "expiry_date", "revoked")
+    list_display: Any = ("prefix", "name", "scope_names", "rate_limit_per_minute", "created", "expiry_date", "revoked")
     list_filter = ("revoked",)
     search_fields = ("name", "prefix")
 

@@ -29,6 +29,7 @@ from dlqsite.access import OPEN, may
 from messages_app import presence
 from messages_app.errors import MessagesError
 from messages_app.ledger import ledger
+from messages_app.serializers import enveloped
 
 #: Every check has this long; what has not answered by then is taken for down.
 TIMEOUT_S = 2.0
@@ -242,16 +243,12 @@ class HealthData(serializers.Serializer[Any]):
     uptimeSeconds = serializers.IntegerField(required=False)  # noqa: N815
 
 
-class HealthOut(serializers.Serializer[Any]):
-    data = HealthData()
-
-
 class ProbeData(serializers.Serializer[Any]):
     status = serializers.CharField()
 
 
-class ProbeOut(serializers.Serializer[Any]):
-    data = ProbeData()
+HealthOut = enveloped("Health", HealthData())
+ProbeOut = enveloped("Probe", ProbeData())
 
 
 class LiveView(APIView):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from http import HTTPStatus
 from math import ceil
 from typing import Any
@@ -42,7 +42,7 @@ def answer(
     code: str,
     title: str,
     detail: str,
-    errors: list[Mapping[str, str]] | None = None,
+    errors: Iterable[Mapping[str, object]] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> HttpResponse:
     """A problem as a response."""
@@ -107,8 +107,9 @@ def _from_drf(error: exceptions.APIException) -> HttpResponse:
         headers["WWW-Authenticate"] = error.auth_header  # type: ignore[attr-defined]
     if isinstance(error, exceptions.Throttled):
         headers.update(getattr(error, "headers", None) or {})
-        if error.wait is not None:
-            headers.setdefault("Retry-After", str(max(1, ceil(error.wait))))
+        wait_s: float | None = getattr(error, "wait", None)
+        if wait_s is not None:
+            headers.setdefault("Retry-After", str(max(1, ceil(wait_s))))
         return answer(
             429, "rate_limited", "Too many requests", "The limit of requests per minute is used up.", headers=headers
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.utils import OpenApiResponse
@@ -24,7 +24,9 @@ class Problem(serializers.Serializer[Any]):
     status = serializers.IntegerField()
     detail = serializers.CharField()
     code = serializers.CharField(help_text="Stable, for programs.")
-    errors = ProblemError(many=True, required=False, help_text="Only for invalid input.")
+    errors = ProblemError(  # type: ignore[assignment]  # a field, not the attribute of that name
+        many=True, required=False, help_text="Only for invalid input."
+    )
 
 
 _ALWAYS = {
@@ -37,7 +39,7 @@ _ALWAYS = {
 class DocumentedView(AutoSchema):
     """Adds to every operation the problems that any operation may answer, and the scope it needs."""
 
-    def get_description(self) -> str:
+    def get_description(self) -> str:  # type: ignore[override]  # drf-spectacular's, not DRF's own
         text = super().get_description()
         scope = self._scope()
         return f"{text}\n\nScope: `{scope}`." if scope not in (None, OPEN) else text
@@ -50,12 +52,12 @@ class DocumentedView(AutoSchema):
     def _scope(self) -> str | None:
         return getattr(self.view, "required_scopes", {}).get(self.method)
 
-    def _get_response_bodies(self, direction: str = "response") -> dict[str, Any]:
+    def _get_response_bodies(self, direction: Literal["request", "response"] = "response") -> dict[str, Any]:
         bodies: dict[str, Any] = super()._get_response_bodies(direction)
         stock = {} if self._scope() == OPEN else dict(_ALWAYS)
         for status, text in stock.items():
             if status not in bodies:
-                bodies[status] = self._get_response_for_code(
+                bodies[status] = self._get_response_for_code(  # type: ignore[no-untyped-call]
                     OpenApiResponse(Problem, description=text), status, media_types=["application/problem+json"]
                 )
         return dict(sorted(bodies.items()))

@@ -240,7 +240,7 @@ def check(envelope: Envelope, idempotency_key: str | None = None) -> Submission:
         )
     not_before_ms = None if "notBefore" not in fields else _not_before(fields["notBefore"], faults)
     if faults:
-        raise MessageInvalid(sorted(faults, key=lambda fault: _GRAVEST_FIRST[fault.code]))
+        raise MessageInvalid(_gravest_first(faults))
     given_source = None if source is ABSENT else source
     content = _canonical([message_type, envelope.payload, priority, given_source, tags, not_before_ms])
     return Submission(
@@ -253,6 +253,10 @@ def check(envelope: Envelope, idempotency_key: str | None = None) -> Submission:
         tags=_encode(tags) if tags else "[]",
         not_before_ms=not_before_ms,
     )
+
+
+def _gravest_first(faults: list[Fault]) -> list[Fault]:
+    return sorted(faults, key=lambda fault: _GRAVEST_FIRST[fault.code])
 
 
 def _type(value: Any, faults: list[Fault]) -> str:
@@ -395,7 +399,7 @@ def _scan_batch(text: str) -> list[_Item]:
     elif items is not None and not items:
         faults.append(Fault("invalid_message", "messages", f"must hold 1 to {MAX_BATCH} messages"))
     if faults or items is None:
-        raise MessageInvalid(sorted(faults, key=lambda fault: _GRAVEST_FIRST[fault.code]))
+        raise MessageInvalid(_gravest_first(faults))
     return items
 
 

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from json.decoder import scanstring
+from json.decoder import scanstring  # type: ignore[attr-defined]  # the C scanner of the standard library
 from math import isfinite
 from typing import Any, Final, NamedTuple
 
@@ -23,7 +23,7 @@ MIN_INTEGER: Final = -(2**63)
 MAX_INTEGER: Final = 2**63 - 1
 
 _BOM = b"\xef\xbb\xbf"
-_scan = json.JSONDecoder().scan_once
+_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # likewise
 _space = re.compile(r"[ \t\n\r]*").match
 #: Numbers that may not fit (19 digits, or an exponent of three). Necessary signs, not sufficient ones.
 _LONG_NUMBER = re.compile(r"[0-9](?:[0-9]{18}|[eE]\+?[0-9]{3})")

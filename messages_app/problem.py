@@ -22,7 +22,7 @@ def printable(text: str, limit: int = _DETAIL_LIMIT) -> str:
 
 
 def problem(
-    status: int, code: str, title: str, detail: str, errors: Iterable[Mapping[str, str]] | None = None
+    status: int, code: str, title: str, detail: str, errors: Iterable[Mapping[str, object]] | None = None
 ) -> dict[str, Any]:
     """The members of a problem; ``errors`` (a list of field and message) only for invalid input."""
     members: dict[str, Any] = {
@@ -34,7 +34,8 @@ def problem(
     }
     if errors is not None:
         members["errors"] = [
-            {"field": printable(error["field"], 200), "message": printable(error["message"])} for error in errors
+            {"field": printable(str(error["field"]), 200), "message": printable(str(error["message"]))}
+            for error in errors
         ]
     return members
 

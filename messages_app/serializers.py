@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from drf_spectacular.utils import extend_schema_field
+from drf_spectacular.utils import extend_schema_field, inline_serializer
 from rest_framework import serializers
 
 from messages_app.envelope import Priority
@@ -35,7 +35,9 @@ class MessageIn(serializers.Serializer[Any]):
         help_text="The idempotency key; also taken from the header `Idempotency-Key`. Made here if absent (UUIDv7).",
     )
     priority = serializers.ChoiceField([p.value for p in Priority], default="normal", required=False)
-    source = serializers.CharField(max_length=64, required=False, help_text="Default: the API key's name.")
+    source = serializers.CharField(  # type: ignore[assignment]  # a field, not the attribute of that name
+        max_length=64, required=False, help_text="Default: the API key's name."
+    )
     tags = serializers.ListField(
         child=serializers.CharField(max_length=64), max_length=20, required=False, help_text="Labels to search by."
     )
@@ -45,7 +47,7 @@ class MessageIn(serializers.Serializer[Any]):
 
 
 class BatchIn(serializers.Serializer[Any]):
-    messages = MessageIn(many=True, min_length=1, max_length=1000)
+    messages = serializers.ListField(child=MessageIn(), min_length=1, max_length=1000)
 
 
 class SelfLink(serializers.Serializer[Any]):
@@ -59,10 +61,6 @@ class AcceptedMessage(serializers.Serializer[Any]):
     queuedAt = serializers.DateTimeField(help_text=_INSTANT)  # noqa: N815
     duplicate = serializers.BooleanField(required=False, help_text="True when the message was accepted before.")
     links = SelfLink()
-
-
-class Accepted(serializers.Serializer[Any]):
-    data = AcceptedMessage()
 
 
 class BatchResult(serializers.Serializer[Any]):
@@ -82,10 +80,6 @@ class BatchCounts(serializers.Serializer[Any]):
 class BatchOutcome(serializers.Serializer[Any]):
     results = BatchResult(many=True)
     counts = BatchCounts()
-
-
-class BatchAccepted(serializers.Serializer[Any]):
-    data = BatchOutcome()
 
 
 class AttemptOut(serializers.Serializer[Any]):
@@ -108,7 +102,7 @@ class MessageStatus(serializers.Serializer[Any]):
     messageId = serializers.CharField()  # noqa: N815
     type = serializers.CharField()
     status = serializers.ChoiceField([s.value for s in State])
-    source = serializers.CharField()
+    source = serializers.CharField()  # type: ignore[assignment]
     priority = serializers.ChoiceField([p.value for p in Priority])
     tags = serializers.ListField(child=serializers.CharField())
     queuedAt = serializers.DateTimeField()  # noqa: N815
@@ -125,5 +119,11 @@ class MessageStatus(serializers.Serializer[Any]):
     links = MessageLinks()
 
 
-class MessageOut(serializers.Serializer[Any]):
-    data = MessageStatus()
+def enveloped(name: str, content: serializers.Serializer[Any]) -> serializers.Serializer[Any]:
+    """``{"data": content}``, the shape of every success."""
+    return inline_serializer(name, {"data": content})
+
+
+Accepted = enveloped("Accepted", AcceptedMessage())
+BatchAccepted = enveloped("BatchAccepted", BatchOutcome())
+MessageOut = enveloped("Message", MessageStatus())
