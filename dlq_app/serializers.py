@@ -119,7 +119,7 @@ class ReplayStartedOut(serializers.Serializer[Any]):
     data = ReplayStarted()
 
 
-class ReasonIn(serializers.Serializer[Any]):
+class LetterReasonIn(serializers.Serializer[Any]):
     reason = serializers.CharField(required=False, allow_blank=True, max_length=2000)
 
 

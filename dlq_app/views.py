@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from math import ceil
 from typing import Any, ClassVar
 
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema, extend_schema_view
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -192,18 +192,13 @@ def _described(operation: str, summary: str, description: str) -> Callable[[type
         tags=["Dead letters"],
         summary=summary,
         description=description,
-        request=serializers.ReasonIn,
+        request=serializers.LetterReasonIn,
         responses={
             200: serializers.LetterOut,
             **_problems(s404="`dead_letter_not_found`", s409="`illegal_state` names the status.", s503=_AWAY),
         },
     )
-
-    def apply(view: type[MoveView]) -> type[MoveView]:
-        view.post = schema(view.post)  # type: ignore[method-assign]
-        return view
-
-    return apply
+    return extend_schema_view(post=schema)
 
 
 @_described("resolveDeadLetter", "Resolve a dead letter by hand", "It is done: from any status that waits.")
@@ -255,7 +250,7 @@ class RevealView(APIView):
         tags=["Dead letters"],
         summary="See the secrets of a dead letter",
         description="The letter with nothing hidden. Who looked, and why, is kept in its history.",
-        request=serializers.ReasonIn,
+        request=serializers.LetterReasonIn,
         responses={200: serializers.LetterOut, **_problems(s404="`dead_letter_not_found`", s503=_AWAY)},
     )
     def post(self, request: Request, ref: str) -> Response:
