@@ -121,6 +121,14 @@ class ReplayUnknown(DeadLetterError):
     status = 503
 
 
+class OrderRefused(DeadLetterError):
+    """Intake can never run a message like this: its id, type or priority is none that intake knows."""
+
+    code = "not_replayable"
+    title = "Intake cannot run this message"
+    status = 409
+
+
 class StoreUnavailable(DeadLetterError):
     """The store of dead letters does not answer."""
 

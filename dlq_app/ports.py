@@ -66,7 +66,10 @@ class VoidAnswer:
 
 
 class IntakePort(Protocol):
-    """Raises ``dlq_app.errors.StoreUnavailable`` when intake's store gives no answer: the outcome is then unknown."""
+    """Raises ``dlq_app.errors.StoreUnavailable`` when intake's store gives no answer: the outcome is then unknown.
+
+    ``OrderRefused`` from ``forward`` or ``void``: no message of that id, type or priority can ever be there.
+    """
 
     def now_ms(self) -> int: ...
 

@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from dlq_app import errors
-from dlq_app.errors import DeadLetterError, StoreUnavailable
+from dlq_app.errors import DeadLetterError, OrderRefused, StoreUnavailable
 from dlq_app.letter import DeadLetter
 from dlq_app.ports import ForwardAnswer, ForwardOrder, ForwardStatus, IntakePort
 from dlq_app.repository import ClaimOrder, Letters
@@ -64,10 +64,11 @@ class AlreadyClaimed:
 
 @dataclass(frozen=True, slots=True)
 class NotReplayable:
-    """The letter's status does not allow it: resolved letters need ``force``."""
+    """The letter's status does not allow it: resolved letters need ``force``. Or intake can never run its message."""
 
     message_id: str
     status: Status
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,8 @@ def refusal(answer: ReplayAnswer) -> DeadLetterError | None:
             return None
         case AlreadyClaimed(message_id, by):
             return errors.ReplayInFlight(f"{message_id} is being replayed or runs already ({by or 'in other hands'}).")
+        case NotReplayable(message_id, _, why) if why:
+            return errors.OrderRefused(f"{message_id} cannot be replayed: {why}")
         case NotReplayable(message_id, status):
             hint = "; `force` replays it all the same" if status is Status.RESOLVED else ""
             return errors.MoveRefused(f"{message_id} is {status}{hint}.")
@@ -227,7 +230,10 @@ class Replayer:
     def forward(self, claimed: DeadLetter, began_ms: int, *, force: bool) -> ReplayAnswer:
         """Send a claimed letter's message on its way. ``began_ms`` is intake's clock from before the claim."""
         order = order_of(claimed, began_ms + int(FORWARD_WITHIN.total_seconds() * 1000), force=force)
-        answer = self._ask(lambda: self._port.forward(order))
+        try:
+            answer = self._ask(lambda: self._port.forward(order))
+        except OrderRefused as error:
+            return self._leave_to_a_person(claimed, str(error))
         if answer is not None and answer.status is ForwardStatus.FORWARDED:
             return _replayed(claimed)
         # Refused or unknown: an earlier copy of the order may still be under way, so bar its way before saying "no".
@@ -254,6 +260,12 @@ class Replayer:
         self._letters.release(claimed, why=f"not started: {why}", now=self._now())
         return NotStarted(claimed.message_id, why)
 
+    def _leave_to_a_person(self, claimed: DeadLetter, why: str) -> NotReplayable:
+        """Intake can never hold this epoch's message, so there is no way to bar before the claim ends."""
+        self._letters.hand_over(claimed, why=f"not started: {why}", now=self._now())
+        log.error("letter_not_replayable", extra={"letter_id": claimed.id, "why": why})
+        return NotReplayable(claimed.message_id, Status.MANUAL, why)
+
     def _ask(self, question: Callable[[], _T]) -> _T | None:
         """The answer, or None when intake gave none for five seconds. Every question may be repeated."""
         until = self._monotonic() + ASK_AGAIN_S
@@ -274,7 +286,11 @@ class Replayer:
         if letter.fence == 0:
             self._letters.release(letter, why="the claim was broken", now=self._now())
             return "released"
-        answer = self._port.void(letter.message_id, letter.fence)
+        try:
+            answer = self._port.void(letter.message_id, letter.fence)
+        except OrderRefused as error:
+            self._leave_to_a_person(letter, str(error))
+            return "released"
         if not answer.exists:
             released = self._letters.release(letter, why="the claim went stale: nothing was started", now=self._now())
             return "released" if released else "moved"

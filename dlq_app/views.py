@@ -150,7 +150,8 @@ class ReplayView(APIView):
             **_problems(
                 s400="`invalid_request`, `invalid_payload`",
                 s404="`dead_letter_not_found`",
-                s409="`replay_in_flight`, `illegal_state` (resolved, without `force`), `already_done`",
+                s409="`replay_in_flight`, `illegal_state` (resolved, without `force`), `already_done`, "
+                "`not_replayable`",
                 s503="`circuit_open`, `store_unavailable`: nothing was started. `replay_unknown`: see the letter.",
             ),
         },

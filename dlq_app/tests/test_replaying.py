@@ -15,7 +15,7 @@ from pymongo.database import Database
 from pymongo.errors import NetworkTimeout
 
 from dlq_app import replaying, services
-from dlq_app.errors import PayloadInvalid, StoreUnavailable
+from dlq_app.errors import OrderRefused, PayloadInvalid, StoreUnavailable
 from dlq_app.letter import DeadLetter
 from dlq_app.replaying import (
     AlreadyClaimed,
@@ -670,3 +670,31 @@ def test_intake_away_stops_the_round_without_a_trace(letters: Letters, intake: M
         services.replay_due()
 
     assert found(letters) == before
+
+
+def test_a_letter_that_intake_can_never_run_is_left_to_a_person(letters: Letters, intake: MemoryIntake) -> None:
+    services.record_outcomes([a_death("m-1"), a_death("m-2")], [])
+    refused = OrderRefused("The ledger cannot do that: bad id.")
+
+    def refuse_the_first() -> None:
+        intake.fail.clear()
+        raise refused
+
+    intake.fail["before_forward"] = refuse_the_first
+
+    done = services.replay_due()
+
+    assert (done.due, done.replayed, done.left) == (2, 1, 1)
+    assert sorted(found(letters, name).status for name in ("m-1", "m-2")) == [Status.MANUAL, Status.PROCESSING]
+
+
+def test_the_sweep_leaves_a_claim_of_no_possible_message_to_a_person(
+    letter: DeadLetter, letters: Letters, intake: MemoryIntake, store: Database[dict[str, Any]]
+) -> None:
+    claim_and_die(letters, intake)
+    make_stale(store)
+    intake.fail["before_void"] = OrderRefused("bad id")
+
+    assert services.release_stale() == 1
+
+    assert found(letters).status is Status.MANUAL
