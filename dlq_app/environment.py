@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 _FRESH_S = 1.0
 
