@@ -39,10 +39,13 @@ _ALWAYS = {
 class DocumentedView(AutoSchema):
     """Adds to every operation the problems that any operation may answer, and the scope it needs."""
 
-    def get_description(self) -> str:  # type: ignore[override]  # drf-spectacular's, not DRF's own
-        text = super().get_description()
+    def get_operation(self, *args: Any, **kwargs: Any) -> Any:
+        operation = super().get_operation(*args, **kwargs)
         scope = self._scope()
-        return f"{text}\n\nScope: `{scope}`." if scope not in (None, OPEN) else text
+        if operation and scope not in (None, OPEN):
+            # Here and not in get_description, which a view's own text replaces.
+            operation["description"] = f"{operation.get('description', '')}\n\nScope: `{scope}`.".lstrip()
+        return operation
 
     def get_auth(self) -> list[dict[str, list[str]]]:
         if self._scope() == OPEN:

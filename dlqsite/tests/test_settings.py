@@ -1,0 +1,128 @@
+"""Settings: refused when they cannot work, clean when they are as documented, and none that nobody has heard of."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
+from django.test import Client
+from pytest_django import Settings
+
+from dlqsite import checks
+from dlqsite.logs import request_id_of
+
+ROOT = Path(django_settings.BASE_DIR)
+
+
+def manage(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    inherited = {name: value for name, value in os.environ.items() if name not in ("SECRET_KEY", "HTTPS", "DEBUG")}
+    return subprocess.run(
+        [sys.executable, "manage.py", *arguments],
+        cwd=ROOT,
+        env={**inherited, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_the_deployment_check_is_clean_with_the_documented_environment() -> None:
+    done = manage("check", "--deploy", "--fail-level", "WARNING", SECRET_KEY="".join(f"k{n}" for n in range(40)))
+
+    assert done.returncode == 0, done.stderr
+    assert "no issues" in done.stdout
+
+
+def test_without_a_secret_key_nothing_runs_and_the_fix_is_told(tmp_path: Path) -> None:
+    done = manage("check", DATA_DIR=str(tmp_path))
+
+    assert done.returncode == 1
+    assert "dlqsite.E001" in done.stderr
+    assert "secrets.token_urlsafe" in done.stderr
+
+
+def test_the_key_in_the_data_directory_is_used(tmp_path: Path) -> None:
+    (tmp_path / "secret_key").write_text("".join(f"k{n}" for n in range(40)) + "\n")
+
+    assert manage("check", DATA_DIR=str(tmp_path)).returncode == 0
+
+
+@pytest.mark.parametrize("key", ["", "short", "insecure-key-for-development-only-never-serve-with-it"])
+def test_a_server_refuses_to_start_with_a_weak_key(settings: Settings, key: str) -> None:
+    settings.SECRET_KEY = key
+    settings.DEBUG = False
+
+    with pytest.raises(ImproperlyConfigured, match="Set SECRET_KEY"):
+        checks.require_secret_key()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "check", "code"),
+    [
+        ("TRUSTED_PROXIES", ["10.0.0.0/8", "proxy.example"], checks.check_trusted_proxies, "dlqsite.E002"),
+        ("READ_RATE_LIMIT_PER_MINUTE", -1, checks.check_rate_limits, "dlqsite.E003"),
+        ("LOG_FORMAT", "xml", checks.check_log_format, "dlqsite.E004"),
+    ],
+)
+def test_what_cannot_work_is_an_error_with_a_hint(
+    settings: Settings, name: str, value: Any, check: Any, code: str
+) -> None:
+    assert check(None) == []
+    setattr(settings, name, value)
+
+    (found,) = check(None)
+
+    assert found.id == code
+    assert found.hint
+
+
+def variables(path: str, pattern: str) -> set[str]:
+    return set(re.findall(pattern, (ROOT / path).read_text(encoding="utf-8")))
+
+
+def test_every_variable_is_in_the_example_and_in_the_docs() -> None:
+    read = variables("dlqsite/settings.py", r'env\.\w+\(\s*"([A-Z_]+)"') | variables(
+        "gunicorn.conf.py", r'environ\.get\("([A-Z_]+)"'
+    )
+    example = variables(".env.example", r"(?m)^#([A-Z_]+)=")
+    docs = variables("docs/settings.md", r"`([A-Z_]{4,})`")
+
+    assert read - example == set()
+    assert example - docs == set()
+
+
+@pytest.mark.django_db
+def test_pages_are_sent_with_a_strict_policy() -> None:
+    answer = Client().get("/admin/login/")
+
+    policy = dict(part.strip().split(" ", 1) for part in answer["Content-Security-Policy"].split(";") if part.strip())
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == "'self'"
+    assert policy["frame-ancestors"] == "'none'"
+    assert answer["X-Content-Type-Options"] == "nosniff"
+    assert answer["X-Frame-Options"] == "DENY"
+    assert answer["Referrer-Policy"] == "same-origin"
+    assert "unsafe" not in answer["Content-Security-Policy"]
+
+
+@pytest.mark.django_db
+def test_ten_wrong_passwords_close_the_door_for_that_name_and_address_only() -> None:
+    wrong = {"username": "olga", "password": "wrong"}
+    statuses = [Client().post("/admin/login/", wrong).status_code for _ in range(11)]
+
+    assert statuses[:9] == [200] * 9
+    assert statuses[10] == 429
+    assert Client().post("/admin/login/", wrong, REMOTE_ADDR="192.0.2.7").status_code == 200
+
+
+@pytest.mark.parametrize("given", ["", "a\nb", "a b", "ä", "x" * 65, "<script>"])
+def test_a_request_id_that_could_forge_a_log_line_is_replaced(given: str) -> None:
+    assert re.fullmatch("[0-9a-f]{32}", request_id_of(given))
