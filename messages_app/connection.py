@@ -24,7 +24,7 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
-from messages_app.errors import StoreUnavailable
+from messages_app.errors import LedgerRefused, StoreUnavailable
 from messages_app.scripts import Script
 
 #: Seconds to wait for a connection and for each answer.
@@ -35,6 +35,9 @@ Command = Sequence[Any]
 _ADDRESS = ("host", "port", "path", "db", "username", "password", "credential_provider", "client_name")
 #: Refusals that say something about the server, not about the request.
 _SERVER_TROUBLE = re.compile(r"\b(OOM|MISCONF|READONLY|MASTERDOWN|NOREPLICAS|BUSY|CLUSTERDOWN|TRYAGAIN|WAITAOF)\b")
+
+#: How the scripts refuse what can never be, before they write anything.
+_BAD_ARGUMENT = re.compile(r"\bBADARG ([a-z ]+)")
 
 
 @cache
@@ -157,6 +160,8 @@ class ScriptCaller:
             replies = self.lines.call_many(commands)
         for reply in replies:
             if isinstance(reply, ResponseError):
+                if bad := _BAD_ARGUMENT.search(str(reply)):
+                    raise LedgerRefused(f"The ledger cannot do that: bad {bad[1]}.") from reply
                 raise reply
         return replies
 

@@ -37,6 +37,14 @@ class StoreUnavailable(MessagesError):
         super().__init__(detail, retry_after=retry_after)
 
 
+class LedgerRefused(MessagesError):
+    """The ledger was asked for something that can never be, such as a message id outside its alphabet."""
+
+    code = "ledger_refused"
+    title = "The ledger can never hold such a message."
+    status = 409
+
+
 class InvalidJson(MessagesError):
     """The body is no JSON text in UTF-8."""
 

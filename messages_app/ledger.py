@@ -11,6 +11,7 @@ What a move does, and what stops it, is told in ``docs/lifecycle.md`` and in the
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,9 @@ LATE_MS = 5_000
 VOID_TTL_MS = 24 * 3600 * 1000
 _OLDEST_REDIS = (6, 2)
 _line_of_json = json.JSONEncoder(separators=(",", ":")).encode
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,12 +177,12 @@ class Ledger:
         alone, empty, rows = self._scripts.run(
             "claim", token, limit, owner, holding, max_bytes, self._terms.lease_ms
         )  # fmt: skip
-        return Claim(tuple(_claimed(row) for row in rows), alone, bool(empty))
+        return Claim(_readable(rows), alone, bool(empty))
 
     def claim_one(self, message_id: str, epoch: int, attempt: int, *, token: str, owner: str) -> Claimed | None:
         """The message of a wake-up that somebody else popped; None when the wake-up no longer fits."""
         rows = self._scripts.run("claim_one", message_id, epoch, attempt, token, owner, self._terms.lease_ms)
-        return _claimed(rows[0]) if rows else None
+        return next(iter(_readable(rows)), None)
 
     def wait_for_work(self, timeout_s: float) -> None:
         """Return when a wake-up has been pushed, or after ``timeout_s`` (at most a second; more gains nothing)."""
@@ -223,8 +227,12 @@ class Ledger:
     def outbox(self, limit: int = 100) -> list[OutboxEntry]:
         """Outcomes that MongoDB has not acknowledged, oldest first."""
         ids = [entry.decode() for entry in self._lines.call("ZRANGE", self._prefix + "outbox", 0, limit - 1)]
-        records = [record for record in self.get_many(ids) if record is not None and record.outbox]
-        return [OutboxEntry(record.outbox, record) for record in records]
+        found = dict(zip(ids, self.get_many(ids), strict=True))
+        entries = [OutboxEntry(record.outbox, record) for record in found.values() if record and record.outbox]
+        told = {entry.record.message_id for entry in entries}
+        # Entries that stand for nothing would hold up those behind them; the script looks again before it clears them.
+        self.drained([(message_id, 0, "death") for message_id in ids if message_id not in told])
+        return entries
 
     def drained(self, acknowledged: Sequence[tuple[str, int, str]]) -> list[bool]:
         """Take acknowledged outcomes, as (id, epoch, kind), out of the outbox; False for one that has moved on."""
@@ -329,6 +337,17 @@ def _outcome_args(outcome: Outcome) -> list[Any]:
             return [outcome.message_id, outcome.fence, delay, outcome.error, attempt]
         case Deferred():
             return [outcome.message_id, outcome.fence, outcome.delay_ms, outcome.why, attempt]
+
+
+def _readable(rows: list[list[bytes]]) -> tuple[Claimed, ...]:
+    """The claimed messages; one that is broken in the store goes to its end by its leases, without the others."""
+    claimed = []
+    for row in rows:
+        try:
+            claimed.append(_claimed(row))
+        except (ValueError, KeyError, TypeError):
+            log.exception("claimed_unreadable", extra={"message_id": row[-1].decode(errors="replace")})
+    return tuple(claimed)
 
 
 def _claimed(row: list[bytes]) -> Claimed:

@@ -9,11 +9,11 @@ import uuid
 from collections.abc import Callable
 from typing import TypeVar
 
-from dlq_app.errors import PayloadInvalid
+from dlq_app.errors import OrderRefused, PayloadInvalid
 from dlq_app.errors import StoreUnavailable as IntakeUnavailable
 from dlq_app.ports import ForwardAnswer, ForwardOrder, VoidAnswer
 from messages_app import leases, registry
-from messages_app.errors import MessagesError, StoreUnavailable
+from messages_app.errors import LedgerRefused, MessagesError, StoreUnavailable
 from messages_app.ledger import Ledger, ledger
 from messages_app.names import process_name
 from messages_app.parsing import parse_payload
@@ -140,3 +140,5 @@ def _answered(ask: Callable[[], _T]) -> _T:
         return ask()
     except StoreUnavailable as error:
         raise IntakeUnavailable(str(error), retry_after=error.retry_after) from error
+    except LedgerRefused as error:
+        raise OrderRefused(str(error)) from error

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 import redis
-from redis.exceptions import ResponseError
 
+from messages_app.errors import LedgerRefused
 from messages_app.ledger import Ledger
 from messages_app.records import Completed, Deferred, Failed, State, Verdict
 from messages_app.tests.ledgers import START_MS, Desk, acceptance, order, token
@@ -477,5 +477,13 @@ def test_refusals_leave_traces_but_not_without_end(desk: Desk) -> None:
 
 
 def test_nothing_passes_a_claim_without_a_token(desk: Desk) -> None:
-    with pytest.raises(ResponseError, match="BADARG"):
+    with pytest.raises(LedgerRefused):
         desk.claim(token="")
+
+
+def test_a_message_that_is_broken_in_the_store_does_not_take_its_neighbours_along(desk: Desk) -> None:
+    for name in ("a", "b", "c"):
+        desk.accept(name)
+    desk.client.set("dlq:story:b", "{")
+
+    assert [claimed.message_id for claimed in desk.claim()] == ["a", "c"]

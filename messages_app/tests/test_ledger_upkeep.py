@@ -298,3 +298,12 @@ def test_what_mongodb_can_never_take_is_set_aside_and_can_come_back(desk: Desk) 
     assert not desk.ledger.release_quarantined("a")
     assert [entry.record.message_id for entry in desk.ledger.outbox()] == ["a"]
     assert desk.ledger.quarantined() == []
+
+
+def test_entries_that_stand_for_nothing_do_not_hold_up_the_outbox(desk: Desk) -> None:
+    desk.client.zadd("dlq:outbox", {f"ghost-{number}": number for number in range(100)})
+    desk.accept("a")
+    desk.kill("a")
+
+    assert desk.ledger.outbox() == []
+    assert [entry.record.message_id for entry in desk.ledger.outbox()] == ["a"]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import redis
 
-from dlq_app.errors import PayloadInvalid
+from dlq_app.errors import OrderRefused, PayloadInvalid
 from dlq_app.errors import StoreUnavailable as IntakeUnavailable
 from dlq_app.ports import ForwardOrder, ForwardStatus, IntakePort, intake
 from messages_app import services
@@ -53,6 +54,12 @@ def test_a_voided_epoch_never_comes_back(port: IntakePort) -> None:
 
     assert not port.void("m1", 7).exists
     assert port.forward(order).status is ForwardStatus.VOIDED
+
+
+@pytest.mark.parametrize("impossible", [{"message_id": "no/such id"}, {"type": ""}, {"priority": "urgent"}])
+def test_an_order_that_can_never_be_is_refused_as_such(port: IntakePort, impossible: dict[str, str]) -> None:
+    with pytest.raises(OrderRefused):
+        port.forward(replace(an_order(port.now_ms()), **impossible))
 
 
 @pytest.mark.parametrize("payload", [b"{", b"\xff", b'"\\ud800"', b"[" * 40 + b"]" * 40, b"9" * 30, b""])
