@@ -39,7 +39,7 @@ class Watched:
 
 def call(application: Any, body: bytes, *, path: str = "/api/messages", method: str = "POST", **environ: Any) -> Answer:
     headers = {"CONTENT_TYPE": "application/json", "CONTENT_LENGTH": str(len(body)), "wsgi.input": io.BytesIO(body)}
-    full = RequestFactory()._base_environ(
+    full = RequestFactory()._base_environ(  # type: ignore[attr-defined]  # the stubs do not know it
         **{"PATH_INFO": path, "REQUEST_METHOD": method, "HTTP_HOST": "localhost", **headers, **environ}
     )
     seen: list[Any] = []

@@ -77,7 +77,7 @@ def test_there_is_something_to_walk() -> None:
 @pytest.mark.parametrize(("path", "callback"), API, ids=[path for path, _ in API])
 def test_the_api_lets_in_whom_it_names_and_nobody_else(path: str, callback: Any) -> None:
     scopes = scopes_of(callback)
-    clients = [("", (), Client())]
+    clients: list[tuple[str, tuple[str, ...], Client]] = [("", (), Client())]
     clients += [(f"key:{scope}", SCOPES if scope == "admin" else (scope,), with_key(scope)) for scope in SCOPES]
     clients += [
         (f"staff:{permission}", held, staff(f"s-{permission}", *filter(None, [permission])))
