@@ -161,9 +161,9 @@ class Runner:
             return self.fail(attempt, self._unknown_type(claimed.type))
         try:
             payload = _decode(claimed.body.decode())
-        except (ValueError, RecursionError) as error:
+        except (ValueError, RecursionError) as broken:
             return self.fail(
-                attempt, Failure(VALIDATION_ERROR, ErrorKind.PERMANENT, f"The payload is not JSON: {error}")
+                attempt, Failure(VALIDATION_ERROR, ErrorKind.PERMANENT, f"The payload is not JSON: {broken}")
             )
         limit_s = limit_of(spec)
         message = message_of(attempt, payload, limit_s)

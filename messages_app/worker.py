@@ -47,16 +47,14 @@ class ThreadedWorker(Worker):
         self,
         queues: Any,
         name: str | None = None,
-        *args: Any,
+        *,
         concurrency: int | None = None,
         serializer: Any = None,
         job_class: Any = None,
         **kwargs: Any,
     ) -> None:
         """``serializer`` and ``job_class`` are passed by RQ's tools and not followed: wake-ups are JSON, and ours."""
-        super().__init__(
-            queues, name or process_name(), *args, serializer=JSONSerializer, job_class=WakeUpJob, **kwargs
-        )
+        super().__init__(queues, name or process_name(), serializer=JSONSerializer, job_class=WakeUpJob, **kwargs)
         self.worker_ttl = WORKER_TTL_S
         self.concurrency = concurrency or conf.concurrency()
         #: 0 after a stop that was asked for; 1 when the process should be replaced.

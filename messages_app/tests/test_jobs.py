@@ -25,8 +25,11 @@ pytestmark = pytest.mark.redis
 def stored(client: redis.Redis, data: Any, **fields: Any) -> WakeUpJob:
     """The job that RQ would read for these stored fields."""
     raw = data if isinstance(data, bytes) else json.dumps(data).encode()
-    client.hset("rq:job:j1", mapping={"data": raw, "status": "queued", "origin": "normal", **fields})
-    return WakeUpJob.fetch("j1", connection=client, serializer=DefaultSerializer)
+    mapping: dict[Any, Any] = {"data": raw, "status": "queued", "origin": "normal", **fields}
+    client.hset("rq:job:j1", mapping=mapping)
+    job = WakeUpJob.fetch("j1", connection=client, serializer=DefaultSerializer)
+    assert isinstance(job, WakeUpJob)
+    return job
 
 
 def test_a_wake_up_runs_process(redis_client: redis.Redis) -> None:

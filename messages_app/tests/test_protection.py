@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,8 +21,8 @@ pytestmark = pytest.mark.redis
 
 
 @pytest.fixture
-def breaker(redis_client: redis.Redis) -> Iterator[CircuitBreaker]:
-    yield breaker_for("orders-db")
+def breaker(redis_client: redis.Redis) -> CircuitBreaker:
+    return breaker_for("orders-db")
 
 
 def run(type: str, *, roll: float = 0.5, **differing: Any) -> Outcome | None:
@@ -106,14 +105,15 @@ def test_a_closed_breaker_lets_everything_through(breaker: CircuitBreaker) -> No
 
 def test_a_time_out_counts_against_the_downstream_and_a_shutdown_does_not(breaker: CircuitBreaker) -> None:
     for why, counted in (("shutdown", (0, 0)), ("timeout", (1, 1))):
+        current: list[Attempt] = []
 
-        def cut(message: Message, why: str = why) -> None:
-            assert current.interrupt(why)
+        def cut(message: Message, why: str = why, current: list[Attempt] = current) -> None:
+            assert current[0].interrupt(why)
             while True:
                 time.sleep(0.001)
 
         with handling(cut, breaker="orders-db") as type:
-            current = Attempt(a_claimed(type=type, message_id=why), time.monotonic())
-            Runner("w-1").run(current)
+            current.append(Attempt(a_claimed(type=type, message_id=why), time.monotonic()))
+            Runner("w-1").run(current[0])
         seen = breaker.peek()
         assert (seen.total, seen.failures) == counted

@@ -62,7 +62,10 @@ def test_a_handler_sees_the_message() -> None:
     seen: list[Message] = []
 
     with handling(seen.append) as type:
-        run(an_attempt(type=type, body=b'{"n": 1}', attempt=2, prior_runs=5, tags='["a","b"]', replay_id="r", version=3))
+        attempt = an_attempt(
+            type=type, body=b'{"n": 1}', attempt=2, prior_runs=5, tags='["a","b"]', replay_id="r", version=3
+        )
+        run(attempt)
 
     (message,) = seen
     assert (message.id, message.attempt, message.prior_runs, message.payload) == ("m1", 3, 5, {"n": 1})
@@ -110,7 +113,9 @@ def test_a_circular_result_is_no_failure() -> None:
         (0, 3, "UNHEARD_OF", 1000),
     ],
 )
-def test_a_failure_is_retried_or_given_up(attempt: int, max_retries: int, error_type: str, delay_ms: int | None) -> None:
+def test_a_failure_is_retried_or_given_up(
+    attempt: int, max_retries: int, error_type: str, delay_ms: int | None
+) -> None:
     body = json.dumps({"simulateError": True, "errorType": error_type, "errorMessage": "as told"}).encode()
 
     outcome = run(an_attempt(body=body, attempt=attempt, max_retries=max_retries))
@@ -138,7 +143,9 @@ def test_the_wish_of_the_downstream_is_honoured() -> None:
     assert outcome.delay_ms == 12_500
 
 
-@pytest.mark.parametrize("raised", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), MemoryError(), RecursionError()])
+@pytest.mark.parametrize(
+    "raised", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), MemoryError(), RecursionError()]
+)
 def test_whatever_a_handler_raises_is_a_failure(raised: BaseException) -> None:
     def raising(message: Message) -> None:
         raise raised
@@ -174,7 +181,7 @@ def test_a_handler_is_interrupted_at_its_deadline() -> None:
         while True:
             try:
                 time.sleep(0.001)
-            except Exception:
+            except Exception:  # noqa: S112  the very thing that a time limit must hold against
                 continue
 
     with handling(endless) as type:

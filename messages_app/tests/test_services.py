@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import redis
@@ -57,7 +58,7 @@ def test_a_voided_epoch_never_comes_back(port: IntakePort) -> None:
 
 
 @pytest.mark.parametrize("impossible", [{"message_id": "no/such id"}, {"type": ""}, {"priority": "urgent"}])
-def test_an_order_that_can_never_be_is_refused_as_such(port: IntakePort, impossible: dict[str, str]) -> None:
+def test_an_order_that_can_never_be_is_refused_as_such(port: IntakePort, impossible: dict[str, Any]) -> None:
     with pytest.raises(OrderRefused):
         port.forward(replace(an_order(port.now_ms()), **impossible))
 

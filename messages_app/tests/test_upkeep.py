@@ -44,10 +44,8 @@ class Letters:
             raise LettersUnavailable("away")
         self.deaths += deaths
         self.settles += settles
-        return [
-            Recorded(False, "too odd") if outcome.message_id in self.refuses else Recorded(True)
-            for outcome in (*deaths, *settles)
-        ]
+        ids = [death.message_id for death in deaths] + [settled.message_id for settled in settles]
+        return [Recorded(False, "too odd") if name in self.refuses else Recorded(True) for name in ids]
 
 
 @pytest.fixture
@@ -80,11 +78,7 @@ def dies(book: Ledger, message_id: str, **differing: Any) -> None:
     book.accept(an_acceptance({"n": 1}, message_id=message_id, **differing))
     (claimed,) = book.claim(token=message_id, limit=1, owner="w-1", holding=1).records
     book.flush(
-        [
-            Failed(
-                message_id=message_id, fence=claimed.fence, delay_ms=None, error=json.dumps(ERROR), attempt_json=LINE
-            )
-        ]
+        [Failed(message_id=message_id, fence=claimed.fence, delay_ms=None, error=json.dumps(ERROR), attempt_json=LINE)]
     )
 
 
