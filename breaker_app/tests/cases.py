@@ -499,3 +499,11 @@ def the_smallest_share_of_slow_calls_trips(bench: Bench) -> None:
 def a_breaker_never_used_shows_nothing(bench: Bench) -> None:
     seen = bench.peek(at=5_000)
     assert (seen.state, seen.generation, seen.total, seen.leases, seen.opens) == (State.CLOSED, 0, 0, 0, 0)
+
+
+@case("C54")
+def an_order_finds_what_time_has_done(bench: Bench) -> None:
+    bench.half()
+    bench.force(State.CLOSED, at=90_000)
+    assert [one.why for one in bench.breaker.transitions(2)] == [Why.MANUAL, Why.PROBES_LOST]
+    assert bench.breaker.transitions(1)[0].source is State.OPEN
