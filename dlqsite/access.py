@@ -140,8 +140,12 @@ def known_client(environ: Mapping[str, Any]) -> Client | None:
         return None
     if settings.SECURE_SSL_REDIRECT and not _is_secure(environ):
         return None
-    host = split_domain_port(str(environ.get("HTTP_HOST", "")))[0]
-    return known[1] if validate_host(host, settings.ALLOWED_HOSTS) else None
+    return known[1] if _is_allowed(environ.get("HTTP_HOST", ""), tuple(settings.ALLOWED_HOSTS)) else None
+
+
+@lru_cache(maxsize=256)
+def _is_allowed(host: str, allowed: tuple[str, ...]) -> bool:
+    return validate_host(split_domain_port(host)[0], allowed)
 
 
 def _is_secure(environ: Mapping[str, Any]) -> bool:

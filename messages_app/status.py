@@ -14,7 +14,8 @@ _WAITING = frozenset({State.SCHEDULED, State.RETRY_WAIT})
 def instant(ms: int) -> str:
     """Epoch milliseconds as ISO 8601 in UTC with milliseconds."""
     seconds, rest = divmod(ms, 1000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:03d}Z"
+    # isoformat costs a third of strftime, and every acceptance shows an instant.
+    return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}.{rest:03d}Z"
 
 
 def message_path(message_id: str) -> str:

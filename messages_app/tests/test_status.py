@@ -17,10 +17,9 @@ def a_record(**changes: Any) -> Record:
         "body": b'{"a":1.0}', "run_body": None, "version": 0, "sha256": "", "priority": "normal", "source": "shop",
         "client": "key:shop", "tags": '["x"]', "queued_at_ms": 1_700_000_000_123, "not_before_ms": None,
         "due_at_ms": None, "lease_until_ms": None, "started_at_ms": None, "finished_at_ms": None,
-        "acct_day": "20231114", "max_retries": 3,
-        "recoveries": 0, "deferrals": 0, "deferred_since_ms": None,
-        "prior_runs": 0, "replay_id": "", "batch_id": "", "death_seen": 0, "owner": "", "outbox": "",
-        "last_error": "", "attempts": "", "result": "",
+        "acct_day": "20231114", "max_retries": 3, "recoveries": 0, "deferrals": 0, "deferred_since_ms": None,
+        "prior_runs": 0, "replay_id": "", "batch_id": "", "death_seen": 0, "owner": "", "outbox": "", "last_error": "",
+        "attempts": "", "result": "",
     }  # fmt: skip
     return Record(**(values | changes))
 
