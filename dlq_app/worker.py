@@ -57,7 +57,7 @@ class DlqWorker:
         log.info("dlq_worker_stopped", extra={"worker": self.name, "replayed": self._replayed})
 
     def stop(self) -> None:
-        """End after the round under way. Safe in a signal handler."""
+        """End after the round under way. From a signal handler, call it on another thread."""
         self._stop.set()
         self._wake.set()
 

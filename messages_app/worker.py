@@ -6,6 +6,7 @@ import logging
 import signal
 import threading
 import time
+from _thread import start_new_thread
 from types import FrameType
 from typing import Any
 
@@ -104,13 +105,17 @@ class ThreadedWorker(Worker):
         return bool(engine.flusher.flushed)
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
-        """The first signal ends the work in peace, the next one hands back at once what still runs."""
+        """The first signal ends the work in peace, the next one hands back at once what still runs.
+
+        A signal may come while the main thread holds the very lock inside an event that ``set`` needs: so another
+        thread sets it.
+        """
         now = time.monotonic()
-        if not self._stop.is_set():
+        if not self._stop_asked_at:
             self._stop_asked_at = now
-            self._stop.set()
+            start_new_thread(self._stop.set, ())
         elif now - self._stop_asked_at > _ECHO_S:
-            self._hurry.set()
+            start_new_thread(self._hurry.set, ())
 
     def stop(self) -> None:
         """What a signal does, for whoever runs the worker on a thread."""

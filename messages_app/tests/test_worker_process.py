@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from messages_app.ledger import Ledger
 from messages_app.records import State
 from messages_app.tests.handling import an_acceptance, eventually, reaches
 from messages_app.upkeep import Upkeep
+from messages_app.worker import make_worker
 
 pytestmark = [pytest.mark.redis, pytest.mark.journey]
 
@@ -197,3 +199,15 @@ def _kill_orphans(session: int) -> None:
             continue  # ended meanwhile
         if int(fields[3]) == session:
             os.kill(int(stat.parent.name), signal.SIGKILL)
+
+
+def test_a_signal_finds_its_way_whatever_lock_the_main_thread_holds(book: Ledger) -> None:
+    worker = make_worker(1)
+    handler = threading.Thread(target=worker.request_stop, args=(signal.SIGTERM, None), daemon=True)
+
+    with worker._stop._cond:  # type: ignore[attr-defined]  # where the main thread is for a moment, each time it begins or ends to wait
+        handler.start()
+        handler.join(5)
+        assert not handler.is_alive()
+
+    assert worker._stop.wait(5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+from _thread import start_new_thread
 from contextlib import suppress
 from typing import Any
 
@@ -25,7 +26,8 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
+            # On a thread of its own: the main thread may hold the event's lock at the moment of the signal.
+            signal.signal(number, lambda *_: start_new_thread(stop.set, ()))
         heartbeat = Heartbeat()
         log.info("cron_started", extra={"cron": heartbeat.name})
         Cron(duties(heartbeat), stop).run()

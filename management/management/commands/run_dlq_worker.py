@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from _thread import start_new_thread
 from typing import Any
 
 from django.core.management.base import BaseCommand
@@ -21,9 +22,10 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         worker = DlqWorker()
+        # On threads of their own: the main thread may hold the lock that they need at the moment of the signal.
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: worker.stop())
-        signal.signal(signal.SIGUSR1, lambda *_: worker.nudge())
+            signal.signal(number, lambda *_: start_new_thread(worker.stop, ()))
+        signal.signal(signal.SIGUSR1, lambda *_: start_new_thread(worker.nudge, ()))
         # It also moves and drains messages: with no message worker alive, letters still arrive.
         upkeep = Upkeep(ledger(), name=worker.name, role="dlq_worker", details=worker.details)
         upkeep.start()
