@@ -261,7 +261,7 @@ def look_at_work() -> Iterator[Finding]:
         yield _fail(
             "quarantine",
             f"{figures.quarantined} outcomes could not be stored in MongoDB",
-            "Look them up under Messages in the console, mend the cause, and release them there.",
+            "See why: manage.py quarantine list. Mend the cause, then: manage.py quarantine release --all.",
         )
     else:
         yield _ok("quarantine", "empty")
