@@ -261,7 +261,7 @@ _LANES = ("high", "normal", "low", "alone")
 RQ_QUEUES = {
     name: {"URL": REDIS_URL, "DEFAULT_TIMEOUT": 3600, "SERIALIZER": "rq.serializers.JSONSerializer"} for name in _LANES
 }
-RQ = {"COMMIT_MODE": "auto"}
+RQ = {"COMMIT_MODE": "auto", "JOB_CLASS": "messages_app.jobs.WakeUpJob"}
 
 #: Answers ``dlq_app.ports.IntakePort``.
 DLQ_RESUBMIT = "messages_app.services.IntakePort"
