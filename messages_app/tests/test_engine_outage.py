@@ -1,0 +1,124 @@
+"""A ledger that goes away under a running engine, and comes back: nothing is lost, nothing is run twice."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from management.embedded import Valkey, valkey_binary
+from messages_app.engine import Engine
+from messages_app.ledger import Ledger
+from messages_app.records import State
+from messages_app.tests.handling import an_acceptance, eventually, handling, reaches
+
+pytestmark = pytest.mark.redis
+
+
+class OwnServer:
+    """A server of this test alone, to be killed, stopped and started again with its data."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="dlqo-"))  # short: a socket's path has room for 100 characters
+        binary = valkey_binary()
+        assert binary is not None
+        self.valkey = Valkey(binary, self.folder, self.folder)
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        process = subprocess.Popen(self.valkey.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = process
+        eventually(lambda: self.valkey.ready(process.pid))
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+        if number is signal.SIGKILL:
+            self.process.wait()
+
+    def close(self) -> None:
+        self.signal(signal.SIGKILL)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@pytest.fixture
+def server() -> Iterator[OwnServer]:
+    server = OwnServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def book(server: OwnServer) -> Ledger:
+    return Ledger(redis.Redis.from_url(server.valkey.url), "dlq:")
+
+
+def test_outcomes_wait_for_a_server_that_was_killed(server: OwnServer, book: Ledger) -> None:
+    ends = threading.Event()
+    runs: list[str] = []
+
+    def handle(message: object) -> None:
+        runs.append("run")
+        ends.wait(20)
+
+    with handling(handle) as type:
+        engine = Engine(book, name="w-1", concurrency=3)
+        engine.start()
+        for number in range(3):
+            book.accept(an_acceptance(message_id=f"m{number}", type=type))
+        eventually(lambda: engine.pool.busy() == 3)
+
+        server.signal(signal.SIGKILL)
+        ends.set()
+        eventually(lambda: engine.pool.held() == 0)
+        time.sleep(0.5)
+        server.start()
+
+        for number in range(3):
+            record = reaches(book, f"m{number}", State.DONE, seconds=20)
+            assert record.recoveries == 0
+        book.accept(an_acceptance(message_id="next", type=type))
+        reaches(book, "next", State.DONE, seconds=20)
+        assert engine.stop(1)
+
+    assert len(runs) == 4
+
+
+def test_a_server_that_hangs_for_a_while_costs_nothing_but_time(server: OwnServer, book: Ledger) -> None:
+    with handling(lambda message: time.sleep(0.01)) as type:
+        engine = Engine(book, name="w-1", concurrency=3)
+        engine.start()
+        book.accept_many([an_acceptance(message_id=f"m{number}", type=type) for number in range(300)])
+        eventually(lambda: engine.flusher.completed > 20)
+
+        server.signal(signal.SIGSTOP)
+        time.sleep(3)
+        server.signal(signal.SIGCONT)
+
+        eventually(lambda: book.accounting()[0].done == 300, seconds=30)
+        records = [record for record in book.get_many([f"m{number}" for number in range(300)]) if record]
+        assert {record.recoveries for record in records} == {0}
+        assert engine.stop(1)
+
+
+def test_stopping_without_a_server_ends_in_time_and_says_so(server: OwnServer, book: Ledger) -> None:
+    with handling(lambda message: time.sleep(0.3)) as type:
+        engine = Engine(book, name="w-1", concurrency=1)
+        engine.start()
+        book.accept(an_acceptance(message_id="m1", type=type))
+        reaches(book, "m1", State.RUNNING)
+        server.signal(signal.SIGKILL)
+
+        assert not engine.stop(0.5)
+
+    server.start()
+    reaches(book, "m1", State.RUNNING)  # until its lease ends
