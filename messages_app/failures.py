@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import linecache
 import math
 import re
 import traceback
@@ -108,6 +109,8 @@ ERROR_TYPE_PATTERN = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 
 REASON_LIMIT = 8 * 1024
 STACK_LIMIT = 32 * 1024
+#: Lines of a stack (two a frame) beyond which repeated frames are worth being counted instead of printed.
+_PLAIN_FRAMES = 200
 #: Frames of the process that runs handlers say nothing about what went wrong in one.
 _OWN_FRAMES = str(Path(__file__).with_name("runner.py"))
 
@@ -298,10 +301,41 @@ def _reason(error: BaseException) -> str:
 
 def _stack(error: BaseException) -> str:
     try:
-        frames = _foreign_frames(error.__traceback__)
-        return "".join(traceback.TracebackException(type(error), error, frames, compact=True).format())
+        tb = _foreign_frames(error.__traceback__)
+        return _plain_stack(error, tb) or "".join(
+            traceback.TracebackException(type(error), error, tb, compact=True).format()
+        )
     except Exception:  # formatting runs foreign code (__str__, __notes__, broken source files)
         return ""
+
+
+def _plain_stack(error: BaseException, tb: TracebackType | None) -> str:
+    """The text of an exception that stands alone, as Python prints it but without the carets under each line.
+
+    They are what makes the standard library's formatting dear: it parses every line again. Empty for anything that is
+    not plain (causes, notes, groups, deep recursion): the standard library does that.
+    """
+    if error.__cause__ is not None or (error.__context__ is not None and not error.__suppress_context__):
+        return ""
+    if isinstance(error, SyntaxError | BaseExceptionGroup) or getattr(error, "__notes__", None):
+        return ""
+    lines = ["Traceback (most recent call last):\n"]
+    while tb is not None:
+        if len(lines) > _PLAIN_FRAMES:
+            return ""
+        frame = tb.tb_frame
+        code = frame.f_code
+        lines.append(f'  File "{code.co_filename}", line {tb.tb_lineno}, in {code.co_name}\n')
+        if source := linecache.getline(code.co_filename, tb.tb_lineno, frame.f_globals).strip():
+            lines.append(f"    {source}\n")
+        tb = tb.tb_next
+    kind = type(error)
+    name = (
+        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    )
+    said = str(error)
+    lines.append(f"{name}: {said}\n" if said else f"{name}\n")
+    return "".join(lines)
 
 
 def _foreign_frames(tb: TracebackType | None) -> TracebackType | None:

@@ -6,6 +6,7 @@ import errno
 import socket
 import subprocess
 import sys
+import traceback
 import urllib.error
 from email.message import Message as Headers
 
@@ -126,6 +127,39 @@ def test_a_stack_shows_frames_but_no_local_variables() -> None:
 
     assert "in failing" in failure.stack
     assert "hunter2" not in failure.stack
+
+
+def test_a_plain_stack_reads_as_python_prints_it() -> None:
+    def failing() -> None:
+        raise ValueError("odd")
+
+    try:
+        failing()
+    except ValueError as error:
+        ours = classify(error).stack
+        printed = "".join(traceback.format_exception(error))
+
+    assert ours.splitlines() == [line for line in printed.splitlines() if set(line.strip()) - {"^", "~"}]
+
+
+def test_a_stack_tells_of_causes_notes_and_recursion() -> None:
+    def endless(depth: int) -> int:
+        return endless(depth + 1)
+
+    stacks = []
+    nothing: dict[str, int] = {}
+    for failing in (lambda: nothing["key"], lambda: endless(0)):
+        try:
+            try:
+                failing()  # type: ignore[no-untyped-call]
+            except (KeyError, RecursionError) as cause:
+                cause.add_note("said beside")
+                raise RuntimeError("because of it") from cause
+        except RuntimeError as error:
+            stacks.append(classify(error).stack)
+
+    assert all("direct cause" in stack and "said beside" in stack for stack in stacks)
+    assert "Previous line repeated" in stacks[1]
 
 
 def test_an_exception_that_cannot_even_be_printed_is_a_failure_like_any_other() -> None:
