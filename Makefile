@@ -36,7 +36,7 @@ check: $(VENV)/.dev ## Django's system checks, as for deployment, and no migrati
 	$(BIN)/python manage.py makemigrations --check --dry-run
 
 pytest: $(VENV)/.dev ## the tests, on real servers that they start themselves
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 install: $(VENV)/.runtime ## the virtual environment with what runs
 install-dev: $(VENV)/.dev ## the virtual environment with what runs and what tests
