@@ -22,6 +22,7 @@ ENOUGH = 50
 #: More do not go into one flush.
 MOST = 250
 _STEP_S = 0.001
+_IDS_SHOWN = 20
 _LONGEST_PAUSE_S = 2.0
 
 
@@ -114,11 +115,14 @@ class Flusher:
 
     def _count(self, batch: Sequence[Outcome], verdicts: Sequence[Verdict]) -> None:
         fills_outbox = False
+        given_up: list[str] = []
         for outcome, verdict in zip(batch, verdicts, strict=True):
             if isinstance(outcome, Completed):
                 self.completed += 1
             elif isinstance(outcome, Failed):
                 self.failed += 1
+                if verdict is Verdict.TO_OUTBOX:
+                    given_up.append(outcome.message_id)
             elif isinstance(outcome, Deferred):
                 self.deferred += 1
             if verdict is Verdict.TO_OUTBOX:
@@ -128,3 +132,6 @@ class Flusher:
                 log.warning("stale_outcome", extra={"message_id": outcome.message_id})
         if fills_outbox:
             self._outbox_filled()
+        if given_up:
+            # One line for all: a bad hour gives up thousands a second, and each has its letter.
+            log.info("messages_given_up", extra={"count": len(given_up), "message_ids": given_up[:_IDS_SHOWN]})

@@ -220,13 +220,6 @@ class Runner:
             max_retries=claimed.max_retries,
         )  # fmt: skip
         delay_ms = decision.delay_ms if isinstance(decision, RetryAt) and not give_up else None
-        if delay_ms is None:
-            log.info(
-                "message_given_up",
-                extra={
-                    "message_id": claimed.message_id, "attempt": attempt.number, "error_type": failure.error_type,
-                },
-            )  # fmt: skip
         return Failed(
             message_id=claimed.message_id,
             fence=claimed.fence,
