@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from breaker_app.breaker import MAX_REUSE_MS
 from messages_app.claiming import Claimer
 from messages_app.flushing import Flusher
 from messages_app.leases import Keeper
@@ -26,7 +27,7 @@ class Engine:
     def __init__(
         self, ledger: Ledger, *, name: str, concurrency: int, outbox_filled: Callable[[], None] = lambda: None
     ) -> None:
-        self.pool = Pool(concurrency, Runner(name))
+        self.pool = Pool(concurrency, Runner(name, reuse_ms=MAX_REUSE_MS))
         self.flusher = Flusher(ledger, self.pool, outbox_filled)
         self.claimer = Claimer(ledger, self.pool, self.flusher, name)
         self._keeper = Keeper(ledger, self.pool)

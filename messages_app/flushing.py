@@ -12,6 +12,7 @@ from messages_app.errors import StoreUnavailable
 from messages_app.ledger import Ledger
 from messages_app.pool import Pool
 from messages_app.records import Completed, Deferred, Failed, Outcome, Verdict
+from messages_app.samples import Teller
 
 log = logging.getLogger(__name__)
 
@@ -24,15 +25,23 @@ MOST = 250
 _STEP_S = 0.001
 _IDS_SHOWN = 20
 _LONGEST_PAUSE_S = 2.0
+#: After the last flush, seconds for the breakers to be told what is left.
+_LAST_WORD_S = 0.3
 
 
 class Flusher:
-    """One thread that sends what the pool's threads report."""
+    """One thread that sends what the pool's threads report: outcomes to the ledger, then their samples to the breakers.
+
+    In this order: killed in between, the samples are lost, which is harmless. The other way round each of those calls
+    would have counted already, and its message would run and count again. Only a probe's sample goes first: it is one
+    of a few, belongs to a permit of its own, and everybody waits for what becomes of it.
+    """
 
     def __init__(self, ledger: Ledger, pool: Pool, outbox_filled: Callable[[], None]) -> None:
         self._ledger = ledger
         self._pool = pool
         self._outbox_filled = outbox_filled
+        self._teller = Teller()
         self._thread = threading.Thread(target=self._run, name="flush", daemon=True)
         #: Outcomes that the ledger has answered, by what they were.
         self.completed = 0
@@ -47,12 +56,14 @@ class Flusher:
         return self.completed + self.failed + self.deferred
 
     def start(self) -> None:
+        self._teller.start()
         self._thread.start()
 
     def finish(self, timeout_s: float) -> bool:
         """Send all that is there. False when the ledger did not take it in time."""
         self._pool.outcomes.put(None)
         self._thread.join(timeout_s)
+        self._teller.finish(_LAST_WORD_S)
         return not self._thread.is_alive()
 
     def _run(self) -> None:
@@ -60,6 +71,7 @@ class Flusher:
         while not last:
             batch, last = self._gather()
             if batch:
+                self._tell(batch, probes=True)
                 self._send(batch)
 
     def _gather(self) -> tuple[list[Outcome], bool]:
@@ -82,8 +94,8 @@ class Flusher:
             batch.append(outcome)
         return batch, False
 
-    def _send(self, batch: Sequence[Outcome]) -> None:
-        """Repeat until the ledger answers: it knows a repeated outcome by its fence."""
+    def _send(self, batch: Sequence[Outcome], told: bool = False) -> None:
+        """Repeat until the ledger answers: it knows a repeated outcome by its fence. ``told``: the breakers know."""
         pause = 0.05
         while True:
             try:
@@ -92,26 +104,39 @@ class Flusher:
                 if not self._away:
                     log.warning("ledger_away", extra={"why": str(error), "outcomes_waiting": len(batch)})
                     self._away = True
+                if not told:
+                    # Not kept until the ledger is back: a sample counts from when it is told, and would then speak of
+                    # the past as if it were now.
+                    self._tell(batch, probes=False)
+                    told = True
                 time.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_S)
             except Exception:
                 # One outcome that cannot be sent must not hold up the others, nor this thread.
-                self._send_each(batch)
+                self._send_each(batch, told)
                 return
             else:
                 break
         if self._away:
             log.info("ledger_back")
             self._away = False
+        if not told:
+            self._tell(batch, probes=False)
         self._count(batch, verdicts)
 
-    def _send_each(self, batch: Sequence[Outcome]) -> None:
+    def _tell(self, batch: Sequence[Outcome], *, probes: bool) -> None:
+        samples = [outcome.sample for outcome in batch if outcome.sample is not None]
+        self._teller.tell([sample for sample in samples if sample.of_probe is probes])
+
+    def _send_each(self, batch: Sequence[Outcome], told: bool) -> None:
         if len(batch) == 1:
             log.exception("outcome_refused", extra={"message_id": batch[0].message_id})
             self.deferred += 1  # out of the way; its lease ends and the message comes back
+            if not told:
+                self._tell(batch, probes=False)
             return
         for outcome in batch:
-            self._send([outcome])
+            self._send([outcome], told)
 
     def _count(self, batch: Sequence[Outcome], verdicts: Sequence[Verdict]) -> None:
         fills_outbox = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from _thread import allocate_lock
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,8 @@ from breaker_app.breaker import Outcome, State
 from breaker_app.conf import announce, breaker_for
 from breaker_app.errors import StoreUnavailable
 from messages_app import conf, registry
-from messages_app.failures import AttemptTimeout, ErrorKind, HandlerError, kind_of, type_of
+from messages_app.failures import ErrorKind
+from messages_app.samples import Sample
 
 if TYPE_CHECKING:
     from messages_app.runner import Attempt
@@ -22,25 +24,41 @@ log = logging.getLogger(__name__)
 SHORTEST_WAIT_MS = 1_000
 LONGEST_TRIAL_WAIT_MS = 30_000
 
+_monotonic = time.monotonic
+
 
 class Protection:
-    """The permit of one attempt. An allowed one is recorded exactly once."""
+    """The permit of one attempt. What became of an allowed one is told once: by whoever first asks for its sample.
 
-    def __init__(self, name: str, attempt: Attempt) -> None:
+    With ``reuse_ms`` the answer that the breaker is closed serves other attempts, too, for so long.
+    """
+
+    __slots__ = ("_attempt", "_breaker", "_permit", "_told", "name")
+
+    def __init__(self, name: str, attempt: Attempt, reuse_ms: int = 0) -> None:
         self.name = name
         self._attempt = attempt
-        self._breaker = breaker_for(name)
-        self._permit = self._breaker.acquire(f"{attempt.claimed.message_id}.{attempt.claimed.fence}")
-        self._began = time.monotonic()
+        self._breaker = breaker_for(name, reuse_ms=reuse_ms)
+        self._permit = self._breaker.acquire()
+        #: Taken once and never given back, by whoever gets the sample.
+        self._told = allocate_lock()
 
     @property
     def allowed(self) -> bool:
         return self._permit.allowed
 
-    def record(self, error: BaseException | None) -> None:
-        """Tell how the call went."""
-        took_ms = int((time.monotonic() - self._began) * 1000)
-        self._breaker.record(self._permit, self._outcome(error), took_ms)
+    def sample(self, kind: ErrorKind | None) -> Sample | None:
+        """How the call went, to be sent by the caller; None when somebody else has it. ``kind`` is None for success."""
+        if not self._told.acquire(False):
+            return None
+        begun = self._attempt.started_at
+        took_ms = int((_monotonic() - begun) * 1000) if begun else 0
+        return Sample(self._breaker, self._permit, self._outcome(kind), took_ms)
+
+    def give_back(self) -> None:
+        """An attempt that nobody will report: its call counts neither way, and a probe's permit is free again."""
+        if self._told.acquire(False):
+            Sample(self._breaker, self._permit, Outcome.IGNORED, 0).send()
 
     def wait_ms(self, dice: Callable[[], float]) -> int:
         """How long a refused message waits: spread, so that not everything comes back in the same second."""
@@ -50,21 +68,14 @@ class Protection:
         wait = max(SHORTEST_WAIT_MS, round(base + dice() * open_ms / 2))
         return min(wait, LONGEST_TRIAL_WAIT_MS) if self._permit.state is State.HALF_OPEN else wait
 
-    def _outcome(self, error: BaseException | None) -> Outcome:
+    def _outcome(self, kind: ErrorKind | None) -> Outcome:
         """What a breaker must not count: the downstream answered (permanent), or we broke off ourselves (shutdown)."""
-        if self._attempt.cut and self._attempt.cut != "timeout":
-            return Outcome.IGNORED
-        if error is None:
+        cut = self._attempt.cut
+        if cut:
+            return Outcome.FAILURE if cut == "timeout" else Outcome.IGNORED
+        if kind is None:
             return Outcome.SUCCESS
-        return Outcome.IGNORED if _kind(error) is ErrorKind.PERMANENT else Outcome.FAILURE
-
-
-def _kind(error: BaseException) -> ErrorKind:
-    if isinstance(error, AttemptTimeout):
-        return ErrorKind.TRANSIENT
-    if isinstance(error, HandlerError) and error.kind is not None:
-        return error.kind
-    return kind_of(type_of(error, conf.error_types()), conf.error_kinds())
+        return Outcome.IGNORED if kind is ErrorKind.PERMANENT else Outcome.FAILURE
 
 
 def open_for_ms(name: str) -> int | None:

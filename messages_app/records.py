@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from messages_app.samples import Sample
 
 
 class State(StrEnum):
@@ -179,6 +183,8 @@ class Completed:
     #: JSON object describing the attempt, in the wire shape.
     attempt_json: str
     ended_at_ms: int = 0
+    #: What the circuit breaker has to be told of the call; no part of what the ledger gets.
+    sample: Sample | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +196,8 @@ class Failed:
     #: JSON text for ``lastError``.
     error: str
     attempt_json: str
+    #: As of ``Completed``.
+    sample: Sample | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +213,8 @@ class Deferred:
     why: str
     #: JSON object for the list of attempts, or empty to leave no trace.
     attempt_json: str = ""
+    #: As of ``Completed``.
+    sample: Sample | None = None
 
 
 Outcome = Completed | Failed | Deferred

@@ -37,6 +37,7 @@ from messages_app.policy import RetryAt, decide
 from messages_app.protection import Protection
 from messages_app.records import Claimed, Completed, Deferred, Failed, Outcome
 from messages_app.registry import HandlerSpec
+from messages_app.samples import Sample
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +63,8 @@ class Attempt:
     """A claimed message on its way through this process. Times are seconds of the monotonic clock."""
 
     __slots__ = (
-        "_end", "_report", "claimed", "cut", "deadline", "number", "renewed_at", "sent", "started_at", "taken_at",
-        "thread_id",
+        "_end", "_report", "claimed", "cut", "deadline", "guard", "number", "renewed_at", "sent", "started_at",
+        "taken_at", "thread_id",
     )  # fmt: skip
 
     def __init__(self, claimed: Claimed, taken_at: float) -> None:
@@ -79,6 +80,8 @@ class Attempt:
         #: When the handler has to be interrupted; infinite until it is called.
         self.deadline = _NEVER
         self.thread_id = 0
+        #: The breaker's permission, once it is given.
+        self.guard: Protection | None = None
         #: Why it was interrupted; empty: it was not.
         self.cut = ""
         #: True once an interruption is on its way.
@@ -114,6 +117,10 @@ class Attempt:
         """After an interruption: True for the one who has to tell the outcome."""
         return self._report.acquire(False)
 
+    def sample(self, kind: ErrorKind | None) -> Sample | None:
+        """What the breaker has to be told, for the first who asks; ``kind`` of the failure, None for success."""
+        return None if self.guard is None else self.guard.sample(kind)
+
     def call(self, spec: HandlerSpec, message: Message, limit_s: float) -> tuple[Any, BaseException | None]:
         """Call the handler. Returns (result, None) or (None, what was raised).
 
@@ -144,15 +151,29 @@ class Attempt:
 
 
 class Runner:
-    """Runs attempts and says what became of them. Safe to share between threads."""
+    """Runs attempts and says what became of them. Safe to share between threads.
 
-    def __init__(self, worker: str, dice: Callable[[], float] = random.random) -> None:
+    What a circuit breaker has to be told comes with the outcome, to be sent by whoever gets that. ``reuse_ms``: for so
+    long the answer that a breaker is closed serves all attempts.
+    """
+
+    def __init__(self, worker: str, dice: Callable[[], float] = random.random, *, reuse_ms: int = 0) -> None:
         #: Name of this process in traces; must need no escaping in JSON.
         self.worker = worker
         self._dice = dice
+        self._reuse_ms = reuse_ms
 
     def run(self, attempt: Attempt) -> Outcome | None:
         """Run one attempt to its outcome; None when somebody else has taken over the report."""
+        try:
+            return self._run(attempt)
+        finally:
+            # Whoever tells the outcome has the sample. Left over is what no outcome tells of: the attempt broke, or was
+            # handed back at the very moment between its permission and its call.
+            if attempt.guard is not None:
+                attempt.guard.give_back()
+
+    def _run(self, attempt: Attempt) -> Outcome | None:
         claimed = attempt.claimed
         if not attempt.is_fresh(_monotonic()):
             return self.hand_back(attempt, "prefetch")
@@ -167,14 +188,12 @@ class Runner:
             )
         limit_s = limit_of(spec)
         message = message_of(attempt, payload, limit_s)
-        if spec.breaker is None:
-            value, error = attempt.call(spec, message, limit_s)
-        else:
-            guard = Protection(spec.breaker, attempt)
+        if spec.breaker is not None:
+            guard = Protection(spec.breaker, attempt, self._reuse_ms)
             if not guard.allowed:
                 return self._refused(attempt, guard)
-            value, error = attempt.call(spec, message, limit_s)
-            guard.record(error)
+            attempt.guard = guard
+        value, error = attempt.call(spec, message, limit_s)
         if attempt.cut and not attempt.take_report():
             log.warning("late_result_dropped", extra={"message_id": claimed.message_id, "attempt": attempt.number})
             return None
@@ -207,7 +226,8 @@ class Runner:
             number, begun, now = attempt.number, attempt.server_ms(attempt.started_at), attempt.server_ms(_monotonic())
             line = trace.deferred(number, begun, now, self.worker, why)
         return Deferred(
-            message_id=claimed.message_id, fence=claimed.fence, delay_ms=0, why=why, attempt_json=line
+            message_id=claimed.message_id, fence=claimed.fence, delay_ms=0, why=why, attempt_json=line,
+            sample=attempt.sample(ErrorKind.TRANSIENT),
         )  # fmt: skip
 
     def fail(self, attempt: Attempt, failure: Failure, *, give_up: bool = False) -> Failed:
@@ -228,6 +248,7 @@ class Runner:
             attempt_json=trace.failed(
                 attempt.number, attempt.server_ms(attempt.started_at or now), ended_ms, self.worker, failure, delay_ms
             ),
+            sample=attempt.sample(failure.kind),
         )
 
     def _complete(self, attempt: Attempt, value: Any) -> Completed:
@@ -241,6 +262,7 @@ class Runner:
                 attempt.number, attempt.server_ms(attempt.started_at), ended_ms, self.worker
             ),
             ended_at_ms=ended_ms,
+            sample=attempt.sample(None),
         )  # fmt: skip
 
     @staticmethod

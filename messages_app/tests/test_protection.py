@@ -27,7 +27,10 @@ def breaker(redis_client: redis.Redis) -> CircuitBreaker:
 
 def run(type: str, *, roll: float = 0.5, **differing: Any) -> Outcome | None:
     attempt = Attempt(a_claimed(type=type, **differing), time.monotonic())
-    return Runner("w-1", lambda: roll).run(attempt)
+    outcome = Runner("w-1", lambda: roll).run(attempt)
+    if outcome is not None and outcome.sample is not None:
+        outcome.sample.send()
+    return outcome
 
 
 def raising(error: Exception) -> Any:
@@ -114,6 +117,9 @@ def test_a_time_out_counts_against_the_downstream_and_a_shutdown_does_not(breake
 
         with handling(cut, breaker="orders-db") as type:
             current.append(Attempt(a_claimed(type=type, message_id=why), time.monotonic()))
-            Runner("w-1").run(current[0])
+            outcome = Runner("w-1").run(current[0])
+        assert outcome is not None
+        assert outcome.sample is not None
+        outcome.sample.send()
         seen = breaker.peek()
         assert (seen.total, seen.failures) == counted
