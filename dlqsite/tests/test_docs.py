@@ -1,0 +1,174 @@
+"""The pages keep up with the code: whatever has a name that others rely on is in them, and what they name is there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+from django.core.management import get_commands
+
+import breaker_app.errors
+import dlq_app.errors
+import messages_app.errors
+from breaker_app.policy import BreakerPolicy
+from breaker_app.states import State as BreakerState
+from dlq_app.masking import MaskingPolicy
+from dlq_app.policy import ReplayPolicy
+from dlq_app.states import Resolution, Status, Verb
+from dlq_app.strategies import Strategy
+from dlqsite import health, problems
+from dlqsite.models import SCOPES
+from messages_app import failures, intake
+from messages_app.policy import RetryPolicy
+from messages_app.records import State
+
+ROOT = Path(settings.BASE_DIR)
+DOCS = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+APPS = ("messages_app", "dlq_app", "breaker_app", "dlqsite", "management")
+#: Parts of an app that the page on architecture does not list one by one.
+UNLISTED = {"__init__.py", "migrations", "tests", "__pycache__"}
+
+_SPAN = re.compile(r"`([^`\n]+)`")
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+
+
+def named(*pages: str) -> set[str]:
+    """Every word that stands in a code span of the pages."""
+    spans = " ".join(span for page in pages for span in _SPAN.findall(_FENCE.sub("", DOCS[page])))
+    return set(re.findall(r"[\w-]+", spans))
+
+
+def with_code(base: type[Exception]) -> Iterator[type[Exception]]:
+    yield base
+    for child in base.__subclasses__():
+        yield from with_code(child)
+
+
+def our_commands() -> set[str]:
+    return {path.stem for path in (ROOT / "management/management/commands").glob("[a-z]*.py")}
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", _FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def _holds_files(path: Path) -> bool:
+    """Whether it is a folder with more in it than byte code."""
+    return any(found.is_file() and found.suffix != ".pyc" for found in path.rglob("*"))
+
+
+def test_every_command_is_in_the_runbook() -> None:
+    assert our_commands() - named("operations.md") == set()
+
+
+def test_every_command_that_a_page_names_exists() -> None:
+    shipped = [*(ROOT / "deploy").rglob("*.service"), *(ROOT / "deploy").rglob("*.crontab")]
+    texts = [path.read_text(encoding="utf-8") for path in [*PAGES, *shipped]]
+    told = {command for text in texts for command in re.findall(r"manage\.py ([a-z_]+)", text)}
+
+    assert told - set(get_commands()) == set()
+
+
+@pytest.mark.parametrize(
+    "base",
+    [messages_app.errors.MessagesError, dlq_app.errors.DeadLetterError, breaker_app.errors.BreakerError],
+    ids=lambda base: base.__name__,
+)
+def test_every_error_code_of_an_app_is_explained(base: type[Exception]) -> None:
+    codes = {str(vars(error)["code"]) for error in with_code(base) if "code" in vars(error)}
+
+    assert codes - named("errors.md") == set()
+
+
+def test_every_fault_of_a_message_is_explained() -> None:
+    assert set(intake._GRAVEST_FIRST) - named("errors.md") == set()
+
+
+def test_every_plain_problem_is_explained() -> None:
+    assert {code for code, _, _ in problems._PLAIN.values()} - named("errors.md") == set()
+
+
+def test_every_error_type_is_explained() -> None:
+    assert set(failures.KINDS) - named("errors.md") == set()
+
+
+@pytest.mark.parametrize(
+    ("policy", "page"),
+    [
+        (RetryPolicy, "policies.md"),
+        (ReplayPolicy, "policies.md"),
+        (MaskingPolicy, "policies.md"),
+        (BreakerPolicy, "breaker.md"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_every_policy_key_is_explained(
+    policy: type[RetryPolicy | ReplayPolicy | MaskingPolicy | BreakerPolicy], page: str
+) -> None:
+    assert {field.name for field in fields(policy)} - named(page) == set()
+
+
+def test_every_policy_file_has_its_chapter() -> None:
+    files = {path.name for path in (ROOT / "dlqsite/policies").glob("*.toml")}
+
+    assert {name for name in files if f"`{name}`" not in DOCS["policies.md"]} == set()
+
+
+@pytest.mark.parametrize(
+    ("words", "page"),
+    [
+        (Status, "lifecycle.md"),
+        (Verb, "lifecycle.md"),
+        (Resolution, "lifecycle.md"),
+        (State, "lifecycle.md"),
+        (Strategy, "replay.md"),
+        (BreakerState, "breaker.md"),
+        (SCOPES, "settings.md"),
+        (health.CHECKS, "operations.md"),
+        (health.Status, "operations.md"),
+    ],
+    ids=["status", "verb", "resolution", "message", "strategy", "breaker", "scope", "check", "health"],
+)
+def test_every_state_verb_and_name_is_explained(words: object, page: str) -> None:
+    assert {str(word) for word in words} - named(page) == set()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    broken = []
+    for link in _LINK.findall(_FENCE.sub("", page.read_text(encoding="utf-8"))):
+        if link.startswith("http"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+
+    assert broken == []
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+
+    assert [name for name in DOCS if f"(docs/{name})" not in readme] == []
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_the_page_on_architecture_lists_every_module_and_no_other(app: str) -> None:
+    chapter = re.search(rf"^### `{app}`.*?^```\n(.*?)^```", DOCS["architecture.md"], re.MULTILINE | re.DOTALL)
+    assert chapter, f"no chapter on {app}"
+    listed = [line.split()[0].rstrip("/") for line in chapter[1].splitlines() if line.strip()]
+
+    there = {path.name for path in (ROOT / app).iterdir() if path.suffix == ".py" or _holds_files(path)} - UNLISTED
+    assert sorted(listed) == sorted(there)
