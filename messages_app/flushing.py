@@ -125,8 +125,9 @@ class Flusher:
         self._count(batch, verdicts)
 
     def _tell(self, batch: Sequence[Outcome], *, probes: bool) -> None:
-        samples = [outcome.sample for outcome in batch if outcome.sample is not None]
-        self._teller.tell([sample for sample in samples if sample.of_probe is probes])
+        self._teller.tell([
+            outcome.sample for outcome in batch if outcome.sample is not None and outcome.sample.of_probe is probes
+        ])  # fmt: skip
 
     def _send_each(self, batch: Sequence[Outcome], told: bool) -> None:
         if len(batch) == 1:

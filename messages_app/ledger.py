@@ -16,7 +16,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import redis
@@ -58,6 +58,7 @@ LATE_MS = 5_000
 #: Longer than any order can be under way.
 VOID_TTL_MS = 24 * 3600 * 1000
 _OLDEST_REDIS = (6, 2)
+_VERDICTS = {verdict.encode(): verdict for verdict in Verdict}
 _line_of_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -214,7 +215,7 @@ class Ledger:
         verdicts = [Verdict.STALE] * len(outcomes)
         for chosen, reply in zip(places, self._scripts.run_many(calls), strict=True):
             for place, verdict in zip(chosen, reply, strict=True):
-                verdicts[place] = Verdict(verdict.decode())
+                verdicts[place] = _VERDICTS[verdict]
         return verdicts
 
     # -- upkeep
@@ -350,10 +351,17 @@ def _readable(rows: list[list[bytes]]) -> tuple[Claimed, ...]:
     return tuple(claimed)
 
 
+@lru_cache(maxsize=256)
+def _told(line: bytes) -> Mapping[str, Any]:
+    """The line that begins a story. Most messages of one client differ only in what is not in it."""
+    told: dict[str, Any] = json.loads(line)
+    return told
+
+
 def _claimed(row: list[bytes]) -> Claimed:
     (epoch, attempt, fence, started_at, queued_at, prior_runs, recoveries, deferrals, deferred_since, story, body,
      message_id) = row  # fmt: skip
-    told = json.loads(story.split(b"\n", 1)[0])
+    told = _told(story.split(b"\n", 1)[0])
     return Claimed(
         message_id=message_id.decode(),
         epoch=int(epoch),

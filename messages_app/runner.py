@@ -19,7 +19,6 @@ import threading
 import time
 from _thread import allocate_lock
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 from messages_app import conf, registry, trace, vitals
@@ -48,7 +47,9 @@ LEASE_MARGIN_MS = 10_000
 #: A message that its breaker has refused for longer is given up.
 HELD_MOST_MS = 24 * 3600 * 1000
 
-_decode = json.JSONDecoder().decode
+_decoder = json.JSONDecoder()
+_decode = _decoder.decode
+_scan = _decoder.scan_once  # type: ignore[attr-defined]  # as old as the module, and not described
 _monotonic = time.monotonic
 _raise_in_thread = ctypes.pythonapi["PyThreadState_SetAsyncExc"]
 _raise_in_thread.argtypes = (ctypes.c_ulong, ctypes.py_object)
@@ -181,7 +182,7 @@ class Runner:
         if spec is None:
             return self.fail(attempt, self._unknown_type(claimed.type))
         try:
-            payload = _decode(claimed.body.decode())
+            payload = payload_of(claimed.body.decode())
         except (ValueError, RecursionError) as broken:
             return self.fail(
                 attempt, Failure(VALIDATION_ERROR, ErrorKind.PERMANENT, f"The payload is not JSON: {broken}")
@@ -270,6 +271,16 @@ class Runner:
         return Failure(UNKNOWN_TYPE, ErrorKind.PERMANENT, f"No handler is registered for the type {message_type!r}.")
 
 
+def payload_of(text: str) -> Any:
+    """The value of a JSON text. Raises ValueError, RecursionError."""
+    try:
+        # What the decoder does in the end; its searches for space around the value cost as much as a small value.
+        value, end = _scan(text, 0)
+    except StopIteration:
+        return _decode(text)
+    return value if end == len(text) else _decode(text)
+
+
 def limit_of(spec: HandlerSpec) -> float:
     """Seconds that one attempt of this handler may take."""
     return spec.timeout or conf.retry_policy(spec.type).timeout_ms / 1000
@@ -283,9 +294,8 @@ def classified(error: BaseException) -> Failure:
 def message_of(attempt: Attempt, payload: Any, limit_s: float) -> Message:
     """What the handler gets to see."""
     claimed = attempt.claimed
-    now = time.time()
     tags = claimed.tags
-    return Message(
+    return Message.of_run(
         id=claimed.message_id,
         type=claimed.type,
         payload=payload,
@@ -295,8 +305,9 @@ def message_of(attempt: Attempt, payload: Any, limit_s: float) -> Message:
         priority=claimed.priority,
         tags=() if tags in ("", "[]") else tuple(_decode(tags)),
         client=claimed.client,
-        queued_at=datetime.fromtimestamp(claimed.queued_at_ms / 1000, UTC),
+        queued_at_ms=claimed.queued_at_ms,
         replay_id=claimed.replay_id or None,
-        deadline=datetime.fromtimestamp(now + limit_s, UTC),
+        deadline_s=time.time() + limit_s,
         idempotency_key=f"{claimed.message_id}.v{claimed.version}" if claimed.version else claimed.message_id,
+        metadata={},
     )

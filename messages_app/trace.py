@@ -73,6 +73,8 @@ def result(value: Any) -> str:
     """A handler's result as JSON text; empty for None. What is not JSON or too long becomes a note, never an error."""
     if value is None:
         return ""
+    if value is True:
+        return "true"  # what most handlers say, if anything: an encoder is built anew for each value
     try:
         text = _encode(value)
     except Exception:

@@ -168,6 +168,19 @@ def test_a_payload_that_is_no_json_is_dead_at_once() -> None:
     assert error_of(outcome)["errorType"] == "VALIDATION_ERROR"
 
 
+@pytest.mark.parametrize("body", [b' {"a": 1}', b'{"a": 1}\n', b" [] ", b"1", b"{}"])
+def test_space_around_a_payload_means_nothing(body: bytes) -> None:
+    seen: list[Any] = []
+    with handling(lambda message: seen.append(message.payload)) as type:
+        assert isinstance(run(an_attempt(type=type, body=body)), Completed)
+    assert seen == [json.loads(body)]
+
+
+@pytest.mark.parametrize("body", [b"", b"   ", b"{} {}", b"1 2", b"nul", b"[1", b"\xff", b"[" * 100_000])
+def test_what_is_no_json_is_dead_whatever_it_is(body: bytes) -> None:
+    assert error_of(run(an_attempt(body=body)))["errorType"] == "VALIDATION_ERROR"
+
+
 def test_a_claim_that_has_grown_old_is_handed_back_unbegun() -> None:
     attempt = Attempt(a_claimed(), time.monotonic() - 21)
 
