@@ -20,3 +20,14 @@ worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
 accesslog = None
 errorlog = "-"
 loglevel = "warning"
+# Long lists of filters fit.
+limit_request_line = 8190
+
+
+def post_fork(server: object, worker: object) -> None:
+    """Answer what is no HTTP as every other error is answered. Gunicorn has no setting for it."""
+    from gunicorn import util  # type: ignore[import-untyped]
+
+    from dlqsite.problems import write_problem
+
+    util.write_error = write_problem

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from http import HTTPStatus
 from math import ceil
 from typing import Any
 
-from django.core.exceptions import PermissionDenied, SuspiciousOperation
+from django.core.exceptions import DisallowedHost, PermissionDenied, SuspiciousOperation
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from rest_framework import exceptions
 from rest_framework.views import set_rollback
@@ -30,11 +31,13 @@ _PLAIN: dict[int, tuple[str, str, str]] = {
     414: ("uri_too_long", "Address too long", "The address is too long."),
     415: ("unsupported_media_type", "Unsupported media type", "Send application/json."),
     429: ("rate_limited", "Too many requests", "Slow down."),
+    431: ("headers_too_large", "Headers too large", "The headers are larger than what is taken."),
     500: ("internal_error", "Internal error", "Something went wrong here; it has been logged with the request's id."),
     503: ("unavailable", "Unavailable", "Try again later."),
 }
 _OUR_APPS = frozenset({"messages_app", "dlq_app", "breaker_app"})
-_KEPT_HEADERS = ("Allow", "WWW-Authenticate", "Retry-After", "RateLimit", "RateLimit-Policy", "Vary", "X-Request-Id")
+#: Headers that speak of a page's body and not of its problem.
+_OF_THE_BODY = frozenset({"content-type", "content-length", "content-encoding", "etag", "last-modified"})
 
 
 def answer(
@@ -70,7 +73,7 @@ def handle(error: Exception, context: Mapping[str, Any]) -> HttpResponse:
     if _is_ours(error):
         return _ours(error)
     if isinstance(error, exceptions.APIException):
-        return _from_drf(error)
+        return _from_drf(error, context.get("view"))
     if isinstance(error, Http404):
         return plain(404)
     if isinstance(error, PermissionDenied):
@@ -101,7 +104,15 @@ def _ours(error: Any) -> HttpResponse:
     return answer(error.status, error.code, title, str(error) or title, list(errors) if errors else None, headers)
 
 
-def _from_drf(error: exceptions.APIException) -> HttpResponse:
+def _wrong_method(view: Any) -> str:
+    """What was asked for and what is possible; empty when nobody knows."""
+    allowed = [method for method in getattr(view, "allowed_methods", ()) if method != "OPTIONS"]
+    if not allowed:
+        return ""
+    return f"{view.request.method} is not possible here; {', '.join(allowed)} {'is' if len(allowed) == 1 else 'are'}."
+
+
+def _from_drf(error: exceptions.APIException, view: Any = None) -> HttpResponse:
     headers: dict[str, str] = {}
     if getattr(error, "auth_header", None):
         headers["WWW-Authenticate"] = error.auth_header  # type: ignore[attr-defined]
@@ -122,7 +133,7 @@ def _from_drf(error: exceptions.APIException) -> HttpResponse:
             400, "invalid_json", "Invalid JSON", str(error.detail), [{"field": "", "message": str(error.detail)}]
         )
     if isinstance(error, exceptions.MethodNotAllowed):
-        return plain(405, str(error.detail))
+        return plain(405, _wrong_method(view))
     if isinstance(error, exceptions.NotAcceptable):
         return plain(406)
     if isinstance(error, exceptions.NotAuthenticated):
@@ -145,6 +156,24 @@ def _flat(detail: Any, path: str = "") -> Iterator[dict[str, str]]:
         yield {"field": path, "message": str(detail)}
 
 
+def _wrong_host(request: HttpRequest) -> str:
+    try:
+        request.get_host()
+    except DisallowedHost:
+        return "The Host header names a host that this system does not answer for; the setting is ALLOWED_HOSTS."
+    return ""
+
+
+def write_problem(sock: socket.socket, status_int: int, reason: str, mesg: str) -> None:
+    """Takes the place of gunicorn's ``write_error``: what is no HTTP never gets as far as the application."""
+    told = plain(status_int, mesg)
+    head = (
+        f"HTTP/1.1 {status_int} {reason}\r\nConnection: close\r\nContent-Type: {CONTENT_TYPE}\r\n"
+        f"Content-Length: {len(told.content)}\r\nX-Content-Type-Options: nosniff\r\n\r\n"
+    )
+    sock.sendall(head.encode("latin-1") + told.content)
+
+
 class ApiProblems:
     """Below ``/api`` no error leaves as anything but a problem: no page of Django's, no debug page, no stack."""
 
@@ -157,9 +186,13 @@ class ApiProblems:
             return response
         if response.get("Content-Type", "").partition(";")[0] in (CONTENT_TYPE, "application/json"):
             return response  # a problem already, or health's own answer
-        headers = {name: response[name] for name in _KEPT_HEADERS if name in response}
+        headers = {name: value for name, value in response.items() if name.lower() not in _OF_THE_BODY}
         response.close()
-        return plain(response.status_code, headers=headers)
+        told = plain(response.status_code, _wrong_host(request), headers)
+        # Set here, because the middleware further in that sets them for every page may not have been reached.
+        told["Content-Length"] = str(len(told.content))
+        told.setdefault("X-Content-Type-Options", "nosniff")
+        return told
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponseBase | None:
         """An exception of a plain Django view below ``/api``: the same answers as a DRF view gives."""

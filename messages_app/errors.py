@@ -63,8 +63,10 @@ class MessageInvalid(MessagesError):
     def __init__(self, faults: Sequence[tuple[str, str, str]]) -> None:
         """``faults``: (code, field, message) of everything that is wrong, gravest first."""
         self.code = faults[0][0]
+        _, name, message = faults[0]
+        lonely = f"{name}: {message}" if name else message
         super().__init__(
-            faults[0][2] if len(faults) == 1 else f"{len(faults)} things are wrong with the message.",
+            lonely if len(faults) == 1 else f"{len(faults)} things are wrong with the message.",
             errors=[{"field": field, "message": message} for _, field, message in faults[:MAX_ERRORS]],
         )
 

@@ -57,6 +57,8 @@ from messages_app.throttles import count, rate_headers, retry_after_s, submit_li
 MAX_BODY: Final = 256 * 1024
 MAX_BATCH_BODY: Final = 8 * 1024 * 1024
 MAX_BATCH: Final = 1000
+#: Of a body that is too long, up to this many bytes are read off, so that the client comes to read the answer.
+MAX_SKIPPED: Final = 2 * MAX_BATCH_BODY
 MAX_TAGS: Final = 20
 MAX_LABEL: Final = 64
 MAX_AHEAD: Final = timedelta(days=30)
@@ -75,6 +77,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 #: A breaker's state is asked for at most this often in each process.
 _PEEK_S = 0.25
 _SUBMIT = "submit"
+_PIECE = 64 * 1024
 
 _GRAVEST_FIRST = {
     code: rank
@@ -186,7 +189,7 @@ def submit_batch(head: Mapping[str, Any], read: Callable[[int], bytes], client: 
 
 
 def _read(head: Mapping[str, Any], read: Callable[[int], bytes], most: int) -> bytes:
-    """The body. Whatever its headers alone can rule out is ruled out before a byte of it is read."""
+    """The body. Whatever its headers alone can rule out is ruled out before any of it is kept."""
     content_type = head.get("CONTENT_TYPE") or ""
     if content_type != "application/json":
         media_type, _, parameters = content_type.partition(";")
@@ -203,8 +206,22 @@ def _read(head: Mapping[str, Any], read: Callable[[int], bytes], most: int) -> b
     except ValueError:
         raise LengthRequired("Content-Length must be a number.") from None
     if length > most:
+        if length <= MAX_SKIPPED:
+            _skip(read, length)
         raise PayloadTooLarge(f"The body has {length} bytes; at most {most} are allowed.")
     return read(length) if length > 0 else b""
+
+
+def _skip(read: Callable[[int], bytes], length: int) -> None:
+    """Read the body off, keeping nothing.
+
+    A connection that is closed upon bytes nobody read is reset, and the client, still sending, never sees why.
+    """
+    while length > 0:
+        piece = len(read(min(length, _PIECE)))
+        if piece == 0:
+            return  # the client gave up
+        length -= piece
 
 
 def check(envelope: Envelope, idempotency_key: str | None = None) -> Submission:
@@ -267,7 +284,7 @@ def _type(value: Any, faults: list[Fault]) -> str:
         return DEFAULT_TYPE
     if registry.get(value) is None:
         known = ", ".join(registry.types())
-        faults.append(Fault("unknown_type", "type", f"{value} is handled by nobody; known types are {known}"))
+        faults.append(Fault("unknown_type", "type", f"{value} has no handler; known types are {known}"))
     return value
 
 

@@ -78,7 +78,8 @@ def decode(body: bytes) -> str:
     try:
         return (body[3:] if body.startswith(_BOM) else body).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InvalidJson(f"The body is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}.") from error
+        what = f"is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}"
+        raise InvalidJson(f"The body {what}.", errors=[{"field": "", "message": what}]) from error
 
 
 def parse_envelope(text: str) -> Envelope:

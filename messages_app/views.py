@@ -8,6 +8,7 @@ from django.http import HttpResponse
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework.parsers import JSONParser
 from rest_framework.request import Request
+from rest_framework.throttling import BaseThrottle
 from rest_framework.views import APIView
 
 from messages_app import intake, serializers
@@ -41,6 +42,13 @@ def _problems(**texts: str) -> dict[Any, OpenApiResponse]:
 
 def _response(reply: intake.Reply) -> HttpResponse:
     return HttpResponse(reply.body, status=reply.status, content_type=reply.content_type, headers=dict(reply.headers))
+
+
+def _status_of(message_id: str) -> HttpResponse:
+    record = ledger().get(message_id) if intake.MESSAGE_ID.fullmatch(message_id) else None
+    if record is None:
+        raise MessageNotFound(f"No message {message_id} is known here.")
+    return HttpResponse(status_body(record), content_type="application/json")
 
 
 class MessagesView(APIView):
@@ -112,9 +120,12 @@ class MessagesView(APIView):
 class BatchView(APIView):
     """Submit many messages in one request."""
 
-    required_scopes: ClassVar = {"POST": "submit"}
+    required_scopes: ClassVar = {"POST": "submit", "GET": "read"}
     parser_classes = (JSONParser,)
-    throttle_classes = ()
+
+    def get_throttles(self) -> list[BaseThrottle]:
+        # A batch is counted where it is accepted, a look-up like any other.
+        return [] if self.request.method == "POST" else super().get_throttles()
 
     @extend_schema(
         operation_id="submitMessages",
@@ -142,6 +153,11 @@ class BatchView(APIView):
         raw = request._request
         return _response(intake.submit_batch(raw.META, raw.read, request.client))  # type: ignore[attr-defined]
 
+    @extend_schema(exclude=True)
+    def get(self, request: Request) -> HttpResponse:
+        """A message may be called ``batch``, and then this is its address."""
+        return _status_of("batch")
+
 
 class MessageView(APIView):
     """One message and what became of it."""
@@ -162,7 +178,4 @@ class MessageView(APIView):
         },
     )
     def get(self, request: Request, message_id: str) -> HttpResponse:
-        record = ledger().get(message_id) if intake.MESSAGE_ID.fullmatch(message_id) else None
-        if record is None:
-            raise MessageNotFound(f"No message {message_id} is known here.")
-        return HttpResponse(status_body(record), content_type="application/json")
+        return _status_of(message_id)

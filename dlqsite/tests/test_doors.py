@@ -15,7 +15,7 @@ from pytest_django import Settings
 
 from dlqsite.access import known_client, known_keys
 from dlqsite.models import ApiKey
-from dlqsite.tests.people import a_key
+from dlqsite.tests.people import a_key, with_key
 from messages_app.front import Front
 from messages_app.ledger import ledger
 
@@ -186,6 +186,14 @@ def test_the_front_leaves_plain_http_to_django_where_https_is_wanted(
     call(front, b'{"payload":1}', HTTP_AUTHORIZATION=f"Api-Key {key}")
 
     assert watched.asked == 2
+
+
+def test_a_message_called_like_another_address_can_be_looked_up(door: Door) -> None:
+    door(b'{"messageId":"batch","payload":1}')
+
+    answer = with_key("read").get("/api/messages/batch")
+
+    assert (answer.status_code, answer.json()["data"]["messageId"]) == (200, "batch")
 
 
 def test_the_payload_reads_back_byte_for_byte(door: Door, key: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
+import socket
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from django.test import Client, RequestFactory
 from pytest_django import Settings
 from rest_framework import exceptions
 
-from dlqsite.problems import ApiProblems, handle
+from dlqsite.problems import ApiProblems, handle, write_problem
 from dlqsite.tests.people import with_key
 from messages_app.errors import MessageInvalid, StoreUnavailable
 from messages_app.problem import printable, problem
@@ -64,6 +66,53 @@ def test_a_host_that_is_not_allowed_is_a_problem() -> None:
 
     assert answer.status_code == 400
     told(answer)
+
+
+@pytest.mark.parametrize(("path", "host"), [("/api/nothing", "localhost"), ("/api/messages", "evil.example")])
+def test_a_problem_in_place_of_a_page_keeps_what_protects(path: str, host: str) -> None:
+    answer = Client().get(path, headers={"Host": host})
+
+    told(answer)
+    assert answer["X-Content-Type-Options"] == "nosniff"
+    assert answer["Content-Length"] == str(len(answer.content))
+
+
+def test_a_host_that_is_not_allowed_is_told_the_setting() -> None:
+    assert "ALLOWED_HOSTS" in told(Client().get("/api/messages", headers={"Host": "evil.example"}))["detail"]
+
+
+def test_a_wrong_method_is_told_the_right_ones() -> None:
+    assert told(with_key("admin").get("/api/messages"))["detail"] == "GET is not possible here; POST is."
+    assert told(with_key("admin").put("/api/messages/m"))["detail"] == "PUT is not possible here; GET, HEAD are."
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "code"),
+    [
+        (400, "Bad Request", "bad_request"),
+        (414, "URI Too Long", "uri_too_long"),
+        (431, "Too Large", "headers_too_large"),
+    ],
+)
+def test_what_the_web_server_refuses_itself_is_a_problem_too(status: int, reason: str, code: str) -> None:
+    here, there = socket.socketpair()
+    with here, there:
+        write_problem(here, status, reason, "Invalid <b>\x1b[31m")
+        here.shutdown(socket.SHUT_WR)
+        head, _, body = there.makefile("rb").read().partition(b"\r\n\r\n")
+
+    assert head.startswith(f"HTTP/1.1 {status} {reason}\r\n".encode())
+    assert b"\r\nContent-Type: application/problem+json\r\n" in head
+    assert f"\r\nContent-Length: {len(body)}\r\n".encode() in head
+    members = json.loads(body)
+    assert (members["status"], members["code"]) == (status, code)
+    assert members["detail"] == "Invalid <b>\ufffd[31m"
+
+
+def test_the_web_server_still_has_what_is_replaced() -> None:
+    gunicorn = pytest.importorskip("gunicorn.util")
+
+    assert list(inspect.signature(gunicorn.write_error).parameters) == list(inspect.signature(write_problem).parameters)
 
 
 def test_other_pages_are_left_alone() -> None:

@@ -20,7 +20,7 @@ from breaker_app.states import State as BreakerState
 from messages_app import intake, registry
 from messages_app.clients import Client
 from messages_app.envelope import Message
-from messages_app.intake import MAX_BATCH_BODY, MAX_BODY, Reply, submit, submit_batch, uuid7
+from messages_app.intake import MAX_BODY, MAX_SKIPPED, Reply, submit, submit_batch, uuid7
 from messages_app.ledger import ledger
 from messages_app.records import Record
 
@@ -271,7 +271,7 @@ def test_no_answer_repeats_control_characters() -> None:
         ({"HTTP_CONTENT_ENCODING": "gzip"}, 415, "unsupported_media_type"),
         ({"CONTENT_LENGTH": "", "HTTP_TRANSFER_ENCODING": "chunked"}, 411, "length_required"),
         ({"CONTENT_LENGTH": "many"}, 411, "length_required"),
-        ({"CONTENT_LENGTH": str(MAX_BODY + 1)}, 413, "payload_too_large"),
+        ({"CONTENT_LENGTH": str(MAX_SKIPPED + 1)}, 413, "payload_too_large"),
         ({"CONTENT_LENGTH": "1" * 30}, 413, "payload_too_large"),
     ],
 )
@@ -282,6 +282,39 @@ def test_what_the_headers_rule_out_is_refused_unread(headers: dict[str, str], st
     reply = submit(head(b'{"payload":1}') | headers, read, CAROL)
 
     assert (reply.status, said(reply)["code"]) == (status, code)
+
+
+@pytest.mark.parametrize("sent", [MAX_BODY + 1, 3 * MAX_BODY, MAX_BODY - 1])
+def test_what_is_too_long_is_read_off_in_small_pieces_so_that_the_answer_arrives(sent: int) -> None:
+    body = io.BytesIO(b"x" * sent)
+    asked: list[int] = []
+
+    def read(size: int) -> bytes:
+        asked.append(size)
+        return body.read(size)
+
+    reply = submit(head(b"") | {"CONTENT_LENGTH": str(3 * MAX_BODY)}, read, CAROL)
+
+    assert reply.status == 413
+    assert body.tell() == sent
+    assert max(asked) <= 64 * 1024
+
+
+def test_a_lonely_fault_names_its_field_in_the_detail_too() -> None:
+    assert said(send({"payload": 1, "priority": "urgent"}))["detail"] == "priority: must be one of high, normal, low"
+    assert said(send("[]"))["detail"] == "The body must be a JSON object."
+
+
+def test_an_unknown_type_is_told_the_known_ones() -> None:
+    told = said(send({"payload": 1, "type": "nobody"}))
+
+    assert told["code"] == "unknown_type"
+    assert told["detail"].startswith("type: nobody has no handler; known types are ")
+    assert "demo" in told["detail"]
+
+
+def test_a_body_that_is_not_utf_8_is_a_fault_of_the_body() -> None:
+    assert said(send(b'{"payload":"\xff"}'))["errors"] == [{"field": "", "message": "is not UTF-8: byte 12 is 0xff"}]
 
 
 @pytest.mark.parametrize("content_type", ["application/json;charset=utf-8", 'Application/JSON; charset="UTF-8"'])
@@ -576,10 +609,10 @@ def test_a_thousand_messages_are_one_request(settings: Settings) -> None:
     assert second.status == 429
 
 
-def test_a_batch_over_eight_mebibytes_is_refused_unread() -> None:
+def test_a_batch_far_over_eight_mebibytes_is_refused_unread() -> None:
     def read(_: int) -> bytes:
         raise AssertionError("the body was read")
 
-    reply = submit_batch(head(b"") | {"CONTENT_LENGTH": str(MAX_BATCH_BODY + 1)}, read, CAROL)
+    reply = submit_batch(head(b"") | {"CONTENT_LENGTH": str(MAX_SKIPPED + 1)}, read, CAROL)
 
     assert (reply.status, said(reply)["code"]) == (413, "payload_too_large")
