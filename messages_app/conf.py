@@ -25,12 +25,14 @@ def retry_policy(message_type: str) -> RetryPolicy:
     return retry_policies().of(message_type)
 
 
+@cache
 def error_types() -> Mapping[str, str]:
     """``settings.ERROR_TYPES``: dotted exception class → errorType, before the built-in table."""
     extra: Mapping[str, str] = getattr(settings, "ERROR_TYPES", {})
     return extra
 
 
+@cache
 def error_kinds() -> Mapping[str, str]:
     """``settings.ERROR_KINDS``: errorType → transient, permanent or unknown, before the built-in table."""
     extra: Mapping[str, str] = getattr(settings, "ERROR_KINDS", {})
@@ -55,6 +57,9 @@ def code_version() -> str:
 def _forget(*, setting: str, **_: Any) -> None:
     if setting == "RETRY_POLICY":
         retry_policies.cache_clear()
+    elif setting in ("ERROR_TYPES", "ERROR_KINDS"):
+        error_types.cache_clear()
+        error_kinds.cache_clear()
 
 
 setting_changed.connect(_forget)

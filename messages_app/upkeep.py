@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 Recorder = Callable[[Sequence[Death], Sequence[Settled]], list[Recorded]]
 
 BATCH = 100
+#: Outcomes carried at once while more are waiting than fit into one batch.
+DRAIN_MOST = 200
 #: The mover looks at least this often; it sleeps less when something is due sooner.
 MOVE_EVERY_S = 0.1
 DRAIN_EVERY_S = 1.0
@@ -109,6 +111,7 @@ class Upkeep:
         self._details = details
         self._recorder = record_outcomes
         self._started_at_ms = 0
+        self._drain_limit = BATCH
         self._mover = Loop("mover", self._move, pause_most_s=_LEDGER_PAUSE_MOST_S)
         self._drainer = Loop("drainer", self._drain, pause_most_s=DRAIN_PAUSE_MOST_S)
         self._presence = Loop("presence", self._announce, pause_most_s=ANNOUNCE_EVERY_S)
@@ -148,7 +151,11 @@ class Upkeep:
         return min(max(until_next, 0.002), MOVE_EVERY_S)
 
     def _drain(self) -> float:
-        return 0.0 if drain(self._ledger, self._record) >= BATCH else DRAIN_EVERY_S
+        if drain(self._ledger, self._record, self._drain_limit) < self._drain_limit:
+            self._drain_limit = BATCH
+            return DRAIN_EVERY_S
+        self._drain_limit = DRAIN_MOST
+        return 0.0
 
     def _record(self, deaths: Sequence[Death], settles: Sequence[Settled]) -> list[Recorded]:
         if self._recorder is None:

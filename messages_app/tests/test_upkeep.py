@@ -205,6 +205,28 @@ def test_a_loop_survives_whatever_a_step_does(caplog: pytest.LogCaptureFixture) 
     assert said == ["upkeep_broken", "store_away", "store_back"]
 
 
+def test_while_many_outcomes_wait_they_go_in_larger_batches(book: Ledger, letters: Letters) -> None:
+    book.accept_many([an_acceptance(message_id=f"m{number}") for number in range(450)])
+    claimed = book.claim(token="t", limit=450, owner="w-1", holding=0).records
+    book.flush([
+        Failed(message_id=it.message_id, fence=it.fence, delay_ms=None, error=json.dumps(ERROR), attempt_json=LINE)
+        for it in claimed
+    ])  # fmt: skip
+    batches: list[int] = []
+
+    def record(deaths: Sequence[Death], settles: Sequence[Settled]) -> list[Recorded]:
+        batches.append(len(deaths))
+        return letters(deaths, settles)
+
+    upkeep = Upkeep(book, name="w-1", role="worker", details=dict, record_outcomes=record)
+    upkeep.start()
+    eventually(lambda: len(letters.deaths) == 450)
+    upkeep.stop()
+
+    assert batches == [100, 200, 150]
+    assert book.outbox() == []
+
+
 def test_a_message_given_up_by_the_reaper_makes_a_letter_too(redis_client: redis.Redis, book: Ledger) -> None:
     book.accept(an_acceptance(message_id="m1"))
     for loss in range(3):
