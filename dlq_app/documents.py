@@ -44,6 +44,7 @@ HEAVY = (
 )
 
 _INT64 = range(-(2**63), 2**63)
+_PLAIN = (bool, float, datetime)
 _MAX_DEPTH = 40
 
 
@@ -68,7 +69,7 @@ def storable(value: Any, depth: int = _MAX_DEPTH) -> Any:
     """A JSON-like value in a form that BSON takes: texts escaped, huge numbers and odd types as text, depth bounded."""
     if isinstance(value, str):
         return text(value)
-    if value is None or isinstance(value, bool | float | datetime):
+    if value is None or isinstance(value, _PLAIN):
         return value
     if isinstance(value, int):
         return value if value in _INT64 else str(value)
@@ -181,8 +182,10 @@ def austere(document: Document) -> Document:
 
 
 def _first_failure(death: Death) -> datetime:
-    ends = (entry.get("endedAt") for entry in attempt_entries(death.attempts[:1], death.epoch))
-    return next((end for end in ends if isinstance(end, datetime)), death.died_at)
+    ended = death.attempts[0].get("endedAt") if death.attempts else None
+    if isinstance(ended, str):
+        ended = _instant_or_text(text(ended))
+    return ended if isinstance(ended, datetime) else death.died_at
 
 
 def prior_runs(death: Death) -> int:
