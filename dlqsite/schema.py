@@ -36,6 +36,21 @@ _ALWAYS = {
 }
 
 
+#: And those of every operation that has a body.
+_WITH_BODY = {
+    "400": "The body is not as it must be; `errors` names each field and what is allowed.",
+    "415": "The body is not `application/json`.",
+}
+
+
+def close_requests(result: dict[str, Any], generator: Any, request: Any, public: bool) -> dict[str, Any]:
+    """After everything: no request takes a field that is not named, so that a slip of the pen is never ignored."""
+    for name, schema in result.get("components", {}).get("schemas", {}).items():
+        if name.endswith("Request") and schema.get("type") == "object":
+            schema["additionalProperties"] = False
+    return result
+
+
 class DocumentedView(AutoSchema):
     """Adds to every operation the problems that any operation may answer, and the scope it needs."""
 
@@ -58,6 +73,8 @@ class DocumentedView(AutoSchema):
     def _get_response_bodies(self, direction: Literal["request", "response"] = "response") -> dict[str, Any]:
         bodies: dict[str, Any] = super()._get_response_bodies(direction)
         stock = {} if self._scope() == OPEN else dict(_ALWAYS)
+        if self.method in ("POST", "PUT", "PATCH"):
+            stock |= _WITH_BODY
         for status, text in stock.items():
             if status not in bodies:
                 bodies[status] = self._get_response_for_code(  # type: ignore[no-untyped-call]

@@ -27,7 +27,10 @@ _RETRY_AFTER = OpenApiParameter(
     "Retry-After", int, OpenApiParameter.HEADER, response=[429, 503], description="Seconds."
 )
 _IDEMPOTENCY_KEY = OpenApiParameter(
-    "Idempotency-Key", str, OpenApiParameter.HEADER, description="The same as `messageId`; both only if they are equal."
+    "Idempotency-Key",
+    {"type": "string", "pattern": f"^{intake.MESSAGE_ID.pattern}$"},
+    OpenApiParameter.HEADER,
+    description="The same as `messageId`; both only if they are equal.",
 )
 
 

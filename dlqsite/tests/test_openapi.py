@@ -51,6 +51,23 @@ def test_the_documented_fields_are_those_that_intake_takes(document: dict[str, A
     assert set(document["components"]["schemas"]["MessageInRequest"]["properties"]) == set(_FIELDS)
 
 
+def test_every_operation_with_a_body_says_how_a_bad_one_is_refused(document: dict[str, Any]) -> None:
+    with_body = [(path, method, told) for path, method, told in operations(document) if "requestBody" in told]
+
+    assert len(with_body) > 5
+    for path, method, told in with_body:
+        assert {"400", "415"} <= told["responses"].keys(), (path, method)
+
+
+def test_no_body_takes_fields_that_nobody_knows(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    requests = {name: schema for name, schema in schemas.items() if name.endswith("Request")}
+
+    assert {"MessageInRequest", "BatchInRequest"} <= requests.keys()
+    assert all(schema["additionalProperties"] is False for schema in requests.values())
+    assert "additionalProperties" not in schemas["MessageStatus"]
+
+
 @pytest.mark.django_db
 @pytest.mark.redis
 class TestThePages:
