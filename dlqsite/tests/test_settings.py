@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,12 @@ from django.core.exceptions import ImproperlyConfigured
 from django.test import Client
 from pytest_django import Settings
 
+from breaker_app.policy import BreakerPolicy
+from dlq_app.masking import MaskingPolicy
+from dlq_app.policy import ReplayPolicy
 from dlqsite import checks
 from dlqsite.logs import request_id_of
+from messages_app.policy import RetryPolicy
 
 ROOT = Path(django_settings.BASE_DIR)
 
@@ -88,15 +94,47 @@ def variables(path: str, pattern: str) -> set[str]:
     return set(re.findall(pattern, (ROOT / path).read_text(encoding="utf-8")))
 
 
+def read_somewhere() -> set[str]:
+    """Every variable that settings, the web server, a command or docker compose asks the environment for."""
+    commands = [
+        str(path.relative_to(ROOT)) for path in (ROOT / "management").rglob("*.py") if "tests" not in path.parts
+    ]
+    asked = r'environ(?:ment)?(?:\.get\(|\[|, )\s*"([A-Z_]+)"'
+    found = variables("dlqsite/settings.py", r'env\.\w+\(\s*"([A-Z_]+)"')
+    found |= variables("docker-compose.yml", r"\$\{([A-Z_]+)")
+    for path in ["gunicorn.conf.py", *commands]:
+        found |= variables(path, asked)
+    return found - {"XDG_RUNTIME_DIR"}  # the operating system's own
+
+
 def test_every_variable_is_in_the_example_and_in_the_docs() -> None:
-    read = variables("dlqsite/settings.py", r'env\.\w+\(\s*"([A-Z_]+)"') | variables(
-        "gunicorn.conf.py", r'environ\.get\("([A-Z_]+)"'
-    )
+    read = read_somewhere()
     example = variables(".env.example", r"(?m)^#([A-Z_]+)=")
     docs = variables("docs/settings.md", r"`([A-Z_]{4,})`")
 
-    assert read - example == set()
+    assert {"DATA_DIR", "SECRET_KEY", "WEB_THREADS", "WORKERS", "DLQ_API_KEY", "REDIS_PASSWORD"} <= read
+    assert example == read
     assert example - docs == set()
+
+
+def test_every_variable_of_the_example_has_a_line_of_its_own_above_it() -> None:
+    lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
+
+    for above, line in pairwise(lines):
+        if re.match(r"#[A-Z_]+=", line):
+            assert re.match(r"# .+\.$", above), line
+
+
+def test_every_key_of_a_policy_is_in_the_docs() -> None:
+    docs = variables("docs/settings.md", r"`([a-z_]+)`")
+    assert {name for kind in (RetryPolicy, BreakerPolicy, ReplayPolicy, MaskingPolicy) for name in keys(kind)} <= docs
+
+    files = {path.name for path in (ROOT / "dlqsite" / "policies").glob("*.toml")}
+    assert files <= variables("docs/settings.md", r"`([a-z]+\.toml)`")
+
+
+def keys(policy: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(policy)} - {"strategies"}
 
 
 @pytest.mark.django_db
