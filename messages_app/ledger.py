@@ -53,6 +53,9 @@ from messages_app.scripts import Script, shipped
 
 #: Messages per pipeline of ``accept_many``: larger ones would hold up everybody else's requests.
 ACCEPT_CHUNK = 250
+#: Outcomes are read in parts of so many, and no more parts once they hold so much: payloads may be large.
+OUTBOX_CHUNK = 50
+OUTBOX_BYTES = 8 * 1024 * 1024
 #: A due entry that nobody has moved for this long is overdue.
 LATE_MS = 5_000
 #: Longer than any order can be under way.
@@ -226,13 +229,20 @@ class Ledger:
         return Due(moved, None if next_ms < 0 else next_ms, now_ms, recovered, given_up, woken_again)
 
     def outbox(self, limit: int = 100) -> list[OutboxEntry]:
-        """Outcomes that MongoDB has not acknowledged, oldest first."""
+        """Outcomes that MongoDB has not acknowledged, oldest first; fewer than ``limit`` when they are large."""
         ids = [entry.decode() for entry in self._lines.call("ZRANGE", self._prefix + "outbox", 0, limit - 1)]
-        found = dict(zip(ids, self.get_many(ids), strict=True))
-        entries = [OutboxEntry(record.outbox, record) for record in found.values() if record and record.outbox]
-        told = {entry.record.message_id for entry in entries}
-        # Entries that stand for nothing would hold up those behind them; the script looks again before it clears them.
-        self.drained([(message_id, 0, "death") for message_id in ids if message_id not in told])
+        entries: list[OutboxEntry] = []
+        size = 0
+        for first in range(0, len(ids), OUTBOX_CHUNK):
+            if size > OUTBOX_BYTES:
+                break
+            chunk = ids[first : first + OUTBOX_CHUNK]
+            read = [OutboxEntry(found.outbox, found) for found in self.get_many(chunk) if found and found.outbox]
+            entries += read
+            size += sum(len(entry.record.body or b"") + len(entry.record.run_body or b"") for entry in read)
+            # What stands for nothing would hold up what is behind it; the script looks again before it clears it.
+            told = {entry.record.message_id for entry in read}
+            self.drained([(message_id, 0, "death") for message_id in chunk if message_id not in told])
         return entries
 
     def drained(self, acknowledged: Sequence[tuple[str, int, str]]) -> list[bool]:

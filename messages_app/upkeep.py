@@ -151,11 +151,10 @@ class Upkeep:
         return min(max(until_next, 0.002), MOVE_EVERY_S)
 
     def _drain(self) -> float:
-        if drain(self._ledger, self._record, self._drain_limit) < self._drain_limit:
-            self._drain_limit = BATCH
-            return DRAIN_EVERY_S
-        self._drain_limit = DRAIN_MOST
-        return 0.0
+        drained = drain(self._ledger, self._record, self._drain_limit)
+        self._drain_limit = DRAIN_MOST if drained >= self._drain_limit else BATCH
+        # Fewer than asked for says nothing of how many wait: large ones come a few at a time.
+        return 0.0 if drained else DRAIN_EVERY_S
 
     def _record(self, deaths: Sequence[Death], settles: Sequence[Settled]) -> list[Recorded]:
         if self._recorder is None:

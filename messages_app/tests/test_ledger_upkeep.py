@@ -307,3 +307,14 @@ def test_entries_that_stand_for_nothing_do_not_hold_up_the_outbox(desk: Desk) ->
 
     assert desk.ledger.outbox() == []
     assert [entry.record.message_id for entry in desk.ledger.outbox()] == ["a"]
+
+
+def test_large_outcomes_are_read_a_few_at_a_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("messages_app.ledger.OUTBOX_CHUNK", 2)
+    monkeypatch.setattr("messages_app.ledger.OUTBOX_BYTES", 1000)
+    for number in range(6):
+        desk.accept(f"m{number}", body=b'"' + b"x" * 400 + b'"')
+        desk.kill(f"m{number}")
+        desk.wait(1)
+
+    assert [entry.record.message_id for entry in desk.ledger.outbox()] == ["m0", "m1", "m2", "m3"]
