@@ -1,7 +1,7 @@
 """Dead letters by the million, straight into a MongoDB: ``python -m benchmarks.load_letters --count 1000000``.
 
-As they come in life: about 300 causes of very different weight, each with its time, its message types and its error; thirty
-days of them, most of them resolved. The same seed makes the same letters, up to the moment that counts as now.
+As they come in life: about 300 causes of very different weight, each with its time, its message types and its error;
+thirty days of them, most of them resolved. The same seed makes the same letters, up to the moment that counts as now.
 """
 
 from __future__ import annotations
