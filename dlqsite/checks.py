@@ -72,6 +72,14 @@ def check_rate_limits(app_configs: Sequence[AppConfig] | None, **kwargs: Any) ->
 
 
 @register
+def check_approval_size(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    if settings.DLQ_APPROVAL_SIZE >= 0:
+        return []
+    hint = "Use the number of letters that an operator may replay in one batch; 0: every batch needs an administrator."
+    return [Error(f"DLQ_APPROVAL_SIZE is {settings.DLQ_APPROVAL_SIZE}.", hint=hint, id="dlqsite.E005")]
+
+
+@register
 def check_log_format(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     if settings.LOG_FORMAT in ("json", "console"):
         return []

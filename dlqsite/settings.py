@@ -263,6 +263,8 @@ RQ_QUEUES = {
 }
 RQ = {"COMMIT_MODE": "auto", "JOB_CLASS": "messages_app.jobs.WakeUpJob"}
 
+#: A replay batch of more letters needs the scope or permission ``admin``.
+DLQ_APPROVAL_SIZE = env.int("DLQ_APPROVAL_SIZE", default=10_000)
 #: Answers ``dlq_app.ports.IntakePort``.
 DLQ_RESUBMIT = "messages_app.services.IntakePort"
 
