@@ -17,9 +17,12 @@ DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
 #: Exact up to here; beyond it a count says "at least", and pages are walked by cursor.
 MAX_COUNTED = 10_000
+#: Characters of a cursor.
+MAX_CURSOR = 1000
 
 Kind = Literal["instant", "text", "id"]
 _OBJECT_ID = re.compile(r"[0-9a-f]{24}\Z")
+_CURSOR = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_CURSOR}}}\Z")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -75,7 +78,7 @@ class Cursor:
     @classmethod
     def decode(cls, text: str) -> Cursor:
         """The cursor in ``text``; ``ValueError`` for anything that ``encode`` cannot have made."""
-        if len(text) > 1000:
+        if not _CURSOR.match(text):
             raise ValueError("is not a cursor of this list")
         try:
             raw = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))

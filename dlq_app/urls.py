@@ -9,6 +9,8 @@ from dlq_app import views
 urlpatterns = [
     path("api/dlq", views.LettersView.as_view(), name="dead-letters"),
     path("api/dlq/stats", views.StatsView.as_view(), name="dead-letter-stats"),
+    # Before <ref>: finds a letter whose message id is itself a word of these addresses.
+    path("api/dlq/by-message/<str:message_id>", views.LetterByMessageView.as_view(), name="dead-letter-by-message"),
     path("api/dlq/<str:ref>", views.LetterView.as_view(), name="dead-letter"),
     path("api/dlq/<str:ref>/replay", views.ReplayView.as_view(), name="dead-letter-replay"),
     path("api/dlq/<str:ref>/resolve", views.ResolveView.as_view(), name="dead-letter-resolve"),

@@ -49,9 +49,19 @@ _FILTERS = [
     _query("search", "Beginning of a message id, or words of the error text."),
 ]
 _PAGES = [
-    OpenApiParameter("page", int, description="From 1; not with `cursor`. Reaches as far as 10 000 letters."),
-    OpenApiParameter("limit", int, description="20 unless given, at most 100."),
-    _query("cursor", "`nextCursor` of the page before: walks any number of letters, each exactly once."),
+    OpenApiParameter(
+        "page",
+        {"type": "integer", "minimum": 1, "maximum": paging.MAX_COUNTED, "default": 1},
+        description="Not with `cursor`. Reaches as far as 10 000 letters.",
+    ),
+    OpenApiParameter(
+        "limit", {"type": "integer", "minimum": 1, "maximum": paging.MAX_LIMIT, "default": paging.DEFAULT_LIMIT}
+    ),
+    OpenApiParameter(
+        "cursor",
+        {"type": "string", "pattern": "^[A-Za-z0-9_-]+$", "minLength": 1, "maxLength": paging.MAX_CURSOR},
+        description="`nextCursor` of the page before: walks any number of letters, each exactly once.",
+    ),
     _query("sort", "Newest failure first unless given.", enum=list(paging.SORTS)),
 ]
 _AWAY = "`store_unavailable`, `query_too_slow`: try again after `Retry-After`."
@@ -127,6 +137,29 @@ class LetterView(APIView):
         letter = repository.letters().find(ref)
         if letter is None:
             raise LetterNotFound(f"There is no dead letter {ref}.")
+        return _whole(letter)
+
+
+class LetterByMessageView(APIView):
+    """The same, by message id and nothing else: for ids that are words of this API, or look like an ``_id``."""
+
+    required_scopes: ClassVar = {"GET": "read"}
+
+    @extend_schema(
+        operation_id="getDeadLetterByMessage",
+        tags=["Dead letters"],
+        summary="Look at a message's dead letter",
+        description=(
+            "By message id only: also for a message id such as `stats` or `export`, which names another address below "
+            "`/api/dlq`, and for one that is some letter's `_id`. Act on such a letter by its `_id`."
+        ),
+        responses={200: serializers.LetterOut, **_problems(s404="`dead_letter_not_found`", s503=_AWAY)},
+    )
+    def get(self, request: Request, message_id: str) -> Response:
+        requests.refuse_parameters(request.query_params)
+        letter = repository.letters().find_by_message(message_id)
+        if letter is None:
+            raise LetterNotFound(f"Message {message_id} has no dead letter.")
         return _whole(letter)
 
 

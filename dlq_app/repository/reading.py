@@ -45,6 +45,12 @@ class Reading:
                 documents = list(self._letters.find({"messageId": {"$eq": ref}}).limit(1))
         return next(iter(letters_from(documents)), None)
 
+    def find_by_message(self, message_id: str) -> DeadLetter | None:
+        """The letter of this message, whole."""
+        with translated():
+            documents = list(self._letters.find({"messageId": {"$eq": message_id}}).limit(1))
+        return next(iter(letters_from(documents)), None)
+
     def get(self, letter_id: str) -> DeadLetter | None:
         """The letter with this ``_id``, whole."""
         with translated():

@@ -130,6 +130,7 @@ def test_it_filters(letters: Letters, vic: Client, query: str, found: set[str] |
         ("sort=$natural", "sort"),
         ("sort=errorStack", "sort"),
         ("cursor=garbage", "cursor"),
+        ("cursor=WyJtZXNzYWdlSWQiLCJ4Il0!", "cursor"),
         ("cursor=eyIkZ3QiOjF9", "cursor"),
         ("cursor=WyItbGFzdEZhaWxlZEF0Iix7IiRndCI6MX0sIjAiXQ", "cursor"),
         ("search=%00", "search"),
@@ -159,6 +160,29 @@ def test_it_shows_a_letter_by_either_id(letters: Letters, vic: Client) -> None:
         "TIMEOUT_ERROR is transient; 4 of 4 attempts failed over 7.3 s; next automatic replay at 12:01"
     )
     assert by_message["explanation"].endswith("(1 of 5)")
+
+
+@pytest.mark.parametrize("word", ["stats", "export", "replay-batches", "by-message"])
+def test_a_message_that_is_called_like_an_address_is_found_by_message(
+    letters: Letters, vic: Client, olga: Client, word: str
+) -> None:
+    services.record_outcomes([a_death(word)], [])
+
+    shown = vic.get(f"/api/dlq/by-message/{word}").json()["data"]
+
+    assert shown["messageId"] == word
+    assert vic.get(f"/api/dlq/{shown['_id']}").json()["data"] == shown
+    assert post(olga, f"{shown['links']['self']}/set-aside").status_code == 200
+
+
+def test_a_message_that_is_called_like_another_letter_is_found_by_message(letters: Letters, vic: Client) -> None:
+    services.record_outcomes([a_death("m-1")], [])
+    taken = vic.get("/api/dlq/m-1").json()["data"]["_id"]
+    services.record_outcomes([a_death(taken)], [])
+
+    assert vic.get(f"/api/dlq/{taken}").json()["data"]["messageId"] == "m-1"
+    assert vic.get(f"/api/dlq/by-message/{taken}").json()["data"]["messageId"] == taken
+    assert vic.get("/api/dlq/by-message/nobody").json()["code"] == "dead_letter_not_found"
 
 
 def test_it_hides_secrets_until_they_are_revealed(letters: Letters, vic: Client) -> None:

@@ -59,6 +59,15 @@ def test_every_operation_with_a_body_says_how_a_bad_one_is_refused(document: dic
         assert {"400", "415"} <= told["responses"].keys(), (path, method)
 
 
+def test_pages_of_dead_letters_say_how_far_they_reach(document: dict[str, Any]) -> None:
+    told = {one["name"]: one["schema"] for one in document["paths"]["/api/dlq"]["get"]["parameters"]}
+
+    assert (told["page"]["minimum"], told["page"]["maximum"]) == (1, 10_000)
+    assert (told["limit"]["minimum"], told["limit"]["maximum"]) == (1, 100)
+    assert (told["cursor"]["minLength"], told["cursor"]["maxLength"]) == (1, 1000)
+    assert told["cursor"]["pattern"]
+
+
 def test_no_body_takes_fields_that_nobody_knows(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     requests = {name: schema for name, schema in schemas.items() if name.endswith("Request")}
