@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 from argparse import ArgumentParser
 from typing import Any
@@ -13,6 +12,7 @@ from breaker_app import serializers, services
 from breaker_app.errors import BreakerError
 from breaker_app.services import Card
 from breaker_app.states import State
+from management.terminal import actor, printable
 
 ORDERS = {
     "force-open": (State.FORCED_OPEN, "refuse every call until somebody resets it"),
@@ -63,15 +63,6 @@ class Command(BaseCommand):
         self.stdout.write(json.dumps(data, indent=2) if options["json"] else text)
 
 
-def actor() -> str:
-    """Who is at the terminal, as the audit names them."""
-    try:
-        return f"cli:{getpass.getuser()}"
-    except (KeyError, OSError):
-        # A container's user may have no name.
-        return "cli"
-
-
 def table(cards: list[Card]) -> list[str]:
     """One line per breaker under a heading; nothing when there are none."""
     if not cards:
@@ -111,8 +102,3 @@ def retry_after(card: Card) -> str:
     if wait < 0:
         return "until reset"
     return f"in {wait / 1000:.1f} s" if wait else "now"
-
-
-def printable(text: str) -> str:
-    """``text`` on one line of a terminal, without anything that could steer it."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
