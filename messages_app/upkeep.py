@@ -1,8 +1,8 @@
 """What every worker process does beside running messages, so that any one of them alive is enough.
 
 Three threads: one moves what time alone moves (due retries and schedules, runs whose process was lost), one carries
-outcomes to the dead-letter queue, one says that the process is alive. Each step is atomic in the ledger or repeatable,
-so any number of processes may do the same at the same time.
+outcomes to the dead-letter queue, one says that the process is alive and notes the figures. Each step is atomic in the
+ledger or repeatable, so any number of processes may do the same at the same time.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from messages_app.errors import StoreUnavailable
 from messages_app.failures import UNKNOWN_ERROR, ErrorKind
 from messages_app.ledger import Ledger
 from messages_app.records import OutboxEntry, Record
+from messages_app.series import series
 
 log = logging.getLogger(__name__)
 
@@ -168,6 +169,7 @@ class Upkeep:
         if not self._started_at_ms:
             self._started_at_ms = self._ledger.now_ms()
         presence.announce(self._name, self._role, started_at_ms=self._started_at_ms, details=self._details())
+        series().sample()
         return ANNOUNCE_EVERY_S
 
 

@@ -5,7 +5,7 @@
 -- RACES  A worker that lost its lease must not end what another runs, a repetition must not count twice, and no record
 --        may be done without its account or, for a replay, without its place in the outbox.
 local prefix = KEYS[1]
---@use time check account outcome
+--@use time check account outcome tally
 local record_ttl, body_ttl = ARGV[1], ARGV[2]
 whole(record_ttl, 'record ttl')
 whole(body_ttl, 'body ttl')
@@ -20,7 +20,9 @@ local function complete(id, fence, result, attempt)
   tell(id, attempt)
   count(record.account, 'done', 1)
   count(record.account, 'open', -1)
+  tally('done')
   if record.replayId ~= '' then --[g] nothing expires before the letter has its outcome
+    tally('replayed')
     redis.call('HSET', key, 'outbox', 'settle')
     redis.call('ZADD', prefix .. 'outbox', stamp, id)
     return 'to_outbox'
@@ -36,5 +38,6 @@ for at = 3, #ARGV, 4 do
   verdicts[#verdicts + 1] = complete(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3])
 end
 write_ended()
+write_tallies()
 write_accounts() --[g] complete: the account in the same script
 return verdicts

@@ -5,7 +5,7 @@
 -- RETURNS  for each message: applied, already, stale
 -- RACES  Giving back and waking up are one step, so that no message waits without anybody knowing.
 local prefix = KEYS[1]
---@use time calendar wake outcome
+--@use time calendar wake outcome tally
 local STORY_MAX = 65536 -- beyond this, refusals leave no more traces in the message's story
 
 -- A refusal starts the clock after which a message is held no longer. What only changes hands keeps its turn: it goes
@@ -21,6 +21,7 @@ local function defer(id, fence, delay, why, attempt)
   redis.call('HSET', key, 'startedAt', '', 'owner', '')
   ended[#ended + 1] = id
   if refused then
+    tally('held')
     local since = record.deferredSince ~= '' and record.deferredSince or stamp
     redis.call('HSET', key, 'deferrals', (tonumber(record.deferrals) or 0) + 1, 'deferredSince', since)
   end
@@ -42,4 +43,5 @@ for at = 1, #ARGV, 5 do
   verdicts[#verdicts + 1] = defer(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4])
 end
 write_ended()
+write_tallies()
 return verdicts

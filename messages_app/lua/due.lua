@@ -5,7 +5,7 @@
 -- RACES  Leaving the index and entering the lane is one step, or a mover killed in between would lose the message. State
 --        and time are read again here: whoever listed the id may have listed it long ago.
 local prefix = KEYS[1]
---@use time check calendar wake outcome
+--@use time check calendar wake outcome tally
 local limit = whole(ARGV[1], 'limit')
 local LOSSES_MAX = 3
 local WAKE_UP_MS = 10000 -- a wake-up younger than this may still be on its way
@@ -14,7 +14,7 @@ local moved, recovered, given_up, rewoken = 0, 0, 0, 0
 
 local function look(id)
   local record = read(id, 'state', 'epoch', 'attempt', 'fence', 'priority', 'recoveries', 'wakes', 'dueAt', 'leaseUntil',
-    'owner', 'startedAt')
+    'owner', 'startedAt', 'replayId')
   record.recoveries = tonumber(record.recoveries) or 0
   return record
 end
@@ -45,11 +45,13 @@ local function recover(id, record)
   redis.call('HSET', key, 'recoveries', record.recoveries, 'fence', (tonumber(record.fence) or 0) + 1)
   tell(id, lost_attempt(record))
   recovered = recovered + 1
+  tally('lost')
   if record.recoveries < LOSSES_MAX then return queue(id, record) end --[g] ends at the third loss
   redis.call('HSET', key, 'state', 'dead_pending', 'finishedAt', stamp, 'lastError', lost_error(record),
     'outbox', 'death')
   redis.call('ZADD', prefix .. 'outbox', stamp, id)
   given_up = given_up + 1
+  if record.replayId == '' then tally('died') end
 end
 
 local function move(index)
@@ -98,5 +100,6 @@ for _, lane in ipairs(LANES) do
   wake_again(lane) --[g] new wake-up for a queued message without one
   redis.call('SADD', 'rq:queues', 'rq:queue:' .. lane)
 end
+write_tallies()
 local next_at = math.min(first('scheduled'), first('retry_wait'), first('running'))
 return { moved, next_at < math.huge and next_at or -1, now, recovered, given_up, rewoken }

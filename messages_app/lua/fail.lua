@@ -5,18 +5,19 @@
 -- RACES  A repeated failure must not use up a second retry, and a message given up must be in the outbox by the same
 --        step, whatever dies next.
 local prefix = KEYS[1]
---@use time outcome
+--@use time outcome tally
 
 local function fail(id, fence, delay, problem, attempt)
   local wait = tonumber(delay)
   if delay ~= '' and not (wait and wait >= 0) then return 'stale' end
-  local record = read(id, 'state', 'fence', 'attempt', 'maxRetries', 'priorRuns')
+  local record = read(id, 'state', 'fence', 'attempt', 'maxRetries', 'priorRuns', 'replayId')
   local verdict = judge(record, fence)
   if verdict ~= 'applied' then return verdict end
   local key, number = prefix .. 'msg:' .. id, tonumber(record.attempt)
   redis.call('HSET', key, 'lastError', problem, 'deferredSince', '', 'priorRuns', (tonumber(record.priorRuns) or 0) + 1)
   ended[#ended + 1] = id
   tell(id, attempt)
+  tally('failed')
   if wait and number < tonumber(record.maxRetries) then --[g] retries left
     local due = now + math.ceil(wait)
     redis.call('HSET', key, 'state', 'retry_wait', 'attempt', number + 1, 'dueAt', due)
@@ -25,6 +26,7 @@ local function fail(id, fence, delay, problem, attempt)
   end
   redis.call('HSET', key, 'state', 'dead_pending', 'finishedAt', stamp, 'outbox', 'death')
   redis.call('ZADD', prefix .. 'outbox', stamp, id)
+  if record.replayId == '' then tally('died') end -- else its letter is there already
   return 'to_outbox'
 end
 
@@ -33,4 +35,5 @@ for at = 1, #ARGV, 5 do
   verdicts[#verdicts + 1] = fail(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4])
 end
 write_ended()
+write_tallies()
 return verdicts

@@ -17,6 +17,7 @@ local function write_accounts()
       if redis.call('HINCRBY', key, field, change) == change then -- it held nothing: it may be new
         redis.call('EXPIRE', key, ACCOUNT_TTL_S)
         redis.call('SADD', prefix .. 'acct:index', account)
+        redis.call('SADD', prefix .. 'acct:types', string.sub(account, 10))
       end
     end
   end
