@@ -83,8 +83,14 @@ class IntakePort(Protocol):
     def check_payload(self, payload: bytes) -> None:
         """Raise ``dlq_app.errors.PayloadInvalid`` unless intake would accept this payload text."""
 
-    def retry_after_ms(self, message_type: str) -> int | None:
-        """None when a message of this type may run now; else how long its circuit breaker stays open."""
+    def breaker_of(self, message_type: str, body: bytes) -> str | None:
+        """Name of the circuit breaker that guards what this message calls; None: none."""
+
+    def retry_after_ms(self, message_type: str, body: bytes = b"") -> int | None:
+        """None when this message may run now; else how long its circuit breaker stays open.
+
+        Where the breaker is chosen by the payload, ``body`` (its text) is what chooses.
+        """
 
 
 @cache

@@ -183,7 +183,7 @@ class Replayer:
         Raises ``StoreUnavailable`` only before anything is claimed, or when MongoDB does not say whether it is: then
         the sweep ends what there is, and asking again with the same ``replay_id`` goes on with it.
         """
-        wait_ms = self._port.retry_after_ms(letter.type)
+        wait_ms = self._port.retry_after_ms(letter.type, letter.body if request.payload is None else request.payload)
         if wait_ms is not None:
             return Refused(letter.message_id, letter.type, max(wait_ms, 0) / 1000)
         began_ms = self._port.now_ms()

@@ -181,7 +181,10 @@ class MemoryIntake:
         except ValueError as error:
             raise PayloadInvalid(errors=[{"field": "payload", "message": "must be JSON"}]) from error
 
-    def retry_after_ms(self, message_type: str) -> int | None:
+    def breaker_of(self, message_type: str, body: bytes) -> str | None:
+        return message_type
+
+    def retry_after_ms(self, message_type: str, body: bytes = b"") -> int | None:
         return self.open_types.get(message_type)
 
     def end(self, message_id: str, *, done: bool) -> Death | Settled:

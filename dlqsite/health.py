@@ -20,8 +20,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from breaker_app.conf import breaker_for, known_names
 from breaker_app.errors import BreakerError
+from breaker_app.services import cards
 from breaker_app.states import State as BreakerState
 from dlq_app.errors import DeadLetterError
 from dlq_app.mongo import database, translated
@@ -138,7 +138,7 @@ def check_queues() -> Finding:
 
 
 def check_breakers() -> Finding:
-    states = {name: breaker_for(name).peek().state for name in known_names()}
+    states = {card.name: card.seen.state for card in cards()}
     opened = sorted(name for name, state in states.items() if state in (BreakerState.OPEN, BreakerState.FORCED_OPEN))
     facts = {"states": {name: state.value for name, state in states.items()}}
     if opened:

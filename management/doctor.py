@@ -21,8 +21,8 @@ from django.db import Error as DatabaseError
 from django.db import connection as database_connection
 from django.db.migrations.executor import MigrationExecutor
 
-from breaker_app.conf import breaker_for, known_names
 from breaker_app.errors import BreakerError
+from breaker_app.services import cards
 from breaker_app.states import State as BreakerState
 from dlq_app import indexes
 from dlq_app.errors import DeadLetterError
@@ -276,7 +276,7 @@ def look_at_work() -> Iterator[Finding]:
 
 
 def look_at_breakers() -> Iterator[Finding]:
-    states = {name: breaker_for(name).peek().state for name in known_names()}
+    states = {card.name: card.seen.state for card in cards()}
     for name, state in states.items():
         if state in (BreakerState.OPEN, BreakerState.FORCED_OPEN):
             yield _warn(f"breaker {name}", state.value, f"Look at what it protects; manage.py breaker show {name}.")

@@ -114,6 +114,8 @@ class Submission:
     message_id: str
     type: str
     payload: bytes
+    #: The circuit breaker of what will handle it, if any.
+    breaker: str | None
     digest: str
     priority: str
     #: What the client said, None when it said nothing.
@@ -148,7 +150,7 @@ def submit(head: Mapping[str, Any], read: Callable[[int], bytes], client: Client
     try:
         body = _read(head, read, MAX_BODY)
         submission = check(parse_envelope(decode(body)), head.get("HTTP_IDEMPOTENCY_KEY"))
-        breaker_must_let_pass(submission.type)
+        breaker_must_let_pass(submission)
     except MessagesError as error:
         return _refused(error, client)
     limit = submit_limit(client)
@@ -259,11 +261,13 @@ def check(envelope: Envelope, idempotency_key: str | None = None) -> Submission:
     if faults:
         raise MessageInvalid(_gravest_first(faults))
     given_source = None if source is ABSENT else source
+    spec = registry.get(message_type)
     content = _canonical([message_type, envelope.payload, priority, given_source, tags, not_before_ms])
     return Submission(
         message_id=message_id,
         type=message_type,
         payload=envelope.payload_text.encode(),
+        breaker=None if spec is None else spec.breaker_of(envelope.payload),
         digest=sha256(content.encode()).hexdigest(),
         priority=priority,
         source=given_source,
@@ -343,24 +347,24 @@ def uuid7() -> str:
 _peeked: dict[str, tuple[float, int | None]] = {}
 
 
-def breaker_must_let_pass(message_type: str) -> None:
-    """Raise ``CircuitOpen`` while the breaker of this type is open and its policy is to reject.
+def breaker_must_let_pass(submission: Submission) -> None:
+    """Raise ``CircuitOpen`` while the breaker of this message is open and its policy is to reject.
 
     Only looked at, never asked for a permit, and at most every quarter of a second in each process: whoever runs the
     message asks again. Without an answer of the store the message is taken; the worker waits if it has to.
     """
-    spec = registry.get(message_type)
-    if spec is None or spec.breaker is None:
+    name = submission.breaker
+    if name is None:
         return
     now = time.monotonic()
-    known = _peeked.get(spec.breaker)
+    known = _peeked.get(name)
     if known is None or known[0] <= now:
-        known = (now + _PEEK_S, _wait_ms(spec.breaker))
-        _peeked[spec.breaker] = known
+        known = (now + _PEEK_S, _wait_ms(name))
+        _peeked[name] = known
     if known[1] is not None:
         seconds = max(1, ceil(known[1] / 1000))
         raise CircuitOpen(
-            f"What handles {message_type} is failing at the moment; try again in {seconds} s.", retry_after=seconds
+            f"What handles {submission.type} is failing at the moment; try again in {seconds} s.", retry_after=seconds
         )
 
 
@@ -457,7 +461,7 @@ def _take_all(text: str, items: Sequence[_Item], client: Client) -> list[dict[st
             if (end - start) * 4 > MAX_BODY and len(text[start:end].encode()) > MAX_BODY:
                 raise PayloadTooLarge(f"A message has at most {MAX_BODY} bytes.")
             submission = check(found)
-            breaker_must_let_pass(submission.type)
+            breaker_must_let_pass(submission)
         except MessagesError as error:
             given_id = found.fields.get("messageId") if isinstance(found, Envelope) else None
             usable = isinstance(given_id, str) and MESSAGE_ID.fullmatch(given_id)

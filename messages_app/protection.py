@@ -91,9 +91,9 @@ def announce_breakers() -> None:
     """Tell the other processes which breakers the handlers of this one use, and for how long at most."""
     limits: dict[str, int] = {}
     for spec in registry.specs():
-        if spec.breaker is not None:
-            limit_s = spec.timeout or conf.retry_policy(spec.type).timeout_ms / 1000
-            limits[spec.breaker] = max(limits.get(spec.breaker, 0), int(limit_s * 1000))
+        limit_s = spec.timeout or conf.retry_policy(spec.type).timeout_ms / 1000
+        for name in spec.breaker_names():
+            limits[name] = max(limits.get(name, 0), int(limit_s * 1000))
     if not limits:
         return
     try:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from messages_app.envelope import Message
 
+log = logging.getLogger(__name__)
+
 HandlerFunction = Callable[[Message], Any]
+#: Payload → name of the circuit breaker; None: none. Must answer the same for the same payload, whoever asks.
+BreakerChoice = Callable[[Any], str | None]
 _F = TypeVar("_F", bound=HandlerFunction)
 
 TYPE_PATTERN = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
@@ -25,17 +30,48 @@ class HandlerSpec:
 
     type: str
     function: HandlerFunction
-    #: Name of the circuit breaker that guards what it calls, if any.
-    breaker: str | None = None
+    #: Name of the circuit breaker that guards what it calls, if any; or what chooses it by the payload.
+    breaker: str | BreakerChoice | None = None
     #: Time limit of one attempt in seconds; None: the retry policy's.
     timeout: float | None = None
+    #: Where the breaker is chosen: every name that can come out. Names never come from a payload.
+    breakers: Callable[[], Collection[str]] | None = None
+
+    def breaker_of(self, payload: Any) -> str | None:
+        """The breaker of a message with this payload. Never raises: a payload that makes no sense has none."""
+        if self.breaker is None or isinstance(self.breaker, str):
+            return self.breaker
+        try:
+            name = self.breaker(payload)
+        except Exception:
+            # A broken choice must neither refuse messages nor lose them: the handler itself meets what is wrong.
+            log.exception("breaker_not_chosen", extra={"type": self.type})
+            return None
+        if name is not None and name not in self.breaker_names():
+            log.error("breaker_not_listed", extra={"type": self.type})
+            return None
+        return name
+
+    def breaker_names(self) -> Collection[str]:
+        """Every breaker that messages of this type may have."""
+        if self.breakers is not None:
+            return self.breakers()
+        return (self.breaker,) if isinstance(self.breaker, str) else ()
 
 
 _specs: dict[str, HandlerSpec] = {}
 
 
-def handler(type: str, breaker: str | None = None, timeout: float | None = None) -> Callable[[_F], _F]:
+def handler(
+    type: str,
+    breaker: str | BreakerChoice | None = None,
+    timeout: float | None = None,
+    *,
+    breakers: Callable[[], Collection[str]] | None = None,
+) -> Callable[[_F], _F]:
     """Register the decorated callable for a type: ``@handler("order.created", breaker="orders-db", timeout=30)``.
+
+    ``breaker`` may be a callable that chooses by the payload; then ``breakers`` tells every name it can give.
 
     It gets a frozen ``Message`` and returns a small JSON value, or raises. It runs *at least once*: pass
     ``message.idempotency_key`` on to whatever it changes.
@@ -44,6 +80,8 @@ def handler(type: str, breaker: str | None = None, timeout: float | None = None)
         raise RegistrationError(f"message type {type!r} must match {TYPE_PATTERN.pattern}")
     if timeout is not None and not 0.1 <= timeout <= 3600:
         raise RegistrationError(f"handler for {type!r}: timeout = {timeout!r}; accepted: 0.1 to 3600 seconds")
+    if callable(breaker) != (breakers is not None):
+        raise RegistrationError(f"handler for {type!r}: a breaker that is chosen needs `breakers`, and only that one")
 
     def register(function: _F) -> _F:
         taken = _specs.get(type)
@@ -51,7 +89,7 @@ def handler(type: str, breaker: str | None = None, timeout: float | None = None)
             raise RegistrationError(
                 f"message type {type!r} is handled by {_name(taken.function)} already, not by {_name(function)} too"
             )
-        _specs[type] = HandlerSpec(type, function, breaker, timeout)
+        _specs[type] = HandlerSpec(type, function, breaker, timeout, breakers)
         return function
 
     return register

@@ -189,8 +189,9 @@ class Runner:
             )
         limit_s = limit_of(spec)
         message = message_of(attempt, payload, limit_s)
-        if spec.breaker is not None:
-            guard = Protection(spec.breaker, attempt, self._reuse_ms)
+        breaker = spec.breaker_of(payload)
+        if breaker is not None:
+            guard = Protection(breaker, attempt, self._reuse_ms)
             if not guard.allowed:
                 return self._refused(attempt, guard)
             attempt.guard = guard

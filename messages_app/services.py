@@ -19,7 +19,7 @@ from messages_app.names import process_name
 from messages_app.parsing import parse_payload
 from messages_app.pool import GRACE_S, WATCH_S
 from messages_app.records import Completed, Deferred, Failed, Outcome
-from messages_app.runner import Attempt, Runner
+from messages_app.runner import Attempt, Runner, payload_of
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -125,13 +125,25 @@ class IntakePort:
         except MessagesError as error:
             raise PayloadInvalid(str(error), errors=[_shown(item) for item in error.errors]) from error
 
-    def retry_after_ms(self, message_type: str) -> int | None:
+    def breaker_of(self, message_type: str, body: bytes) -> str | None:
         spec = registry.get(message_type)
-        if spec is None or spec.breaker is None:
+        if spec is None:
+            return None
+        if spec.breaker is None or isinstance(spec.breaker, str):
+            return spec.breaker
+        try:
+            payload = payload_of(body.decode())
+        except (ValueError, RecursionError):
+            return None  # it cannot run either: the worker says why
+        return spec.breaker_of(payload)
+
+    def retry_after_ms(self, message_type: str, body: bytes = b"") -> int | None:
+        name = self.breaker_of(message_type, body)
+        if name is None:
             return None
         from messages_app.protection import open_for_ms
 
-        return open_for_ms(spec.breaker)
+        return open_for_ms(name)
 
 
 def _shown(item: dict[str, object]) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import time
 from typing import Any
 
@@ -9,12 +11,15 @@ import pytest
 import redis
 
 from breaker_app.breaker import CircuitBreaker, State
-from breaker_app.conf import breaker_for
+from breaker_app.conf import breaker_for, known_names, policy_for
+from messages_app import intake
+from messages_app.clients import Client
 from messages_app.envelope import Message
 from messages_app.failures import PermanentError, TransientError
-from messages_app.protection import open_for_ms
+from messages_app.protection import announce_breakers, open_for_ms
 from messages_app.records import Completed, Deferred, Failed, Outcome
 from messages_app.runner import HELD_MOST_MS, Attempt, Runner
+from messages_app.services import IntakePort
 from messages_app.tests.handling import a_claimed, handling
 
 pytestmark = pytest.mark.redis
@@ -123,3 +128,44 @@ def test_a_time_out_counts_against_the_downstream_and_a_shutdown_does_not(breake
         outcome.sample.send()
         seen = breaker.peek()
         assert (seen.total, seen.failures) == counted
+
+
+def by_destination(payload: Any) -> str:
+    return f"to:{payload['to']}"
+
+
+def test_each_destination_has_a_breaker_of_its_own(redis_client: redis.Redis) -> None:
+    breaker_for("to:a").force(State.OPEN, actor="user:olga", reason="test")
+    port = IntakePort()
+
+    with handling(lambda message: None, breaker=by_destination, breakers=lambda: ("to:a", "to:b")) as type:
+        outcomes = {to: run(type, body=b'{"to":"%s"}' % to.encode()) for to in ("a", "b", "c")}
+        waits = {to: port.retry_after_ms(type, b'{"to":"%s"}' % to.encode()) for to in ("a", "b", "c")}
+        named = [port.breaker_of(type, body) for body in (b'{"to":"b"}', b"{", b"[]")]
+
+    assert isinstance(outcomes["a"], Deferred)
+    assert isinstance(outcomes["b"], Completed)
+    assert isinstance(outcomes["c"], Completed)
+    assert waits["a"] is not None
+    assert 29_000 < waits["a"] <= 30_000
+    assert (waits["b"], waits["c"]) == (None, None)
+    assert named == ["to:b", None, None]
+
+
+def test_every_name_that_can_be_chosen_is_announced(redis_client: redis.Redis) -> None:
+    with handling(lambda message: None, breaker=by_destination, breakers=lambda: ("to:a", "to:b"), timeout=70):
+        announce_breakers()
+
+    assert {"to:a", "to:b"} <= set(known_names())
+    assert policy_for("to:b").permit_lease_ms == 80_000
+
+
+def test_intake_refuses_only_what_goes_to_the_destination_that_fails(redis_client: redis.Redis) -> None:
+    breaker_for("to:x").force(State.OPEN, actor="user:olga", reason="test")
+
+    with handling(lambda message: None, breaker=by_destination, breakers=lambda: ("to:x", "to:y")) as type:
+        for to, status in (("x", 503), ("y", 202)):
+            body = json.dumps({"type": type, "payload": {"to": to}}).encode()
+            head = {"CONTENT_TYPE": "application/json", "CONTENT_LENGTH": str(len(body))}
+            reply = intake.submit(head, io.BytesIO(body).read, Client(label="key:test", rate_key="test"))
+            assert reply.status == status, reply.body

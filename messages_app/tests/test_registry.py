@@ -56,3 +56,40 @@ def test_malformed_types_are_refused(name: str) -> None:
 def test_time_limits_out_of_range_are_refused(timeout: float) -> None:
     with pytest.raises(RegistrationError):
         handler("order.created", timeout=timeout)
+
+
+class TestAChosenBreaker:
+    """A handler whose breaker depends on the payload."""
+
+    @pytest.fixture(autouse=True)
+    def spec(self, clean: None) -> HandlerSpec:
+        def choose(payload: dict[str, str]) -> str | None:
+            return f"http:{payload['to']}" if payload["to"] else None
+
+        handler("order.created", breaker=choose, breakers=lambda: {"http:a", "http:b"})(handle)
+        found = registry.get("order.created")
+        assert found is not None
+        return found
+
+    def test_it_is_the_payloads(self, spec: HandlerSpec) -> None:
+        assert [spec.breaker_of({"to": to}) for to in ("a", "b", "")] == ["http:a", "http:b", None]
+        assert sorted(spec.breaker_names()) == ["http:a", "http:b"]
+
+    def test_no_payload_makes_a_new_name(self, spec: HandlerSpec) -> None:
+        assert spec.breaker_of({"to": "elsewhere"}) is None
+
+    def test_a_payload_that_makes_no_sense_has_none(self, spec: HandlerSpec) -> None:
+        assert spec.breaker_of(["not", "an", "object"]) is None
+
+
+def test_a_fixed_breaker_is_every_messages() -> None:
+    spec = HandlerSpec("t", handle, "orders-db")
+    assert (spec.breaker_of(None), spec.breaker_names()) == ("orders-db", ("orders-db",))
+    assert (HandlerSpec("t", handle).breaker_of({}), HandlerSpec("t", handle).breaker_names()) == (None, ())
+
+
+def test_names_and_choice_come_together() -> None:
+    with pytest.raises(RegistrationError, match="breakers"):
+        handler("order.created", breaker=lambda payload: "a")
+    with pytest.raises(RegistrationError, match="breakers"):
+        handler("order.created", breaker="a", breakers=lambda: ("a",))
