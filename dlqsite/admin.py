@@ -1,19 +1,30 @@
-"""Admin of API keys: the key itself is shown once, when it is made."""
+"""The console's pages about access: API keys, the audit log, RQ's queues."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from django import forms
 from django.contrib import admin
-from django.http import HttpRequest
+from django.contrib.admin.models import ADDITION, CHANGE, DELETION, LogEntry
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse
+from django.urls import NoReverseMatch, URLPattern
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django_rq.admin import QueueAdmin as StockQueueAdmin
+from django_rq.models import Dashboard
 from rest_framework_api_key.admin import APIKeyModelAdmin
 from rest_framework_api_key.models import APIKey
 
 from dlqsite.models import SCOPES, ApiKey
+from dlqsite.templatetags.console import badge
 
 # The library registers its own model, which has no scopes and which nothing here would accept.
 admin.site.unregister(APIKey)
+admin.site.unregister(Dashboard)
 
 
 class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -30,8 +41,10 @@ class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]
 
 @admin.register(ApiKey)
 class ApiKeyAdmin(APIKeyModelAdmin):
+    """Keys are made here or by ``create_api_key``; the key itself is shown once, when it is made."""
+
     form = ApiKeyForm
-    list_display: Any = ("prefix", "name", "scope_names", "rate_limit_per_minute", "created", "expiry_date", "revoked")
+    list_display: Any = ("name", "prefix", "scope_names", "rate_limit_per_minute", "created", "expiry_date", "state")
     list_filter = ("revoked",)
     search_fields = ("name", "prefix")
 
@@ -39,6 +52,94 @@ class ApiKeyAdmin(APIKeyModelAdmin):
     def scope_names(self, key: ApiKey) -> str:
         return ", ".join(key.scopes)
 
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
-        fixed: tuple[str, ...] = super().get_readonly_fields(request, obj)
-        return fixed
+    @admin.display(description="State", ordering="revoked")
+    def state(self, key: ApiKey) -> SafeString:
+        if key.revoked:
+            return badge("mute", "slash", "Revoked")
+        return badge("warn", "clock", "Expired") if key.has_expired else badge("ok", "check", "Valid")
+
+
+@admin.register(LogEntry)
+class AuditLogAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Who did what, to what, why: read only, newest first."""
+
+    list_display = ("action_time", "user", "what", "target", "said")
+    list_filter = ("action_flag", ("content_type", admin.RelatedOnlyFieldListFilter))
+    search_fields = ("object_repr", "change_message", "user__username")
+    list_select_related = ("user", "content_type")
+    list_display_links = None
+    ordering = ("-action_time", "-id")
+    show_full_result_count = False
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        return super().changelist_view(request, {"title": "Audit log", **(extra_context or {})})
+
+    @admin.display(description="What", ordering="action_flag")
+    def what(self, entry: LogEntry) -> SafeString:
+        tone, icon, word = {
+            ADDITION: ("ok", "note", "Added"),
+            CHANGE: ("busy", "edit", "Changed"),
+            DELETION: ("bad", "x", "Deleted"),
+        }.get(entry.action_flag, ("mute", "info", "Other"))
+        return badge(tone, icon, word)
+
+    @admin.display(description="Of")
+    def target(self, entry: LogEntry) -> str:
+        kind = entry.content_type.name if entry.content_type else "something"
+        try:
+            url = entry.get_admin_url() if entry.action_flag != DELETION else None
+        except NoReverseMatch:
+            url = None  # its page is not part of this console
+        name = entry.object_repr or entry.object_id or "?"
+        if not url:
+            return f"{kind} {name}"
+        return format_html('<span class="muted">{}</span> <a href="{}">{}</a>', kind, url, name)
+
+    @admin.display(description="How and why")
+    def said(self, entry: LogEntry) -> str:
+        return entry.get_change_message() or "—"
+
+
+#: Pages of django-rq that change something, by the end of their name, whatever the method.
+_RQ_WRITES = ("_clear", "requeue_all", "delete_failed_jobs", "delete_job", "requeue_job", "actions", "stop_job")
+
+
+@admin.register(Dashboard)
+class QueueAdmin(StockQueueAdmin):
+    """RQ's own pages. Every member of staff may look; what changes something needs the permission of administrators.
+
+    RQ only carries wake-ups: emptying a queue loses no message, yet it is nobody's daily work.
+    """
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return True
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return True
+
+    def get_urls(self) -> list[URLPattern]:
+        return [_guarded(url) for url in super().get_urls()]
+
+
+def _guarded(url: URLPattern) -> URLPattern:
+    """The same URL; POSTs and the pages that lead to one are refused to those who may not control queues."""
+    view: Callable[..., HttpResponse] = url.callback
+    is_write = (url.name or "").endswith((*_RQ_WRITES, "enqueue_job", "confirm_action"))
+
+    @wraps(view)
+    def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        writes = is_write or request.method not in ("GET", "HEAD")
+        if writes and request.user.is_authenticated and not request.user.has_perm("dlqsite.admin"):
+            raise PermissionDenied("Controlling queues needs the role administrator.")
+        return view(request, *args, **kwargs)
+
+    return URLPattern(url.pattern, guarded, url.default_args, url.name)

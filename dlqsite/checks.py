@@ -17,6 +17,8 @@ KEY_FIX = (
     "or DATA_DIR to the directory in which `make up` keeps one."
 )
 
+ENVIRONMENTS = ("local", "staging", "production")
+
 
 def secret_key_problem() -> str | None:
     """What is wrong with the secret key, None when it may be used."""
@@ -84,3 +86,12 @@ def check_log_format(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> 
     if settings.LOG_FORMAT in ("json", "console"):
         return []
     return [Error(f"LOG_FORMAT is {settings.LOG_FORMAT!r}.", hint="Use json or console.", id="dlqsite.E004")]
+
+
+@register
+def check_environment(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    if settings.ENVIRONMENT in ENVIRONMENTS:
+        return []
+    return [
+        Error(f"ENVIRONMENT is {settings.ENVIRONMENT!r}.", hint="Use local, staging or production.", id="dlqsite.E005")
+    ]

@@ -57,6 +57,8 @@ _stack = running_stack()
 
 DEBUG = env.bool("DEBUG", default=False)
 SECRET_KEY = secret_key()
+#: What the console's header says this is, so that nobody acts in the wrong place.
+ENVIRONMENT = env.str("ENVIRONMENT", default="local")
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]"])
 
 REDIS_URL = env.str("REDIS_URL", default=_stack.get("redisUrl", "redis://127.0.0.1:6379/0"))
@@ -80,7 +82,7 @@ else:
     DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
 
 INSTALLED_APPS = [
-    "django.contrib.admin",
+    "dlqsite.apps.ConsoleConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",

@@ -18,6 +18,5 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("", include("messages_app.urls")),
     path("", include("dlq_app.urls")),
     path("", include("breaker_app.urls")),
-    path("admin/django-rq/", include("django_rq.urls")),
     path("admin/", admin.site.urls),
 ]

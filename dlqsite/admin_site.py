@@ -1,0 +1,44 @@
+"""The operations console: Django's admin with a header, tabs and roles of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.contrib import admin
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, URLResolver, path
+
+from dlqsite import tabs
+from dlqsite.roles import MAY, role_of
+from dlqsite.version import VERSION
+
+
+class ConsoleSite(admin.AdminSite):
+    """The default site: what apps register with ``admin.site`` is a page of the console."""
+
+    site_header = "Dead letters"
+    site_title = "Dead letters"
+    index_title = "Overview"
+    site_url = None
+    enable_nav_sidebar = False  # the tabs take its place
+
+    def each_context(self, request: HttpRequest) -> dict[str, Any]:
+        """Django's context and the header's: environment, tabs with their counts, and the role of who looks."""
+        context = super().each_context(request)
+        context["environment"] = settings.ENVIRONMENT
+        context["version"] = VERSION
+        if context["has_permission"]:
+            context["console_tabs"] = tabs.for_request(request)
+            context["console_role"] = role_of(request.user)
+        return context
+
+    def get_urls(self) -> list[URLPattern | URLResolver]:
+        return [path("you/", self.admin_view(self.account), name="account"), *super().get_urls()]
+
+    def account(self, request: HttpRequest) -> HttpResponse:
+        """What the one who is signed in may do, and what not, with who could change that."""
+        may = [(what, not needed or request.user.has_perm(needed)) for needed, what in MAY]
+        context = {**self.each_context(request), "title": "Your permissions", "may": may}
+        return TemplateResponse(request, "console/account.html", context)

@@ -1,0 +1,157 @@
+"""The console's tabs: what is there, where the reader is, and the counts that say where to look first."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+from django.http import HttpRequest
+from django.urls import NoReverseMatch, reverse
+
+from breaker_app import services as breakers
+from breaker_app.errors import BreakerError
+from breaker_app.states import State
+from dlq_app import repository
+from dlq_app.criteria import LetterCriteria
+from dlq_app.errors import DeadLetterError
+from dlq_app.states import OPEN
+
+log = logging.getLogger(__name__)
+
+#: Counts are kept for this long; every page of every reader shows the same ones meanwhile.
+KEEP_S = 5.0
+#: A page waits at most this long for counts: without them it is still the page that was asked for.
+WAIT_S = 0.4
+#: Wait so long after stores did not answer, so that pages do not pay for the outage one by one.
+PAUSE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """A number on a tab. ``word`` says what was counted, to those who hear the page."""
+
+    number: int
+    word: str
+    is_alarm: bool = False
+    #: There are more; counting stopped.
+    is_capped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tab:
+    """One tab as the header shows it."""
+
+    url: str
+    label: str
+    #: The label where there is little room.
+    short: str
+    icon: str
+    count: Count | None
+    is_current: bool
+    #: Not shown on a phone.
+    is_wide_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    route: str
+    label: str
+    short: str
+    icon: str
+    permission: str = ""
+    is_wide_only: bool = False
+
+
+_PLACES = (
+    _Place("admin:index", "Overview", "Overview", "home"),
+    _Place("admin:dlq_app_deadletter_changelist", "Dead letters", "Letters", "letter", "dlq_app.view_deadletter"),
+    _Place("admin:dlq_app_lettergroup_changelist", "Groups", "Groups", "group", "dlq_app.view_lettergroup"),
+    _Place("admin:dlq_app_replaybatch_changelist", "Replays", "Replays", "replay", "dlq_app.view_replaybatch"),
+    _Place("admin:breaker_app_breaker_changelist", "Breakers", "Breakers", "breaker", "breaker_app.view_breaker"),
+    _Place("admin:messages_app_message_changelist", "Messages", "Messages", "search", "messages_app.view_message"),
+    _Place("admin:django_rq_dashboard_changelist", "Queues", "Queues", "", is_wide_only=True),
+)
+
+
+def _open_letters() -> Count | None:
+    total = repository.letters().count(LetterCriteria(statuses=tuple(status.value for status in OPEN)))
+    return Count(total.count, "open dead letters", is_capped=total.is_capped) if total.count else None
+
+
+def _breakers_not_closed() -> Count | None:
+    states = [card.seen.state for card in breakers.cards()]
+    number = sum(state is not State.CLOSED for state in states)
+    if not number:
+        return None
+    opened = any(state in (State.OPEN, State.FORCED_OPEN) for state in states)
+    return Count(number, "not closed", is_alarm=opened)
+
+
+#: Label of a tab → what counts for it.
+COUNTERS: dict[str, Callable[[], Count | None]] = {
+    "Dead letters": _open_letters,
+    "Breakers": _breakers_not_closed,
+}
+
+
+class Counts:
+    """The newest counts of this process. Threads share them; one of them at a time has them counted anew."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Count | None] = {}
+        self._good_until = 0.0
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="tabs")
+
+    def get(self) -> dict[str, Count | None]:
+        """Counts by label, at most a few seconds old; those that could not be had in time are missing."""
+        if time.monotonic() < self._good_until:
+            return self._known
+        if self._lock.acquire(blocking=False):
+            try:
+                # Whatever comes of it: the next page does not ask again at once.
+                self._good_until = time.monotonic() + PAUSE_S
+                asked = self._pool.submit(self._count)
+            finally:
+                self._lock.release()
+            wait([asked], WAIT_S)
+        return self._known
+
+    def _count(self) -> None:
+        known: dict[str, Count | None] = {}
+        for label, counter in COUNTERS.items():
+            try:
+                known[label] = counter()
+            except (DeadLetterError, BreakerError) as error:
+                log.warning("no count for the tab %s: %s", label, error)
+        self._known = known
+        self._good_until = time.monotonic() + (KEEP_S if len(known) == len(COUNTERS) else PAUSE_S)
+
+    def forget(self) -> None:
+        """Count again for the next page."""
+        self._known, self._good_until = {}, 0.0
+
+
+counts = Counts()
+
+
+def for_request(request: HttpRequest) -> list[Tab]:
+    """The tabs that this member of staff may open, the present one marked."""
+    known = counts.get()
+    found = []
+    for place in _PLACES:
+        if place.permission and not request.user.has_perm(place.permission):
+            continue
+        try:
+            url = reverse(place.route)
+        except NoReverseMatch:
+            continue  # the app that brings this page is not installed
+        is_current = request.path == url or (place.route != "admin:index" and request.path.startswith(url))
+        found.append(
+            Tab(url, place.label, place.short, place.icon, known.get(place.label), is_current, place.is_wide_only)
+        )
+    return found
