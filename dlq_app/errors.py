@@ -67,6 +67,22 @@ class LetterNotFound(DeadLetterError):
     status = 404
 
 
+class BatchNotFound(DeadLetterError):
+    """There is no such replay batch."""
+
+    code = "replay_batch_not_found"
+    title = "Replay batch not found"
+    status = 404
+
+
+class BatchBeingPlanned(DeadLetterError):
+    """The letters of this replay batch are still being looked up. Ask again."""
+
+    code = "replay_batch_planning"
+    title = "Replay batch is being planned"
+    status = 503
+
+
 class BodyTooLarge(DeadLetterError):
     """The body is too large."""
 

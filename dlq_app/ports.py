@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -9,6 +10,8 @@ from typing import Protocol, cast
 
 from django.conf import settings
 from django.utils.module_loading import import_string
+
+from dlq_app.replay_batch import BreakerSeen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,8 @@ class ForwardStatus(StrEnum):
     SUPERSEDED = "superseded"
     BUSY = "busy"
     ALREADY_DONE = "already_done"
+    #: Only from ``forward_many``: what ``forward`` says by raising ``OrderRefused``; ``state`` says why.
+    REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,9 @@ class IntakePort(Protocol):
 
     def forward(self, order: ForwardOrder) -> ForwardAnswer: ...
 
+    def forward_many(self, orders: Sequence[ForwardOrder]) -> list[ForwardAnswer]:
+        """``forward`` for each, in order, in few round trips; one that is refused does not touch the others."""
+
     def void(self, message_id: str, epoch: int) -> VoidAnswer: ...
 
     def resettle(self, message_id: str, epoch: int) -> None:
@@ -85,6 +93,9 @@ class IntakePort(Protocol):
 
     def breaker_of(self, message_type: str, body: bytes) -> str | None:
         """Name of the circuit breaker that guards what this message calls; None: none."""
+
+    def breakers(self, types: Iterable[str]) -> Mapping[str, Sequence[BreakerSeen]]:
+        """Every circuit breaker that messages of these types can meet, as it stands; types without any are absent."""
 
     def retry_after_ms(self, message_type: str, body: bytes = b"") -> int | None:
         """None when this message may run now; else how long its circuit breaker stays open.
