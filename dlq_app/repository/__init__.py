@@ -9,7 +9,7 @@ from __future__ import annotations
 from dlq_app.mongo import LEASES, LETTERS, database
 from dlq_app.repository.claims import ClaimOrder, Claims
 from dlq_app.repository.leases import Leases
-from dlq_app.repository.moves import Moves
+from dlq_app.repository.moves import Moves, Selection
 from dlq_app.repository.outcomes import Inserted, Outcomes, Standing, Written
 from dlq_app.repository.reading import Page, Reading
 
@@ -34,6 +34,7 @@ __all__ = [
     "Leases",
     "Letters",
     "Page",
+    "Selection",
     "Standing",
     "Written",
     "leases",

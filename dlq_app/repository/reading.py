@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import pymongo
 from bson import ObjectId
 from pymongo.collection import Collection
 
@@ -70,9 +71,9 @@ class Reading:
         more = len(found) > request.limit
         return Page(letters_from(shown), _cursor_after(shown, request.sort) if more else None)
 
-    def count(self, criteria: LetterCriteria) -> Total:
-        """How many fit, exact up to 10 000."""
-        with translated():
+    def count(self, criteria: LetterCriteria, *, within_s: float | None = None) -> Total:
+        """How many fit, exact up to 10 000. ``QueryTooSlow`` when that takes longer than ``within_s``."""
+        with translated(), pymongo.timeout(within_s):
             count = self._letters.count_documents(queries.matching(criteria), limit=MAX_COUNTED + 1)
         return Total(count=min(count, MAX_COUNTED), is_capped=count > MAX_COUNTED)
 

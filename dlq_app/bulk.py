@@ -1,0 +1,74 @@
+"""One operator's move of many letters: what it would reach, and the move itself in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from dlq_app import repository
+from dlq_app.errors import DeadLetterError, MoveRefused
+from dlq_app.letter import DeadLetter
+from dlq_app.repository import Selection
+from dlq_app.states import Verb
+
+#: One request moves at most so many: it has to end while somebody waits for it.
+MAX_LETTERS = 50_000
+#: Letters that may be named one by one.
+MAX_IDS = 500
+_SAMPLE = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """What a move would reach if it were made of these letters as they stand."""
+
+    which: Selection
+    verb: Verb
+    #: Letters that would be moved, exactly.
+    count: int
+    #: Letters that were chosen, exactly: the others are in a status that does not allow the move.
+    chosen: int
+    sample: Sequence[DeadLetter]
+
+    @property
+    def left_out(self) -> int:
+        return max(0, self.chosen - self.count)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """What a move did. ``stopped``: why it did not come to its end; what was moved stays moved."""
+
+    count: int
+    asked: int
+    stopped: DeadLetterError | None = field(default=None)
+
+
+def preview(which: Selection, verb: Verb) -> Preview:
+    """What ``move_many`` would do. Writes nothing. Raises ``StoreUnavailable`` or ``QueryTooSlow``."""
+    letters = repository.letters()
+    count = letters.movable(which, verb)
+    chosen = len(which.ids) if which.criteria is None else letters.exact_count(which.criteria)
+    sample = letters.sample(which, verb, _SAMPLE) if count else []
+    return Preview(which=which, verb=verb, count=count, chosen=chosen, sample=sample)
+
+
+def move_many(which: Selection, verb: Verb, *, count: int, actor: str, reason: str) -> Moved:
+    """Resolve, discard or set aside up to ``count`` letters: the number that was shown is never exceeded.
+
+    A letter that was touched after ``which.as_of``, or that somebody else moves first, is left alone. Raises
+    ``MoveRefused`` above ``MAX_LETTERS``, before anything is done.
+    """
+    if count > MAX_LETTERS:
+        raise MoveRefused(f"{count} letters are too many for one move; narrow the filter to {MAX_LETTERS} or fewer.")
+    done = 0
+    try:
+        for moved in repository.letters().move_many(
+            which, verb, limit=count, who=actor, why=reason, now=datetime.now(UTC)
+        ):
+            done += moved
+    except DeadLetterError as error:
+        # A part is done and stays done: whoever asked must hear how much, and may ask for the rest.
+        return Moved(count=done, asked=count, stopped=error)
+    return Moved(count=done, asked=count)
