@@ -5,66 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from math import ceil
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema, extend_schema_view
+from drf_spectacular.utils import extend_schema, extend_schema_view
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from dlq_app import audit, conf, criteria, paging, repository, requests, serializers, services, wire
+from dlq_app import audit, conf, openapi, repository, requests, serializers, services, wire
 from dlq_app.errors import LetterNotFound
 from dlq_app.letter import DeadLetter
 from dlq_app.replaying import Replayed, refusal
 from dlq_app.states import Status
-
-_PROBLEM = "application/problem+json"
-
-
-def _problems(**texts: str) -> dict[Any, OpenApiResponse]:
-    return {
-        (int(status[1:]), _PROBLEM): OpenApiResponse(
-            response={"$ref": "#/components/schemas/Problem"}, description=text
-        )
-        for status, text in texts.items()
-    }
-
-
-def _query(name: str, text: str, **options: Any) -> OpenApiParameter:
-    return OpenApiParameter(name, str, OpenApiParameter.QUERY, description=text, **options)
-
-
-_ANY = "Repeated: any of them."
-_FILTERS = [
-    _query("status", _ANY, many=True, enum=[s.value for s in Status]),
-    _query("errorType", f"Such as TIMEOUT_ERROR. {_ANY}", many=True),
-    _query("errorKind", _ANY, many=True, enum=criteria.KINDS),
-    _query("type", _ANY, many=True),
-    _query("source", _ANY, many=True),
-    _query("priority", _ANY, many=True, enum=criteria.PRIORITIES),
-    _query("tag", _ANY, many=True),
-    _query("fingerprint", f"A group. {_ANY}", many=True),
-    _query("from", "Last failure at or after this instant."),
-    _query("to", "Last failure before this instant."),
-    _query("search", "Beginning of a message id, or words of the error text."),
-]
-_PAGES = [
-    OpenApiParameter(
-        "page",
-        {"type": "integer", "minimum": 1, "maximum": paging.MAX_COUNTED, "default": 1},
-        description="Not with `cursor`. Reaches as far as 10 000 letters.",
-    ),
-    OpenApiParameter(
-        "limit", {"type": "integer", "minimum": 1, "maximum": paging.MAX_LIMIT, "default": paging.DEFAULT_LIMIT}
-    ),
-    OpenApiParameter(
-        "cursor",
-        {"type": "string", "pattern": "^[A-Za-z0-9_-]+$", "minLength": 1, "maxLength": paging.MAX_CURSOR},
-        description="`nextCursor` of the page before: walks any number of letters, each exactly once.",
-    ),
-    _query("sort", "Newest failure first unless given.", enum=list(paging.SORTS)),
-]
-_AWAY = "`store_unavailable`, `query_too_slow`: try again after `Retry-After`."
 
 
 def actor(request: Request) -> str:
@@ -81,8 +33,11 @@ class LettersView(APIView):
         operation_id="listDeadLetters",
         tags=["Dead letters"],
         summary="List dead letters",
-        parameters=[*_FILTERS, *_PAGES],
-        responses={200: serializers.LetterList, **_problems(s400="`invalid_filter` names each problem.", s503=_AWAY)},
+        parameters=[*openapi.FILTERS, *openapi.PAGES],
+        responses={
+            200: serializers.LetterList,
+            **openapi.problems(s400="`invalid_filter` names each problem.", s503=openapi.AWAY),
+        },
     )
     def get(self, request: Request) -> Response:
         which, page = requests.list_request(request.query_params)
@@ -113,7 +68,7 @@ class StatsView(APIView):
         operation_id="getDeadLetterStats",
         tags=["Dead letters"],
         summary="Figures about dead letters",
-        responses={200: serializers.LetterStatsOut, **_problems(s503=_AWAY)},
+        responses={200: serializers.LetterStatsOut, **openapi.problems(s503=openapi.AWAY)},
     )
     def get(self, request: Request) -> Response:
         requests.refuse_parameters(request.query_params)
@@ -130,7 +85,7 @@ class LetterView(APIView):
         tags=["Dead letters"],
         summary="Look at a dead letter",
         description="By `_id` or message id. What looks like a secret is hidden.",
-        responses={200: serializers.LetterOut, **_problems(s404="`dead_letter_not_found`", s503=_AWAY)},
+        responses={200: serializers.LetterOut, **openapi.problems(s404="`dead_letter_not_found`", s503=openapi.AWAY)},
     )
     def get(self, request: Request, ref: str) -> Response:
         requests.refuse_parameters(request.query_params)
@@ -153,7 +108,7 @@ class LetterByMessageView(APIView):
             "By message id only: also for a message id such as `stats` or `export`, which names another address below "
             "`/api/dlq`, and for one that is some letter's `_id`. Act on such a letter by its `_id`."
         ),
-        responses={200: serializers.LetterOut, **_problems(s404="`dead_letter_not_found`", s503=_AWAY)},
+        responses={200: serializers.LetterOut, **openapi.problems(s404="`dead_letter_not_found`", s503=openapi.AWAY)},
     )
     def get(self, request: Request, message_id: str) -> Response:
         requests.refuse_parameters(request.query_params)
@@ -180,7 +135,7 @@ class ReplayView(APIView):
         request=serializers.ReplayIn,
         responses={
             202: serializers.ReplayStartedOut,
-            **_problems(
+            **openapi.problems(
                 s400="`invalid_request`, `invalid_payload`",
                 s404="`dead_letter_not_found`",
                 s409="`replay_in_flight`, `illegal_state` (resolved, without `force`), `already_done`, "
@@ -229,7 +184,9 @@ def _described(operation: str, summary: str, description: str) -> Callable[[type
         request=serializers.LetterReasonIn,
         responses={
             200: serializers.LetterOut,
-            **_problems(s404="`dead_letter_not_found`", s409="`illegal_state` names the status.", s503=_AWAY),
+            **openapi.problems(
+                s404="`dead_letter_not_found`", s409="`illegal_state` names the status.", s503=openapi.AWAY
+            ),
         },
     )
     return extend_schema_view(post=schema)
@@ -264,7 +221,7 @@ class NotesView(APIView):
         tags=["Dead letters"],
         summary="Add a note to a dead letter",
         request=serializers.NoteIn,
-        responses={201: serializers.LetterOut, **_problems(s404="`dead_letter_not_found`", s503=_AWAY)},
+        responses={201: serializers.LetterOut, **openapi.problems(s404="`dead_letter_not_found`", s503=openapi.AWAY)},
     )
     def post(self, request: Request, ref: str) -> Response:
         fields = requests.body(request.data, "text", required=("text",))
@@ -285,7 +242,7 @@ class RevealView(APIView):
         summary="See the secrets of a dead letter",
         description="The letter with nothing hidden. Who looked, and why, is kept in its history.",
         request=serializers.LetterReasonIn,
-        responses={200: serializers.LetterOut, **_problems(s404="`dead_letter_not_found`", s503=_AWAY)},
+        responses={200: serializers.LetterOut, **openapi.problems(s404="`dead_letter_not_found`", s503=openapi.AWAY)},
     )
     def post(self, request: Request, ref: str) -> Response:
         fields = requests.body(request.data, "reason")
