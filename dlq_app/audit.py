@@ -4,21 +4,31 @@ from __future__ import annotations
 
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.contenttypes.models import ContentType
+from django.db.models import Model
 from rest_framework.request import Request
 
-from dlq_app.models import DeadLetter
+from dlq_app.models import DeadLetter, ReplayBatch
+
+
+def log_batch(request: Request, batch_id: str, name: str, what: str, why: str) -> None:
+    """Add one line about a replay batch, however many letters it has, if staff sent the request."""
+    _log(request, ReplayBatch, batch_id, name or batch_id, what, why)
 
 
 def log(request: Request, letter_id: str, message_id: str, what: str, why: str) -> None:
     """Add a line about the letter if a signed-in member of staff sent the request."""
+    _log(request, DeadLetter, letter_id, message_id, what, why)
+
+
+def _log(request: Request, model: type[Model], object_id: str, name: str, what: str, why: str) -> None:
     user = request.user
     if request.auth is not None or not getattr(user, "is_staff", False):
         return
     LogEntry.objects.create(
         user_id=user.pk,  # type: ignore[misc]
-        content_type=ContentType.objects.get_for_model(DeadLetter),
-        object_id=letter_id,
-        object_repr=message_id[:200],
+        content_type=ContentType.objects.get_for_model(model),
+        object_id=object_id,
+        object_repr=name[:200],
         action_flag=CHANGE,
         change_message=f"{what}: {why}" if why else what,
     )

@@ -51,6 +51,22 @@ class RequestInvalid(DeadLetterError):
     status = 400
 
 
+class ApprovalNeeded(DeadLetterError):
+    """A batch of so many letters needs an administrator."""
+
+    code = "approval_needed"
+    title = "Approval needed"
+    status = 403
+
+
+class OtherOrder(DeadLetterError):
+    """This idempotency key started another batch already."""
+
+    code = "idempotency_conflict"
+    title = "Idempotency key used already"
+    status = 409
+
+
 class PayloadInvalid(DeadLetterError):
     """Intake would not accept this payload."""
 

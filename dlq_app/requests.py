@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from django.http import QueryDict
@@ -12,12 +15,20 @@ from rest_framework.parsers import JSONParser
 
 from dlq_app.criteria import FIELD_NAMES, LetterCriteria
 from dlq_app.errors import BodyTooLarge, CriteriaInvalid, RequestInvalid
-from dlq_app.paging import PARAMETERS, PageRequest
+from dlq_app.paging import MAX_CURSOR, PARAMETERS, PageRequest
+from dlq_app.replay_batch import OUTCOME_FILTERS, BatchOrder, Stage
 
 #: A payload of 256 KiB, escaped, and the few fields around it.
 MAX_BODY = 1024 * 1024
 MAX_REASON = 2000
 MAX_NOTE = 4000
+#: Batches, and letters of a batch, on one page.
+MAX_BATCHES = 100
+MAX_ITEMS = 1000
+#: Stages that a list of batches can be narrowed to.
+STAGES = tuple(stage.value for stage in Stage if stage is not Stage.PLANNING)
+_KEY = re.compile(r"[\x21-\x7e]{1,128}\Z")
+_CURSOR = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_CURSOR}}}\Z")
 
 
 class ActionParser(JSONParser):
@@ -60,6 +71,73 @@ def refuse_parameters(query: QueryDict) -> None:
         _invalid([{"field": name[:64], "message": "unknown parameter"} for name in list(query)[:50]], CriteriaInvalid)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchListRequest:
+    """A page of batches, or of letters of a batch."""
+
+    stages: tuple[str, ...] = ()
+    outcome: str | None = None
+    limit: int
+    cursor: str | None = None
+
+
+def batches_request(query: QueryDict) -> BatchListRequest:
+    """The page of batches that a query string asks for; raises ``CriteriaInvalid`` naming every problem."""
+    return _batch_list(query, ("stage", "limit", "cursor"), default=20, most=MAX_BATCHES)
+
+
+def items_request(query: QueryDict) -> BatchListRequest:
+    """The page of a batch's letters that a query string asks for; raises ``CriteriaInvalid`` naming every problem."""
+    return _batch_list(query, ("outcome", "limit", "cursor"), default=100, most=MAX_ITEMS)
+
+
+def _batch_list(query: QueryDict, known: Sequence[str], *, default: int, most: int) -> BatchListRequest:
+    found: dict[str, Any] = {"limit": default}
+    errors: list[dict[str, str]] = []
+    for name, values in list(query.lists())[:50]:
+        try:
+            if name not in known:
+                raise ValueError("unknown parameter; known are " + ", ".join(known))
+            if name == "stage":
+                found["stages"] = tuple(_one_of(value, STAGES) for value in values)
+                continue
+            if len(values) != 1:
+                raise ValueError("must be given once")
+            if name == "limit":
+                found[name] = _whole(values[0], most)
+            elif name == "outcome":
+                found[name] = _one_of(values[0], tuple(OUTCOME_FILTERS))
+            elif _CURSOR.match(values[0]):
+                found[name] = values[0]
+            else:
+                raise ValueError("is not a cursor of this list")
+        except ValueError as error:
+            errors.append({"field": _shown(name), "message": str(error)})
+    if errors:
+        _invalid(errors, CriteriaInvalid)
+    return BatchListRequest(**found)
+
+
+def batch_order(data: Any) -> tuple[BatchOrder, bool]:
+    """The order of a batch, and whether it is only to be tried out; raises ``RequestInvalid`` naming every problem."""
+    order = BatchOrder.parse(data)
+    return order, bool(data.get("dryRun"))
+
+
+def batch_id_for(key: str | None, actor: str) -> str | None:
+    """The id of the batch that ``actor`` starts with this idempotency key: always the same; None without a key.
+
+    Raises ``RequestInvalid``.
+    """
+    if key is None:
+        return None
+    if not _KEY.match(key):
+        _invalid(
+            [{"field": "Idempotency-Key", "message": "must be 1 to 128 printable ASCII characters"}], RequestInvalid
+        )
+    return "b-" + hashlib.sha256(f"{actor}\n{key}".encode()).hexdigest()[:32]
+
+
 def body(data: Any, *names: str, required: Sequence[str] = ()) -> dict[str, Any]:
     """The fields of an action's body, each checked; raises ``RequestInvalid`` naming every problem.
 
@@ -100,6 +178,18 @@ def _text(value: object, limit: int) -> str:
     if not isinstance(value, str) or len(value) > limit:
         raise ValueError(f"must be a text of at most {limit} characters")
     return value
+
+
+def _one_of(value: str, allowed: Sequence[str]) -> str:
+    if value not in allowed:
+        raise ValueError("must be one of " + ", ".join(allowed))
+    return value
+
+
+def _whole(text: str, most: int) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= most:
+        raise ValueError(f"must be a whole number from 1 to {most}")
+    return int(text)
 
 
 def _truth(value: object) -> bool:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from drf_spectacular.utils import extend_schema_field
+from drf_spectacular.utils import PolymorphicProxySerializer, extend_schema_field
 from rest_framework import serializers
 
-from dlq_app.criteria import KINDS, PRIORITIES
+from dlq_app.criteria import FIELD_NAMES, KINDS, MAX_VALUES, PRIORITIES
+from dlq_app.replay_batch import MAX_CANARY, MAX_IDS, MAX_LETTERS, MAX_NAME, MAX_RATE, MAX_REASON, Stage
 from dlq_app.states import Resolution, Status
 from dlq_app.strategies import Strategy
 
@@ -125,3 +126,165 @@ class LetterReasonIn(serializers.Serializer[Any]):
 
 class NoteIn(serializers.Serializer[Any]):
     text = serializers.CharField(max_length=4000)
+
+
+_TEXTS = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "maxItems": MAX_VALUES}]}
+
+
+@extend_schema_field(
+    {
+        "type": "object",
+        "description": "As the parameters of the list of dead letters: one value, or a list that means any of them.",
+        "properties": dict.fromkeys(FIELD_NAMES, _TEXTS),
+        "additionalProperties": False,
+        "example": {"errorType": ["TIMEOUT_ERROR"], "status": "dlq_failed"},
+    }
+)
+class FilterField(serializers.JSONField):
+    pass
+
+
+class CanaryIn(serializers.Serializer[Any]):
+    size = serializers.IntegerField(min_value=1, max_value=MAX_CANARY, help_text="Letters that are sent first.")
+    minSuccess = serializers.IntegerField(
+        required=False, min_value=0, max_value=MAX_CANARY, help_text="How many must succeed; all of them unless given."
+    )
+
+
+class ReplayBatchIn(serializers.Serializer[Any]):
+    filter = FilterField(required=False)
+    ids = serializers.ListField(
+        child=serializers.RegexField("^[A-Za-z0-9_-]{1,64}$"),
+        required=False,
+        min_length=1,
+        max_length=MAX_IDS,
+        help_text="`_id` or message id of each letter, instead of a filter.",
+    )
+    all = serializers.BooleanField(required=False, help_text="Needed for a filter that fits every letter.")
+    dryRun = serializers.BooleanField(required=False, help_text="Only say what would be done.")
+    name = serializers.CharField(required=False, allow_blank=True, max_length=MAX_NAME)
+    reason = serializers.CharField(required=False, allow_blank=True, max_length=MAX_REASON)
+    ratePerSecond = serializers.FloatField(
+        required=False, min_value=0.01, max_value=MAX_RATE, help_text="As fast as they are handled unless given."
+    )
+    canary = CanaryIn(required=False)
+    maxFailures = serializers.IntegerField(
+        required=False, min_value=0, max_value=MAX_LETTERS, help_text="It stops by itself when more have failed."
+    )
+    maxFailureRate = serializers.FloatField(
+        required=False, min_value=0, max_value=1, help_text="The same for the share of failures among the outcomes."
+    )
+    limit = serializers.IntegerField(
+        required=False, min_value=1, max_value=MAX_LETTERS, help_text="At most so many, longest dead first."
+    )
+    scheduledAt = serializers.DateTimeField(required=False, help_text="Not before this instant.")
+
+
+class Canary(serializers.Serializer[Any]):
+    size = serializers.IntegerField()
+    minSuccess = serializers.IntegerField()
+
+
+class ReplayCounts(serializers.Serializer[Any]):
+    sent = serializers.IntegerField(help_text="Handed to intake.")
+    succeeded = serializers.IntegerField()
+    failed = serializers.IntegerField()
+    skipped = serializers.IntegerField(help_text="Not replayed: something else had happened to the letter.")
+    remaining = serializers.IntegerField(help_text="Without an outcome so far, sent or not.")
+
+
+class ReplayBatchFields(serializers.Serializer[Any]):
+    batchId = serializers.CharField()
+    name = serializers.CharField(allow_blank=True)
+    reason = serializers.CharField(allow_blank=True)
+    stage = serializers.ChoiceField([s.value for s in Stage])
+    stopReason = serializers.CharField(allow_null=True, help_text="Why it stopped or was cancelled.")
+    pausedBy = serializers.CharField(allow_null=True, help_text="`operator` or `breaker`.")
+    waiting = serializers.CharField(allow_null=True, help_text="What it waits for at the moment.")
+    total = serializers.IntegerField(help_text="Letters in its plan.")
+    lateArrivals = serializers.IntegerField(help_text="Fit the filter and came after the plan: not replayed.")
+    counts = ReplayCounts()
+    filter = serializers.DictField(
+        allow_null=True,
+        child=serializers.ListField(child=serializers.CharField()),
+        help_text="Null with ids.",
+    )
+    limit = serializers.IntegerField(allow_null=True)
+    ratePerSecond = serializers.FloatField(allow_null=True)
+    canary = Canary(allow_null=True)
+    maxFailures = serializers.IntegerField(allow_null=True)
+    maxFailureRate = serializers.FloatField(allow_null=True)
+    requestedBy = serializers.CharField()
+    createdAt = serializers.DateTimeField()
+    scheduledAt = serializers.DateTimeField(allow_null=True)
+    startedAt = serializers.DateTimeField(allow_null=True)
+    finishedAt = serializers.DateTimeField(allow_null=True, help_text="When its last letter had its outcome.")
+    updatedAt = serializers.DateTimeField()
+    links = serializers.DictField(child=serializers.CharField())
+
+
+class ReplayBatchOut(serializers.Serializer[Any]):
+    data = ReplayBatchFields()
+
+
+class CursorPagination(serializers.Serializer[Any]):
+    limit = serializers.IntegerField()
+    nextCursor = serializers.CharField(allow_null=True, help_text="Null on the last page.")
+
+
+class ReplayBatchList(serializers.Serializer[Any]):
+    data = ReplayBatchFields(many=True)
+    pagination = CursorPagination()
+
+
+class LetterBreaker(serializers.Serializer[Any]):
+    name = serializers.CharField()
+    state = serializers.CharField()
+    types = serializers.ListField(child=serializers.CharField(), help_text="Types of letters that it guards.")
+
+
+class LettersLeftOut(serializers.Serializer[Any]):
+    why = serializers.CharField()
+    count = serializers.IntegerField()
+
+
+class DryRunFields(serializers.Serializer[Any]):
+    count = serializers.IntegerField(help_text="Letters that would be replayed.")
+    sample = DeadLetterSummary(many=True, help_text="The first of them, at most 10.")
+    byErrorType = serializers.DictField(child=serializers.IntegerField())
+    byType = serializers.DictField(child=serializers.IntegerField())
+    breakers = LetterBreaker(many=True, help_text="On their way. One that is not CLOSED makes the batch wait.")
+    leftOut = LettersLeftOut(many=True, help_text="Letters that fit and would not be replayed.")
+
+
+class DryRunOut(serializers.Serializer[Any]):
+    data = DryRunFields()
+
+
+DryRunOrBatchOut = PolymorphicProxySerializer(
+    component_name="DryRunOrBatch", serializers=[DryRunOut, ReplayBatchOut], resource_type_field_name=None
+)
+
+
+class ReplayItem(serializers.Serializer[Any]):
+    messageId = serializers.CharField()
+    deadLetterId = serializers.CharField()
+    outcome = serializers.CharField(
+        allow_null=True, help_text="`succeeded`, `failed_same`, `failed_new`, `skipped:…`; null: not known yet."
+    )
+    errorType = serializers.CharField(allow_null=True)
+
+
+class ReplayItemList(serializers.Serializer[Any]):
+    data = ReplayItem(many=True)
+    pagination = CursorPagination()
+
+
+class ReplayOutcomeCount(serializers.Serializer[Any]):
+    outcome = serializers.CharField(allow_null=True)
+    errorType = serializers.CharField(allow_null=True)
+    count = serializers.IntegerField()
+
+
+class ReplayReportOut(serializers.Serializer[Any]):
+    data = ReplayOutcomeCount(many=True)

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from django.urls import path
 
-from dlq_app import views
+from dlq_app import batch_views, views
 
 urlpatterns = [
     path("api/dlq", views.LettersView.as_view(), name="dead-letters"),
     path("api/dlq/stats", views.StatsView.as_view(), name="dead-letter-stats"),
+    path("api/dlq/replay-batch", batch_views.StartView.as_view(), name="replay-batch"),
+    path("api/dlq/replay-batches", batch_views.BatchesView.as_view(), name="replay-batches"),
+    path("api/dlq/replay-batches/<str:batch_id>", batch_views.BatchView.as_view(), name="replay-batch-detail"),
+    path("api/dlq/replay-batches/<str:batch_id>/items", batch_views.ItemsView.as_view(), name="replay-batch-items"),
+    path("api/dlq/replay-batches/<str:batch_id>/report", batch_views.ReportView.as_view(), name="replay-batch-report"),
+    path("api/dlq/replay-batches/<str:batch_id>/pause", batch_views.PauseView.as_view(), name="replay-batch-pause"),
+    path("api/dlq/replay-batches/<str:batch_id>/resume", batch_views.ResumeView.as_view(), name="replay-batch-resume"),
+    path("api/dlq/replay-batches/<str:batch_id>/cancel", batch_views.CancelView.as_view(), name="replay-batch-cancel"),
     # Before <ref>: finds a letter whose message id is itself a word of these addresses.
     path("api/dlq/by-message/<str:message_id>", views.LetterByMessageView.as_view(), name="dead-letter-by-message"),
     path("api/dlq/<str:ref>", views.LetterView.as_view(), name="dead-letter"),

@@ -12,6 +12,7 @@ from dlq_app.instants import iso
 from dlq_app.letter import DeadLetter
 from dlq_app.masking import MaskingPolicy, mask, mask_json, mask_text
 from dlq_app.policy import ReplayPolicy
+from dlq_app.replay_batch import BatchItem, DryRun, ReplayBatch
 
 #: How much of an error text a list shows.
 _EXCERPT = 300
@@ -113,6 +114,71 @@ def whole(letter: DeadLetter, policy: ReplayPolicy, masking: MaskingPolicy | Non
             "lockedAt": _iso(claim.locked_at),
         },
         "links": {"self": f"/api/dlq/{letter.id}", "message": f"/api/messages/{letter.message_id}"},
+    }
+
+
+def batch(of: ReplayBatch) -> dict[str, Any]:
+    """A replay batch. What people wrote (name, reasons) is given as they wrote it."""
+    return {
+        "batchId": of.id,
+        "name": of.name,
+        "reason": of.reason,
+        "stage": of.stage.value,
+        "stopReason": of.stop_reason or None,
+        "pausedBy": of.paused_by or None,
+        "waiting": of.waiting or None,
+        "total": of.total,
+        "lateArrivals": of.late_arrivals,
+        "counts": {
+            "sent": of.counts.sent,
+            "succeeded": of.counts.succeeded,
+            "failed": of.counts.failed,
+            "skipped": of.counts.skipped,
+            "remaining": of.counts.remaining,
+        },
+        "filter": None if of.ids_given or of.criteria is None else of.criteria.as_filter(),
+        "limit": of.limit,
+        "ratePerSecond": of.rate_per_second,
+        "canary": of.canary and {"size": of.canary.size, "minSuccess": of.canary.min_success},
+        "maxFailures": of.max_failures,
+        "maxFailureRate": of.max_failure_rate,
+        "requestedBy": of.requested_by,
+        "createdAt": iso(of.created_at),
+        "scheduledAt": _iso(of.scheduled_at),
+        "startedAt": _iso(of.started_at),
+        "finishedAt": _iso(of.finished_at),
+        "updatedAt": iso(of.updated_at),
+        "links": {"self": f"/api/dlq/replay-batches/{of.id}", "items": f"/api/dlq/replay-batches/{of.id}/items"},
+    }
+
+
+def batch_item(item: BatchItem) -> dict[str, Any]:
+    """One letter of a batch; ``outcome`` is null until it is known."""
+    return {
+        "messageId": item.message_id,
+        "deadLetterId": item.letter_id,
+        "outcome": item.outcome or None,
+        "errorType": item.error_type or None,
+    }
+
+
+def batch_report(rows: Sequence[tuple[str, str, int]]) -> list[dict[str, Any]]:
+    """How many letters of a batch have each outcome and error type."""
+    return [
+        {"outcome": outcome or None, "errorType": error_type or None, "count": count}
+        for outcome, error_type, count in rows
+    ]
+
+
+def dry_run(found: DryRun, masking: MaskingPolicy | None) -> dict[str, Any]:
+    """What a batch would do."""
+    return {
+        "count": found.count,
+        "sample": [summary(letter, masking) for letter in found.sample],
+        "byErrorType": dict(found.by_error_type),
+        "byType": dict(found.by_type),
+        "breakers": [{"name": b.name, "state": b.state, "types": list(b.types)} for b in found.breakers],
+        "leftOut": [{"why": one.why, "count": one.count} for one in found.left_out],
     }
 
 
