@@ -107,6 +107,22 @@ class BodyTooLarge(DeadLetterError):
     status = 413
 
 
+class LengthRequired(DeadLetterError):
+    """The length of the body must be announced."""
+
+    code = "length_required"
+    title = "Length required"
+    status = 411
+
+
+class TooManyExports(DeadLetterError):
+    """This server is sending as many exports as it can at once. Try again, or use `manage.py export_dlq`."""
+
+    code = "too_many_exports"
+    title = "Too many exports at once"
+    status = 503
+
+
 class MoveRefused(DeadLetterError):
     """The letter's status does not allow this."""
 

@@ -1,7 +1,7 @@
 """The dead letters in MongoDB. Each move is one conditional update, named with its verb; losing a race is an answer.
 
 Split by noun: ``reading`` (lists, counts), ``outcomes`` (deaths and ends), ``claims`` (replays), ``moves`` (operators),
-``leases`` (who polls).
+``leases`` (who polls), ``transfer`` (out, in, gone for good).
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from dlq_app.repository.leases import Leases
 from dlq_app.repository.moves import Moves, Selection
 from dlq_app.repository.outcomes import Inserted, Outcomes, Standing, Written
 from dlq_app.repository.reading import Page, Reading
+from dlq_app.repository.transfer import IMPORTED, LEAST_AGE, UNCHANGED, Transfer
 
 
-class Letters(Reading, Outcomes, Claims, Moves):
+class Letters(Reading, Outcomes, Claims, Transfer, Moves):
     """All questions to and moves of the letters in one collection."""
 
 
@@ -29,6 +30,9 @@ def leases() -> Leases:
 
 
 __all__ = [
+    "IMPORTED",
+    "LEAST_AGE",
+    "UNCHANGED",
     "ClaimOrder",
     "Inserted",
     "Leases",

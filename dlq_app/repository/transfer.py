@@ -1,0 +1,137 @@
+"""Letters on their way out of and into this installation, and those that are old enough to go for good."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from bson import ObjectId
+from bson.errors import BSONError
+from pymongo.collection import Collection
+from pymongo.errors import BulkWriteError, DocumentTooLarge
+
+from dlq_app import queries
+from dlq_app.criteria import LetterCriteria
+from dlq_app.documents import Unreadable, letter_from
+from dlq_app.errors import StoreUnavailable
+from dlq_app.letter import DeadLetter
+from dlq_app.mongo import Document, translated
+from dlq_app.states import Status
+
+#: A letter is never deleted sooner after it was resolved: a write that was under way when it went would bring it back
+#: with an old fence. Longer than any write can be under way.
+LEAST_AGE = timedelta(hours=1)
+#: Answers of ``bring_in`` that are no refusals.
+IMPORTED, UNCHANGED = "imported", "unchanged"
+
+_CHUNK = 1000
+_PURGED_AT_ONCE = 500
+#: A read that was broken off goes on where it was for so long; a change of primary takes less.
+_PATIENCE_S = 12.0
+_PAUSE_S = 0.5
+_DUPLICATE_KEY = 11000
+#: A rule on the collection, which is not ours, refuses the document.
+_NOT_VALID = 121
+
+
+class Transfer:
+    """Reads whole collections in flat memory, adds letters without ever changing one, deletes in small steps."""
+
+    _letters: Collection[Document]
+
+    def walk(self, criteria: LetterCriteria) -> Iterator[DeadLetter | Unreadable]:
+        """Every letter that fits, whole and once, by message id: an order that no move of a letter changes.
+
+        Letters written meanwhile may or may not be met. Instead of a document that is no letter, the reason comes. When
+        MongoDB does not answer, reading goes on where it was, for twelve seconds; then ``StoreUnavailable``.
+        """
+        after = ""
+        first, given_up_at = True, 0.0
+        while True:
+            met = 0
+            try:
+                for document in self._after(criteria, after):
+                    met, first, given_up_at = met + 1, False, 0.0
+                    after = document["messageId"]
+                    try:
+                        yield letter_from(document)
+                    except Unreadable as error:
+                        yield error
+            except StoreUnavailable:
+                given_up_at = given_up_at or time.monotonic() + _PATIENCE_S
+                if first or time.monotonic() > given_up_at:
+                    raise
+                time.sleep(_PAUSE_S)
+                continue
+            if met < _CHUNK:
+                return
+
+    def _after(self, criteria: LetterCriteria, after: str) -> Iterator[Document]:
+        """The next thousand, at most 16 MiB of them in memory at a time."""
+        where = {"$and": [queries.matching(criteria), {"messageId": {"$gt": after}}]}
+        with translated():
+            yield from self._letters.find(where).sort("messageId", 1).limit(_CHUNK)
+
+    def bring_in(self, documents: Sequence[Document]) -> list[str]:
+        """Insert letters that came from outside, ``_id`` as text; never changes one that is there.
+
+        For each, in order: ``IMPORTED``, ``UNCHANGED`` (its message has a letter), or why it cannot be stored. After
+        ``StoreUnavailable`` some may be there: bring them again.
+        """
+        stored = [{**document, "_id": ObjectId(document.get("_id"))} for document in documents]
+        return self._insert(stored)
+
+    def _insert(self, documents: Sequence[Document]) -> list[str]:
+        answers = [IMPORTED] * len(documents)
+        try:
+            with translated():
+                try:
+                    self._letters.insert_many(documents, ordered=False)
+                except (DocumentTooLarge, BSONError, OverflowError, UnicodeEncodeError, RecursionError) as error:
+                    if len(documents) == 1:
+                        return [f"cannot be stored: {type(error).__name__}"]
+                    # All were refused for one of them: each on its own finds out which.
+                    return [self._insert([document])[0] for document in documents]
+        except StoreUnavailable as unavailable:
+            cause = unavailable.__cause__
+            if not isinstance(cause, BulkWriteError) or cause.details.get("writeConcernErrors"):
+                raise
+            for failure in cause.details["writeErrors"]:
+                document = documents[failure["index"]]
+                answers[failure["index"]] = self._refusal(failure, document, unavailable)
+        return answers
+
+    def _refusal(self, failure: Any, document: Document, unavailable: StoreUnavailable) -> str:
+        """The answer to one document; raises ``unavailable`` when the server may take it at another time."""
+        if failure["code"] == _NOT_VALID:
+            return "a validation rule of the collection refuses it"
+        if failure["code"] != _DUPLICATE_KEY:
+            raise unavailable
+        with translated():
+            is_there = self._letters.find_one({"messageId": {"$eq": document["messageId"]}}, {"_id": 1})
+        return UNCHANGED if is_there else "its _id is that of another letter"
+
+    def count_purgeable(self, criteria: LetterCriteria, resolved_before: datetime) -> int:
+        """How many ``purge`` would delete, however many."""
+        with translated():
+            return self._letters.count_documents(_purgeable(criteria, resolved_before))
+
+    def purge(self, criteria: LetterCriteria, resolved_before: datetime) -> int:
+        """Delete at most 500 letters that fit, are resolved and were so before; how many went. 0: none is left.
+
+        Each delete judges the letter anew, so one that is claimed at the same instant stays.
+        """
+        where = _purgeable(criteria, resolved_before)
+        with translated():
+            found = self._letters.find(where, {"_id": 1}).sort("resolvedAt", 1).limit(_PURGED_AT_ONCE)
+            ids = [document["_id"] for document in found]
+            if not ids:
+                return 0
+            return self._letters.delete_many({"$and": [{"_id": {"$in": ids}}, where]}).deleted_count
+
+
+def _purgeable(criteria: LetterCriteria, resolved_before: datetime) -> dict[str, Any]:
+    resolved = {"status": Status.RESOLVED.value, "resolvedAt": {"$lt": resolved_before}}
+    return {"$and": [resolved, queries.matching(criteria)]}

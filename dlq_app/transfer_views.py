@@ -1,0 +1,111 @@
+"""Many letters over REST at once: out as a file, in from one. Both are streams; neither is ever held whole."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from django.http import QueryDict, StreamingHttpResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from rest_framework.negotiation import BaseContentNegotiation
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+from dlq_app import audit, openapi, repository
+from dlq_app.criteria import LetterCriteria
+from dlq_app.errors import CriteriaInvalid
+from dlq_app.exporting import FORMS, Export, Stream
+
+log = logging.getLogger(__name__)
+
+
+class AsAsked(BaseContentNegotiation):
+    """Whatever the client says that it accepts, it gets the form that the address names; problems are problems."""
+
+    def select_parser(self, request: Request, parsers: Iterable[Any]) -> Any:
+        media_type = (request.content_type or "").partition(";")[0].strip().lower()
+        return next((parser for parser in parsers if parser.media_type == media_type), None)
+
+    def select_renderer(self, request: Request, renderers: Iterable[Any], format_suffix: str | None = None) -> Any:
+        renderer = next(iter(renderers))
+        return renderer, renderer.media_type
+
+
+class ExportView(APIView):
+    """The letters that fit a filter, as a file."""
+
+    required_scopes: Mapping[str, str] = {"GET": "read"}
+    content_negotiation_class = AsAsked
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        if request.query_params.get("reveal") == "true":
+            self.required_scopes = {"GET": "admin"}  # asked for before anybody looks at the rest
+        super().initial(request, *args, **kwargs)
+
+    @extend_schema(
+        operation_id="exportDeadLetters",
+        tags=["Dead letters"],
+        summary="Export dead letters",
+        description=(
+            "Every letter that fits the filter, in order of message id, streamed. JSON lines end in a line "
+            '`{"end": {"count": …, "complete": true}}`; without it, or with `false`, something is missing. A table '
+            "has no such line: there a transfer that is broken off is what tells. What looks like a secret is hidden, "
+            "and a line in which something is hidden cannot be imported. `reveal=true` hides nothing; it needs the "
+            "scope `admin` and is written down."
+        ),
+        parameters=[
+            *openapi.FILTERS,
+            OpenApiParameter("format", str, enum=list(FORMS), description="`jsonl` unless given."),
+            OpenApiParameter("reveal", str, enum=["true", "false"], description="Show secrets too."),
+        ],
+        responses={
+            (200, "application/x-ndjson"): OpenApiResponse(OpenApiTypes.STR, description="One letter a line."),
+            (200, "text/csv"): OpenApiResponse(OpenApiTypes.STR, description="One letter a row, below a head."),
+            **openapi.problems(
+                s400="`invalid_filter` names each problem.",
+                s503=f"`too_many_exports`: later, or by `manage.py export_dlq`. {openapi.AWAY}",
+            ),
+        },
+    )
+    def get(self, request: Request) -> StreamingHttpResponse:
+        export = _export_of(request.query_params)
+        if export.reveal:
+            self._write_down(request, export.criteria)
+        response = StreamingHttpResponse(Stream(export), content_type=FORMS[export.form])
+        name = f"dead-letters-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.{export.form}"
+        response["Content-Disposition"] = f'attachment; filename="{name}"'
+        response["Cache-Control"] = "no-store"
+        return response
+
+    def _write_down(self, request: Request, criteria: LetterCriteria) -> None:
+        """Who sees secrets of how many letters, before the first of them leaves."""
+        total = repository.letters().count(criteria)
+        how_many = f"{'more than ' if total.is_capped else ''}{total.count}"
+        which = criteria.as_query() or "all"
+        log.warning(
+            "secrets_exported", extra={"by": getattr(request, "actor", ""), "letters": how_many, "filter": which}
+        )
+        audit.log(request, "", "export", f"reveal {how_many} letters", which)
+
+
+def _export_of(query: QueryDict) -> Export:
+    """What a query string asks for; raises ``CriteriaInvalid`` naming every problem."""
+    given = dict(query.lists())
+    errors: list[dict[str, str]] = []
+    own: dict[str, str] = {}
+    for name, default, allowed in (("format", "jsonl", tuple(FORMS)), ("reveal", "false", ("true", "false"))):
+        values = given.pop(name, [default])
+        own[name] = values[0]
+        if len(values) != 1 or values[0] not in allowed:
+            errors.append({"field": name, "message": "must be one of " + ", ".join(allowed)})
+    criteria = LetterCriteria()
+    try:
+        criteria = LetterCriteria.parse(given)
+    except CriteriaInvalid as error:
+        errors = [*error.errors, *errors]
+    if errors:
+        raise CriteriaInvalid("; ".join(f"{e['field']}: {e['message']}" for e in errors[:5]), errors=errors)
+    return Export(criteria, own["format"], reveal=own["reveal"] == "true")
