@@ -1,30 +1,25 @@
-"""The console's pages about access: API keys, the audit log, RQ's queues."""
+"""The console's pages about access: API keys and the audit log."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 from django import forms
 from django.contrib import admin
 from django.contrib.admin.models import ADDITION, CHANGE, DELETION, LogEntry
-from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
-from django.urls import NoReverseMatch, URLPattern
+from django.urls import NoReverseMatch
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from django_rq.admin import QueueAdmin as StockQueueAdmin
-from django_rq.models import Dashboard
 from rest_framework_api_key.admin import APIKeyModelAdmin
 from rest_framework_api_key.models import APIKey
 
+from dlqsite import rq_pages  # noqa: F401  # registers them
 from dlqsite.models import SCOPES, ApiKey
 from dlqsite.templatetags.console import badge
 
 # The library registers its own model, which has no scopes and which nothing here would accept.
 admin.site.unregister(APIKey)
-admin.site.unregister(Dashboard)
 
 
 class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -107,39 +102,3 @@ class AuditLogAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     @admin.display(description="How and why")
     def said(self, entry: LogEntry) -> str:
         return entry.get_change_message() or "—"
-
-
-#: Pages of django-rq that change something, by the end of their name, whatever the method.
-_RQ_WRITES = ("_clear", "requeue_all", "delete_failed_jobs", "delete_job", "requeue_job", "actions", "stop_job")
-
-
-@admin.register(Dashboard)
-class QueueAdmin(StockQueueAdmin):
-    """RQ's own pages. Every member of staff may look; what changes something needs the permission of administrators.
-
-    RQ only carries wake-ups: emptying a queue loses no message, yet it is nobody's daily work.
-    """
-
-    def has_module_permission(self, request: HttpRequest) -> bool:
-        return True
-
-    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return True
-
-    def get_urls(self) -> list[URLPattern]:
-        return [_guarded(url) for url in super().get_urls()]
-
-
-def _guarded(url: URLPattern) -> URLPattern:
-    """The same URL; POSTs and the pages that lead to one are refused to those who may not control queues."""
-    view: Callable[..., HttpResponse] = url.callback
-    is_write = (url.name or "").endswith((*_RQ_WRITES, "enqueue_job", "confirm_action"))
-
-    @wraps(view)
-    def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        writes = is_write or request.method not in ("GET", "HEAD")
-        if writes and request.user.is_authenticated and not request.user.has_perm("dlqsite.admin"):
-            raise PermissionDenied("Controlling queues needs the role administrator.")
-        return view(request, *args, **kwargs)
-
-    return URLPattern(url.pattern, guarded, url.default_args, url.name)

@@ -103,7 +103,12 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
     os.environ["STATIC_ROOT"] = str(folder / "static")
     os.environ["SECRET_KEY"] = "only-for-tests-0123456789-0123456789-0123456789-0123456789"  # noqa: S105
     os.environ["HTTPS"] = "false"
-    return (yield)
+    loaded = yield
+    from django.conf import settings
+
+    # In a file, as in production: a server thread and a test have a connection each, and neither waits for the other's.
+    settings.DATABASES["default"].setdefault("TEST", {})["NAME"] = str(folder / "test.sqlite3")
+    return loaded
 
 
 @pytest.fixture(scope="session")

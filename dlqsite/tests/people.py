@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.contrib.auth.models import Permission, User
+from django.contrib.auth.models import Group, Permission, User
 from django.test import Client
 
+from dlqsite import roles
 from dlqsite.access import known_keys
 from dlqsite.models import ApiKey
 
@@ -29,5 +30,22 @@ def staff(name: str = "vic", *permissions: str, csrf: bool = False, **fields: An
     user = User.objects.create_user(name, password=None, is_staff=True, **fields)
     user.user_permissions.add(*Permission.objects.filter(content_type__app_label="dlqsite", codename__in=permissions))
     client = Client(enforce_csrf_checks=csrf)
+    client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
+    return client
+
+
+def member(role: str, name: str = "") -> User:
+    """A member of staff with one of the roles, named after it; without a password. ``superuser`` may all."""
+    if role == "superuser":
+        return User.objects.create_superuser(name or role, password=None)
+    roles.ensure(Group.objects, Permission.objects)  # a test that emptied the database took them along
+    user = User.objects.create_user(name or role, password=None, is_staff=True)
+    user.groups.add(Group.objects.get(name=role))
+    return user
+
+
+def signed_in(user: User) -> Client:
+    """A browser of Django's in which the user is signed in."""
+    client = Client()
     client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
     return client
