@@ -85,6 +85,9 @@ class IntakePort(Protocol):
 
     def void(self, message_id: str, epoch: int) -> VoidAnswer: ...
 
+    def open_among(self, message_ids: Sequence[str]) -> set[str]:
+        """Those of these messages that are under way here, or whose death is not recorded yet."""
+
     def resettle(self, message_id: str, epoch: int) -> None:
         """Put an ended epoch's outcome up for recording again."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -26,6 +26,8 @@ STACK = """Traceback (most recent call last):
     raise mapped_exc(message) from exc
 httpx.ReadTimeout: payments-api did not answer within 10 s
 """
+
+_ENDED = ("done", "dead")
 
 
 def an_attempt(number: int = 1, **changes: Any) -> dict[str, Any]:
@@ -171,6 +173,10 @@ class MemoryIntake:
                 answer = VoidAnswer(exists=False)
         self._hook("after_void")
         return answer
+
+    def open_among(self, message_ids: Sequence[str]) -> set[str]:
+        self._hook("before_open_among")
+        return {name for name in message_ids if name in self.records and self.records[name].state not in _ENDED}
 
     def resettle(self, message_id: str, epoch: int) -> None:
         self.resettled.append((message_id, epoch))

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from dlq_app.errors import OrderRefused, PayloadInvalid
@@ -18,7 +18,7 @@ from messages_app.ledger import Ledger, ledger
 from messages_app.names import process_name
 from messages_app.parsing import parse_payload
 from messages_app.pool import GRACE_S, WATCH_S
-from messages_app.records import Completed, Deferred, Failed, Outcome
+from messages_app.records import Completed, Deferred, Failed, Outcome, State
 from messages_app.runner import Attempt, Runner, payload_of
 
 log = logging.getLogger(__name__)
@@ -113,6 +113,10 @@ class IntakePort:
 
     def void(self, message_id: str, epoch: int) -> VoidAnswer:
         return _answered(lambda: ledger().void(message_id, epoch))
+
+    def open_among(self, message_ids: Sequence[str]) -> set[str]:
+        records = _answered(lambda: ledger().get_many(message_ids))
+        return {record.message_id for record in records if record and record.state not in (State.DONE, State.DEAD)}
 
     def resettle(self, message_id: str, epoch: int) -> None:
         _answered(lambda: ledger().resettle(message_id, epoch))

@@ -110,6 +110,26 @@ class IntakeContract:
         assert port.void("m-1", epoch) == VoidAnswer(exists=True, state="running")
         assert port.void("m-1", epoch - 1) == VoidAnswer(exists=False)
 
+    @pytest.mark.parametrize(
+        ("state", "is_open"),
+        [
+            ("scheduled", True),
+            ("queued", True),
+            ("running", True),
+            ("retry_wait", True),
+            ("dead_pending", True),
+            ("dead", False),
+            ("done", False),
+        ],
+    )
+    def test_it_knows_which_messages_are_under_way(
+        self, port: IntakePort, put: Put, state: str, is_open: bool
+    ) -> None:
+        put("m-1", state, 2000)
+
+        assert port.open_among(["m-0", "m-1"]) == ({"m-1"} if is_open else set())
+        assert port.open_among([]) == set()
+
     def test_it_checks_payloads(self, port: IntakePort) -> None:
         port.check_payload(b'{"a": 1}')
         with pytest.raises(PayloadInvalid) as caught:
