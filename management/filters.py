@@ -44,7 +44,11 @@ def criteria_from(options: Mapping[str, Any]) -> LetterCriteria:
 
     Raises ``CommandError`` naming each flag whose value is not allowed.
     """
-    given = {name: options[_PREFIX + name] for name in _FLAGS if options.get(_PREFIX + name)}
+    given = {name: options[_PREFIX + name] for name in _FLAGS if options.get(_PREFIX + name) is not None}
+    for name, value in given.items():
+        # As from a variable that is not set: left out, it would quietly mean every letter.
+        if not all(one.strip() for one in (value if isinstance(value, list) else [value])):
+            raise CommandError(f"{_FLAGS[name][0]} is empty.")
     try:
         return LetterCriteria.parse(given)
     except CriteriaInvalid as error:

@@ -47,6 +47,14 @@ def test_flags_become_criteria() -> None:
     )
 
 
+@pytest.mark.parametrize("value", ["", " "])
+def test_an_empty_value_is_refused_rather_than_ignored(value: str) -> None:
+    with pytest.raises(CommandError, match="--type is empty"):
+        filters.criteria_from(options("--status", "dlq_failed", "--type", "demo", "--type", value))
+    with pytest.raises(CommandError, match="--search is empty"):
+        filters.criteria_from(options("--search", value))
+
+
 def test_what_is_not_allowed_is_named_by_its_flag() -> None:
     with pytest.raises(CommandError, match=r"--status must be one of dlq_pending.*; --error-type must be"):
         filters.criteria_from(options("--status", "dead", "--error-type", "timeout"))
