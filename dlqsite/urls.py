@@ -6,17 +6,23 @@ from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path
 from django.views.generic import RedirectView
 
-from dlqsite import apidocs, health
+from dlqsite import apidocs, health, overview_views
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
     path("api/system/live", health.LiveView.as_view(), name="live"),
     path("api/system/ready", health.ReadyView.as_view(), name="ready"),
     path("api/system/health", health.HealthView.as_view(), name="health"),
+    path("api/system/overview", overview_views.OverviewView.as_view(), name="overview"),
     path("api/schema", apidocs.SchemaView.as_view(), name="schema"),
     path("api/docs", apidocs.DocsView.as_view(), name="docs"),
     path("", include("messages_app.urls")),
     path("", include("dlq_app.urls")),
     path("", include("breaker_app.urls")),
+    path(
+        "admin/overview/fragment",
+        admin.site.admin_view(overview_views.fragment),
+        name="overview_fragment",
+    ),
     path("admin/", admin.site.urls),
 ]

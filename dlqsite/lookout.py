@@ -1,0 +1,122 @@
+"""Sources looked at again and again: each with its last answer, so that one that is away takes nothing with it.
+
+Any number of readers cost one question per source and moment. Nobody waits for a source that is slow or away: what it
+last said is shown with its age, and the question goes on behind the scenes.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, Future, wait
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar
+
+log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+#: An answer is good for this long, in seconds.
+KEEP_S = 1.5
+#: A source that takes long is asked less often: it is at work for at most one part in so many of the time …
+LEISURE = 20
+#: … but at least this often.
+KEEP_MOST_S = 30.0
+#: How long a first answer is waited for, and a further one while there is an older one to show.
+FIRST_S = 1.0
+AGAIN_S = 0.03
+#: A question that is under way for so long counts as not answered.
+HANGS_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Part(Generic[_T]):
+    """What a source said last, and whether it still answers."""
+
+    #: None when it has not answered since this process began.
+    value: _T | None = None
+    as_of: datetime | None = None
+    #: Why there is no newer answer; empty while all is well.
+    why_away: str = ""
+    away_since: datetime | None = None
+
+    @property
+    def is_away(self) -> bool:
+        return bool(self.why_away)
+
+
+class Source(Generic[_T]):
+    """One question and its last answer. Safe for threads: of those who ask at once one asks the store.
+
+    ``expected``: the errors that mean that it is away. Any other is a mistake of ours: logged with its stack, and shown
+    as away as well, since the other parts are still wanted.
+    """
+
+    def __init__(
+        self, name: str, ask: Callable[[], _T], expected: tuple[type[Exception], ...], *, keep_s: float = KEEP_S
+    ) -> None:
+        self.name = name
+        self._ask = ask
+        self._expected = expected
+        self._keep_s = keep_s
+        self._lock = threading.Lock()
+        self._part: Part[_T] = Part()
+        self._good_until = 0.0
+        self._under_way: Future[None] | None = None
+        self._began_at = datetime.now(UTC)
+
+    def begin(self, threads: Executor) -> Future[None] | None:
+        """Ask again if the answer is no longer good; what is under way, if anything is."""
+        with self._lock:
+            if self._under_way is None and time.monotonic() >= self._good_until:
+                self._began_at = datetime.now(UTC)
+                self._under_way = threads.submit(self._run)
+            return self._under_way
+
+    @property
+    def patience_s(self) -> float:
+        return FIRST_S if self._part.value is None and not self._part.is_away else AGAIN_S
+
+    def part(self) -> Part[_T]:
+        """The last answer as it stands now."""
+        with self._lock:
+            part, hangs = self._part, self._under_way is not None and _seconds_since(self._began_at) > HANGS_S
+            if (hangs or part.value is None) and not part.is_away:
+                return Part(part.value, part.as_of, "No answer yet.", self._began_at)
+            return part
+
+    def _run(self) -> None:
+        began = time.monotonic()
+        before, why = self._part, ""
+        value: _T | None = None
+        try:
+            value = self._ask()
+        except self._expected as error:
+            # The text of a driver's error may hold addresses and passwords; the kind of error is enough here.
+            why = f"No answer ({type(error).__name__})."
+        except Exception as error:
+            # A mistake in one part must not take the page with it.
+            log.exception("overview_part_broken", extra={"part": self.name})
+            why = f"Broken ({type(error).__name__}); the log says more."
+        took = time.monotonic() - began
+        with self._lock:
+            if why:
+                self._part = Part(before.value, before.as_of, why, before.away_since or self._began_at)
+            else:
+                self._part = Part(value, datetime.now(UTC))
+            self._good_until = time.monotonic() + min(max(self._keep_s, LEISURE * took), KEEP_MOST_S)
+            self._under_way = None
+
+
+def look(sources: Iterable[Source[Any]], threads: Executor) -> None:
+    """Have every source asked that is due, and wait for them as long as each is worth waiting for."""
+    until = time.monotonic()
+    asked = [(source.patience_s, future) for source in sources if (future := source.begin(threads)) is not None]
+    for patience_s, future in sorted(asked, key=lambda pair: pair[0]):
+        wait([future], max(0.0, until + patience_s - time.monotonic()))
+
+
+def _seconds_since(moment: datetime) -> float:
+    return (datetime.now(UTC) - moment).total_seconds()

@@ -1,0 +1,86 @@
+"""What the overview's templates need beside the console's own tags: geometry, and the live part itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from django import template
+
+from dlqsite import overview_page, overview_views
+
+register = template.Library()
+
+register.filter("rate", overview_page.rate)
+register.filter("difference", overview_page.difference_words)
+#: Curve → how its line is drawn, and what it is called.
+_CURVES = {
+    "accepted": ("in", "accepted"), "done": ("done", "done"), "failed": ("fail", "failed"),
+    "died": ("fail", "new"), "replayed": ("done", "replayed"),
+}  # fmt: skip
+
+
+@register.filter
+def curve_class(name: str) -> str:
+    """The class that draws a curve's line."""
+    return _CURVES[name][0]
+
+
+@register.filter
+def curve_word(name: str) -> str:
+    """What a curve is called."""
+    return _CURVES[name][1]
+
+
+@register.simple_tag(takes_context=True)
+def overview_now(context: Any) -> dict[str, Any]:
+    """The live part as it is now: ``as_of``, ``body``, ``etag``."""
+    figures, html, digest = overview_views.rendered().get(overview_views.origin(context["request"]))
+    return overview_views.live(figures, html, digest)
+
+
+@register.filter
+def time_of_day(ms: int) -> str:
+    """Epoch ms as ``03:12`` UTC."""
+    return f"{datetime.fromtimestamp(ms / 1000, UTC):%H:%M}"
+
+
+@register.filter
+def scale(value: float) -> str:
+    """A label of a chart's scale: ``90``, ``2.5``, ``1.2k``."""
+    if value >= 1000:
+        return f"{value / 1000:g}k"
+    return f"{value:.4g}"
+
+
+@register.filter
+def spark(counts: Sequence[int]) -> list[tuple[int, float, float]]:
+    """Bars of a small chart of 30 units' height: x, y, height; an hour without anything leaves a mark of its own."""
+    most = max(counts, default=0) or 1
+    heights = [round(28 * count / most, 1) or 0.6 for count in counts]
+    return [(4 * place, round(30 - height, 1), height) for place, height in enumerate(heights)]
+
+
+#: How a state of a breaker is drawn in its lane: class, y, height. Thin closed, middle half-open, full open.
+_LANE = {"CLOSED": ("fill-ok", 6, 4), "HALF_OPEN": ("fill-warn", 3, 10), "OPEN": ("fill-bad", 0, 16)}
+
+
+@register.filter
+def lane_rects(spans: Sequence[Any]) -> list[tuple[str, int, int, int, int]]:
+    """Class, x, y, width, height of each stretch."""
+    return [
+        (tone, span.x, y, span.width, height)
+        for span in spans
+        for tone, y, height in [_LANE.get(span.state, ("fill-mute", 0 if span.state == "FORCED_OPEN" else 6,
+                                                       16 if span.state == "FORCED_OPEN" else 4))]
+    ]  # fmt: skip
+
+
+@register.filter
+def lane_words(lane: Any) -> str:
+    """A lane for those who hear the page."""
+    states = [span.state.replace("_", " ").lower() for span in lane.spans]
+    if len(set(states)) == 1:
+        return f"{lane.name}: {states[0]} all hour"
+    return f"{lane.name}: {', then '.join(states[-6:])}"

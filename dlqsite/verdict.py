@@ -1,0 +1,493 @@
+"""What is wrong, the worst first: what fails, why, since when, how many, is it getting worse, what happens by itself,
+what can be done. Pure.
+
+Words and numbers come in as ``Sight``; nothing here asks a store or a clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+from urllib.parse import urlencode
+
+#: Worst first. ``bad`` burns; ``hand`` waits for a person; ``ok`` is all quiet.
+LEVELS: Final = ("bad", "warn", "hand", "ok", "empty")
+#: Deaths a minute from which on messages are said to be dying.
+DYING_PER_MINUTE: Final = 1.0
+#: Seconds that the oldest message may wait before that is worth a word.
+SLOW_S: Final = 60.0
+#: At most so many troubles are listed below the worst.
+MOST_ALSO: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One of the questions of the one on call, answered."""
+
+    question: str
+    short: str
+    more: str = ""
+    #: Name of an icon, or empty.
+    icon: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Where to go from here: a page of the console, relative to its home."""
+
+    text: str
+    page: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """One thing that is, or is not, as it should be."""
+
+    level: str
+    icon: str
+    headline: str
+    lead: str = ""
+    #: Code or text of the error, shown as code; attacker's text.
+    code: str = ""
+    answers: tuple[Answer, ...] = ()
+    links: tuple[Link, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The worst thing, and what else is open, worst first."""
+
+    worst: Trouble
+    also: tuple[Trouble, ...] = ()
+
+    @property
+    def level(self) -> str:
+        return self.worst.level
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerSight:
+    """One breaker that is not closed."""
+
+    name: str
+    state: str
+    #: When it left CLOSED, as far as its kept transitions tell.
+    since: datetime | None = None
+    failures: int = 0
+    total: int = 0
+    #: Seconds until it lets probes through; None: only a person can.
+    probes_in_s: float | None = None
+    probes_succeeded: int = 0
+    probes_failed: int = 0
+    #: Message types whose handlers it guards.
+    types: tuple[str, ...] = ()
+    actor: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupSight:
+    """Letters that died of the same thing."""
+
+    fingerprint: str
+    title: str
+    error_type: str
+    place: str = ""
+    #: new, ongoing, regressed, ignored, resolved.
+    state: str = ""
+    types: tuple[str, ...] = ()
+    open: int = 0
+    count: int = 0
+    #: Deaths by hour over the last day, oldest first.
+    trend: tuple[int, ...] = ()
+    first_seen: datetime | None = None
+    last_seen: datetime | None = None
+
+    @property
+    def page(self) -> str:
+        return group_page(self.fingerprint)
+
+    @property
+    def is_new(self) -> bool:
+        return self.state == "new"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """What is known at one instant. A figure that nobody knows is None."""
+
+    now: datetime
+    #: Since when each store gives no answer.
+    redis_away_since: datetime | None = None
+    mongodb_away_since: datetime | None = None
+    #: None: not known.
+    workers: int | None = None
+    dlq_workers: int | None = None
+    crons: int | None = None
+    waiting: int | None = None
+    oldest_wait_s: float | None = None
+    overdue: int = 0
+    outbox: int = 0
+    quarantined: int = 0
+    accepted_ever: int | None = None
+    accepted_per_s: float | None = None
+    done_per_s: float | None = None
+    #: New dead letters a minute: now, and in the hour before.
+    dying_now: float | None = None
+    dying_before: float | None = None
+    breakers: Sequence[BreakerSight] = ()
+    groups: Sequence[GroupSight] = ()
+    open_letters: int | None = None
+    #: Open letters by status and by message type.
+    by_status: Mapping[str, int] = field(default_factory=dict)
+    by_type: Mapping[str, int] = field(default_factory=dict)
+    next_replay_at: datetime | None = None
+    last_death_at: datetime | None = None
+    #: Messages that are not accounted for, with the first place where.
+    unaccounted: int = 0
+    unaccounted_where: str = ""
+
+
+def judge(sight: Sight) -> Verdict:
+    """The verdict over what is seen."""
+    troubles = sorted(_troubles(sight), key=lambda trouble: LEVELS.index(trouble.level))
+    if not troubles:
+        return Verdict(_quiet(sight))
+    worst, *also = troubles
+    return Verdict(worst, tuple(also[:MOST_ALSO]))
+
+
+def _troubles(sight: Sight) -> Iterator[Trouble]:
+    """In the order of how bad they are within one level."""
+    if sight.redis_away_since:
+        yield _redis_away(sight, sight.redis_away_since)
+        if sight.mongodb_away_since:
+            yield _mongodb_away(sight, sight.mongodb_away_since)
+        return  # all else would be guesses
+    if sight.workers == 0:
+        yield _nobody_works(sight)
+    opened = [breaker for breaker in sight.breakers if breaker.state == "OPEN"]
+    for breaker in sorted(opened, key=lambda one: -_letters_of(sight, one)):
+        yield _open_breaker(sight, breaker)
+    if sight.mongodb_away_since:
+        yield _mongodb_away(sight, sight.mongodb_away_since)
+    blamed = {name for breaker in opened for name in breaker.types}
+    yield from _dying(sight, blamed)
+    if sight.unaccounted:
+        yield _unaccounted(sight)
+    if sight.quarantined:
+        yield _quarantined(sight)
+    yield from _slow(sight)
+    for breaker in sight.breakers:
+        if breaker.state == "HALF_OPEN":
+            yield _half_open(breaker)
+        elif breaker.state not in ("OPEN", "CLOSED"):
+            yield _set_by_hand(breaker)
+    for missing, number, what in (
+        ("DLQ worker", sight.dlq_workers, "automatic replays and replay batches wait"),
+        ("cron process", sight.crons, "accounts are not checked"),
+    ):
+        if number == 0:
+            yield Trouble(
+                "warn", "clock", f"No {missing} is alive: {what}.", "Messages are accepted and processed as always.",
+                answers=_answers(
+                    sight, "at least 15 s ago", "All of them", "Nothing", "Start one",
+                    "manage.py doctor names what is missing", many_more="none has said a word",
+                    by_itself_more="what waits is done once one starts",
+                ),
+                links=(Link("Health", "#health"),),
+            )  # fmt: skip
+    yield from _for_a_person(sight)
+
+
+def _letters_of(sight: Sight, breaker: BreakerSight) -> int:
+    return sum(sight.by_type.get(name, 0) for name in breaker.types)
+
+
+def _answers(
+    sight: Sight, since: str, many: str, by_itself: str, do: str, do_more: str = "",
+    *, since_more: str = "", many_more: str = "", by_itself_more: str = "", worse: Answer | None = None,
+) -> tuple[Answer, ...]:  # fmt: skip
+    return (
+        Answer("Since", since, since_more),
+        Answer("How many", many, many_more),
+        worse or _getting_worse(sight),
+        Answer("What happens by itself", by_itself, by_itself_more),
+        Answer("What you can do", do, do_more),
+    )
+
+
+def _getting_worse(sight: Sight) -> Answer:
+    question, now, before = "Getting worse?", sight.dying_now, sight.dying_before
+    if now is None:
+        return Answer(question, "Nobody knows", "no samples of the last minutes")
+    pace = f"{per_minute(now)} dead a minute"
+    if before is None:
+        return Answer(question, pace, "nothing older to compare with")
+    told = f"{per_minute(before)} a minute in the hour before"
+    if now < 0.05:
+        return Answer(question, "No", "nothing died in the last 3 minutes", "flat")
+    if now > 1.5 * before and now - before > 0.3:
+        return Answer(question, f"Yes: {pace}", told, "up")
+    if now < before / 1.5:
+        return Answer(question, f"No: {pace}", told, "dn")
+    return Answer(question, f"Steady: {pace}", told, "flat")
+
+
+def per_minute(rate: float) -> str:
+    return f"{rate:.0f}" if rate >= 9.5 else f"{rate:.1f}".removesuffix(".0")
+
+
+def count_of(number: int, one: str, many: str = "") -> str:
+    """``1 letter``, ``1,696 letters``."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def took(seconds: float) -> str:
+    """``32 min``, ``4 h 12 min``, ``3 d 4 h``."""
+    whole = max(int(seconds), 0)
+    for unit, size, below, below_size in (("d", 86_400, "h", 3600), ("h", 3600, "min", 60)):
+        if whole >= size:
+            rest = whole % size // below_size
+            return f"{whole // size} {unit} {rest} {below}" if rest else f"{whole // size} {unit}"
+    return f"{whole // 60} min" if whole >= 60 else f"{whole} s"
+
+
+def since(moment: datetime | None, now: datetime) -> str:
+    """``02:41:07, 32 min``; with the day if it was another one."""
+    if moment is None:
+        return "not known"
+    clock = f"{moment:%H:%M:%S}" if moment.date() == now.date() else f"{moment.day} {moment:%b %H:%M}"
+    return f"{clock}, {took((now - moment).total_seconds())}"
+
+
+def letters_page(**filters: str) -> str:
+    return "dlq_app/deadletter/" + (f"?{urlencode(filters)}" if filters else "")
+
+
+def _redis_away(sight: Sight, moment: datetime) -> Trouble:
+    return Trouble(
+        "bad", "db", "Redis does not answer. Nothing can be accepted or processed.",
+        "Submissions are refused with 503 until it returns. What was accepted is in its append-only file.",
+        answers=_answers(
+            sight, since(moment, sight.now), "All new messages", "Everything tries again",
+            "Bring Redis back", "manage.py doctor tells what is wrong with it",
+            many_more="waiting ones are safe", by_itself_more="web and workers go on when it answers",
+            worse=Answer("Getting worse?", "Callers see 503", "their repetitions are safe: the id decides"),
+        ),
+        links=(Link("Health", "#health"),),
+    )  # fmt: skip
+
+
+def _nobody_works(sight: Sight) -> Trouble:
+    waits = count_of(sight.waiting or 0, "message")
+    told = f"{waits} {'waits' if sight.waiting == 1 else 'wait'}" if sight.waiting else "Nothing waits yet"
+    pace = sight.accepted_per_s
+    return Trouble(
+        "bad", "octx", f"No message worker is alive. {told}.",
+        "Messages are accepted and kept, and nobody processes them.",
+        answers=_answers(
+            sight, f"{took(sight.oldest_wait_s)} ago" if sight.oldest_wait_s else "the last 15 s", waits,
+            "Nothing", "Start a worker", "manage.py doctor names what is missing",
+            since_more="as far as the oldest waits", by_itself_more="they run as soon as one starts",
+            worse=Answer("Getting worse?", f"{pace:.1f} more a second" if pace else "No", "as fast as they come in"),
+        ),
+        links=(Link("Messages", "messages_app/message/"), Link("Health", "#health")),
+    )  # fmt: skip
+
+
+def _open_breaker(sight: Sight, breaker: BreakerSight) -> Trouble:
+    dead = _letters_of(sight, breaker)
+    cause = next((group for group in sight.groups if set(group.types) & set(breaker.types)), None)
+    guarded = " and ".join(breaker.types[:3]) + (" and more" if len(breaker.types) > 3 else "")
+    probes = "The next call is a probe" if not breaker.probes_in_s else f"Probes in {took(breaker.probes_in_s)}"
+    pending = sight.by_status.get("dlq_pending", 0)
+    rate = f"{breaker.failures} of {breaker.total} calls failed when it opened." if breaker.total else ""
+    page = letters_page(type=breaker.types[0]) if len(breaker.types) == 1 else letters_page()
+    return Trouble(
+        "bad", "ringopen", f"{breaker.name} is failing." + (f" {guarded} messages are held." if guarded else ""),
+        rate + (f" {cause.error_type}:" if cause else ""),
+        cause.title if cause else "",
+        answers=_answers(
+            sight, since(breaker.since, sight.now), count_of(dead, "letter"),
+            probes, "Look after " + breaker.name, "No replay yet: it would fail the same",
+            many_more=f"of {sight.open_letters:,} open" if sight.open_letters is not None else "",
+            by_itself_more=f"then {count_of(pending, 'automatic replay')}, once it is CLOSED" if pending else
+            "held messages run once it is CLOSED",
+        ),
+        links=(*((Link(f"See the {count_of(dead, 'letter')}", page),) if dead else ()),
+               Link("Breaker", "breaker_app/breaker/")),
+    )  # fmt: skip
+
+
+def _mongodb_away(sight: Sight, moment: datetime) -> Trouble:
+    return Trouble(
+        "bad", "db", "MongoDB does not answer. No letter is lost.",
+        "Messages are accepted, processed and retried as always. Dead letters can be neither listed nor replayed.",
+        answers=_answers(
+            sight, since(moment, sight.now), f"{count_of(sight.outbox, 'outcome')} in Redis",
+            "They move over", "Bring MongoDB back", "manage.py doctor tells what is wrong with it",
+            many_more="waiting to be recorded", by_itself_more="within 15 s of its return",
+        ),
+        links=(Link("Messages", "messages_app/message/"), Link("Health", "#health")),
+    )  # fmt: skip
+
+
+def _dying(sight: Sight, blamed: set[str]) -> Iterator[Trouble]:
+    if sight.dying_now is None or sight.dying_now < DYING_PER_MINUTE or sight.mongodb_away_since:
+        return
+    fresh = [
+        group for group in sight.groups
+        if not set(group.types) & blamed and group.last_seen and (sight.now - group.last_seen).total_seconds() < 300
+    ]  # fmt: skip
+    if not fresh:
+        if not blamed:
+            yield Trouble(
+                "bad", "octx", f"Messages are dying: {per_minute(sight.dying_now)} a minute.",
+                answers=_answers(
+                    sight, "the last minutes", count_of(sight.open_letters or 0, "open letter"),
+                    "Transient ones replay", "Look at the newest letters", by_itself_more="the others need a person",
+                ),
+                links=(Link("See the letters", letters_page()),),
+            )  # fmt: skip
+        return
+    for group in fresh[:3]:
+        what = " and ".join(group.types[:2]) or "Messages"
+        yield Trouble(
+            "bad", "tri" if group.is_new else "octx",
+            f"{what}: {count_of(group.open, 'letter')} with {group.error_type}"
+            + (", a new error." if group.is_new else "."),
+            group.place, group.title,
+            answers=_answers(
+                sight, since(group.first_seen, sight.now), count_of(group.open, "open letter"),
+                "Transient ones replay", "Open one and read why", "replay all once the cause is gone",
+                many_more=f"of {sight.open_letters:,} open" if sight.open_letters is not None else "",
+                by_itself_more="permanent and unknown errors wait for a person",
+            ),
+            links=(Link("Open the group", group_page(group.fingerprint)),),
+        )  # fmt: skip
+
+
+def group_page(fingerprint: str) -> str:
+    return f"dlq_app/lettergroup/?{urlencode({'fingerprint': fingerprint})}"
+
+
+def _unaccounted(sight: Sight) -> Trouble:
+    return Trouble(
+        "bad", "tri", f"{count_of(sight.unaccounted, 'message')} "
+        f"{'is' if sight.unaccounted == 1 else 'are'} not accounted for: {sight.unaccounted_where}.",
+        "Accepted is not done + open + dead there. A move and its counting are one step: this does not pass by itself.",
+        answers=_answers(
+            sight, "see the day", count_of(sight.unaccounted, "message"), "Nothing",
+            "See the row, then the runbook", "was Redis restored from a backup, or written to by hand?",
+            worse=Answer("Getting worse?", "See whether it changes", "checked every minute"),
+        ),
+        links=(Link("Show the row", "messages_app/message/#acct"),),
+    )  # fmt: skip
+
+
+def _quarantined(sight: Sight) -> Trouble:
+    return Trouble(
+        "bad", "hand", f"{count_of(sight.quarantined, 'outcome')} could not be recorded and "
+        f"{'needs' if sight.quarantined == 1 else 'need'} a person.",
+        "MongoDB can never take them in this form; they are kept in Redis.",
+        answers=_answers(
+            sight, "see the list", count_of(sight.quarantined, "outcome"), "Nothing: they are kept",
+            "Read why each was set aside",
+        ),
+        links=(Link("Show them", "messages_app/message/#quarantine"),),
+    )  # fmt: skip
+
+
+def _slow(sight: Sight) -> Iterator[Trouble]:
+    if sight.workers == 0:
+        return
+    oldest = sight.oldest_wait_s
+    waits = f"the oldest for {took(oldest)}" if oldest and oldest >= 1 else "none for long"
+    pace = f"{sight.accepted_per_s or 0:.1f} come in, {sight.done_per_s or 0:.1f} are done a second"
+    grows = (sight.accepted_per_s or 0) > (sight.done_per_s or 0) * 1.05 + 0.05
+    worse = Answer("Getting worse?", "Yes" if grows else "No", pace, "up" if grows else "dn")
+    if oldest is not None and oldest > SLOW_S:
+        yield Trouble(
+            "warn", "clock", f"Messages wait longer than they should: the oldest for {took(oldest)}.",
+            "More comes in than is processed, or a handler is slow.",
+            answers=_answers(
+                sight, f"{took(oldest)} ago", count_of(sight.waiting or 0, "message"), "They run in their turn",
+                "Start more workers", "or raise WORKER_CONCURRENCY", many_more="wait in their lanes", worse=worse,
+                by_itself_more="high before normal before low",
+            ),
+            links=(Link("Messages", "messages_app/message/"),),
+        )  # fmt: skip
+    if sight.overdue:
+        yield Trouble(
+            "warn", "clock", f"{count_of(sight.overdue, 'message')} "
+            f"{'is' if sight.overdue == 1 else 'are'} more than 5 s past the time.",
+            "Retries and schedules are moved by every worker; they fall behind.",
+            answers=_answers(sight, "the last seconds", count_of(sight.overdue, "message"), "They are moved in turn",
+                             "Look at the workers", waits, worse=worse),
+            links=(Link("Messages", "messages_app/message/"),),
+        )  # fmt: skip
+
+
+def _half_open(breaker: BreakerSight) -> Trouble:
+    probes = f"{breaker.probes_succeeded} probes succeeded, {breaker.probes_failed} failed"
+    return Trouble(
+        "warn", "half", f"{breaker.name} is being tried out: {probes}.",
+        links=(Link("Breaker", "breaker_app/breaker/"),),
+        answers=(Answer("What happens by itself", "It closes or opens", "as the probes end"),),
+    )  # fmt: skip
+
+
+def _set_by_hand(breaker: BreakerSight) -> Trouble:
+    word = breaker.state.replace("_", " ").lower()
+    by = f" by {breaker.actor}" if breaker.actor else ""
+    return Trouble(
+        "warn", "lock", f"{breaker.name} is {word}{by}, until somebody resets it.", breaker.reason,
+        links=(Link("Breaker", "breaker_app/breaker/"),),
+        answers=(Answer("What happens by itself", "Nothing", "only a person changes it"),),
+    )  # fmt: skip
+
+
+def _for_a_person(sight: Sight) -> Iterator[Trouble]:
+    waiting = {status: sight.by_status.get(status, 0) for status in ("dlq_manual", "dlq_failed")}
+    number = sum(waiting.values())
+    if not number:
+        return
+    status = max(waiting, key=lambda name: waiting[name])
+    worst = sight.groups[0] if sight.groups else None
+    yield Trouble(
+        "hand", "hand", f"{count_of(number, 'letter')} {'needs' if number == 1 else 'need'} a person.",
+        f"Most: {worst.error_type} in {' and '.join(worst.types[:2]) or 'one group'}." if worst else "",
+        worst.title if worst else "",
+        answers=_answers(
+            sight, since(worst.first_seen, sight.now) if worst and worst.first_seen else "see the letters",
+            count_of(number, "letter"), "Nothing: they are kept", "Read one, mend the cause, replay all",
+            many_more=f"{waiting['dlq_manual']:,} need a decision, {waiting['dlq_failed']:,} used up their replays",
+            by_itself_more="open letters never expire",
+        ),
+        links=(Link("See the letters", letters_page(status=status)), Link("As groups", "dlq_app/lettergroup/")),
+    )  # fmt: skip
+
+
+def _quiet(sight: Sight) -> Trouble:
+    if sight.accepted_ever == 0 and not sight.open_letters:
+        return Trouble("empty", "mark", "Ready. Nothing has been submitted yet.")
+    open_letters = sight.open_letters or 0
+    replay = sight.next_replay_at
+    waits = sight.waiting or 0
+    return Trouble(
+        "ok", "check", "All quiet. Nothing needs you.",
+        "Every breaker is closed, every part is healthy, and every message accepted is accounted for.",
+        answers=(
+            Answer("Last dead letter", f"{took((sight.now - sight.last_death_at).total_seconds())} ago"
+                   if sight.last_death_at else "None known"),
+            Answer("Waiting for a person", "Nobody waits"),
+            Answer("Next, by itself", f"{replay:%H:%M}, {count_of(open_letters, 'letter')}" if replay
+                   else ("Automatic replays" if open_letters else "Nothing is due"),
+                   f"{count_of(open_letters, 'open letter')}" if open_letters else "no letter is open"),
+            Answer("In the lanes", count_of(waits, "message"),
+                   f"the oldest for {took(sight.oldest_wait_s)}" if sight.oldest_wait_s and waits else "nothing waits"),
+        ),
+    )  # fmt: skip
