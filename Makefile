@@ -24,6 +24,7 @@ lint: $(VENV)/.dev ## style, types, and who imports whom
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
 	$(BIN)/lint-imports
+	$(BIN)/shellcheck .ci/run management/scripts/*.sh
 
 format: $(VENV)/.dev ## rewrite files in the house style
 	$(BIN)/ruff check --fix .
