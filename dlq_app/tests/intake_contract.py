@@ -122,9 +122,7 @@ class IntakeContract:
             ("done", False),
         ],
     )
-    def test_it_knows_which_messages_are_under_way(
-        self, port: IntakePort, put: Put, state: str, is_open: bool
-    ) -> None:
+    def test_it_knows_which_messages_are_under_way(self, port: IntakePort, put: Put, state: str, is_open: bool) -> None:
         put("m-1", state, 2000)
 
         assert port.open_among(["m-0", "m-1"]) == ({"m-1"} if is_open else set())
