@@ -288,3 +288,23 @@ class ReplayOutcomeCount(serializers.Serializer[Any]):
 
 class ReplayReportOut(serializers.Serializer[Any]):
     data = ReplayOutcomeCount(many=True)
+
+
+class RejectedLine(serializers.Serializer[Any]):
+    line = serializers.IntegerField(help_text="From 1.")
+    error = serializers.CharField()
+
+
+class ImportSummary(serializers.Serializer[Any]):
+    lines = serializers.IntegerField()
+    imported = serializers.IntegerField()
+    unchanged = serializers.IntegerField(help_text="Their messages have letters already.")
+    rejectedCount = serializers.IntegerField()
+    rejected = RejectedLine(many=True, help_text="The first 1000.")
+    complete = serializers.BooleanField(
+        allow_null=True, help_text="Whether all came that the file's last line counts; null without such a line."
+    )
+
+
+class ImportOut(serializers.Serializer[Any]):
+    data = ImportSummary()

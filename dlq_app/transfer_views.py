@@ -5,21 +5,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from django.http import QueryDict, StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework.negotiation import BaseContentNegotiation
+from rest_framework.parsers import BaseParser
 from rest_framework.request import Request
+from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from dlq_app import audit, openapi, repository
+from dlq_app import audit, importing, openapi, repository, serializers
 from dlq_app.criteria import LetterCriteria
-from dlq_app.errors import CriteriaInvalid
+from dlq_app.errors import BodyTooLarge, CriteriaInvalid, LengthRequired
 from dlq_app.exporting import FORMS, Export, Stream
 
 log = logging.getLogger(__name__)
+
+#: What one import may hold. It is read as it comes; this bounds how long it can keep a thread.
+MAX_IMPORT = 256 * 1024 * 1024
 
 
 class AsAsked(BaseContentNegotiation):
@@ -89,6 +94,58 @@ class ExportView(APIView):
             "secrets_exported", extra={"by": getattr(request, "actor", ""), "letters": how_many, "filter": which}
         )
         audit.log(request, "", "export", f"reveal {how_many} letters", which)
+
+
+class Lines(BaseParser):
+    """The body as a stream: nobody has read any of it."""
+
+    media_type = "application/x-ndjson"
+
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Mapping[str, Any] | None = None) -> Any:
+        return stream
+
+
+class ImportView(APIView):
+    """Letters from an export."""
+
+    required_scopes: ClassVar = {"POST": "admin"}
+    parser_classes = (Lines,)
+    content_negotiation_class = AsAsked
+
+    @extend_schema(
+        operation_id="importDeadLetters",
+        tags=["Dead letters"],
+        summary="Import dead letters",
+        description=(
+            "The JSON lines of an export, at most 256 MiB, read as they come. Each line is judged by itself: a "
+            "message that has a letter keeps it unchanged, so the same file twice changes nothing. Lines in which "
+            "something is hidden are rejected, and those of messages that are under way here. A letter that was being "
+            "replayed comes in as waiting."
+        ),
+        request={"application/x-ndjson": OpenApiTypes.STR},
+        responses={
+            200: serializers.ImportOut,
+            **openapi.problems(
+                s411="`length_required`",
+                s413="`payload_too_large`: split it, or use `manage.py import_dlq`.",
+                s415="The body is not `application/x-ndjson`.",
+                s503="`store_unavailable` says how far it came. Import the same again.",
+            ),
+        },
+    )
+    def post(self, request: Request) -> Response:
+        try:
+            length = int(request.META.get("CONTENT_LENGTH") or "")
+        except ValueError as error:
+            raise LengthRequired() from error
+        if length > MAX_IMPORT:
+            raise BodyTooLarge(f"An import may have at most {MAX_IMPORT} bytes.")
+        stream: Any = request.data  # a body of no bytes comes as an empty mapping
+        summary = importing.bring_in(
+            stream.read if length else lambda _: b"", actor=str(getattr(request, "actor", "")) or "unknown"
+        )
+        audit.log(request, "", "import", "import", str(summary))
+        return Response({"data": summary.wire()})
 
 
 def _export_of(query: QueryDict) -> Export:

@@ -10,6 +10,7 @@ urlpatterns = [
     path("api/dlq", views.LettersView.as_view(), name="dead-letters"),
     path("api/dlq/stats", views.StatsView.as_view(), name="dead-letter-stats"),
     path("api/dlq/export", transfer_views.ExportView.as_view(), name="dead-letter-export"),
+    path("api/dlq/import", transfer_views.ImportView.as_view(), name="dead-letter-import"),
     path("api/dlq/replay-batch", batch_views.StartView.as_view(), name="replay-batch"),
     path("api/dlq/replay-batches", batch_views.BatchesView.as_view(), name="replay-batches"),
     path("api/dlq/replay-batches/<str:batch_id>", batch_views.BatchView.as_view(), name="replay-batch-detail"),

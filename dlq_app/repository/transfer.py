@@ -74,6 +74,12 @@ class Transfer:
         with translated():
             yield from self._letters.find(where).sort("messageId", 1).limit(_CHUNK)
 
+    def known(self, message_ids: Sequence[str]) -> set[str]:
+        """Those of these messages that have letters. Reads an index only."""
+        where = {"messageId": {"$in": list(message_ids)}}
+        with translated():
+            return {document["messageId"] for document in self._letters.find(where, {"_id": 0, "messageId": 1})}
+
     def bring_in(self, documents: Sequence[Document]) -> list[str]:
         """Insert letters that came from outside, ``_id`` as text; never changes one that is there.
 
@@ -81,7 +87,7 @@ class Transfer:
         ``StoreUnavailable`` some may be there: bring them again.
         """
         stored = [{**document, "_id": ObjectId(document.get("_id"))} for document in documents]
-        return self._insert(stored)
+        return self._insert(stored) if stored else []
 
     def _insert(self, documents: Sequence[Document]) -> list[str]:
         answers = [IMPORTED] * len(documents)

@@ -159,7 +159,7 @@ def test_a_store_that_goes_away_midway_breaks_the_transfer_and_the_last_line_say
     a_store_that_goes_away(monkeypatch, after=100)
 
     answer = with_key("read").get("/api/dlq/export")
-    got = []
+    got: list[bytes] = []
     with pytest.raises(StoreUnavailable):
         got.extend(answer)
 
@@ -170,7 +170,7 @@ def test_a_store_that_goes_away_midway_breaks_the_transfer_and_the_last_line_say
 
 def test_a_table_is_broken_off_too(monkeypatch: pytest.MonkeyPatch) -> None:
     a_store_that_goes_away(monkeypatch, after=1000)
-    got = []
+    got: list[bytes] = []
 
     with pytest.raises(StoreUnavailable):
         got.extend(Stream(Export(LetterCriteria(), "csv")))

@@ -1,0 +1,397 @@
+"""Letters from a file: byte for byte what was exported, judged line by line, and never over one that is there."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+from typing import Any
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.test import Client
+from pymongo.database import Database
+
+from dlq_app import importing, services
+from dlq_app.criteria import LetterCriteria
+from dlq_app.errors import StoreUnavailable
+from dlq_app.exporting import Export
+from dlq_app.importing import Summary
+from dlq_app.letter import DeadLetter
+from dlq_app.replaying import Replayed
+from dlq_app.repository import Letters
+from dlq_app.testing import NOON, MemoryIntake, MemoryRecord, a_death, an_attempt
+from dlqsite.tests.people import staff, with_key
+
+pytestmark = [pytest.mark.mongo, pytest.mark.redis, pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
+
+
+def exported(*, reveal: bool = True) -> bytes:
+    return b"".join(Export(LetterCriteria(), "jsonl", reveal=reveal).chunks())
+
+
+def bring_in(*lines: object, raw: bytes = b"") -> Summary:
+    text = raw or "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines).encode()
+    return importing.bring_in(io.BytesIO(text).read, actor="command:test")
+
+
+def a_line(message_id: str = "m-1", **changes: Any) -> dict[str, Any]:
+    """The least that a letter can be."""
+    return {
+        "messageId": message_id,
+        "type": "payment.capture",
+        "status": "dlq_manual",
+        "errorType": "TIMEOUT_ERROR",
+        "errorKind": "transient",
+        "lastFailedAt": "2026-11-24T12:00:00.000Z",
+        "originalMessage": '{"orderId": 1}',
+        **changes,
+    }
+
+
+def found(letters: Letters, ref: str = "m-1") -> DeadLetter:
+    letter = letters.find(ref)
+    assert letter is not None
+    return letter
+
+
+@pytest.fixture
+def full(intake: MemoryIntake, store: Database[dict[str, Any]]) -> None:
+    """Letters with everything a letter can have."""
+    services.record_outcomes(
+        [
+            a_death("m-1", body='{"ä":  "ü", "n": 1.10, "token": "tok_1"}'.encode()),
+            a_death("m-2", error_kind="permanent", error_type="VALIDATION_ERROR"),
+            a_death(
+                "m-3", error_reason="日本\u2028\u0001 'quoted' \\ text", tags=(), attempts=[an_attempt(worker=None)]
+            ),
+            a_death("m-4"),
+            a_death("m-5"),
+        ],
+        [],
+    )
+    for ref, payload in (("m-1", None), ("m-2", b'{"orderId": 2, "edited": true}'), ("m-5", None)):
+        assert isinstance(services.replay(ref, actor="user:ann", reason="it may work", payload=payload), Replayed)
+        outcome = intake.end(ref, done=ref == "m-1")
+        services.record_outcomes(*([], [outcome]) if ref == "m-1" else ([outcome], []))  # type: ignore[arg-type]
+    services.record_outcomes([a_death("m-5", epoch=5000, body=b'{"another": "message"}')], [])
+    services.add_note("m-2", actor="user:ann", text="asked the shop\nthey know")
+    services.discard("m-4", actor="user:bob", reason="a test order")
+    for record in intake.records.values():
+        record.state = record.state.removesuffix("_pending")
+
+
+def test_what_was_exported_comes_back_byte_for_byte(
+    full: None, letters: Letters, store: Database[dict[str, Any]]
+) -> None:
+    before = exported()
+    store["dead_letters"].delete_many({})
+
+    summary = bring_in(raw=before)
+
+    assert str(summary) == "5 imported, 0 unchanged, 0 rejected"
+    assert summary.complete is True
+    assert exported() == before
+    assert json.loads(before.splitlines()[0])["resolution"] == "replayed"
+    assert found(letters, "m-5").former_messages
+    assert found(letters, "m-2").versions[0]["version"] == 1
+
+
+def test_the_same_file_twice_changes_nothing(full: None, letters: Letters, store: Database[dict[str, Any]]) -> None:
+    before, stored = exported(), list(store["dead_letters"].find())
+
+    assert str(bring_in(raw=before)) == "0 imported, 5 unchanged, 0 rejected"
+    assert list(store["dead_letters"].find()) == stored
+    again = bring_in(raw=before.replace(b'"TIMEOUT_ERROR"', b'"NETWORK_ERROR"') + before)
+    assert (again.unchanged, again.complete) == (10, True)
+    assert list(store["dead_letters"].find()) == stored
+
+
+def test_an_imported_letter_is_found_replayed_and_resolved_like_any_other(
+    full: None, intake: MemoryIntake, letters: Letters, store: Database[dict[str, Any]]
+) -> None:
+    before = exported()
+    store["dead_letters"].delete_many({})
+    intake.records.clear()
+    bring_in(raw=before)
+
+    assert [letter.message_id for letter in letters.each(LetterCriteria(search="日本"), _by_id())] == ["m-3"]
+    assert isinstance(services.replay("m-2", actor="user:ann"), Replayed)
+    assert intake.forwarded[-1].acct_day == ""
+    services.record_outcomes([], [intake.end("m-2", done=True)])  # type: ignore[list-item]
+
+    assert found(letters, "m-2").resolution == "replayed"
+
+
+def _by_id() -> Any:
+    from dlq_app.paging import SORTS
+
+    return SORTS["messageId"]
+
+
+def test_a_file_in_which_something_is_hidden_brings_in_only_what_is_not(
+    full: None, letters: Letters, store: Database[dict[str, Any]]
+) -> None:
+    masked = exported(reveal=False)
+    store["dead_letters"].delete_many({})
+
+    summary = bring_in(raw=masked)
+
+    assert (summary.imported, summary.refused) == (4, 1)
+    assert summary.told == [(1, "something in it is hidden; export it with its secrets")]
+
+
+def test_the_least_that_a_letter_can_be_gets_numbers_of_now(intake: MemoryIntake, letters: Letters) -> None:
+    before = intake.now_ms()
+    bring_in(a_line())
+
+    letter = found(letters)
+    assert before <= letter.fence == letter.closed_epoch <= intake.now_ms()
+    assert (letter.status, letter.strategy, letter.acct_day) == ("dlq_manual", "manual", "")
+    assert (letter.body, letter.created_at) == (b'{"orderId": 1}', NOON)
+    assert len(letter.fingerprint) == 16
+    assert isinstance(services.replay("m-1", actor="user:ann"), Replayed)
+
+
+def test_a_letter_that_was_being_replayed_comes_in_as_waiting(
+    intake: MemoryIntake, letters: Letters, store: Database[dict[str, Any]]
+) -> None:
+    services.record_outcomes([a_death("m-1"), a_death("m-2", error_kind="permanent")], [])
+    for ref in ("m-1", "m-2"):
+        services.replay(ref, actor="user:ann")
+    before, fence = exported(), found(letters).fence
+    store["dead_letters"].delete_many({})
+    intake.records.clear()
+
+    assert bring_in(raw=before).imported == 2
+
+    assert [found(letters, ref).status for ref in ("m-1", "m-2")] == ["dlq_pending", "dlq_manual"]
+    letter = found(letters)
+    assert (letter.fence, letter.replay_attempts, letter.claim) == (fence, [], None)
+    assert letter.history[-1]["what"] == "import"
+    assert letter.next_retry_at is not None
+
+
+def test_a_message_that_is_under_way_here_is_not_given_a_letter(intake: MemoryIntake, letters: Letters) -> None:
+    """Otherwise its death would meet a letter that seems to know better."""
+    services.record_outcomes([a_death("m-3")], [])
+    intake.records |= {ref: MemoryRecord(state, 5) for ref, state in [("m-1", "running"), ("m-2", "dead")]}
+    intake.records["m-3"] = MemoryRecord("queued", 1001)
+
+    summary = bring_in(a_line("m-1"), a_line("m-2"), a_line("m-3"))
+
+    assert summary.told == [(1, "messageId: a message with this id is under way here")]
+    assert (summary.imported, summary.unchanged) == (1, 1)
+
+
+def test_a_message_accepted_while_an_import_looks_can_still_die(intake: MemoryIntake, letters: Letters) -> None:
+    """The clock is read before the look, so what is accepted after it has a higher epoch."""
+    ticks = itertools.count(1_700_000_000_000)
+    intake.clock = lambda: next(ticks)
+    accepted: list[int] = []
+    intake.fail["before_open_among"] = lambda: accepted.append(intake.clock())
+
+    bring_in(a_line())
+    services.record_outcomes([a_death("m-1", epoch=accepted[0], error_reason="it died here")], [])
+
+    assert found(letters).error_reason == "it died here"
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"messageId": "m 1"}, "messageId: must be 1 to 64 letters"),
+        ({"messageId": {"$gt": ""}}, "messageId: must be"),
+        ({"messageId": None}, "lacks messageId"),
+        ({"type": "Order"}, "type: must be a message type"),
+        ({"status": "dead"}, "status: must be one of dlq_pending"),
+        ({"status": {"$ne": 1}}, "status: must be one of"),
+        ({"_id": "xyz"}, "_id: must be 24"),
+        ({"_id": {"$oid": "0" * 24}}, "_id: must be 24"),
+        ({"errorType": ""}, "errorType: must be a text"),
+        ({"errorKind": "sometimes"}, "errorKind: must be one of"),
+        ({"errorReason": "x" * 9000}, "errorReason: must be a text of at most 8192"),
+        ({"errorReason": "\0"}, "errorReason: must not hold U\\+0000"),
+        ({"errorStack": "\ud800"}, "errorStack: must not hold half"),
+        ({"retryCount": -1}, "retryCount: must be a whole number"),
+        ({"retryCount": True}, "retryCount: must be a whole number"),
+        ({"retryCount": 1.5}, "retryCount: must be a whole number"),
+        ({"lastFailedAt": "yesterday"}, "lastFailedAt: must be an ISO 8601 instant"),
+        ({"nextRetryAt": 5}, "nextRetryAt: must be an ISO 8601 instant"),
+        ({"fence": 10**14}, "fence: must be a whole number"),
+        ({"fence": 99_999_999_999_999, "closedEpoch": 1}, "fence: lies in the future"),
+        ({"fence": 5, "closedEpoch": 6}, "closedEpoch: is above fence"),
+        ({"originalMessage": "{"}, "originalMessage: "),
+        ({"originalMessage": ""}, "originalMessage: must be a text"),
+        ({"originalMessage": {"a": 1}}, "originalMessage: must be a text"),
+        ({"originalMessage": '"' + "ü" * 200_000 + '"'}, "originalMessage: has more than 262144 bytes"),
+        ({"originalMessageBase64": "/w=="}, "originalMessageBase64: is no text"),
+        ({"metadata": {"priority": "urgent"}}, "metadata.priority: must be one of"),
+        ({"metadata": {"tags": ["x"] * 21}}, "metadata.tags: must be a list of at most 20"),
+        ({"metadata": {"tags": [{"$gt": 1}]}}, "metadata.tags.0: must be a text"),
+        ({"metadata": {"systemState": {"$where": "1"}}}, "metadata.systemState: must not have names"),
+        ({"metadata": {"systemState": {"a": {"b.c": 1}}}}, "metadata.systemState: must not have names"),
+        ({"metadata": {"systemState": {"a": 2**63}}}, "metadata.systemState: must be a whole number"),
+        ({"metadata": {"systemState": {"a": "x" * 20_000}}}, "metadata.systemState: must be at most"),
+        ({"metadata": {"other": 1}}, "metadata.unknown field 'other'"),
+        ({"attempts": [{"outcome": "vanished"}]}, "attempts.0.outcome: must be one of"),
+        ({"attempts": [{"$set": 1}]}, "attempts.0.unknown field '\\$set'"),
+        ({"attempts": [{}] * 101}, "attempts: must be a list of at most 100"),
+        ({"replayAttempts": [{"kind": "magic"}]}, "replayAttempts.0.kind: must be one of"),
+        ({"notes": [{"text": "x" * 4001}]}, "notes.0.text: must be a text of at most 4000"),
+        ({"history": ["x"]}, "history.0: must be an object"),
+        ({"resolution": "replayed"}, "resolution, resolvedAt: only a letter in dlq_resolved"),
+        ({"replay": {"id": "r-1"}}, "replay: only a letter in dlq_processing"),
+        ({"masked": True}, "something in it is hidden"),
+        ({"searchWords": ["x"]}, "unknown field 'searchWords'"),
+        ({"$set": {"status": "x"}}, "unknown field '\\$set'"),
+    ],
+    ids=str,
+)
+def test_a_line_that_is_not_as_it_must_be_is_rejected_by_name(
+    intake: MemoryIntake, letters: Letters, changes: dict[str, Any], why: str
+) -> None:
+    summary = bring_in(a_line("m-0"), a_line(**changes), a_line("m-2"))
+
+    ((line, told),) = summary.told
+    assert line == 2
+    assert told.startswith(why.replace("\\", "")), told
+    assert (summary.imported, summary.refused) == (2, 1)
+    assert letters.find("m-1") is None
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("nonsense", "is not JSON in UTF-8"),
+        ("[1]", "must be a JSON object"),
+        ('{"a": NaN}', "holds NaN"),
+        ('{"a": 1, "a": 2}', "has a field twice"),
+        ("[" * 100_000, "is not JSON"),
+        ('{"retryCount": ' + "9" * 5000 + "}", "is not JSON"),
+        ('{"end": 1}', "end: must be the only field"),
+        ('{"end": {"count": "many"}}', "end.count: must be a whole number"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_line_that_is_no_letter_spoils_no_other(intake: MemoryIntake, letters: Letters, line: str, why: str) -> None:
+    summary = bring_in(line, "", a_line())
+
+    assert summary.imported == 1
+    assert summary.lines == 3
+    assert summary.told[0][0] == 1
+    assert summary.told[0][1].startswith(why)
+
+
+def test_bytes_that_are_no_utf8_are_rejected(intake: MemoryIntake, letters: Letters) -> None:
+    assert bring_in(raw=b'{"a": "\xff"}\n').told == [(1, "is not JSON in UTF-8")]
+
+
+def test_an_id_of_another_letter_is_rejected(intake: MemoryIntake, letters: Letters) -> None:
+    bring_in(a_line("m-1", _id="a" * 24))
+
+    summary = bring_in(a_line("m-2", _id="a" * 24), a_line("m-1", _id="b" * 24), a_line("m-1", _id="a" * 24))
+
+    assert summary.told == [(1, "its _id is that of another letter")]
+    assert summary.unchanged == 2
+
+
+def test_a_file_that_was_cut_off_is_not_called_complete(full: None, letters: Letters) -> None:
+    lines = exported().splitlines(keepends=True)
+    end_that_gave_up = json.dumps({"end": {"count": 5, "complete": False}}).encode()
+
+    assert bring_in(raw=b"".join(lines)).complete is True
+    assert bring_in(raw=b"".join(lines[:-1])).complete is None
+    assert bring_in(raw=b"".join(lines)[:-40]).complete is None
+    assert bring_in(raw=b"".join([*lines[:-2], lines[-1]])).complete is False
+    assert bring_in(raw=b"".join([*lines[:-1], end_that_gave_up])).complete is False
+    assert bring_in(raw=b"".join([*lines, lines[0]])).complete is None
+    assert bring_in(raw=b"".join(lines).replace(b"\n", b"\r\n\r\n")).complete is True
+
+
+def test_a_line_that_is_too_long_is_not_kept(
+    intake: MemoryIntake, letters: Letters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importing, "MAX_LINE", 1000)
+    monkeypatch.setattr(importing, "_READ", 300)
+
+    summary = bring_in(a_line("m-1"), a_line("m-2", errorStack="x" * 5000), a_line("m-3"), "y" * 3000)
+
+    assert summary.told == [(2, "is longer than 1000 bytes"), (4, "is longer than 1000 bytes")]
+    assert summary.imported == 2
+
+
+def test_a_store_that_goes_away_says_how_far_it_came_and_the_same_again_does_the_rest(
+    intake: MemoryIntake, letters: Letters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importing, "_CHUNK", 2)
+    lines = [a_line(f"m-{n}") for n in range(5)]
+    looks: list[int] = []
+
+    def away_at_the_second_look() -> None:
+        looks.append(1)
+        if len(looks) == 2:
+            raise StoreUnavailable("Redis is away")
+
+    intake.fail["before_open_among"] = away_at_the_second_look
+    with pytest.raises(StoreUnavailable, match=r"Stopped at line 4: 2 imported, 0 unchanged, 0 rejected\."):
+        bring_in(*lines)
+
+    assert str(bring_in(*lines)) == "3 imported, 2 unchanged, 0 rejected"
+
+
+class TestOverRest:
+    @pytest.fixture
+    def ada(self) -> Client:
+        return with_key("admin", name="ada")
+
+    def send(self, client: Client, body: bytes, content_type: str = "application/x-ndjson", **headers: Any) -> Any:
+        return client.post("/api/dlq/import", body, content_type=content_type, **headers)
+
+    def test_it_sums_up(self, intake: MemoryIntake, letters: Letters, ada: Client) -> None:
+        body = f"{json.dumps(a_line())}\nnonsense\n".encode()
+
+        answer = self.send(ada, body)
+
+        assert answer.status_code == 200
+        assert answer.json()["data"] == {
+            "lines": 2,
+            "imported": 1,
+            "unchanged": 0,
+            "rejectedCount": 1,
+            "rejected": [{"line": 2, "error": "is not JSON in UTF-8 at column 1"}],
+            "complete": None,
+        }
+        assert self.send(ada, body).json()["data"]["unchanged"] == 1
+        assert self.send(ada, b"", CONTENT_LENGTH="0").json()["data"]["lines"] == 0
+
+    def test_what_one_system_exports_another_imports(
+        self, full: None, store: Database[dict[str, Any]], ada: Client
+    ) -> None:
+        before = ada.get("/api/dlq/export?reveal=true").getvalue()
+        store["dead_letters"].delete_many({})
+
+        assert self.send(ada, before).json()["data"]["imported"] == 5
+        assert ada.get("/api/dlq/export?reveal=true").getvalue() == before
+
+    def test_only_administrators_import(self, intake: MemoryIntake, letters: Letters) -> None:
+        body = json.dumps(a_line()).encode()
+
+        for client in (with_key("read", "replay", "submit"), staff("olga", "replay")):
+            assert self.send(client, body).status_code == 403
+        assert letters.find("m-1") is None
+        assert self.send(staff("root", "admin"), body).status_code == 200
+        assert LogEntry.objects.get().change_message == "import: 1 imported, 0 unchanged, 0 rejected"
+
+    def test_what_the_headers_rule_out_is_refused(self, intake: MemoryIntake, letters: Letters, ada: Client) -> None:
+        assert self.send(ada, b"{}", "application/json").json()["code"] == "unsupported_media_type"
+        assert self.send(ada, b"{}", CONTENT_LENGTH="").json()["code"] == "length_required"
+        assert self.send(ada, b"{}", CONTENT_LENGTH=str(2**40)).json()["code"] == "payload_too_large"
+
+    def test_a_store_that_is_away_is_a_problem(self, intake: MemoryIntake, letters: Letters, ada: Client) -> None:
+        intake.fail["before_now_ms"] = StoreUnavailable("Redis is away")
+
+        answer = self.send(ada, json.dumps(a_line()).encode())
+
+        assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
+        assert "0 imported" in answer.json()["detail"]
