@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import environ
+from django.core.exceptions import ImproperlyConfigured
 
 from dlqsite.logs import configure_logging
 from dlqsite.version import VERSION as RELEASE
@@ -31,6 +32,14 @@ def policy(name: str) -> dict[str, Any]:
     """The parsed ``policies/<name>.toml``; an absent file is an empty policy (all defaults)."""
     path = POLICY_DIR / f"{name}.toml"
     return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def policy_file(path: Path) -> dict[str, Any]:
+    """The parsed policy in a file that somebody named: it has to be there."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ImproperlyConfigured(f"The policy file {path} cannot be read: {error}") from error
 
 
 def running_stack() -> dict[str, Any]:
@@ -104,6 +113,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "dlqsite.logs.RequestLog",
     "dlqsite.problems.ApiProblems",
+    "dlqsite.pages.ConsoleErrors",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",
@@ -134,6 +144,7 @@ WSGI_APPLICATION = "dlqsite.wsgi.application"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True
 TIME_ZONE = env.str("TIME_ZONE", default="UTC")
+FORMAT_MODULE_PATH = ["dlqsite.formats"]
 
 STATIC_URL = "/static/"
 STATIC_ROOT = Path(env.str("STATIC_ROOT", default=str(BASE_DIR / "staticfiles")))
@@ -205,6 +216,7 @@ AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_RESET_ON_SUCCESS = True
 AXES_DISABLE_ACCESS_LOG = True
 AXES_VERBOSE = False
+AXES_LOCKOUT_CALLABLE = "dlqsite.pages.locked_out"
 AXES_CLIENT_IP_CALLABLE = "dlqsite.access.client_address"
 DATA_UPLOAD_MAX_MEMORY_SIZE = 9 * 1024 * 1024
 
@@ -270,10 +282,15 @@ DLQ_APPROVAL_SIZE = env.int("DLQ_APPROVAL_SIZE", default=10_000)
 #: Answers ``dlq_app.ports.IntakePort``.
 DLQ_RESUBMIT = "messages_app.services.IntakePort"
 
+#: Days for which a replay batch and the list of its letters are kept after its end; 0 keeps them for ever.
+DLQ_BATCH_KEEP_DAYS = env.int("DLQ_BATCH_KEEP_DAYS", default=90)
+
 RETRY_POLICY = policy("retry")
 BREAKER_POLICY = policy("breaker")
 REPLAY_POLICY = policy("replay")
-DELIVERY_POLICY = policy("delivery")
+#: Where deliveries may go; by default nowhere. The variable names another file in its place.
+DELIVERY_POLICY_FILE = env.str("DELIVERY_POLICY", default="") or "dlqsite/policies/delivery.toml"
+DELIVERY_POLICY = policy_file(BASE_DIR / DELIVERY_POLICY_FILE)
 MASKING_POLICY = policy("masking")
 
 LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")

@@ -8,6 +8,7 @@ from typing import Any
 from django.core.checks import CheckMessage, Error, Warning, register
 
 from messages_app import conf, registry
+from messages_app.delivery import secret_problem
 from messages_app.failures import ERROR_TYPE_PATTERN, ErrorKind
 from messages_app.policy import PolicyError, RetryPolicies
 
@@ -30,6 +31,26 @@ def _unknown_types(policies: RetryPolicies) -> Iterator[CheckMessage]:
                 hint=f"Known types: {', '.join(registry.types())}.",
                 id="messages_app.W001",
             )
+
+
+@register("messages_app")
+def check_delivery_policy(**_: Any) -> list[CheckMessage]:
+    """E004: the delivery policy cannot be followed. W002: a secret that it names is missing or malformed."""
+    try:
+        policy = conf.delivery_policy()
+    except PolicyError as error:
+        return [Error(str(error), hint="Correct the file; its keys are explained there.", id="messages_app.E004")]
+    # No error: whoever tries the system with the policy of production has none of its secrets, and no use for them.
+    return [
+        Warning(
+            f'{policy.file} [hosts."{host.name}"]: {wrong}',
+            hint="Until then deliveries to this host fail. Set it to whsec_ and 24 to 64 random bytes in base64.",
+            id="messages_app.W002",
+        )
+        for host in policy.hosts.values()
+        for variable in host.secrets
+        if (wrong := secret_problem(variable)) is not None
+    ]
 
 
 @register("messages_app")

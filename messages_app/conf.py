@@ -9,6 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.core.signals import setting_changed
 
+from messages_app.delivery_policy import DeliveryPolicy
 from messages_app.policy import RetryPolicies, RetryPolicy
 
 RETRY_FILE = "dlqsite/policies/retry.toml"
@@ -23,6 +24,13 @@ def retry_policies() -> RetryPolicies:
 def retry_policy(message_type: str) -> RetryPolicy:
     """The retry policy of one type of message."""
     return retry_policies().of(message_type)
+
+
+@cache
+def delivery_policy() -> DeliveryPolicy:
+    """Where deliveries may go. Raises PolicyError when ``settings.DELIVERY_POLICY`` cannot be followed."""
+    file = getattr(settings, "DELIVERY_POLICY_FILE", "dlqsite/policies/delivery.toml")
+    return DeliveryPolicy.from_mapping(getattr(settings, "DELIVERY_POLICY", {}), file=file)
 
 
 @cache
@@ -57,6 +65,8 @@ def code_version() -> str:
 def _forget(*, setting: str, **_: Any) -> None:
     if setting == "RETRY_POLICY":
         retry_policies.cache_clear()
+    elif setting in ("DELIVERY_POLICY", "DELIVERY_POLICY_FILE"):
+        delivery_policy.cache_clear()
     elif setting in ("ERROR_TYPES", "ERROR_KINDS"):
         error_types.cache_clear()
         error_kinds.cache_clear()

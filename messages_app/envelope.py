@@ -52,6 +52,8 @@ class Message:
     #: Stable over attempts and replays of unedited content; safe to send downstream.
     idempotency_key: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    #: The payload's JSON text as it was received, for handlers that hand it on; empty where nobody supplied it.
+    text: str = field(default="", repr=False)
 
     def seconds_left(self, now: datetime) -> float:
         """Seconds until the deadline, never negative."""

@@ -182,13 +182,14 @@ class Runner:
         if spec is None:
             return self.fail(attempt, self._unknown_type(claimed.type))
         try:
-            payload = payload_of(claimed.body.decode())
+            text = claimed.body.decode()
+            payload = payload_of(text)
         except (ValueError, RecursionError) as broken:
             return self.fail(
                 attempt, Failure(VALIDATION_ERROR, ErrorKind.PERMANENT, f"The payload is not JSON: {broken}")
             )
         limit_s = limit_of(spec)
-        message = message_of(attempt, payload, limit_s)
+        message = message_of(attempt, payload, text, limit_s)
         breaker = spec.breaker_of(payload)
         if breaker is not None:
             guard = Protection(breaker, attempt, self._reuse_ms)
@@ -292,7 +293,7 @@ def classified(error: BaseException) -> Failure:
     return classify(error, types=conf.error_types(), kinds=conf.error_kinds())
 
 
-def message_of(attempt: Attempt, payload: Any, limit_s: float) -> Message:
+def message_of(attempt: Attempt, payload: Any, text: str, limit_s: float) -> Message:
     """What the handler gets to see."""
     claimed = attempt.claimed
     tags = claimed.tags
@@ -311,4 +312,5 @@ def message_of(attempt: Attempt, payload: Any, limit_s: float) -> Message:
         deadline_s=time.time() + limit_s,
         idempotency_key=f"{claimed.message_id}.v{claimed.version}" if claimed.version else claimed.message_id,
         metadata={},
+        text=text,
     )

@@ -1,0 +1,166 @@
+"""Which hosts deliveries may go to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings as django_settings
+from pytest_django import Settings
+
+from messages_app import checks
+from messages_app.addresses import parse_url
+from messages_app.delivery import breaker_names, breaker_of
+from messages_app.delivery_policy import KEYS, DeliveryPolicy, HostPolicy
+from messages_app.policy import PolicyError
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+def policy(hosts: dict[str, Any], **default: Any) -> DeliveryPolicy:
+    return DeliveryPolicy.from_mapping({"default": default, "hosts": hosts}, file="d.toml")
+
+
+def one(name: str, **differing: Any) -> HostPolicy:
+    (host,) = policy({name: {"unsigned": True, **differing}}).hosts.values()
+    return host
+
+
+def test_an_empty_policy_allows_nothing_and_says_what_to_add() -> None:
+    refusal = policy({}).refusal(parse_url("https://hooks.example.org/x"))
+
+    assert refusal == 'https://hooks.example.org is not allowed: no [hosts."hooks.example.org"] in d.toml.'
+
+
+def test_what_is_shipped_allows_nothing() -> None:
+    shipped = django_settings.POLICY_DIR / "delivery.toml"
+    assert shipped.is_file()
+    assert DeliveryPolicy.from_mapping(django_settings.DELIVERY_POLICY, file="x").hosts == {}
+
+
+@pytest.mark.parametrize(
+    ("url", "refusal"),
+    [
+        ("https://a.example/", None),
+        ("https://A.example.:443/", None),
+        ("http://a.example/", 'add "http" to schemes of [hosts."a.example"]'),
+        ("https://a.example:8443/", 'add 8443 to ports of [hosts."a.example"]'),
+        ("https://b.example:8443/", None),
+        ("https://b.example/", 'no [hosts."b.example"]'),
+        ("http://c.example/", None),
+        ("https://c.example/", None),
+        ("https://sub.a.example/", 'no [hosts."sub.a.example"]'),
+        ("https://[2606:4700::1]:8443/", None),
+    ],
+)
+def test_scheme_and_port_have_to_be_named_too(url: str, refusal: str | None) -> None:
+    found = policy(
+        {
+            "a.example": {"unsigned": True},
+            "B.Example.:8443": {"unsigned": True},
+            "c.example": {"unsigned": True, "schemes": ["https", "http"]},
+            "2606:4700::1": {"unsigned": True, "ports": [8443]},
+        }
+    ).refusal(parse_url(url))
+
+    assert found is None if refusal is None else found is not None and refusal in found
+
+
+def test_an_entry_with_a_port_comes_first() -> None:
+    both = policy({"a.example": {"unsigned": True, "ports": [1, 2]}, "a.example:2": {"unsigned": True}})
+
+    names = [both.of(parse_url(f"https://a.example:{port}/")) for port in (1, 2)]
+    assert [host.breaker for host in names if host] == ["http:a.example", "http:a.example:2"]
+    assert both.breakers() == {"http:a.example", "http:a.example:2"}
+
+
+def test_a_host_has_the_defaults_of_the_file_and_its_own_words() -> None:
+    host = policy({"a.example": {"secrets": ["A"], "read_timeout_ms": 70}}, read_timeout_ms=50, connect_timeout_ms=60)
+    a = host.hosts["a.example"]
+
+    assert (a.read_timeout_ms, a.connect_timeout_ms, a.total_timeout_ms) == (70, 60, 20_000)
+    assert (a.schemes, a.ports, a.secrets, a.allow_private) == (("https",), (), ("A",), False)
+
+
+def test_the_breaker_may_be_shared() -> None:
+    assert one("a.example", breaker="shop").breaker == "shop"
+    assert one("::1").breaker == "http:::1"
+    assert one("[::1]:8080").breaker == "http:::1:8080"
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"host": {}}, "unknown table 'host'"),
+        ({"hosts": []}, "hosts = []; accepted: a table"),
+        ({"default": {"ports": [1]}}, "[default]: unknown key 'ports'"),
+        ({"default": {"read_timeout_ms": 1}}, "read_timeout_ms = 1; accepted: whole numbers from 50 to 600000"),
+        ({"hosts": {"a": 1}}, "a = 1; accepted: a table"),
+        ({"hosts": {"a": {}}}, "one of secrets (names of environment variables) and unsigned = true is required"),
+        ({"hosts": {"a": {"secrets": ["A"], "unsigned": True}}}, "one of secrets"),
+        ({"hosts": {"a": {"secrets": []}}}, "secrets = []"),
+        ({"hosts": {"a": {"secrets": ["A", "A"]}}}, "accepted: a list of 1 to 3"),
+        ({"hosts": {"a": {"secrets": ["A", "B", "C", "D"]}}}, "secrets has 4 names"),
+        ({"hosts": {"a": {"secrets": ["whsec_abc="]}}}, "names of environment variables"),
+        ({"hosts": {"a": {"unsigned": 1}}}, "unsigned = 1; accepted: true or false"),
+        ({"hosts": {"a": {"unsigned": True, "ports": [0]}}}, "ports = [0]"),
+        ({"hosts": {"a": {"unsigned": True, "ports": [True]}}}, "ports = [True]"),
+        ({"hosts": {"a:1": {"unsigned": True, "ports": [1]}}}, "accepted: none, since the name holds the port"),
+        ({"hosts": {"a": {"unsigned": True, "schemes": ["ftp"]}}}, "schemes = ['ftp']"),
+        ({"hosts": {"a": {"unsigned": True, "breaker": "a b"}}}, "breaker = 'a b'"),
+        ({"hosts": {"a": {"unsigned": True, "timeout": 5}}}, "unknown key 'timeout'; known are allow_private, breaker"),
+        ({"hosts": {"https://a": {"unsigned": True}}}, "accepted: host or host:port"),
+        ({"hosts": {"*.example": {"unsigned": True}}}, "accepted: host or host:port"),
+        ({"hosts": {"127.1": {"unsigned": True}}}, "oddly"),
+        ({"hosts": {"": {"unsigned": True}}}, "accepted: host or host:port"),
+        ({"hosts": {"a": {"unsigned": True}, "A": {"unsigned": True}}}, "a is named twice"),
+        ({"hosts": {"a" * 60 + ".b" * 40: {"unsigned": True}}}, "breaker is required"),
+    ],
+)
+def test_mistakes_are_named_with_what_is_accepted(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(PolicyError) as caught:
+        DeliveryPolicy.from_mapping(values, file="d.toml")
+
+    assert str(caught.value).startswith("d.toml")
+    assert said in str(caught.value)
+
+
+def test_the_breaker_is_the_hosts_whatever_the_payload_says(settings: Settings) -> None:
+    settings.DELIVERY_POLICY = {"hosts": {"a.example": {"unsigned": True}, "b.example": {"unsigned": True}}}
+
+    assert breaker_of({"url": "https://A.example./x", "body": 1}) == "http:a.example"
+    assert breaker_of({"url": "https://b.example:1/x"}) == "http:b.example"
+    assert sorted(breaker_names()) == ["http:a.example", "http:b.example"]
+    senseless: list[Any] = [{"url": "https://c.example/"}, {"url": "a.example"}, {"url": 1}, {}, [], None, "x"]
+    for payload in senseless:
+        assert breaker_of(payload) is None
+
+
+def test_the_check_refuses_a_policy_that_cannot_be_followed(settings: Settings) -> None:
+    settings.DELIVERY_POLICY = {"hosts": {"a.example": {"unsigned": 5}}}
+
+    (found,) = checks.check_delivery_policy()
+    assert found.id == "messages_app.E004"
+    assert "unsigned = 5" in found.msg
+
+
+def test_the_check_warns_of_secrets_without_showing_them(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.DELIVERY_POLICY = {"hosts": {"a.example": {"secrets": ["A_NEW", "A_OLD", "A_BAD"]}}}
+    monkeypatch.setenv("A_NEW", SECRET)
+    monkeypatch.delenv("A_OLD", raising=False)
+    monkeypatch.setenv("A_BAD", "hunter2-hunter2")
+
+    found = checks.check_delivery_policy()
+
+    assert [one.id for one in found] == ["messages_app.W002"] * 2
+    assert "A_OLD, which signs deliveries, is not set" in found[0].msg
+    assert "A_BAD" in found[1].msg
+    assert "hunter2" not in f"{found[1].msg}{found[1].hint}"
+
+
+def test_every_key_is_explained() -> None:
+    page = (Path(django_settings.BASE_DIR) / "docs" / "policies.md").read_text(encoding="utf-8")
+    chapter = page.partition("## Deliveries")[2].partition("\n## ")[0]
+
+    assert [key for key in KEYS if f"`{key}`" not in chapter] == []
