@@ -1,4 +1,4 @@
-"""The indexes of the dead letters: each with its name and the question that it serves."""
+"""The indexes of the dead letters and of replay batches: each with its name and the question that it serves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 
 from dlq_app.errors import IndexesMissing
-from dlq_app.mongo import LETTERS, Document, translated
+from dlq_app.mongo import BATCHES, ITEMS, LETTERS, Document, translated
 from dlq_app.states import Status
 
 TTL = "resolved_ttl"
@@ -56,6 +56,29 @@ INDEXES = (
 )
 
 
+#: Those of the other collections.
+BATCH_INDEXES = {
+    BATCHES: (
+        Index(
+            "active",
+            (("createdAt", 1),),
+            "batches that executors have something to do for",
+            {"partialFilterExpression": {"active": True}},
+        ),
+        Index("stage_created", (("stage", 1), ("createdAt", -1), ("_id", -1)), "the list, newest first"),
+        Index("finished", (("finishedAt", 1),), "batches that ended long ago"),
+    ),
+    ITEMS: (
+        Index("batch_seq", (("batchId", 1), ("seq", 1)), "a stretch of a plan; its counts", {"unique": True}),
+        Index(
+            "batch_outcome",
+            (("batchId", 1), ("outcome", 1), ("sent", 1), ("seq", 1)),
+            "letters under way, left behind, or of one outcome, in order",
+        ),
+    ),
+}
+
+
 def ttl(keep_days: int) -> Index:
     """Deletes resolved letters ``keep_days`` (at least one) after they were resolved.
 
@@ -78,14 +101,20 @@ def ensure(database: Database[Document], *, keep_resolved_days: int) -> None:
     with translated():
         for index in INDEXES:
             letters.create_index(list(index.keys), name=index.name, **index.options)
+        for collection, wanted in BATCH_INDEXES.items():
+            for index in wanted:
+                database[collection].create_index(list(index.keys), name=index.name, **index.options)
         _ensure_ttl(database, letters, keep_resolved_days)
 
 
 def missing(database: Database[Document]) -> list[str]:
     """Names of indexes that are absent or differ from what this module says."""
-    with translated():
-        present = database[LETTERS].index_information()
-    return [index.name for index in INDEXES if not _same(index, present.get(index.name))]
+    absent: list[str] = []
+    for collection, wanted in {LETTERS: INDEXES, **BATCH_INDEXES}.items():
+        with translated():
+            present = database[collection].index_information()
+        absent += [index.name for index in wanted if not _same(index, present.get(index.name))]
+    return absent
 
 
 def require(database: Database[Document]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pymongo
 from bson.errors import BSONError
 from django.conf import settings
 from pymongo import MongoClient
@@ -20,6 +21,8 @@ Document = dict[str, Any]
 
 LETTERS = "dead_letters"
 LEASES = "dlq_leases"
+BATCHES = "replay_batches"
+ITEMS = "replay_items"
 
 _lock = threading.Lock()
 _clients: dict[tuple[int, str], MongoClient[Document]] = {}
@@ -72,6 +75,13 @@ def translated() -> Iterator[None]:
         # Only the name of what the server objects to: its text may quote the letter.
         name = (error.details or {}).get("codeName") if isinstance(error, OperationFailure) else None
         raise StoreUnavailable(f"The store of dead letters refuses: {name}." if name else "") from error
+
+
+@contextmanager
+def patiently(seconds: float) -> Iterator[None]:
+    """``translated``, for the few questions that look at every letter: all of it together may take so long."""
+    with pymongo.timeout(seconds), translated():
+        yield
 
 
 def _after_fork() -> None:

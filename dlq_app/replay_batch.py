@@ -163,6 +163,8 @@ class ReplayBatch:
     updated_at: datetime
     #: What it waits for at the moment, in words; empty while it goes on.
     waiting: str = ""
+    #: {at, who, what, why} of each change of stage, oldest first; empty in a list.
+    history: Sequence[Mapping[str, Any]] = ()
 
     @property
     def is_final(self) -> bool:
@@ -211,9 +213,9 @@ class BreakerSeen:
     name: str
     #: CLOSED, OPEN, HALF_OPEN, FORCED_OPEN, DISABLED or METRICS_ONLY.
     state: str
-    types: tuple[str, ...] = ()
     #: Not closed: how many calls it would let through now to try how things are.
     trials: int = 0
+    types: tuple[str, ...] = ()
 
     @property
     def passes(self) -> bool:

@@ -233,9 +233,13 @@ class Replayer:
         try:
             answer = self._ask(lambda: self._port.forward(order))
         except OrderRefused as error:
-            return self._leave_to_a_person(claimed, str(error))
+            return self.leave_to_a_person(claimed, str(error))
         if answer is not None and answer.status is ForwardStatus.FORWARDED:
             return _replayed(claimed)
+        return self.give_up(claimed, answer)
+
+    def give_up(self, claimed: DeadLetter, answer: ForwardAnswer | None) -> ReplayAnswer:
+        """End a claim whose forward was refused, or to which intake gave no answer (None)."""
         # Refused or unknown: an earlier copy of the order may still be under way, so bar its way before saying "no".
         voided = self._ask(lambda: self._port.void(claimed.message_id, claimed.fence))
         if voided is None:
@@ -260,7 +264,7 @@ class Replayer:
         self._letters.release(claimed, why=f"not started: {why}", now=self._now())
         return NotStarted(claimed.message_id, why)
 
-    def _leave_to_a_person(self, claimed: DeadLetter, why: str) -> NotReplayable:
+    def leave_to_a_person(self, claimed: DeadLetter, why: str) -> NotReplayable:
         """Intake can never hold this epoch's message, so there is no way to bar before the claim ends."""
         self._letters.hand_over(claimed, why=f"not started: {why}", now=self._now())
         log.error("letter_not_replayable", extra={"letter_id": claimed.id, "why": why})
@@ -289,7 +293,7 @@ class Replayer:
         try:
             answer = self._port.void(letter.message_id, letter.fence)
         except OrderRefused as error:
-            self._leave_to_a_person(letter, str(error))
+            self.leave_to_a_person(letter, str(error))
             return "released"
         if not answer.exists:
             released = self._letters.release(letter, why="the claim went stale: nothing was started", now=self._now())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +15,7 @@ from dlq_app.errors import PayloadInvalid, StoreUnavailable
 from dlq_app.letter import DeadLetter, Death, Settled
 from dlq_app.policy import ReplayPolicy, place_first
 from dlq_app.ports import ForwardAnswer, ForwardOrder, ForwardStatus, VoidAnswer
+from dlq_app.replay_batch import BreakerSeen
 
 NOON = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 STACK = """Traceback (most recent call last):
@@ -121,6 +122,10 @@ class MemoryIntake:
     forwarded: list[ForwardOrder] = field(default_factory=list)
     resettled: list[tuple[str, int]] = field(default_factory=list)
     open_types: dict[str, int] = field(default_factory=dict)
+    #: Types whose breaker is half open → how many calls it would let through.
+    trial_types: dict[str, int] = field(default_factory=dict)
+    #: Ids of messages that intake can never run, as far as ``forward_many`` is concerned.
+    impossible: set[str] = field(default_factory=set)
     fail: dict[str, Exception | Callable[[], None]] = field(default_factory=dict)
     clock: Callable[[], int] = lambda: int(time.time() * 1000)
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -135,6 +140,18 @@ class MemoryIntake:
             answer = self._forward(order)
         self._hook("after_forward")
         return answer
+
+    def forward_many(self, orders: Sequence[ForwardOrder]) -> list[ForwardAnswer]:
+        self._hook("before_forward_many")
+        with self._lock:
+            answers = [
+                ForwardAnswer(ForwardStatus.REFUSED, "bad id")
+                if order.message_id in self.impossible
+                else self._forward(order)
+                for order in orders
+            ]
+        self._hook("after_forward_many")
+        return answers
 
     def _forward(self, order: ForwardOrder) -> ForwardAnswer:
         record = self.records.get(order.message_id)
@@ -186,6 +203,14 @@ class MemoryIntake:
             json.loads(payload)
         except ValueError as error:
             raise PayloadInvalid(errors=[{"field": "payload", "message": "must be JSON"}]) from error
+
+    def breakers(self, types: Iterable[str]) -> Mapping[str, Sequence[BreakerSeen]]:
+        self._hook("before_breakers")
+        return {one: [self._breaker(one)] for one in types}
+
+    def _breaker(self, name: str) -> BreakerSeen:
+        state = "OPEN" if name in self.open_types else "HALF_OPEN" if name in self.trial_types else "CLOSED"
+        return BreakerSeen(name, state, self.trial_types.get(name, 0), (name,))
 
     def breaker_of(self, message_type: str, body: bytes) -> str | None:
         return message_type

@@ -1,4 +1,7 @@
-"""The DLQ worker: frees stale claims and replays what is due, every 30 seconds and when told, until told to stop."""
+"""The DLQ worker: frees stale claims and replays what is due, every 30 seconds and when told, until told to stop.
+
+On a thread of its own it carries out replay batches, whoever holds the poll's lease.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 
-from dlq_app import repository, services
+from dlq_app import batches, repository, services
 from dlq_app.errors import DeadLetterError
 
 log = logging.getLogger(__name__)
@@ -26,6 +29,9 @@ ROUND = 50
 LEASE = "replay_due"
 LEASE_TIME = timedelta(seconds=45)
 _LEAST_PAUSE_S = 0.2
+#: How long after trouble batches are tried again, and how long the end of a chunk is waited for.
+BATCHES_AGAIN_S = 2.0
+_JOIN_S = 8.0
 
 
 class DlqWorker:
@@ -44,15 +50,20 @@ class DlqWorker:
         self._replayed = 0
         self._released = 0
         self._away = ""
+        self._executor = batches.executor()
+        self._batches = threading.Thread(target=self._run_batches, name="batches", daemon=True)
+        self._batches_away = ""
 
     def run(self) -> None:
         """Poll until ``stop``. A store that is away is said once, and asked again; nothing else ends the loop."""
         log.info("dlq_worker_started", extra={"worker": self.name})
+        self._batches.start()
         while not self._stop.is_set():
             pause = self._turn()
             if pause > 0:
                 self._wake.wait(pause)
             self._wake.clear()
+        self._batches.join(_JOIN_S)
         self._give_back_lease()
         log.info("dlq_worker_stopped", extra={"worker": self.name, "replayed": self._replayed})
 
@@ -67,7 +78,37 @@ class DlqWorker:
 
     def details(self) -> Mapping[str, object]:
         """Figures for the console."""
-        return {"polls": self._has_lease, "replayed": self._replayed, "released": self._released}
+        return {
+            "polls": self._has_lease,
+            "replayed": self._replayed,
+            "released": self._released,
+            "batches": self._executor.at_work,
+        }
+
+    def _run_batches(self) -> None:
+        while not self._stop.is_set():
+            self._stop.wait(self._batches_turn())
+        try:
+            self._executor.stop()
+        except DeadLetterError as error:
+            log.info("chunk_left", extra={"worker": self.name, "why": str(error)})
+
+    def _batches_turn(self) -> float:
+        away = ""
+        try:
+            return self._executor.tick()
+        except DeadLetterError as error:
+            away = str(error)
+        except Exception:
+            # One batch or one bug must not end all others; the pause keeps it from spinning.
+            log.exception("batches_broken", extra={"worker": self.name})
+        finally:
+            if away and not self._batches_away:
+                log.warning("batches_wait", extra={"worker": self.name, "why": away})
+            elif self._batches_away and not away:
+                log.info("batches_go_on", extra={"worker": self.name})
+            self._batches_away = away
+        return BATCHES_AGAIN_S
 
     def _turn(self) -> float:
         try:

@@ -132,6 +132,18 @@ def _refused(error: RedisError) -> StoreUnavailable:
     return refusal
 
 
+def _judged(reply: Any) -> Any:
+    """The reply, or what a script's refusal means; another error of the server is a mistake of ours and raised."""
+    if not isinstance(reply, ResponseError):
+        return reply
+    bad = _BAD_ARGUMENT.search(str(reply))
+    if bad is None:
+        raise reply
+    refusal = LedgerRefused(f"The ledger cannot do that: bad {bad[1]}.")
+    refusal.__cause__ = reply
+    return refusal
+
+
 class ScriptCaller:
     """Runs the Lua scripts on one server, by digest, and teaches the server those it does not know."""
 
@@ -146,6 +158,14 @@ class ScriptCaller:
 
     def run_many(self, calls: Sequence[tuple[str, Sequence[Any]]], after: Command | None = None) -> list[Any]:
         """The replies of scripts sent together, and of the plain command sent behind them if there is one."""
+        replies = self.run_each(calls, after)
+        for reply in replies:
+            if isinstance(reply, LedgerRefused):
+                raise reply
+        return replies
+
+    def run_each(self, calls: Sequence[tuple[str, Sequence[Any]]], after: Command | None = None) -> list[Any]:
+        """``run_many``, with a ``LedgerRefused`` in the place of each call that can never be; the others count."""
         if not calls:
             return []
         commands: list[Command] = [
@@ -158,12 +178,7 @@ class ScriptCaller:
             # The server is new or was restarted. Those that did run are repeated too: every script allows that.
             self._teach({script for script, _ in calls})
             replies = self.lines.call_many(commands)
-        for reply in replies:
-            if isinstance(reply, ResponseError):
-                if bad := _BAD_ARGUMENT.search(str(reply)):
-                    raise LedgerRefused(f"The ledger cannot do that: bad {bad[1]}.") from reply
-                raise reply
-        return replies
+        return [_judged(reply) for reply in replies]
 
     def _teach(self, names: set[str]) -> None:
         self.lines.call_many([("SCRIPT", "LOAD", self._scripts[name].source) for name in sorted(names)])

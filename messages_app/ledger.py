@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
@@ -25,7 +25,7 @@ from django.conf import settings
 from dlq_app.ports import ForwardAnswer, ForwardOrder, ForwardStatus, VoidAnswer
 from messages_app.connection import Lines, ScriptCaller, connection
 from messages_app.envelope import ALONE, LANES
-from messages_app.errors import StoreUnavailable
+from messages_app.errors import LedgerRefused, StoreUnavailable
 from messages_app.records import (
     Acceptance,
     AcceptAnswer,
@@ -53,6 +53,9 @@ from messages_app.scripts import Script, shipped
 
 #: Messages per pipeline of ``accept_many``: larger ones would hold up everybody else's requests.
 ACCEPT_CHUNK = 250
+#: Replays per pipeline, and no more once they hold so many bytes.
+FORWARD_CHUNK = 100
+FORWARD_BYTES = 4 * 1024 * 1024
 #: Outcomes are read in parts of so many, and no more parts once they hold so much: payloads may be large.
 OUTBOX_CHUNK = 50
 OUTBOX_BYTES = 8 * 1024 * 1024
@@ -281,6 +284,18 @@ class Ledger:
         status, state = self._scripts.run("forward", *_forward_args(order))
         return ForwardAnswer(ForwardStatus(status.decode()), state.decode())
 
+    def forward_many(self, orders: Sequence[ForwardOrder]) -> list[ForwardAnswer]:
+        """``forward`` for each, in order, in few round trips; one that can never be is answered ``refused``."""
+        answers: list[ForwardAnswer] = []
+        for part in _parts(orders):
+            for reply in self._scripts.run_each([("forward", _forward_args(order)) for order in part]):
+                if isinstance(reply, LedgerRefused):
+                    answers.append(ForwardAnswer(ForwardStatus.REFUSED, str(reply)))
+                else:
+                    status, state = reply
+                    answers.append(ForwardAnswer(ForwardStatus(status.decode()), state.decode()))
+        return answers
+
     def void(self, message_id: str, epoch: int) -> VoidAnswer:
         """Whether the epoch's message exists; if not, it never will."""
         exists, state = self._scripts.run("void", message_id, epoch, VOID_TTL_MS)
@@ -295,6 +310,20 @@ class Ledger:
             lines = self._lines.call("INFO", section).decode().splitlines()
             info.update(line.split(":", 1) for line in lines if ":" in line)
         return _server_problems(info, wants_fsync=self._terms.fsync_timeout_ms is not None)
+
+
+def _parts(orders: Sequence[ForwardOrder]) -> Iterator[list[ForwardOrder]]:
+    """Orders that go together: others wait behind a request, and its answer has to come in time."""
+    part: list[ForwardOrder] = []
+    size = 0
+    for order in orders:
+        part.append(order)
+        size += len(order.body) + len(order.run_body or b"")
+        if len(part) == FORWARD_CHUNK or size >= FORWARD_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
 
 
 def _story(source: Acceptance | ForwardOrder, **more: object) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from _thread import allocate_lock
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from breaker_app.breaker import Outcome, State
-from breaker_app.conf import announce, breaker_for
+from breaker_app.conf import announce, breaker_for, policy_for, store
 from breaker_app.errors import StoreUnavailable
 from messages_app import conf, registry
 from messages_app.failures import ErrorKind
@@ -85,6 +85,24 @@ def open_for_ms(name: str) -> int | None:
     if seen.state is State.FORCED_OPEN:
         return breaker.policy.open_timeout_ms
     return seen.retry_after_ms if seen.state is State.OPEN and seen.retry_after_ms > 0 else None
+
+
+def seen_many(names: Collection[str]) -> dict[str, tuple[str, int]]:
+    """State of each breaker by name, and how many calls it would let through to try while it is not closed.
+
+    One round trip. Raises ``breaker_app.errors.StoreUnavailable``.
+    """
+    if not names:
+        return {}
+    policies = {name: policy_for(name) for name in names}
+    found = {}
+    for name, seen in store().peek_many(policies).items():
+        trials = 0
+        if seen.state is State.HALF_OPEN or (seen.state is State.OPEN and seen.due):
+            used = seen.leases + seen.probes_succeeded + seen.probes_failed + seen.probes_lost
+            trials = max(0, policies[name].half_open_max_requests - used)
+        found[name] = (seen.state.value, trials)
+    return found
 
 
 def announce_breakers() -> None:

@@ -6,12 +6,14 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
+from breaker_app.errors import StoreUnavailable as BreakersUnavailable
 from dlq_app.errors import OrderRefused, PayloadInvalid
 from dlq_app.errors import StoreUnavailable as IntakeUnavailable
 from dlq_app.ports import ForwardAnswer, ForwardOrder, VoidAnswer
+from dlq_app.replay_batch import BreakerSeen
 from messages_app import leases, registry
 from messages_app.errors import LedgerRefused, MessagesError, StoreUnavailable
 from messages_app.ledger import Ledger, ledger
@@ -111,6 +113,9 @@ class IntakePort:
     def forward(self, order: ForwardOrder) -> ForwardAnswer:
         return _answered(lambda: ledger().forward(order))
 
+    def forward_many(self, orders: Sequence[ForwardOrder]) -> list[ForwardAnswer]:
+        return _answered(lambda: ledger().forward_many(orders))
+
     def void(self, message_id: str, epoch: int) -> VoidAnswer:
         return _answered(lambda: ledger().void(message_id, epoch))
 
@@ -140,6 +145,19 @@ class IntakePort:
         except (ValueError, RecursionError):
             return None  # it cannot run either: the worker says why
         return spec.breaker_of(payload)
+
+    def breakers(self, types: Iterable[str]) -> Mapping[str, Sequence[BreakerSeen]]:
+        from messages_app.protection import seen_many
+
+        specs = {name: registry.get(name) for name in types}
+        names = {name: sorted(spec.breaker_names()) for name, spec in specs.items() if spec is not None}
+        try:
+            seen = seen_many({one for many in names.values() for one in many})
+        except BreakersUnavailable as error:
+            raise IntakeUnavailable(str(error)) from error
+        return {
+            name: [BreakerSeen(one, *seen[one], types=(name,)) for one in many] for name, many in names.items() if many
+        }
 
     def retry_after_ms(self, message_type: str, body: bytes = b"") -> int | None:
         name = self.breaker_of(message_type, body)

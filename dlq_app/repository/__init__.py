@@ -6,8 +6,10 @@ Split by noun: ``reading`` (lists, counts), ``outcomes`` (deaths and ends), ``cl
 
 from __future__ import annotations
 
-from dlq_app.mongo import LEASES, LETTERS, database
-from dlq_app.repository.claims import ClaimOrder, Claims
+from dlq_app.mongo import BATCHES, ITEMS, LEASES, LETTERS, database
+from dlq_app.repository.batches import Batches, StoredBatch
+from dlq_app.repository.claims import BatchLetter, ClaimOrder, Claims
+from dlq_app.repository.items import Items, Tally
 from dlq_app.repository.leases import Leases
 from dlq_app.repository.moves import Moves, Selection
 from dlq_app.repository.outcomes import Inserted, Outcomes, Standing, Written
@@ -24,6 +26,16 @@ def letters() -> Letters:
     return Letters(database()[LETTERS])
 
 
+def batches() -> Batches:
+    """The replay batches of the configured database."""
+    return Batches(database()[BATCHES])
+
+
+def items() -> Items:
+    """The letters of replay batches in the configured database."""
+    return Items(database()[LETTERS], database()[ITEMS])
+
+
 def leases() -> Leases:
     """The leases of the configured database."""
     return Leases(database()[LEASES])
@@ -33,14 +45,21 @@ __all__ = [
     "IMPORTED",
     "LEAST_AGE",
     "UNCHANGED",
+    "BatchLetter",
+    "Batches",
     "ClaimOrder",
     "Inserted",
+    "Items",
     "Leases",
     "Letters",
     "Page",
     "Selection",
     "Standing",
+    "StoredBatch",
+    "Tally",
     "Written",
+    "batches",
+    "items",
     "leases",
     "letters",
 ]

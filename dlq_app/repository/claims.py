@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from bson import ObjectId
-from pymongo import ReturnDocument
+from pymongo import ReturnDocument, UpdateOne
 from pymongo.collection import Collection
+from pymongo.errors import BulkWriteError
 
-from dlq_app.documents import KEPT_HISTORY, KEPT_REPLAYS, KEPT_VERSIONS, history_entry, letter_from, letters_from, text
-from dlq_app.letter import DeadLetter
+from dlq_app.documents import (
+    HEAVY,
+    KEPT_HISTORY,
+    KEPT_REPLAYS,
+    KEPT_VERSIONS,
+    history_entry,
+    letter_from,
+    letters_from,
+    text,
+)
+from dlq_app.errors import StoreUnavailable
+from dlq_app.letter import Claimed, DeadLetter
 from dlq_app.mongo import Document, translated
 from dlq_app.states import Status, Verb, froms, is_allowed
 
 #: A claim older than this is looked at by the sweep. Longer than a forward can be under way (4 minutes).
 STALE_AFTER = timedelta(minutes=5)
+#: What a batch has no use for in the letters that it sends.
+_UNUSED = dict.fromkeys(set(HEAVY) - {"originalMessage", "replayAttempts"}, 0)
+#: What the server says of a letter that has no room for one more entry.
+_NO_ROOM = frozenset({10334, 17419, 17420})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +58,26 @@ class ClaimOrder:
         return (Verb.CLAIM, Verb.CLAIM_AGAIN) if self.force else (Verb.CLAIM,)
 
 
+@dataclass(frozen=True, slots=True)
+class BatchLetter:
+    """A letter as a batch needs it: payload and replays, no other heavy field."""
+
+    letter: DeadLetter
+    #: It says that this batch skips it.
+    skipped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ManyClaimed:
+    """What became of many claims."""
+
+    claimed: list[DeadLetter]
+    #: Whether these are all; if not, the letters say what became of each.
+    is_sure: bool
+    #: Ids of letters that MongoDB can never change so.
+    refused: frozenset[str] = frozenset()
+
+
 class Claims:
     """Moves letters into and out of ``dlq_processing``."""
 
@@ -60,6 +95,59 @@ class Claims:
         with translated():
             document = self._letters.find_one_and_update(where, change, return_document=ReturnDocument.AFTER)
         return letter_from(document) if document else None
+
+    # -- many at once, for batches
+
+    def read_for_batch(
+        self, letter_ids: Iterable[str], batch_id: str, *, with_body: bool = True
+    ) -> dict[str, BatchLetter]:
+        """The letters with these ids as they stand; those that are gone or unreadable are absent."""
+        left_out = _UNUSED if with_body else {**_UNUSED, "originalMessage": 0}
+        wanted = {"$in": [ObjectId(letter_id) for letter_id in letter_ids]}
+        with translated():
+            found = list(self._letters.find({"_id": wanted}, left_out))
+        skipped = {str(document["_id"]) for document in found if batch_id in (document.get("skippedBy") or ())}
+        return {letter.id: BatchLetter(letter, letter.id in skipped) for letter in letters_from(found)}
+
+    def claim_many(self, claims: Sequence[tuple[DeadLetter, ClaimOrder]]) -> ManyClaimed:
+        """``claim`` for each in one round trip, each with its own fence as read.
+
+        When one of them had moved, or the answer was lost, the letters have to be read: each says whose it is.
+        """
+        updates = [UpdateOne(*claim_update(letter, order)) for letter, order in claims]
+        try:
+            with translated():
+                matched = self._letters.bulk_write(updates, ordered=False).matched_count
+        except StoreUnavailable as unavailable:
+            cause = unavailable.__cause__
+            failures = cause.details["writeErrors"] if isinstance(cause, BulkWriteError) else []
+            refused = {claims[one["index"]][0].id for one in failures if one["code"] in _NO_ROOM}
+            return ManyClaimed([], is_sure=False, refused=frozenset(refused))
+        if matched != len(claims):
+            return ManyClaimed([], is_sure=False)
+        return ManyClaimed([_as_claimed(letter, order) for letter, order in claims], is_sure=True)
+
+    def skip_many(self, letter_ids: Sequence[str], batch_id: str) -> set[str]:
+        """Let letters say that this batch skips them, unless it has replayed them; the ids of those that say so.
+
+        After this no claim of this batch can have them: the decision stands where the claim is.
+        """
+        wanted = {"$in": [ObjectId(letter_id) for letter_id in letter_ids]}
+        with translated():
+            self._letters.update_many(
+                {"_id": wanted, "replayAttempts.batchId": {"$ne": batch_id}}, {"$addToSet": {"skippedBy": batch_id}}
+            )
+            return {str(row["_id"]) for row in self._letters.find({"_id": wanted, "skippedBy": batch_id}, {"_id": 1})}
+
+    def ended_for_batch(self, letter_ids: Iterable[str], batch_id: str) -> dict[str, Mapping[str, Any]]:
+        """The attempts of this batch that have their outcome, by letter id."""
+        mine = {"$elemMatch": {"batchId": batch_id, "outcome": {"$ne": None}}}
+        wanted = {"$in": [ObjectId(letter_id) for letter_id in letter_ids]}
+        with translated():
+            found = list(self._letters.find({"_id": wanted, "replayAttempts": mine}, {"replayAttempts": mine}))
+        return {str(row["_id"]): row["replayAttempts"][0] for row in found}
+
+    # -- giving back
 
     def release(
         self,
@@ -186,7 +274,7 @@ def claim_update(letter: DeadLetter, order: ClaimOrder) -> tuple[Document, Docum
     }
     pushed: Document = {
         "replayAttempts": {"$each": [attempt], "$slice": -KEPT_REPLAYS},
-        "history": {"$each": [history_entry(order.at, by, Verb.CLAIM, why)], "$slice": -KEPT_HISTORY},
+        "history": {"$each": [_entry(order, by, why)], "$slice": -KEPT_HISTORY},
     }
     if order.edited is not None:
         entry = {
@@ -211,6 +299,32 @@ def claim_update(letter: DeadLetter, order: ClaimOrder) -> tuple[Document, Docum
         "$push": pushed,
     }
     return where, change
+
+
+def _entry(order: ClaimOrder, by: str, why: str) -> Document:
+    entry = history_entry(order.at, by, Verb.CLAIM, why)
+    return {**entry, "batchId": order.batch_id} if order.batch_id else entry
+
+
+def _as_claimed(letter: DeadLetter, order: ClaimOrder) -> DeadLetter:
+    """The letter as ``claim_update`` leaves it, as far as a forward needs it."""
+    return replace(
+        letter,
+        status=Status.PROCESSING,
+        fence=letter.fence + 1,
+        claim=Claimed(
+            replay_id=order.replay_id,
+            epoch=letter.fence + 1,
+            kind=order.kind,
+            by=order.by,
+            why=order.why,
+            batch_id=order.batch_id,
+            version=0,
+            locked_by=order.locked_by,
+            locked_at=order.at,
+            came_from=letter.status,
+        ),
+    )
 
 
 def _next_version(letter: DeadLetter) -> int:

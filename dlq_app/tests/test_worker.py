@@ -52,7 +52,7 @@ def test_it_replays_what_is_due_and_sleeps_half_a_minute(letters: Letters, intak
 
     assert worker.tick() == EVERY_S
     assert [order.message_id for order in intake.forwarded] == ["m-1"]
-    assert worker.details() == {"polls": True, "replayed": 1, "released": 0}
+    assert worker.details() == {"polls": True, "replayed": 1, "released": 0, "batches": 0}
 
 
 def test_it_sleeps_only_until_the_next_letter_is_due(letters: Letters, intake: MemoryIntake) -> None:

@@ -1,0 +1,302 @@
+"""The letters of replay batches, one document each. An outcome is written once, as a copy of what the letter says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from bson import ObjectId
+from pymongo.collection import Collection
+
+from dlq_app import queries
+from dlq_app.criteria import LetterCriteria
+from dlq_app.documents import HEAVY, letters_from
+from dlq_app.letter import DeadLetter
+from dlq_app.mongo import ITEMS, LETTERS, Document, patiently, translated
+from dlq_app.replay_batch import FAILED, OUTCOME_FILTERS, SKIPPED, SUCCEEDED, BatchItem, BatchOrder
+from dlq_app.states import WAITING, Status
+
+#: A plan of a million letters takes about a minute; within it the request that asked must still be answered.
+PLAN_S = 45.0
+#: Looking through every letter for a dry run or a count.
+LOOK_S = 20.0
+#: Later arrivals are counted up to here.
+MAX_LATE = 10_000
+_CHUNK = 5000
+_WAITING = {"status": {"$in": sorted(status.value for status in WAITING)}}
+#: The order of a plan: what failed longest ago comes first.
+_ORDER = {"lastFailedAt": 1, "_id": 1}
+_LIGHT = dict.fromkeys(HEAVY, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many items of a stretch stand where."""
+
+    sent: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    skipped: int = 0
+    #: Without an outcome.
+    open: int = 0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            self.sent + other.sent,
+            self.succeeded + other.succeeded,
+            self.failed + other.failed,
+            self.skipped + other.skipped,
+            self.open + other.open,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Letters that an order fits, by what failed."""
+
+    error_type: str
+    type: str
+    count: int
+
+
+class Items:
+    """Plans and their progress."""
+
+    def __init__(self, letters: Collection[Document], items: Collection[Document]) -> None:
+        self._letters = letters
+        self._items = items
+
+    # -- before
+
+    def groups(self, order: BatchOrder) -> list[Group]:
+        """What a plan made now would hold, by error type and type. Looks at every letter that fits."""
+        pipeline = [
+            *_chosen(order),
+            {"$group": {"_id": {"e": "$errorType", "t": "$type"}, "n": {"$sum": 1}}},
+            {"$sort": {"n": -1, "_id": 1}},
+        ]
+        with patiently(LOOK_S):
+            rows = list(self._letters.aggregate(pipeline))
+        return [Group(str(row["_id"].get("e", "")), str(row["_id"].get("t", "")), row["n"]) for row in rows]
+
+    def sample(self, order: BatchOrder, size: int) -> list[DeadLetter]:
+        """The first letters of a plan made now, without their heavy fields."""
+        where = {"$and": [_wanted(order), _WAITING]}
+        with patiently(LOOK_S):
+            return letters_from(list(self._letters.find(where, _LIGHT).sort(list(_ORDER.items())).limit(size)))
+
+    def left_out(self, order: BatchOrder) -> dict[str, int]:
+        """Letters that fit an order and would not be in its plan, by why."""
+        wanted = _wanted(order)
+        with patiently(LOOK_S):
+            found = {
+                "resolved": self._count(wanted, {"status": Status.RESOLVED.value}),
+                "in_flight": self._count(wanted, {"status": Status.PROCESSING.value}),
+            }
+            if order.limit is not None:
+                found["limit"] = max(0, self._count(wanted, _WAITING) - order.limit)
+            if order.ids:
+                found["not_found"] = len(order.ids) - self._letters.count_documents(wanted)
+        return {why: count for why, count in found.items() if count > 0}
+
+    def _count(self, *conditions: Document) -> int:
+        return self._letters.count_documents({"$and": list(conditions)})
+
+    # -- the plan
+
+    def plan(self, batch_id: str, order: BatchOrder) -> int:
+        """Freeze the letters that fit now into items, on the server; how many there are.
+
+        Only for a batch that has none yet. Killed or timed out half-way it leaves items of a batch nobody was told of.
+        """
+        pipeline = [
+            *_chosen(order),
+            # Numbering takes one sort key: a document of the two, which compares field by field.
+            {"$project": {"messageId": 1, "key": {"at": "$lastFailedAt", "id": "$_id"}}},
+            {"$setWindowFields": {"sortBy": {"key": 1}, "output": {"place": {"$documentNumber": {}}}}},
+            {
+                "$project": {
+                    "_id": {"$concat": [batch_id, ":", {"$toString": "$_id"}]},
+                    "batchId": {"$literal": batch_id},
+                    "seq": {"$subtract": ["$place", 1]},
+                    "letterId": "$_id",
+                    "messageId": 1,
+                    "sent": {"$literal": False},
+                    "outcome": {"$literal": None},
+                }
+            },
+            {"$merge": {"into": ITEMS, "on": "_id", "whenMatched": "keepExisting", "whenNotMatched": "insert"}},
+        ]
+        with patiently(PLAN_S):
+            self._letters.aggregate(pipeline, allowDiskUse=True)
+            last = self._items.find_one({"batchId": batch_id}, {"seq": 1}, sort=[("seq", -1)])
+        return int(last["seq"]) + 1 if last else 0
+
+    def remove(self, batch_id: str) -> None:
+        """Delete all items of a batch, a few thousand at a time."""
+        while True:
+            with translated():
+                found = [row["_id"] for row in self._items.find({"batchId": batch_id}, {"_id": 1}).limit(_CHUNK)]
+                if not found:
+                    return
+                self._items.delete_many({"_id": {"$in": found}})
+
+    def late_arrivals(self, batch_id: str, criteria: LetterCriteria, planned_at: datetime) -> int:
+        """Letters that fit, are not in the plan and came after it; counted up to ``MAX_LATE``."""
+        pipeline: list[Document] = [
+            {"$match": {"$and": [queries.matching(criteria), {"createdAt": {"$gte": planned_at}}]}},
+            {"$limit": MAX_LATE + 1},
+            {"$project": {"item": {"$concat": [batch_id, ":", {"$toString": "$_id"}]}}},
+            # What was written while the plan was made may be in it although it came later.
+            {"$lookup": {"from": ITEMS, "localField": "item", "foreignField": "_id", "as": "planned"}},
+            {"$match": {"planned": []}},
+            {"$count": "n"},
+        ]
+        with translated():
+            rows = list(self._letters.aggregate(pipeline))
+        return min(int(rows[0]["n"]), MAX_LATE) if rows else 0
+
+    # -- under way
+
+    def stretch(self, batch_id: str, begin: int, end: int) -> list[BatchItem]:
+        """The items from place ``begin`` to before ``end`` that have no outcome, in order."""
+        where = {"batchId": batch_id, "seq": {"$gte": begin, "$lt": end}, "outcome": None}
+        with translated():
+            return [item_from(row) for row in self._items.find(where).sort("seq", 1)]
+
+    def under_way(self, batch_id: str, after: int, limit: int) -> list[BatchItem]:
+        """Items that were sent and have no outcome, beginning after place ``after``, in order."""
+        return self._open(batch_id, True, {"$gt": after}, limit)
+
+    def left_behind(self, batch_id: str, before: int, limit: int) -> list[BatchItem]:
+        """Items before place ``before`` that were taken, but neither sent nor skipped, in order."""
+        return self._open(batch_id, False, {"$lt": before}, limit)
+
+    def _open(self, batch_id: str, sent: bool, places: Document, limit: int) -> list[BatchItem]:
+        where = {"batchId": batch_id, "outcome": None, "sent": sent, "seq": places}
+        with translated():
+            return [item_from(row) for row in self._items.find(where).sort("seq", 1).limit(limit)]
+
+    def first_open(self, batch_id: str) -> int | None:
+        """The first place that has no outcome; None when all have theirs."""
+        firsts = [self._open(batch_id, sent, {"$gte": 0}, 1) for sent in (True, False)]
+        return min((item.seq for found in firsts for item in found), default=None)
+
+    def tally(self, batch_id: str, begin: int, end: int) -> Tally:
+        """Counts of the items from place ``begin`` to before ``end``."""
+        if begin >= end:
+            return Tally()
+        pipeline: list[Document] = [
+            {"$match": {"batchId": batch_id, "seq": {"$gte": begin, "$lt": end}}},
+            {"$group": {"_id": {"o": "$outcome", "s": "$sent"}, "n": {"$sum": 1}}},
+        ]
+        with translated():
+            rows = list(self._items.aggregate(pipeline))
+        counts = dict.fromkeys(("sent", "succeeded", "failed", "skipped", "open"), 0)
+        for row in rows:
+            counts[_column(row["_id"].get("o"))] += row["n"]
+            counts["sent"] += row["n"] if row["_id"].get("s") else 0
+        return Tally(**counts)
+
+    def mark_sent(self, batch_id: str, letter_ids: Sequence[str]) -> None:
+        """These were handed to intake. Changes nothing where the outcome is known already."""
+        self._update(batch_id, letter_ids, {"sent": True})
+
+    def mark_unsent(self, batch_id: str, letter_ids: Sequence[str]) -> None:
+        """The letters know nothing of having been sent: they are looked at again."""
+        self._update(batch_id, letter_ids, {"sent": False})
+
+    def end(self, batch_id: str, outcomes: Mapping[str, tuple[str, str]]) -> int:
+        """Write outcomes by letter id, as (outcome, error type), where there is none yet; how many were."""
+        alike: dict[tuple[str, str], list[str]] = {}
+        for letter_id, outcome in outcomes.items():
+            alike.setdefault(outcome, []).append(letter_id)
+        written = 0
+        for (ended, error_type), letter_ids in alike.items():
+            change: Document = {"outcome": ended, "errorType": error_type}
+            if not ended.startswith("skipped:"):
+                change["sent"] = True  # also when whoever sent it was killed before saying so
+            written += self._update(batch_id, letter_ids, change)
+        return written
+
+    def end_untaken(self, batch_id: str, begin: int, outcome: str) -> int:
+        """Write one outcome for all items from place ``begin`` on: nobody will ever take them."""
+        where = {"batchId": batch_id, "seq": {"$gte": begin}, "outcome": None}
+        with patiently(LOOK_S):
+            return self._items.update_many(where, {"$set": {"outcome": outcome, "errorType": ""}}).modified_count
+
+    def _update(self, batch_id: str, letter_ids: Sequence[str], change: Mapping[str, Any]) -> int:
+        if not letter_ids:
+            return 0
+        where = {"_id": {"$in": [item_id(batch_id, letter_id) for letter_id in letter_ids]}, "outcome": None}
+        with translated():
+            return self._items.update_many(where, {"$set": dict(change)}).modified_count
+
+    # -- for people
+
+    def page(self, batch_id: str, outcome: str | None, after: int, limit: int) -> list[BatchItem]:
+        """Items after place ``after``, in order; ``outcome`` is one of ``OUTCOME_FILTERS``."""
+        where: Document = {"batchId": batch_id, "seq": {"$gt": after}}
+        if outcome is not None:
+            stored = [value or None for value in OUTCOME_FILTERS[outcome]]
+            # Both named, so that the index gives them in order.
+            where |= {"outcome": {"$in": stored}, "sent": {"$in": [True, False]}}
+        with translated():
+            return [item_from(row) for row in self._items.find(where).sort("seq", 1).limit(limit)]
+
+    def report(self, batch_id: str) -> list[tuple[str, str, int]]:
+        """How many items have each (outcome, error type), most first."""
+        pipeline: list[Document] = [
+            {"$match": {"batchId": batch_id}},
+            {"$group": {"_id": {"o": "$outcome", "e": "$errorType"}, "n": {"$sum": 1}}},
+            {"$sort": {"n": -1, "_id": 1}},
+        ]
+        with patiently(LOOK_S):
+            rows = list(self._items.aggregate(pipeline))
+        return [(row["_id"].get("o") or "", row["_id"].get("e") or "", row["n"]) for row in rows]
+
+
+def item_id(batch_id: str, letter_id: str) -> str:
+    """``_id`` of an item: a letter is in a plan once."""
+    return f"{batch_id}:{letter_id}"
+
+
+def item_from(row: Document) -> BatchItem:
+    return BatchItem(
+        batch_id=row["batchId"],
+        seq=int(row["seq"]),
+        letter_id=str(row["letterId"]),
+        message_id=str(row.get("messageId", "")),
+        sent=bool(row.get("sent")),
+        outcome=row.get("outcome") or "",
+        error_type=row.get("errorType") or "",
+    )
+
+
+def _column(outcome: str | None) -> str:
+    if outcome is None:
+        return "open"
+    if outcome == SUCCEEDED:
+        return "succeeded"
+    return "failed" if outcome in FAILED else "skipped"
+
+
+def _wanted(order: BatchOrder) -> Document:
+    """The letters that an order names, whatever their status."""
+    if order.ids:
+        object_ids = [ObjectId(one) for one in order.ids if ObjectId.is_valid(one)]
+        return {"$or": [{"_id": {"$in": object_ids}}, {"messageId": {"$in": list(order.ids)}}]}
+    return queries.matching(order.criteria or LetterCriteria())
+
+
+def _chosen(order: BatchOrder) -> list[Document]:
+    """Pipeline stages that leave the letters of an order's plan: those that fit and wait."""
+    stages: list[Document] = [{"$match": {"$and": [_wanted(order), _WAITING]}}]
+    if order.limit is not None:
+        stages += [{"$sort": _ORDER}, {"$limit": order.limit}]
+    return stages
+
+
+__all__ = ["LETTERS", "SKIPPED", "Group", "Items", "Tally", "item_from", "item_id"]

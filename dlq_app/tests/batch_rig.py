@@ -1,0 +1,111 @@
+"""Batches over real letters, an intake in plain Python, and messages that end as the test says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from dlq_app import batches, batching, repository, services
+from dlq_app.batching import Executor
+from dlq_app.letter import DeadLetter, Death, Settled
+from dlq_app.replay_batch import BatchItem, BatchOrder, ReplayBatch
+from dlq_app.repository import Letters
+from dlq_app.testing import MemoryIntake, a_death
+
+
+class Killed(BaseException):
+    """The process ends here. No handler may take it for an error that can be told."""
+
+
+class Rig:
+    """One set of stores, any number of executors. Nothing waits: what is limited by time is due at every turn."""
+
+    def __init__(self, letters: Letters, intake: MemoryIntake) -> None:
+        self.letters = letters
+        self.intake = intake
+        self.told = 0
+
+    def die(self, *message_ids: str, **changes: Any) -> None:
+        """Let messages die, so that they have letters."""
+        deaths = [a_death(message_id, **changes) for message_id in message_ids]
+        answers = services.record_outcomes(deaths, [])
+        assert all(answer.ok for answer in answers)
+
+    def letter(self, message_id: str) -> DeadLetter:
+        found = self.letters.find(message_id)
+        assert found is not None
+        return found
+
+    def executor(self) -> Executor:
+        return Executor(self.letters, repository.items(), repository.batches(), self.intake)
+
+    def start(self, **body: Any) -> ReplayBatch:
+        if "ids" not in body and "filter" not in body:
+            body["all"] = True
+        return batches.start(BatchOrder.parse(body), actor="key:olga")
+
+    def end_messages(self, done: Callable[[str], bool | None] = lambda message_id: True) -> int:
+        """Let forwarded messages end and tell their letters; ``done`` answers None for one that goes on."""
+        outcomes: list[Death | Settled] = []
+        for message_id, record in list(self.intake.records.items()):
+            if record.order is not None and record.state == "queued":
+                verdict = done(message_id)
+                if verdict is not None:
+                    outcomes.append(self.intake.end(message_id, done=verdict))
+        self.record(outcomes)
+        return len(outcomes)
+
+    def record(self, outcomes: Iterable[Death | Settled]) -> None:
+        deaths = [one for one in outcomes if isinstance(one, Death)]
+        settles = [one for one in outcomes if isinstance(one, Settled)]
+        assert all(answer.ok for answer in services.record_outcomes(deaths, settles))
+        for one in [*deaths, *settles]:
+            record = self.intake.records[one.message_id]
+            record.state, record.outbox = ("dead" if isinstance(one, Death) else "done"), ""
+
+    def run(
+        self,
+        batch: ReplayBatch,
+        *executors: Executor,
+        done: Callable[[str], bool | None] = lambda message_id: True,
+        until: Callable[[ReplayBatch], bool] = lambda batch: batch.finished_at is not None,
+        turns: int = 400,
+    ) -> ReplayBatch:
+        """Turn after turn until the batch is over; raises when it is not in time."""
+        workers = executors or (self.executor(),)
+        for _ in range(turns):
+            for worker in workers:
+                make_due(worker)
+                worker.tick()
+            self.end_messages(done)
+            found = batches.get(batch.id)
+            if until(found):
+                return found
+        raise AssertionError(f"not in time: {batches.get(batch.id)}")
+
+    def items(self, batch: ReplayBatch) -> list[BatchItem]:
+        return batches.items(batch.id, limit=100_000).items
+
+    def outcomes(self, batch: ReplayBatch) -> dict[str, str]:
+        return {item.message_id: item.outcome for item in self.items(batch)}
+
+    def sent(self) -> list[str]:
+        return [order.message_id for order in self.intake.forwarded]
+
+
+def make_due(executor: Executor) -> None:
+    """Whatever this executor does only now and then, it does at its next turn."""
+    executor._breakers_until = 0.0
+    for progress in executor._progress.values():
+        progress.collect_due = progress.left_due = progress.lost_due = progress.count_due = 0.0
+        progress.note_due = progress.peeked_until = 0.0
+        progress.stale = True
+
+
+def sleep_past(batch: ReplayBatch) -> None:
+    assert batch.scheduled_at is not None
+    time.sleep(max(0.0, batch.scheduled_at.timestamp() - time.time()) + 0.01)
+
+
+__all__ = ["Killed", "Rig", "batching", "make_due", "sleep_past"]
