@@ -18,9 +18,12 @@ from breaker_app import services as breakers
 from breaker_app.breaker import State as BreakerState
 from breaker_app.errors import BreakerError
 from breaker_app.states import Transition
-from dlq_app import batches
+from dlq_app import batches, groups
 from dlq_app import services as letters
+from dlq_app.conf import masking_policy
 from dlq_app.errors import DeadLetterError
+from dlq_app.groups import Group
+from dlq_app.masking import mask_text
 from dlq_app.replay_batch import ReplayBatch
 from dlqsite import charts, health
 from dlqsite.charts import Chart, Span
@@ -38,6 +41,8 @@ THROUGHPUT_MS = 30_000
 LETTERS_MS = 60_000
 #: Rows of the lists.
 TOP_GROUPS = 5
+#: Groups that the verdict looks at.
+SEEN_GROUPS = 20
 RUNNING_BATCHES = 5
 LANES_SHOWN = 8
 _TRANSITIONS = 60
@@ -141,9 +146,24 @@ def _breakers() -> tuple[BreakerSeen, ...]:
 
 
 def _groups() -> tuple[GroupSight, ...]:
-    from dlq_app import groups
+    return tuple(_group_sight(group) for group in groups.top(SEEN_GROUPS))
 
-    return tuple(groups.top(TOP_GROUPS))
+
+def _group_sight(group: Group) -> GroupSight:
+    """A group for the page; what its letters say has its secrets hidden."""
+    return GroupSight(
+        fingerprint=group.fingerprint,
+        title=mask_text(group.title, masking_policy()),
+        error_type=group.error_type,
+        place=group.frame,
+        state=group.state.value,
+        types=tuple(name for name, _ in group.types),
+        open=group.open,
+        count=group.count,
+        trend=group.trend,
+        first_seen=group.first_seen,
+        last_seen=group.last_seen,
+    )
 
 
 def _batches() -> tuple[ReplayBatch, ...]:
@@ -340,7 +360,6 @@ def _sight(
         groups=list(worst.value or ()),
         open_letters=stats.get("open"),
         by_status=stats.get("byStatus", {}),
-        by_type=stats.get("byType", {}),
         unaccounted=books.difference if books else 0,
         unaccounted_where=where,
         **known,

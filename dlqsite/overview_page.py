@@ -23,6 +23,7 @@ _CHECKS: Final = {
 _SPLIT: Final = (
     (Status.MANUAL, "hand"), (Status.PENDING, "warn"), (Status.FAILED, "bad"), (Status.PROCESSING, "busy"),
 )  # fmt: skip
+_OPEN: Final = tuple(status.value for status, _ in _SPLIT)
 _MESSAGES: Final = "messages_app/message/"
 
 
@@ -89,13 +90,13 @@ def kpis(o: Overview) -> Iterator[Kpi]:
         "Open dead letters", "—" if open_letters is None else f"{open_letters:,}", "",
         "not known" if dying is None else f"{'+' if change > 0 else '-'}{per_minute(abs(change))} a minute"
         if abs(change) >= 0.05 else "no change in 3 min",
-        letters_page(status="open"), "bad" if grows else "",
+        letters_page(status=_OPEN), "bad" if grows else "",
         "up-bad" if grows and change > 0 else "down-ok" if change < -0.05 else "",
     )  # fmt: skip
     age = dead.get("oldestOpenSeconds")
     yield Kpi(
         "Oldest open", took(age) if age is not None else "—" if open_letters else "none", "",
-        "since it first failed" if age is not None else "", letters_page(status="open"), is_wide=True,
+        "since it first failed" if age is not None else "", letters_page(status=_OPEN), is_wide=True,
     )  # fmt: skip
 
 

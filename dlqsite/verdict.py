@@ -140,9 +140,8 @@ class Sight:
     breakers: Sequence[BreakerSight] = ()
     groups: Sequence[GroupSight] = ()
     open_letters: int | None = None
-    #: Open letters by status and by message type.
+    #: Open letters by status.
     by_status: Mapping[str, int] = field(default_factory=dict)
-    by_type: Mapping[str, int] = field(default_factory=dict)
     next_replay_at: datetime | None = None
     last_death_at: datetime | None = None
     #: Messages that are not accounted for, with the first place where.
@@ -203,7 +202,7 @@ def _troubles(sight: Sight) -> Iterator[Trouble]:
 
 
 def _letters_of(sight: Sight, breaker: BreakerSight) -> int:
-    return sum(sight.by_type.get(name, 0) for name in breaker.types)
+    return sum(group.open for group in sight.groups if set(group.types) & set(breaker.types))
 
 
 def _answers(
@@ -263,8 +262,9 @@ def since(moment: datetime | None, now: datetime) -> str:
     return f"{clock}, {took((now - moment).total_seconds())}"
 
 
-def letters_page(**filters: str) -> str:
-    return "dlq_app/deadletter/" + (f"?{urlencode(filters)}" if filters else "")
+def letters_page(**filters: str | Sequence[str]) -> str:
+    """The list of dead letters, narrowed by filters of the API; several values of one are any of them."""
+    return "dlq_app/deadletter/" + (f"?{urlencode(filters, doseq=True)}" if filters else "")
 
 
 def _redis_away(sight: Sight, moment: datetime) -> Trouble:

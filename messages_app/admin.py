@@ -1,0 +1,347 @@
+"""The messages page of the console: look one up, see what is under way, check that none is lost.
+
+Nothing here changes a message, and nothing is read by walking through what waits: a page costs the same with ten
+messages in the lanes and with ten million.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Generic, TypeVar
+
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.loader import render_to_string
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.http import urlencode
+
+from dlq_app.conf import masking_policy
+from dlq_app.masking import mask_json, mask_text
+from messages_app import flight, registry
+from messages_app.errors import StoreUnavailable
+from messages_app.flight import Flying
+from messages_app.ledger import ledger
+from messages_app.models import Message
+from messages_app.records import AccountRow, LedgerFigures, Quarantined, Record, State
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+#: Days of accounts that can be chosen; differences are shown whatever their day.
+DAYS = (2, 7, 30)
+ALL_DAYS = 400
+#: Rows, and characters of a payload, shown at most.
+MOST_ROWS = 200
+MOST_TEXT = 20_000
+MOST_SET_ASIDE = 20
+
+_T = TypeVar("_T")
+
+
+class Kept(Generic[_T]):
+    """An answer that is good for a moment, so that many readers cost one question. Errors are not kept."""
+
+    def __init__(self, ask: Callable[[], _T], keep_s: float) -> None:
+        self._ask = ask
+        self._keep_s = keep_s
+        self._lock = threading.Lock()
+        self._kept: tuple[float, _T] | None = None
+
+    def get(self) -> _T:
+        kept = self._kept
+        if kept is not None and kept[0] > time.monotonic():
+            return kept[1]
+        with self._lock:
+            kept = self._kept
+            if kept is None or kept[0] <= time.monotonic():
+                answer = self._ask()
+                self._kept = kept = (time.monotonic() + self._keep_s, answer)
+            return kept[1]
+
+    def forget(self) -> None:
+        self._kept = None
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """What the live part shows."""
+
+    figures: LedgerFigures
+    flying: tuple[Flying, ...]
+    now_ms: int
+    quarantined: tuple[Quarantined, ...]
+
+
+def _board() -> Board:
+    book = ledger()
+    figures = book.figures()
+    seen = flight.look()
+    # Few or none: each is a message that somebody has to look at.
+    aside = tuple(book.quarantined()[:MOST_SET_ASIDE]) if figures.quarantined else ()
+    return Board(figures, seen.messages, seen.now_ms, aside)
+
+
+board = Kept(_board, 1.0)
+accounts: Kept[list[AccountRow]] = Kept(lambda: ledger().accounting(ALL_DAYS), 10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class LaneRow:
+    """What waits in one place, and for how long the oldest does (ms)."""
+
+    name: str
+    waiting: int
+    oldest_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRow:
+    """One attempt of a message as its timeline shows it."""
+
+    number: Any
+    started: str
+    took_s: float | None
+    outcome: str
+    error_type: str
+    reason: str
+    worker: str
+    wait_s: float | None
+
+
+@admin.register(Message)
+class MessageAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """No list of rows: messages are too many and too quick. One page to look at, and one to look something up."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Message | None:
+        """Messages have no table: what Django wants to know of one is its id."""
+        return Message(id=object_id) if _ID.match(object_id) else None
+
+    def get_urls(self) -> list[URLPattern]:
+        live = path("live/", self.admin_site.admin_view(self.live_view), name="messages_app_message_live")
+        return [live, *super().get_urls()]
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        return HttpResponseRedirect(f"{self._address()}?{urlencode({'id': object_id})}")
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> TemplateResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        asked = request.GET.get("id", "").strip()
+        days = _days(request)
+        live = live_context(days)
+        body, etag = _rendered(live)
+        context = {
+            **self.admin_site.each_context(request),
+            **live,
+            "body": body,
+            "etag": etag,
+            "title": "Messages",
+            "asked": asked[:200],
+            "found": None,
+            "origin": f"{request.scheme}://{request.get_host()}",
+            "may_see_letters": request.user.has_perm("dlq_app.view_deadletter"),
+        }
+        if asked:
+            context |= look_up(asked)
+        return TemplateResponse(request, "console/messages.html", context)
+
+    def live_view(self, request: HttpRequest) -> HttpResponse:
+        """The part that renews itself; 304 while nothing in it has changed."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        context = live_context(_days(request))
+        body, etag = _rendered(context)
+        if request.headers.get("If-None-Match") == f'"{etag}"':
+            answer = HttpResponse(status=304)
+        else:
+            whole = {**context, "body": body, "etag": etag, "oob": True}
+            answer = HttpResponse(render_to_string("console/messages_live.html", whole))
+        answer["ETag"] = f'"{etag}"'
+        answer["X-As-Of"] = f"{datetime.now(UTC):%H:%M:%S}"
+        return answer
+
+    def _address(self) -> str:
+        return reverse(f"{self.admin_site.name}:messages_app_message_changelist")
+
+
+def _rendered(context: Mapping[str, Any]) -> tuple[str, str]:
+    """The live part as HTML, and its name: the same content has the same."""
+    html = render_to_string("console/messages_body.html", dict(context))
+    return html, hashlib.sha256(html.encode()).hexdigest()[:32]
+
+
+def _days(request: HttpRequest) -> int:
+    given = request.GET.get("days", "")
+    return int(given) if given in map(str, DAYS) else DAYS[0]
+
+
+def live_context(days: int) -> dict[str, Any]:
+    """What is under way and the books; with Redis away, that it is."""
+    context: dict[str, Any] = {
+        "as_of": datetime.now(UTC), "days": days, "day_choices": DAYS, "away": "", "home": reverse("admin:index"),
+    }  # fmt: skip
+    try:
+        context |= {"board": board.get(), "lanes": _lanes(board.get()), **_books(accounts.get(), days)}
+    except StoreUnavailable as error:
+        context["away"] = str(error)
+    return context
+
+
+def _lanes(seen: Board) -> dict[str, Any]:
+    figures, now_ms = seen.figures, seen.now_ms
+    rows = [
+        LaneRow(lane.name, lane.waiting, now_ms - lane.oldest_ms if lane.waiting and lane.oldest_ms else None)
+        for lane in figures.lanes
+        if lane.name != "alone" or lane.waiting
+    ]
+    return {
+        "rows": rows,
+        "retry_wait": figures.retry_wait,
+        "scheduled": figures.scheduled,
+        "running": figures.running,
+        "waiting": sum(row.waiting for row in rows) + figures.retry_wait + figures.scheduled,
+        "oldest_ms": max((row.oldest_ms for row in rows if row.oldest_ms is not None), default=None),
+    }
+
+
+def _books(rows: list[AccountRow], days: int) -> dict[str, Any]:
+    """The rows of the last days, newest first, after those that do not add up, whatever their day."""
+    first = f"{datetime.now(UTC) - timedelta(days=days - 1):%Y%m%d}"
+    differing = [row for row in reversed(rows) if row.difference]
+    recent = [row for row in rows if row.day >= first]
+    fitting = sorted((row for row in recent if not row.difference), key=lambda row: (-int(row.day), -row.accepted))
+    return {
+        "differing": differing,
+        "unaccounted": sum(abs(row.difference) for row in differing),
+        "rows": [*differing, *fitting][:MOST_ROWS],
+        "left_out": max(len(differing) + len(fitting) - MOST_ROWS, 0),
+        "totals": {name: sum(getattr(row, name) for row in recent) for name in ("accepted", "done", "open", "dead")}
+        | {"difference": sum(abs(row.difference) for row in recent)},
+    }
+
+
+# --- one message ---
+
+
+def look_up(message_id: str) -> dict[str, Any]:
+    """What is known of the message with this id; text from outside has its secrets hidden."""
+    if not _ID.match(message_id):
+        return {"not_found": "No message can have such an id: letters, digits, _ and - only, at most 64 of them."}
+    try:
+        record = ledger().get(message_id)
+    except StoreUnavailable:
+        return {"not_found": "Redis does not answer, so nobody can tell. Its dead letter, if it has one, can be seen."}
+    if record is None:
+        return {"not_found": "No such message, or it ended long enough ago to be forgotten (RECORD_TTL_S)."}
+    return {"found": record, **shown(record)}
+
+
+def shown(record: Record) -> dict[str, Any]:
+    """A record in the words of the page."""
+    payload = _text(record.run_body if record.run_body is not None else record.body)
+    return {
+        "attempts": [_attempt(entry) for entry in _entries(f"[{record.attempts}]")],
+        "tags": [str(tag) for tag in _entries(record.tags or "[]")],
+        "payload": payload[:MOST_TEXT],
+        "payload_more": max(len(payload) - MOST_TEXT, 0),
+        "result": _text(record.result.encode())[:MOST_TEXT] if record.result not in ("", "null") else "",
+        "by_itself": by_itself(record),
+        "has_letter": record.state in (State.DEAD, State.DEAD_PENDING) or bool(record.replay_id),
+        "held": record.state is State.SCHEDULED and record.deferred_since_ms is not None,
+        "breaker": _breaker(record),
+    }
+
+
+def by_itself(record: Record) -> str:
+    """What happens next without anybody's doing."""
+    match record.state:
+        case State.QUEUED:
+            return "runs in its turn"
+        case State.SCHEDULED if record.deferred_since_ms is not None:
+            return f"asks its breaker again at {_clock(record.due_at_ms)}"
+        case State.SCHEDULED:
+            return f"runs from {_clock(record.due_at_ms)} on"
+        case State.RUNNING:
+            return f"its process keeps it; taken back if that falls silent until {_clock(record.lease_until_ms)}"
+        case State.RETRY_WAIT:
+            return f"attempt {record.attempt + 1} of {record.max_retries + 1} at {_clock(record.due_at_ms)}"
+        case State.DEAD_PENDING:
+            return "its death is recorded as soon as MongoDB takes it"
+        case State.DEAD:
+            return "what happens to it now, its dead letter says"
+        case _:
+            return "nothing: it is done"
+
+
+def _clock(ms: int | None) -> str:
+    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC" if ms else "a time not known"
+
+
+def _breaker(record: Record) -> str:
+    spec = registry.get(record.type)
+    if spec is None or record.body is None:
+        return ""
+    try:
+        return spec.breaker_of(json.loads(record.run_body or record.body)) or ""
+    except (ValueError, RecursionError):
+        return ""  # a payload that makes no sense has no breaker
+
+
+def _entries(text: str) -> list[Any]:
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError):
+        return []  # broken in the store: the other parts are still worth seeing
+    return entries if isinstance(entries, list) else []
+
+
+def _attempt(entry: Any) -> AttemptRow:
+    told: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {}
+    started, ended = _instant(told.get("startedAt")), _instant(told.get("endedAt"))
+    wait = told.get("retryDelayMs")
+    return AttemptRow(
+        number=told.get("number", ""),
+        started=f"{started:%Y-%m-%d %H:%M:%S}" if started else "",
+        took_s=(ended - started).total_seconds() if started and ended and ended >= started else None,
+        outcome=str(told.get("outcome", "")),
+        error_type=str(told.get("errorType") or ""),
+        reason=mask_text(str(told.get("errorReason") or ""), masking_policy())[:500],
+        worker=str(told.get("worker") or ""),
+        wait_s=wait / 1000 if isinstance(wait, int | float) and not isinstance(wait, bool) else None,
+    )
+
+
+def _instant(value: Any) -> datetime | None:
+    try:
+        return datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _text(body: bytes | None) -> str:
+    """JSON for reading, secrets hidden; what is no JSON as it is."""
+    if body is None:
+        return ""
+    hidden = mask_json(body.decode("utf-8", "replace"), masking_policy())
+    try:
+        return json.dumps(json.loads(hidden), indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return hidden
