@@ -15,9 +15,10 @@ from pymongo.errors import BulkWriteError, DocumentTooLarge
 from dlq_app import queries
 from dlq_app.criteria import LetterCriteria
 from dlq_app.documents import Unreadable, letter_from
-from dlq_app.errors import StoreUnavailable
+from dlq_app.errors import QueryTooSlow, StoreUnavailable
 from dlq_app.letter import DeadLetter
 from dlq_app.mongo import Document, translated
+from dlq_app.paging import MAX_COUNTED, Total
 from dlq_app.states import Status
 
 #: A letter is never deleted sooner after it was resolved: a write that was under way when it went would bring it back
@@ -119,10 +120,15 @@ class Transfer:
             is_there = self._letters.find_one({"messageId": {"$eq": document["messageId"]}}, {"_id": 1})
         return UNCHANGED if is_there else "its _id is that of another letter"
 
-    def count_purgeable(self, criteria: LetterCriteria, resolved_before: datetime) -> int:
-        """How many ``purge`` would delete, however many."""
-        with translated():
-            return self._letters.count_documents(_purgeable(criteria, resolved_before))
+    def count_purgeable(self, criteria: LetterCriteria, resolved_before: datetime) -> Total:
+        """How many ``purge`` would delete; at least so many when there are too many to count in time."""
+        where = _purgeable(criteria, resolved_before)
+        try:
+            with translated():
+                return Total(count=self._letters.count_documents(where), is_capped=False)
+        except QueryTooSlow:
+            with translated():
+                return Total(count=self._letters.count_documents(where, limit=MAX_COUNTED), is_capped=True)
 
     def purge(self, criteria: LetterCriteria, resolved_before: datetime) -> int:
         """Delete at most 500 letters that fit, are resolved and were so before; how many went. 0: none is left.
@@ -131,7 +137,7 @@ class Transfer:
         """
         where = _purgeable(criteria, resolved_before)
         with translated():
-            found = self._letters.find(where, {"_id": 1}).sort("resolvedAt", 1).limit(_PURGED_AT_ONCE)
+            found = self._letters.find(where, {"_id": 1}).limit(_PURGED_AT_ONCE)
             ids = [document["_id"] for document in found]
             if not ids:
                 return 0

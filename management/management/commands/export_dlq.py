@@ -1,0 +1,95 @@
+"""Write dead letters to a file."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from dlq_app.errors import DeadLetterError
+from dlq_app.exporting import FORMS, Export
+from management import terminal
+from management.filters import add_filter_arguments, criteria_from
+
+log = logging.getLogger(__name__)
+
+_TELL_EVERY_S = 2.0
+Write = Callable[[bytes], object]
+
+
+class Command(BaseCommand):
+    help = (
+        "Write the dead letters that fit the filter, in order of message id, to a file or to standard output. What "
+        "looks like a secret is hidden, and lines in which something is hidden cannot be imported: a backup needs "
+        "--reveal. Exit 0: all of them; 2: documents that are no letters were left out; 1: not all, and no file."
+    )
+    requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own attribute; `prepare` has checked
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--format", choices=list(FORMS), default="jsonl", help="jsonl unless given")
+        parser.add_argument(
+            "--output", metavar="FILE", help="for its owner's eyes only, and only there once it is whole"
+        )
+        parser.add_argument("--reveal", action="store_true", help="hide nothing; who did so is written to the log")
+        add_filter_arguments(parser)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        criteria = criteria_from(options)
+        export = Export(criteria, options["format"], reveal=options["reveal"])
+        if export.reveal:
+            log.warning("secrets_exported", extra={"by": terminal.actor(), "filter": criteria.as_query() or "all"})
+        try:
+            if options["output"]:
+                with whole_file(Path(options["output"])) as write:
+                    self._write(export, write)
+            else:
+                self._write(export, _standard_output(self.stdout))
+        except BrokenPipeError as error:
+            # Standard output is closed again at exit, which would complain a second time.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise CommandError(f"Who read went away after {export.count} letters.") from error
+        except OSError as error:
+            raise CommandError(f"{options['output'] or 'standard output'}: {error.strerror or error}") from error
+        except DeadLetterError as error:
+            raise CommandError(f"Stopped after {export.count} letters: {error}") from error
+        self.stderr.write(f"{export.count} letters written.", self.style.SUCCESS)
+        if export.unreadable:
+            raise CommandError(f"{export.unreadable} documents that are no letters were left out.", returncode=2)
+
+    def _write(self, export: Export, write: Write) -> None:
+        told_at = time.monotonic()
+        for chunk in export.chunks():
+            write(chunk)
+            if time.monotonic() - told_at >= _TELL_EVERY_S and self.stderr.isatty():
+                told_at = time.monotonic()
+                self.stderr.write(f"{export.count} …")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Write]:
+    """Write beside ``path`` and put it in its place at the end; when something goes wrong nothing is left."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file.write
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _standard_output(stream: Any) -> Write:
+    """Bytes to a command's stream; to its text where it was given one without bytes below."""
+    below = getattr(getattr(stream, "_out", stream), "buffer", None)
+    if below is not None:
+        return lambda chunk: (below.write(chunk), below.flush())
+    return lambda chunk: stream.write(chunk.decode(), ending="")

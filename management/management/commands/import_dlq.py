@@ -1,0 +1,71 @@
+"""Bring dead letters in from a file."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from contextlib import nullcontext
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from dlq_app import importing
+from dlq_app.errors import DeadLetterError
+from dlq_app.importing import Summary
+from management import terminal
+
+_TELL_EVERY_S = 2.0
+_TOLD = 20
+
+
+class Command(BaseCommand):
+    help = (
+        "Bring in the JSON lines of an export. A message that has a letter keeps it unchanged, so the same file may be "
+        "imported again. Exit 0: every letter of a whole file is there; 2: lines were rejected, or the file is not "
+        "whole; 1: a store or the file gives no answer: import it again."
+    )
+    requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own attribute; `prepare` has checked
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("file", metavar="FILE", help="or - for standard input")
+        parser.add_argument(
+            "--without-end", action="store_true", help="the file has no last line that says that it is whole"
+        )
+        parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        self._told_at = time.monotonic()
+        name = options["file"]
+        try:
+            # The context closes it; standard input is not ours to close.
+            source = nullcontext(sys.stdin.buffer) if name == "-" else open(name, "rb")  # noqa: SIM115
+            with source as file:
+                summary = importing.bring_in(file.read, actor=terminal.actor(), progress=self._progress)
+        except OSError as error:
+            raise CommandError(f"{name}: {error.strerror or error}") from error
+        except DeadLetterError as error:
+            raise CommandError(str(error)) from error
+        if options["json"]:
+            self.stdout.write(json.dumps(summary.wire()))
+        else:
+            self.stdout.write(f"{summary}.")
+            for line, why in summary.told[:_TOLD]:
+                self.stderr.write(f"line {line}: {why}")
+            if summary.refused > _TOLD:
+                self.stderr.write(f"… and {summary.refused - _TOLD} more")
+        trouble = self._trouble(summary, without_end=options["without_end"])
+        if trouble:
+            raise CommandError(trouble, returncode=2)
+
+    def _trouble(self, summary: Summary, *, without_end: bool) -> str:
+        if summary.complete is False:
+            return "The file is not whole: its last line counts other letters than came, or says that some are missing."
+        if summary.complete is None and not without_end:
+            return "The file has no last line, so part of it may be missing. If not: --without-end."
+        return f"{summary.refused} lines were rejected." if summary.refused else ""
+
+    def _progress(self, summary: Summary) -> None:
+        if time.monotonic() - self._told_at >= _TELL_EVERY_S and self.stderr.isatty():
+            self._told_at = time.monotonic()
+            self.stderr.write(f"line {summary.lines}: {summary} …")
