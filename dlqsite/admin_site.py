@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django.conf import settings
 from django.contrib import admin
+from django.contrib.admin.forms import AdminAuthenticationForm
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, URLResolver, path
@@ -15,6 +16,17 @@ from dlqsite.roles import MAY, role_of
 from dlqsite.version import VERSION
 
 
+class LoginForm(AdminAuthenticationForm):
+    """Says what happens next to somebody who mistyped; whether it was the name or the password stays unsaid."""
+
+    error_messages: ClassVar = {
+        **AdminAuthenticationForm.error_messages,
+        "invalid_login": "Wrong username or password. "
+        f"After {settings.AXES_FAILURE_LIMIT} failures this name waits "
+        f"{round(settings.AXES_COOLOFF_TIME.total_seconds() / 60)} minutes.",
+    }
+
+
 class ConsoleSite(admin.AdminSite):
     """The default site: what apps register with ``admin.site`` is a page of the console."""
 
@@ -22,6 +34,7 @@ class ConsoleSite(admin.AdminSite):
     site_title = "Dead letters"
     index_title = "Overview"
     site_url = None
+    login_form = LoginForm
     enable_nav_sidebar = False  # the tabs take its place
 
     def each_context(self, request: HttpRequest) -> dict[str, Any]:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from django.conf import settings
 from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path
 from django.views.generic import RedirectView
 
 from dlqsite import apidocs, health, overview_views
 
+handler403 = "dlqsite.pages.refused"
+handler404 = "dlqsite.pages.not_found"
+handler500 = "dlqsite.pages.broken"
+
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
+    # For whoever asks without having read a page: browsers that show an answer of the API.
+    path("favicon.ico", RedirectView.as_view(url=f"{settings.STATIC_URL}console/favicon.svg"), name="favicon"),
     path("api/system/live", health.LiveView.as_view(), name="live"),
     path("api/system/ready", health.ReadyView.as_view(), name="ready"),
     path("api/system/health", health.HealthView.as_view(), name="health"),

@@ -36,7 +36,7 @@ Scheme = Literal["light", "dark"]
 _AXE = (Path(__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 _REPORT_CSP = """
 document.addEventListener("securitypolicyviolation", (event) =>
-  console.error(`content security policy: ${event.violatedDirective} blocked ${event.blockedURI} in ${event.sourceFile}`));
+  console.error(`security policy: ${event.violatedDirective} blocked ${event.blockedURI} in ${event.sourceFile}`));
 """
 
 
@@ -81,7 +81,7 @@ class Watch:
         page.on(
             "console", lambda said: said.type == "error" and self._note(f"console: {said.text} {said.location['url']}")
         )
-        page.on("pageerror", lambda error: self._note(f"uncaught: {error}"))
+        page.on("pageerror", lambda error: self._note(f"uncaught: {error} at {page.url}"))
         page.on("requestfailed", lambda request: self._note(f"failed: {request.url} {request.failure}"))
         page.on("response", self._answered)
 

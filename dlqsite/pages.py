@@ -1,0 +1,113 @@
+"""The console's answers when a page cannot be shown: refused, not there, broken, a store that is away, locked out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+from django.conf import settings
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied, SuspiciousOperation
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
+from django.shortcuts import render
+
+from breaker_app.errors import BreakerError
+from breaker_app.errors import StoreUnavailable as BreakersUnavailable
+from dlq_app.errors import DeadLetterError, QueryTooSlow
+from dlq_app.errors import StoreUnavailable as LettersUnavailable
+from messages_app.errors import MessagesError
+from messages_app.errors import StoreUnavailable as LedgerUnavailable
+
+log = logging.getLogger(__name__)
+
+_LETTERS_AWAY = (
+    "No letter is lost: new ones wait in Redis and move over by themselves when it returns, and messages go on being "
+    "processed. Lists of letters, replays and edits are not possible until then."
+)
+_LEDGER_AWAY = (
+    "Nothing that was accepted is lost: messages stay where they are and go on by themselves when it returns. Until "
+    "then new messages are refused, so that clients keep them."
+)
+_SLOW = "The question was too big to be answered in time, so it was given up. Narrow the filter, or sort differently."
+
+
+def _frame(request: HttpRequest) -> dict[str, Any]:
+    """The header's part of the context for staff who are signed in; nothing for others."""
+    user = getattr(request, "user", None)
+    if user is None or not user.is_active or not user.is_staff:
+        return {"environment": settings.ENVIRONMENT}
+    return admin.site.each_context(request)
+
+
+def _page(request: HttpRequest, status: int, more: Mapping[str, Any]) -> HttpResponse:
+    context = {**_frame(request), "request_id": getattr(request, "request_id", ""), **more}
+    return render(request, f"{status}.html", context, status=status)
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """404. Only words that were written for readers are shown, never Django's own about paths."""
+    said = exception.args[0] if exception.args and isinstance(exception.args[0], str) else ""
+    return _page(request, 404, {"said": said})
+
+
+def refused(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """403, with the reason when the code that refused gave one."""
+    return _page(request, 403, {"said": str(exception)})
+
+
+def broken(request: HttpRequest) -> HttpResponse:
+    """500. Asks no database and no store: they may be why."""
+    context = {"request_id": getattr(request, "request_id", ""), "environment": settings.ENVIRONMENT}
+    return render(None, "500.html", context, status=500)  # type: ignore[arg-type]
+
+
+def locked_out(request: HttpRequest, credentials: Any = None, *args: Any, **kwargs: Any) -> HttpResponse:
+    """Too many wrong passwords: the login page again, saying for how long."""
+    minutes = round(settings.AXES_COOLOFF_TIME.total_seconds() / 60)
+    context = {
+        **admin.site.each_context(request),
+        "form": admin.site.login_form(request),  # type: ignore[misc]
+        "app_path": request.get_full_path(),
+        "locked_out": f"Too many wrong passwords for this name from your address. It is closed for {minutes} minutes; "
+        "others are not affected.",
+    }
+    answer = render(request, "admin/login.html", context, status=HTTPStatus.TOO_MANY_REQUESTS)
+    answer["Retry-After"] = str(minutes * 60)
+    return answer
+
+
+class ConsoleErrors:
+    """Outside ``/api``: a store that is away becomes a page that says what that means; what nobody foresaw is logged.
+
+    Django's own log of unhandled errors is off, because below ``/api`` the problem handler logs them.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        return self.get_response(request)
+
+    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponseBase | None:
+        if request.path_info.startswith("/api/"):
+            return None
+        if isinstance(error, LettersUnavailable):
+            return self._away(request, error, "MongoDB does not answer", _LETTERS_AWAY)
+        if isinstance(error, BreakersUnavailable | LedgerUnavailable):
+            return self._away(request, error, "Redis does not answer", _LEDGER_AWAY)
+        if isinstance(error, QueryTooSlow):
+            return self._away(request, error, "This takes too long", _SLOW)
+        if isinstance(error, DeadLetterError | BreakerError | MessagesError) and error.status == HTTPStatus.NOT_FOUND:
+            return not_found(request, error)
+        if not isinstance(error, Http404 | PermissionDenied | SuspiciousOperation):
+            log.error("unhandled error at %s", request.path_info[:256], exc_info=error)
+        return None
+
+    def _away(self, request: HttpRequest, error: Exception, heading: str, said: str) -> HttpResponse:
+        log.warning("%s: %s", heading, error)
+        again = request.get_full_path() if request.method == "GET" else request.path
+        answer = _page(request, 503, {"heading": heading, "said": said, "again": again})
+        answer["Retry-After"] = "5"
+        return answer
