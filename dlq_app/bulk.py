@@ -15,7 +15,7 @@ from dlq_app.states import Verb
 #: One request moves at most so many: it has to end while somebody waits for it.
 MAX_LETTERS = 50_000
 #: Letters that may be named one by one.
-MAX_IDS = 500
+MAX_IDS = 200
 _SAMPLE = 10
 
 

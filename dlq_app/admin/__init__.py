@@ -1,0 +1,7 @@
+"""The dead-letter queue in Django's admin. Importing it registers its pages."""
+
+from __future__ import annotations
+
+from dlq_app.admin import letters
+
+__all__ = ["letters"]
