@@ -1,0 +1,181 @@
+"""Deliveries through the whole system, with a receiver that fails and is mended and one that never does."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dlqsite.tests.receiver import Receiver
+from dlqsite.tests.rig import Rig, eventually
+
+pytestmark = [pytest.mark.journey, pytest.mark.redis, pytest.mark.mongo]
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+OPEN_S = 4.0
+POLICY = """
+[hosts."127.0.0.1:{port}"]
+schemes = ["http"]
+secrets = ["HOOKS_SECRET"]
+allow_private = true
+total_timeout_ms = 2000
+"""
+
+
+@dataclass
+class Scene:
+    """The running system between two receivers."""
+
+    rig: Rig
+    failing: Receiver
+    sound: Receiver
+
+    def breaker(self, receiver: Receiver) -> dict[str, Any]:
+        reply = self.rig.get(f"/api/breakers/http:127.0.0.1:{receiver.port}")
+        assert reply.status == 200, reply.raw
+        answer: dict[str, Any] = reply.data
+        return answer
+
+    def submit(self, name: str, receiver: Receiver, count: int) -> list[str]:
+        """Submit ``count`` deliveries at once; their ids."""
+        ids = [f"{name}-{number}" for number in range(count)]
+        payload = {"url": receiver.url, "body": {"n": 1.10}}
+        messages = [{"messageId": one, "type": "http.deliver", "payload": payload} for one in ids]
+        reply = self.rig.post("/api/messages/batch", {"messages": messages})
+        assert reply.data["counts"]["accepted"] == count, reply.raw
+        return ids
+
+    def until_all_done(self, ids: list[str], seconds: float) -> None:
+        eventually(lambda: self.rig.statuses(ids) == {"done": len(ids)}, seconds=seconds, every=0.5, what="all done")
+
+    def attempts(self, ids: list[str]) -> list[dict[str, Any]]:
+        return [attempt for one in ids for attempt in self.rig.message(one)["attempts"]]
+
+
+@pytest.fixture(scope="module")
+def rig_and_receivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    folder = tmp_path_factory.mktemp("delivery")
+    with Receiver(secret=SECRET) as failing, Receiver(secret=SECRET) as sound:
+        policy = Path(folder, "delivery.toml")
+        policy.write_text("".join(POLICY.format(port=receiver.port) for receiver in (failing, sound)))
+        environment = {
+            "DELIVERY_POLICY": str(policy),
+            "HOOKS_SECRET": SECRET,
+            "DJANGO_SETTINGS_MODULE": "dlqsite.tests.impatient",
+        }
+        with Rig(folder, **environment) as rig:
+            yield Scene(rig, failing, sound)
+
+
+@pytest.fixture
+def scene(rig_and_receivers: Scene) -> Scene:
+    for receiver in (rig_and_receivers.failing, rig_and_receivers.sound):
+        receiver.mode, receiver.status = "ok", 0
+        receiver.seen.clear()
+        receiver.accepted.clear()
+        name = f"http:127.0.0.1:{receiver.port}"
+        reset = rig_and_receivers.rig.post(f"/api/breakers/{name}/reset", {"reason": "a test begins"})
+        assert reset.status == 200, reset.raw
+    return rig_and_receivers
+
+
+def test_both_breakers_are_known_before_any_message(scene: Scene) -> None:
+    names = {breaker["name"] for breaker in scene.rig.get("/api/breakers").data}
+
+    assert {f"http:127.0.0.1:{receiver.port}" for receiver in (scene.failing, scene.sound)} <= names
+
+
+def test_a_destination_fails_is_left_alone_and_is_served_when_it_is_mended(scene: Scene) -> None:
+    rig, failing, sound = scene.rig, scene.failing, scene.sound
+    failing.mode = "error"
+
+    held = scene.submit("held", failing, 20)
+    others = scene.submit("others", sound, 20)
+
+    eventually(lambda: scene.breaker(failing)["state"] == "OPEN", seconds=15, what="the breaker is open")
+    opened = time.monotonic()
+    scene.until_all_done(others, seconds=15)
+    # Intake refuses what goes there, and only that.
+    submission = {"type": "http.deliver", "payload": {"url": failing.url, "body": 1}}
+    refused = rig.post("/api/messages", submission)
+    assert refused.status == 503, refused.raw
+    assert refused.json["code"] == "circuit_open"
+    assert 1 <= int(refused.headers["Retry-After"]) <= OPEN_S
+    taken = rig.submit({"url": sound.url, "body": 1}, type="http.deliver", messageId="meanwhile")
+    rig.until(taken, "done", seconds=5)
+
+    # Calls that had begun before it opened may end; then nothing arrives for as long as it is open.
+    time.sleep(max(0.0, 1.0 - (time.monotonic() - opened)))
+    arrived = len(failing.seen)
+    spent = scene.attempts(held)
+    time.sleep(max(0.0, OPEN_S - 0.7 - (time.monotonic() - opened)))
+    assert len(failing.seen) == arrived
+    assert len(scene.attempts(held)) == len(spent) == arrived, "waiting uses up no attempt"
+    assert {attempt["errorType"] for attempt in spent} == {"SERVICE_UNAVAILABLE"}
+
+    # It stays broken for one more period: a few probes find out, not everything that waits.
+    eventually(lambda: len(failing.seen) > arrived, seconds=30, what="probes")
+    eventually(lambda: scene.breaker(failing)["state"] == "OPEN", seconds=10, what="open again")
+    time.sleep(0.5)
+    assert len(failing.seen) - arrived <= 10
+
+    failing.mode = "ok"
+    scene.until_all_done(held, seconds=90)
+
+    assert failing.accepted == dict.fromkeys(held, 1), "each was accepted once"
+    assert all(seen.signed for seen in failing.seen)
+    assert len(scene.attempts(held)) == len(failing.seen)
+    seen = scene.breaker(failing)
+    moves = [(move["from"], move["to"]) for move in reversed(seen["transitions"])]
+    start = moves.index(("CLOSED", "OPEN"))
+    assert moves[start : start + 3] == [("CLOSED", "OPEN"), ("OPEN", "HALF_OPEN"), ("HALF_OPEN", "OPEN")]
+    eventually(lambda: scene.breaker(failing)["state"] == "CLOSED", seconds=10, what="closed")
+
+    # The other destination noticed nothing of it.
+    assert sound.accepted == dict.fromkeys([*others, "meanwhile"], 1)
+    assert len(scene.attempts(others)) == 20
+    assert scene.breaker(sound)["state"] == "CLOSED"
+    assert {move["reason"] for move in scene.breaker(sound)["transitions"]} <= {"a test begins"}
+
+
+def test_a_redis_that_stands_still_neither_opens_the_gates_nor_holds_anything(scene: Scene) -> None:
+    rig, failing = scene.rig, scene.failing
+    failing.mode, failing.status, failing.delay_s = "slow", 500, 0.2
+    ids = scene.submit("still", failing, 60)
+    eventually(lambda: len(failing.seen) >= 5, seconds=10, what="deliveries are under way")
+
+    rig.kill("redis", signal.SIGSTOP)
+    try:
+        time.sleep(5)
+        arrived = len(failing.seen)
+    finally:
+        rig.kill("redis", signal.SIGCONT)
+
+    # What was claimed goes on. Ten outcomes open the shared breaker or the process's own; up to two rounds of ten
+    # threads may be under way by then. Unprotected it would be all sixty.
+    assert arrived <= 30
+    failing.mode, failing.status = "ok", 0
+    scene.until_all_done(ids, seconds=90)
+    assert failing.accepted == dict.fromkeys(ids, 1)
+    assert rig.get("/api/dlq?type=http.deliver").json["data"] == []
+
+
+def test_what_the_policy_does_not_allow_is_a_letter_that_says_so(scene: Scene) -> None:
+    for url, said in (
+        ("http://127.0.0.1:1/", '[hosts."127.0.0.1"]'),
+        ("http://169.254.169.254/latest/meta-data/", '[hosts."169.254.169.254"]'),
+        (f"http://2130706433:{scene.failing.port}/", "oddly"),
+    ):
+        message_id = scene.rig.submit({"url": url, "body": 1}, type="http.deliver")
+        message = scene.rig.until(message_id, "dead", seconds=15)
+        letter = scene.rig.letter(message_id)
+
+        assert len(message["attempts"]) == 1
+        assert (letter["errorType"], letter["status"]) == ("VALIDATION_ERROR", "dlq_manual")
+        assert said in letter["errorReason"]
+    assert scene.failing.seen == []
