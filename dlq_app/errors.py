@@ -99,6 +99,14 @@ class BatchBeingPlanned(DeadLetterError):
     status = 503
 
 
+class GroupNotFound(DeadLetterError):
+    """There is no such group of dead letters."""
+
+    code = "group_not_found"
+    title = "Group not found"
+    status = 404
+
+
 class BodyTooLarge(DeadLetterError):
     """The body is too large."""
 

@@ -13,6 +13,12 @@ from dlq_app.mongo import BATCHES, ITEMS, LETTERS, Document, translated
 from dlq_app.states import Status
 
 TTL = "resolved_ttl"
+CREATED = "created_fingerprint"
+FIGURES = "figures"
+RESOLVED = "resolved"
+REPLAYED = "group_replayed"
+#: Indexes of earlier versions, whose questions others answer now.
+RETIRED = ("created", "status_created")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +38,33 @@ def _by(name: str, path: str, serves: str) -> Index:
 INDEXES = (
     Index("message_id", (("messageId", 1),), "one letter per message; find and sort by message id", {"unique": True}),
     Index("last_failed", (("lastFailedAt", -1), ("_id", -1)), "the list as it opens; from and to"),
-    Index("created", (("createdAt", -1), ("_id", -1)), "sort by creation"),
-    Index("status_created", (("status", 1), ("createdAt", 1), ("_id", 1)), "counts by status; the oldest open letter"),
+    Index(
+        CREATED,
+        (("createdAt", -1), ("_id", -1), ("fingerprint", 1)),
+        "sort by creation; letters an hour, by group",
+    ),
+    # Few values first: bounds on any of the fields are then a few thousand skips, and nothing but keys is read.
+    Index(
+        FIGURES,
+        (
+            ("status", 1),
+            ("metadata.priority", 1),
+            ("errorKind", 1),
+            ("errorType", 1),
+            ("type", 1),
+            ("metadata.source", 1),
+            ("fingerprint", 1),
+            ("lastFailedAt", -1),
+            ("_id", -1),
+            ("createdAt", 1),
+        ),
+        "all figures; counts and pages of filters that no other index answers alone",
+    ),
     _by("status_last_failed", "status", "filter and sort by status"),
-    _by("error_type_last_failed", "errorType", "filter and sort by error type; counts by error type"),
-    _by("type_last_failed", "type", "filter and sort by type; counts by type"),
-    _by("source_last_failed", "metadata.source", "filter by source; counts by source"),
-    _by("fingerprint_last_failed", "fingerprint", "the letters of a group"),
+    _by("error_type_last_failed", "errorType", "filter and sort by error type"),
+    _by("type_last_failed", "type", "filter and sort by type"),
+    _by("source_last_failed", "metadata.source", "filter by source"),
+    _by("fingerprint_last_failed", "fingerprint", "the letters of a group, and its last failure"),
     _by("tag_last_failed", "metadata.tags", "filter by tag"),
     _by("word_last_failed", "searchWords", "search for words of the error"),
     Index(
@@ -46,6 +72,18 @@ INDEXES = (
         (("nextRetryAt", 1), ("_id", 1)),
         "automatic replays that are due",
         {"partialFilterExpression": {"status": Status.PENDING.value}},
+    ),
+    Index(
+        RESOLVED,
+        (("status", 1), ("resolvedAt", -1)),
+        "letters resolved an hour",
+        {"partialFilterExpression": {"status": Status.RESOLVED.value}},
+    ),
+    Index(
+        REPLAYED,
+        (("fingerprint", 1), ("lastReplay.at", -1), ("lastReplay.outcome", 1)),
+        "the last replay of each group; how many replays succeed",
+        {"partialFilterExpression": {"lastReplay.at": {"$exists": True}}},
     ),
     Index(
         "locked",
@@ -104,6 +142,9 @@ def ensure(database: Database[Document], *, keep_resolved_days: int) -> None:
         for collection, wanted in BATCH_INDEXES.items():
             for index in wanted:
                 database[collection].create_index(list(index.keys), name=index.name, **index.options)
+        # Only now: until the new ones are there the old ones serve.
+        for name in letters.index_information().keys() & set(RETIRED):
+            letters.drop_index(name)
         _ensure_ttl(database, letters, keep_resolved_days)
 
 

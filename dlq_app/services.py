@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from dlq_app import conf, recording, replaying, repository
+from dlq_app import conf, figures, recording, replaying, repository
 from dlq_app.errors import LetterNotFound, MoveRefused, StoreUnavailable
 from dlq_app.letter import DeadLetter, Death, Recorded, Settled
 from dlq_app.ports import intake
 from dlq_app.replaying import ReplayAnswer, Replayed, Replayer, ReplayRequest, new_replay_id
-from dlq_app.states import OPEN, Status, Verb
+from dlq_app.states import Verb
 
 log = logging.getLogger(__name__)
 
@@ -192,20 +192,8 @@ def _found(letter: DeadLetter | None, ref: str) -> DeadLetter:
 
 
 def stats() -> dict[str, Any]:
-    """Counts of all letters, by status, error type, type and source, and the age of the oldest open one. Wire names."""
-    letters = repository.letters()
-    by_status = dict.fromkeys((status.value for status in Status), 0) | dict(letters.counts_by("status"))
-    oldest = letters.oldest_open_at()
-    age = (letters.server_now() - oldest).total_seconds() if oldest else None
-    return {
-        "total": sum(by_status.values()),
-        "open": sum(by_status[status.value] for status in OPEN),
-        "byStatus": by_status,
-        "topErrorTypes": [{"errorType": name, "count": n} for name, n in letters.counts_by("errorType", limit=10)],
-        "byType": dict(letters.counts_by("type")),
-        "bySource": dict(letters.counts_by("metadata.source")),
-        "oldestOpenSeconds": None if age is None else max(0, round(age)),
-    }
+    """Figures about all letters, in wire names: counted when that is quick, else as of ``asOf``."""
+    return figures.stats()
 
 
 def _now() -> datetime:

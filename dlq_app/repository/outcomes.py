@@ -221,6 +221,7 @@ def death_update(death: Death, standing: Standing, placement: Placement, now: da
     }
     if is_replay:
         changed["metadata.systemState"] = documents.storable(death.system_state)
+        changed["lastReplay"] = {"at": death.died_at, "outcome": outcome}
     else:
         changed |= {
             "type": death.type,
@@ -260,6 +261,7 @@ def settle_update(settled: Settled, standing: Standing, now: datetime) -> Update
                 "updatedAt": now,
                 "closedEpoch": settled.epoch,
                 "fence": settled.epoch,
+                "lastReplay": {"at": settled.finished_at, "outcome": "succeeded"},
                 "replayAttempts.$[mine].outcome": "succeeded",
                 "replayAttempts.$[mine].endedAt": settled.finished_at,
                 "replayAttempts.$[old].outcome": "superseded",

@@ -172,8 +172,8 @@ def plan_of(
     [
         ({}, "-lastFailedAt", "last_failed"),
         ({}, "lastFailedAt", "last_failed"),
-        ({}, "createdAt", "created"),
-        ({}, "-createdAt", "created"),
+        ({}, "createdAt", "created_fingerprint"),
+        ({}, "-createdAt", "created_fingerprint"),
         ({}, "messageId", "message_id"),
         ({}, "-messageId", "message_id"),
         ({}, "status", "status_last_failed"),

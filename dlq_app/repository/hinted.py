@@ -1,0 +1,22 @@
+"""Questions that name the index they want. Where it is not built yet they are slower, not refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from pymongo.errors import OperationFailure
+
+Answer = TypeVar("Answer")
+
+_NO_SUCH_INDEX = 2
+
+
+def hinted(ask: Callable[[str | None], Answer], index: str) -> Answer:
+    """``ask(index)``; ``ask(None)``, letting the server choose, when the collection has no index of that name."""
+    try:
+        return ask(index)
+    except OperationFailure as error:
+        if error.code != _NO_SUCH_INDEX:
+            raise
+    return ask(None)
