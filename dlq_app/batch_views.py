@@ -18,7 +18,7 @@ from dlq_app.paging import MAX_CURSOR
 from dlq_app.replay_batch import OUTCOME_FILTERS, BatchOrder, ReplayBatch
 from dlq_app.views import actor
 
-_NOT_FOUND = "`batch_not_found`"
+_NOT_FOUND = "`replay_batch_not_found`"
 _CURSOR = OpenApiParameter(
     "cursor",
     {"type": "string", "pattern": "^[A-Za-z0-9_-]+$", "minLength": 1, "maxLength": MAX_CURSOR},

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from time import monotonic, sleep
-from typing import Any, TextIO, cast
+from typing import Any, NoReturn, TextIO, cast
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from dlq_app import batches, conf, repository, wire
-from dlq_app.errors import DeadLetterError, RequestInvalid, StoreUnavailable
+from dlq_app.errors import BatchBeingPlanned, DeadLetterError, RequestInvalid, StoreUnavailable
 from dlq_app.masking import mask_text
 from dlq_app.replay_batch import (
     CANARY_FAILED,
@@ -55,6 +55,17 @@ class Command(BaseCommand):
         "succeeded; 2 some failed or were left out, or the batch was stopped; 1 error; 130 interrupted while waiting."
     )
     requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own attribute; `prepare` has checked
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        parser = super().create_parser(prog_name, subcommand, **kwargs)
+        leave = parser.exit
+
+        def exit_(status: int = 0, message: str | None = None) -> NoReturn:
+            # argparse's own 2 means here that letters failed.
+            leave(1 if status else 0, message)
+
+        parser.exit = exit_  # type: ignore[method-assign]
+        return parser
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("ids", nargs="*", metavar="ID", help="message id or _id of a letter, instead of a filter")
@@ -123,15 +134,18 @@ class Command(BaseCommand):
 
     def _start(self, order: BatchOrder) -> ReplayBatch:
         batch_id = batches.new_batch_id()
-        for left in reversed(range(_STARTS)):
+        left = _STARTS
+        while True:
+            # Started or not: the same id again starts nothing twice.
             try:
                 return batches.start(order, actor=actor(), batch_id=batch_id)
+            except BatchBeingPlanned:
+                sleep(_START_AGAIN_S)  # by the start whose answer was lost; it ends within 90 s, one way or the other
             except StoreUnavailable:
-                # Started or not: the same id again starts nothing twice.
+                left -= 1
                 if not left:
                     raise
                 sleep(_START_AGAIN_S)
-        raise AssertionError("unreachable")
 
     def _tell(self, batch: ReplayBatch, options: dict[str, Any]) -> None:
         if options["json"]:
@@ -155,11 +169,7 @@ class Command(BaseCommand):
         try:
             while not (batch.is_final and not batch.counts.remaining):
                 shown.show(batch)
-                sleep(_LOOK_EVERY_S)
-                try:
-                    batch = batches.get(batch.id)
-                except StoreUnavailable as error:
-                    shown.say(f"{error} Looking again.")
+                batch = _look_again(batch, shown)
         except KeyboardInterrupt:
             shown.close()
             self.stderr.write(f"Batch {batch.id} goes on. {watching(batch)}")
@@ -215,6 +225,16 @@ class _Shown:
     def _print(self, batch: ReplayBatch) -> None:
         self._command._print_json(wire.batch(batch))
         self._command.stdout.flush()
+
+
+def _look_again(batch: ReplayBatch, shown: _Shown) -> ReplayBatch:
+    """The batch a moment later, however long its store stays away meanwhile."""
+    while True:
+        sleep(_LOOK_EVERY_S)
+        try:
+            return batches.get(batch.id)
+        except StoreUnavailable as error:
+            shown.say(f"{error} Looking again.")
 
 
 def _order(options: dict[str, Any]) -> BatchOrder:
