@@ -198,6 +198,28 @@ def test_o6_a_probe_whose_permit_is_lost_is_leased_to_nobody(rig: Rig, server: O
     assert admitted.count(True) == 9
 
 
+def test_o6_the_lost_permit_comes_back_when_its_lease_ends(rig: Rig, proxy: Proxy) -> None:
+    policy = BreakerPolicy(open_timeout_ms=1, permit_lease_ms=60_000)
+    store = RedisBreakerStore(proxy.client, rig.clock, outage=Outage(monotonic=lambda: rig.clock.now / 1_000))
+    breaker = CircuitBreaker("probe", policy, store, local=LocalBreakerStore(rig.clock))
+    breaker.force(State.OPEN, actor="test", reason="a drill")
+    CircuitBreaker("other", policy, store).acquire()  # loads the script: what is lost below is its answer
+    rig.clock.advance(1)
+    proxy.mode = "lose"
+    assert breaker.acquire("lost").local
+    lost_at = rig.clock.now
+
+    proxy.mode = "pass"
+    rig.wait_out_the_pause()
+    assert [breaker.acquire().allowed for _ in range(10)].count(True) == 9, "one permit is with nobody"
+    refused = breaker.acquire()
+    assert (refused.allowed, refused.retry_after_ms) == (False, lost_at + 60_000 - rig.clock.now)
+
+    rig.clock.advance(refused.retry_after_ms)
+    assert breaker.acquire().allowed
+    assert not breaker.acquire().allowed, "it comes back once"
+
+
 def test_o7_forgotten_scripts_are_sent_again(rig: Rig, server: OwnServer, events: list[str]) -> None:
     server.client.script_flush()
     assert not rig.breaker.acquire().local
@@ -205,6 +227,8 @@ def test_o7_forgotten_scripts_are_sent_again(rig: Rig, server: OwnServer, events
     assert rig.breaker.record(rig.breaker.acquire(), Outcome.SUCCESS)
     server.client.script_flush()
     assert rig.breaker.peek().shared
+    server.client.script_flush()
+    assert rig.store.peek_many({"orders-db": BreakerPolicy()})["orders-db"].total == 2
     assert events == []
 
 
