@@ -8,6 +8,8 @@ from math import ceil, floor, log10
 
 #: The drawing's own units; the page stretches it.
 WIDTH, HEIGHT = 600, 100
+#: Seconds that a stretch of trouble is drawn as at least, in a lane of an hour.
+LEAST_S = 30
 
 Rates = Sequence[float | None]
 
@@ -118,7 +120,7 @@ class Span:
 def lane(changes: Sequence[tuple[int, str, str]], now_state: str, start_ms: int, end_ms: int) -> tuple[Span, ...]:
     """The states between two times; ``changes`` as (at ms, from, to), oldest first.
 
-    Stretches shorter than a pixel or two are drawn a little wider, so that a breaker that opened for a second is seen.
+    Short stretches of other states than CLOSED are drawn a little wider: a breaker that opened for a second is seen.
     """
     inside = [change for change in changes if start_ms <= change[0] < end_ms]
     before = [change for change in changes if change[0] < start_ms]
@@ -134,5 +136,6 @@ def lane(changes: Sequence[tuple[int, str, str]], now_state: str, start_ms: int,
 
 def _add(spans: list[Span], state: str, from_ms: int, to_ms: int, start_ms: int) -> None:
     x, end = (from_ms - start_ms) // 1000, (to_ms - start_ms) // 1000
-    least = 0 if state == "CLOSED" else 8
-    spans.append(Span(state, x, max(end - x, least)))
+    if state != "CLOSED" and end - x < LEAST_S:
+        x, end = max(min(x, end - LEAST_S), 0), max(min(x, end - LEAST_S), 0) + LEAST_S
+    spans.append(Span(state, x, end - x))

@@ -29,12 +29,15 @@ from dlqsite.access import OPEN, may
 from messages_app import presence
 from messages_app.errors import MessagesError
 from messages_app.ledger import ledger
+from messages_app.records import AccountRow
 from messages_app.serializers import enveloped
 
 #: Every check has this long; what has not answered by then is taken for down.
 TIMEOUT_S = 2.0
 #: Findings are kept for this long, so that no number of probes costs more than one round a second.
 KEEP_S = 1.0
+#: Accounts of days that are over are read again after so long.
+BOOKS_S = 30.0
 
 _started = time.monotonic()
 
@@ -146,6 +149,33 @@ def check_breakers() -> Finding:
     return Finding(Status.HEALTHY, facts=facts)
 
 
+def check_accounting() -> Finding:
+    """accepted = done + open + dead, on every day: moved and counted in one step, so no difference passes by itself."""
+    differing = [row for row in _books() if row.difference]
+    facts = {"differences": len(differing)}
+    if differing:
+        where = ", ".join(f"{row.type} on {row.day}" for row in differing[:3])
+        missing = sum(abs(row.difference) for row in differing)
+        return Finding(Status.DEGRADED, f"{missing} messages are not accounted for: {where}.", facts)
+    return Finding(Status.HEALTHY, facts=facts)
+
+
+@cache
+def _accounts() -> list[tuple[float, list[AccountRow]]]:
+    return []
+
+
+def _books() -> list[AccountRow]:
+    """The accounts of all days, read once in ``BOOKS_S``; only the last two days in between."""
+    kept = _accounts()
+    if not kept or kept[0][0] < time.monotonic():
+        kept[:] = [(time.monotonic() + BOOKS_S, ledger().accounting())]
+        return kept[0][1]
+    recent = ledger().accounting(2)
+    days = {row.day for row in recent}
+    return [row for row in kept[0][1] if row.day not in days] + recent
+
+
 CHECKS: Mapping[str, Callable[[], Finding]] = {
     "redis": check_redis,
     "mongodb": check_mongodb,
@@ -155,6 +185,7 @@ CHECKS: Mapping[str, Callable[[], Finding]] = {
     "dlqWorker": check_dlq_worker,
     "queues": check_queues,
     "breakers": check_breakers,
+    "accounting": check_accounting,
 }
 #: Without these nothing can be accepted or shown. MongoDB is not among them: intake and workers go on without it.
 VITAL = frozenset({"redis", "database"})

@@ -155,6 +155,7 @@ def _group_sight(group: Group) -> GroupSight:
         fingerprint=group.fingerprint,
         title=mask_text(group.title, masking_policy()),
         error_type=group.error_type,
+        kind=group.error_kind,
         place=group.frame,
         state=group.state.value,
         types=tuple(name for name, _ in group.types),
@@ -253,6 +254,13 @@ class Overview:
         return {name: part for name, part in parts.items() if part.is_away}
 
     @property
+    def letters_are_old(self) -> bool:
+        """Whether the counts of letters are of another minute: the store is away, or counting takes long."""
+        counted = (self.letters.value or {}).get("asOf")
+        moment = datetime.fromisoformat(counted) if counted else None
+        return moment is not None and (self.as_of - moment).total_seconds() > 30
+
+    @property
     def redis_is_away(self) -> bool:
         return self.ledger.is_away
 
@@ -300,6 +308,7 @@ def compose(
     sight = _sight(
         now, book, accounts, circuits, dead, worst, well,
         waiting=waiting, oldest_wait_s=oldest if waits else None, accepted_per_s=accepted, done_per_s=done,
+        last_death_at=_last_death(history),
         dying_now=None if dying is None else 60 * dying, dying_before=None if before is None else 60 * before,
     )  # fmt: skip
     return Overview(
@@ -364,6 +373,15 @@ def _sight(
         unaccounted_where=where,
         **known,
     )
+
+
+def _last_death(history: History) -> datetime | None:
+    """When a message was last given up, to a sample; None when not within the last day."""
+    for samples in (history.samples, history.coarse):
+        for earlier, later in zip(reversed(samples[:-1]), reversed(samples), strict=False):
+            if later.died > earlier.died:
+                return _EPOCH + timedelta(milliseconds=later.at_ms)
+    return None
 
 
 def _breaker_sight(one: BreakerSeen) -> BreakerSight:

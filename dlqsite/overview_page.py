@@ -195,11 +195,14 @@ def _finding_words(finding: Finding) -> str:
     facts = finding.facts
     if "alive" in facts:
         return f"{facts['alive']} alive"
+    if "differences" in facts:
+        return "every day adds up"
     if "states" in facts:
         return f"{len(facts['states'])} closed" if facts["states"] else "none used yet"
     if "waiting" in facts:
         return f"{sum(facts['waiting'].values()):,} waiting, {facts['running']:,} running"
-    return f"{finding.latency_ms:g} ms"
+    # Coarse, so that a page on which nothing happens stays the same.
+    return "under 5 ms" if finding.latency_ms < 5 else f"{float(f'{finding.latency_ms:.0e}'):g} ms"
 
 
 @dataclass(frozen=True, slots=True)

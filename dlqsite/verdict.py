@@ -94,6 +94,8 @@ class GroupSight:
     fingerprint: str
     title: str
     error_type: str
+    #: transient, permanent or unknown.
+    kind: str = ""
     place: str = ""
     #: new, ongoing, regressed, ignored, resolved.
     state: str = ""
@@ -142,7 +144,6 @@ class Sight:
     open_letters: int | None = None
     #: Open letters by status.
     by_status: Mapping[str, int] = field(default_factory=dict)
-    next_replay_at: datetime | None = None
     last_death_at: datetime | None = None
     #: Messages that are not accounted for, with the first place where.
     unaccounted: int = 0
@@ -456,7 +457,7 @@ def _for_a_person(sight: Sight) -> Iterator[Trouble]:
     if not number:
         return
     status = max(waiting, key=lambda name: waiting[name])
-    worst = sight.groups[0] if sight.groups else None
+    worst = next((group for group in sight.groups if group.kind != "transient"), None)
     yield Trouble(
         "hand", "hand", f"{count_of(number, 'letter')} {'needs' if number == 1 else 'need'} a person.",
         f"Most: {worst.error_type} in {' and '.join(worst.types[:2]) or 'one group'}." if worst else "",
@@ -475,18 +476,18 @@ def _quiet(sight: Sight) -> Trouble:
     if sight.accepted_ever == 0 and not sight.open_letters:
         return Trouble("empty", "mark", "Ready. Nothing has been submitted yet.")
     open_letters = sight.open_letters or 0
-    replay = sight.next_replay_at
+    pending = sight.by_status.get("dlq_pending", 0)
     waits = sight.waiting or 0
     return Trouble(
         "ok", "check", "All quiet. Nothing needs you.",
         "Every breaker is closed, every part is healthy, and every message accepted is accounted for.",
         answers=(
             Answer("Last dead letter", f"{took((sight.now - sight.last_death_at).total_seconds())} ago"
-                   if sight.last_death_at else "None known"),
-            Answer("Waiting for a person", "Nobody waits"),
-            Answer("Next, by itself", f"{replay:%H:%M}, {count_of(open_letters, 'letter')}" if replay
-                   else ("Automatic replays" if open_letters else "Nothing is due"),
-                   f"{count_of(open_letters, 'open letter')}" if open_letters else "no letter is open"),
+                   if sight.last_death_at else "None in 24 h"),
+            Answer("Waiting for a person", "Nothing", "no letter needs a decision"),
+            Answer("Next, by itself", count_of(pending, "replay") if pending else "Nothing is due",
+                   "each when its time has come" if pending else f"{count_of(open_letters, 'open letter')}"
+                   if open_letters else "no letter is open"),
             Answer("In the lanes", count_of(waits, "message"),
                    f"the oldest for {took(sight.oldest_wait_s)}" if sight.oldest_wait_s and waits else "nothing waits"),
         ),

@@ -25,6 +25,7 @@ def forget() -> None:
     overview.sources.cache_clear()
     overview_views.rendered.cache_clear()
     health.doctor.cache_clear()
+    health._accounts.cache_clear()
     tabs.counts.forget()
 
 

@@ -117,11 +117,12 @@ class TestTheEndpoints:
         data = with_key("read").get("/api/system/health").json()["data"]
 
         assert list(data["checks"]) == [
-            "redis", "mongodb", "database", "workers", "scheduler", "dlqWorker", "queues", "breakers",
+            "redis", "mongodb", "database", "workers", "scheduler", "dlqWorker", "queues", "breakers", "accounting",
         ]  # fmt: skip
         assert {name: check["status"] for name, check in data["checks"].items()} == {
             "redis": "healthy", "mongodb": "healthy", "database": "healthy", "workers": "healthy",
             "scheduler": "degraded", "dlqWorker": "degraded", "queues": "healthy", "breakers": "healthy",
+            "accounting": "healthy",
         }  # fmt: skip
         assert data["checks"]["workers"]["alive"] == 1
         assert data["checks"]["redis"]["latencyMs"] > 0

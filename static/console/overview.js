@@ -72,10 +72,11 @@
       legend: { show: false },
       cursor: { y: false, drag: { x: false, y: false }, points: { size: 6 } },
       padding: [0, 0, 0, 0],
-      scales: { x: { time: true }, y: { range: [0, top] } },
+      scales: { x: { time: true }, y: { range: [-0.012 * top, top] } },
       axes: [{ show: false }, { show: false }],
-      series: [{}, ...curves.map(([, , tone, dash]) => ({
-        stroke: color(tone), width: 1.75, dash, points: { show: false }, spanGaps: false,
+      series: [{}, ...curves.map(([, , tone, dash], place) => ({
+        stroke: color(tone), width: 2, dash, points: { show: false }, spanGaps: false,
+        fill: place ? undefined : color(tone) + (place === 0 && tone === "--chart-fail" ? "29" : "1a"),
       }))],
       hooks: {
         setCursor: [(self) => {

@@ -1,0 +1,361 @@
+"""The overview: every part fails alone, the worst comes first, and what outsiders wrote stays text."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.test import Client
+from pytest_django import Settings
+
+from breaker_app import conf as breaker_conf
+from dlqsite import charts, lookout, overview, overview_page, overview_views
+from dlqsite.lookout import Part, Source
+from dlqsite.tests import scenes
+from dlqsite.tests.people import member, signed_in, with_key
+from dlqsite.verdict import BreakerSight, GroupSight, Sight, judge
+from messages_app import connection, flight, ledger, presence, registry, series
+
+NOW = datetime(2026, 11, 24, 3, 13, tzinfo=UTC)
+
+
+def told(**known: Any) -> list[str]:
+    """Headlines, the worst first, of a house in which all else is well."""
+    rest: dict[str, Any] = {
+        "now": NOW, "workers": 1, "dlq_workers": 1, "crons": 1, "waiting": 0, "accepted_ever": 5, "open_letters": 0,
+        "dying_now": 0.0, "dying_before": 0.0,
+    }  # fmt: skip
+    verdict = judge(Sight(**{**rest, **known}))
+    return [verdict.worst.headline, *(trouble.headline for trouble in verdict.also)]
+
+
+OPEN = BreakerSight(name="payments-api", state="OPEN", since=NOW - timedelta(minutes=32), types=("payment.capture",),
+                    failures=41, total=100, probes_in_s=6)  # fmt: skip
+DYING = GroupSight(fingerprint="f" * 16, title="no vatId", error_type="VALIDATION_ERROR", kind="permanent",
+                   types=("order.created",), open=318, state="new", last_seen=NOW, first_seen=NOW)  # fmt: skip
+
+
+class TestVerdict:
+    def test_all_is_quiet(self) -> None:
+        assert told() == ["All quiet. Nothing needs you."]
+
+    def test_a_first_run_says_so(self) -> None:
+        assert told(accepted_ever=0) == ["Ready. Nothing has been submitted yet."]
+
+    def test_the_worst_comes_first(self) -> None:
+        headlines = told(
+            breakers=[OPEN], groups=[DYING], dying_now=5.0, unaccounted=1, unaccounted_where="demo, 23 Nov",
+            by_status={"dlq_manual": 12}, crons=0,
+        )  # fmt: skip
+
+        assert headlines == [
+            "payments-api is failing. payment.capture messages are held.",
+            "order.created: 318 letters with VALIDATION_ERROR, a new error.",
+            "1 message is not accounted for: demo, 23 Nov.",
+            "No cron process is alive: accounts are not checked.",
+            "12 letters need a person.",
+        ]
+
+    def test_it_answers_what_the_one_on_call_asks(self) -> None:
+        worst = judge(Sight(now=NOW, workers=1, breakers=[OPEN], dying_now=61.0, dying_before=0.5)).worst
+
+        assert [(answer.question, answer.short) for answer in worst.answers] == [
+            ("Since", "02:41:00, 32 min"),
+            ("How many", "0 letters"),
+            ("Getting worse?", "Yes: 61 dead a minute"),
+            ("What happens by itself", "Probes in 6 s"),
+            ("What you can do", "Look after payments-api"),
+        ]
+
+    @pytest.mark.parametrize(
+        ("now", "before", "answer"),
+        [
+            (0.0, 9.0, "No"),
+            (2.0, 9.0, "No: 2 dead a minute"),
+            (9.0, 8.5, "Steady: 9 dead a minute"),
+            (9.0, None, "9 dead a minute"),
+            (None, 1.0, "Nobody knows"),
+        ],
+    )
+    def test_whether_it_is_getting_worse(self, now: float | None, before: float | None, answer: str) -> None:
+        worst = judge(Sight(now=NOW, workers=1, breakers=[OPEN], dying_now=now, dying_before=before)).worst
+
+        assert worst.answers[2].short == answer
+
+    def test_without_redis_nothing_else_is_guessed(self) -> None:
+        headlines = told(redis_away_since=NOW, mongodb_away_since=NOW, breakers=[OPEN], workers=0, unaccounted=3)
+
+        assert headlines == [
+            "Redis does not answer. Nothing can be accepted or processed.",
+            "MongoDB does not answer. No letter is lost.",
+        ]
+
+    def test_what_dies_behind_an_open_breaker_is_its_doing(self) -> None:
+        behind = GroupSight(fingerprint="a" * 16, title="t", error_type="TIMEOUT_ERROR", types=("payment.capture",),
+                            open=7, last_seen=NOW)  # fmt: skip
+
+        assert told(breakers=[OPEN], groups=[behind], dying_now=60.0) == [
+            "payments-api is failing. payment.capture messages are held."
+        ]
+
+    @pytest.mark.parametrize(
+        ("known", "headline"),
+        [
+            ({"workers": 0}, "No message worker is alive. Nothing waits yet."),
+            ({"workers": 0, "waiting": 1}, "No message worker is alive. 1 message waits."),
+            ({"oldest_wait_s": 380.0}, "Messages wait longer than they should: the oldest for 6 min."),
+            ({"overdue": 2}, "2 messages are more than 5 s past the time."),
+            ({"quarantined": 1}, "1 outcome could not be recorded and needs a person."),
+            ({"dlq_workers": 0}, "No DLQ worker is alive: automatic replays and replay batches wait."),
+            ({"dying_now": 4.0}, "Messages are dying: 4 a minute."),
+        ],
+    )
+    def test_each_trouble_has_its_sentence(self, known: dict[str, Any], headline: str) -> None:
+        assert told(**known)[0] == headline
+
+
+class TestLookout:
+    def test_one_that_hangs_is_waited_for_once_and_shown_as_away(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(lookout, "FIRST_S", 0.05)
+        monkeypatch.setattr(lookout, "HANGS_S", 0.0)
+        release = threading.Event()
+        with ThreadPoolExecutor(2) as threads:
+            hangs = Source("hangs", lambda: release.wait(30), ())
+            quick = Source("quick", lambda: 7, ())
+            try:
+                lookout.look([hangs, quick], threads)
+                assert quick.part().value == 7
+                assert (hangs.part().value, hangs.part().why_away) == (None, "No answer yet.")
+            finally:
+                release.set()
+
+    def test_one_that_fails_keeps_what_it_said_last(self) -> None:
+        answers = iter([1, ValueError("postgres://user:secret@host"), 2])
+
+        def ask() -> int:
+            answer = next(answers)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        source = Source("s", ask, (ValueError,), keep_s=0.0)
+        with ThreadPoolExecutor(1) as threads:
+            parts = []
+            for _ in range(3):
+                under_way = source.begin(threads)
+                assert under_way is not None
+                under_way.result()
+                parts.append(source.part())
+
+        assert [(part.value, part.is_away) for part in parts] == [(1, False), (1, True), (2, False)]
+        assert parts[1].why_away == "No answer (ValueError)."
+        assert parts[1].as_of == parts[0].as_of
+
+    def test_readers_at_once_cost_one_question(self) -> None:
+        asked: list[int] = []
+        source = Source("s", lambda: asked.append(1), (), keep_s=60.0)
+        with ThreadPoolExecutor(4) as threads:
+            for _ in range(50):
+                lookout.look([source], threads)
+
+        assert len(asked) == 1
+
+    def test_a_mistake_in_one_part_is_away_too(self) -> None:
+        source: Source[int] = Source("s", lambda: 1 // 0, ())
+        with ThreadPoolExecutor(1) as threads:
+            lookout.look([source], threads)
+
+        assert source.part().why_away == "Broken (ZeroDivisionError); the log says more."
+
+
+class TestCharts:
+    @pytest.mark.parametrize(("most", "top"), [(0, 3), (62.4, 75), (0.2, 0.3), (90, 90), (1000, 1200), (3, 3)])
+    def test_scales_are_round_and_hold_the_most(self, most: float, top: float) -> None:
+        assert charts.nice_top(most, 3) == pytest.approx(top)
+
+    def test_a_gap_is_a_gap(self) -> None:
+        drawn = charts.chart({"a": [1.0, 1.0, None, None, 1.0]}, 0, 10_000, steps=2)
+
+        assert drawn.curves[0].line.count("M") == 2
+        assert drawn.curves[0].now == 1.0
+        assert not drawn.is_empty
+
+    def test_a_lane_begins_with_the_state_before(self) -> None:
+        changes = [(1_000_000, "CLOSED", "OPEN"), (1_600_000, "OPEN", "HALF_OPEN"), (1_601_000, "HALF_OPEN", "CLOSED")]
+        spans = charts.lane(changes, "CLOSED", 0, 3_600_000)
+
+        assert [(span.state, span.x) for span in spans][:2] == [("CLOSED", 0), ("OPEN", 1000)]
+        assert [span.state for span in spans] == ["CLOSED", "OPEN", "HALF_OPEN", "CLOSED"]
+        assert spans[2].width == charts.LEAST_S
+
+    def test_what_opened_just_now_is_seen(self) -> None:
+        *_, last = charts.lane([(3_599_000, "CLOSED", "OPEN")], "OPEN", 0, 3_600_000)
+
+        assert (last.state, last.x + last.width, last.width) == ("OPEN", 3600, charts.LEAST_S)
+
+
+@pytest.fixture(autouse=True)
+def _seen_afresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(registry, "_specs", dict(registry._specs))
+    registry.handler("payment.capture", breaker="payments-api")(lambda message: None)
+    scenes.forget()
+    yield
+    scenes.forget()
+
+
+@pytest.fixture
+def without_mongodb(settings: Settings) -> None:
+    settings.MONGODB_URL = "mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=50"
+
+
+@pytest.fixture
+def without_redis(settings: Settings) -> Iterator[None]:
+    def forget() -> None:
+        for kept in (connection._client, ledger._ledger, presence._register, series._series, flight._radar):
+            kept.cache_clear()
+        breaker_conf.forget()
+
+    settings.REDIS_URL = "redis://127.0.0.1:9/0"
+    forget()
+    yield
+    settings.REDIS_URL = settings.REDIS_URL
+    forget()
+
+
+@pytest.mark.django_db
+@pytest.mark.redis
+@pytest.mark.mongo
+class TestPage:
+    @pytest.fixture(autouse=True)
+    def _empty(self, redis_client: Any, mongo_db: Any) -> None:
+        self.redis = redis_client
+
+    def page(self, role: str = "viewer") -> str:
+        scenes.settle()
+        answer = signed_in(member(role)).get("/admin/")
+        assert answer.status_code == 200
+        return answer.content.decode()
+
+    def test_a_first_run_says_what_to_do(self) -> None:
+        scenes.processes("worker", "dlq_worker", "cron")
+        page = self.page()
+
+        assert "Nothing has been submitted yet" in page
+        assert "curl -X POST http://testserver/api/messages" in page
+
+    def test_an_incident_is_told_and_everything_links_to_its_list(self) -> None:
+        scenes.incident(self.redis)
+        page = self.page()
+
+        assert "payments-api is failing. payment.capture messages are held." in page
+        for address in (
+            'href="/admin/dlq_app/deadletter/?status=dlq_manual"', 'href="/admin/dlq_app/lettergroup/"',
+            'href="/admin/breaker_app/breaker/"', 'href="/admin/messages_app/message/"',
+            'href="/admin/dlq_app/replaybatch/"',
+        ):  # fmt: skip
+            assert address in page
+        assert "email.receipt, 23" in page or "email.receipt" in page
+        assert "<script>alert" not in page
+
+    @pytest.mark.parametrize("role", ["viewer", "operator", "administrator"])
+    def test_every_role_sees_it_and_reaches_the_rest_of_the_admin(self, role: str) -> None:
+        page = self.page(role)
+
+        assert 'id="verdict"' in page
+        assert "Everything else in this admin" in page
+
+    def test_without_mongodb_the_page_says_so_and_goes_on(self, without_mongodb: None) -> None:
+        scenes.quiet(self.redis)
+        page = self.page()
+
+        assert "MongoDB does not answer. No letter is lost." in page
+        assert "Figures of dead letters, groups, replay batches are not known." in page
+        assert "57." in page or "/s" in page
+
+    def test_without_redis_the_page_says_so_and_goes_on(self, without_redis: None) -> None:
+        page = self.page()
+
+        assert "Redis does not answer. Nothing can be accepted or processed." in page
+
+    def test_what_was_known_is_shown_with_its_time(self, settings: Settings) -> None:
+        scenes.quiet(self.redis)
+        scenes.letters(3, type="order.created", error_kind="permanent", error_type="VALIDATION_ERROR")
+        known = scenes.settle()
+        settings.MONGODB_URL = "mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=50"
+        until = time.monotonic() + 20
+        while not (away := overview.overview()).mongodb_is_away and time.monotonic() < until:
+            time.sleep(0.1)
+
+        assert away.letters.value is not None
+        assert away.letters.value["open"] == 3
+        assert away.letters.as_of is not None
+        assert away.letters.as_of >= known.as_of - timedelta(seconds=10)
+        (banner, *_) = overview_page.banners(away)
+        assert f"{away.letters.as_of:%H:%M}" in banner.words
+
+    def test_the_same_figures_are_not_sent_twice(self) -> None:
+        scenes.quiet(self.redis)
+        scenes.settle()
+        viewer = signed_in(member("viewer"))
+        first = viewer.get("/admin/overview/fragment")
+        again = viewer.get("/admin/overview/fragment", headers={"If-None-Match": first["ETag"]})
+
+        assert (first.status_code, again.status_code, again.content) == (200, 304, b"")
+        assert "no-store" in first["Cache-Control"]
+        assert again["X-As-Of"]
+
+    def test_strangers_get_nothing(self) -> None:
+        answer = Client().get("/admin/overview/fragment")
+
+        assert answer.status_code == 302
+        assert "/login/" in answer["Location"]
+        assert signed_in(member("viewer")).post("/admin/overview/fragment").status_code == 405
+
+    def test_the_api_tells_the_same(self) -> None:
+        scenes.incident(self.redis)
+        seen = scenes.settle()
+        data = with_key("read").get("/api/system/overview").json()["data"]
+
+        assert data["verdict"]["headline"] == seen.verdict.worst.headline
+        assert data["deadLetters"]["open"] == 46
+        assert data["accounting"]["differences"] == [
+            {"day": f"{datetime.now(UTC) - timedelta(days=1):%Y-%m-%d}", "type": "email.receipt", "difference": 1}
+        ]
+        assert [breaker["state"] for breaker in data["breakers"]][:2] == ["OPEN", "FORCED_OPEN"]
+        assert len(data["charts"]["throughput"]["accepted"]) == 120
+        assert None in data["charts"]["throughput"]["accepted"], "nobody counted for a while"
+        assert data["away"] == {}
+        assert with_key("submit", name="dave").get("/api/system/overview").status_code == 403
+
+    def test_secrets_in_error_texts_are_hidden(self) -> None:
+        scenes.quiet(self.redis)
+        scenes.letters(3, error_reason="refused: password=hunterxyz", error_kind="unknown", error_type="UNKNOWN_ERROR")
+        page = self.page()
+
+        assert "hunterxyz" not in page
+        assert "refused" in page
+
+    def test_many_viewers_cost_one_rendering(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        rendered: list[str] = []
+        render = overview_views.render_to_string
+
+        def noting(name: str, context: Any) -> str:
+            rendered.append(name)
+            return render(name, context)
+
+        monkeypatch.setattr(overview_views, "render_to_string", noting)
+        monkeypatch.setattr(overview_views, "KEEP_S", 60.0)
+        scenes.settle()
+        for _ in range(20):
+            overview_views.rendered().get("http://testserver")
+
+        assert rendered == ["console/overview_body.html"]
+
+
+def test_a_part_that_never_answered_has_no_time() -> None:
+    assert Part[int]().as_of is None
