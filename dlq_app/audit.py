@@ -7,12 +7,17 @@ from django.contrib.contenttypes.models import ContentType
 from django.db.models import Model
 from rest_framework.request import Request
 
-from dlq_app.models import DeadLetter, ReplayBatch
+from dlq_app.models import DeadLetter, LetterGroup, ReplayBatch
 
 
 def log_batch(request: Request, batch_id: str, name: str, what: str, why: str) -> None:
     """Add one line about a replay batch, however many letters it has, if staff sent the request."""
     _log(request, ReplayBatch, batch_id, name or batch_id, what, why)
+
+
+def log_group(request: Request, fingerprint: str, title: str, what: str, why: str) -> None:
+    """Add a line about the group if staff sent the request."""
+    _log(request, LetterGroup, fingerprint, title, what, why)
 
 
 def log(request: Request, letter_id: str, message_id: str, what: str, why: str) -> None:

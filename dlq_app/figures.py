@@ -110,7 +110,7 @@ def stats() -> dict[str, Any]:
         "oldestOpenSeconds": None if age is None else max(0, round(age)),
         "replaySuccessRate": round(found.replays_succeeded / replays, 4) if replays else None,
         "replays": {"succeeded": found.replays_succeeded, "failed": found.replays_failed},
-        "hours": {"from": iso(found.hours_from), "inflow": list(found.inflow), "outflow": list(found.outflow)},
+        "hours": {"since": iso(found.hours_from), "inflow": list(found.inflow), "outflow": list(found.outflow)},
         "groups": found.group_count,
         "asOf": iso(found.as_of),
     }

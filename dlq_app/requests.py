@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from django.http import QueryDict
@@ -15,6 +16,7 @@ from rest_framework.parsers import JSONParser
 
 from dlq_app.criteria import FIELD_NAMES, LetterCriteria
 from dlq_app.errors import BodyTooLarge, CriteriaInvalid, RequestInvalid
+from dlq_app.instants import parse_instant
 from dlq_app.paging import MAX_CURSOR, PARAMETERS, PageRequest
 from dlq_app.replay_batch import OUTCOME_FILTERS, BatchOrder, Stage
 
@@ -22,6 +24,8 @@ from dlq_app.replay_batch import OUTCOME_FILTERS, BatchOrder, Stage
 MAX_BODY = 1024 * 1024
 MAX_REASON = 2000
 MAX_NOTE = 4000
+#: Letters an hour, or letters, that end the ignoring of a group.
+MAX_NUMBER = 1_000_000
 #: Batches, and letters of a batch, on one page.
 MAX_BATCHES = 100
 MAX_ITEMS = 1000
@@ -141,7 +145,8 @@ def batch_id_for(key: str | None, actor: str) -> str | None:
 def body(data: Any, *names: str, required: Sequence[str] = ()) -> dict[str, Any]:
     """The fields of an action's body, each checked; raises ``RequestInvalid`` naming every problem.
 
-    ``reason``, ``text``: texts; ``force``: a truth; ``payload``: any JSON value, as its UTF-8 text.
+    ``reason``, ``text``: texts; ``force``: a truth; ``payload``: any JSON value, as its UTF-8 text; ``until``: an
+    instant to come; ``untilPerHour``, ``untilCount``: whole numbers from 1.
     """
     if not isinstance(data, Mapping):
         _invalid([{"field": "", "message": "must be a JSON object"}], RequestInvalid)
@@ -203,7 +208,28 @@ def _payload(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
-_READERS = {"reason": _reason, "text": _note, "force": _truth, "payload": _payload}
+def _future(value: object) -> datetime:
+    moment = parse_instant(_text(value, 64))
+    if moment <= datetime.now(UTC):
+        raise ValueError("must be in the future")
+    return moment
+
+
+def _positive(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_NUMBER:
+        raise ValueError(f"must be a whole number from 1 to {MAX_NUMBER}")
+    return value
+
+
+_READERS = {
+    "reason": _reason,
+    "text": _note,
+    "force": _truth,
+    "payload": _payload,
+    "until": _future,
+    "untilPerHour": _positive,
+    "untilCount": _positive,
+}
 
 
 def _shown(name: object) -> str:

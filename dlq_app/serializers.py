@@ -11,6 +11,7 @@ from drf_spectacular.utils import PolymorphicProxySerializer, extend_schema_fiel
 from rest_framework import serializers
 
 from dlq_app.criteria import FIELD_NAMES, KINDS, MAX_VALUES, PRIORITIES
+from dlq_app.group_states import GroupState
 from dlq_app.replay_batch import MAX_CANARY, MAX_IDS, MAX_LETTERS, MAX_NAME, MAX_RATE, MAX_REASON, Stage
 from dlq_app.states import Resolution, Status
 from dlq_app.strategies import Strategy
@@ -90,14 +91,34 @@ class ErrorTypeCount(serializers.Serializer[Any]):
     count = serializers.IntegerField()
 
 
+class ReplayOutcomeCounts(serializers.Serializer[Any]):
+    succeeded = serializers.IntegerField()
+    failed = serializers.IntegerField()
+
+
+class HourCounts(serializers.Serializer[Any]):
+    since = serializers.DateTimeField(help_text="Beginning of the first of 24 clock hours.")
+    inflow = serializers.ListField(
+        child=serializers.IntegerField(), help_text="Letters written in each; the last hour is still going on."
+    )
+    outflow = serializers.ListField(child=serializers.IntegerField(), help_text="Letters resolved in each.")
+
+
 class LetterStats(serializers.Serializer[Any]):
     total = serializers.IntegerField()
     open = serializers.IntegerField()
     byStatus = serializers.DictField(child=serializers.IntegerField())
     topErrorTypes = ErrorTypeCount(many=True)
-    byType = serializers.DictField(child=serializers.IntegerField())
-    bySource = serializers.DictField(child=serializers.IntegerField())
-    oldestOpenSeconds = serializers.IntegerField(allow_null=True)
+    byType = serializers.DictField(child=serializers.IntegerField(), help_text="At most 50, most first.")
+    bySource = serializers.DictField(child=serializers.IntegerField(), help_text="At most 50, most first.")
+    oldestOpenSeconds = serializers.IntegerField(allow_null=True, help_text="As of `asOf`.")
+    replaySuccessRate = serializers.FloatField(
+        allow_null=True, help_text="0 to 1, of the letters whose last replay ended in these hours; null without any."
+    )
+    replays = ReplayOutcomeCounts(help_text="Letters whose last replay ended in these hours, and how.")
+    hours = HourCounts()
+    groups = serializers.IntegerField(help_text="How many groups there are.")
+    asOf = serializers.DateTimeField(help_text="When these figures were right. With many letters up to minutes ago.")
 
 
 class LetterStatsOut(serializers.Serializer[Any]):
@@ -126,6 +147,97 @@ class LetterReasonIn(serializers.Serializer[Any]):
 
 class NoteIn(serializers.Serializer[Any]):
     text = serializers.CharField(max_length=4000)
+
+
+class IgnoreIn(serializers.Serializer[Any]):
+    reason = serializers.CharField(required=False, allow_blank=True, max_length=2000)
+    until = serializers.DateTimeField(required=False, help_text="An instant to come.")
+    untilPerHour = serializers.IntegerField(
+        required=False, min_value=1, max_value=1_000_000, help_text="Ends when more arrive in one clock hour."
+    )
+    untilCount = serializers.IntegerField(
+        required=False, min_value=1, max_value=1_000_000, help_text="Ends when so many more have died."
+    )
+
+
+class GroupTypeCount(serializers.Serializer[Any]):
+    type = serializers.CharField()
+    count = serializers.IntegerField()
+
+
+class GroupTrend(serializers.Serializer[Any]):
+    since = serializers.DateTimeField(help_text="Beginning of the first of 24 clock hours.")
+    counts = serializers.ListField(child=serializers.IntegerField(), help_text="Letters that arrived in each.")
+
+
+class GroupLastReplay(serializers.Serializer[Any]):
+    at = serializers.DateTimeField()
+    outcome = serializers.ChoiceField(["succeeded", "failed_same", "failed_new"])
+
+
+class GroupSaid(serializers.Serializer[Any]):
+    state = serializers.ChoiceField([GroupState.RESOLVED.value, GroupState.IGNORED.value])
+    by = serializers.CharField()
+    at = serializers.DateTimeField()
+    reason = serializers.CharField()
+    until = serializers.DateTimeField(allow_null=True)
+    untilPerHour = serializers.IntegerField(allow_null=True)
+    untilCount = serializers.IntegerField(allow_null=True)
+    ended = serializers.ChoiceField(
+        ["time", "rate", "count"], allow_null=True, help_text="Why ignoring is over; null while it is not."
+    )
+
+
+class GroupNote(serializers.Serializer[Any]):
+    text = serializers.CharField()
+    by = serializers.CharField()
+    at = serializers.DateTimeField()
+
+
+class LetterGroup(serializers.Serializer[Any]):
+    fingerprint = serializers.CharField()
+    state = serializers.ChoiceField([state.value for state in GroupState])
+    errorType = serializers.CharField()
+    errorKind = serializers.CharField()
+    message = serializers.CharField(help_text="The error text with # for what varies.")
+    sample = serializers.CharField(help_text="The error text of one letter.")
+    frame = serializers.CharField(help_text="Application code in the stack of one letter; may be empty.")
+    types = GroupTypeCount(many=True, help_text="At most five, most first.")
+    count = serializers.IntegerField()
+    open = serializers.IntegerField()
+    firstSeen = serializers.DateTimeField()
+    lastSeen = serializers.DateTimeField()
+    trend = GroupTrend()
+    lastReplay = GroupLastReplay(allow_null=True)
+    replays = ReplayOutcomeCounts(help_text="Letters whose last replay ended in these 24 clock hours, and how.")
+    said = GroupSaid(allow_null=True, help_text="What somebody said last about its state.")
+    note = GroupNote(allow_null=True)
+    asOf = serializers.DateTimeField()
+    history = serializers.ListField(
+        child=serializers.DictField(), required=False, help_text="What people did with it; not in lists."
+    )
+    links = serializers.DictField(child=serializers.CharField())
+
+
+class GroupOut(serializers.Serializer[Any]):
+    data = LetterGroup()
+
+
+class GroupsPagination(serializers.Serializer[Any]):
+    limit = serializers.IntegerField()
+    total = serializers.IntegerField()
+    totalIsCapped = serializers.BooleanField(help_text="True: there are more than the 2000 that are looked at.")
+    nextCursor = serializers.CharField(allow_null=True, help_text="Null on the last page.")
+
+
+class GroupList(serializers.Serializer[Any]):
+    data = LetterGroup(many=True)
+    pagination = GroupsPagination()
+    states = serializers.DictField(
+        child=serializers.IntegerField(),
+        help_text="How many fit the filters in each state, whatever `state` was asked.",
+    )
+    asOf = serializers.DateTimeField()
 
 
 _TEXTS = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "maxItems": MAX_VALUES}]}

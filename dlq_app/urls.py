@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from django.urls import path
 
-from dlq_app import batch_views, transfer_views, views
+from dlq_app import batch_views, group_views, transfer_views, views
 
 urlpatterns = [
     path("api/dlq", views.LettersView.as_view(), name="dead-letters"),
     path("api/dlq/stats", views.StatsView.as_view(), name="dead-letter-stats"),
+    path("api/dlq/groups", group_views.GroupsView.as_view(), name="dead-letter-groups"),
+    path("api/dlq/groups/<str:fingerprint>", group_views.GroupView.as_view(), name="dead-letter-group"),
+    path("api/dlq/groups/<str:fingerprint>/resolve", group_views.ResolveGroupView.as_view(), name="group-resolve"),
+    path("api/dlq/groups/<str:fingerprint>/ignore", group_views.IgnoreGroupView.as_view(), name="group-ignore"),
+    path("api/dlq/groups/<str:fingerprint>/reopen", group_views.ReopenGroupView.as_view(), name="group-reopen"),
+    path("api/dlq/groups/<str:fingerprint>/note", group_views.NoteGroupView.as_view(), name="group-note"),
     path("api/dlq/export", transfer_views.ExportView.as_view(), name="dead-letter-export"),
     path("api/dlq/import", transfer_views.ImportView.as_view(), name="dead-letter-import"),
     path("api/dlq/replay-batch", batch_views.StartView.as_view(), name="replay-batch"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlq_app.explanation import explain
 from dlq_app.instants import iso
@@ -13,6 +13,9 @@ from dlq_app.letter import DeadLetter
 from dlq_app.masking import MaskingPolicy, mask, mask_json, mask_text
 from dlq_app.policy import ReplayPolicy
 from dlq_app.replay_batch import BatchItem, DryRun, ReplayBatch
+
+if TYPE_CHECKING:
+    from dlq_app.groups import Group
 
 #: How much of an error text a list shows.
 _EXCERPT = 300
@@ -180,6 +183,55 @@ def dry_run(found: DryRun, masking: MaskingPolicy | None) -> dict[str, Any]:
         "breakers": [{"name": b.name, "state": b.state, "types": list(b.types)} for b in found.breakers],
         "leftOut": [{"why": one.why, "count": one.count} for one in found.left_out],
     }
+
+
+def group(found: Group, masking: MaskingPolicy | None, *, with_history: bool = False) -> dict[str, Any]:
+    """A group, with what was done with it only when asked for."""
+
+    def text(value: object) -> str:
+        return str(value) if masking is None else mask_text(str(value), masking)
+
+    said, note, replay = found.said, found.note, found.last_replay
+    shown: dict[str, Any] = {
+        "fingerprint": found.fingerprint,
+        "state": found.state.value,
+        "errorType": found.error_type,
+        "errorKind": found.error_kind,
+        "message": text(found.message),
+        "sample": text(found.sample)[:_EXCERPT],
+        "frame": found.frame,
+        "types": [{"type": name, "count": count} for name, count in found.types],
+        "count": found.count,
+        "open": found.open,
+        "firstSeen": iso(found.first_seen),
+        "lastSeen": iso(found.last_seen),
+        "trend": {"since": iso(found.trend_from), "counts": list(found.trend)},
+        "lastReplay": replay and {"at": iso(replay.at), "outcome": replay.outcome},
+        "replays": {"succeeded": found.replays_succeeded, "failed": found.replays_failed},
+        "said": said
+        and {
+            "state": said.state.value,
+            "by": said.by,
+            "at": iso(said.at),
+            "reason": text(said.reason),
+            "until": _iso(said.until),
+            "untilPerHour": said.until_per_hour,
+            "untilCount": said.until_count,
+            "ended": said.ended or None,
+        },
+        "note": note and {"text": text(note.text), "by": note.by, "at": iso(note.at)},
+        "asOf": iso(found.as_of),
+        "links": {
+            "self": f"/api/dlq/groups/{found.fingerprint}",
+            "letters": f"/api/dlq?fingerprint={found.fingerprint}",
+        },
+    }
+    if with_history:
+        shown["history"] = [
+            {key: text(value) if key == "why" else value for key, value in plain(entry).items()}
+            for entry in found.history
+        ]
+    return shown
 
 
 def _version(entry: Mapping[str, Any], masking: MaskingPolicy | None) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def test_in_and_out_are_told_by_the_hour(store: Store) -> None:
 
     hours = services.stats()["hours"]
 
-    assert hours["from"] == hours_from.strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    assert hours["since"] == hours_from.strftime("%Y-%m-%dT%H:%M:%S.000Z")
     assert {n: count for n, count in enumerate(hours["inflow"]) if count} == {HOURS - 1: 1, HOURS - 4: 2}
     assert {n: count for n, count in enumerate(hours["outflow"]) if count} == {0: 1}
 
