@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from math import ceil
 from typing import Any
 
 from dlq_app.criteria import LetterCriteria
@@ -349,12 +350,16 @@ def _canary(value: object) -> Canary:
         size = _whole(1, MAX_CANARY)(value.get("size"))
     except ValueError as error:
         raise _Nested("size", str(error)) from error
-    if value.get("minSuccess") is None:
+    least = value.get("minSuccess")
+    if least is None:
         return Canary(size, size)
+    if isinstance(least, float) and 0 <= least <= 1:
+        # A share, as in 0.95: of 20 letters 19. The rounding takes away what binary fractions add to 0.95 * 20.
+        return Canary(size, ceil(round(least * size, 6)))
     try:
-        return Canary(size, _whole(0, size)(value["minSuccess"]))
+        return Canary(size, _whole(0, size)(least))
     except ValueError as error:
-        raise _Nested("minSuccess", str(error)) from error
+        raise _Nested("minSuccess", f"{error}, or a share such as 0.95") from error
 
 
 def _instant(value: object) -> datetime:

@@ -145,6 +145,15 @@ def test_a_start_answers_with_the_batch(olga: Client) -> None:
     assert olga.get(batch["links"]["self"]).json()["data"]["batchId"] == batch["batchId"]
 
 
+@pytest.mark.parametrize(("share", "count"), [(0.95, 19), (1.0, 20), (0.0, 0), (0.5, 10), (0.951, 20), (7, 7)])
+def test_the_canary_takes_a_count_or_a_share(olga: Client, share: float, count: int) -> None:
+    die("m-1")
+
+    batch = started(olga, {**TIMEOUTS, "canary": {"size": 20, "minSuccess": share}})
+
+    assert batch["canary"] == {"size": 20, "minSuccess": count}
+
+
 def test_letters_are_named_by_either_id(olga: Client) -> None:
     die("m-1", "m-2", "m-3")
     by_id = olga.get("/api/dlq/m-2").json()["data"]["_id"]
@@ -175,6 +184,7 @@ def test_letters_are_named_by_either_id(olga: Client) -> None:
         ({**TIMEOUTS, "ratePerSecond": 0}, "ratePerSecond"),
         ({**TIMEOUTS, "ratePerSecond": "20"}, "ratePerSecond"),
         ({**TIMEOUTS, "canary": {"size": 5, "minSuccess": 6}}, "canary.minSuccess"),
+        ({**TIMEOUTS, "canary": {"size": 5, "minSuccess": 1.5}}, "canary.minSuccess"),
         ({**TIMEOUTS, "canary": 5}, "canary"),
         ({**TIMEOUTS, "maxFailures": -1}, "maxFailures"),
         ({**TIMEOUTS, "maxFailureRate": 1.5}, "maxFailureRate"),
