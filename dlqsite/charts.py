@@ -71,7 +71,7 @@ def nice_top(most: float, steps: int) -> float:
         return float(steps)
     step = most / steps
     power = 10.0 ** floor(log10(step))
-    for factor in (1, 2, 2.5, 3, 4, 5, 6, 8, 10):
+    for factor in (1, 2, 2.5, 3, 4, 5, 10):
         if factor * power >= step * (1 - 1e-9):
             return float(factor * power * steps)
     return float(ceil(step / power) * power * steps)

@@ -15,7 +15,7 @@ from pytest_django import Settings
 
 from breaker_app import conf as breaker_conf
 from dlqsite import charts, lookout, overview, overview_page, overview_views
-from dlqsite.lookout import Part, Source
+from dlqsite.lookout import Source
 from dlqsite.tests import scenes
 from dlqsite.tests.people import member, signed_in, with_key
 from dlqsite.verdict import BreakerSight, GroupSight, Sight, judge
@@ -134,7 +134,8 @@ class TestLookout:
             finally:
                 release.set()
 
-    def test_one_that_fails_keeps_what_it_said_last(self) -> None:
+    def test_one_that_fails_keeps_what_it_said_last(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(lookout, "LEISURE", 0)
         answers = iter([1, ValueError("postgres://user:secret@host"), 2])
 
         def ask() -> int:
@@ -259,7 +260,7 @@ class TestPage:
             'href="/admin/dlq_app/replaybatch/"',
         ):  # fmt: skip
             assert address in page
-        assert "email.receipt, 23" in page or "email.receipt" in page
+        assert "1 message is not accounted for: email.receipt" in page
         assert "<script>alert" not in page
 
     @pytest.mark.parametrize("role", ["viewer", "operator", "administrator"])
@@ -275,7 +276,7 @@ class TestPage:
 
         assert "MongoDB does not answer. No letter is lost." in page
         assert "Figures of dead letters, groups, replay batches are not known." in page
-        assert "57." in page or "/s" in page
+        assert "steady" in page, "rates come from Redis"
 
     def test_without_redis_the_page_says_so_and_goes_on(self, without_redis: None) -> None:
         page = self.page()
@@ -355,7 +356,3 @@ class TestPage:
             overview_views.rendered().get("http://testserver")
 
         assert rendered == ["console/overview_body.html"]
-
-
-def test_a_part_that_never_answered_has_no_time() -> None:
-    assert Part[int]().as_of is None

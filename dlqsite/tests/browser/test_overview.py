@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
+from dlqsite import overview_views
 from dlqsite.tests import scenes
 from dlqsite.tests.browser.conftest import SignIn, Watch
 from messages_app import registry
@@ -28,9 +29,19 @@ def _seen_afresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     scenes.forget()
 
 
-@pytest.mark.parametrize("scene", SCENES)
-@pytest.mark.parametrize("phone", [False, True], ids=["desktop", "phone"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("scene", "phone", "scheme"),
+    [
+        ("empty", False, "dark"),
+        ("empty", True, "light"),
+        ("quiet", False, "light"),
+        ("quiet", True, "dark"),
+        ("incident", False, "light"),
+        ("incident", False, "dark"),
+        ("incident", True, "light"),
+        ("incident", True, "dark"),
+    ],
+)
 def test_it_is_readable(
     sign_in: SignIn, redis_client: Any, assert_accessible: Callable[[Page], None],
     assert_fits: Callable[[Page], None], shoot: Callable[..., None], scene: str, phone: bool, scheme: Any,
@@ -45,3 +56,91 @@ def test_it_is_readable(
     assert_accessible(page)
     assert_fits(page)
     shoot(page, f"overview-{scene}-{'phone' if phone else 'desktop'}-{scheme}")
+
+
+def wake(page: Page) -> None:
+    """Have the live part ask now, as it does by itself every five seconds."""
+    page.evaluate("htmx.trigger('#live', 'wake')")
+
+
+def test_figures_renew_themselves_and_the_charts_with_them(viewer: Page, redis_client: Any) -> None:
+    scenes.quiet(redis_client)
+    scenes.settle()
+    viewer.goto("/admin/")
+    expect(viewer.locator("#verdict")).to_have_text("All quiet. Nothing needs you.")
+    before = viewer.locator("#live").get_attribute("data-etag")
+
+    scenes.letters(5, type="order.created", error_kind="permanent", error_type="VALIDATION_ERROR")
+    scenes.settle()
+    with viewer.expect_response("**/admin/overview/fragment") as answer:
+        pass  # nobody touches anything: it asks by itself within five seconds
+
+    assert answer.value.status == 200
+    expect(viewer.locator("#verdict")).to_have_text("5 letters need a person.")
+    expect(viewer.locator(".chart-plot.is-drawn canvas")).to_have_count(2)
+    assert viewer.locator("#live").get_attribute("data-etag") != before
+    expect(viewer.locator("#live-status")).to_have_count(1)
+
+
+def test_what_has_not_changed_is_not_sent_and_nothing_moves(
+    viewer: Page, redis_client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenes.quiet(redis_client)
+    scenes.settle()
+    monkeypatch.setattr(overview_views, "KEEP_S", 60.0)
+    viewer.goto("/admin/")
+    viewer.evaluate("document.getElementById('live').dataset.mine = 'yes'")
+    with viewer.expect_response("**/admin/overview/fragment") as answer:
+        wake(viewer)
+
+    assert answer.value.status == 304
+    expect(viewer.locator("#live")).to_have_attribute("data-mine", "yes")
+    expect(viewer.locator("#live-status")).to_have_text(re.compile(r"^Live, every 5 s · \d\d:\d\d:\d\d UTC$"))
+
+
+def test_a_hidden_tab_asks_nothing(viewer: Page) -> None:
+    viewer.goto("/admin/")
+    asked: list[str] = []
+    viewer.on("request", lambda request: asked.append(request.url))
+    hide = "Object.defineProperty(document, 'hidden', { configurable: true, get: () => %s })"
+    viewer.evaluate(hide % "true")
+    wake(viewer)
+    viewer.wait_for_timeout(300)
+    assert asked == []
+
+    viewer.evaluate(hide % "false")
+    with viewer.expect_response("**/admin/overview/fragment"):
+        viewer.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+
+
+def test_no_answer_is_said_and_so_is_the_next(viewer: Page, watch: Watch) -> None:
+    watch.expect("overview/fragment")
+    viewer.goto("/admin/")
+    viewer.route("**/admin/overview/fragment", lambda route: route.abort())
+    wake(viewer)
+    expect(viewer.locator("#live-status")).to_contain_text("No answer for")
+    expect(viewer.locator("#live")).to_have_class(re.compile("stale-data"))
+
+    viewer.unroute("**/admin/overview/fragment")
+    wake(viewer)
+    expect(viewer.locator("#live-status")).to_contain_text("Live, every 5 s")
+    expect(viewer.locator("#live")).not_to_have_class(re.compile("stale-data"))
+
+
+def test_without_a_script_the_page_is_whole(sign_in: SignIn, redis_client: Any, shoot: Callable[..., None]) -> None:
+    page = sign_in("viewer", java_script_enabled=False)
+    scenes.incident(redis_client)
+    scenes.settle()
+    page.goto("/admin/")
+
+    expect(page.locator("#verdict")).to_contain_text("payments-api is failing")
+    expect(page.locator("[data-uplot] svg .ln").first).to_be_visible()
+    shoot(page, "overview-incident-noscript")
+
+
+def test_the_rest_of_the_admin_is_one_click_away(viewer: Page) -> None:
+    viewer.goto("/admin/")
+    viewer.get_by_text("Everything else in this admin").click()
+    viewer.locator(".everything").get_by_role("link", name="Messages").first.click()
+
+    expect(viewer.get_by_role("heading", level=1)).to_have_text("Messages")
