@@ -103,7 +103,8 @@ counted() {
             end = substr(rest, 1, 1) == "[" ? "]" : "}"
             rest = substr(rest, 2, index(rest, end) - 2)
             gsub(/\},\{/, ", ", rest)
-            gsub(/"why":|"count":|[{}"]/, "", rest)
+            gsub(/,"count":/, " ", rest)
+            gsub(/"why":|[{}"]/, "", rest)
             gsub(/[^A-Za-z0-9_.,: -]/, "?", rest)
             gsub(/,/, ", ", rest)
             gsub(/:/, " ", rest)
@@ -111,6 +112,10 @@ counted() {
             print rest
             exit
         }'
+}
+
+letters() {
+    if [ "$1" = 1 ]; then echo '1 letter'; else echo "$1 letters"; fi
 }
 
 # --- talking to the API ---
@@ -264,6 +269,7 @@ done
 [ -z "$filtered" ] || field filter "{$filtered}"
 [ -z "$ids" ] || field ids "[$ids]"
 [ -z "$everything" ] || field all true
+[ -n "$filtered$ids$everything" ] || die "say which letters: ids, a filter, or --all for every letter there is"
 
 # --- what would be replayed ---
 
@@ -274,8 +280,8 @@ count=$(answered count)
 if [ -n "$json" ]; then
     [ -z "$dry_run" ] || data
 else
-    echo "$count letters would be replayed."
-    for part in byErrorType:error\ type byType:type leftOut:left\ out; do
+    echo "$(letters "$count") would be replayed."
+    for part in 'byErrorType:by error type' 'byType:by type' 'leftOut:left out'; do
         words=$(counted "${part%%:*}")
         [ -z "$words" ] || echo "  ${part#*:}: $words"
     done
@@ -288,7 +294,7 @@ if [ "$count" = 0 ]; then
 fi
 if [ -z "$yes" ]; then
     [ -t 0 ] || die "nobody is there to answer; say --yes"
-    printf 'Replay %s letters? [y/N] ' "$count" >&2
+    printf 'Replay %s? [y/N] ' "$(letters "$count")" >&2
     read -r reply || reply=''
     case $reply in
         [yY] | [yY][eE][sS]) ;;
@@ -305,7 +311,7 @@ batch=$(answered batchId)
 total=$(answered total)
 address=/api/dlq/replay-batches/$batch
 if [ -z "$wait" ]; then
-    if [ -n "$json" ]; then data; else echo "Batch $batch with $total letters: $url$address"; fi
+    if [ -n "$json" ]; then data; else echo "Batch $batch with $(letters "$total"): $url$address"; fi
     exit 0
 fi
 
@@ -346,7 +352,7 @@ ask 5 GET "$address/report"
 must
 if [ -z "$json" ]; then
     [ ! -t 1 ] || echo
-    echo "Batch $batch is $stage${reason:+ ($reason)}: $total letters"
+    echo "Batch $batch is $stage${reason:+ ($reason)}: $(letters "$total")"
     printf '%s\n' "$answer" | awk -F '[{}]' '{
         for (i = 3; i < NF; i += 2) {
             gsub(/"outcome":|"errorType":|"count":|"|null/, "", $i)
