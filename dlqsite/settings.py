@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import environ
-from django.core.exceptions import ImproperlyConfigured
 
 from dlqsite.logs import configure_logging
 from dlqsite.version import VERSION as RELEASE
@@ -34,12 +33,12 @@ def policy(name: str) -> dict[str, Any]:
     return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def policy_file(path: Path) -> dict[str, Any]:
-    """The parsed policy in a file that somebody named: it has to be there."""
+def policy_file(path: Path) -> tuple[dict[str, Any], str]:
+    """The parsed policy in a file that somebody named, and what is wrong with it: the system checks tell that."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8")), ""
     except (OSError, ValueError) as error:
-        raise ImproperlyConfigured(f"The policy file {path} cannot be read: {error}") from error
+        return {}, f"{path} cannot be read: {error}"
 
 
 def running_stack() -> dict[str, Any]:
@@ -290,7 +289,7 @@ BREAKER_POLICY = policy("breaker")
 REPLAY_POLICY = policy("replay")
 #: Where deliveries may go; by default nowhere. The variable names another file in its place.
 DELIVERY_POLICY_FILE = env.str("DELIVERY_POLICY", default="") or "dlqsite/policies/delivery.toml"
-DELIVERY_POLICY = policy_file(BASE_DIR / DELIVERY_POLICY_FILE)
+DELIVERY_POLICY, DELIVERY_POLICY_PROBLEM = policy_file(BASE_DIR / DELIVERY_POLICY_FILE)
 MASKING_POLICY = policy("masking")
 
 LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")

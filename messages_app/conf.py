@@ -10,7 +10,7 @@ from django.conf import settings
 from django.core.signals import setting_changed
 
 from messages_app.delivery_policy import DeliveryPolicy
-from messages_app.policy import RetryPolicies, RetryPolicy
+from messages_app.policy import PolicyError, RetryPolicies, RetryPolicy
 
 RETRY_FILE = "dlqsite/policies/retry.toml"
 
@@ -29,6 +29,8 @@ def retry_policy(message_type: str) -> RetryPolicy:
 @cache
 def delivery_policy() -> DeliveryPolicy:
     """Where deliveries may go. Raises PolicyError when ``settings.DELIVERY_POLICY`` cannot be followed."""
+    if problem := getattr(settings, "DELIVERY_POLICY_PROBLEM", ""):
+        raise PolicyError(problem)
     file = getattr(settings, "DELIVERY_POLICY_FILE", "dlqsite/policies/delivery.toml")
     return DeliveryPolicy.from_mapping(getattr(settings, "DELIVERY_POLICY", {}), file=file)
 
@@ -65,7 +67,7 @@ def code_version() -> str:
 def _forget(*, setting: str, **_: Any) -> None:
     if setting == "RETRY_POLICY":
         retry_policies.cache_clear()
-    elif setting in ("DELIVERY_POLICY", "DELIVERY_POLICY_FILE"):
+    elif setting in ("DELIVERY_POLICY", "DELIVERY_POLICY_FILE", "DELIVERY_POLICY_PROBLEM"):
         delivery_policy.cache_clear()
     elif setting in ("ERROR_TYPES", "ERROR_KINDS"):
         error_types.cache_clear()

@@ -112,10 +112,10 @@ class RateLimited(MessagesError):
 
 
 class CircuitOpen(MessagesError):
-    """What the handler of this type calls is failing: the circuit breaker is open."""
+    """What the handler of this message calls is failing: its circuit breaker is open."""
 
     code = "circuit_open"
-    title = "The circuit breaker of this message type is open."
+    title = "The circuit breaker of this message is open."
     status = 503
 
 

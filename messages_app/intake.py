@@ -364,7 +364,8 @@ def breaker_must_let_pass(submission: Submission) -> None:
     if known[1] is not None:
         seconds = max(1, ceil(known[1] / 1000))
         raise CircuitOpen(
-            f"What handles {submission.type} is failing at the moment; try again in {seconds} s.", retry_after=seconds
+            f"What {submission.type} calls here ({name}) is failing at the moment; try again in {seconds} s.",
+            retry_after=seconds,
         )
 
 

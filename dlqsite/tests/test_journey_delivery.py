@@ -156,8 +156,8 @@ def test_a_redis_that_stands_still_neither_opens_the_gates_nor_holds_anything(sc
     finally:
         rig.kill("redis", signal.SIGCONT)
 
-    # What was claimed goes on. Ten outcomes open the shared breaker or the process's own; up to two rounds of ten
-    # threads may be under way by then. Unprotected it would be all sixty.
+    # What was claimed may go on: what runs on ten threads, and the next round that waits behind it. Ten outcomes open
+    # the shared breaker or the process's own, and no more can be claimed. Unprotected it would be all sixty.
     assert arrived <= 30
     failing.mode, failing.status = "ok", 0
     scene.until_all_done(ids, seconds=90)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +146,26 @@ def test_the_check_refuses_a_policy_that_cannot_be_followed(settings: Settings) 
     (found,) = checks.check_delivery_policy()
     assert found.id == "messages_app.E004"
     assert "unsigned = 5" in found.msg
+
+
+def test_the_check_refuses_a_file_that_cannot_be_read(settings: Settings) -> None:
+    settings.DELIVERY_POLICY_PROBLEM = "/etc/delivery.toml cannot be read: No such file"
+
+    (found,) = checks.check_delivery_policy()
+    assert (found.id, found.msg) == ("messages_app.E004", settings.DELIVERY_POLICY_PROBLEM)
+
+
+def test_the_variable_names_another_file(tmp_path: Path) -> None:
+    other = tmp_path / "other.toml"
+    other.write_text("[hosts.a]\nunsigned = 5\n")
+    for path, said in ((other, f'{other} [hosts."a"]: unsigned = 5'), (tmp_path / "missing.toml", "cannot be read")):
+        done = subprocess.run(
+            [sys.executable, "manage.py", "check"], cwd=django_settings.BASE_DIR, check=False, capture_output=True,
+            env={**os.environ, "DELIVERY_POLICY": str(path)}, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert "(messages_app.E004)" in done.stderr
+        assert said in done.stderr
 
 
 def test_the_check_warns_of_secrets_without_showing_them(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
