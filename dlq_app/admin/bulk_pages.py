@@ -18,7 +18,7 @@ from django.views.decorators.csrf import csrf_protect
 
 from dlq_app import bulk
 from dlq_app.admin import letter_page, people
-from dlq_app.admin.selection import back_to_list, criteria_of, ids_of
+from dlq_app.admin.selection import back_to_list, criteria_of, ids_of, in_words
 from dlq_app.criteria import LetterCriteria
 from dlq_app.errors import CriteriaInvalid, DeadLetterError, QueryTooSlow, StoreUnavailable
 from dlq_app.instants import iso, parse_instant
@@ -134,7 +134,7 @@ class BulkPages:
             "counted": counted(shown.count),
             "left_out": shown.left_out,
             "sample": [letter_page.sample_line(letter) for letter in shown.sample],
-            "criteria": criteria.as_params(),
+            "criteria": in_words(criteria),
             "is_everything": criteria.is_empty and not ids,
             "ids": ids,
             "as_of": now,

@@ -74,7 +74,7 @@ class CriteriaFilter(ListFilter):
     is_open: ClassVar[bool] = False
 
     def __init__(self, request: HttpRequest, params: dict[str, list[str]], model: Any, model_admin: Any) -> None:
-        super().__init__(request, params, model, model_admin)  # type: ignore[arg-type]
+        super().__init__(request, params, model, model_admin)
         self.values: tuple[str, ...] = ()
         given = params.pop(self.name, None)
         if given is not None:
@@ -92,11 +92,11 @@ class CriteriaFilter(ListFilter):
     def has_output(self) -> bool:
         return True
 
-    def queryset(self, request: HttpRequest, queryset: Any) -> LettersQuerySet:
+    def queryset(self, request: HttpRequest, queryset: Any) -> LettersQuerySet:  # type: ignore[override]
         letters: LettersQuerySet = queryset
         return letters.narrowed(**{self.attribute: self.values}) if self.values else letters
 
-    def choices(self, changelist: Any) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+    def choices(self, changelist: Any) -> Iterator[dict[str, Any]]:
         yield self._choice(changelist, (), "All")
         for value, count in self.offered():
             yield self._choice(changelist, (value,), self.word(value), count)
@@ -156,7 +156,7 @@ class StatusFilter(CriteriaFilter):
     title = "status"
     name, attribute, label, is_open = "status", "statuses", "Status", True
 
-    def choices(self, changelist: Any) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+    def choices(self, changelist: Any) -> Iterator[dict[str, Any]]:
         by_status = figures(self.request).get("byStatus") or {}
         known = bool(by_status)
         opened = sum(by_status.get(value, 0) for value in _OPEN) if known else None
@@ -222,7 +222,7 @@ class TagFilter(CriteriaFilter):
     name, attribute, label = "tag", "tags", "Tag"
     template = "console/letters_filter_text.html"
 
-    def choices(self, changelist: Any) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+    def choices(self, changelist: Any) -> Iterator[dict[str, Any]]:
         kept = [
             (name, value)
             for name, values in changelist.filter_params.items()
@@ -267,9 +267,9 @@ class AgeFilter(ListFilter):
     }
 
     def __init__(self, request: HttpRequest, params: dict[str, list[str]], model: Any, model_admin: Any) -> None:
-        super().__init__(request, params, model, model_admin)  # type: ignore[arg-type]
+        super().__init__(request, params, model, model_admin)
         self.age = ""
-        given = {name: list(params.pop(name)) for name in ("age", "from", "to") if name in params}
+        given: dict[str, list[str]] = {name: list(params.pop(name)) for name in ("age", "from", "to") if name in params}
         age = given.pop("age", [""])[-1]
         if age and age not in self.AGES:
             raise IncorrectLookupParameters(f"age: must be one of {', '.join(self.AGES)}")
@@ -298,12 +298,12 @@ class AgeFilter(ListFilter):
     def has_output(self) -> bool:
         return True
 
-    def queryset(self, request: HttpRequest, queryset: Any) -> LettersQuerySet:
+    def queryset(self, request: HttpRequest, queryset: Any) -> LettersQuerySet:  # type: ignore[override]
         letters: LettersQuerySet = queryset
         given = {name: value for name, value in self.window.items() if value}
         return letters.narrowed(**given) if given else letters
 
-    def choices(self, changelist: Any) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+    def choices(self, changelist: Any) -> Iterator[dict[str, Any]]:
         cleared = {"age": None, "from": None, "to": None}
         yield {
             "selected": not self.age and not self.given,

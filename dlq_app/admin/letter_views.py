@@ -268,14 +268,17 @@ class LetterViews:
             letter = repository.letters().find(object_id)
             if letter is None:
                 return self.missing(request, object_id)
-            return answer(letter)
+            try:
+                return answer(letter)
+            except (StoreUnavailable, QueryTooSlow):
+                raise
+            except LetterNotFound:
+                return self.missing(request, object_id)
+            except DeadLetterError as error:
+                messages.error(request, error.detail)
+                return self._back(letter)
         except (StoreUnavailable, QueryTooSlow) as error:
             return self.away(request, error)
-        except LetterNotFound:
-            return self.missing(request, object_id)
-        except DeadLetterError as error:
-            messages.error(request, error.detail)
-            return self._back(letter)
 
     def _started(
         self, request: HttpRequest, letter: Letter, reason: str, *, force: bool, payload: bytes | None = None

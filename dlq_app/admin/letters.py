@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import urlencode
 
 from django.contrib import admin, messages
@@ -28,7 +28,7 @@ from dlq_app.admin.bulk_pages import BULK, BulkPages
 from dlq_app.admin.filters import FILTERS, AgeFilter, Chip, CriteriaFilter, address, figures
 from dlq_app.admin.letter_views import LetterViews
 from dlq_app.admin.queryset import LettersQuerySet, letter_of
-from dlq_app.admin.selection import back_to_list, criteria_of, ids_of, selection_query
+from dlq_app.admin.selection import back_to_list, criteria_of, ids_of, in_words, selection_query
 from dlq_app.criteria import LetterCriteria
 from dlq_app.errors import CriteriaInvalid, DeadLetterError, QueryTooSlow, StoreUnavailable
 from dlq_app.instants import iso
@@ -149,10 +149,10 @@ class LetterList(ChangeList):
 
 
 @admin.register(DeadLetter)
-class DeadLetterAdmin(BulkPages, LetterViews, admin.ModelAdmin):  # type: ignore[type-arg]
+class DeadLetterAdmin(BulkPages, LetterViews, admin.ModelAdmin):  # type: ignore[type-arg, misc]
     """The list of dead letters. What one may not do is shown locked, with the reason."""
 
-    list_display: ClassVar[Sequence[str]] = (
+    list_display: Any = (
         "message",
         "status",
         "error",
@@ -161,13 +161,13 @@ class DeadLetterAdmin(BulkPages, LetterViews, admin.ModelAdmin):  # type: ignore
         "last_failed",
         "next",
     )
-    list_filter: ClassVar[Sequence[Any]] = FILTERS
+    list_filter = FILTERS
     list_per_page = 20
     list_max_show_all = 100
     search_fields = ("message_id",)
     show_full_result_count = False
     show_facets = ShowFacets.NEVER
-    actions: ClassVar[Sequence[str]] = ("replay", "resolve", "discard", "set_aside", "export")
+    actions: Any = ("replay", "resolve", "discard", "set_aside", "export")
 
     # --- who may ---
 
@@ -265,8 +265,9 @@ class DeadLetterAdmin(BulkPages, LetterViews, admin.ModelAdmin):  # type: ignore
             **(extra_context or {}),
         }
         # Django would take a second wrong address for a broken database.
-        request.GET = request.GET.copy()
-        request.GET.pop("e", None)
+        query = request.GET.copy()
+        query.pop("e", None)
+        request.GET = query  # type: ignore[assignment]
         try:
             response = super().changelist_view(request, context)
         except (StoreUnavailable, QueryTooSlow) as error:
@@ -434,7 +435,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, admin.ModelAdmin):  # type: ignore
             "title": f"Export {count:,} dead letter{'' if count == 1 else 's'}",
             "opts": self.opts,
             "count": count,
-            "criteria": criteria.as_params(),
+            "criteria": in_words(criteria),
             "jsonl": here if ids else there + urlencode([("format", "jsonl"), *criteria.as_params()]),
             "csv": "" if ids else there + urlencode([("format", "csv"), *criteria.as_params()]),
             "back": back_to_list(criteria),

@@ -41,7 +41,7 @@ def actor(request: HttpRequest) -> str:
 def write_down(request: HttpRequest, letter_id: str, name: str, what: str, why: str) -> None:
     """One line in Django's log: about a letter, or (without an id) about the many that ``name`` describes."""
     LogEntry.objects.create(
-        user_id=request.user.pk,
+        user_id=request.user.pk,  # type: ignore[misc]
         content_type=ContentType.objects.get_for_model(DeadLetter),
         object_id=letter_id,
         object_repr=name[:200],

@@ -8,10 +8,20 @@ from urllib.parse import urlencode
 from django.http import QueryDict
 from django.urls import reverse
 
+from dlq_app.admin.filters import STATUS_WORDS
 from dlq_app.admin.queryset import LettersQuerySet
 from dlq_app.bulk import MAX_IDS
 from dlq_app.criteria import LetterCriteria
+from dlq_app.states import Status
 
+_LABELS = {
+    "errorType": "error",
+    "errorKind": "kind of error",
+    "fingerprint": "group",
+    "from": "last failure from",
+    "to": "last failure before",
+    "search": "search",
+}
 #: Parameters of an address that are no criteria.
 _OTHERS = ("id", "format", "p", "o", "e")
 
@@ -44,3 +54,12 @@ def back_to_list(criteria: LetterCriteria) -> str:
     """The list's address with these criteria."""
     query = urlencode([("q" if name == "search" else name, value) for name, value in criteria.as_params()])
     return f"{reverse('admin:dlq_app_deadletter_changelist')}{'?' if query else ''}{query}"
+
+
+def in_words(criteria: LetterCriteria) -> list[tuple[str, str]]:
+    """Criteria for people: what it is about, and the value."""
+    found = []
+    for name, value in criteria.as_params():
+        label = _LABELS.get(name, name)
+        found.append((label, STATUS_WORDS[Status(value)] if name == "status" else value))
+    return found

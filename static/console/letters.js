@@ -3,11 +3,33 @@
   "use strict";
 
   const number = new Intl.NumberFormat("en-US");
+  let total = "";
+
+  /* Buttons say what they would act on, and wait until something is selected. */
+  function follow() {
+    const actions = document.querySelector("div.actions[data-count-url]");
+    if (!actions) return;
+    const across = actions.querySelector("input.select-across");
+    const checked = document.querySelectorAll("#result_list input.action-select:checked").length;
+    const text = actions.querySelector("[data-replay]");
+    if (text) {
+      const what = text.dataset.replay;
+      const all = across.value === "1";
+      text.textContent = !checked ? `${what}…` : all ? `${what} all ${total || "that match"}` : `${what} ${checked} selected`;
+    }
+    for (const button of actions.querySelectorAll("button[name=action]")) {
+      button.disabled = checked === 0;
+      button.setAttribute("aria-disabled", String(checked === 0));
+      button.title = checked === 0 ? "Select letters first" : "";
+    }
+  }
+  document.addEventListener("change", follow);
+  document.addEventListener("click", () => window.setTimeout(follow, 0));
+  window.addEventListener("pageshow", () => window.setTimeout(follow, 0));
 
   async function countAll(actions) {
     const said = actions.querySelector("[data-counted]");
     const all = actions.querySelector("[data-all]");
-    const total = actions.querySelector("[data-total]");
     said.textContent = "counting exactly…";
     try {
       const answer = await fetch(actions.dataset.countUrl, { headers: { Accept: "application/json" }, credentials: "same-origin" });
@@ -15,10 +37,8 @@
       if (!answer.ok) throw new Error(found.detail);
       all.textContent = `All ${number.format(found.count)} that match selected.`;
       said.textContent = `counted exactly at ${found.at} UTC`;
-      if (total) {
-        total.dataset.total = number.format(found.count);
-        total.textContent = total.dataset.selectedText.replace("{n} selected", `all ${number.format(found.count)}`);
-      }
+      total = number.format(found.count);
+      follow();
     } catch {
       // The next page counts again before anything is done.
       said.textContent = "could not be counted now; the next page counts again";
@@ -31,8 +51,7 @@
     if (!actions) return;
     if (event.target.closest("span.question a")) countAll(actions);
     if (event.target.closest("span.clear a")) {
-      const total = actions.querySelector("[data-total]");
-      if (total) total.dataset.total = "";
+      total = "";
       actions.querySelector("[data-counted]").textContent = "";
     }
   });
