@@ -15,7 +15,7 @@ from management.terminal import printable
 LINE_EVERY_S = 5.0
 #: The rate shown is that of the last so many seconds.
 _WINDOW_S = 15.0
-_BAR = 24
+_BAR, _LEAST_BAR = 24, 8
 _MINUTE, _HOUR = 60, 3600
 
 
@@ -45,9 +45,9 @@ class Progress:
         self._seen.append((now, ended(batch)))
         while len(self._seen) > 2 and self._seen[1][0] <= now - _WINDOW_S:
             self._seen.popleft()
-        line = describe(batch, self._per_second())
+        line = describe(batch, self._per_second(), max(self._columns() - 1, 20) if self._live else None)
         if self._live:
-            self._stream.write("\r\x1b[K" + line[: max(self._columns() - 1, 20)])
+            self._stream.write("\r\x1b[K" + line)
             self._is_open = True
         elif self._told_at is None or now - self._told_at >= LINE_EVERY_S or stage_of(batch) != self._told_stage:
             self._stream.write(line + "\n")
@@ -90,21 +90,25 @@ def outcomes(batch: ReplayBatch) -> str:
     return f"{counts.succeeded} succeeded, {counts.failed} failed, {counts.skipped} skipped"
 
 
-def describe(batch: ReplayBatch, per_second: float) -> str:
-    """Everything on one line; the time left only while letters end."""
+def describe(batch: ReplayBatch, per_second: float, columns: int | None = None) -> str:
+    """Everything on one line, the time left only while letters end.
+
+    ``columns``: how much of it can be seen. The bar gives way first, then what comes last.
+    """
     done, total = ended(batch), batch.total
     share = done / total if total else 1.0
-    filled = int(share * _BAR)
-    parts = [
-        f"{stage_of(batch)}  [{'#' * filled}{'-' * (_BAR - filled)}] {int(share * 100)}%  {done}/{total}",
-        outcomes(batch),
-        f"{per_second:.1f}/s",
-    ]
+    parts = [f"{int(share * 100)}%  {done}/{total}", f"{per_second:.1f}/s"]
     if per_second > 0 and done < total:
         parts.append(f"{in_words((total - done) / per_second)} left")
+    parts.append(outcomes(batch))
     if batch.waiting:
         parts.append(f"({printable(batch.waiting)})")
-    return "  ".join(parts)
+    stage, rest = stage_of(batch), "  ".join(parts)
+    width = _BAR if columns is None else min(_BAR, columns - len(stage) - len(rest) - 5)
+    if width >= _LEAST_BAR:
+        filled = int(share * width)
+        rest = f"[{'#' * filled}{'-' * (width - filled)}] {rest}"
+    return f"{stage}  {rest}"[:columns]
 
 
 def in_words(seconds: float) -> str:

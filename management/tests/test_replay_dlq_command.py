@@ -487,7 +487,7 @@ def test_the_line_has_bar_outcomes_rate_and_time_left() -> None:
     out = shown([(0, a_batch(counts=counts(0))), (10, a_batch(counts=counts(240, 5, 5)))], live=False)
 
     assert out.splitlines()[-1] == (
-        "running  [######------------------] 25%  250/1000  240 succeeded, 5 failed, 5 skipped  25.0/s  30 s left"
+        "running  [######------------------] 25%  250/1000  25.0/s  30 s left  240 succeeded, 5 failed, 5 skipped"
     )
 
 
@@ -502,6 +502,16 @@ def test_a_terminal_sees_one_line_that_fits() -> None:
 
     assert out.count("\n") == 1
     assert all(len(line.removeprefix("\x1b[K").rstrip("\n")) < 60 for line in out.split("\r"))
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 200])
+def test_a_narrow_terminal_still_sees_rate_and_time_left(columns: int) -> None:
+    steps = [(0.0, a_batch(counts=counts(0))), (10.0, a_batch(counts=counts(240, 5, 5)))]
+
+    line = shown(steps, live=True, columns=columns).split("\x1b[K")[-1]
+
+    assert "25%  250/1000  25.0/s  30 s left" in line
+    assert ("#" in line) == (columns > 80)
 
 
 def test_a_log_sees_a_line_every_few_seconds_and_at_every_stage() -> None:
