@@ -58,6 +58,8 @@ def configure_logging(*, level: str, form: str) -> None:
             "loggers": {
                 # The request log says the same with more; unhandled errors are logged by the problem handler.
                 "django.request": {"level": "CRITICAL"},
+                # It would log paths and queries of deliveries, which can hold secrets.
+                "urllib3": {"level": "ERROR"},
                 "django.server": {"level": "WARNING"},
                 "axes": {"level": "WARNING"},
                 "pymongo": {"level": "WARNING"},

@@ -27,8 +27,8 @@ from urllib3.response import BaseHTTPResponse
 from messages_app.addresses import Destination, why_forbidden
 from messages_app.delivery_policy import HostPolicy
 
-#: Connections kept open per destination; more may be used, and are closed afterwards.
-KEPT: Final = 64
+#: Connections kept open per destination, if as many threads deliver at once.
+KEPT: Final = 500
 #: A connection older than this, in seconds, is not used again: the name may have moved.
 OLDEST_S: Final = 60.0
 #: Names that are looked up at the same time; the system's resolver cannot be interrupted.

@@ -29,7 +29,7 @@ from messages_app import signing
 
 MODES = (
     "ok", "slow", "error", "busy", "unavailable", "busy_until", "reset", "hang_up", "redirect", "endless", "drip",
-    "drip_headers", "short", "silent", "garbage",
+    "drip_headers", "odd_header", "short", "silent", "garbage",
 )  # fmt: skip
 
 
@@ -206,6 +206,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _garbage(self, key: str) -> None:
         self.close_connection = True
         self.wfile.write(b"\x00\x01 this is not HTTP\r\n\r\n")
+
+    def _odd_header(self, key: str) -> None:
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nthis is no header\r\n\r\nok")
 
     def _short(self, key: str) -> None:
         self.close_connection = True

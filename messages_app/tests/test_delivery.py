@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import socket
 import ssl
 import subprocess
@@ -544,6 +546,18 @@ def test_connections_are_used_again_by_many_threads(local: Receiver, pools: Pool
     assert len(local.seen) == 40
     assert local.connections <= 4
     assert pools.opened() <= 4
+
+
+def test_neither_paths_nor_secrets_are_logged(local: Receiver, pools: Pools, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    payload = {"url": f"{local.url}/T0/path-secret?key=query-secret", "body": {"x": "body-secret"}}
+    for mode in ("ok", "odd_header", "error", "reset", "redirect", "garbage"):
+        local.mode = mode
+        with contextlib.suppress(HandlerError):
+            deliver(a_message(payload), pools)
+
+    said = "\n".join(f"{record.getMessage()} {vars(record)}" for record in caplog.records)
+    assert [word for word in ("path-secret", "query-secret", "body-secret", SECRET[6:]) if word in said] == []
 
 
 # -- TLS
