@@ -188,7 +188,8 @@ def _replayed(letter: dict[str, Any], fence: int, now: datetime, dice: random.Ra
         "batchId": "", "version": 0, "at": ended_at - timedelta(seconds=2), "endedAt": ended_at,
         "outcome": "succeeded" if resolved else "failed_same",
     }  # fmt: skip
-    letter |= {"replayAttempts": [attempt], "fence": fence + 1, "closedEpoch": fence + 1}
+    last = {"at": ended_at, "outcome": attempt["outcome"]}
+    letter |= {"replayAttempts": [attempt], "lastReplay": last, "fence": fence + 1, "closedEpoch": fence + 1}
     if not resolved:
         letter["lastFailedAt"] = ended_at
 

@@ -13,6 +13,8 @@ from dlq_app.words import words
 _AFTER = "\uffff"
 _BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
 
+#: Each with an index of its own, in which letters come by their last failure.
+_INDEXED = ("status", "errorType", "type", "metadata.source", "fingerprint")
 _ANY_OF = {
     "statuses": "status",
     "error_types": "errorType",
@@ -39,6 +41,29 @@ def matching(criteria: LetterCriteria) -> dict[str, Any]:
     if criteria.search:
         found.update(_search(criteria.search))
     return found
+
+
+def of_keys(criteria: LetterCriteria) -> dict[str, Any] | None:
+    """The filter for letters that fit, as a question to the keys of the index of all figures; None if that lacks one.
+
+    The index begins with the status, and is used only when that is asked for: any text will do.
+    """
+    if criteria.tags or criteria.search:
+        return None
+    return {"status": {"$gte": ""}, **matching(criteria)}
+
+
+def is_combined(criteria: LetterCriteria, sort: Sort | None = None) -> bool:
+    """Whether no other index answers alone: which letters fit, and in this order if one is given.
+
+    Otherwise the server reads letter after letter of one filter to find out that it does not fit the other.
+    """
+    asked = [path for attribute, path in _ANY_OF.items() if getattr(criteria, attribute)]
+    if not asked:
+        return False
+    if len(asked) > 1 or asked[0] not in _INDEXED:
+        return True
+    return sort is not None and sort.keys[0].field not in ("lastFailedAt", asked[0])
 
 
 def in_order(where: dict[str, Any], sort: Sort) -> dict[str, Any]:

@@ -7,19 +7,28 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import pymongo
 from bson import ObjectId
 from pymongo.collection import Collection
+from pymongo.cursor import Cursor as PyMongoCursor
 
 from dlq_app import queries
 from dlq_app.criteria import LetterCriteria
 from dlq_app.documents import HEAVY, letter_from, letters_from
+from dlq_app.errors import QueryTooSlow, StoreUnavailable
+from dlq_app.indexes import FIGURES
 from dlq_app.letter import DeadLetter
-from dlq_app.mongo import Document, translated
+from dlq_app.mongo import Document, patiently, translated
 from dlq_app.paging import MAX_COUNTED, Cursor, PageRequest, Sort, Total
-from dlq_app.states import OPEN
+from dlq_app.repository.hinted import hinted
 
 _LIGHT = dict.fromkeys(HEAVY, 0)
+#: So many keys are sorted in less time than it takes to find a page of letters among those that do not fit.
+_FEW = 5000
+#: Seconds after which looking for letters that fit, one by one, is given up for sorting all keys that do.
+_PATIENCE_S = 0.25
+#: Seconds that a list waits for its number of letters, and how many are certain at least when it is not known by then.
+_COUNT_S = 1.0
+_CERTAIN = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,31 +69,97 @@ class Reading:
 
     def page(self, criteria: LetterCriteria, request: PageRequest) -> Page:
         """One page. By cursor each letter is seen exactly once, as long as its own sort keys stay as they are."""
+        keys = queries.of_keys(criteria) if queries.is_combined(criteria, request.sort) else None
+        if keys is not None and self._are_few(keys):
+            return self._page_by_keys(keys, request)
         where = queries.in_order(queries.matching(criteria), request.sort)
-        if request.cursor:
-            where = {"$and": [where, queries.after(_with_ids(request.cursor))]}
-        order = [(key.field, key.direction) for key in request.sort.keys]
-        skip = (request.page - 1) * request.limit
-        with translated():
-            found = list(self._letters.find(where, _LIGHT).sort(order).skip(skip).limit(request.limit + 1))
+        if keys is None:
+            with translated():
+                return self._page_in_order(where, request)
+        try:
+            with patiently(_PATIENCE_S):
+                return self._page_in_order(where, request)
+        except (QueryTooSlow, StoreUnavailable):
+            # Many fit, but all of them far from here. A store that is really away says so again.
+            return self._page_by_keys(keys, request)
+
+    def _page_in_order(self, where: Document, request: PageRequest) -> Page:
+        """The page from an index that has its order, leaving out what does not fit."""
+        found = list(self._ordered(where, request, _LIGHT))
         shown = found[: request.limit]
         more = len(found) > request.limit
         return Page(letters_from(shown), _cursor_after(shown, request.sort) if more else None)
 
+    def _page_by_keys(self, where: Document, request: PageRequest) -> Page:
+        """The page by sorting the keys of all that fit, and reading only the letters that are shown."""
+        fields = {key.field: 1 for key in request.sort.keys} | {"_id": 1}
+        with translated():
+            found = hinted(lambda index: list(self._ordered(where, request, fields, index)), FIGURES)
+            ids = [row["_id"] for row in found[: request.limit]]
+            documents = {row["_id"]: row for row in self._letters.find({"_id": {"$in": ids}}, _LIGHT)}
+        shown = [documents[letter_id] for letter_id in ids if letter_id in documents]
+        more = len(found) > request.limit
+        return Page(letters_from(shown), _cursor_after(found[: request.limit], request.sort) if more else None)
+
+    def _ordered(
+        self, where: Document, request: PageRequest, fields: Document, index: str | None = None
+    ) -> PyMongoCursor[Document]:
+        if request.cursor:
+            where = {"$and": [where, queries.after(_with_ids(request.cursor))]}
+        order = [(key.field, key.direction) for key in request.sort.keys]
+        skip = (request.page - 1) * request.limit
+        found = self._letters.find(where, fields).sort(order).skip(skip).limit(request.limit + 1)
+        return found.hint(index) if index else found
+
+    def _are_few(self, keys: Document) -> bool:
+        with translated():
+            return self._count_keys(keys, _FEW + 1) <= _FEW
+
+    def _count_keys(self, keys: Document, limit: int | None = None) -> int:
+        def ask(index: str | None) -> int:
+            options: dict[str, Any] = {"limit": limit} if limit else {}
+            if index:
+                options["hint"] = index
+            return self._letters.count_documents(keys, **options)
+
+        return hinted(ask, FIGURES)
+
     def count(self, criteria: LetterCriteria, *, within_s: float | None = None) -> Total:
-        """How many fit, exact up to 10 000. ``QueryTooSlow`` when that takes longer than ``within_s``."""
-        with translated(), pymongo.timeout(within_s):
-            count = self._letters.count_documents(queries.matching(criteria), limit=MAX_COUNTED + 1)
+        """How many fit, exact up to 10 000.
+
+        When that takes longer than ``within_s``: ``QueryTooSlow``. Without ``within_s`` the answer is after a second
+        what is certain, at most 100, as a capped one.
+        """
+        try:
+            with patiently(within_s or _COUNT_S):
+                count = self._count(criteria, MAX_COUNTED + 1)
+        except (QueryTooSlow, StoreUnavailable):
+            if within_s is not None:
+                raise
+            with translated():
+                certain = len(list(self._letters.find(queries.matching(criteria), {"_id": 1}).limit(_CERTAIN)))
+            return Total(count=certain, is_capped=True)
         return Total(count=min(count, MAX_COUNTED), is_capped=count > MAX_COUNTED)
 
     def exact_count(self, criteria: LetterCriteria) -> int:
         """How many fit, however many: for the dry run of what will be acted on. May be ``QueryTooSlow``."""
         with translated():
-            return self._letters.count_documents(queries.matching(criteria))
+            return self._count(criteria)
+
+    def _count(self, criteria: LetterCriteria, limit: int | None = None) -> int:
+        keys = queries.of_keys(criteria) if queries.is_combined(criteria) else None
+        if keys is not None:
+            return self._count_keys(keys, limit)
+        where = queries.matching(criteria)
+        return self._letters.count_documents(where, limit=limit) if limit else self._letters.count_documents(where)
 
     def each(self, criteria: LetterCriteria, sort: Sort, *, chunk: int = 100) -> Iterator[DeadLetter]:
         """All letters that fit, whole, in chunks: flat memory, no cursor kept open on the server in between."""
         cursor: Cursor | None = None
+        keys = queries.of_keys(criteria) if queries.is_combined(criteria, sort) else None
+        if keys is not None and self._are_few(keys):
+            yield from self._each_by_keys(keys, sort, chunk)
+            return
         order = [(key.field, key.direction) for key in sort.keys]
         while True:
             where = queries.in_order(queries.matching(criteria), sort)
@@ -97,29 +172,17 @@ class Reading:
             if len(found) < chunk or cursor is None:
                 return
 
-    def counts_by(self, path: str, limit: int = 50) -> list[tuple[str, int]]:
-        """How many letters have each value of ``path``, most first. Reads one index, not the letters."""
-        pipeline: list[dict[str, Any]] = [
-            {"$sort": {path: 1}},
-            {"$group": {"_id": f"${path}", "count": {"$sum": 1}}},
-            {"$sort": {"count": -1, "_id": 1}},
-            {"$limit": limit},
-        ]
+    def _each_by_keys(self, where: Document, sort: Sort, chunk: int) -> Iterator[DeadLetter]:
+        request = PageRequest(sort=sort, limit=2 * _FEW)  # more may have come since they were counted
+        fields = {key.field: 1 for key in sort.keys} | {"_id": 1}
         with translated():
-            rows = list(self._letters.aggregate(pipeline))
-        return [(str(row["_id"]), row["count"]) for row in rows if row["_id"] is not None]
-
-    def oldest_open_at(self) -> datetime | None:
-        """When the oldest letter that is not resolved was written."""
-        with translated():
-            firsts = [
-                self._letters.find_one(
-                    {"status": status.value}, {"_id": 0, "createdAt": 1}, sort=[("createdAt", 1), ("_id", 1)]
-                )
-                for status in sorted(OPEN)
-            ]
-        instants = [first["createdAt"] for first in firsts if first and isinstance(first.get("createdAt"), datetime)]
-        return min(instants, default=None)
+            ids = hinted(lambda index: [row["_id"] for row in self._ordered(where, request, fields, index)], FIGURES)
+        for begin in range(0, len(ids), chunk):
+            part = ids[begin : begin + chunk]
+            with translated():
+                # Some may have moved since: what is given out is what fits.
+                documents = {row["_id"]: row for row in self._letters.find({**where, "_id": {"$in": part}})}
+            yield from letters_from([documents[letter_id] for letter_id in part if letter_id in documents])
 
     def server_now(self) -> datetime:
         """The clock of the MongoDB server, which all claims and due times are compared with."""

@@ -18,6 +18,7 @@ from dlq_app.errors import IndexesMissing, QueryTooSlow, StoreUnavailable
 from dlq_app.mongo import LETTERS, connect, translated
 from dlq_app.paging import MAX_COUNTED, SORTS, Cursor, PageRequest
 from dlq_app.repository import Letters
+from dlq_app.repository.figures import Figures
 from dlq_app.states import Status
 from dlq_app.testing import NOON, a_death, a_document
 
@@ -211,6 +212,118 @@ def test_every_list_is_read_in_order_from_its_index(
     assert {stage["indexName"] for stage in plan if "indexName" in stage} == {index}
 
 
+COMBINED: list[dict[str, object]] = [
+    {"errorType": "TIMEOUT_ERROR", "source": "shop"},
+    {"errorKind": "transient"},
+    {"priority": "normal"},
+    {"priority": "high"},
+    {"status": ["dlq_failed", "dlq_manual"], "type": ["mail.send", "other"]},
+    {"type": "mail.send", "source": "app", "status": "dlq_pending", "errorType": "NETWORK_ERROR"},
+    {"errorKind": "permanent", "errorType": "TIMEOUT_ERROR"},
+    {"source": ["app", "shop"], "from": "2026-11-24T12:03:00Z", "to": "2026-11-24T12:07:00Z", "errorKind": "transient"},
+    {"fingerprint": "0123456789abcdef", "status": "dlq_failed"},
+]
+
+
+@pytest.mark.parametrize("few", [5000, 20, 0], ids=["by keys", "some by keys", "in order"])
+def test_combined_filters_find_the_same_letters_by_keys_and_in_order(
+    letters: Letters, store: Database[dict[str, Any]], few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dlq_app.repository.reading._FEW", few)
+    fill(store, 100)
+    found = 0
+    for query in COMBINED:
+        criteria = LetterCriteria.parse(query)
+        for sort in ("-lastFailedAt", "lastFailedAt", "createdAt", "messageId", "-type"):
+            order = [(key.field, key.direction) for key in SORTS[sort].keys]
+            expected = [
+                document["messageId"] for document in store[LETTERS].find(queries.matching(criteria)).sort(order)
+            ]
+
+            assert walk(letters, criteria, sort, 12) == expected
+            assert [letter.message_id for letter in letters.each(criteria, SORTS[sort], chunk=12)] == expected
+            by_number = letters.page(criteria, PageRequest(sort=SORTS[sort], page=2, limit=5)).letters
+            assert [letter.message_id for letter in by_number] == expected[5:10]
+            found += len(expected)
+        assert letters.count(criteria).count == letters.exact_count(criteria) == len(expected)
+    assert found > 500
+
+
+def test_combined_filters_are_counted_and_sorted_from_keys(letters: Letters, store: Database[dict[str, Any]]) -> None:
+    """Neither reads a letter that does not fit; the few that are shown are read afterwards."""
+    fill(store, 200)
+    for query in COMBINED:
+        keys = queries.of_keys(LetterCriteria.parse(query))
+        count = {"count": LETTERS, "query": keys, "hint": indexes.FIGURES}
+        listing = {
+            "find": LETTERS,
+            "filter": keys,
+            "projection": {"_id": 1, "lastFailedAt": 1},
+            "sort": {"lastFailedAt": -1, "_id": -1},
+            "hint": indexes.FIGURES,
+        }
+        for command in (count, listing):
+            explained = store.command("explain", command, verbosity="executionStats")
+            assert explained["executionStats"]["totalDocsExamined"] == 0, query
+
+
+def test_letters_that_fit_but_are_far_away_are_found_by_their_keys(
+    letters: Letters, store: Database[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dlq_app.repository.reading._FEW", 0)
+    fill(store, 60)
+    criteria = LetterCriteria.parse(COMBINED[0])
+    expected = [letter.message_id for letter in letters.page(criteria, PageRequest()).letters]
+
+    def too_far(self: Letters, where: dict[str, Any], request: PageRequest) -> None:
+        raise QueryTooSlow
+
+    monkeypatch.setattr(Letters, "_page_in_order", too_far)
+
+    assert [letter.message_id for letter in letters.page(criteria, PageRequest()).letters] == expected
+
+
+def test_a_list_does_not_wait_for_a_count_that_takes_long(
+    letters: Letters, store: Database[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, 120)
+
+    def too_many(self: Letters, *args: object) -> int:
+        raise QueryTooSlow
+
+    monkeypatch.setattr(Letters, "_count", too_many)
+
+    total = letters.count(ALL)
+
+    assert (total.count, total.is_capped) == (100, True)
+    with pytest.raises(QueryTooSlow):
+        letters.count(ALL, within_s=1)
+    with pytest.raises(QueryTooSlow):
+        letters.exact_count(ALL)
+
+
+def test_without_its_index_combined_filters_are_slower_and_the_same(
+    letters: Letters, store: Database[dict[str, Any]]
+) -> None:
+    fill(store, 60)
+    criteria = LetterCriteria.parse(COMBINED[0])
+    expected = walk(letters, criteria, "-lastFailedAt", 7)
+    store[LETTERS].drop_index(indexes.FIGURES)
+    try:
+        assert walk(letters, criteria, "-lastFailedAt", 7) == expected
+        assert letters.count(criteria).count == len(expected)
+    finally:
+        indexes.ensure(store, keep_resolved_days=90)
+
+
+def test_indexes_of_earlier_versions_go(store: Database[dict[str, Any]]) -> None:
+    store[LETTERS].create_index([("status", 1), ("createdAt", 1), ("_id", 1)], name="status_created")
+
+    indexes.ensure(store, keep_resolved_days=90)
+
+    assert "status_created" not in store[LETTERS].index_information()
+
+
 def test_polls_and_sweeps_read_their_own_small_indexes(letters: Letters, store: Database[dict[str, Any]]) -> None:
     fill(store, 400)
 
@@ -310,8 +423,9 @@ def test_every_command_carries_a_bound_on_its_time(store: Database[dict[str, Any
     assert letter is not None
     letters.page(ALL, PageRequest())
     letters.count(ALL)
-    letters.counts_by("status")
-    letters.oldest_open_at()
+    letters.count(LetterCriteria.parse({"errorType": "TIMEOUT_ERROR", "source": "shop"}))
+    letters.page(LetterCriteria.parse({"errorType": "TIMEOUT_ERROR", "source": "shop"}), PageRequest())
+    Figures(letters, client["dlq_test"][LETTERS], client["dlq_test"]["dlq_figures"]).count(5)
     letters.due(NOON, 10)
     letters.stale(NOON, 10)
     letters.get(str(ObjectId()))
