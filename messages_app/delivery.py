@@ -99,7 +99,7 @@ def breaker_of(payload: Any) -> str | None:
 
 def breaker_names() -> Collection[str]:
     """Every circuit breaker that deliveries can have."""
-    return conf.delivery_policy().breakers()
+    return conf.delivery_policy().breakers
 
 
 # -- what is asked for

@@ -92,6 +92,8 @@ class DeliveryPolicy:
     hosts: Mapping[str, HostPolicy]
     #: Where it was read, as messages name it.
     file: str
+    #: Every circuit breaker that deliveries can have.
+    breakers: frozenset[str]
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], *, file: str) -> DeliveryPolicy:
@@ -108,15 +110,11 @@ class DeliveryPolicy:
             if made.name in hosts:
                 raise PolicyError(f'{file} [hosts."{key}"]: {made.name} is named twice')
             hosts[made.name] = made
-        return cls(hosts, file)
+        return cls(hosts, file, frozenset(host.breaker for host in hosts.values()))
 
     def of(self, destination: Destination) -> HostPolicy | None:
         """The entry for this host and port, else the one for the host; None: not allowed."""
         return self.hosts.get(_name(destination.host, destination.port)) or self.hosts.get(destination.host)
-
-    def breakers(self) -> frozenset[str]:
-        """Every circuit breaker that deliveries can have."""
-        return frozenset(host.breaker for host in self.hosts.values())
 
     def refusal(self, destination: Destination) -> str | None:
         """Why nothing is delivered there, with what to add to the policy; None when it may be."""

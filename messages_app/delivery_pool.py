@@ -162,7 +162,11 @@ def _first_reachable(addresses: list[str], port: int, until: float) -> socket.so
         left = until - _monotonic()
         if left <= 0:
             break
-        sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+        except OSError as error:  # a host without IPv6
+            failed = error
+            continue
         try:
             sock.settimeout(left / (len(addresses) - tried))
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -165,6 +165,24 @@ def test_a_redis_that_stands_still_neither_opens_the_gates_nor_holds_anything(sc
     assert rig.get("/api/dlq?type=http.deliver").json["data"] == []
 
 
+def test_a_replay_asks_the_breaker_of_where_it_goes(scene: Scene) -> None:
+    rig, failing, sound = scene.rig, scene.failing, scene.sound
+    failing.mode = "redirect"
+    (message_id,) = scene.submit("moved", failing, 1)
+    rig.until(message_id, "dead", seconds=15)
+    name = f"http:127.0.0.1:{failing.port}"
+    assert rig.post(f"/api/breakers/{name}/force-open", {"reason": "a drill"}).status == 200
+
+    refused = rig.post(f"/api/dlq/{message_id}/replay")
+    edited = rig.post(f"/api/dlq/{message_id}/replay", {"payload": {"url": sound.url, "body": 2}, "reason": "moved"})
+
+    assert (refused.status, refused.json["code"]) == (503, "circuit_open"), refused.raw
+    assert edited.status == 202, edited.raw
+    eventually(lambda: rig.letter(message_id)["status"] == "dlq_resolved", seconds=15, what="resolved")
+    assert sound.accepted == {f"{message_id}:v1": 1}
+    assert len(failing.seen) == 1
+
+
 def test_what_the_policy_does_not_allow_is_a_letter_that_says_so(scene: Scene) -> None:
     for url, said in (
         ("http://127.0.0.1:1/", '[hosts."127.0.0.1"]'),

@@ -75,7 +75,7 @@ def test_an_entry_with_a_port_comes_first() -> None:
 
     names = [both.of(parse_url(f"https://a.example:{port}/")) for port in (1, 2)]
     assert [host.breaker for host in names if host] == ["http:a.example", "http:a.example:2"]
-    assert both.breakers() == {"http:a.example", "http:a.example:2"}
+    assert both.breakers == {"http:a.example", "http:a.example:2"}
 
 
 def test_a_host_has_the_defaults_of_the_file_and_its_own_words() -> None:
