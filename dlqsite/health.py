@@ -154,9 +154,9 @@ def check_accounting() -> Finding:
     differing = [row for row in _books() if row.difference]
     facts = {"differences": len(differing)}
     if differing:
-        where = ", ".join(f"{row.type} on {row.day}" for row in differing[:3])
-        missing = sum(abs(row.difference) for row in differing)
-        return Finding(Status.DEGRADED, f"{missing} messages are not accounted for: {where}.", facts)
+        where = ", ".join(f"{row.type} on {row.day[:4]}-{row.day[4:6]}-{row.day[6:]}" for row in differing[:3])
+        facts["messages"] = sum(abs(row.difference) for row in differing)
+        return Finding(Status.DEGRADED, f"Not accounted for: {facts['messages']} of {where}.", facts)
     return Finding(Status.HEALTHY, facts=facts)
 
 

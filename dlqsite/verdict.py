@@ -174,7 +174,8 @@ def _troubles(sight: Sight) -> Iterator[Trouble]:
     if sight.mongodb_away_since:
         yield _mongodb_away(sight, sight.mongodb_away_since)
     blamed = {name for breaker in opened for name in breaker.types}
-    yield from _dying(sight, blamed)
+    fresh = _dying_groups(sight, blamed)
+    yield from _dying(sight, blamed, fresh)
     if sight.unaccounted:
         yield _unaccounted(sight)
     if sight.quarantined:
@@ -199,7 +200,7 @@ def _troubles(sight: Sight) -> Iterator[Trouble]:
                 ),
                 links=(Link("Health", "#health"),),
             )  # fmt: skip
-    yield from _for_a_person(sight)
+    yield from _for_a_person(sight, sum(group.open for group in fresh))
 
 
 def _letters_of(sight: Sight, breaker: BreakerSight) -> int:
@@ -336,13 +337,20 @@ def _mongodb_away(sight: Sight, moment: datetime) -> Trouble:
     )  # fmt: skip
 
 
-def _dying(sight: Sight, blamed: set[str]) -> Iterator[Trouble]:
+def _dying_groups(sight: Sight, blamed: set[str]) -> list[GroupSight]:
+    """Groups whose letters are arriving now, and for which no open breaker is to blame."""
     if sight.dying_now is None or sight.dying_now < DYING_PER_MINUTE or sight.mongodb_away_since:
-        return
+        return []
     fresh = [
         group for group in sight.groups
         if not set(group.types) & blamed and group.last_seen and (sight.now - group.last_seen).total_seconds() < 300
     ]  # fmt: skip
+    return fresh[:3]
+
+
+def _dying(sight: Sight, blamed: set[str], fresh: Sequence[GroupSight]) -> Iterator[Trouble]:
+    if sight.dying_now is None or sight.dying_now < DYING_PER_MINUTE or sight.mongodb_away_since:
+        return
     if not fresh:
         if not blamed:
             yield Trouble(
@@ -354,7 +362,7 @@ def _dying(sight: Sight, blamed: set[str]) -> Iterator[Trouble]:
                 links=(Link("See the letters", letters_page()),),
             )  # fmt: skip
         return
-    for group in fresh[:3]:
+    for group in fresh:
         what = " and ".join(group.types[:2]) or "Messages"
         yield Trouble(
             "bad", "tri" if group.is_new else "octx",
@@ -451,10 +459,11 @@ def _set_by_hand(breaker: BreakerSight) -> Trouble:
     )  # fmt: skip
 
 
-def _for_a_person(sight: Sight) -> Iterator[Trouble]:
+def _for_a_person(sight: Sight, told: int) -> Iterator[Trouble]:
+    """Letters that wait for a decision, unless the ``told`` ones are all of them."""
     waiting = {status: sight.by_status.get(status, 0) for status in ("dlq_manual", "dlq_failed")}
     number = sum(waiting.values())
-    if not number:
+    if number <= told:
         return
     status = max(waiting, key=lambda name: waiting[name])
     worst = next((group for group in sight.groups if group.kind != "transient"), None)

@@ -264,7 +264,7 @@ def shown(record: Record) -> dict[str, Any]:
         "payload_more": max(len(payload) - MOST_TEXT, 0),
         "result": _text(record.result.encode())[:MOST_TEXT] if record.result not in ("", "null") else "",
         "by_itself": by_itself(record),
-        "has_letter": record.state in (State.DEAD, State.DEAD_PENDING) or bool(record.replay_id),
+        "has_letter": record.state is State.DEAD or bool(record.replay_id),
         "held": record.state is State.SCHEDULED and record.deferred_since_ms is not None,
         "breaker": _breaker(record),
     }
