@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from dlq_app.admin import letters
+from dlq_app.admin import batches, letters
 
-__all__ = ["letters"]
+__all__ = ["batches", "letters"]

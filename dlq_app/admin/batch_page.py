@@ -1,0 +1,448 @@
+"""What the pages of replay batches show: plain values for templates. Everything from outside is masked or bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.http import urlencode
+
+from dlq_app import batches
+from dlq_app.admin import people
+from dlq_app.admin.selection import back_to_list, in_words
+from dlq_app.criteria import LetterCriteria
+from dlq_app.replay_batch import (
+    BY_BREAKER,
+    CANARY_FAILED,
+    FAILED_NEW,
+    FAILED_SAME,
+    FINAL,
+    LEAST_JUDGED,
+    SENDING,
+    SUCCEEDED,
+    TOO_MANY_FAILURES,
+    BatchItem,
+    BatchOrder,
+    BreakerSeen,
+    ReplayBatch,
+    Stage,
+)
+
+#: Width of a bar's drawing.
+_WIDE = 1000
+ITEMS = 50
+#: What is asked every second while it goes on, else every five.
+QUICK_S, SLOW_S = 1, 5
+
+_SKIPPED = {
+    "already_done": "a newer run of the message ended well",
+    "cancelled": "the batch ended before its turn",
+    "gone": "the letter was deleted",
+    "in_flight": "another replay of it was under way",
+    "not_replayable": "its message can never run",
+    "resolved": "it was resolved before its turn",
+    "superseded": "a newer message with this id is there",
+}
+_WORDS = {
+    "planned": "Plan frozen",
+    "canary": "Canary sent first",
+    "running": "Sending",
+    "paused": "Paused",
+    "finished": "Finished",
+    "cancelled": "Cancelled",
+    "stopped": "Stopped by itself",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One stage in the row of steps: ``done``, ``now``, ``todo`` or ``bad``."""
+
+    name: str
+    state: str
+    icon: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A piece of the progress bar."""
+
+    tone: str
+    x: float
+    width: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    tone: str
+    icon: str
+    label: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Act:
+    """A button of the action bar, or why it is locked."""
+
+    name: str
+    label: str
+    icon: str
+    locked: str
+    is_danger: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One letter's outcome."""
+
+    item: BatchItem
+    url: str
+    status: str
+    text: str
+
+
+def live(request: HttpRequest, batch: ReplayBatch, now: datetime) -> dict[str, Any]:
+    """The changing part of a batch's page."""
+    came_back = batches.report(batch.id)
+    outcomes = _by_outcome(came_back)
+    counts = batch.counts
+    in_flight = max(0, counts.sent - counts.succeeded - counts.failed)
+    waiting = max(0, counts.remaining - in_flight)
+    decided = batch.total - counts.remaining
+    speed = _speed(batch, now)
+    left = _left(batch, waiting, speed)
+    return {
+        "batch": batch,
+        "as_of": now,
+        "every": QUICK_S if batch.stage in SENDING else SLOW_S,
+        "is_over": batch.stage in FINAL and not counts.remaining,
+        "steps": _steps(batch, now, left),
+        "percent": 100.0 if not batch.total else _share(decided + in_flight, batch.total),
+        "decided": decided,
+        "in_flight": in_flight,
+        "waiting_count": waiting,
+        "speed": speed,
+        "left": left,
+        "parts": _parts(batch.total, outcomes, in_flight),
+        "tallies": _tallies(outcomes, counts.skipped, in_flight, waiting),
+        "came_back": [
+            {"outcome": outcome.partition(":")[0], "text": _what(outcome, error_type), "count": count}
+            for outcome, error_type, count in came_back
+            if outcome and outcome != SUCCEEDED
+        ][:10],
+        "trouble": _trouble(batch, came_back),
+        "budget": _budget(batch),
+        "late_url": _late_url(batch),
+        "acts": _acts(request, batch),
+        "say": _say(batch, waiting),
+    }
+
+
+def whole(request: HttpRequest, batch: ReplayBatch, now: datetime) -> dict[str, Any]:
+    """Everything on a batch's page but its items."""
+    site = request.build_absolute_uri("/").rstrip("/")
+    verb = "resume" if batch.stage is Stage.PAUSED else "pause"
+    return {
+        **live(request, batch, now),
+        "which": in_words(batch.criteria) if batch.criteria else None,
+        "list_url": back_to_list(batch.criteria) if batch.criteria else "",
+        "history": [_moment(entry) for entry in batch.history],
+        "twins": [
+            ("curl", f'curl -H "Authorization: Api-Key $KEY" \\\n  {site}/api/dlq/replay-batches/{batch.id}'),
+            (
+                f"curl, {verb}",
+                f'curl -X POST -H "Authorization: Api-Key $KEY" \\\n  {site}/api/dlq/replay-batches/{batch.id}/{verb}',
+            ),
+        ],
+    }
+
+
+def line(item: BatchItem) -> Line:
+    """One row of the outcomes."""
+    status, _, why = item.outcome.partition(":")
+    if not item.outcome:
+        status, text = ("open", "sent, waiting for its outcome") if item.sent else ("queued", "its turn has not come")
+    else:
+        text = _SKIPPED.get(why, why) if status == "skipped" else item.error_type
+    url = reverse("admin:dlq_app_deadletter_change", args=[item.letter_id]) if item.letter_id else ""
+    return Line(item=item, url=url, status=status, text=text)
+
+
+def row(batch: ReplayBatch, now: datetime) -> dict[str, Any]:
+    """One row of the list of batches."""
+    counts = batch.counts
+    in_flight = max(0, counts.sent - counts.succeeded - counts.failed)
+    # The failures together: which of them are new, only the batch's own page asks.
+    outcomes = {SUCCEEDED: counts.succeeded, FAILED_SAME: counts.failed, "skipped": counts.skipped}
+    return {
+        "batch": batch,
+        "url": reverse("admin:dlq_app_replaybatch_change", args=[batch.id]),
+        "title": batch.name or batch.id,
+        "percent": 100.0 if not batch.total else _share(batch.total - counts.remaining, batch.total),
+        "parts": _parts(batch.total, outcomes, in_flight),
+        "why": _why(batch),
+        "is_open": batch.stage not in FINAL,
+        "took": (batch.finished_at or now) - batch.started_at if batch.started_at else None,
+    }
+
+
+# --- before the start ---
+
+
+def what_will_happen(order: BatchOrder, count: int, breakers: Sequence[BreakerSeen], now: datetime) -> dict[str, Any]:
+    """The plan in words and times."""
+    rate = order.rate_per_second
+    takes = timedelta(seconds=count / rate) if rate else None
+    begins = order.scheduled_at or now
+    return {
+        "canary": order.canary,
+        "has_rest": order.canary is None or order.canary.size < count,
+        "rate": rate,
+        "takes": takes,
+        "done_near": begins + takes if takes else None,
+        "begins": order.scheduled_at,
+        "breakers": ", ".join(one.name for one in breakers),
+        "budget": None if order.max_failure_rate is None else order.max_failure_rate * 100,
+        "least_judged": LEAST_JUDGED,
+    }
+
+
+# --- parts ---
+
+
+def _by_outcome(came_back: Sequence[tuple[str, str, int]]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for outcome, _, count in came_back:
+        name = outcome.partition(":")[0]
+        found[name] = found.get(name, 0) + count
+    return found
+
+
+def _share(part: int, whole_number: int) -> float:
+    """Percent, and 100 only when it is all of it."""
+    percent = 100 * part / whole_number
+    return min(percent, 99.9) if part < whole_number else 100.0
+
+
+def _parts(total: int, outcomes: Mapping[str, int], in_flight: int) -> list[Part]:
+    amounts = [
+        ("ok", outcomes.get(SUCCEEDED, 0)),
+        ("bad", outcomes.get(FAILED_SAME, 0) + outcomes.get(FAILED_NEW, 0)),
+        ("busy", in_flight),
+        ("mute", outcomes.get("skipped", 0)),
+    ]
+    parts, at = [], 0.0
+    for tone, amount in amounts:
+        if amount and total:
+            # A few of very many are still to be seen.
+            width = min(max(_WIDE * amount / total, 4.0), _WIDE - at)
+            parts.append(Part(tone=tone, x=round(at, 1), width=round(width, 1)))
+            at += width
+    return parts
+
+
+def _tallies(outcomes: Mapping[str, int], skipped: int, in_flight: int, waiting: int) -> list[Tally]:
+    return [
+        Tally(tone="ok", icon="check", label="Succeeded", count=outcomes.get(SUCCEEDED, 0)),
+        Tally(tone="bad", icon="x", label="Failed the same", count=outcomes.get(FAILED_SAME, 0)),
+        Tally(tone="bad", icon="octx", label="Failed, new error", count=outcomes.get(FAILED_NEW, 0)),
+        Tally(tone="", icon="skip", label="Skipped", count=skipped),
+        Tally(tone="busy", icon="spin", label="In flight", count=in_flight),
+        Tally(tone="", icon="clock", label="Remaining", count=waiting),
+    ]
+
+
+def _speed(batch: ReplayBatch, now: datetime) -> float | None:
+    """Letters per second sent since it began, pauses and all."""
+    if batch.started_at is None or not batch.counts.sent:
+        return None
+    seconds = ((batch.finished_at or now) - batch.started_at).total_seconds()
+    return batch.counts.sent / seconds if seconds >= 1 else None
+
+
+def _left(batch: ReplayBatch, waiting: int, speed: float | None) -> timedelta | None:
+    """How long what waits will take at this pace; None when nobody knows."""
+    pace = batch.rate_per_second or speed
+    if batch.stage not in SENDING or not pace or not waiting:
+        return None
+    return timedelta(seconds=waiting / pace)
+
+
+def _steps(batch: ReplayBatch, now: datetime, left: timedelta | None) -> list[Step]:
+    reached = _reached(batch)
+    steps = [
+        Step(
+            name="Planned",
+            state="now" if reached == "planned" else "done",
+            icon="clock" if reached == "planned" else "check",
+            text=f"{batch.total:,} letters frozen",
+        )
+    ]
+    if batch.canary:
+        steps.append(_canary_step(batch, reached))
+    running = {"planned": "todo", "canary": "todo", "running": "now"}.get(reached, "done")
+    if batch.stop_reason == CANARY_FAILED:
+        running = "todo"
+    words = f"{batch.rate_per_second:g} a second at most" if batch.rate_per_second else "as fast as they are handled"
+    is_paused = batch.stage is Stage.PAUSED and reached == "running"
+    steps.append(
+        Step(
+            name="Paused" if is_paused else "Running",
+            state=running,
+            icon="pause" if is_paused else {"done": "check", "now": "spin"}.get(running, ""),
+            text="waits to go on" if is_paused else words,
+        )
+    )
+    steps.append(_last_step(batch, now, left))
+    return steps
+
+
+def _reached(batch: ReplayBatch) -> str:
+    stage = batch.resume_to if batch.stage is Stage.PAUSED and batch.resume_to else batch.stage
+    return "final" if stage in FINAL else stage.value
+
+
+def _canary_step(batch: ReplayBatch, reached: str) -> Step:
+    canary = batch.canary
+    size, least = (canary.size, canary.min_success) if canary else (0, 0)
+    if batch.stop_reason == CANARY_FAILED:
+        return Step(name="Canary", state="bad", icon="octx", text=f"fewer than {least} of {size} succeeded")
+    state = {"planned": "todo", "canary": "now"}.get(reached, "done")
+    if batch.stage is Stage.CANCELLED and not batch.counts.sent:
+        state = "todo"
+    text = f"{size} first, {least} must succeed" if state != "done" else f"at least {least} of {size} succeeded"
+    return Step(name="Canary", state=state, icon={"done": "check", "now": "spin"}.get(state, ""), text=text)
+
+
+def _last_step(batch: ReplayBatch, now: datetime, left: timedelta | None) -> Step:
+    match batch.stage:
+        case Stage.FINISHED:
+            return Step(name="Finished", state="done", icon="check", text="every letter has its outcome")
+        case Stage.STOPPED:
+            return Step(name="Stopped", state="bad", icon="octx", text="by itself")
+        case Stage.CANCELLED:
+            return Step(name="Cancelled", state="bad", icon="x", text="by a person")
+    text = f"about {now + left:%H:%M:%S}" if left else "when every letter has its outcome"
+    return Step(name="Finished", state="todo", icon="", text=text)
+
+
+def _what(outcome: str, error_type: str) -> str:
+    status, _, why = outcome.partition(":")
+    return _SKIPPED.get(why, why) if status == "skipped" else error_type
+
+
+def _why(batch: ReplayBatch) -> str:
+    """Why it stands where it stands, in a few words; empty when that needs none."""
+    if batch.stage is Stage.STOPPED:
+        return {CANARY_FAILED: "the canary failed", TOO_MANY_FAILURES: "too many failures"}.get(
+            batch.stop_reason, batch.stop_reason
+        )
+    if batch.stage is Stage.PAUSED:
+        return "until the circuit breaker is closed" if batch.paused_by == BY_BREAKER else "by a person"
+    return batch.waiting
+
+
+def _trouble(batch: ReplayBatch, came_back: Sequence[tuple[str, str, int]]) -> dict[str, str] | None:
+    """What a banner has to say: tone, icon, first words, rest."""
+    failed = [(error, count) for outcome, error, count in came_back if outcome in (FAILED_SAME, FAILED_NEW)]
+    errors = ", ".join(f"{error} ({count:,})" for error, count in failed[:3])
+    if batch.stage is Stage.STOPPED and batch.stop_reason == CANARY_FAILED:
+        rest = f"What came back: {errors}. Nothing after the canary was sent." if errors else ""
+        return {"tone": "bad", "icon": "octx", "head": "The canary failed, so it stopped by itself.", "rest": rest}
+    if batch.stage is Stage.STOPPED:
+        head = "Too many failed, so it stopped by itself."
+        return {"tone": "bad", "icon": "octx", "head": head, "rest": f"What came back: {errors}." if errors else ""}
+    if batch.stage is Stage.PAUSED and batch.paused_by == BY_BREAKER:
+        head = "Paused: the way is blocked by a circuit breaker."
+        rest = f"{batch.waiting}. It goes on by itself when the breaker is closed." if batch.waiting else ""
+        return {"tone": "warn", "icon": "pause", "head": head, "rest": rest or "It goes on by itself."}
+    if batch.stage is Stage.PAUSED:
+        return {"tone": "warn", "icon": "pause", "head": "Paused by a person.", "rest": "It goes on when resumed."}
+    if batch.waiting:
+        return {"tone": "warn", "icon": "clock", "head": "It waits.", "rest": f"{batch.waiting}."}
+    return None
+
+
+def _budget(batch: ReplayBatch) -> dict[str, Any] | None:
+    """How much of what may fail has failed."""
+    counts = batch.counts
+    if batch.max_failures is not None:
+        used = _WIDE * counts.failed / max(batch.max_failures, 1)
+        text, most = f"{counts.failed:,} of {batch.max_failures:,} allowed", f"more than {batch.max_failures:,}"
+    elif batch.max_failure_rate is not None:
+        share = counts.failed / counts.ended if counts.ended else 0.0
+        used = _WIDE * share / batch.max_failure_rate if batch.max_failure_rate else _WIDE * bool(counts.failed)
+        text = f"{share:.1%} of {batch.max_failure_rate * 100:g}% allowed"
+        most = f"more than {batch.max_failure_rate * 100:g}% (once {LEAST_JUDGED} have ended)"
+    else:
+        return None
+    used = min(max(used, 0.0), float(_WIDE))
+    return {
+        "text": text,
+        "most": most,
+        "width": round(used, 1),
+        "tone": "bad" if used >= _WIDE else "warn" if used > _WIDE / 2 else "ok",
+        "failed": counts.failed,
+        "ended": counts.ended,
+    }
+
+
+def _late_url(batch: ReplayBatch) -> str:
+    if not batch.late_arrivals or batch.criteria is None:
+        return ""
+    return back_to_list(_since(batch.criteria, batch.created_at))
+
+
+def _since(criteria: LetterCriteria, at: datetime) -> LetterCriteria:
+    query = dict(criteria.as_filter())
+    if criteria.failed_to is None or criteria.failed_to > at:
+        query["from"] = [at.isoformat(timespec="milliseconds").replace("+00:00", "Z")]
+    return LetterCriteria.parse(query)
+
+
+def _acts(request: HttpRequest, batch: ReplayBatch) -> list[Act]:
+    locked = people.why_not(request, "replay")
+    is_final = batch.stage in FINAL
+    over = f"It is {batch.stage}." if is_final else ""
+    paused = batch.stage is Stage.PAUSED
+    by_breaker = paused and batch.paused_by == BY_BREAKER
+    resume = (
+        over
+        or ("" if paused else "It is not paused.")
+        or ("The circuit breaker paused it; it goes on by itself." if by_breaker else "")
+    )
+    pause = over or ("It is paused." if paused and not by_breaker else "")
+    return [
+        Act(name="resume", label="Resume", icon="replay", locked=locked or resume),
+        Act(name="pause", label="Pause", icon="pause", locked=locked or pause),
+        Act(name="cancel", label="Cancel the rest", icon="x", locked=locked or over, is_danger=True),
+    ]
+
+
+def _say(batch: ReplayBatch, waiting: int) -> str:
+    if batch.stage in FINAL:
+        return _WORDS[batch.stage.value] + "."
+    return (
+        f"Cancel stops what is not yet sent ({waiting:,}). The {batch.counts.sent:,} already sent are not taken back."
+    )
+
+
+def _moment(entry: Mapping[str, Any]) -> dict[str, Any]:
+    what = str(entry.get("what", ""))
+    return {
+        "at": entry.get("at"),
+        "what": _WORDS.get(what, what),
+        "who": str(entry.get("who", "")),
+        "why": str(entry.get("why", "")),
+    }
+
+
+def items_url(batch: ReplayBatch, **query: str) -> str:
+    """A batch's page with some of its letters."""
+    here = reverse("admin:dlq_app_replaybatch_change", args=[batch.id])
+    return f"{here}?{urlencode(query)}#outcomes" if query else f"{here}#outcomes"
