@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 
-from dlq_app import batches, repository, services
+from dlq_app import batches, figures, repository, services
 from dlq_app.errors import DeadLetterError
 
 log = logging.getLogger(__name__)
@@ -129,6 +129,7 @@ class DlqWorker:
         self._has_lease = repository.leases().take(LEASE, self.name, LEASE_TIME)
         if not self._has_lease:
             return self._jittered(EVERY_S)
+        figures.keep_fresh()
         self._released += services.release_stale(ROUND)
         done = services.replay_due(ROUND)
         self._replayed += done.replayed

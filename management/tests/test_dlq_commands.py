@@ -88,8 +88,12 @@ def test_dlq_stats_prints_figures(intake: MemoryIntake) -> None:
     )
 
     assert json.loads(run("dlq_stats", "--json"))["byStatus"]["dlq_manual"] == 1
-    assert "2 dead letters, 2 open" in run("dlq_stats")
-    assert "1  VALIDATION_ERROR" in run("dlq_stats")
+    shown = run("dlq_stats")
+    assert "2 dead letters, 2 open" in shown
+    assert "1  VALIDATION_ERROR" in shown
+    assert "24 hours: 2 in " in shown
+    assert "open by group, 2 in all" in shown
+    assert "payments-api did not answer within # s" in shown
 
 
 @pytest.mark.redis

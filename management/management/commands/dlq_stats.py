@@ -7,12 +7,17 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from dlq_app import services
+from dlq_app import conf, groups, services
 from dlq_app.errors import DeadLetterError
+from dlq_app.masking import mask_text
+from management.terminal import printable
+
+_GROUPS = 10
+_BARS = " .:-=+*#%@"
 
 
 class Command(BaseCommand):
-    help = "Print how many dead letters there are, by status, error type, message type and source."
+    help = "Print figures about dead letters: counts, arrivals by the hour, success of replays, the largest groups."
     requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own attribute; `prepare` has checked
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -21,18 +26,41 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             stats = services.stats()
+            largest = [] if options["json"] else groups.top(_GROUPS)
         except DeadLetterError as error:
             raise CommandError(str(error)) from error
         if options["json"]:
             self.stdout.write(json.dumps(stats, indent=2, ensure_ascii=False))
             return
-        age = stats["oldestOpenSeconds"]
-        self.stdout.write(f"{stats['total']} dead letters, {stats['open']} open")
+        age, rate, hours = stats["oldestOpenSeconds"], stats["replaySuccessRate"], stats["hours"]
+        self.stdout.write(f"{stats['total']} dead letters, {stats['open']} open, as of {stats['asOf']}")
         if age is not None:
             self.stdout.write(f"oldest open: {age} s")
+        self.stdout.write(f"24 hours: {sum(hours['inflow'])} in  |{_bars(hours['inflow'])}|")
+        self.stdout.write(f"          {sum(hours['outflow'])} out |{_bars(hours['outflow'])}|")
+        if rate is not None:
+            succeeded, failed = stats["replays"]["succeeded"], stats["replays"]["failed"]
+            self.stdout.write(f"replays: {succeeded} succeeded, {failed} failed, {rate:.1%}")
         top = {row["errorType"]: row["count"] for row in stats["topErrorTypes"]}
         sections = {"status": "byStatus", "type": "byType", "source": "bySource"}
         for title, counts in {**{t: stats[key] for t, key in sections.items()}, "error type": top}.items():
-            self.stdout.write(f"\nby {title}")
-            for name, count in counts.items():
-                self.stdout.write(f"{count:>9}  {name}")
+            self._section(f"by {title}", [(count, name) for name, count in counts.items()])
+        masking = conf.masking_policy()
+        self._section(
+            f"open by group, {stats['groups']} in all",
+            [
+                (group.open, f"{group.state:<9}  {group.fingerprint}  {mask_text(group.title, masking)[:80]}")
+                for group in largest
+            ],
+        )
+
+    def _section(self, title: str, rows: list[tuple[int, str]]) -> None:
+        self.stdout.write(f"\n{title}")
+        for count, text in rows:
+            self.stdout.write(f"{count:>9}  {printable(text)}")
+
+
+def _bars(counts: list[int]) -> str:
+    """One sign an hour, the larger the darker."""
+    most = max(counts, default=0) or 1
+    return "".join(_BARS[-(-count * (len(_BARS) - 1) // most)] for count in counts)
