@@ -6,10 +6,11 @@ import hashlib
 import json
 import logging
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 from django.http import HttpRequest
 from django.urls import reverse
@@ -17,7 +18,7 @@ from django.urls import reverse
 from dlq_app import conf, repository
 from dlq_app.admin import people
 from dlq_app.admin.stack import stack
-from dlq_app.admin.tree import tree
+from dlq_app.admin.tree import tree, visible
 from dlq_app.criteria import LetterCriteria
 from dlq_app.errors import DeadLetterError
 from dlq_app.explanation import explain
@@ -25,7 +26,7 @@ from dlq_app.letter import DeadLetter
 from dlq_app.masking import MaskingPolicy, mask_json, mask_text
 from dlq_app.payload import NotJson, masked, parse, written
 from dlq_app.ports import intake
-from dlq_app.states import WAITING, Resolution, Status, Verb, is_allowed
+from dlq_app.states import Resolution, Status, Verb, is_allowed
 from dlq_app.strategies import Strategy
 
 log = logging.getLogger(__name__)
@@ -205,7 +206,7 @@ def payload(letter: DeadLetter, masking: MaskingPolicy | None) -> dict[str, Any]
         "tree": made.html,
         "is_cut": made.is_cut,
         "bytes": len(letter.body),
-        "json": "" if made.is_cut else written(shown_node, indent=2),
+        "json": "" if made.is_cut else visible(written(shown_node, indent=2)),
         "hides": shown_node != node,
     }
 
@@ -361,7 +362,7 @@ def _replay(entry: Mapping[str, Any], letter: DeadLetter, masking: MaskingPolicy
         title=f"{title}: {outcome}",
         text="; ".join(details),
         took=_took(entry, "at", "endedAt"),
-        url=f"{reverse('admin:index')}dlq_app/replaybatch/{batch}/change/" if batch else "",
+        url=f"{reverse('admin:index')}dlq_app/replaybatch/{quote(batch, safe='')}/change/" if batch else "",
         url_text=f"batch {batch}" if batch else "",
     )
 
@@ -533,11 +534,6 @@ def next_words(letter: DeadLetter) -> tuple[str, bool]:
     return "nothing: a person decides", True
 
 
-def is_waiting(letter: DeadLetter) -> bool:
-    """Whether an operator may act on it."""
-    return letter.status in WAITING
-
-
 def sample_line(letter: DeadLetter) -> dict[str, Any]:
     """A letter as one line of a confirmation's sample."""
     return {
@@ -545,8 +541,3 @@ def sample_line(letter: DeadLetter) -> dict[str, Any]:
         "reason": mask_text(letter.error_reason, conf.masking_policy())[:200],
         "url": reverse("admin:dlq_app_deadletter_change", args=[letter.id]),
     }
-
-
-def names(letters: Sequence[DeadLetter]) -> str:
-    """Message ids in a row, cut."""
-    return ", ".join(letter.message_id for letter in letters[:10])

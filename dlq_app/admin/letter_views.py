@@ -130,7 +130,7 @@ class LetterViews:
                 return self._ask(request, letter, what, errors={"reason": wrong})
             moved = _SERVICES[what](letter.id, actor=people.actor(request), reason=reason)
             people.write_down(request, moved.id, moved.message_id, move.done, reason)
-            messages.success(request, f"{moved.message_id} is {move.done}.")
+            messages.success(request, f"{move.done.capitalize()}: {moved.message_id}.")
             return self._back(letter)
 
         return self._with(request, object_id, answer)
@@ -183,7 +183,7 @@ class LetterViews:
             intake().check_payload(body)
             after = written(masked(whole, policy), indent=2)
         except (NotJson, NotRestorable) as error:
-            errors["payload"] = f"{str(error)[:1].upper()}{str(error)[1:]}."
+            errors["payload"] = f"{error}."
         except PayloadInvalid as error:
             errors["payload"] = "; ".join(f"{e['field']}: {e['message']}" for e in error.errors[:5]) or error.detail
         if errors or request.POST.get("step") == "edit":
@@ -275,7 +275,7 @@ class LetterViews:
             except LetterNotFound:
                 return self.missing(request, object_id)
             except DeadLetterError as error:
-                messages.error(request, error.detail)
+                messages.error(request, f"Not done: {error.detail}")
                 return self._back(letter)
         except (StoreUnavailable, QueryTooSlow) as error:
             return self.away(request, error)
@@ -298,7 +298,7 @@ class LetterViews:
         assert isinstance(answer, Replayed)  # noqa: S101  every other answer is a problem
         what = "edited and replayed" if payload is not None else "replay"
         people.write_down(request, letter.id, letter.message_id, f"{what} {answer.replay_id}", reason)
-        messages.success(request, f"{letter.message_id} is being replayed. Its outcome will show here.")
+        messages.success(request, f"Being replayed: {letter.message_id}. Its outcome will show here.")
         return self._back(letter)
 
     def _replay_id(self, request: HttpRequest) -> str:
@@ -330,7 +330,7 @@ class LetterViews:
     def _context(self, request: HttpRequest, letter: Letter, title: str) -> dict[str, Any]:
         return {
             **self.admin_site.each_context(request),
-            "title": title,
+            "title": visible(title),
             "opts": self.opts,
             "letter_url": self._url(letter),
             "has_view_permission": True,

@@ -319,7 +319,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, admin.ModelAdmin):  # type: ignore
         return [
             ActionButton(name="replay", label="Replay", locked=locked, is_primary=True),
             ActionButton(name="resolve", label="Resolve", locked=locked),
-            ActionButton(name="discard", label="Discard", locked=locked, is_wide_only=True),
+            ActionButton(name="discard", label="Discard", locked=locked),
             ActionButton(name="set_aside", label="Set aside", locked=locked),
             ActionButton(name="export", label="Export", locked="", is_wide_only=True),
         ]

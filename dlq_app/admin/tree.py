@@ -80,7 +80,7 @@ def _each(node: Object | list[Node], budget: _Budget, depth: int) -> Iterator[Sa
             yield format_html('<li class="muted">… {} more</li>', f"{len(pairs) - n:,}")
             return
         budget.keys -= 1
-        label = format_html('<bdi class="k">{}:</bdi>', visible(budget.take(key)))
+        label = format_html('<bdi class="k" dir="ltr">{}:</bdi>', visible(budget.take(key)))
         if isinstance(inner, Object | list) and _size(inner):
             is_open = depth < _OPEN_DEPTH and _size(inner) <= _OPEN_SIZE
             yield format_html(
@@ -101,10 +101,10 @@ def _leaf(node: Node, budget: _Budget) -> SafeString:
         case Hidden():
             return SafeString('<span class="masked">masked</span>')
         case Number(text):
-            return format_html('<bdi class="n">{}</bdi>', budget.take(text))
+            return format_html('<bdi class="n" dir="ltr">{}</bdi>', budget.take(text))
         case str():
             shown = budget.take(node)
-            html = format_html('<bdi class="s">{}</bdi>', visible(json.dumps(shown, ensure_ascii=False)))
+            html = format_html('<bdi class="s" dir="ltr">{}</bdi>', visible(json.dumps(shown, ensure_ascii=False)))
             if len(shown) < len(node):
                 rest = f"{len(node) - len(shown):,}"
                 return format_html('{} <span class="muted">… {} more characters</span>', html, rest)

@@ -4,6 +4,11 @@
 
   const isState = (element) => element instanceof Element && element.id === "letter-state";
 
+  document.addEventListener("htmx:configRequest", (event) => {
+    const { elt, headers } = event.detail;
+    if (isState(elt)) headers["If-None-Match"] = `"${elt.dataset.tag}"`;
+  });
+
   document.addEventListener("htmx:beforeSwap", (event) => {
     const { xhr, elt } = event.detail;
     if (!isState(elt)) return;
