@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.admin.models import ADDITION, CHANGE, DELETION, LogEntry
 from django.http import HttpRequest, HttpResponse
 from django.urls import NoReverseMatch
@@ -42,6 +42,21 @@ class ApiKeyAdmin(APIKeyModelAdmin):
     list_display: Any = ("name", "prefix", "scope_names", "rate_limit_per_minute", "created", "expiry_date", "state")
     list_filter = ("revoked",)
     search_fields = ("name", "prefix")
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any = None, change: bool = False) -> None:
+        """Save; of a new key also say, this once, what it is."""
+        if obj.pk:
+            obj.save()
+            return
+        key = type(obj).objects.assign_key(obj)
+        obj.save()
+        said = format_html(
+            "<span>The API key of {} is <code data-copied>{}</code>. It is shown this once: store it where the client "
+            'reads it.</span> <button type="button" class="button quietly small-ish" data-copy>Copy</button>',
+            obj.name,
+            key,
+        )
+        messages.warning(request, said)
 
     @admin.display(description="Scopes")
     def scope_names(self, key: ApiKey) -> str:

@@ -105,5 +105,38 @@
     }
   }
 
+  /* --- Django's own pages, where their markup is not told to those who hear it, or does not fit a phone --- */
+
+  function mend() {
+    for (const input of document.querySelectorAll(".datetime input:not([aria-label])")) {
+      const row = input.closest(".form-row");
+      const label = row && row.querySelector("legend, label");
+      const part = input.name.endsWith("_1") ? "time" : "date";
+      input.setAttribute("aria-label", `${label ? label.textContent.trim().replace(/:$/, "") : "When"}, ${part}`);
+    }
+    const toggle = document.querySelector("#action-toggle:not([aria-label])");
+    if (toggle) toggle.setAttribute("aria-label", "All on this page");
+    for (const row of document.querySelectorAll("input.action-select:not([aria-label])")) {
+      row.setAttribute("aria-label", `Select ${row.value}`);
+    }
+    for (const hint of document.querySelectorAll(".help-tooltip[aria-label]:not([role])")) hint.setAttribute("role", "img");
+    /* On a phone a row is a card, and its cells say what they are. */
+    if (!document.body.matches(".change-list") || document.body.matches(".own-cards, .model-deadletter")) return;
+    const heads = [...document.querySelectorAll("#result_list thead th")].map((head) => {
+      const text = head.querySelector(".text");
+      return text ? text.textContent.trim() : "";
+    });
+    for (const row of document.querySelectorAll("#result_list tbody tr")) {
+      [...row.children].forEach((cell, index) => {
+        if (cell.matches("th, .action-checkbox") || cell.hasAttribute("data-label")) return;
+        cell.setAttribute("data-label", heads[index] || "");
+        cell.classList.add("lab");
+        if (cell.textContent.trim() === "-") cell.classList.add("is-empty");
+      });
+    }
+  }
+
   countSelected();
+  mend();
+  window.addEventListener("load", mend); // Django's pickers and selectors are made at this moment
 })();
