@@ -26,6 +26,8 @@ _COUNTS = (0, 1_000_000)
 _INT64 = (-(2**63), 2**63 - 1)
 _MAX_FREE, _MAX_FREE_DEPTH = 16 * 1024, 20
 
+_ENDS = ("succeeded", "failed_same", "failed_new")
+
 Reader = Callable[[Any], Any]
 
 
@@ -73,8 +75,17 @@ def letter_fields(given: Mapping[str, Any], now: datetime) -> dict[str, Any]:
             raise LineRefused("closedEpoch: is above fence")
     else:
         found["fence"] = found["closedEpoch"] = None
-    found["searchWords"] = error_words(found["errorType"], found["errorReason"])
-    return found
+    return {**found, **_derived(found)}
+
+
+def _derived(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What a letter is found and grouped by: as it is written when a letter dies and when a replay of it ends."""
+    derived: dict[str, Any] = {"searchWords": error_words(found["errorType"], found["errorReason"])}
+    ended = [one for one in found["replayAttempts"] if one.get("endedAt") and one.get("outcome") in _ENDS]
+    if ended:
+        last = max(ended, key=lambda one: one.get("epoch", 0))
+        derived["lastReplay"] = {"at": last["endedAt"], "outcome": last["outcome"]}
+    return derived
 
 
 def end_of(given: Mapping[str, Any]) -> tuple[int, bool]:
@@ -324,6 +335,7 @@ _FORMER: dict[str, Reader] = {
     "lastFailedAt": _maybe(_instant),
     "until": _instant,
 }
+_HISTORY: dict[str, Reader] = {"at": _instant, "who": _name, "what": _text(40), "why": _why, "batchId": _name}
 _METADATA: dict[str, Reader] = {
     "source": _text(64),
     "priority": _one_of(PRIORITIES),
@@ -361,7 +373,7 @@ _FIELDS: dict[str, Reader] = {
     "versions": _maybe(_list(_entry(_VERSION), 20)),
     "formerMessages": _maybe(_list(_entry(_FORMER), 10)),
     "notes": _maybe(_list(_entry({"at": _instant, "by": _name, "text": _text(4000)}), 200)),
-    "history": _maybe(_list(_entry({"at": _instant, "who": _name, "what": _text(40), "why": _why}), 200)),
+    "history": _maybe(_list(_entry(_HISTORY), 200)),
     "fence": _maybe(_epoch),
     "closedEpoch": _maybe(_epoch),
     "replay": _maybe(_entry({"id": _name, "epoch": _epoch, "from": _one_of(_waiting)})),

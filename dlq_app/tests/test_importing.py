@@ -12,13 +12,13 @@ from django.contrib.admin.models import LogEntry
 from django.test import Client
 from pymongo.database import Database
 
-from dlq_app import importing, services
+from dlq_app import importing, repository, services
 from dlq_app.criteria import LetterCriteria
 from dlq_app.errors import StoreUnavailable
 from dlq_app.exporting import Export
 from dlq_app.importing import Summary
 from dlq_app.letter import DeadLetter
-from dlq_app.replaying import Replayed
+from dlq_app.replaying import Replayed, Replayer, ReplayRequest
 from dlq_app.repository import Letters
 from dlq_app.testing import NOON, MemoryIntake, MemoryRecord, a_death, an_attempt
 from dlqsite.tests.people import staff, with_key
@@ -65,7 +65,7 @@ def full(intake: MemoryIntake, store: Database[dict[str, Any]]) -> None:
             a_death(
                 "m-3", error_reason="日本\u2028\u0001 'quoted' \\ text", tags=(), attempts=[an_attempt(worker=None)]
             ),
-            a_death("m-4"),
+            a_death("m-4", error_reason="日本 text"),
             a_death("m-5"),
         ],
         [],
@@ -75,6 +75,12 @@ def full(intake: MemoryIntake, store: Database[dict[str, Any]]) -> None:
         outcome = intake.end(ref, done=ref == "m-1")
         services.record_outcomes(*([], [outcome]) if ref == "m-1" else ([outcome], []))  # type: ignore[arg-type]
     services.record_outcomes([a_death("m-5", epoch=5000, body=b'{"another": "message"}')], [])
+    letters = repository.letters()
+    letter = letters.find("m-3")
+    assert letter is not None
+    request = ReplayRequest(replay_id="r-b", kind="batch", by="user:ann", batch_id="b-1")
+    assert isinstance(Replayer(letters, intake).replay(letter, request), Replayed)
+    services.record_outcomes([intake.end("m-3", done=False)], [])  # type: ignore[list-item]
     services.add_note("m-2", actor="user:ann", text="asked the shop\nthey know")
     services.discard("m-4", actor="user:bob", reason="a test order")
     for record in intake.records.values():
@@ -85,6 +91,7 @@ def test_what_was_exported_comes_back_byte_for_byte(
     full: None, letters: Letters, store: Database[dict[str, Any]]
 ) -> None:
     before = exported()
+    stored = {document["messageId"]: document for document in store["dead_letters"].find()}
     store["dead_letters"].delete_many({})
 
     summary = bring_in(raw=before)
@@ -92,6 +99,11 @@ def test_what_was_exported_comes_back_byte_for_byte(
     assert str(summary) == "5 imported, 0 unchanged, 0 rejected"
     assert summary.complete is True
     assert exported() == before
+    local = {"acctDay", "skippedBy"}
+    for document in store["dead_letters"].find():
+        former = stored[document["messageId"]]
+        differ = {name for name in {*document, *former} - local if document.get(name) != former.get(name)}
+        assert differ == set(), document["messageId"]
     assert json.loads(before.splitlines()[0])["resolution"] == "replayed"
     assert found(letters, "m-5").former_messages
     assert found(letters, "m-2").versions[0]["version"] == 1
@@ -115,7 +127,7 @@ def test_an_imported_letter_is_found_replayed_and_resolved_like_any_other(
     intake.records.clear()
     bring_in(raw=before)
 
-    assert [letter.message_id for letter in letters.each(LetterCriteria(search="日本"), _by_id())] == ["m-3"]
+    assert [letter.message_id for letter in letters.each(LetterCriteria(search="日本"), _by_id())] == ["m-4"]
     assert isinstance(services.replay("m-2", actor="user:ann"), Replayed)
     assert intake.forwarded[-1].acct_day == ""
     services.record_outcomes([], [intake.end("m-2", done=True)])  # type: ignore[list-item]
