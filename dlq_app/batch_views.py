@@ -64,7 +64,7 @@ class StartView(APIView):
                 "or no scope `replay`.",
                 s409="`idempotency_conflict`: the key started another batch.",
                 s413="`payload_too_large`",
-                s503=openapi.AWAY,
+                s503=f"{openapi.AWAY} `replay_batch_planning`: the batch of this key is just being planned.",
             ),
         },
     )
@@ -155,7 +155,9 @@ class BatchesView(APIView):
         ],
         responses={
             200: serializers.ReplayBatchList,
-            **openapi.problems(s400="`invalid_filter` names each problem.", s503=openapi.AWAY),
+            **openapi.problems(
+                s400="`invalid_filter`, `invalid_request`: `errors` names each problem.", s503=openapi.AWAY
+            ),
         },
     )
     def get(self, request: Request) -> Response:
@@ -202,7 +204,11 @@ class ItemsView(APIView):
         ],
         responses={
             200: serializers.ReplayItemList,
-            **openapi.problems(s400="`invalid_filter` names each problem.", s404=_NOT_FOUND, s503=openapi.AWAY),
+            **openapi.problems(
+                s400="`invalid_filter`, `invalid_request`: `errors` names each problem.",
+                s404=_NOT_FOUND,
+                s503=openapi.AWAY,
+            ),
         },
     )
     def get(self, request: Request, batch_id: str) -> Response:

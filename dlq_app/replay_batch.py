@@ -292,6 +292,11 @@ class _Nested(ValueError):
 def _filter(value: object) -> LetterCriteria:
     if not isinstance(value, Mapping):
         raise ValueError('must be an object such as {"status": ["dlq_failed"]}')
+    for name, given in value.items():
+        # As from a variable that is not set: left out, it would quietly mean more letters.
+        values = given if isinstance(given, list) else [given]
+        if not values or any(isinstance(one, str) and not one.strip() for one in values):
+            raise _Nested(str(name), "must not be empty; leave the field out instead")
     return LetterCriteria.parse({str(name): given for name, given in value.items()})
 
 
