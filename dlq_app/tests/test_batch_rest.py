@@ -496,6 +496,7 @@ def test_what_staff_do_is_in_the_audit_log_once(settings: Settings) -> None:
         ("bank", "cancel: oops"),
     ]
     assert {line.object_id for line in lines} == {batch["batchId"]}
+    assert lines[0].content_type
     assert lines[0].content_type.model == "replaybatch"
     assert lines[0].user.get_username() == "sam"
 
