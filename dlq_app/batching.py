@@ -218,6 +218,10 @@ class Executor:
             return moved, 0.0
         rows = self._sendable(stored, progress, seen)
         if not rows:
+            if progress.done:
+                # Nothing follows at once: whoever is next must not find a chunk that looks taken.
+                self._batches.free(stored.id, progress.done)
+                progress.done = ""
             self._note(stored, progress, seen)
             return None, self._pause(stored, seen)
         token = uuid.uuid4().hex
@@ -453,7 +457,7 @@ class Executor:
         if now < progress.collect_due:
             return
         for _ in range(COLLECT_PAGES):
-            found = self._items.under_way(stored.id, progress.collect_after, COLLECT_PAGE)
+            found = self._items.under_way(stored.id, progress.collect_after, stored.next_seq, COLLECT_PAGE)
             ended = self._letters.ended_for_batch([item.letter_id for item in found], stored.id) if found else {}
             outcomes = {}
             for letter_id, attempt in ended.items():
@@ -472,7 +476,8 @@ class Executor:
         """Letters that were taken and then left, and letters sent of which the letter says nothing any more."""
         now = self._monotonic()
         if now >= progress.left_due and stored.batch.stage in SENDING:
-            before = stored.chunk.begin if stored.chunk else stored.next_seq
+            taken = stored.chunk if stored.chunk and stored.chunk.token != progress.done else None
+            before = taken.begin if taken else stored.next_seq
             left = self._items.left_behind(stored.id, before, batch_stages.CHUNK)
             self._carry(stored, progress, self._rows(stored.id, left))
             progress.left_due = now + LEFT_S
@@ -482,7 +487,7 @@ class Executor:
 
     def _find_lost(self, stored: StoredBatch, progress: _Progress) -> None:
         """Some of the letters under way: gone, or put back by the sweep because their message never was?"""
-        found = self._items.under_way(stored.id, progress.lost_after, COLLECT_PAGE)
+        found = self._items.under_way(stored.id, progress.lost_after, stored.next_seq, COLLECT_PAGE)
         progress.lost_after = found[-1].seq if len(found) == COLLECT_PAGE else -1
         gone, unsent = [], []
         for item, seen in self._rows(stored.id, found, with_body=False):
@@ -492,7 +497,8 @@ class Executor:
                 batch_stages.look(seen.letter, stored.id, skipped=seen.skipped, ending=True), batch_stages.Wait | Copy
             ):
                 unsent.append(item.letter_id)
-        self._items.end(stored.id, dict.fromkeys(gone, ("skipped:gone", "")))
+        if gone:
+            self._items.end(stored.id, dict.fromkeys(gone, ("skipped:gone", "")))
         self._items.mark_unsent(stored.id, unsent)
         progress.stale = progress.stale or bool(gone or unsent)
 

@@ -109,9 +109,9 @@ BATCH_INDEXES = {
     ITEMS: (
         Index("batch_seq", (("batchId", 1), ("seq", 1)), "a stretch of a plan; its counts", {"unique": True}),
         Index(
-            "batch_outcome",
-            (("batchId", 1), ("outcome", 1), ("sent", 1), ("seq", 1)),
-            "letters under way, left behind, or of one outcome, in order",
+            "batch_outcome_seq",
+            (("batchId", 1), ("outcome", 1), ("seq", 1)),
+            "letters without an outcome, or of one outcome, in order",
         ),
     ),
 }

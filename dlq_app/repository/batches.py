@@ -10,6 +10,7 @@ from typing import Any
 from pymongo import ReturnDocument
 from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
+from pymongo.write_concern import WriteConcern
 
 from dlq_app.batch_stages import CATCH_UP, Move
 from dlq_app.criteria import LetterCriteria
@@ -62,6 +63,8 @@ class Batches:
 
     def __init__(self, collection: Collection[Document]) -> None:
         self._batches = collection
+        # Who takes what, and how far it is: taken back by a crash of the server, it is taken and counted again.
+        self._notes = collection.with_options(write_concern=WriteConcern(w=1, j=False))
 
     # -- making and reading
 
@@ -228,12 +231,12 @@ class Batches:
             where["settled.to"] = seen.settled_to
             changed["settled"] = {"to": settled_to, **_counts(settled)}
         with translated():
-            self._batches.update_one(where, {"$set": changed, "$currentDate": {"updatedAt": True}})
+            self._notes.update_one(where, {"$set": changed, "$currentDate": {"updatedAt": True}})
 
     def say_waiting(self, batch_id: str, waiting: str) -> None:
         """Say what the batch waits for."""
         with translated():
-            self._batches.update_one({"_id": batch_id, "active": True}, {"$set": {"waiting": text(waiting, 300)}})
+            self._notes.update_one({"_id": batch_id, "active": True}, {"$set": {"waiting": text(waiting, 300)}})
 
     # -- chunks
 
@@ -270,9 +273,7 @@ class Batches:
             changed["nextSendAt"] = {"$max": [from_last, {"$add": ["$$NOW", gap - catch_up]}]}
             where["$expr"] = {"$lte": [{"$ifNull": ["$nextSendAt", "$$NOW"]}, "$$NOW"]}
         with translated():
-            document = self._batches.find_one_and_update(
-                where, [{"$set": changed}], return_document=ReturnDocument.AFTER
-            )
+            document = self._notes.find_one_and_update(where, [{"$set": changed}], return_document=ReturnDocument.AFTER)
         return batch_from(document) if document else None
 
     def take_over(self, seen: StoredBatch, *, owner: str, token: str, left: bool = False) -> Chunk | None:
@@ -289,15 +290,13 @@ class Batches:
             "chunk.until": until,
         }
         with translated():
-            document = self._batches.find_one_and_update(
-                where, [{"$set": changed}], return_document=ReturnDocument.AFTER
-            )
+            document = self._notes.find_one_and_update(where, [{"$set": changed}], return_document=ReturnDocument.AFTER)
         return batch_from(document).chunk if document else None
 
     def free(self, batch_id: str, token: str) -> None:
         """The chunk is done."""
         with translated():
-            self._batches.update_one({"_id": batch_id, "chunk.token": token}, {"$set": {"chunk": None}})
+            self._notes.update_one({"_id": batch_id, "chunk.token": token}, {"$set": {"chunk": None}})
 
     def server_now(self) -> datetime:
         with translated():

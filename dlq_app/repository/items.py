@@ -9,6 +9,7 @@ from typing import Any
 
 from bson import ObjectId
 from pymongo.collection import Collection
+from pymongo.write_concern import WriteConcern
 
 from dlq_app import queries
 from dlq_app.criteria import LetterCriteria
@@ -67,6 +68,9 @@ class Items:
     def __init__(self, letters: Collection[Document], items: Collection[Document]) -> None:
         self._letters = letters
         self._items = items
+        # Marks and outcomes repeat what letters say: one that a crash of the server takes back is written again. So
+        # nobody waits for the journal; a batch that is over is, and whatever was written before it is then safe, too.
+        self._marks = items.with_options(write_concern=WriteConcern(w=1, j=False))
 
     # -- before
 
@@ -166,9 +170,9 @@ class Items:
         with translated():
             return [item_from(row) for row in self._items.find(where).sort("seq", 1)]
 
-    def under_way(self, batch_id: str, after: int, limit: int) -> list[BatchItem]:
-        """Items that were sent and have no outcome, beginning after place ``after``, in order."""
-        return self._open(batch_id, True, {"$gt": after}, limit)
+    def under_way(self, batch_id: str, after: int, before: int, limit: int) -> list[BatchItem]:
+        """Items that were sent and have no outcome, between the places ``after`` and ``before``, in order."""
+        return self._open(batch_id, True, {"$gt": after, "$lt": before}, limit)
 
     def left_behind(self, batch_id: str, before: int, limit: int) -> list[BatchItem]:
         """Items before place ``before`` that were taken, but neither sent nor skipped, in order."""
@@ -181,8 +185,9 @@ class Items:
 
     def first_open(self, batch_id: str) -> int | None:
         """The first place that has no outcome; None when all have theirs."""
-        firsts = [self._open(batch_id, sent, {"$gte": 0}, 1) for sent in (True, False)]
-        return min((item.seq for found in firsts for item in found), default=None)
+        with translated():
+            first = self._items.find_one({"batchId": batch_id, "outcome": None}, {"seq": 1}, sort=[("seq", 1)])
+        return int(first["seq"]) if first else None
 
     def tally(self, batch_id: str, begin: int, end: int) -> Tally:
         """Counts of the items from place ``begin`` to before ``end``."""
@@ -232,7 +237,7 @@ class Items:
             return 0
         where = {"_id": {"$in": [item_id(batch_id, letter_id) for letter_id in letter_ids]}, "outcome": None}
         with translated():
-            return self._items.update_many(where, {"$set": dict(change)}).modified_count
+            return self._marks.update_many(where, {"$set": dict(change)}).modified_count
 
     # -- for people
 
@@ -241,8 +246,7 @@ class Items:
         where: Document = {"batchId": batch_id, "seq": {"$gt": after}}
         if outcome is not None:
             stored = [value or None for value in OUTCOME_FILTERS[outcome]]
-            # Both named, so that the index gives them in order.
-            where |= {"outcome": {"$in": stored}, "sent": {"$in": [True, False]}}
+            where["outcome"] = {"$in": stored}
         with translated():
             return [item_from(row) for row in self._items.find(where).sort("seq", 1).limit(limit)]
 

@@ -1,0 +1,287 @@
+"""The table of stages, budgets, windows, and what is done with one letter: decided without any store."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dlq_app import batch_stages
+from dlq_app.batch_stages import BatchSeen, Claim, Copy, Move, Ours, Skip, Wait, look
+from dlq_app.errors import RequestInvalid
+from dlq_app.replay_batch import BatchCounts, BatchOrder, BreakerSeen, Canary, Stage
+from dlq_app.testing import a_letter
+
+OPEN = BreakerSeen("payments", "OPEN")
+RUNNING = BatchSeen(
+    stage=Stage.RUNNING,
+    resume_to=None,
+    paused_by="",
+    canary=None,
+    max_failures=None,
+    max_failure_rate=None,
+    total=1000,
+    next_seq=100,
+    counts=BatchCounts(sent=100, succeeded=100, remaining=900),
+    under_way=0,
+    is_due=True,
+)
+
+
+def seen(**changes: Any) -> BatchSeen:
+    return replace(RUNNING, **changes)
+
+
+def counts(succeeded: int = 0, failed: int = 0, skipped: int = 0) -> BatchCounts:
+    return BatchCounts(sent=succeeded + failed, succeeded=succeeded, failed=failed, skipped=skipped)
+
+
+CANARY = {"stage": Stage.CANARY, "canary": Canary(5, 4)}
+PAUSED = {"stage": Stage.PAUSED, "paused_by": "breaker"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"stage": Stage.PLANNED, "is_due": False}, None),
+        ({"stage": Stage.PLANNED}, Move(Stage.RUNNING)),
+        ({"stage": Stage.PLANNED, "canary": Canary(5, 4)}, Move(Stage.CANARY)),
+        ({"stage": Stage.PLANNING}, None),
+        # The canary is judged by outcomes, all of them, and by nothing else.
+        ({**CANARY, "counts": counts(4), "under_way": 1}, None),
+        ({**CANARY, "counts": counts(4)}, None),
+        ({**CANARY, "counts": counts(4, 1)}, Move(Stage.RUNNING, canary_passed=True)),
+        ({**CANARY, "counts": counts(3, 2)}, Move(Stage.STOPPED, stop_reason="canary_failed")),
+        ({**CANARY, "counts": counts(4, 0, 9)}, None),
+        # Fewer letters than the canary wants: it may still fail as often as it was allowed to.
+        ({**CANARY, "counts": counts(2), "next_seq": 1000}, Move(Stage.RUNNING, canary_passed=True)),
+        ({**CANARY, "counts": counts(0, 0, 1000), "next_seq": 1000}, Move(Stage.RUNNING, canary_passed=True)),
+        ({**CANARY, "counts": counts(0, 2), "next_seq": 1000}, Move(Stage.STOPPED, stop_reason="canary_failed")),
+        # Breakers pause what still has to send, and lift their own pause only.
+        ({"blocked_by": OPEN}, Move(Stage.PAUSED, resume_to=Stage.RUNNING, paused_by="breaker")),
+        ({**CANARY, "counts": counts(), "blocked_by": OPEN}, Move(Stage.PAUSED, Stage.CANARY, "breaker")),
+        ({"blocked_by": OPEN, "next_seq": 1000, "under_way": 3}, None),
+        ({**PAUSED, "resume_to": Stage.CANARY}, Move(Stage.CANARY)),
+        ({**PAUSED, "resume_to": Stage.CANARY, "blocked_by": OPEN}, None),
+        ({"stage": Stage.PAUSED, "paused_by": "operator", "resume_to": Stage.RUNNING}, None),
+        # The budget comes before the end.
+        ({"max_failures": 2, "counts": counts(9, 2)}, None),
+        ({"max_failures": 2, "counts": counts(9, 3)}, Move(Stage.STOPPED, stop_reason="too_many_failures")),
+        ({"max_failure_rate": 0.5, "counts": counts(0, 19)}, None),
+        ({"max_failure_rate": 0.5, "counts": counts(0, 20)}, Move(Stage.STOPPED, stop_reason="too_many_failures")),
+        ({"max_failure_rate": 0.5, "counts": counts(20, 20)}, None),
+        ({"next_seq": 1000, "under_way": 1}, None),
+        ({"next_seq": 1000}, Move(Stage.FINISHED)),
+        ({"next_seq": 0, "total": 0, "counts": counts()}, Move(Stage.FINISHED)),
+        ({"stage": Stage.FINISHED}, None),
+        ({"stage": Stage.CANCELLED, "next_seq": 1000}, None),
+        ({"stage": Stage.STOPPED, "next_seq": 1000}, None),
+    ],
+)
+def test_where_an_executor_may_lead_a_batch(changes: dict[str, Any], expected: Move | None) -> None:
+    assert batch_stages.next_move(seen(**changes)) == expected
+
+
+def test_what_operators_may_do_from_each_stage() -> None:
+    can: dict[str, set[Stage]] = {"pause": set(), "resume": set(), "cancel": set()}
+    for stage in Stage:
+        if batch_stages.pause_by_operator(stage, None):
+            can["pause"].add(stage)
+        if batch_stages.resume_by_operator(stage, None):
+            can["resume"].add(stage)
+        if batch_stages.cancel_by_operator(stage, ""):
+            can["cancel"].add(stage)
+
+    assert can == {
+        "pause": {Stage.CANARY, Stage.RUNNING, Stage.PAUSED},
+        "resume": {Stage.PAUSED},
+        "cancel": {Stage.PLANNING, Stage.PLANNED, Stage.CANARY, Stage.RUNNING, Stage.PAUSED},
+    }
+
+
+def test_a_pause_over_a_pause_still_goes_back_to_the_canary() -> None:
+    first = batch_stages.pause_by_operator(Stage.PAUSED, Stage.CANARY)
+
+    assert first == Move(Stage.PAUSED, resume_to=Stage.CANARY, paused_by="operator")
+    assert batch_stages.resume_by_operator(Stage.PAUSED, Stage.CANARY) == Move(Stage.CANARY)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rate", "expected"),
+    [
+        ({}, None, 50),
+        ({"next_seq": 990}, None, 10),
+        ({"under_way": 1990}, None, 10),
+        ({"under_way": 2000}, None, 0),
+        ({}, 0.5, 1),
+        ({}, 50, 5),
+        ({}, 5000, 50),
+        ({"stage": Stage.PAUSED, "paused_by": "operator"}, None, 0),
+        ({**PAUSED}, None, 50),
+        ({**PAUSED, "under_way": 1}, None, 0),
+        ({"stage": Stage.CANCELLED}, None, 0),
+        ({**CANARY, "counts": counts()}, None, 5),
+        ({**CANARY, "counts": counts(1, 1, 7), "under_way": 2}, None, 1),
+        ({**CANARY, "counts": counts(1, 1), "under_way": 3}, None, 0),
+        ({**PAUSED, "canary": Canary(5, 5), "resume_to": Stage.CANARY, "counts": counts(2)}, None, 3),
+        ({"max_failures": 0, "counts": counts()}, None, 20),
+        ({"max_failures": 0, "counts": counts(), "under_way": 15}, None, 5),
+        ({"max_failure_rate": 0.1, "counts": counts(30), "under_way": 10}, None, 20),
+    ],
+)
+def test_how_many_letters_may_be_taken(changes: dict[str, Any], rate: float | None, expected: int) -> None:
+    assert batch_stages.allowance(seen(**changes), rate) == expected
+
+
+def test_large_payloads_make_the_window_small() -> None:
+    assert batch_stages.window(RUNNING, bytes_each=256 * 1024) == 128
+    assert batch_stages.window(RUNNING, bytes_each=10**9) == 1
+
+
+@given(
+    succeeded=st.integers(0, 300),
+    failed=st.integers(0, 300),
+    under_way=st.integers(0, 3000),
+    size=st.integers(1, 100),
+    budget=st.one_of(st.none(), st.integers(0, 50)),
+)
+def test_a_canary_never_takes_more_than_its_size(
+    succeeded: int, failed: int, under_way: int, size: int, budget: int | None
+) -> None:
+    canary = seen(
+        stage=Stage.CANARY,
+        canary=Canary(size, size),
+        counts=counts(succeeded, failed),
+        under_way=under_way,
+        max_failures=budget,
+    )
+
+    taken = batch_stages.allowance(canary, None)
+
+    assert taken >= 0
+    assert taken == 0 or succeeded + failed + under_way + taken <= size
+
+
+def test_letters_go_as_far_as_their_breakers_let_them() -> None:
+    trying = BreakerSeen("mail", "HALF_OPEN", trials=2)
+    breakers = {"payments": OPEN, "mail": trying, "shop": BreakerSeen("shop", "CLOSED")}
+
+    assert batch_stages.passing(["shop", None, "new", "shop"], breakers, trying=False) == 4
+    assert batch_stages.passing(["shop", "payments", "shop"], breakers, trying=False) == 1
+    assert batch_stages.passing(["mail", "mail"], breakers, trying=False) == 0
+    assert batch_stages.passing(["mail", "shop", "mail", "mail"], breakers, trying=True) == 3
+    assert batch_stages.passing(["payments"], breakers, trying=True) == 0
+
+
+# --- one letter ---
+
+
+def attempt(outcome: str | None, batch_id: str = "b-1") -> dict[str, Any]:
+    return {"epoch": 1001, "batchId": batch_id, "outcome": outcome, "errorType": "TIMEOUT_ERROR"}
+
+
+def claimed_for(batch_id: str) -> dict[str, Any]:
+    return {
+        "status": "dlq_processing",
+        "replay": {"id": "r-1", "epoch": 1001, "batchId": batch_id, "from": "dlq_manual"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "skipped", "expected", "at_the_end"),
+    [
+        ({}, False, Claim(), Skip("cancelled")),
+        ({"status": "dlq_failed"}, False, Claim(), Skip("cancelled")),
+        ({"replayAttempts": [attempt("failed_same", "b-0")]}, False, Claim(), Skip("cancelled")),
+        ({}, True, Skip("in_flight"), Skip("in_flight")),
+        ({"status": "dlq_resolved"}, False, Skip("resolved"), Skip("resolved")),
+        (claimed_for("b-1"), False, Ours(), Wait()),
+        (claimed_for("b-2"), False, Skip("in_flight"), Skip("in_flight")),
+        ({"replayAttempts": [attempt("failed_same")]}, False, *[Copy("failed_same", "TIMEOUT_ERROR")] * 2),
+        ({"status": "dlq_resolved", "replayAttempts": [attempt("succeeded")]}, False,
+         *[Copy("succeeded", "TIMEOUT_ERROR")] * 2),
+        ({"replayAttempts": [attempt("superseded")]}, False, *[Copy("skipped:superseded", "")] * 2),
+        ({**claimed_for("b-2"), "replayAttempts": [attempt("failed_new"), attempt(None, "b-2")]}, False,
+         *[Copy("failed_new", "TIMEOUT_ERROR")] * 2),
+        ({"replayAttempts": [attempt(None)]}, False, Wait(), Wait()),
+    ],
+)  # fmt: skip
+def test_what_is_done_with_a_letter(
+    changes: dict[str, Any], skipped: bool, expected: object, at_the_end: object
+) -> None:
+    letter = a_letter(**changes)
+
+    assert look(letter, "b-1", skipped=skipped, ending=False) == expected
+    assert look(letter, "b-1", skipped=skipped, ending=True) == at_the_end
+
+
+def test_a_letter_that_is_gone_is_skipped() -> None:
+    assert look(None, "b-1", skipped=False, ending=False) == Skip("gone")
+
+
+# --- orders ---
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        ({}, ["filter"]),
+        ({"filter": {}}, ["filter"]),
+        ({"filter": {}, "all": False}, ["filter"]),
+        ({"all": "yes"}, ["all"]),
+        ({"filter": {"status": "gone", "color": "red"}}, ["filter.status", "filter.color"]),
+        ({"filter": {"$where": "1"}}, ["filter.$where"]),
+        ({"filter": ["status"]}, ["filter"]),
+        ({"ids": ["m-1"], "filter": {"type": "demo"}}, ["ids"]),
+        ({"ids": []}, ["ids"]),
+        ({"ids": [{"$ne": 1}]}, ["ids"]),
+        ({"ids": ["m-1"] * 10_001}, ["ids"]),
+        ({"all": True, "speed": 3}, ["speed"]),
+        ({"all": True, "canary": 5}, ["canary"]),
+        ({"all": True, "canary": {"size": 0}}, ["canary.size"]),
+        ({"all": True, "canary": {"size": 5, "minSuccess": 6}}, ["canary.minSuccess"]),
+        ({"all": True, "canary": {"size": 5, "min": 6}}, ["canary.min"]),
+        ({"all": True, "ratePerSecond": 0}, ["ratePerSecond"]),
+        ({"all": True, "ratePerSecond": float("nan")}, ["ratePerSecond"]),
+        ({"all": True, "ratePerSecond": True}, ["ratePerSecond"]),
+        ({"all": True, "maxFailures": -1, "maxFailureRate": 2, "limit": 0}, ["maxFailures", "maxFailureRate", "limit"]),
+        ({"all": True, "scheduledAt": "tomorrow"}, ["scheduledAt"]),
+        ({"all": True, "name": "x" * 201, "reason": "\0"}, ["name", "reason"]),
+        ({"all": True, "reason": "\ud800"}, ["reason"]),
+    ],
+)
+def test_every_problem_of_an_order_is_named(body: dict[str, Any], fields: list[str]) -> None:
+    with pytest.raises(RequestInvalid) as caught:
+        BatchOrder.parse(body)
+
+    assert sorted(entry["field"] for entry in caught.value.errors) == sorted(fields)
+
+
+def test_an_order_is_read_as_it_was_meant() -> None:
+    order = BatchOrder.parse(
+        {
+            "filter": {"errorType": ["TIMEOUT_ERROR"], "status": "dlq_failed"},
+            "dryRun": True,
+            "name": "bank is back",
+            "ratePerSecond": 2.5,
+            "canary": {"size": 5},
+            "maxFailures": 0,
+            "maxFailureRate": 0.25,
+            "limit": 10,
+            "scheduledAt": "2026-11-24T20:00:00+01:00",
+        }
+    )
+
+    assert order.criteria is not None
+    assert order.criteria.statuses == ("dlq_failed",)
+    assert order.canary == Canary(5, 5)
+    assert (order.max_failures, order.max_failure_rate, order.limit) == (0, 0.25, 10)
+    assert order.scheduled_at is not None
+    assert order.scheduled_at.isoformat() == "2026-11-24T19:00:00+00:00"
+    assert BatchOrder.parse({"ids": ["m-1", "m-1", "m-2"]}).ids == ("m-1", "m-2")
+    everything = BatchOrder.parse({"all": True})
+    assert everything.criteria is not None
+    assert everything.criteria.is_empty
