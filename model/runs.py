@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from model.batch import BatchModel
 from model.claims import ClaimsModel
 from model.fallback import FallbackModel
 from model.lanes import LaneModel
@@ -84,5 +85,26 @@ SUITES: Mapping[str, Suite] = {
         FallbackModel,
         FallbackModel.guards,
         narrow=({}, {"kills": 1}, {"clicks": 2, "kills": 1}),
+    ),
+    "batch": Suite(
+        BatchModel,
+        BatchModel.guards,
+        narrow=(
+            {"kills": 1, "lost_answers": 1},
+            {"pauses": 2, "trips": 1},
+            {"kills": 1, "cancels": 1},
+            {"canary": False, "max_failures": 0},
+            {"plan": ((1, 0),), "canary": False, "by_hand": True, "late_claims": 1, "early_sweeps": 1},
+            {"by_hand": True},
+        ),
+        wide=(
+            {"kills": 1, "pauses": 1, "trips": 1},
+            {"pauses": 1, "trips": 1, "cancels": 1},
+            {"kills": 1, "canary": False, "max_failures": 0},
+            {"plan": ((1, 0),), "canary": False, "by_hand": True, "kills": 1, "cancels": 1, "early_sweeps": 1},
+            {"plan": ((1, 0),), "canary": False, "by_hand": True, "kills": 1, "lost_answers": 1, "late_claims": 1},
+            {"plan": ((1, 0), (2, 0)), "canary": False, "kills": 1, "lost_answers": 1},
+            {"plan": ((1, 0), (2, 0)), "canary": False, "kills": 1, "by_hand": True},
+        ),
     ),
 }

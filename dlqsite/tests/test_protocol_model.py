@@ -36,6 +36,9 @@ def test_it_holds_in_every_state_and_always_ends(name: str, bounds: Bounds) -> N
         ("replay", "claim: one conditional update on status and fence as read", {}, "I9"),
         ("replay", "release: only after void, also by the claimant", {"late_requests": 1}, "I6"),
         ("replay", "settle: by the outbox, never by the worker", {"kills": 1}, "LIVE"),
+        ("batch", "batch: nothing beyond the canary before the verdict", {}, "B3"),
+        ("batch", "batch: the breaker lifts only its own pause", {"pauses": 1, "trips": 1}, "B4"),
+        ("batch", "batch: paused twice, it still knows the stage it came from", {"pauses": 1, "trips": 1}, "LIVE"),
         ("fallback", "claim: fence from the server's clock as well as from the count", {}, "I3"),
     ],
 )
