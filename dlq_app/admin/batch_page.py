@@ -34,7 +34,7 @@ from dlq_app.replay_batch import (
 
 #: Width of a bar's drawing.
 _WIDE = 1000
-ITEMS = 50
+ITEMS = 20
 #: What is asked every second while it goes on, else every five.
 QUICK_S, SLOW_S = 1, 5
 
