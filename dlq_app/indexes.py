@@ -18,7 +18,7 @@ FIGURES = "figures"
 RESOLVED = "resolved"
 REPLAYED = "group_replayed"
 #: Indexes of earlier versions, whose questions others answer now.
-RETIRED = ("created", "status_created")
+RETIRED = ("created", "status_created", "source_last_failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,6 @@ INDEXES = (
     _by("status_last_failed", "status", "filter and sort by status"),
     _by("error_type_last_failed", "errorType", "filter and sort by error type"),
     _by("type_last_failed", "type", "filter and sort by type"),
-    _by("source_last_failed", "metadata.source", "filter by source"),
     _by("fingerprint_last_failed", "fingerprint", "the letters of a group, and its last failure"),
     _by("tag_last_failed", "metadata.tags", "filter by tag"),
     _by("word_last_failed", "searchWords", "search for words of the error"),
