@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,7 +14,8 @@ from breaker_app.states import Outcome, State
 from dlq_app.services import record_outcomes
 from dlq_app.testing import a_death
 from dlqsite import health, overview, overview_views, tabs
-from messages_app import presence
+from messages_app import connection, flight, presence, series
+from messages_app import ledger as ledger_module
 from messages_app.ledger import ledger
 from messages_app.records import Acceptance, Completed, Failed
 from messages_app.series import EVERY_MS, Sample
@@ -27,6 +30,28 @@ def forget() -> None:
     health.doctor.cache_clear()
     health._accounts.cache_clear()
     tabs.counts.forget()
+
+
+@contextmanager
+def away(settings: Any, store: str) -> Iterator[None]:
+    """``redis`` or ``mongodb`` gives no answer; what was seen of it before is still known."""
+
+    def reconnect() -> None:
+        for kept in (connection._client, ledger_module._ledger, presence._register, series._series, flight._radar):
+            kept.cache_clear()
+        breaker_conf.forget()
+
+    urls = settings.REDIS_URL, settings.MONGODB_URL
+    if store == "redis":
+        settings.REDIS_URL = "redis://127.0.0.1:9/0"
+    else:
+        settings.MONGODB_URL = "mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=50"
+    reconnect()
+    try:
+        yield
+    finally:
+        settings.REDIS_URL, settings.MONGODB_URL = urls
+        reconnect()
 
 
 def settle() -> overview.Overview:

@@ -13,13 +13,14 @@ import pytest
 from django.test import Client
 from pytest_django import Settings
 
-from breaker_app import conf as breaker_conf
+from dlq_app import batches
+from dlq_app.replay_batch import BatchOrder
 from dlqsite import charts, lookout, overview, overview_page, overview_views
 from dlqsite.lookout import Source
 from dlqsite.tests import scenes
 from dlqsite.tests.people import member, signed_in, with_key
 from dlqsite.verdict import BreakerSight, GroupSight, Sight, judge
-from messages_app import connection, flight, ledger, presence, registry, series
+from messages_app import registry
 
 NOW = datetime(2026, 11, 24, 3, 13, tzinfo=UTC)
 
@@ -212,25 +213,6 @@ def _seen_afresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     scenes.forget()
 
 
-@pytest.fixture
-def without_mongodb(settings: Settings) -> None:
-    settings.MONGODB_URL = "mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=50"
-
-
-@pytest.fixture
-def without_redis(settings: Settings) -> Iterator[None]:
-    def forget() -> None:
-        for kept in (connection._client, ledger._ledger, presence._register, series._series, flight._radar):
-            kept.cache_clear()
-        breaker_conf.forget()
-
-    settings.REDIS_URL = "redis://127.0.0.1:9/0"
-    forget()
-    yield
-    settings.REDIS_URL = settings.REDIS_URL
-    forget()
-
-
 @pytest.mark.django_db
 @pytest.mark.redis
 @pytest.mark.mongo
@@ -273,16 +255,18 @@ class TestPage:
         assert 'id="verdict"' in page
         assert "Everything else in this admin" in page
 
-    def test_without_mongodb_the_page_says_so_and_goes_on(self, without_mongodb: None) -> None:
+    def test_without_mongodb_the_page_says_so_and_goes_on(self, settings: Settings) -> None:
         scenes.quiet(self.redis)
-        page = self.page()
+        with scenes.away(settings, "mongodb"):
+            page = self.page()
 
         assert "MongoDB does not answer. No letter is lost." in page
         assert "Figures of dead letters, groups, replay batches are not known." in page
         assert "steady" in page, "rates come from Redis"
 
-    def test_without_redis_the_page_says_so_and_goes_on(self, without_redis: None) -> None:
-        page = self.page()
+    def test_without_redis_the_page_says_so_and_goes_on(self, settings: Settings) -> None:
+        with scenes.away(settings, "redis"):
+            page = self.page()
 
         assert "Redis does not answer. Nothing can be accepted or processed." in page
 
@@ -290,10 +274,10 @@ class TestPage:
         scenes.quiet(self.redis)
         scenes.letters(3, type="order.created", error_kind="permanent", error_type="VALIDATION_ERROR")
         known = scenes.settle()
-        settings.MONGODB_URL = "mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=50"
-        until = time.monotonic() + 20
-        while not (away := overview.overview()).mongodb_is_away and time.monotonic() < until:
-            time.sleep(0.1)
+        with scenes.away(settings, "mongodb"):
+            until = time.monotonic() + 20
+            while not (away := overview.overview()).mongodb_is_away and time.monotonic() < until:
+                time.sleep(0.1)
 
         assert away.letters.value is not None
         assert away.letters.value["open"] == 3
@@ -335,6 +319,17 @@ class TestPage:
         assert None in data["charts"]["throughput"]["accepted"], "nobody counted for a while"
         assert data["away"] == {}
         assert with_key("submit", name="dave").get("/api/system/overview").status_code == 403
+
+    def test_a_batch_under_way_is_shown_with_how_far_it_is(self) -> None:
+        scenes.quiet(self.redis)
+        scenes.letters(4, type="demo")
+        order = BatchOrder.parse({"filter": {"type": ["demo"]}, "name": "after <b>the outage</b>"})
+        batch = batches.start(order, actor="user:mira")
+        page = self.page()
+
+        assert f'href="/admin/dlq_app/replaybatch/{batch.id}/change/"' in page
+        assert "after &lt;b&gt;the outage" in page
+        assert "0 of 4" in page
 
     def test_secrets_in_error_texts_are_hidden(self) -> None:
         scenes.quiet(self.redis)

@@ -10,10 +10,9 @@ import pytest
 from django.test import Client
 from pytest_django import Settings
 
-from breaker_app import conf as breaker_conf
 from dlqsite.tests import scenes
 from dlqsite.tests.people import member, signed_in, staff
-from messages_app import admin, connection, flight, ledger, presence, series
+from messages_app import admin, flight, ledger
 from messages_app.records import Completed
 
 pytestmark = [pytest.mark.django_db, pytest.mark.redis, pytest.mark.mongo]
@@ -205,21 +204,10 @@ def test_the_same_is_not_sent_twice(viewer: Client) -> None:
 
 
 def test_without_redis_it_says_so(viewer: Client, settings: Settings) -> None:
-    def forget() -> None:
-        for kept in (connection._client, ledger._ledger, presence._register, series._series, flight._radar):
-            kept.cache_clear()
-        breaker_conf.forget()
-
-    url = settings.REDIS_URL
-    settings.REDIS_URL = "redis://127.0.0.1:9/0"
-    forget()
-    try:
+    with scenes.away(settings, "redis"):
         assert "Redis does not answer" in viewer.get(PAGE).content.decode()
         assert "Redis does not answer" in viewer.get(f"{PAGE}live/").content.decode()
         assert "nobody can tell" in look_up(viewer, "a")
-    finally:
-        settings.REDIS_URL = url
-        forget()
 
 
 def test_a_broken_story_does_not_hide_the_rest(viewer: Client, redis_client: Any) -> None:

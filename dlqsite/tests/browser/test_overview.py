@@ -141,3 +141,26 @@ def test_the_rest_of_the_admin_is_one_click_away(viewer: Page) -> None:
     viewer.locator('.everything th a[href="/admin/messages_app/message/"]').click()
 
     expect(viewer.get_by_role("heading", level=1)).to_have_text("Messages")
+
+
+@pytest.mark.parametrize("store", ["mongodb", "redis"])
+def test_with_a_store_away_it_is_readable_and_says_so(
+    sign_in: SignIn, redis_client: Any, assert_accessible: Callable[[Page], None], settings: Any,
+    shoot: Callable[..., None], store: str,
+) -> None:  # fmt: skip
+    page = sign_in("operator")
+    scenes.quiet(redis_client)
+    scenes.letters(3, type="order.created", error_kind="permanent", error_type="VALIDATION_ERROR")
+    scenes.settle()
+    with scenes.away(settings, store):
+        for _ in range(40):
+            scenes.settle()
+            page.goto("/admin/")
+            if "does not answer" in page.locator("#verdict").inner_text():
+                break
+            page.wait_for_timeout(250)
+
+        expect(page.locator("#verdict")).to_contain_text("does not answer")
+        expect(page.locator(".banner.warn").first).to_contain_text("Figures of")
+        assert_accessible(page)
+        shoot(page, f"overview-away-{store}")
