@@ -112,9 +112,13 @@ def replay_due(limit: int = 100) -> DueRound:
             case Replayed():
                 replayed += 1
             case replaying.Refused(_, message_type, retry_after):
-                refused.add(message_type)
                 wait = min(max(timedelta(seconds=retry_after), _WAIT_LEAST), _WAIT_MOST)
-                postponed += letters.postpone_type(message_type, now, now + wait)
+                if len(port.breakers([message_type]).get(message_type, ())) > 1:
+                    # The payload chose this breaker; others of the type may go elsewhere.
+                    postponed += letters.postpone(letter, now + wait)
+                else:
+                    refused.add(message_type)
+                    postponed += letters.postpone_type(message_type, now, now + wait)
             case replaying.NotStarted():
                 postponed += letters.postpone(letter, now + _NOT_STARTED_WAIT)
             case replaying.Unknown():

@@ -122,6 +122,8 @@ class MemoryIntake:
     forwarded: list[ForwardOrder] = field(default_factory=list)
     resettled: list[tuple[str, int]] = field(default_factory=list)
     open_types: dict[str, int] = field(default_factory=dict)
+    #: Type → its breakers, where the payload, which holds the name, chooses; else the type is its breaker's name.
+    destinations: dict[str, Sequence[str]] = field(default_factory=dict)
     #: Types whose breaker is half open → how many calls it would let through.
     trial_types: dict[str, int] = field(default_factory=dict)
     #: Ids of messages that intake can never run, as far as ``forward_many`` is concerned.
@@ -206,17 +208,18 @@ class MemoryIntake:
 
     def breakers(self, types: Iterable[str]) -> Mapping[str, Sequence[BreakerSeen]]:
         self._hook("before_breakers")
-        return {one: [self._breaker(one)] for one in types}
+        return {one: [self._breaker(name) for name in self.destinations.get(one, (one,))] for one in types}
 
     def _breaker(self, name: str) -> BreakerSeen:
         state = "OPEN" if name in self.open_types else "HALF_OPEN" if name in self.trial_types else "CLOSED"
         return BreakerSeen(name, state, self.trial_types.get(name, 0), (name,))
 
     def breaker_of(self, message_type: str, body: bytes) -> str | None:
-        return message_type
+        names = self.destinations.get(message_type, ())
+        return next((name for name in names if name.encode() in body), message_type)
 
     def retry_after_ms(self, message_type: str, body: bytes = b"") -> int | None:
-        return self.open_types.get(message_type)
+        return self.open_types.get(self.breaker_of(message_type, body) or "")
 
     def end(self, message_id: str, *, done: bool) -> Death | Settled:
         """Let the forwarded message end; the outcome as the outbox brings it."""

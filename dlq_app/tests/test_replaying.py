@@ -611,6 +611,28 @@ def test_an_open_breaker_puts_off_its_type_and_no_other(letters: Letters, intake
     assert timedelta(seconds=40) < put_off.next_retry_at - datetime.now(UTC) < timedelta(seconds=50)
 
 
+def test_an_open_breaker_that_the_payload_chose_puts_off_only_what_goes_there(
+    letters: Letters, intake: MemoryIntake
+) -> None:
+    intake.destinations["http.deliver"] = ("ill.example", "well.example")
+    intake.open_types["ill.example"] = 45_000
+    services.record_outcomes(
+        [
+            a_death(f"m-{n}-{host[0]}", type="http.deliver", body=f'{{"url": "https://{host}/"}}'.encode())
+            for n in range(3)
+            for host in ("ill.example", "well.example")
+        ],
+        [],
+    )
+
+    done = services.replay_due()
+
+    assert (done.due, done.replayed, done.postponed) == (6, 3, 3)
+    assert {order.message_id[-1] for order in intake.forwarded} == {"w"}
+    assert found(letters, "m-0-i").next_retry_at != found(letters, "m-0-w").next_retry_at
+    assert services.replay_due().due == 0
+
+
 def test_an_automatic_replay_that_meets_a_running_message_waits_five_minutes(
     letters: Letters, intake: MemoryIntake
 ) -> None:
