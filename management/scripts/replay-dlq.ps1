@@ -26,7 +26,7 @@ param(
     [switch] $All,
     [ValidateRange(1, 10000000)] [int] $Limit,
     # Letters per second.
-    [ValidateRange(0.01, 100000)] [double] $Rate,
+    [ValidateRange(0.01, 100000.0)] [double] $Rate,
     # Send so many letters first, and the others only if all of these succeed.
     [ValidateRange(1, 1000)] [int] $Canary,
     [ValidateRange(0, 10000000)] [int] $MaxFailures,

@@ -240,7 +240,7 @@ while [ $# -gt 0 ]; do
         --yes) yes=1 ;;
         --json) json=1 ;;
         --url) url=$value ;;
-        --key-file) [ -r "$value" ] || die "$value cannot be read" && key=$(cat "$value") ;;
+        --key-file) [ -r "$value" ] || die "$value cannot be read" && key=$(sed 1q "$value" | tr -d '\r') ;;
         -h | --help) usage && exit 0 ;;
         --) break ;;
         -*) die "there is no $flag; --help says what there is" ;;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings
+from django.core.management.base import BaseCommand
 from pymongo.database import Database
 
 from dlq_app import batches, services
@@ -24,6 +26,7 @@ from dlq_app.ports import ForwardOrder
 from dlq_app.replay_batch import Stage
 from dlq_app.testing import MemoryIntake, a_death
 from dlqsite.tests.people import a_key
+from management.management.commands import replay_dlq
 
 SCRIPT = Path(settings.BASE_DIR) / "management/scripts/replay-dlq.sh"
 SHELLS = [shell for shell in ("dash", "bash", "busybox") if shutil.which(shell)]
@@ -103,6 +106,20 @@ class Script:
 @pytest.fixture
 def script(live_server: Any, workers: Workers) -> Script:
     return Script(live_server.url, a_key("read", "replay", name="olga", rate_limit_per_minute=0))
+
+
+def test_both_scripts_take_the_flags_of_the_command() -> None:
+    parser = BaseCommand().create_parser("manage.py", "any")
+    stock = {flag for action in parser._actions for flag in action.option_strings}
+    command = replay_dlq.Command().create_parser("manage.py", "replay_dlq")
+    flags = {flag for action in command._actions for flag in action.option_strings} - stock
+    told = subprocess.run(["sh", str(SCRIPT), "--help"], capture_output=True, text=True, check=True).stdout
+    powershell = SCRIPT.with_suffix(".ps1").read_text(encoding="utf-8")
+
+    assert len(flags) > 20
+    assert {flag for flag in flags if f"{flag} " not in told + " "} == set()
+    in_words = {flag: "".join(word.title() for word in flag[2:].split("-")) for flag in flags}
+    assert {flag for flag, word in in_words.items() if not re.search(rf"\] \${word}\b", powershell)} == set()
 
 
 def die(*ids: str, **changes: Any) -> None:
@@ -238,7 +255,7 @@ def test_without_a_key_or_with_a_wrong_one_nothing_is_started(script: Script, li
 def test_the_key_may_lie_in_a_file(script: Script, tmp_path: Path) -> None:
     die("m-1")
     held = tmp_path / "key"
-    held.write_text(script.environment["DLQ_API_KEY"] + "\n")
+    held.write_text(script.environment["DLQ_API_KEY"] + "\r\nand a note\n")
 
     assert script("--all", "--yes", "--key-file", str(held), DLQ_API_KEY="").returncode == 0
 
