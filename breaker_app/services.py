@@ -39,6 +39,11 @@ def card(name: str, *, limit: int = SHOWN_TRANSITIONS) -> Card:
     return Card(name, policy, store.peek(name, policy), store.transitions(name, limit))
 
 
+def window(name: str) -> list[tuple[int, int]]:
+    """Outcomes and failures of each second of the breaker's window, oldest first. Raises as ``card`` does."""
+    return conf.store().window(name, _known(name))
+
+
 def order(name: str, state: State, *, actor: str, reason: str) -> Card:
     """Send a breaker to ``state`` and tell how it stands then. Who and why are kept with the transition.
 

@@ -216,6 +216,32 @@ class RedisBreakerStore:
         entries = self._try(lambda: self._redis.xrevrange(_keys(name)[2], count=limit))
         return [_transition(fields) for _, fields in entries]
 
+    def window(self, name: str, policy: BreakerPolicy) -> list[tuple[int, int]]:
+        """Outcomes and failures of each second of the window, oldest first; the last is the second that runs.
+
+        For looking at only: read beside the scripts, so a call that is counted meanwhile may be missing.
+        """
+
+        def read() -> tuple[dict[str, str], int]:
+            with self._redis.pipeline(transaction=False) as pipe:
+                pipe.hgetall(_keys(name)[0])
+                pipe.time()
+                row, (second, _) = pipe.execute()
+            return row, int(self._clock()) // 1000 if self._clock else int(second)
+
+        row, now = self._try(read)
+        length = policy.time_window_ms // 1000
+        found = [(0, 0)] * length
+        touched = int(row.get("ep", 0))
+        for field, value in row.items():
+            if not (field.startswith("b") and field[1:].isdigit()) or (slot := int(field[1:])) >= length:
+                continue
+            age = (touched - slot) % length + now - touched
+            if 0 <= age < length:
+                total, failed, _ = value.split(",")
+                found[length - 1 - age] = (int(total), int(failed))
+        return found
+
     def announce(self, names: Iterable[str]) -> None:
         """Remember that these names exist."""
         found = sorted(names)

@@ -1,0 +1,335 @@
+"""The breakers page of the console: how each stands, the story of one, and orders with a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.loader import render_to_string
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.http import urlencode
+
+from breaker_app import services
+from breaker_app.errors import BreakerNotFound, InvalidRequest
+from breaker_app.models import Breaker
+from breaker_app.policy import BreakerPolicy, WhenOpen
+from breaker_app.services import Card
+from breaker_app.states import MAX_REASON, State, Transition, Why
+
+#: The permission to give orders.
+CONTROL = "dlqsite.admin"
+#: What the form sends → where the breaker goes, and what the audit log calls it.
+ORDERS = {"force-open": State.FORCED_OPEN, "reset": State.CLOSED, "disable": State.DISABLED}
+#: The worst first.
+_WORST = (State.OPEN, State.FORCED_OPEN, State.HALF_OPEN, State.DISABLED, State.METRICS_ONLY, State.CLOSED)
+_TONES = {State.OPEN: "bad", State.FORCED_OPEN: "mute", State.HALF_OPEN: "warn", State.CLOSED: ""}
+_WORDS = {
+    State.OPEN: "open",
+    State.FORCED_OPEN: "forced open",
+    State.HALF_OPEN: "probing",
+    State.DISABLED: "disabled",
+    State.METRICS_ONLY: "only watching",
+    State.CLOSED: "closed",
+}
+#: Bars of the window's chart at most, and its height in the drawing's units.
+_BARS, _HEIGHT = 60, 100
+_HOUR_MS = 3_600_000
+#: How a state is drawn in the lane of the last hour: class, y, height. Thin closed, middle half-open, full open.
+_LANE = {
+    State.CLOSED: ("fill-ok", 6, 4),
+    State.HALF_OPEN: ("fill-warn", 3, 10),
+    State.OPEN: ("fill-bad", 0, 16),
+    State.FORCED_OPEN: ("fill-mute", 0, 16),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One breaker in words."""
+
+    name: str
+    state: State
+    tone: str
+    say: str
+    facts: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A second of the window, or a few: where its bars begin and how high they are."""
+
+    x: int
+    y: float
+    height: float
+    failed_y: float
+    failed_height: float
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One change of state in words."""
+
+    at: datetime
+    source: State
+    to: State
+    why: str
+    who: str
+
+
+def percent(share: float) -> str:
+    """A share as people write it: ``50 %``, ``0.3 %``."""
+    number = share * 100
+    return f"{number:.0f} %" if number >= 10 or number == round(number) else f"{number:.1f} %"
+
+
+def seconds(ms: float) -> str:
+    """Milliseconds as ``11 s`` or ``4 min``."""
+    whole = max(1, round(ms / 1000))
+    return f"{whole} s" if whole < 120 or whole % 60 else f"{whole // 60} min"
+
+
+def _probes(policy: BreakerPolicy) -> tuple[int, int]:
+    """How many probes have to succeed for it to close, and how many failures open it again."""
+    most = policy.half_open_max_requests
+    good = -(-round(policy.half_open_success_threshold * 1000) * most // 1000)
+    return good, most - good + 1
+
+
+def say(card: Card) -> str:
+    """What the breaker does now and what comes next."""
+    seen, policy = card.seen, card.policy
+    good, bad = _probes(policy)
+    window = seconds(policy.time_window_ms)
+    if seen.state is State.OPEN:
+        soon = (
+            "as soon as somebody asks" if seen.due or seen.retry_after_ms <= 0 else f"in {seconds(seen.retry_after_ms)}"
+        )
+        return (
+            f"Refuses every call. Up to {policy.half_open_max_requests} probes {soon}; {good} successes close it, "
+            f"{bad} {'failure' if bad == 1 else 'failures'} open it again."
+        )
+    if seen.state is State.HALF_OPEN:
+        return (
+            f"Probing: {seen.probes_succeeded} of {policy.half_open_max_requests} probes succeeded, "
+            f"{seen.probes_failed} failed, {seen.leases} under way; closes at {good}."
+        )
+    if seen.state is State.FORCED_OPEN:
+        return "Kept open by a person: refuses every call until somebody resets it."
+    if seen.state is State.DISABLED:
+        return "Disabled by a person: lets every call pass and counts nothing."
+    rate = f"{percent(seen.failure_rate)} of {seen.total:,} calls failed in the last {window}."
+    if not seen.total:
+        rate = f"No calls in the last {window}."
+    if seen.state is State.METRICS_ONLY:
+        return f"Counts and never opens. {rate}"
+    return f"{rate} Opens at {percent(policy.failure_threshold)} of at least {policy.minimum_requests}."
+
+
+def shown(card: Card) -> Shown:
+    """A card in words; with its last transition also since when, and who did it and why."""
+    facts = []
+    last = card.transitions[0] if card.transitions else None
+    if last and last.to is card.seen.state and last.to is not State.CLOSED:
+        facts.append(("Since", f"{datetime.fromtimestamp(last.at_ms / 1000, UTC):%-d %b %H:%M:%S}"))
+        if last.actor:
+            facts.append(("By", f"{last.actor}: {last.reason}"))
+    if card.seen.opens > 1:
+        facts.append(("Opened", f"{card.seen.opens} times since the last reset"))
+    if card.seen.total and card.seen.state is not State.CLOSED:
+        facts.append(("Failed", f"{card.seen.failures:,} of {card.seen.total:,}, {percent(card.seen.failure_rate)}"))
+    if not card.seen.shared:
+        facts.append(("Of", "this process only: Redis does not answer"))
+    return Shown(card.name, card.seen.state, _TONES.get(card.seen.state, "mute"), say(card), tuple(facts))
+
+
+def summary(cards: Sequence[Card]) -> str:
+    """How many stand how, the worst first."""
+    counts = {state: sum(card.seen.state is state for card in cards) for state in _WORST}
+    return ", ".join(f"{count} {_WORDS[state]}" for state, count in counts.items() if count)
+
+
+def told(change: Transition, policy: BreakerPolicy) -> Told:
+    """A change of state in words. The reason is an outside text."""
+    counts = f"{change.failures:,} of {change.total:,}"
+    why = {
+        Why.FAILURE_RATE: f"{counts} calls failed, the limit is {percent(policy.failure_threshold)}",
+        Why.SLOW_RATE: "too many calls were slow",
+        Why.OPEN_TIME_OVER: "its time was over, probes are admitted",
+        Why.PROBES_SUCCEEDED: f"{change.total - change.failures} of {change.total} probes succeeded",
+        Why.PROBES_FAILED: f"{counts} probes failed",
+        Why.PROBES_LOST: "probes never answered",
+        Why.MANUAL: change.reason or "no reason was given",
+    }[change.why]
+    at = datetime.fromtimestamp(change.at_ms / 1000, UTC)
+    return Told(at, change.source, change.to, why, change.actor or "by itself")
+
+
+def bars(window: Sequence[tuple[int, int]]) -> list[Bar]:
+    """The window as bars of calls, of which a part failed; as high as the busiest."""
+    each = -(-len(window) // _BARS)
+    groups = [window[place : place + each] for place in range(0, len(window), each)]
+    sums = [(sum(total for total, _ in group), sum(failed for _, failed in group)) for group in groups]
+    most = max((total for total, _ in sums), default=0) or 1
+    found = []
+    for place, (total, failed) in enumerate(sums):
+        height, bad = round(_HEIGHT * total / most, 1), round(_HEIGHT * failed / most, 1)
+        found.append(Bar(place * 10, round(_HEIGHT - height, 1), height, round(_HEIGHT - bad, 1), bad))
+    return found
+
+
+def lane(changes: Sequence[Transition], state: State, now_ms: int) -> list[tuple[str, int, int, int, int]]:
+    """The last hour as rectangles, oldest first: class, x, y, width, height, in seconds from its start."""
+    begin, end, found = now_ms - _HOUR_MS, now_ms, []
+    for change in changes:  # newest first
+        at = max(change.at_ms, begin)
+        found.append((state, at, end))
+        end, state = at, change.source
+        if change.at_ms <= begin:
+            break
+    else:
+        found.append((state, begin, end))
+    drawn = []
+    for was, start, stop in reversed(found):
+        tone, y, height = _LANE.get(was, ("fill-mute", 6, 4))
+        if stop > start:
+            drawn.append((tone, (start - begin) // 1000, y, max(1, (stop - start) // 1000), height))
+    return drawn
+
+
+def rules(policy: BreakerPolicy) -> list[tuple[str, str]]:
+    """The policy in words."""
+    good, bad = _probes(policy)
+    window = seconds(policy.time_window_ms)
+    found = [
+        (
+            "Opens at",
+            f"{percent(policy.failure_threshold)} of at least {policy.minimum_requests} calls in {window}",
+        ),
+        ("Stays open", f"{seconds(policy.open_timeout_ms)}, then probes"),
+        ("Probes", f"{policy.half_open_max_requests}; closes at {good} good, opens again at {bad} bad"),
+        ("When open", "messages wait" if policy.when_open is WhenOpen.HOLD else "intake refuses with 503, Retry-After"),
+    ]
+    if policy.slow_call_ms and policy.slow_call_threshold:
+        found.append(("Slow", f"over {policy.slow_call_ms} ms; opens at {percent(policy.slow_call_threshold)}"))
+    return found
+
+
+@admin.register(Breaker)
+class BreakerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Cards of all breakers, and of one what it counts, what happened to it, and what can be done."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def get_urls(self) -> list[URLPattern]:
+        wrap = self.admin_site.admin_view
+        return [
+            path("live/", wrap(self.live_view), name="breaker_app_breaker_live"),
+            path("<str:name>/order/", wrap(self.order_view), name="breaker_app_breaker_order"),
+            *super().get_urls(),
+        ]
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Breaker | None:
+        """Breakers have no table: what Django's history page wants to know of one is its name."""
+        return Breaker(name=object_id) if any(card.name == object_id for card in services.cards()) else None
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        return HttpResponseRedirect(_address(object_id))
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> TemplateResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        context = {
+            **self.admin_site.each_context(request),
+            **_board(request.GET.get("name", "")),
+            "title": "Breakers",
+            "may_order": request.user.has_perm(CONTROL),
+            "most": MAX_REASON,
+            "origin": f"{request.scheme}://{request.get_host()}",
+            "reason": request.GET.get("reason", "")[:MAX_REASON],
+        }
+        return TemplateResponse(request, "console/breakers.html", context)
+
+    def live_view(self, request: HttpRequest) -> HttpResponse:
+        """The part that renews itself."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        context = {**_board(request.GET.get("name", "")), "oob": True}
+        answer = HttpResponse(render_to_string("console/breakers_live.html", context))
+        answer["Cache-Control"] = "private, no-store"
+        return answer
+
+    def order_view(self, request: HttpRequest, name: str) -> HttpResponse:
+        """Carry out an order; who, what and why go into the breaker's story and the audit log."""
+        if request.method != "POST":
+            return HttpResponseRedirect(_address(name))
+        if not (self.has_view_permission(request) and request.user.has_perm(CONTROL)):
+            raise PermissionDenied("Controlling breakers needs the role administrator.")
+        what, reason = request.POST.get("do", ""), request.POST.get("reason", "").strip()
+        state = ORDERS.get(what)
+        if state is None:
+            raise Http404("There is no such order.")
+        try:
+            card = services.order(name, state, actor=f"user:{request.user.get_username()}", reason=reason)
+        except InvalidRequest as error:
+            messages.error(request, str(error))
+            return HttpResponseRedirect(_address(name, reason=reason[:MAX_REASON]))
+        self.log_change(request, Breaker(name=name), f"{what}: {reason}")
+        messages.success(request, f"{name} is {_WORDS[card.seen.state]} now.")
+        return HttpResponseRedirect(_address(name))
+
+
+def _address(name: str, **more: str) -> str:
+    return f"{reverse('admin:breaker_app_breaker_changelist')}?{urlencode({'name': name, **more})}"
+
+
+def _board(name: str) -> Mapping[str, Any]:
+    """Everything that the live part shows; of the breaker with this name the story, else of the worst.
+
+    Raises ``StoreUnavailable``, and ``BreakerNotFound`` for a name that does not exist.
+    """
+    now = datetime.now(UTC)
+    cards = sorted(services.cards(), key=lambda card: (_WORST.index(card.seen.state), card.name))
+    if name and all(card.name != name for card in cards):
+        raise BreakerNotFound("No circuit breaker has this name.")
+    # Of those that are not as they should be also who sent them there: a question each, and mostly there are none.
+    cards = [card if card.seen.state is State.CLOSED else services.card(card.name, limit=1) for card in cards]
+    restless = any(card.seen.state is not State.CLOSED for card in cards)
+    context: dict[str, Any] = {
+        "breakers": [shown(card) for card in cards],
+        "summary": summary(cards),
+        "every": 1 if restless else 5,
+        "as_of": now,
+        "chosen": None,
+    }
+    if not cards:
+        return context
+    chosen = services.card(name or cards[0].name)
+    window = services.window(chosen.name)
+    return {
+        **context,
+        "chosen": shown(chosen),
+        "window": bars(window),
+        "window_s": chosen.policy.time_window_ms // 1000,
+        "calls": sum(total for total, _ in window),
+        "failures": sum(failed for _, failed in window),
+        "limit": percent(chosen.policy.failure_threshold),
+        "lane": lane(chosen.transitions, chosen.seen.state, int(now.timestamp() * 1000)),
+        "hour_ago": datetime.fromtimestamp(now.timestamp() - 3600, UTC),
+        "changes": [told(change, chosen.policy) for change in chosen.transitions],
+        "rules": rules(chosen.policy),
+    }
