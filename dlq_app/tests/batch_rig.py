@@ -60,9 +60,10 @@ class Rig:
         deaths = [one for one in outcomes if isinstance(one, Death)]
         settles = [one for one in outcomes if isinstance(one, Settled)]
         assert all(answer.ok for answer in services.record_outcomes(deaths, settles))
-        for one in [*deaths, *settles]:
-            record = self.intake.records[one.message_id]
-            record.state, record.outbox = ("dead" if isinstance(one, Death) else "done"), ""
+        ended = {one.message_id: "dead" for one in deaths} | {one.message_id: "done" for one in settles}
+        for message_id, state in ended.items():
+            record = self.intake.records[message_id]
+            record.state, record.outbox = state, ""
 
     def run(
         self,
