@@ -47,6 +47,7 @@ _SKIPPED = {
     "resolved": "it was resolved before its turn",
     "superseded": "a newer message with this id is there",
 }
+_STOPPED = {CANARY_FAILED: "the canary failed", TOO_MANY_FAILURES: "too many failures"}
 _WORDS = {
     "planned": "Plan frozen",
     "canary": "Canary sent first",
@@ -139,6 +140,7 @@ def live(request: HttpRequest, batch: ReplayBatch, now: datetime) -> dict[str, A
         "budget": _budget(batch),
         "late_url": _late_url(batch),
         "acts": _acts(request, batch),
+        "again_url": _again_url(batch),
         "say": _say(batch, waiting),
     }
 
@@ -339,9 +341,7 @@ def _what(outcome: str, error_type: str) -> str:
 def _why(batch: ReplayBatch) -> str:
     """Why it stands where it stands, in a few words; empty when that needs none."""
     if batch.stage is Stage.STOPPED:
-        return {CANARY_FAILED: "the canary failed", TOO_MANY_FAILURES: "too many failures"}.get(
-            batch.stop_reason, batch.stop_reason
-        )
+        return _STOPPED.get(batch.stop_reason, batch.stop_reason)
     if batch.stage is Stage.PAUSED:
         return "until the circuit breaker is closed" if batch.paused_by == BY_BREAKER else "by a person"
     return batch.waiting
@@ -407,21 +407,27 @@ def _since(criteria: LetterCriteria, at: datetime) -> LetterCriteria:
 
 def _acts(request: HttpRequest, batch: ReplayBatch) -> list[Act]:
     locked = people.why_not(request, "replay")
-    is_final = batch.stage in FINAL
-    over = f"It is {batch.stage}." if is_final else ""
+    if batch.stage in FINAL:
+        return []
     paused = batch.stage is Stage.PAUSED
     by_breaker = paused and batch.paused_by == BY_BREAKER
-    resume = (
-        over
-        or ("" if paused else "It is not paused.")
-        or ("The circuit breaker paused it; it goes on by itself." if by_breaker else "")
-    )
-    pause = over or ("It is paused." if paused and not by_breaker else "")
+    if by_breaker:
+        resume = "The circuit breaker paused it; it goes on by itself."
+    else:
+        resume = "" if paused else "It is not paused."
+    pause = "It is paused." if paused and not by_breaker else ""
     return [
         Act(name="resume", label="Resume", icon="replay", locked=locked or resume),
         Act(name="pause", label="Pause", icon="pause", locked=locked or pause),
-        Act(name="cancel", label="Cancel the rest", icon="x", locked=locked or over, is_danger=True),
+        Act(name="cancel", label="Cancel the rest", icon="x", locked=locked, is_danger=True),
     ]
+
+
+def _again_url(batch: ReplayBatch) -> str:
+    """Where another batch of the same filter is started; empty while this one goes on, or without a filter."""
+    if batch.stage not in FINAL or batch.criteria is None:
+        return ""
+    return f"{reverse('admin:dlq_app_replaybatch_add')}?{batch.criteria.as_query() or 'all=1'}"
 
 
 def _say(batch: ReplayBatch, waiting: int) -> str:
@@ -438,7 +444,7 @@ def _moment(entry: Mapping[str, Any]) -> dict[str, Any]:
         "at": entry.get("at"),
         "what": _WORDS.get(what, what),
         "who": str(entry.get("who", "")),
-        "why": str(entry.get("why", "")),
+        "why": _STOPPED.get(str(entry.get("why", "")), str(entry.get("why", ""))),
     }
 
 
