@@ -18,6 +18,7 @@ from dlq_app.criteria import FIELD_NAMES, LetterCriteria
 from dlq_app.errors import BodyTooLarge, CriteriaInvalid, RequestInvalid
 from dlq_app.instants import parse_instant
 from dlq_app.paging import MAX_CURSOR, PARAMETERS, PageRequest
+from dlq_app.payload import Object, parse, written
 from dlq_app.replay_batch import OUTCOME_FILTERS, BatchOrder, Stage
 
 #: A payload of 256 KiB, escaped, and the few fields around it.
@@ -35,17 +36,29 @@ _KEY = re.compile(r"[\x21-\x7e]{1,128}\Z")
 _CURSOR = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_CURSOR}}}\Z")
 
 
+class Verbatim(str):
+    """JSON text of a value as the client wrote its numbers: ``1.10`` stays so."""
+
+
 class ActionParser(JSONParser):
-    """JSON of at most 1 MiB; nesting and numbers beyond what Python takes are the client's mistake, not a crash."""
+    """JSON of at most 1 MiB; nesting and numbers beyond what Python takes are the client's mistake, not a crash.
+
+    A ``payload`` comes as ``Verbatim`` text: what is run shall be what was sent.
+    """
 
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Mapping[str, Any] | None = None) -> Any:
         raw = stream.read(MAX_BODY + 1)
         if len(raw) > MAX_BODY:
             raise BodyTooLarge(f"The body may have at most {MAX_BODY} bytes.")
         try:
-            return json.loads(raw, parse_constant=_refuse_constant)
+            found = json.loads(raw, parse_constant=_refuse_constant)
+            if isinstance(found, dict) and "payload" in found:
+                whole = parse(raw.decode(json.detect_encoding(raw), "surrogatepass"))
+                pairs = dict(whole.pairs) if isinstance(whole, Object) else {}
+                found["payload"] = Verbatim(written(pairs["payload"]))
         except (ValueError, RecursionError) as error:
             raise ParseError(f"JSON parse error: {str(error)[:200] or 'nested too deep'}") from error
+        return found
 
 
 def list_request(query: QueryDict) -> tuple[LetterCriteria, PageRequest]:
@@ -205,7 +218,8 @@ def _truth(value: object) -> bool:
 
 def _payload(value: object) -> bytes:
     # A lone surrogate makes text that is no UTF-8: kept as it is, so that intake's own check says so.
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    text = value if isinstance(value, Verbatim) else json.dumps(value, ensure_ascii=False)
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _future(value: object) -> datetime:

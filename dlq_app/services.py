@@ -9,8 +9,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from dlq_app import conf, figures, recording, replaying, repository
-from dlq_app.errors import LetterNotFound, MoveRefused, StoreUnavailable
+from dlq_app.errors import LetterNotFound, MoveRefused, PayloadInvalid, StoreUnavailable
 from dlq_app.letter import DeadLetter, Death, Recorded, Settled
+from dlq_app.masking import MASK
+from dlq_app.payload import Node, NotJson, NotRestorable, parse, restored, written
 from dlq_app.ports import intake
 from dlq_app.replaying import ReplayAnswer, Replayed, Replayer, ReplayRequest, new_replay_id
 from dlq_app.states import Verb
@@ -48,15 +50,17 @@ def replay(
 ) -> ReplayAnswer:
     """Replay the letter with this ``_id`` or message id, as one attempt through intake.
 
-    ``payload`` runs instead of the original, which stays as it is; raises ``PayloadInvalid`` when intake would not
-    accept it. Of any number of callers at once one gets ``Replayed``. ``StoreUnavailable``: nothing was started, or the
-    sweep will see to it; the same ``replay_id`` may ask again.
+    ``payload`` runs instead of the original, which stays as it is; a secret that is hidden in it is that of the
+    original. Raises ``PayloadInvalid`` when the original has none there, or intake would not accept the payload. Of any
+    number of callers at once one gets ``Replayed``. ``StoreUnavailable``: nothing was started, or the sweep will see to
+    it; the same ``replay_id`` may ask again.
     """
     letters = repository.letters()
     letter = letters.find(ref)
     if letter is None:
         return replaying.NotFound(ref)
     if payload is not None:
+        payload = _with_secrets(payload, letter)
         intake().check_payload(payload)
     request = ReplayRequest(
         replay_id=replay_id or new_replay_id(),
@@ -67,6 +71,26 @@ def replay(
         payload=payload,
     )
     return Replayer(letters, intake()).replay(letter, request)
+
+
+def _with_secrets(payload: bytes, letter: DeadLetter) -> bytes:
+    """The edited payload with what is hidden in it put back: whoever edits has read the letter with its secrets hidden.
+
+    Never the sign itself: a replay would carry it to whom the secret was meant for.
+    """
+    if MASK.encode() not in payload:
+        return payload
+    try:
+        original: Node = parse(letter.text)
+    except NotJson:
+        original = None  # hides nothing that could be put back
+    try:
+        whole = restored(parse(payload.decode("utf-8", "surrogatepass")), original, conf.masking_policy())
+    except NotJson:
+        return payload  # intake's own check says what is wrong
+    except NotRestorable as error:
+        raise PayloadInvalid(str(error), errors=[{"field": error.path, "message": str(error)}]) from error
+    return written(whole).encode("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

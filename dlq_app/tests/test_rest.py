@@ -11,6 +11,7 @@ from django.test import Client
 from pymongo.database import Database
 
 from dlq_app import services
+from dlq_app.masking import MASK
 from dlq_app.repository import Letters
 from dlq_app.testing import MemoryIntake, a_death, a_document
 from dlqsite.tests.people import staff, with_key
@@ -243,6 +244,37 @@ def test_a_resolved_letter_is_replayed_only_by_force(letters: Letters, olga: Cli
     assert refused.json()["code"] == "illegal_state"
     assert "dlq_resolved" in refused.json()["detail"]
     assert forced.status_code == 202
+
+
+@pytest.mark.parametrize(
+    "payload", ['{"amount": 1.10, "n": 1E3, "ids": [9007199254740993, 0.30000000000000004440892]}', '"\\u00e9"', "null"]
+)
+def test_an_edited_payload_runs_as_it_was_written(
+    letters: Letters, olga: Client, intake: MemoryIntake, payload: str
+) -> None:
+    services.record_outcomes([a_death()], [])
+
+    answer = olga.post("/api/dlq/m-1/replay", f'{{"payload":{payload}}}', content_type="application/json")
+
+    assert answer.status_code == 202
+    assert intake.forwarded[-1].run_body == payload.replace("\\u00e9", "é").encode()
+
+
+def test_a_secret_that_was_hidden_from_who_edits_is_put_back(
+    letters: Letters, olga: Client, intake: MemoryIntake
+) -> None:
+    services.record_outcomes([a_death(body=b'{"token": "tok_1", "orderId": 1, "to": {"pin": 17}}')], [])
+    shown = olga.get("/api/dlq/m-1").json()["data"]["payload"]
+
+    misplaced = post(olga, "/api/dlq/m-1/replay", {"payload": {**shown, "apiKey": MASK}})
+    assert (misplaced.status_code, misplaced.json()["code"]) == (400, "invalid_payload")
+    assert misplaced.json()["errors"][0]["field"] == "payload.apiKey"
+    assert intake.forwarded == []
+
+    assert post(olga, "/api/dlq/m-1/replay", {"payload": {**shown, "orderId": 2}}).status_code == 202
+    assert intake.forwarded[-1].run_body == b'{"token": "tok_1", "orderId": 2, "to": {"pin": 17}}'
+    (version,) = olga.get("/api/dlq/m-1").json()["data"]["versions"]
+    assert "tok_1" not in json.dumps(version)
 
 
 def test_an_open_breaker_refuses_a_replay(letters: Letters, olga: Client, intake: MemoryIntake) -> None:
