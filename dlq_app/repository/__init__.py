@@ -23,7 +23,7 @@ class Letters(Reading, Outcomes, Claims, Transfer, Moves):
 
 def letters() -> Letters:
     """The letters of the configured database. Cheap: the client behind it is made once per process."""
-    return Letters(database()[LETTERS])
+    return Letters(database()[LETTERS], database(retries=False)[LETTERS])
 
 
 def batches() -> Batches:

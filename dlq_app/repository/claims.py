@@ -82,6 +82,7 @@ class Claims:
     """Moves letters into and out of ``dlq_processing``."""
 
     _letters: Collection[Document]
+    _many: Collection[Document]
 
     def claim(self, letter: DeadLetter, order: ClaimOrder) -> DeadLetter | None:
         """Claim the letter exactly as it was read, or None when it is no longer so or may not be claimed.
@@ -117,7 +118,7 @@ class Claims:
         updates = [UpdateOne(*claim_update(letter, order)) for letter, order in claims]
         try:
             with translated():
-                matched = self._letters.bulk_write(updates, ordered=False).matched_count
+                matched = self._many.bulk_write(updates, ordered=False).matched_count
         except StoreUnavailable as unavailable:
             cause = unavailable.__cause__
             failures = cause.details["writeErrors"] if isinstance(cause, BulkWriteError) else []

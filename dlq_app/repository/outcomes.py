@@ -115,6 +115,7 @@ class Outcomes:
     """Writes outcomes. Repeating any of these with the same epoch changes nothing."""
 
     _letters: Collection[Document]
+    _many: Collection[Document]
 
     def dead_letter_new(self, letters: Sequence[Document]) -> Inserted:
         """Insert letters of messages that have none. One bad document never stops the others."""
@@ -155,7 +156,7 @@ class Outcomes:
         try:
             with translated():
                 try:
-                    result = self._letters.bulk_write(requests, ordered=False)
+                    result = self._many.bulk_write(requests, ordered=False)
                 except (*_UNSTORABLE, OperationFailure) as error:
                     if isinstance(error, OperationFailure) and error.code not in _MALFORMED:
                         raise
