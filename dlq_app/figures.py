@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from dlq_app import repository
-from dlq_app.errors import DeadLetterError, QueryTooSlow
+from dlq_app.errors import DeadLetterError, QueryTooSlow, StoreUnavailable
 from dlq_app.group_states import GroupState, Said, Seen, why_ended
 from dlq_app.instants import iso
 from dlq_app.repository.figures import MAX_GROUPS, Figures, GroupFigures, Snapshot, figures
@@ -66,7 +66,8 @@ _keeper = _Keeper()
 def snapshot() -> Snapshot:
     """The figures: of this moment while counting is quick, else the newest that are kept.
 
-    Raises ``QueryTooSlow`` when nothing is kept yet and counting takes long; it goes on in the background.
+    Raises ``QueryTooSlow`` or ``StoreUnavailable`` when nothing is kept yet and counting takes long; it goes on in the
+    background.
     """
     store = figures()
     kept, age = store.latest(_keeper.known)
@@ -134,7 +135,8 @@ def seen(group: GroupFigures, hours_from: datetime, said: Said | None) -> Seen:
 def _counted(store: Figures, kept: Snapshot | None, age: float) -> Snapshot:
     try:
         counted = store.count(_READ_BOUND_S)
-    except QueryTooSlow:
+    except (QueryTooSlow, StoreUnavailable):
+        # The server may also be so busy that nothing at all was heard in time.
         _keeper.renew()
         raise
     if kept is None or age >= KEEP_EVERY_S or counted.cost_ms > CHEAP_MS:

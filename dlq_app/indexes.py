@@ -9,16 +9,18 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 
 from dlq_app.errors import IndexesMissing
-from dlq_app.mongo import BATCHES, ITEMS, LETTERS, Document, translated
+from dlq_app.mongo import BATCHES, ITEMS, LETTERS, Document, patiently, translated
 from dlq_app.states import Status
 
 TTL = "resolved_ttl"
+#: Seconds that building all of them may take.
+BUILD_S = 1800.0
 CREATED = "created_fingerprint"
 FIGURES = "figures"
 RESOLVED = "resolved"
 REPLAYED = "group_replayed"
 #: Indexes of earlier versions, whose questions others answer now.
-RETIRED = ("created", "status_created", "source_last_failed")
+RETIRED = ("created", "status_created")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ INDEXES = (
     _by("status_last_failed", "status", "filter and sort by status"),
     _by("error_type_last_failed", "errorType", "filter and sort by error type"),
     _by("type_last_failed", "type", "filter and sort by type"),
+    _by("source_last_failed", "metadata.source", "filter by source"),
     _by("fingerprint_last_failed", "fingerprint", "the letters of a group, and its last failure"),
     _by("tag_last_failed", "metadata.tags", "filter by tag"),
     _by("word_last_failed", "searchWords", "search for words of the error"),
@@ -135,7 +138,8 @@ def ttl(keep_days: int) -> Index:
 def ensure(database: Database[Document], *, keep_resolved_days: int) -> None:
     """Create what is missing and bring the retention up to date. Safe to run again and at the same time as others."""
     letters = database[LETTERS]
-    with translated():
+    # Beside a million letters each takes some ten seconds to build, longer than any question may take.
+    with patiently(BUILD_S):
         for index in INDEXES:
             letters.create_index(list(index.keys), name=index.name, **index.options)
         for collection, wanted in BATCH_INDEXES.items():

@@ -14,7 +14,7 @@ _AFTER = "\uffff"
 _BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
 
 #: Each with an index of its own, in which letters come by their last failure.
-_INDEXED = ("status", "errorType", "type", "fingerprint")
+_INDEXED = ("status", "errorType", "type", "metadata.source", "fingerprint")
 _ANY_OF = {
     "statuses": "status",
     "error_types": "errorType",

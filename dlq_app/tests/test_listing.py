@@ -184,6 +184,7 @@ def plan_of(
         ({"status": ["dlq_failed", "dlq_manual"]}, "-lastFailedAt", "status_last_failed"),
         ({"errorType": "NETWORK_ERROR"}, "-lastFailedAt", "error_type_last_failed"),
         ({"type": "mail.send"}, "-lastFailedAt", "type_last_failed"),
+        ({"source": "app"}, "-lastFailedAt", "source_last_failed"),
         ({"tag": "eu"}, "-lastFailedAt", "tag_last_failed"),
         ({"fingerprint": "0123456789abcdef"}, "-lastFailedAt", "fingerprint_last_failed"),
         ({"search": "order 17"}, "-lastFailedAt", "word_last_failed"),
@@ -212,7 +213,6 @@ def test_every_list_is_read_in_order_from_its_index(
 
 
 COMBINED: list[dict[str, object]] = [
-    {"source": "app"},
     {"errorType": "TIMEOUT_ERROR", "source": "shop"},
     {"errorKind": "transient"},
     {"priority": "normal"},
