@@ -247,7 +247,7 @@ class Overview:
     @property
     def away(self) -> dict[str, Part[Any]]:
         """The parts that do not answer, by name."""
-        parts = {
+        parts: dict[str, Part[Any]] = {
             "ledger": self.ledger, "series": self.history, "accounting": self.accounts, "breakers": self.breakers,
             "letters": self.letters, "groups": self.groups, "batches": self.batches, "health": self.health,
         }  # fmt: skip
@@ -258,7 +258,7 @@ class Overview:
         """Whether the counts of letters are of another minute: the store is away, or counting takes long."""
         counted = (self.letters.value or {}).get("asOf")
         moment = datetime.fromisoformat(counted) if counted else None
-        return moment is not None and (self.as_of - moment).total_seconds() > 30
+        return moment is not None and (self.letters.is_away or (self.as_of - moment).total_seconds() > 30)
 
     @property
     def redis_is_away(self) -> bool:
@@ -291,7 +291,7 @@ def compose(
     now_ms = now_ms or int(now.timestamp() * 1000)
 
     def rate(count: str, **when: int) -> float | None:
-        return None if past.is_away else history.rate(count, now_ms, **when)
+        return history.rate(count, now_ms, **when)
 
     dying, replayed = rate("died", over_ms=180_000), rate("replayed", over_ms=180_000)
     before = history.rate("died", now_ms, over_ms=HOUR_MS - 180_000, ago_ms=180_000)
@@ -407,7 +407,7 @@ def _chart(history: History, now_ms: int, width_ms: int, counts: Mapping[str, in
     number = HOUR_MS // width_ms
     # The last sample of a span is taken up to one interval before its end.
     start_ms = (now_ms - EVERY_MS // 2) // width_ms * width_ms - number * width_ms
-    rates = {
+    rates: dict[str, charts.Rates] = {
         count: [None if rate is None else rate * factor for rate in history.buckets(count, start_ms, width_ms, number)]
         for count, factor in counts.items()
     }

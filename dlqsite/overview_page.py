@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from breaker_app.states import State as BreakerState
 from dlq_app.states import Status
 from dlqsite.health import Finding
 from dlqsite.health import Status as Health
+from dlqsite.lookout import Part
 from dlqsite.overview import BreakerSeen, Overview
 from dlqsite.verdict import SLOW_S, count_of, letters_page, per_minute, since, took
 from messages_app.records import AccountRow
@@ -36,7 +37,7 @@ class Kpi:
     unit: str
     detail: str
     page: str
-    #: Empty, ``warn`` or ``bad``.
+    #: Empty, ``warn``, ``bad``, or ``old`` for a figure that nobody can renew now.
     tone: str = ""
     #: Tone of the detail: empty, ``up-bad``, ``up-warn`` or ``down-ok``.
     trend: str = ""
@@ -51,7 +52,16 @@ def rate(value: float | None) -> str:
 
 
 def kpis(o: Overview) -> Iterator[Kpi]:
-    """The seven figures."""
+    """The seven figures; those of a store that is away as they were, with their time."""
+    parts: tuple[Part[Any], ...] = (o.history, o.history, o.history, o.ledger, o.ledger, o.letters, o.letters)
+    for kpi, part in zip(_kpis(o), parts, strict=True):
+        if part.is_away:
+            when = f"as of {part.as_of:%H:%M:%S}" if part.as_of else "not known"
+            kpi = replace(kpi, detail=when, tone="old", trend="")
+        yield kpi
+
+
+def _kpis(o: Overview) -> Iterator[Kpi]:
     book, dead = o.ledger.value, o.letters.value or {}
     yield Kpi("Accepted", rate(o.accepted_per_s), "/s", _against(o.accepted_per_s, o.accepted_before), _MESSAGES)
     falls = o.done_per_s is not None and bool(o.done_before) and o.done_per_s < 0.7 * (o.done_before or 0)
@@ -214,11 +224,15 @@ class BatchRow:
     stage: str
     done: int
     total: int
-    #: Ends of the parts of its bar of 1000: succeeded, failed, skipped.
+    #: Parts of its bar of 1000.
     succeeded: float
     failed: float
     skipped: float
     words: str
+
+    @property
+    def after_failed(self) -> float:
+        return round(self.succeeded + self.failed, 1)
 
 
 def batch_rows(o: Overview) -> Iterator[BatchRow]:
@@ -226,12 +240,18 @@ def batch_rows(o: Overview) -> Iterator[BatchRow]:
     for batch in o.batches.value or ():
         counts, total = batch.counts, max(batch.total, 1)
         ended = counts.succeeded + counts.failed + counts.skipped
-        parts = [round(1000 * part / total, 1) for part in (counts.succeeded, counts.failed, counts.skipped)]
         words = f"{counts.succeeded:,} succeeded, {counts.failed:,} failed, {counts.skipped:,} skipped"
         yield BatchRow(
-            batch.id, batch.name or batch.reason or batch.id, batch.stage.value, ended, batch.total, *parts,
-            f"{words}; {batch.waiting}" if batch.waiting else words,
-        )  # fmt: skip
+            id=batch.id,
+            title=batch.name or batch.reason or batch.id,
+            stage=batch.stage.value,
+            done=ended,
+            total=batch.total,
+            succeeded=round(1000 * counts.succeeded / total, 1),
+            failed=round(1000 * counts.failed / total, 1),
+            skipped=round(1000 * counts.skipped / total, 1),
+            words=f"{words}; {batch.waiting}" if batch.waiting else words,
+        )
 
 
 def difference_words(row: AccountRow) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 import redis
 
+from messages_app.ledger import ledger
 from messages_app.records import Verdict
 from messages_app.scripts import load_scripts
 from messages_app.series import COARSE_MS, EVERY_MS, FINE_KEPT, History, Sample, Series
+from messages_app.series import series as series_here
 from messages_app.tests.ledgers import Desk, on_test_clock, order
+from messages_app.upkeep import Upkeep
 
 pytestmark = pytest.mark.redis
 
@@ -137,3 +140,11 @@ def test_gaps_stay_gaps() -> None:
     history = samples((5, 0), (15, 10), (25, 20), (55, 900), (65, 910))
 
     assert history.buckets("done", 10_000, 10_000, 6) == [1.0, 1.0, None, None, None, 1.0]
+
+
+def test_every_worker_keeps_the_series_going(redis_client: redis.Redis) -> None:
+    upkeep = Upkeep(ledger(), name="w-1", role="worker", details=dict)
+    upkeep._announce()
+    upkeep._announce()
+
+    assert len(series_here().history().samples) == 1
