@@ -289,7 +289,7 @@ class BreakerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             messages.error(request, str(error))
             return HttpResponseRedirect(_address(name, reason=reason[:MAX_REASON]))
         self.log_change(request, Breaker(name=name), f"{what}: {reason}")
-        messages.success(request, f"{name} is {_WORDS[card.seen.state]} now.")
+        messages.success(request, f"Breaker {name} is {_WORDS[card.seen.state]} now.")
         return HttpResponseRedirect(_address(name))
 
 

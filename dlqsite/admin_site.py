@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from django.conf import settings
 from django.contrib import admin
@@ -19,7 +19,7 @@ from dlqsite.version import VERSION
 class LoginForm(AdminAuthenticationForm):
     """Says what happens next to somebody who mistyped; whether it was the name or the password stays unsaid."""
 
-    error_messages: ClassVar = {
+    error_messages = {  # noqa: RUF012  # an instance attribute to Django's stubs
         **AdminAuthenticationForm.error_messages,
         "invalid_login": "Wrong username or password. "
         f"After {settings.AXES_FAILURE_LIMIT} failures this name waits "

@@ -60,7 +60,7 @@ def refused(request: HttpRequest, exception: Exception) -> HttpResponse:
 def broken(request: HttpRequest) -> HttpResponse:
     """500. Asks no database and no store: they may be why."""
     context = {"request_id": getattr(request, "request_id", ""), "environment": settings.ENVIRONMENT}
-    return render(None, "500.html", context, status=500)  # type: ignore[arg-type]
+    return render(None, "500.html", context, status=500)
 
 
 def locked_out(request: HttpRequest, credentials: Any = None, *args: Any, **kwargs: Any) -> HttpResponse:

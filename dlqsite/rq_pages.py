@@ -34,7 +34,7 @@ class QueueAdmin(StockQueueAdmin):
         return True
 
     def get_urls(self) -> list[URLPattern]:
-        return [_guarded(url) for url in super().get_urls()]
+        return [_guarded(url) for url in super().get_urls()]  # type: ignore[no-untyped-call]
 
 
 def _guarded(url: URLPattern) -> URLPattern:

@@ -19,14 +19,14 @@ from typing import Any, Literal, Protocol
 import pytest
 from django.conf import settings
 from django.contrib.auth.models import User
-from playwright.sync_api import Browser, BrowserContext, Page, Response, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Response, ViewportSize, sync_playwright
 from pytest_django.live_server_helper import LiveServer
 
 from dlqsite import tabs
 from dlqsite.tests.people import member, signed_in
 
-DESKTOP = {"width": 1440, "height": 900}
-PHONE = {"width": 390, "height": 844}
+DESKTOP: ViewportSize = {"width": 1440, "height": 900}
+PHONE: ViewportSize = {"width": 390, "height": 844}
 #: How long a page may take for one step, in milliseconds. Generous: machines are shared.
 PATIENCE_MS = 15_000
 
@@ -78,12 +78,14 @@ class Watch:
         self._foreseen.append(re.compile(pattern))
 
     def on(self, page: Page) -> None:
-        page.on(
-            "console", lambda said: said.type == "error" and self._note(f"console: {said.text} {said.location['url']}")
-        )
+        page.on("console", self._said)
         page.on("pageerror", lambda error: self._note(f"uncaught: {error} at {page.url}"))
         page.on("requestfailed", lambda request: self._note(f"failed: {request.url} {request.failure}"))
         page.on("response", self._answered)
+
+    def _said(self, said: ConsoleMessage) -> None:
+        if said.type == "error":
+            self._note(f"console: {said.text} at {said.page.url if said.page else said.location['url']}")
 
     def _answered(self, response: Response) -> None:
         if response.status >= 400:

@@ -41,7 +41,7 @@ def test_an_administrator_forces_a_breaker_open_and_resets_it(
     reason.fill("the provider asked us to stop")
     administrator.get_by_role("button", name="Force open").click()
     expect(card).to_contain_text("FORCED OPEN")
-    expect(administrator.get_by_role("status")).to_contain_text("payments-api is forced open now")
+    expect(administrator.get_by_role("status")).to_contain_text("Breaker payments-api is forced open now")
     expect(administrator.get_by_role("table")).to_contain_text("the provider asked us to stop")
     assert services.card("payments-api").seen.state is State.FORCED_OPEN
     shoot(administrator, "breakers-forced")
