@@ -99,7 +99,10 @@ class GroupPage:
     as_of: datetime
 
 
+#: The worst last. Below it, how many letters are open decides.
+_SEVERITY = (GroupState.RESOLVED, GroupState.IGNORED, GroupState.ONGOING, GroupState.NEW, GroupState.REGRESSED)
 _SORTS: Mapping[str, Callable[[Group], int]] = {
+    "severity": lambda group: _SEVERITY.index(group.state) * 10**12 + group.open,
     "open": lambda group: group.open,
     "count": lambda group: group.count,
     "lastSeen": lambda group: _ms(group.last_seen),

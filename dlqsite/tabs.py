@@ -15,9 +15,10 @@ from django.urls import NoReverseMatch, reverse
 from breaker_app import services as breakers
 from breaker_app.errors import BreakerError
 from breaker_app.states import State
-from dlq_app import repository
+from dlq_app import groups, repository
 from dlq_app.criteria import LetterCriteria
 from dlq_app.errors import DeadLetterError
+from dlq_app.group_states import OPEN_STATES
 from dlq_app.states import OPEN
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,11 @@ def _open_letters() -> Count | None:
     return Count(total.count, "open dead letters", is_capped=total.is_capped) if total.count else None
 
 
+def _open_groups() -> Count | None:
+    found = groups.page(states=OPEN_STATES, limit=1)
+    return Count(found.total, "open groups", is_capped=found.is_capped) if found.total else None
+
+
 def _breakers_not_closed() -> Count | None:
     states = [card.seen.state for card in breakers.cards()]
     number = sum(state is not State.CLOSED for state in states)
@@ -94,6 +100,7 @@ def _breakers_not_closed() -> Count | None:
 #: Label of a tab → what counts for it.
 COUNTERS: dict[str, Callable[[], Count | None]] = {
     "Dead letters": _open_letters,
+    "Groups": _open_groups,
     "Breakers": _breakers_not_closed,
 }
 

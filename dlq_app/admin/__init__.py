@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from dlq_app.admin import batches, letters
+from dlq_app.admin import batches, groups, letters
 
-__all__ = ["batches", "letters"]
+__all__ = ["batches", "groups", "letters"]

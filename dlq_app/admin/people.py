@@ -8,6 +8,7 @@ from typing import Any
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import PermissionDenied
+from django.db.models import Model
 from django.http import HttpRequest
 
 from dlq_app.models import DeadLetter
@@ -38,12 +39,14 @@ def actor(request: HttpRequest) -> str:
     return f"user:{request.user.get_username()}"
 
 
-def write_down(request: HttpRequest, letter_id: str, name: str, what: str, why: str) -> None:
-    """One line in Django's log: about a letter, or (without an id) about the many that ``name`` describes."""
+def write_down(
+    request: HttpRequest, object_id: str, name: str, what: str, why: str, *, about: type[Model] = DeadLetter
+) -> None:
+    """One line in Django's log: about a letter or what ``about`` says, without an id about the many in ``name``."""
     LogEntry.objects.create(
         user_id=request.user.pk,  # type: ignore[misc]
-        content_type=ContentType.objects.get_for_model(DeadLetter),
-        object_id=letter_id,
+        content_type=ContentType.objects.get_for_model(about),
+        object_id=object_id,
         object_repr=name[:200],
         action_flag=CHANGE,
         change_message=f"{what}: {why}" if why else what,

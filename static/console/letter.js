@@ -1,8 +1,8 @@
-/* One letter: its changing part comes every few seconds, and is put in place only when something changed. */
+/* A live part that names what it shows, [data-tag], is put in place only when something changed: one letter, groups. */
 (() => {
   "use strict";
 
-  const isState = (element) => element instanceof Element && element.id === "letter-state";
+  const isState = (element) => element instanceof Element && element.matches("[data-live][data-tag]");
 
   document.addEventListener("htmx:configRequest", (event) => {
     const { elt, headers } = event.detail;
@@ -13,7 +13,7 @@
     const { xhr, elt } = event.detail;
     if (!isState(elt)) return;
     const tag = (xhr.getResponseHeader("ETag") || "").replace(/^W\//, "").replaceAll('"', "");
-    // Without a tag it is no part of a letter: a login page after the session ended, say.
+    // Without a tag it is no such part: a login page after the session ended, say.
     if (!tag || tag === elt.dataset.tag) event.detail.shouldSwap = false;
     if (!tag) event.detail.isError = true;
   });
