@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from django.contrib.admin.models import LogEntry
-from django.http import HttpResponse
 from django.test import Client
 from pymongo.database import Database
 from pytest_django import Settings
@@ -43,9 +42,9 @@ def operator(rig: Rig) -> Client:
     return signed_in(member("operator"))
 
 
-def text(answer: HttpResponse, status: int = 200) -> str:
+def text(answer: Any, status: int = 200) -> str:
     assert answer.status_code == status, answer
-    return answer.content.decode()
+    return str(answer.content.decode())
 
 
 def hidden(html: str) -> dict[str, str]:
@@ -54,7 +53,7 @@ def hidden(html: str) -> dict[str, str]:
     return {name: match[1] for name, match in found.items() if match}
 
 
-def ordered(client: Client, query: str = "?errorType=TIMEOUT_ERROR", **changes: str) -> HttpResponse:
+def ordered(client: Client, query: str = "?errorType=TIMEOUT_ERROR", **changes: str) -> Any:
     """Look at the page before a start, and start."""
     seen = hidden(text(client.get(f"{ADD}{query}")))
     return client.post(f"{ADD}{query}", {**FIELDS, "reason": "bank is back", **seen, **changes})

@@ -280,7 +280,7 @@ def test_a_move_with_a_reason(
     assert status_of(store) == status
     entry = LogEntry.objects.get()
     assert (entry.object_repr, entry.change_message) == ("m-1", f"{done}: customer called")
-    assert entry.object_id in url
+    assert str(entry.object_id) in url
     assert done in html_of(operator, f"{url}history/")
 
 

@@ -82,5 +82,5 @@ def test_ten_at_once_replay_every_due_letter_once(
         assert (record.epoch, letter.fence) == (first[letter.message_id] + 1,) * 2
         assert record.replay_id == letter.replay_attempts[0]["replayId"]
     # One wake-up for each: nothing was put into a lane twice.
-    wakeups = list(redis_client.lrange("rq:queue:normal", 0, -1))
-    assert sorted(name.decode().split("-")[2] for name in wakeups) == sorted(str(n) for n in range(LETTERS))
+    wakeups = [str(name) for name in redis_client.lrange("rq:queue:normal", 0, -1)]
+    assert sorted(name.split("-")[2] for name in wakeups) == sorted(str(n) for n in range(LETTERS))
