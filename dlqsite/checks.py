@@ -93,5 +93,5 @@ def check_environment(app_configs: Sequence[AppConfig] | None, **kwargs: Any) ->
     if settings.ENVIRONMENT in ENVIRONMENTS:
         return []
     return [
-        Error(f"ENVIRONMENT is {settings.ENVIRONMENT!r}.", hint="Use local, staging or production.", id="dlqsite.E005")
+        Error(f"ENVIRONMENT is {settings.ENVIRONMENT!r}.", hint="Use local, staging or production.", id="dlqsite.E006")
     ]

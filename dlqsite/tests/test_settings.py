@@ -76,6 +76,7 @@ def test_a_server_refuses_to_start_with_a_weak_key(settings: Settings, key: str)
         ("TRUSTED_PROXIES", ["10.0.0.0/8", "proxy.example"], checks.check_trusted_proxies, "dlqsite.E002"),
         ("READ_RATE_LIMIT_PER_MINUTE", -1, checks.check_rate_limits, "dlqsite.E003"),
         ("LOG_FORMAT", "xml", checks.check_log_format, "dlqsite.E004"),
+        ("ENVIRONMENT", "prod", checks.check_environment, "dlqsite.E006"),
         ("DLQ_APPROVAL_SIZE", -1, checks.check_approval_size, "dlqsite.E005"),
     ],
 )
