@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 from django.http import HttpRequest
 from django.urls import reverse
 
-from dlq_app import conf, repository
+from dlq_app import batches, conf, repository
 from dlq_app.admin import people
 from dlq_app.admin.letter_page import Act
 from dlq_app.criteria import LetterCriteria
@@ -37,6 +37,8 @@ EVERY_S = 5
 OLD = timedelta(seconds=5)
 NEWEST = 10
 _SHOWN_HISTORY = 30
+#: Batches that go on, looked through for those of a group.
+_BATCHES = 20
 _MAX_TEXT = 500
 _HOUR = timedelta(hours=1)
 _TONES = {
@@ -66,11 +68,12 @@ _ENDED = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fact:
-    """One line about a group: what it is, when, and words."""
+    """One line about a group: what it is, when, and words; ``url`` leads to more about it."""
 
     label: str
     at: datetime | None = None
     text: str = ""
+    url: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +114,16 @@ class Blocked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Around:
+    """What is the case around some groups: nothing of it is known when nobody answers."""
+
+    #: Breakers by message type.
+    blocked: Mapping[str, Sequence[Blocked]]
+    #: Replay batches that go on, by the fingerprint that they name.
+    batches: Mapping[str, Sequence[Fact]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
     """A group as the list shows it."""
 
@@ -142,8 +155,8 @@ class Card:
     blocked: tuple[Blocked, ...]
 
 
-def card(group: Group, locked: str, blocked: Mapping[str, Sequence[Blocked]], masking: MaskingPolicy) -> Card:
-    """``locked``: why who looks may not act; ``blocked``: breakers by message type."""
+def card(group: Group, locked: str, around: Around, masking: MaskingPolicy) -> Card:
+    """``locked``: why who looks may not act."""
     can = acts(group, locked)
     likely = _LIKELY.get(group.state, ("replay", "resolve", "ignore"))
     return Card(
@@ -166,15 +179,36 @@ def card(group: Group, locked: str, blocked: Mapping[str, Sequence[Blocked]], ma
         spark=spark(group.trend),
         spark_words=trend_words(group.trend),
         course=course(group),
-        facts=tuple(facts(group, masking)),
+        facts=(*facts(group, masking), *around.batches.get(group.fingerprint, ())),
         acts=tuple(can),
         quick=tuple(act for act in can if act.name in likely and not act.locked),
-        blocked=tuple({one.name: one for name, _ in group.types for one in blocked.get(name, ())}.values()),
+        blocked=tuple({one.name: one for name, _ in group.types for one in around.blocked.get(name, ())}.values()),
     )
 
 
-def blocked_by_type(groups: Sequence[Group]) -> dict[str, list[Blocked]]:
-    """Breakers that do not let every call pass, by the message types of these groups; none when nobody knows."""
+def around(groups: Sequence[Group]) -> Around:
+    """Breakers on the way of these groups, and replays of them that go on."""
+    return Around(blocked=_blocked(groups), batches=_batches(groups))
+
+
+def _batches(groups: Sequence[Group]) -> dict[str, list[Fact]]:
+    found: dict[str, list[Fact]] = {group.fingerprint: [] for group in groups}
+    try:
+        going_on = batches.running(_BATCHES) if groups else []
+    except DeadLetterError as error:
+        # The groups were read a moment ago: they are worth more than this line.
+        log.warning("batches_unknown", extra={"why": str(error)})
+        return {}
+    for batch in going_on:
+        for name in batch.criteria.fingerprints if batch.criteria else ():
+            if name in found:
+                at = reverse("admin:dlq_app_replaybatch_change", args=[batch.id])
+                text = f"{batch.name or batch.id}, {batch.stage.value}"
+                found[name].append(Fact(label="In replay", text=text, url=at))
+    return found
+
+
+def _blocked(groups: Sequence[Group]) -> dict[str, list[Blocked]]:
     types = sorted({name for group in groups for name, _ in group.types})
     try:
         seen = intake().breakers(types) if types else {}
@@ -190,7 +224,7 @@ def blocked_by_type(groups: Sequence[Group]) -> dict[str, list[Blocked]]:
 def live(request: HttpRequest, group: Group, now: datetime) -> dict[str, Any]:
     """The part of a group's page that changes while somebody looks, and ``live_tag``, its name."""
     masking = conf.masking_policy()
-    shown = card(group, people.why_not(request, "replay"), blocked_by_type([group]), masking)
+    shown = card(group, people.why_not(request, "replay"), around([group]), masking)
     newest = _newest(group, masking)
     changing = {
         "card": shown,

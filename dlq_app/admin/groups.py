@@ -190,9 +190,9 @@ class LetterGroupAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def _list(self, request: HttpRequest, asked: Asked, found: GroupPage, now: datetime) -> HttpResponse:
         locked, masking = people.why_not(request, "replay"), conf.masking_policy()
-        blocked = group_page.blocked_by_type(found.groups)
+        around = group_page.around(found.groups)
         as_of = group_page.as_of(found.as_of, now)
-        cards = [group_page.card(group, locked, blocked, masking) for group in found.groups]
+        cards = [group_page.card(group, locked, around, masking) for group in found.groups]
         states = asked.states(found)
         next_url = asked.address(cursor=found.next_cursor) if found.next_cursor else ""
         live_tag = group_page.tag(request, now, (cards, states, next_url, found.total, found.is_capped, as_of, locked))

@@ -14,13 +14,16 @@ from django.contrib.admin.models import LogEntry
 from django.test import Client
 from pytest_django import Settings
 
-from dlq_app import figures, groups, services
+from dlq_app import batches, figures, groups, repository, services
 from dlq_app.admin import group_page
+from dlq_app.criteria import LetterCriteria
 from dlq_app.errors import QueryTooSlow, StoreUnavailable
 from dlq_app.group_states import GroupState
 from dlq_app.groups import Group
+from dlq_app.replay_batch import BatchOrder
 from dlq_app.repository import Letters
 from dlq_app.testing import NOON, MemoryIntake, a_death, a_settlement
+from dlqsite import tabs
 from dlqsite.tests.people import member, signed_in, staff
 
 pytestmark = [pytest.mark.django_db, pytest.mark.mongo, pytest.mark.redis]
@@ -60,6 +63,12 @@ def only() -> Group:
 def text(answer: Any, status: int = 200) -> str:
     assert answer.status_code == status, answer
     return str(answer.content.decode())
+
+
+def only_with(words: str) -> str:
+    """The fingerprint of the only group with these words."""
+    (group,) = groups.page(LetterCriteria(search=words)).groups
+    return group.fingerprint
 
 
 def cards(html: str) -> list[str]:
@@ -110,8 +119,7 @@ def test_worst_first_by_state_then_by_open_letters(operator: Client) -> None:
     die("n-1", reason="fresh")
     die("o-1", "o-2", "o-3", reason="more of it")
     die("i-1", "i-2", "i-3", "i-4", reason="nobody minds")
-    ignored = groups.page(sort="-open").groups[0].fingerprint
-    groups.set_state(ignored, GroupState.IGNORED, actor="olga")
+    groups.set_state(only_with("nobody minds"), GroupState.IGNORED, actor="olga")
 
     shown = cards(text(operator.get(f"{LIST}?state=all")))
 
@@ -125,7 +133,7 @@ def test_worst_first_by_state_then_by_open_letters(operator: Client) -> None:
 def test_counts_of_the_states_stand_on_the_chips(operator: Client) -> None:
     die("a-1", reason="one")
     die("b-1", reason="two")
-    groups.set_state(groups.page().groups[0].fingerprint, GroupState.RESOLVED, actor="olga")
+    groups.set_state(only_with("two"), GroupState.RESOLVED, actor="olga")
 
     html = text(operator.get(LIST))
 
@@ -515,6 +523,44 @@ def test_a_breaker_on_the_way_is_named_and_unknown_ones_do_no_harm(operator: Cli
     intake.fail["before_breakers"] = StoreUnavailable("Redis does not answer.")
 
     assert "payments-api is OPEN" not in text(operator.get(LIST))
+
+
+def test_a_replay_of_the_group_that_goes_on_is_a_step_away(operator: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    die("m-1", "m-2")
+    other = "0123456789abcdef"
+    batches.start(BatchOrder.parse({"filter": {"fingerprint": other}, "name": "another"}), actor="olga")
+    order = BatchOrder.parse({"filter": {"fingerprint": only().fingerprint}, "name": f"INC-7 {HOSTILE}"})
+    batch = batches.start(order, actor="olga")
+
+    for page in (LIST, f"{LIST}{only().fingerprint}/change/"):
+        html = text(operator.get(page))
+        assert f'href="/admin/dlq_app/replaybatch/{batch.id}/change/"><bdi>INC-7 &lt;script&gt;' in html
+        assert "another" not in html
+
+    monkeypatch.setattr("dlq_app.batches.running", lambda limit: (_ for _ in ()).throw(StoreUnavailable("away")))
+    assert "INC-7" not in text(operator.get(LIST))
+
+
+def test_the_page_of_a_letter_leads_to_its_group(operator: Client) -> None:
+    die("m-1", "m-2")
+    letter = repository.letters().find("m-1")
+    assert letter
+
+    html = text(operator.get(f"/admin/dlq_app/deadletter/{letter.id}/change/"))
+
+    assert f'<a href="{LIST}{letter.fingerprint}/change/">1 other</a> failed the same way' in html
+
+
+def test_the_tab_counts_what_somebody_should_look_at(operator: Client) -> None:
+    die("m-1", reason="one")
+    die("m-2", reason="two")
+    die("m-3", reason="three")
+    groups.set_state(only_with("three"), GroupState.IGNORED, actor="olga")
+
+    assert tabs.COUNTERS["Groups"]() == tabs.Count(2, "open groups")
+    services.discard("m-1", actor="olga", reason="x")
+    services.discard("m-2", actor="olga", reason="x")
+    assert tabs.COUNTERS["Groups"]() is None
 
 
 # --- in words ---
