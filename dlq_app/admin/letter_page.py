@@ -495,10 +495,9 @@ def group(letter: DeadLetter) -> dict[str, Any] | None:
     except DeadLetterError as error:
         log.warning("group_unknown", extra={"why": str(error)})
         return None
-    list_url = reverse("admin:dlq_app_deadletter_changelist")
     others = max(0, total.count - 1)
     return {
-        "url": f"{list_url}?fingerprint={letter.fingerprint}",
+        "url": reverse("admin:dlq_app_lettergroup_change", args=[letter.fingerprint]),
         "others": f"{others:,}{'+' if total.is_capped else ''}",
         "is_alone": others == 0,
     }
