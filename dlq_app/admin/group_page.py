@@ -102,7 +102,8 @@ class Chart:
     bars: tuple[Bar, ...]
     #: What the lines of the grid stand for, from the top.
     scale: tuple[int, ...]
-    labels: tuple[datetime, ...]
+    #: Times of day below it.
+    labels: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -386,7 +387,7 @@ def chart(group: Group) -> Chart:
     return Chart(
         bars=tuple(bars),
         scale=(top, top // 2, 0),
-        labels=tuple(group.trend_from + hours * _HOUR for hours in (0, 6, 12, 18, 24)),
+        labels=tuple(f"{(group.trend_from + hours * _HOUR).astimezone(UTC):%H:%M}" for hours in (0, 6, 12, 18, 24)),
     )
 
 
