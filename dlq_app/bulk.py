@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from dlq_app import repository
-from dlq_app.errors import DeadLetterError, MoveRefused
+from dlq_app.errors import DeadLetterError, MoveRefused, QueryTooSlow
 from dlq_app.letter import DeadLetter
 from dlq_app.repository import Selection
 from dlq_app.states import Verb
@@ -25,15 +25,19 @@ class Preview:
 
     which: Selection
     verb: Verb
-    #: Letters that would be moved, exactly.
+    #: Letters that would be moved, exactly; more than ``MAX_LETTERS`` are not counted to their end.
     count: int
-    #: Letters that were chosen, exactly: the others are in a status that does not allow the move.
-    chosen: int
+    #: Letters that were chosen: the others are in a status that does not allow the move. None: took too long to count.
+    chosen: int | None
     sample: Sequence[DeadLetter]
 
     @property
-    def left_out(self) -> int:
-        return max(0, self.chosen - self.count)
+    def is_too_many(self) -> bool:
+        return self.count > MAX_LETTERS
+
+    @property
+    def left_out(self) -> int | None:
+        return None if self.chosen is None or self.is_too_many else max(0, self.chosen - self.count)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +52,13 @@ class Moved:
 def preview(which: Selection, verb: Verb) -> Preview:
     """What ``move_many`` would do. Writes nothing. Raises ``StoreUnavailable`` or ``QueryTooSlow``."""
     letters = repository.letters()
-    count = letters.movable(which, verb)
-    chosen = len(which.ids) if which.criteria is None else letters.exact_count(which.criteria)
+    count = letters.movable(which, verb, limit=MAX_LETTERS + 1)
+    chosen: int | None = len(which.ids)
+    if which.criteria is not None:
+        try:
+            chosen = letters.exact_count(which.criteria)
+        except QueryTooSlow:
+            chosen = None
     sample = letters.sample(which, verb, _SAMPLE) if count else []
     return Preview(which=which, verb=verb, count=count, chosen=chosen, sample=sample)
 

@@ -125,13 +125,17 @@ class BulkPages:
         now = datetime.now(UTC)
         which = Selection(criteria=None if ids else criteria, ids=ids, as_of=now)
         shown = bulk.preview(which, move.verb)
+        number = min(shown.count, bulk.MAX_LETTERS)
         context = {
             **self.admin_site.each_context(request),
-            "title": f"{move.order} {counted(shown.count)}",
+            "title": f"{move.order} {'more than ' if shown.is_too_many else ''}{counted(number)}",
             "opts": self.opts,
             "move": move,
-            "count": shown.count,
-            "counted": counted(shown.count),
+            "count": number,
+            # Of more than may be moved: one too many, so that sending the page all the same is refused.
+            "asked": shown.count,
+            "is_too_many": shown.is_too_many,
+            "counted": counted(number),
             "left_out": shown.left_out,
             "sample": [letter_page.sample_line(letter) for letter in shown.sample],
             "criteria": in_words(criteria),

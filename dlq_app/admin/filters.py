@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -48,16 +49,38 @@ class Chip:
     remove: str
 
 
+class _Figures:
+    """Asks for the figures, but not again soon after they took too long: the list must not wait for its margin."""
+
+    pause_s = 30.0
+
+    def __init__(self) -> None:
+        self._not_before = 0.0
+
+    def ask(self) -> Mapping[str, Any]:
+        """The figures; empty when nobody knows them now."""
+        if time.monotonic() < self._not_before:
+            return {}
+        try:
+            return services.stats()
+        except DeadLetterError as error:
+            # Too slow, or a store that is away: the list itself says which.
+            self._not_before = time.monotonic() + self.pause_s
+            log.warning("figures_missing", extra={"why": str(error)})
+        return {}
+
+    def forget(self) -> None:
+        self._not_before = 0.0
+
+
+kept = _Figures()
+
+
 def figures(request: HttpRequest) -> Mapping[str, Any]:
     """The figures behind the choices, asked once for a page. Without an answer choices have no counts."""
     found: Mapping[str, Any] | None = getattr(request, "_dlq_figures", None)
     if found is None:
-        try:
-            found = services.stats()
-        except DeadLetterError as error:
-            # The list itself says what is the matter with the store.
-            log.warning("figures_missing", extra={"why": str(error)})
-            found = {}
+        found = kept.ask()
         request._dlq_figures = found  # type: ignore[attr-defined]
     return found
 

@@ -15,11 +15,11 @@ from dlq_app.criteria import LetterCriteria
 from dlq_app.documents import KEPT_HISTORY, KEPT_NOTES, history_entry, letter_from, letters_from, text
 from dlq_app.letter import DeadLetter
 from dlq_app.mongo import Document, translated
-from dlq_app.paging import DEFAULT_SORT
+from dlq_app.paging import DEFAULT_SORT, Cursor
 from dlq_app.states import Resolution, Status, Verb, froms
 
 _CHUNK = 500
-_LIGHT = {"_id": 1}
+_PLACE = {"lastFailedAt": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +51,10 @@ class Moves:
         """No more automatic replays until a person decides."""
         return self._move(letter_id, Verb.SET_ASIDE, who, why, now)
 
-    def movable(self, which: Selection, verb: Verb) -> int:
-        """How many letters of the selection the verb may move, exactly. May be ``QueryTooSlow``."""
+    def movable(self, which: Selection, verb: Verb, *, limit: int) -> int:
+        """How many letters of the selection the verb may move, exactly up to ``limit``. May be ``QueryTooSlow``."""
         with translated():
-            return self._letters.count_documents(_movable(which, verb))
+            return self._letters.count_documents(_movable(which, verb), limit=limit)
 
     def sample(self, which: Selection, verb: Verb, size: int) -> list[DeadLetter]:
         """Some of the letters that ``movable`` counts, newest failure first, without their heavy fields."""
@@ -75,18 +75,20 @@ class Moves:
         entry = {"$each": [history_entry(now, who, verb, why)], "$slice": -KEPT_HISTORY}
         change = {**_changes(verb, now), "$push": {"history": entry}}
         where, left = _movable(which, verb), limit
-        # A round in which everything was taken by somebody else moves nothing; bounded all the same.
-        for _ in range(2 * limit // _CHUNK + 10):
+        order = [(key.field, key.direction) for key in DEFAULT_SORT.keys]
+        rest = queries.in_order(where, DEFAULT_SORT)
+        while left > 0:
             with translated():
-                found = list(self._letters.find(where, _LIGHT).limit(min(_CHUNK, left)))
+                found = list(self._letters.find(rest, _PLACE).sort(order).limit(min(_CHUNK, left)))
                 if not found:
                     return
                 mine = {**where, "_id": {"$in": [document["_id"] for document in found]}}
                 moved = self._letters.update_many(mine, change).modified_count
             yield moved
             left -= moved
-            if left <= 0:
-                return
+            # On from the last one, so that what was moved is not looked at again.
+            last = Cursor(DEFAULT_SORT, (found[-1]["lastFailedAt"], found[-1]["_id"]))
+            rest = {"$and": [where, queries.after(last)]}
 
     def add_note(self, letter_id: str, *, who: str, note: str, now: datetime) -> DeadLetter | None:
         """A note moves nothing, so it is welcome in every status; None when the letter is gone."""
@@ -133,4 +135,6 @@ def _movable(which: Selection, verb: Verb) -> Document:
         chosen = queries.matching(which.criteria)
     else:
         chosen = {"_id": {"$in": [ObjectId(one) for one in which.ids if ObjectId.is_valid(one)]}}
-    return {"$and": [chosen, {"status": {"$in": froms(verb)}, "updatedAt": {"$lte": which.as_of}}]}
+    # A letter's place in the order is an instant; a document without one is no letter.
+    still = {"status": {"$in": froms(verb)}, "updatedAt": {"$lte": which.as_of}, "lastFailedAt": {"$type": "date"}}
+    return {"$and": [chosen, still]}

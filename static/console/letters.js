@@ -11,6 +11,7 @@
     if (!actions) return;
     const across = actions.querySelector("input.select-across");
     const checked = document.querySelectorAll("#result_list input.action-select:checked").length;
+    actions.classList.toggle("idle", checked === 0);
     const text = actions.querySelector("[data-replay]");
     if (text) {
       const what = text.dataset.replay;
