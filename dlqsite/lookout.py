@@ -1,7 +1,8 @@
 """Sources looked at again and again: each with its last answer, so that one that is away takes nothing with it.
 
 Any number of readers cost one question per source and moment. Nobody waits for a source that is slow or away: what it
-last said is shown with its age, and the question goes on behind the scenes.
+last said is shown with its age, and the question goes on behind the scenes. Only who comes first after a while without
+readers waits a moment, and sees no answer of hours ago.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ KEEP_MOST_S = 30.0
 #: How long a first answer is waited for, and a further one while there is an older one to show.
 FIRST_S = 1.0
 AGAIN_S = 0.03
+#: An answer that nobody had renewed for so long after it was no longer good is as good as none.
+UNWATCHED_S = 10.0
 #: A question that is under way for so long counts as not answered.
 HANGS_S = 3.0
 
@@ -77,7 +80,10 @@ class Source(Generic[_T]):
 
     @property
     def patience_s(self) -> float:
-        return FIRST_S if self._part.value is None and not self._part.is_away else AGAIN_S
+        if self._part.is_away or (self._under_way is not None and _seconds_since(self._began_at) > FIRST_S):
+            return AGAIN_S
+        is_old = time.monotonic() - self._good_until > UNWATCHED_S
+        return FIRST_S if self._part.value is None or is_old else AGAIN_S
 
     def part(self) -> Part[_T]:
         """The last answer as it stands now."""

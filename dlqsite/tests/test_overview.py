@@ -139,6 +139,24 @@ class TestLookout:
             finally:
                 release.set()
 
+    def test_the_first_to_look_after_a_while_waits_for_what_is_true_now(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(lookout, "LEISURE", 0)
+        monkeypatch.setattr(lookout, "FIRST_S", 30.0)
+        monkeypatch.setattr(lookout, "AGAIN_S", 0.0)
+        monkeypatch.setattr(lookout, "UNWATCHED_S", 0.0)
+        answers = iter([1, 2])
+
+        def ask() -> int:
+            time.sleep(0.05)
+            return next(answers)
+
+        source = Source("s", ask, (), keep_s=0.0)
+        with ThreadPoolExecutor(1) as threads:
+            lookout.look([source], threads)
+            assert source.part().value == 1
+            lookout.look([source], threads)
+            assert source.part().value == 2
+
     def test_one_that_fails_keeps_what_it_said_last(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(lookout, "LEISURE", 0)
         answers: Iterator[int | Exception] = iter([1, ValueError("postgres://user:secret@host"), 2])
