@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from django.http import HttpRequest
+from django.template.defaultfilters import filesizeformat
 from django.urls import reverse
 
 from dlq_app import conf, repository
@@ -473,8 +474,14 @@ def system(letter: DeadLetter, masking: MaskingPolicy) -> list[tuple[str, str]]:
         value = given.get(name)
         return f"{value:.0f} {unit}" if isinstance(value, int | float) and value == value else ""
 
+    def memory() -> str:
+        # Workers tell the bytes that their process holds; other sources a part of the host's memory.
+        value = given.get("memory")
+        is_bytes = isinstance(value, int | float) and 100 < value < 2**50
+        return filesizeformat(value) if is_bytes else number("memory", "%")
+
     worker, host = text("worker"), text("host")
-    load = ", ".join(part for part in (number("cpu", "%"), number("memory", "%")) if part)
+    load = ", ".join(part for part in (number("cpu", "%"), memory()) if part)
     uptime = given.get("uptime")
     up = str(timedelta(seconds=int(uptime))) if isinstance(uptime, int | float) and 0 <= uptime < 10**9 else ""
     pairs = [

@@ -70,6 +70,15 @@ def status_of(store: Database[dict[str, Any]]) -> str:
 # --- looking ---
 
 
+@pytest.mark.parametrize(("memory", "shown"), [(78_794_752, "82 %, 75.1\xa0MB"), (61.0, "82 %, 61 %")])
+def test_memory_is_shown_in_the_unit_in_which_it_was_told(
+    store: Database[dict[str, Any]], viewer: Client, memory: float, shown: str
+) -> None:
+    url = put(store, metadata={"systemState": {"cpu": 82.0, "memory": memory}})
+
+    assert shown in html_of(viewer, f"{url}change/")
+
+
 def test_a_viewer_sees_everything_and_every_act_locked_with_its_reason(
     store: Database[dict[str, Any]], viewer: Client
 ) -> None:
