@@ -477,8 +477,9 @@ def system(letter: DeadLetter, masking: MaskingPolicy) -> list[tuple[str, str]]:
     def memory() -> str:
         # Workers tell the bytes that their process holds; other sources a part of the host's memory.
         value = given.get("memory")
-        is_bytes = isinstance(value, int | float) and 100 < value < 2**50
-        return filesizeformat(value) if is_bytes else number("memory", "%")
+        if isinstance(value, int | float) and 100 < value < 2**50:
+            return filesizeformat(value)
+        return number("memory", "%")
 
     worker, host = text("worker"), text("host")
     load = ", ".join(part for part in (number("cpu", "%"), memory()) if part)
