@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -51,8 +53,41 @@ def letters_of(store: Store, **of_each: int) -> None:
 
 def age_snapshot(store: Store, seconds: float) -> None:
     store[SNAPSHOTS].update_one(
-        {"_id": "all"}, [{"$set": {"asOf": {"$subtract": ["$asOf", int(seconds * 1000)]}, "as_of": "$asOf"}}]
+        {"_id": "all"},
+        [{"$set": {"asOf": {"$subtract": ["$asOf", int(seconds * 1000)]}}}, {"$set": {"as_of": "$asOf"}}],
     )
+
+
+def keep_as_costly(cost_ms: float) -> Snapshot:
+    """Keep the figures of now as if counting had taken so long."""
+    counted = replace(figures_store().count(5), cost_ms=cost_ms)
+    figures_store().keep(counted)
+    return counted
+
+
+@pytest.fixture
+def small_drift(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers of letters as small as in these tests mean what great ones do."""
+    monkeypatch.setattr(figures, "FEW_LETTERS", 1)
+    monkeypatch.setattr(figures, "DRIFT_LETTERS", 4)
+
+
+@pytest.fixture
+def bounds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The bounds that counting was given, in turn: whether for a reader or in the background."""
+    asked: list[float] = []
+    on_count(monkeypatch, asked.append)
+    return asked
+
+
+def on_count(monkeypatch: pytest.MonkeyPatch, before: Callable[[float], object]) -> None:
+    count = type(figures_store()).count
+
+    def spied(self: Any, bound_s: float) -> Snapshot:
+        before(bound_s)
+        return count(self, bound_s)
+
+    monkeypatch.setattr(type(figures_store()), "count", spied)
 
 
 def renewed() -> None:
@@ -394,6 +429,201 @@ def test_the_first_reader_of_a_huge_queue_is_told_to_come_again(store: Store, mo
     monkeypatch.setattr(figures, "CHEAP_MS", -1.0)
 
     assert services.stats()["total"] == 2
+
+
+# --- many letters ---
+
+
+def test_the_first_reader_of_many_letters_waits_for_the_count_in_the_background(
+    store: Store, monkeypatch: pytest.MonkeyPatch, bounds: list[float]
+) -> None:
+    monkeypatch.setattr(figures, "CHEAP_LETTERS", 1)
+    monkeypatch.setattr(figures, "FIRST_WAIT_S", 20.0)
+    letters_of(store, dlq_failed=3)
+
+    assert services.stats()["total"] == 3
+    assert bounds == [figures.BOUND_S]
+
+
+def test_the_first_reader_of_too_many_letters_is_told_when_to_come_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "CHEAP_LETTERS", 1)
+    monkeypatch.setattr(figures, "FIRST_WAIT_S", 0.05)
+    letters_of(store, dlq_failed=3)
+    may_count = threading.Event()
+    on_count(monkeypatch, lambda _: may_count.wait(20))
+
+    with pytest.raises(QueryTooSlow) as refused:
+        services.stats()
+    assert refused.value.retry_after
+    may_count.set()
+    renewed()
+
+    assert services.stats()["total"] == 3
+
+
+def test_the_first_reader_takes_what_another_process_has_counted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "CHEAP_LETTERS", 1)
+    monkeypatch.setattr(figures, "FIRST_WAIT_S", 20.0)
+    letters_of(store, dlq_failed=3)
+    counted = figures_store().count(5)
+    leases = type(repository.leases())
+
+    def taken_by_another(self: Any, name: str, owner: str, duration: timedelta) -> bool:
+        figures_store().keep(counted)
+        return False
+
+    monkeypatch.setattr(leases, "take", taken_by_another)
+
+    assert figures.snapshot() == counted
+
+
+def test_after_a_big_load_the_first_reader_gets_right_figures_and_does_not_count(
+    store: Store, monkeypatch: pytest.MonkeyPatch, small_drift: None
+) -> None:
+    monkeypatch.setattr(figures, "DRIFT_WAIT_S", 20.0)
+    letters_of(store, dlq_failed=2)
+    keep_as_costly(50.0)
+    letters_of(store, dlq_manual=10)
+    age_snapshot(store, 0.5)
+    asked: list[float] = []
+    on_count(monkeypatch, asked.append)
+
+    assert services.stats()["total"] == 12
+    assert asked == [figures.BOUND_S]
+
+
+def test_a_reader_waits_once_for_a_renewal_that_takes_long(
+    store: Store, monkeypatch: pytest.MonkeyPatch, small_drift: None
+) -> None:
+    monkeypatch.setattr(figures, "DRIFT_WAIT_S", 0.05)
+    letters_of(store, dlq_failed=2)
+    keep_as_costly(50.0)
+    letters_of(store, dlq_manual=10)
+    age_snapshot(store, 0.5)
+    may_count = threading.Event()
+    # A reader that waited longer than this would get the new figures.
+    on_count(monkeypatch, lambda _: may_count.wait(5))
+
+    assert services.stats()["total"] == 2
+    monkeypatch.setattr(figures, "DRIFT_WAIT_S", 10.0)
+    figures._keeper.waiting_since = time.monotonic() - 10
+    assert services.stats()["total"] == 2
+    may_count.set()
+    renewed()
+
+    assert services.stats()["total"] == 12
+
+
+def test_a_few_letters_more_wait_for_the_pause(store: Store, small_drift: None, bounds: list[float]) -> None:
+    letters_of(store, dlq_failed=2)
+    keep_as_costly(5000.0)
+    letters_of(store, dlq_manual=3)
+    age_snapshot(store, 50)
+
+    assert services.stats()["total"] == 2
+    assert len(bounds) == 1, "the one of the test itself"
+
+
+def test_a_costly_count_leaves_half_of_the_time_free_however_much_changes(
+    store: Store, small_drift: None, bounds: list[float]
+) -> None:
+    letters_of(store, dlq_failed=2)
+    keep_as_costly(30_000.0)
+    letters_of(store, dlq_manual=10)
+    age_snapshot(store, 50)
+
+    assert services.stats()["total"] == 2
+    assert len(bounds) == 1, "the one of the test itself"
+
+
+def test_once_most_letters_are_gone_figures_are_of_the_moment_again(store: Store, small_drift: None) -> None:
+    letters_of(store, dlq_failed=2, dlq_resolved=98)
+    keep_as_costly(4000.0)
+    store[LETTERS].delete_many({"status": "dlq_resolved"})
+
+    assert services.stats()["total"] == 2
+
+
+def test_a_number_of_the_store_that_is_wrong_for_good_leads_to_no_renewal(
+    store: Store, small_drift: None, monkeypatch: pytest.MonkeyPatch, bounds: list[float]
+) -> None:
+    letters_of(store, dlq_failed=2)
+    monkeypatch.setattr(type(figures_store()), "estimated", lambda self: 50_000)
+    figures_store().keep(replace(figures_store().count(5), cost_ms=5000.0, estimated=50_000))
+    age_snapshot(store, 50)
+
+    services.stats()
+    figures.keep_fresh()
+
+    assert figures._keeper._renewal is None
+    assert len(bounds) == 1, "the one of the test itself"
+
+
+@pytest.mark.parametrize("trouble", [QueryTooSlow, StoreUnavailable])
+def test_what_is_kept_is_served_when_a_reader_cannot_count(
+    store: Store, monkeypatch: pytest.MonkeyPatch, trouble: type[Exception]
+) -> None:
+    letters_of(store, dlq_failed=2)
+    keep_as_costly(50.0)
+
+    def fail(self: Any, bound_s: float) -> Snapshot:
+        raise trouble
+
+    monkeypatch.setattr(type(figures_store()), "count", fail)
+
+    assert services.stats()["total"] == 2
+    renewed()
+
+
+def test_what_is_kept_is_served_when_the_store_does_not_say_how_many_letters_it_has(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    letters_of(store, dlq_failed=2)
+    keep_as_costly(50.0)
+
+    def fail(self: Any) -> int:
+        raise StoreUnavailable
+
+    monkeypatch.setattr(type(figures_store()), "estimated", fail)
+
+    assert services.stats()["total"] == 2
+    renewed()
+
+
+def test_a_worker_renews_early_after_a_big_load(store: Store, small_drift: None) -> None:
+    letters_of(store, dlq_failed=2)
+    keep_as_costly(1000.0)
+    letters_of(store, dlq_manual=10)
+    age_snapshot(store, 5)
+
+    figures.keep_fresh()
+    renewed()
+
+    kept, _ = figures_store().latest()
+    assert kept is not None
+    assert kept.total == 12
+
+
+@pytest.mark.parametrize(("cost_ms", "pause_s"), [(1000, 20), (28_000, 120), (60_000, 120), (100_000, 200)])
+def test_the_pause_between_two_counts(store: Store, cost_ms: float, pause_s: float) -> None:
+    assert figures._pause(replace(figures_store().count(5), cost_ms=cost_ms)) == pytest.approx(pause_s)
+
+
+def test_the_last_replay_of_a_group_is_of_its_newest_letter(store: Store) -> None:
+    now = repository.letters().server_now()
+    replays = [(2, "failed_new"), (1, "succeeded"), (3, "failed_same"), (None, "")]
+    documents = []
+    for n, (hours, outcome) in enumerate(replays):
+        last = {"lastReplay": {"at": now - timedelta(hours=hours), "outcome": outcome}} if hours else {}
+        documents.append(a_document(f"m-{n}", status="dlq_failed") | last)
+    store[LETTERS].insert_many(documents)
+
+    (group,) = figures.snapshot().groups
+
+    assert (group.replayed_at, group.replay_outcome) == (now - timedelta(hours=1), "succeeded")
+    assert (group.replays_succeeded, group.replays_failed) == (1, 2)
 
 
 def test_a_worker_whose_store_is_away_goes_on(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
