@@ -105,8 +105,8 @@ def snapshot() -> Snapshot:
 
     Waits for newer ones when they are due: ``WAIT_S`` at most, ``DRIFT_WAIT_S`` when the number of letters has changed
     much; both from the beginning of the renewal, so that not every reader waits while it lasts. Whatever goes wrong in
-    counting, what is kept is served. Raises ``QueryTooSlow`` or ``StoreUnavailable`` when nothing is kept and counting
-    takes longer than ``FIRST_WAIT_S``; it goes on in the background. Raises ``StoreUnavailable`` when the store is away.
+    counting, what is kept is served. Raises ``QueryTooSlow`` when nothing is kept and counting takes longer than
+    ``FIRST_WAIT_S``; it goes on in the background. Raises ``StoreUnavailable`` when the store is away.
     """
     store = figures()
     kept, age = store.latest(_keeper.known)
