@@ -139,15 +139,15 @@ def keep_fresh() -> None:
     if time.monotonic() - _keeper.looked < LOOK_EVERY_S:
         return
     _keeper.looked = time.monotonic()
-    store = figures()
     try:
+        store = figures()
         kept, age = store.latest(_keeper.known)
         estimated = store.estimated()
     except DeadLetterError as error:
         log.info("figures_wait", extra={"why": str(error)})
         return
     _keeper.learn(kept)
-    # Cheap figures are kept for the first reader after a restart only: so often is enough, whatever they cost.
+    # Quick figures are kept only for whoever comes after a restart: so seldom is enough, however short their pause.
     if kept is None or (_is_due(kept, age, estimated) and (age >= KEEP_EVERY_S or _has_drifted(kept, estimated))):
         _keeper.renew()
 
