@@ -90,6 +90,10 @@ class BatchForm:
         except RequestInvalid as error:
             return None, {_FIELDS.get(entry["field"].split(".")[0], "form"): _said(entry) for entry in error.errors}
 
+    def shown(self) -> BatchOrder:
+        """The order as the page tells it, also before anybody said why; without settings while one of them is wrong."""
+        return replace(self, reason=self.reason or "…").ordered()[0] or self.which.order()
+
     def _settings(self, errors: dict[str, str]) -> dict[str, Any]:
         body: dict[str, Any] = {"reason": self.reason, "name": self.name}
         rate = _number(self.rate, "rate", 0.01, 100_000, errors, empty=None)

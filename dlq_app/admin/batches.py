@@ -136,7 +136,7 @@ class ReplayBatchAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         self, request: HttpRequest, form: BatchForm, now: datetime, errors: dict[str, str] | None = None
     ) -> HttpResponse:
         which = form.which
-        order = form.ordered()[0] or which.order()
+        order = form.shown()
         dry = batches.dry_run(which.order())
         context = {
             **self._context(request, f"Replay {dry.count:,} dead letter{'' if dry.count == 1 else 's'}"),

@@ -187,6 +187,17 @@ def test_what_is_wrong_is_said_and_nothing_started(
     assert batches.page().batches == []
 
 
+def test_the_page_tells_what_its_settings_do_before_anybody_said_why(rig: Rig, operator: Client) -> None:
+    rig.die(*(f"m-{n}" for n in range(40)), error_type="TIMEOUT_ERROR")
+
+    html = text(operator.get(f"{ADD}?errorType=TIMEOUT_ERROR"))
+
+    assert "Sends <b>5</b> and waits for their outcome" in html
+    assert "at <b>20 a second</b>" in html
+    assert "--rate 20" in html
+    assert "--canary 5" in html
+
+
 def test_a_look_at_the_settings_starts_nothing(rig: Rig, operator: Client) -> None:
     rig.die(*(f"m-{n}" for n in range(40)), error_type="TIMEOUT_ERROR")
 
