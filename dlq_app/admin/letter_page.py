@@ -488,7 +488,7 @@ def system(letter: DeadLetter, masking: MaskingPolicy) -> list[tuple[str, str]]:
     pairs = [
         ("Worker", f"{worker} on {host}" if worker and host else worker or host),
         ("Code", text("codeVersion")),
-        ("CPU, memory", load),
+        ("CPU load, memory", load),
         ("Uptime", up),
     ]
     return [(name, value) for name, value in pairs if value]
