@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from django.core.handlers.wsgi import WSGIHandler
+from django.core.signals import request_finished, request_started
+from django.db import close_old_connections
 from django.test import RequestFactory
 from pytest_django import Settings
 
@@ -48,6 +50,16 @@ def call(application: Any, body: bytes, *, path: str = "/api/messages", method: 
     if hasattr(chunks, "close"):
         chunks.close()
     return int(seen[0][:3]), dict(seen[1]), answer
+
+
+@pytest.fixture(autouse=True)
+def _connection_stays_open() -> Iterator[None]:
+    """As Django's own test client does: the end of a request must not close the connection of the test's transaction."""
+    for signal in (request_started, request_finished):
+        signal.disconnect(close_old_connections)
+    yield
+    for signal in (request_started, request_finished):
+        signal.connect(close_old_connections)
 
 
 @pytest.fixture

@@ -124,10 +124,21 @@ def test_a_killed_workers_messages_are_run_by_another(redis_client: redis.Redis,
 
 def test_a_worker_waits_for_redis_and_can_be_stopped_meanwhile(spawn: Spawn, tmp_path: Path) -> None:
     worker = spawn("run_worker", REDIS_URL=f"unix://{tmp_path / 'nobody.sock'}?db=0")
-    time.sleep(3)
-    assert worker.poll() is None
+    assert listens_to_sigterm(worker), "it ended, or never came so far"
 
     assert stopped(worker) == 0
+
+
+def listens_to_sigterm(process: subprocess.Popen[bytes]) -> bool:
+    """Wait until the process has its own handler for SIGTERM; False when it ends before."""
+    until = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < until:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        caught = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt:"))
+        if caught >> (signal.SIGTERM - 1) & 1:
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def test_a_process_full_of_stuck_handlers_asks_to_be_replaced(book: Ledger, spawn: Spawn, tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_a_hidden_tab_asks_nothing(viewer: Page) -> None:
 
 
 def test_no_answer_is_said_and_so_is_the_next(viewer: Page, watch: Watch) -> None:
-    watch.expect("overview/fragment|htmx:")
+    watch.expect("overview/fragment|htmx:|ERR_FAILED")
     viewer.goto("/admin/")
     viewer.route("**/admin/overview/fragment", lambda route: route.abort())
     wake(viewer)
