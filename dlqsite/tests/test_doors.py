@@ -54,7 +54,7 @@ def call(application: Any, body: bytes, *, path: str = "/api/messages", method: 
 
 @pytest.fixture(autouse=True)
 def _connection_stays_open() -> Iterator[None]:
-    """As Django's own test client does: the end of a request must not close the connection of the test's transaction."""
+    """The end of a request must not close the connection of the test's transaction; so does Django's test client."""
     for signal in (request_started, request_finished):
         signal.disconnect(close_old_connections)
     yield
