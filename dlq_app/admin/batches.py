@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -10,10 +9,8 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib import admin, messages
-from django.contrib.admin.models import CHANGE, LogEntry
-from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse, HttpResponseNotModified, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.decorators import method_decorator
@@ -24,6 +21,7 @@ from dlq_app import batches, conf
 from dlq_app.admin import batch_page, letter_page, people
 from dlq_app.admin.batch_form import MAX_NAME, MAX_REASON, BatchForm, Which, limited, twins
 from dlq_app.admin.selection import back_to_list, in_words
+from dlq_app.admin.stored import StoredAdmin, tag
 from dlq_app.admin.tree import visible
 from dlq_app.errors import (
     BatchBeingPlanned,
@@ -51,20 +49,12 @@ _SHOWN_STAGES = [stage for stage in Stage if stage is not Stage.PLANNING]
 
 
 @admin.register(ReplayBatch)
-class ReplayBatchAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Services write; what one may not do is shown locked, with the reason."""
-
-    # --- who may ---
+class ReplayBatchAdmin(StoredAdmin):
+    """The list of batches, the page before a start, and the page of one."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         # The page before a start shows a dry run, which everybody may read; its button asks again.
         return bool(self.has_view_permission(request))
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> ReplayBatch | None:
         try:
@@ -78,7 +68,7 @@ class ReplayBatchAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     @method_decorator(require_safe)
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """All batches, newest first, those that go on with their progress."""
-        self._must_view(request)
+        self.must_view(request)
         stages = [stage for stage in request.GET.getlist("stage") if stage in {s.value for s in _SHOWN_STAGES}]
         cursor = request.GET.get("cursor") or None
         now = datetime.now(UTC)
@@ -90,7 +80,7 @@ class ReplayBatchAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             return self._away(request, error)
         rows = [batch_page.row(batch, now) for batch in found.batches]
         context = {
-            **self._context(request, "Replay batches"),
+            **self.context(request, "Replay batches"),
             "rows": rows,
             "stages": [stage.value for stage in _SHOWN_STAGES],
             "stage": stages[0] if len(stages) == 1 else "",
@@ -101,7 +91,7 @@ class ReplayBatchAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             "every": batch_page.SLOW_S,
         }
         if request.headers.get("HX-Request"):
-            return self._fragment(request, "console/batches_live.html", context, found)
+            return self.fragment(request, "console/batches_live.html", context, tag(request, now, found))
         return TemplateResponse(request, "console/batches.html", context)
 
     @staticmethod
@@ -115,7 +105,7 @@ class ReplayBatchAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         """What would be replayed, whether it is safe now, and how; a POST of that page starts it."""
-        self._must_view(request)
+        self.must_view(request)
         try:
             which = Which.of(request.GET)
         except CriteriaInvalid:
@@ -139,7 +129,7 @@ class ReplayBatchAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         order = form.shown()
         dry = batches.dry_run(which.order())
         context = {
-            **self._context(request, f"Replay {dry.count:,} dead letter{'' if dry.count == 1 else 's'}"),
+            **self.context(request, f"Replay {dry.count:,} dead letter{'' if dry.count == 1 else 's'}"),
             "dry": dry,
             "is_safe": all(one.passes for one in dry.breakers),
             "which": None if which.ids else in_words(which.criteria),
@@ -216,7 +206,7 @@ class ReplayBatchAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
                 return HttpResponseRedirect(request.path)
             older = {"cursor": found.next_cursor} if found.next_cursor else {}
             context = {
-                **self._context(request, visible(batch.name or batch.id)),
+                **self.context(request, visible(batch.name or batch.id)),
                 **batch_page.whole(request, batch, datetime.now(UTC)),
                 "lines": [batch_page.line(item) for item in found.items],
                 "outcome": shown,
@@ -234,8 +224,10 @@ class ReplayBatchAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         """The changing part alone; 304 as long as nothing changed."""
 
         def answer(batch: Batch) -> HttpResponse:
-            context = batch_page.live(request, batch, datetime.now(UTC))
-            return self._fragment(request, "console/batch_live.html", context, (batch, context["came_back"]))
+            now = datetime.now(UTC)
+            context = batch_page.live(request, batch, now)
+            live_tag = tag(request, now, (batch, context["came_back"]))
+            return self.fragment(request, "console/batch_live.html", context, live_tag)
 
         return self._with(request, object_id, answer)
 
@@ -266,7 +258,7 @@ class ReplayBatchAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
         def answer(batch: Batch) -> HttpResponse:
             context = {
-                **self._context(request, f"Cancel {visible(batch.name or batch.id)}"),
+                **self.context(request, f"Cancel {visible(batch.name or batch.id)}"),
                 **batch_page.live(request, batch, datetime.now(UTC)),
                 "max_reason": MAX_REASON,
             }
@@ -292,39 +284,19 @@ class ReplayBatchAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     # --- small things ---
 
-    def _must_view(self, request: HttpRequest) -> None:
-        if not self.has_view_permission(request):
-            raise PermissionDenied
-
-    def _context(self, request: HttpRequest, title: str) -> dict[str, Any]:
-        return {**self.admin_site.each_context(request), "title": title, "opts": self.opts}
-
     def _with(self, request: HttpRequest, object_id: str, answer: Callable[[Batch], HttpResponse]) -> HttpResponse:
         """The answer for this batch, or the page that says why there is none."""
-        self._must_view(request)
+        self.must_view(request)
         try:
             return answer(batches.get(object_id))
         except BatchNotFound:
-            context = self._context(request, "No such replay batch") | {"ref": object_id[:100]}
+            context = self.context(request, "No such replay batch") | {"ref": object_id[:100]}
             return TemplateResponse(request, "console/batch_missing.html", context, status=404)
         except (StoreUnavailable, QueryTooSlow) as error:
             return self._away(request, error)
 
-    def _fragment(self, request: HttpRequest, template: str, context: dict[str, Any], shown: object) -> HttpResponse:
-        """A live part; 304 when ``shown``, all that it depends on but the clock, is what the reader has."""
-        who = request.user.get_username()
-        etag = f'"{hashlib.sha256(repr((who, shown)).encode("utf-8", "backslashreplace")).hexdigest()[:32]}"'
-        if request.headers.get("If-None-Match") == etag:
-            response: HttpResponse = HttpResponseNotModified()
-        else:
-            response = TemplateResponse(request, template, {**context, "oob": True})
-        response["ETag"] = etag
-        response["Cache-Control"] = "private, no-cache"
-        response["Vary"] = "HX-Request, Cookie"
-        return response
-
     def _away(self, request: HttpRequest, error: DeadLetterError) -> HttpResponse:
-        context = self._context(request, "Replay batches") | {
+        context = self.context(request, "Replay batches") | {
             "is_slow": isinstance(error, QueryTooSlow),
             "again": request.get_full_path() if request.method == "GET" else "",
         }
@@ -334,14 +306,7 @@ class ReplayBatchAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def _write_down(self, request: HttpRequest, batch: Batch, what: str, why: str) -> None:
         """One line in Django's log, however many letters the batch has."""
-        LogEntry.objects.create(
-            user_id=request.user.pk,  # type: ignore[misc]
-            content_type=ContentType.objects.get_for_model(ReplayBatch),
-            object_id=batch.id,
-            object_repr=(batch.name or batch.id)[:200],
-            action_flag=CHANGE,
-            change_message=f"{what}: {why}" if why else what,
-        )
+        people.write_down(request, batch.id, batch.name or batch.id, what, why, about=ReplayBatch)
 
 
 def _off_peak(now: datetime) -> datetime:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shlex
@@ -19,6 +18,7 @@ from django.urls import reverse
 from dlq_app import batches, conf, repository
 from dlq_app.admin import people
 from dlq_app.admin.letter_page import Act
+from dlq_app.admin.stored import tag
 from dlq_app.criteria import LetterCriteria
 from dlq_app.errors import DeadLetterError
 from dlq_app.group_states import OPEN_STATES, GroupState, Said
@@ -253,13 +253,6 @@ def whole(request: HttpRequest, group: Group, now: datetime) -> dict[str, Any]:
         "sample": mask_text(group.sample, masking),
         "twins": twins(group, request.build_absolute_uri("/").rstrip("/")),
     }
-
-
-def tag(request: HttpRequest, now: datetime, shown: object) -> str:
-    """Names what somebody is shown: the same as long as nothing of it changed, but for the time of looking."""
-    # A time of today is written without its date, so tomorrow it is not the same.
-    parts = (request.user.get_username(), now.date(), shown)
-    return hashlib.sha256(repr(parts).encode("utf-8", "backslashreplace")).hexdigest()[:32]
 
 
 def as_of(counted: datetime, now: datetime) -> datetime | None:

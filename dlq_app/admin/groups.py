@@ -9,8 +9,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse, HttpResponseNotModified, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.decorators import method_decorator
@@ -20,6 +19,7 @@ from django.views.decorators.http import require_POST, require_safe
 from dlq_app import conf, groups
 from dlq_app.admin import group_page, people
 from dlq_app.admin.filters import AgeFilter, Chip
+from dlq_app.admin.stored import StoredAdmin, tag
 from dlq_app.admin.tree import visible
 from dlq_app.errors import (
     CriteriaInvalid,
@@ -147,19 +147,10 @@ class Asked:
 
 
 @admin.register(LetterGroup)
-class LetterGroupAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Services write; what one may not do is shown locked, with the reason."""
+class LetterGroupAdmin(StoredAdmin):
+    """The list of groups, and the page of one."""
 
-    # --- who may ---
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
+    keep_live = "private, no-store"
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> LetterGroup | None:
         try:
@@ -174,7 +165,7 @@ class LetterGroupAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     @method_decorator(require_safe)
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """Cards, the worst first; asked for by htmx, the changing part alone."""
-        self._must_view(request)
+        self.must_view(request)
         try:
             asked = Asked(request)
         except CriteriaInvalid:
@@ -195,7 +186,7 @@ class LetterGroupAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         cards = [group_page.card(group, locked, around, masking) for group in found.groups]
         states = asked.states(found)
         next_url = asked.address(cursor=found.next_cursor) if found.next_cursor else ""
-        live_tag = group_page.tag(request, now, (cards, states, next_url, found.total, found.is_capped, as_of, locked))
+        live_tag = tag(request, now, (cards, states, next_url, found.total, found.is_capped, as_of, locked))
         context = {
             "cards": cards,
             "locked": locked,
@@ -215,9 +206,9 @@ class LetterGroupAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             "live_tag": live_tag,
         }
         if request.headers.get("HX-Request"):
-            return self._fragment(request, "console/groups_live.html", context, live_tag)
+            return self.fragment(request, "console/groups_live.html", context, live_tag)
         context |= {
-            **self._context(request, "Groups"),
+            **self.context(request, "Groups"),
             "sorts": asked.sorts(),
             "search": asked.query.criteria.search,
             "kept": [(n, v) for n, values in asked.params.items() if n not in ("search", "cursor") for v in values],
@@ -248,7 +239,7 @@ class LetterGroupAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def _page(self, request: HttpRequest, group: Group, status: int = 200, **more: Any) -> HttpResponse:
         context = {
-            **self._context(request, ""),
+            **self.context(request, ""),
             **group_page.whole(request, group, datetime.now(UTC)),
             "max_note": MAX_NOTE,
             **more,
@@ -262,7 +253,7 @@ class LetterGroupAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
         def answer(group: Group) -> HttpResponse:
             context = group_page.live(request, group, datetime.now(UTC))
-            return self._fragment(request, "console/group_live.html", context, context["live_tag"])
+            return self.fragment(request, "console/group_live.html", context, context["live_tag"])
 
         return self._with(request, object_id, answer)
 
@@ -321,7 +312,7 @@ class LetterGroupAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         errors: Mapping[str, str] | None = None,
     ) -> HttpResponse:
         context = {
-            **self._context(request, f"{what.capitalize()} this group?"),
+            **self.context(request, f"{what.capitalize()} this group?"),
             **group_page.live(request, group, datetime.now(UTC)),
             "what": what,
             "typed": typed,
@@ -369,41 +360,22 @@ class LetterGroupAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     # --- small things ---
 
-    def _must_view(self, request: HttpRequest) -> None:
-        if not self.has_view_permission(request):
-            raise PermissionDenied
-
-    def _context(self, request: HttpRequest, title: str) -> dict[str, Any]:
-        return {**self.admin_site.each_context(request), "title": title, "opts": self.opts}
-
     def _back(self, group: Group, place: str = "") -> HttpResponse:
         return HttpResponseRedirect(f"{group_page.url('change', group)}{place}")
 
     def _with(self, request: HttpRequest, object_id: str, answer: Callable[[Group], HttpResponse]) -> HttpResponse:
         """The answer for this group, or the page that says why there is none."""
-        self._must_view(request)
+        self.must_view(request)
         try:
             return answer(groups.get(object_id))
         except GroupNotFound:
-            context = self._context(request, "No such group") | {"ref": object_id[:100]}
+            context = self.context(request, "No such group") | {"ref": object_id[:100]}
             return TemplateResponse(request, "console/group_missing.html", context, status=404)
         except (StoreUnavailable, QueryTooSlow) as error:
             return self._away(request, error)
 
-    def _fragment(self, request: HttpRequest, template: str, context: dict[str, Any], live_tag: str) -> HttpResponse:
-        """A live part; 304 when the reader has it already."""
-        etag = f'"{live_tag}"'
-        if request.headers.get("If-None-Match") == etag:
-            response: HttpResponse = HttpResponseNotModified()
-        else:
-            response = TemplateResponse(request, template, {**context, "oob": True})
-        response["ETag"] = etag
-        response["Cache-Control"] = "private, no-store"
-        response["Vary"] = "HX-Request, Cookie"
-        return response
-
     def _away(self, request: HttpRequest, error: DeadLetterError) -> HttpResponse:
-        context = self._context(request, "Groups") | {
+        context = self.context(request, "Groups") | {
             "is_slow": isinstance(error, QueryTooSlow),
             "again": request.get_full_path() if request.method == "GET" else "",
             "list_url": reverse("admin:dlq_app_lettergroup_changelist"),
