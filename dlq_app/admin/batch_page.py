@@ -118,6 +118,8 @@ def live(request: HttpRequest, batch: ReplayBatch, now: datetime) -> dict[str, A
     in_flight = max(0, counts.sent - counts.succeeded - counts.failed)
     waiting = max(0, counts.remaining - in_flight)
     decided = batch.total - counts.remaining
+    # Of a batch that ended early the letters it left out have an outcome, too; that is not how far it came.
+    ended_early, replayed = batch.stage in (Stage.STOPPED, Stage.CANCELLED), counts.succeeded + counts.failed
     speed = _speed(batch, now)
     left = _left(batch, waiting, speed)
     return {
@@ -126,8 +128,9 @@ def live(request: HttpRequest, batch: ReplayBatch, now: datetime) -> dict[str, A
         "every": QUICK_S if batch.stage in SENDING else SLOW_S,
         "is_over": batch.stage in FINAL and not counts.remaining,
         "steps": _steps(batch, now, left),
-        "percent": 100.0 if not batch.total else _share(decided + in_flight, batch.total),
-        "decided": decided,
+        "percent": 100.0 if not batch.total else _share(replayed if ended_early else decided + in_flight, batch.total),
+        "decided": replayed if ended_early else decided,
+        "decided_words": "were replayed" if ended_early else "have their outcome",
         "in_flight": in_flight,
         "waiting_count": waiting,
         "speed": speed,
@@ -151,19 +154,17 @@ def live(request: HttpRequest, batch: ReplayBatch, now: datetime) -> dict[str, A
 def whole(request: HttpRequest, batch: ReplayBatch, now: datetime) -> dict[str, Any]:
     """Everything on a batch's page but its items."""
     site = request.build_absolute_uri("/").rstrip("/")
+    here = f"{site}/api/dlq/replay-batches/{batch.id}"
     verb = "resume" if batch.stage is Stage.PAUSED else "pause"
+    look = ("curl", f'curl -H "Authorization: Api-Key $KEY" \\\n  {here}')
+    report = ("curl, report", f'curl -H "Authorization: Api-Key $KEY" \\\n  {here}/report')
+    steer = (f"curl, {verb}", f'curl -X POST -H "Authorization: Api-Key $KEY" \\\n  {here}/{verb}')
     return {
         **live(request, batch, now),
         "which": in_words(batch.criteria) if batch.criteria else None,
         "list_url": back_to_list(batch.criteria) if batch.criteria else "",
         "history": [_moment(entry) for entry in batch.history],
-        "twins": [
-            ("curl", f'curl -H "Authorization: Api-Key $KEY" \\\n  {site}/api/dlq/replay-batches/{batch.id}'),
-            (
-                f"curl, {verb}",
-                f'curl -X POST -H "Authorization: Api-Key $KEY" \\\n  {site}/api/dlq/replay-batches/{batch.id}/{verb}',
-            ),
-        ],
+        "twins": [look, report if batch.is_final else steer],
     }
 
 
@@ -206,6 +207,7 @@ def what_will_happen(order: BatchOrder, count: int, breakers: Sequence[BreakerSe
     begins = order.scheduled_at or now
     return {
         "canary": order.canary,
+        "first": min(order.canary.size, count) if order.canary else 0,
         "has_rest": order.canary is None or order.canary.size < count,
         "rate": rate,
         "takes": takes,

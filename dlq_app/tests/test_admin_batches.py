@@ -207,6 +207,15 @@ def test_a_look_at_the_settings_starts_nothing(rig: Rig, operator: Client) -> No
     assert batches.page().batches == []
 
 
+def test_a_canary_of_more_than_all_is_told_as_all(rig: Rig, operator: Client) -> None:
+    rig.die("m-1", "m-2", error_type="TIMEOUT_ERROR")
+
+    html = text(ordered(operator, step="look", canary="5"))
+
+    assert "Sends <b>2</b> and waits for their outcome." in html
+    assert "2 first. You can pause" in html
+
+
 def test_a_batch_can_wait_for_its_time(rig: Rig, operator: Client) -> None:
     rig.die("m-1", error_type="TIMEOUT_ERROR")
 
@@ -257,6 +266,7 @@ def test_a_failed_canary_says_what_came_back(rig: Rig, viewer: Client) -> None:
     html = text(viewer.get(f"{LIST}{batch.id}/change/"))
 
     assert "The canary failed, so it stopped by itself." in html
+    assert "2 of 5 were replayed" in html
     assert re.search(r"What came back: [A-Z_]+ \(2\)", html)
 
 
