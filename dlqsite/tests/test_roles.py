@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.apps import apps
 from django.contrib.auth.models import Group, Permission
+from django.db import connection
 from django.urls import NoReverseMatch, reverse
 
 from dlqsite import roles
@@ -45,12 +49,17 @@ def _stores(redis_client: Any, mongo_db: Any) -> None:
 
 
 def test_migrating_makes_the_roles_with_their_permissions() -> None:
+    Group.objects.all().delete()
+
+    import_module("dlqsite.migrations.0002_roles").make(apps, SimpleNamespace(connection=connection))
+
     for role, names in roles.PERMISSIONS.items():
         held = Group.objects.get(name=role).permissions.values_list("content_type__app_label", "codename")
         assert {f"{app}.{codename}" for app, codename in held} == set(names)
 
 
 def test_making_the_roles_again_keeps_what_was_added_by_hand() -> None:
+    roles.ensure(Group.objects, Permission.objects)
     viewer = Group.objects.get(name=roles.VIEWER)
     viewer.permissions.add(Permission.objects.get(codename="view_logentry"))
     viewer.permissions.remove(Permission.objects.get(codename="view_deadletter"))

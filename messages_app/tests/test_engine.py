@@ -134,7 +134,10 @@ def test_what_was_claimed_ahead_goes_back_when_no_thread_gets_to_it(
 def test_stopping_lets_run_what_ends_in_time_and_hands_back_the_rest(
     book: Ledger, start: Callable[..., Engine]
 ) -> None:  # fmt: skip
+    began = threading.Event()
+
     def endless(message: Message) -> None:
+        began.set()
         while True:
             time.sleep(0.001)
 
@@ -144,6 +147,7 @@ def test_stopping_lets_run_what_ends_in_time_and_hands_back_the_rest(
         book.accept(an_acceptance(message_id="never", type=never))
         reaches(book, "soon", State.RUNNING)
         reaches(book, "never", State.RUNNING)
+        assert began.wait(10)
         book.accept(an_acceptance(message_id="later", type=soon))
 
         assert engine.stop(0.5)
