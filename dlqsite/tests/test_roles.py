@@ -7,9 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from django.apps import apps
 from django.contrib.auth.models import Group, Permission
 from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
 from django.urls import NoReverseMatch, reverse
 
 from dlqsite import roles
@@ -51,6 +51,8 @@ def _stores(redis_client: Any, mongo_db: Any) -> None:
 def test_migrating_makes_the_roles_with_their_permissions() -> None:
     Group.objects.all().delete()
 
+    # The registry of that migration: the present one would be left changed.
+    apps = MigrationExecutor(connection).loader.project_state([("dlqsite", "0002_roles")]).apps
     import_module("dlqsite.migrations.0002_roles").make(apps, SimpleNamespace(connection=connection))
 
     for role, names in roles.PERMISSIONS.items():
