@@ -151,6 +151,7 @@ def test_a_redis_that_stands_still_neither_opens_the_gates_nor_holds_anything(sc
     eventually(lambda: len(failing.seen) >= 5, seconds=10, what="deliveries are under way")
 
     rig.kill("redis", signal.SIGSTOP)
+    before = len(failing.seen)
     try:
         time.sleep(3.5)
         claimed_before = len(failing.seen)
@@ -161,6 +162,8 @@ def test_a_redis_that_stands_still_neither_opens_the_gates_nor_holds_anything(sc
 
     # What had been claimed may go on: what ran on ten threads, and the little that waited behind it. Then nothing more.
     assert arrived == claimed_before
+    keys = [seen.key for seen in failing.seen[before:arrived]]
+    assert len(keys) == len(set(keys)) < len(ids), "each claimed message once, and not all that waits"
     failing.mode, failing.status = "ok", 0
     scene.until_all_done(ids, seconds=90)
     assert failing.accepted == dict.fromkeys(ids, 1)
