@@ -15,7 +15,7 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.http import urlencode
 
-from breaker_app import services
+from breaker_app import audit, services
 from breaker_app.errors import BreakerNotFound, InvalidRequest
 from breaker_app.models import Breaker
 from breaker_app.policy import BreakerPolicy, WhenOpen
@@ -24,8 +24,6 @@ from breaker_app.states import MAX_REASON, State, Transition, Why
 
 #: The permission to give orders.
 CONTROL = "dlqsite.admin"
-#: What the form sends → where the breaker goes, and what the audit log calls it.
-ORDERS = {"force-open": State.FORCED_OPEN, "reset": State.CLOSED, "disable": State.DISABLED}
 #: The worst first.
 _WORST = (State.OPEN, State.FORCED_OPEN, State.HALF_OPEN, State.DISABLED, State.METRICS_ONLY, State.CLOSED)
 _TONES = {State.OPEN: "bad", State.FORCED_OPEN: "mute", State.HALF_OPEN: "warn", State.CLOSED: ""}
@@ -280,15 +278,14 @@ class BreakerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         if not (self.has_view_permission(request) and request.user.has_perm(CONTROL)):
             raise PermissionDenied("Controlling breakers needs the role administrator.")
         what, reason = request.POST.get("do", ""), request.POST.get("reason", "").strip()
-        state = ORDERS.get(what)
-        if state is None:
+        if what not in services.ORDERS:
             raise Http404("There is no such order.")
         try:
-            card = services.order(name, state, actor=f"user:{request.user.get_username()}", reason=reason)
+            card = services.order(name, what, actor=f"user:{request.user.get_username()}", reason=reason)
         except InvalidRequest as error:
             messages.error(request, str(error))
             return HttpResponseRedirect(_address(name, reason=reason[:MAX_REASON]))
-        self.log_change(request, Breaker(name=name), f"{what}: {reason}")
+        audit.log(request.user, name, what, reason)
         messages.success(request, f"Breaker {name} is {_WORDS[card.seen.state]} now.")
         return HttpResponseRedirect(_address(name))
 

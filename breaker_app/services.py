@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from breaker_app import conf
-from breaker_app.errors import BreakerNotFound
+from breaker_app.errors import BreakerNotFound, StoreUnavailable
 from breaker_app.policy import BreakerPolicy
 from breaker_app.states import Snapshot, State, Transition
 
+log = logging.getLogger(__name__)
+
+#: What staff may order, as addresses, commands and the audit log name it, and where it sends the breaker.
+ORDERS: Final[Mapping[str, State]] = {
+    "force-open": State.FORCED_OPEN,
+    "reset": State.CLOSED,
+    "disable": State.DISABLED,
+}
 #: Transitions shown with one breaker.
 SHOWN_TRANSITIONS = 100
 
@@ -44,14 +54,22 @@ def window(name: str) -> list[tuple[int, int]]:
     return conf.store().window(name, _known(name))
 
 
-def order(name: str, state: State, *, actor: str, reason: str) -> Card:
-    """Send a breaker to ``state`` and tell how it stands then. Who and why are kept with the transition.
+def order(name: str, what: str, *, actor: str, reason: str) -> Card:
+    """Carry out one of ``ORDERS`` and tell how the breaker stands then.
 
-    Raises ``BreakerNotFound``, ``InvalidRequest`` for a missing or unusable reason, ``StoreUnavailable``: after that
-    one the order may have been carried out, and giving it again does no harm.
+    Who and why are kept with the transition, of which the last thousand or so stay, and said in the log. Raises
+    ``BreakerNotFound``, ``InvalidRequest`` for a missing or unusable reason, ``StoreUnavailable``: after that one the
+    order may have been carried out, and giving it again does no harm.
     """
     _known(name)
-    conf.breaker_for(name).force(state, actor=actor, reason=reason)
+    said = {"breaker": name, "order": what, "by": actor, "why": reason.strip()}
+    try:
+        conf.breaker_for(name).force(ORDERS[what], actor=actor, reason=reason)
+    except StoreUnavailable:
+        # Its answer may be all that was lost.
+        log.warning("breaker_order_unanswered", extra=said)
+        raise
+    log.warning("breaker_ordered", extra=said)
     return card(name)
 
 

@@ -9,8 +9,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from breaker_app import serializers, services
-from breaker_app.states import State
+from breaker_app import audit, serializers, services
 
 _NAME = OpenApiParameter("name", str, OpenApiParameter.PATH, description="What the breaker protects.")
 
@@ -66,11 +65,14 @@ class OrderView(APIView):
     """One order to a breaker; each has a subclass."""
 
     required_scopes: ClassVar = {"POST": "admin"}
-    state: ClassVar[State]
+    #: One of ``services.ORDERS``.
+    what: ClassVar[str]
 
     def post(self, request: Request, name: str) -> Response:
         reason = serializers.reason_in(request.data)
-        card = services.order(name, self.state, actor=getattr(request, "actor", ""), reason=reason)
+        card = services.order(name, self.what, actor=getattr(request, "actor", ""), reason=reason)
+        if request.auth is None and getattr(request.user, "is_staff", False):
+            audit.log(request.user, name, self.what, reason.strip())
         return Response({"data": serializers.detail_out(card)})
 
 
@@ -79,7 +81,8 @@ def _order(operation_id: str, summary: str, description: str) -> Any:
         operation_id=operation_id,
         tags=["Circuit breakers"],
         summary=summary,
-        description=f"{description} The reason and who gave the order are kept with the transition.",
+        description=f"{description} The reason and who gave the order are kept with the transition; what staff order "
+        "is in the audit log, too.",
         parameters=[_NAME],
         request=serializers.ReasonIn,
         responses={
@@ -98,18 +101,18 @@ def _order(operation_id: str, summary: str, description: str) -> Any:
 class ForceOpenView(OrderView):
     """Refuse every call until a person says otherwise."""
 
-    state = State.FORCED_OPEN
+    what = "force-open"
 
 
 @_order("disableBreaker", "Disable a breaker", "Lets every call pass and counts nothing until somebody resets it.")
 class DisableView(OrderView):
     """Let every call pass, count nothing."""
 
-    state = State.DISABLED
+    what = "disable"
 
 
 @_order("resetBreaker", "Reset a breaker", "Closes it with an empty window, from whatever state.")
 class ResetView(OrderView):
     """Close it and forget what was counted."""
 
-    state = State.CLOSED
+    what = "reset"

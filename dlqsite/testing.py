@@ -45,6 +45,7 @@ class Servers:
             self._wait("redis", redis_process, self._redis.ready)
             self._wait("mongod", mongod_process, self._mongod.ready)
         except BaseException:
+            # Also Ctrl-C: whatever ends the start, no server of ours stays behind.
             self.stop()
             raise
 

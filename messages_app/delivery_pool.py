@@ -178,6 +178,7 @@ def _first_reachable(addresses: list[str], port: int, until: float) -> socket.so
             sock.close()
             failed = error
         except BaseException:
+            # The attempt's interruption comes at any line, and it is none of the errors above.
             sock.close()
             raise
     raise failed

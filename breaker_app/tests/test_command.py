@@ -56,6 +56,15 @@ def test_orders_are_carried_out_with_who_and_why() -> None:
     assert shown["transitions"][0]["actor"].startswith("cli")
 
 
+def test_an_order_is_said_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    run("disable", "orders-db", "--reason", " INC-8\n")
+
+    (line,) = [record for record in caplog.records if record.getMessage() == "breaker_ordered"]
+    said = vars(line)
+    assert (said["breaker"], said["order"], said["why"]) == ("orders-db", "disable", "INC-8")
+    assert said["by"].startswith("cli")
+
+
 def test_show_tells_the_story_on_lines_of_their_own() -> None:
     run("force-open", "orders-db", "--reason", "first\nsecond")
     text = run("show", "orders-db")

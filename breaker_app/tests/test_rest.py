@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.contrib.admin.models import LogEntry
 from django.test import Client
 from pytest_django.fixtures import Settings
 from redis import Redis
@@ -14,6 +15,7 @@ from redis import Redis
 from breaker_app import conf
 from breaker_app.states import Outcome, State
 from dlqsite.models import ApiKey
+from dlqsite.tests.people import member, signed_in
 
 pytestmark = [pytest.mark.redis, pytest.mark.django_db]
 
@@ -108,6 +110,42 @@ def test_an_order_is_carried_out_and_written_down(admin: dict[str, str], verb: s
     newest = body["data"]["transitions"][0]
     assert (newest["from"], newest["to"], newest["why"]) == ("OPEN", state, "manual")
     assert (newest["reason"], newest["actor"]) == ("INC-7: db fail-over", "key:olga-read-admin")
+
+
+@pytest.mark.parametrize("verb", ["force-open", "disable", "reset"])
+def test_what_staff_order_is_in_the_audit_log_once(verb: str) -> None:
+    client = signed_in(member("administrator"))
+    url = f"/api/breakers/orders-db/{verb}"
+
+    refused = client.post(url, {"reason": " "}, content_type="application/json")
+    unknown = client.post(f"/api/breakers/nobody/{verb}", {"reason": "x"}, content_type="application/json")
+    done = client.post(url, {"reason": " INC-7 "}, content_type="application/json")
+
+    assert (refused.status_code, unknown.status_code, done.status_code) == (400, 404, 200)
+    entry = LogEntry.objects.get()
+    assert (entry.user.get_username(), entry.object_id) == ("administrator", "orders-db")
+    assert entry.get_change_message() == f"{verb}: INC-7"
+    assert done.json()["data"]["transitions"][0]["actor"] == "user:administrator"
+
+
+def test_what_a_key_orders_is_in_the_log_and_stays_with_the_transition(
+    admin: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert call("POST", "/api/breakers/orders-db/force-open", admin, {"reason": "INC-7"})[0] == 200
+
+    assert not LogEntry.objects.exists()
+    (line,) = [record for record in caplog.records if record.getMessage() == "breaker_ordered"]
+    said = vars(line)
+    assert (said["breaker"], said["order"], said["by"], said["why"]) == (
+        "orders-db", "force-open", "key:olga-read-admin", "INC-7",
+    )  # fmt: skip
+
+
+def test_a_member_of_staff_without_the_role_orders_nothing() -> None:
+    client = signed_in(member("operator"))
+    answer = client.post("/api/breakers/orders-db/reset", {"reason": "x"}, content_type="application/json")
+    assert answer.status_code == 403
+    assert not LogEntry.objects.exists()
 
 
 def test_forced_open_has_no_retry_after(admin: dict[str, str]) -> None:

@@ -90,6 +90,7 @@ class Rig:
         try:
             eventually(self.healthy, seconds=90, what="the stack is healthy")
         except BaseException:
+            # Also Ctrl-C: nobody else stops what was started.
             self.stop()
             sys.stderr.write((self.folder / "up.log").read_text(errors="replace"))
             raise
@@ -145,6 +146,7 @@ class Rig:
             answer = client.getresponse()
             return Reply(answer.status, dict(answer.getheaders()), answer.read())
         except BaseException:
+            # In the middle of an answer this connection is of no use to the next request, whatever happened.
             client.close()
             self._local.client = None
             raise

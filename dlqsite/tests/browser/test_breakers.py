@@ -57,7 +57,7 @@ def test_what_another_did_appears_without_reloading_and_keeps_what_is_typed(admi
     administrator.goto(f"{PAGE}?name=payments-api")
     administrator.get_by_label("Reason").fill("half a sen")
 
-    services.order("payments-api", State.FORCED_OPEN, actor="user:bob", reason="<b>maintenance</b>")
+    services.order("payments-api", "force-open", actor="user:bob", reason="<b>maintenance</b>")
 
     card = administrator.locator(".breaker", has_text="payments-api")
     expect(card).to_contain_text("<b>maintenance</b>", timeout=15_000)

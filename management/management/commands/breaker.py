@@ -11,13 +11,12 @@ from django.core.management.base import BaseCommand, CommandError
 from breaker_app import serializers, services
 from breaker_app.errors import BreakerError
 from breaker_app.services import Card
-from breaker_app.states import State
 from management.terminal import actor, printable
 
 ORDERS = {
-    "force-open": (State.FORCED_OPEN, "refuse every call until somebody resets it"),
-    "disable": (State.DISABLED, "let every call pass and count nothing until somebody resets it"),
-    "reset": (State.CLOSED, "close it with an empty window"),
+    "force-open": "refuse every call until somebody resets it",
+    "disable": "let every call pass and count nothing until somebody resets it",
+    "reset": "close it with an empty window",
 }
 
 
@@ -30,7 +29,7 @@ class Command(BaseCommand):
         shown = verbs.add_parser("show", help="one breaker, its thresholds and its last changes")
         shown.add_argument("name")
         shown.add_argument("--limit", type=int, default=20, metavar="N", help="changes to show (20)")
-        for verb, (_, help_text) in ORDERS.items():
+        for verb, help_text in ORDERS.items():
             order = verbs.add_parser(verb, help=help_text)
             order.add_argument("name")
             order.add_argument("--reason", required=True, help="why; kept with the change, at most 500 characters")
@@ -55,8 +54,7 @@ class Command(BaseCommand):
         if verb == "show":
             card = services.card(options["name"], limit=options["limit"])
         else:
-            state, _ = ORDERS[verb]
-            card = services.order(options["name"], state, actor=actor(), reason=options["reason"])
+            card = services.order(options["name"], verb, actor=actor(), reason=options["reason"])
         self._print(options, serializers.detail_out(card), "\n".join(page(card)))
 
     def _print(self, options: dict[str, Any], data: Any, text: str) -> None:
