@@ -7,6 +7,7 @@ would vanish. Here numbers keep their text and objects are lists of pairs.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
@@ -15,6 +16,12 @@ from dlq_app.masking import MASK, MaskingPolicy
 
 #: Deeper than intake accepts; a letter written by hand may hold anything.
 MAX_DEPTH = 64
+#: Elements of one list that were changed and hide something: so many are told apart, with more it is not certain.
+_MOST_COMPARED = 200
+_UNCERTAIN = (
+    "and which of the original's hidden values belongs there is not certain: "
+    "write the value itself, or leave the list around it as it was"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +56,11 @@ class NotJson(ValueError):
 
 
 class NotRestorable(ValueError):
-    """A hidden value stands where the original has none."""
+    """A hidden value stands where the original has none, or where it could be one of several."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, why: str = "but the original has no hidden value there") -> None:
         self.path = path
-        super().__init__(f"{path} reads {MASK}, but the original has no hidden value there")
+        super().__init__(f"{path} reads {MASK}, {why}")
 
 
 def parse(text: str) -> Node:
@@ -95,7 +102,8 @@ def masked(node: Node, policy: MaskingPolicy) -> Node:
 def restored(edited: Node, original: Node, policy: MaskingPolicy) -> Node:
     """``edited`` with every hidden value put back from the same place of ``original``: people edit around secrets.
 
-    Raises ``NotRestorable`` naming the place when the original hides nothing there.
+    In lists, whose elements may have been moved, added and removed, the same place is the element that it is certain to
+    be. Raises ``NotRestorable`` naming the place when the original hides nothing there, or when it is not certain.
     """
     return _restored(edited, original, policy, "payload")
 
@@ -109,8 +117,12 @@ def _restored(edited: Node, original: Node, policy: MaskingPolicy, path: str) ->
     match edited:
         case Object(pairs):
             before = list(original.pairs) if isinstance(original, Object) else []
+            repeated = {name: n for name, n in Counter(name for name, _ in before).items() if n > 1}
+            now = Counter(name for name, _ in pairs)
             found: list[tuple[str, Node]] = []
             for key, inner in pairs:
+                if repeated.get(key, now[key]) != now[key] and _hidden_in(inner, policy, key):
+                    raise NotRestorable(f"{path}.{key}", _UNCERTAIN)
                 # The first of the same name that is not taken yet: repeated keys keep their order.
                 place = next((n for n, (name, _) in enumerate(before) if name == key), None)
                 counterpart = before.pop(place)[1] if place is not None else None
@@ -123,12 +135,93 @@ def _restored(edited: Node, original: Node, policy: MaskingPolicy, path: str) ->
                     found.append((key, _restored(inner, counterpart, policy, where)))
             return Object(tuple(found))
         case list():
-            others = original if isinstance(original, list) else []
-            return [
-                _restored(inner, others[n] if n < len(others) else None, policy, f"{path}[{n}]")
-                for n, inner in enumerate(edited)
-            ]
+            others = _counterparts(edited, original if isinstance(original, list) else [], policy, path)
+            return [_restored(inner, others.get(n), policy, f"{path}[{n}]") for n, inner in enumerate(edited)]
     return edited
+
+
+def _counterparts(edited: list[Node], original: list[Node], policy: MaskingPolicy, path: str) -> dict[int, Node]:
+    """For the elements of an edited list in which something is hidden: those of the original that it belongs to.
+
+    An element that reads as one of the original is that one, wherever it stands now. One that was changed is what stood
+    in its place, if that is the only one missing, or if nothing was added or removed and it resembles no other as much.
+    """
+    hiding = [n for n, inner in enumerate(edited) if _hidden_in(inner, policy)]
+    if not hiding:
+        return {}
+    shown = [masked(one, policy) for one in original]
+    before, now = _places([_meaning(one) for one in shown]), _places([_meaning(one) for one in edited])
+    found: dict[int, Node] = {}
+    missing = {m for m, one in enumerate(shown) if one != original[m]}
+    for meaning, places in before.items():
+        here = now.get(meaning, [])
+        if len(here) == len(places) or len({written(original[m]) for m in places}) == 1:
+            # Which of several that read the same cannot matter, or they are all there, in their order.
+            found |= {n: original[places[min(nth, len(places) - 1)]] for nth, n in enumerate(here)}
+            missing -= set(places[: len(here)])
+        elif set(here) & set(hiding):
+            raise NotRestorable(f"{path}[{here[0]}]", _UNCERTAIN)
+    changed = [n for n in hiding if n not in found]
+    for n in changed:
+        if missing == {n} and len(changed) == 1:
+            found[n] = original[n]
+        elif missing:
+            if len(edited) != len(original) or not _is_in_place(n, edited, shown, missing):
+                raise NotRestorable(f"{path}[{n}]", _UNCERTAIN)
+            found[n] = original[n]
+    return found
+
+
+def _is_in_place(n: int, edited: list[Node], shown: list[Node], missing: set[int]) -> bool:
+    """Whether the changed element is more like the one that stood in its place than like any other that is missing."""
+    if n not in missing or len(missing) > _MOST_COMPARED:
+        return False
+    mine = _leaves(edited[n])
+    alike = len(mine & _leaves(shown[n]))
+    rivals = [shown[m] for m in missing if m != n and _meaning(shown[m]) != _meaning(shown[n])]
+    return all(len(mine & _leaves(rival)) < alike for rival in rivals)
+
+
+def _hidden_in(node: Node, policy: MaskingPolicy, key: str = "") -> bool:
+    """Whether something below a key of this name is hidden."""
+    match node:
+        case Object(pairs):
+            return any(_hidden_in(inner, policy, name) for name, inner in pairs)
+        case list():
+            return any(_hidden_in(inner, policy) for inner in node)
+    return node == MASK and policy.is_secret(key)
+
+
+def _places(meanings: list[str]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for n, meaning in enumerate(meanings):
+        found.setdefault(meaning, []).append(n)
+    return found
+
+
+def _meaning(node: Node) -> str:
+    """The same text for what means the same: a client may have written numbers and the order of keys anew."""
+    return json.dumps(json.loads(written(node), parse_float=_number), sort_keys=True)
+
+
+def _number(text: str) -> float | int:
+    value = float(text)
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value
+
+
+def _leaves(node: Node) -> set[tuple[str, str]]:
+    """What stands where in a value, less what is hidden."""
+    found: set[tuple[str, str]] = set()
+    left = [("", node)]
+    while left:
+        path, inner = left.pop()
+        if isinstance(inner, Object):
+            left += [(f"{path}.{key}", one) for key, one in inner.pairs]
+        elif isinstance(inner, list):
+            left += [(f"{path}[{n}]", one) for n, one in enumerate(inner)]
+        elif not isinstance(inner, Hidden) and inner != MASK:
+            found.add((path, _meaning(inner)))
+    return found
 
 
 def _written(node: Node, indent: int | None, depth: int) -> Iterator[str]:

@@ -15,7 +15,7 @@ from math import ceil
 from typing import Any
 
 from dlq_app.criteria import LetterCriteria
-from dlq_app.errors import CriteriaInvalid, RequestInvalid
+from dlq_app.errors import CriteriaInvalid, RequestInvalid, sentence
 from dlq_app.instants import parse_instant
 from dlq_app.letter import DeadLetter
 
@@ -395,4 +395,4 @@ def _problem(name: str, message: str) -> dict[str, str]:
 
 
 def _invalid(errors: Sequence[dict[str, str]]) -> RequestInvalid:
-    return RequestInvalid("; ".join(f"{e['field']}: {e['message']}" for e in errors[:5]), errors=errors)
+    return RequestInvalid(sentence(errors), errors=errors)

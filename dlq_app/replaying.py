@@ -73,9 +73,11 @@ class NotReplayable:
 
 @dataclass(frozen=True, slots=True)
 class AlreadyDone:
-    """A newer run of the message ended well: the letter now waits for a person."""
+    """A newer run of the message ended well: a letter that waited now waits for a person."""
 
     message_id: str
+    #: It was resolved before, and still is: there is nothing for a person to do.
+    stays_resolved: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +128,12 @@ def refusal(answer: ReplayAnswer) -> DeadLetterError | None:
         case NotReplayable(message_id, status):
             hint = "; `force` replays it all the same" if status is Status.RESOLVED else ""
             return errors.MoveRefused(f"{message_id} is {status}{hint}.")
-        case AlreadyDone(message_id):
-            return errors.AlreadyDone(f"A newer run of {message_id} ended well; the letter now waits for a person.")
+        case AlreadyDone(message_id, stays_resolved):
+            left = "stays resolved" if stays_resolved else "now waits for a person"
+            return errors.AlreadyDone(
+                f"A newer run of {message_id} ended well; the letter {left}. "
+                "It can be replayed once intake has forgotten that run."
+            )
         case Refused(message_id, message_type, retry_after):
             detail = f"The circuit breaker of {message_type} is open; {message_id} stays where it is."
             return errors.CircuitOpen(detail, retry_after=retry_after)
@@ -254,8 +260,8 @@ class Replayer:
             status is ForwardStatus.SUPERSEDED and answer is not None and answer.state == "done"
         )
         if is_done:
-            self._letters.hand_over(claimed, why="a newer run of this message ended well", now=self._now())
-            return AlreadyDone(claimed.message_id)
+            was_resolved = self._leave(claimed, "a newer run of this message ended well") is Status.RESOLVED
+            return AlreadyDone(claimed.message_id, stays_resolved=was_resolved)
         if answer is not None and status in (ForwardStatus.BUSY, ForwardStatus.SUPERSEDED):
             why = f"the message is {answer.state}"
             self._letters.release(claimed, why=why, now=self._now(), next_retry_at=self._now() + BUSY_WAIT)
@@ -266,9 +272,20 @@ class Replayer:
 
     def leave_to_a_person(self, claimed: DeadLetter, why: str) -> NotReplayable:
         """Intake can never hold this epoch's message, so there is no way to bar before the claim ends."""
-        self._letters.hand_over(claimed, why=f"not started: {why}", now=self._now())
+        status = self._leave(claimed, f"not started: {why}")
         log.error("letter_not_replayable", extra={"letter_id": claimed.id, "why": why})
-        return NotReplayable(claimed.message_id, Status.MANUAL, why)
+        return NotReplayable(claimed.message_id, status, why)
+
+    def _leave(self, claimed: DeadLetter, why: str) -> Status:
+        """End a claim that no repetition would bring further; where the letter is now.
+
+        A person has to decide, unless the letter was resolved and only replayed by force: then nothing has changed.
+        """
+        if claimed.claim and claimed.claim.came_from is Status.RESOLVED:
+            self._letters.release(claimed, why=why, now=self._now())
+            return Status.RESOLVED
+        self._letters.hand_over(claimed, why=why, now=self._now())
+        return Status.MANUAL
 
     def _ask(self, question: Callable[[], _T]) -> _T | None:
         """The answer, or None when intake gave none for five seconds. Every question may be repeated."""

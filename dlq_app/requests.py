@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NoReturn
@@ -15,10 +16,10 @@ from rest_framework.exceptions import ParseError
 from rest_framework.parsers import JSONParser
 
 from dlq_app.criteria import FIELD_NAMES, LetterCriteria
-from dlq_app.errors import BodyTooLarge, CriteriaInvalid, RequestInvalid
+from dlq_app.errors import BodyTooLarge, CriteriaInvalid, RequestInvalid, sentence
 from dlq_app.instants import parse_instant
 from dlq_app.paging import MAX_CURSOR, PARAMETERS, PageRequest
-from dlq_app.payload import Object, parse, written
+from dlq_app.payload import Node, Object, parse, written
 from dlq_app.replay_batch import OUTCOME_FILTERS, BatchOrder, Stage
 
 #: A payload of 256 KiB, escaped, and the few fields around it.
@@ -52,12 +53,17 @@ class ActionParser(JSONParser):
             raise BodyTooLarge(f"The body may have at most {MAX_BODY} bytes.")
         try:
             found = json.loads(raw, parse_constant=_refuse_constant)
-            if isinstance(found, dict) and "payload" in found:
-                whole = parse(raw.decode(json.detect_encoding(raw), "surrogatepass"))
-                pairs = dict(whole.pairs) if isinstance(whole, Object) else {}
-                found["payload"] = Verbatim(written(pairs["payload"]))
+            if not isinstance(found, dict):
+                return found
+            whole = parse(raw.decode(json.detect_encoding(raw), "surrogatepass"))
+            if "payload" in found and isinstance(whole, Object):
+                found["payload"] = Verbatim(written(dict(whole.pairs)["payload"]))
         except (ValueError, RecursionError) as error:
             raise ParseError(f"JSON parse error: {str(error)[:200] or 'nested too deep'}") from error
+        twice = list(_given_twice(whole, ""))
+        if twice:
+            # Only one of them would count, and which the client did not say: a filter could fit other letters.
+            _invalid([{"field": _shown(name), "message": "is given more than once"} for name in twice], RequestInvalid)
         return found
 
 
@@ -181,6 +187,18 @@ def body(data: Any, *names: str, required: Sequence[str] = ()) -> dict[str, Any]
     return found
 
 
+def _given_twice(node: Node, path: str) -> Iterator[str]:
+    """Names that an object of a body gives more than once. What a payload repeats is its own."""
+    if not isinstance(node, Object):
+        return
+    for name, times in Counter(name for name, _ in node.pairs).items():
+        if times > 1:
+            yield f"{path}{name}"
+    for name, inner in node.pairs:
+        if name != "payload":
+            yield from _given_twice(inner, f"{path}{name}.")
+
+
 def _reason(value: object) -> str:
     return _text(value, MAX_REASON)
 
@@ -195,6 +213,8 @@ def _note(value: object) -> str:
 def _text(value: object, limit: int) -> str:
     if not isinstance(value, str) or len(value) > limit:
         raise ValueError(f"must be a text of at most {limit} characters")
+    if "\0" in value or value != value.encode("utf-8", "replace").decode():
+        raise ValueError("must not contain NUL or broken characters")
     return value
 
 
@@ -217,9 +237,9 @@ def _truth(value: object) -> bool:
 
 
 def _payload(value: object) -> bytes:
-    # A lone surrogate makes text that is no UTF-8: kept as it is, so that intake's own check says so.
     text = value if isinstance(value, Verbatim) else json.dumps(value, ensure_ascii=False)
-    return text.encode("utf-8", "surrogatepass")
+    # Half of a surrogate pair becomes the escape that it was, so that intake's own check says what is wrong.
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _future(value: object) -> datetime:
@@ -255,4 +275,4 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _invalid(errors: list[dict[str, str]], kind: type[CriteriaInvalid] | type[RequestInvalid]) -> NoReturn:
-    raise kind("; ".join(f"{e['field']}: {e['message']}" for e in errors[:5]), errors=errors)
+    raise kind(sentence(errors), errors=errors)

@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from dlq_app import conf, figures, recording, replaying, repository
-from dlq_app.errors import LetterNotFound, MoveRefused, PayloadInvalid, StoreUnavailable
+from dlq_app.errors import BodyTooLarge, LetterNotFound, MoveRefused, PayloadInvalid, StoreUnavailable
+from dlq_app.import_rules import MAX_PAYLOAD
 from dlq_app.letter import DeadLetter, Death, Recorded, Settled
 from dlq_app.masking import MASK
 from dlq_app.payload import Node, NotJson, NotRestorable, parse, restored, written
@@ -61,6 +62,8 @@ def replay(
         return replaying.NotFound(ref)
     if payload is not None:
         payload = _with_secrets(payload, letter)
+        if len(payload) > MAX_PAYLOAD:
+            raise BodyTooLarge(f"A payload has at most {MAX_PAYLOAD} bytes, as at intake; this one has {len(payload)}.")
         intake().check_payload(payload)
     request = ReplayRequest(
         replay_id=replay_id or new_replay_id(),
@@ -85,12 +88,12 @@ def _with_secrets(payload: bytes, letter: DeadLetter) -> bytes:
     except NotJson:
         original = None  # hides nothing that could be put back
     try:
-        whole = restored(parse(payload.decode("utf-8", "surrogatepass")), original, conf.masking_policy())
+        whole = restored(parse(payload.decode("utf-8", "backslashreplace")), original, conf.masking_policy())
     except NotJson:
         return payload  # intake's own check says what is wrong
     except NotRestorable as error:
         raise PayloadInvalid(str(error), errors=[{"field": error.path, "message": str(error)}]) from error
-    return written(whole).encode("utf-8", "surrogatepass")
+    return written(whole).encode("utf-8", "backslashreplace")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,3 +90,92 @@ def test_a_mask_without_a_secret_behind_it_is_refused_by_name(original: str) -> 
 def test_what_is_no_json_says_where(text: str, why: str) -> None:
     with pytest.raises(NotJson, match=why):
         parse(text)
+
+
+USERS = '{"users": [{"name": "ann", "pin": 1, "n": 1.0}, {"name": "bob", "pin": 2, "n": 1.0}, {"name": "cy", "n": 2}]}'
+_ANN, _BOB = f'{{"name": "ann", "pin": "{MASK}", "n": 1.0}}', f'{{"name": "bob", "pin": "{MASK}", "n": 1.0}}'
+_CY = '{"name": "cy", "n": 2}'
+
+
+@pytest.mark.parametrize(
+    ("edited", "pins"),
+    [
+        ([_ANN, _BOB, _CY], [1, 2, None]),
+        ([_BOB, _ANN], [2, 1]),
+        ([_BOB], [2]),
+        ([_CY, _BOB], [None, 2]),
+        ([_ANN, '{"name": "dan"}', _BOB], [1, None, 2]),
+        ([_ANN, _BOB.replace("bob", "rob"), _CY], [1, 2, None]),
+        ([_ANN, _BOB.replace("bob", "rob")], [1, 2]),
+        ([_BOB, _BOB], [2, 2]),
+        ([_ANN.replace("1.0", "3"), _BOB.replace("1.0", "3"), _CY], [1, 2, None]),
+        ([f'{{"n": 1, "pin": "{MASK}", "name": "bob"}}'], [2]),
+        ([_BOB, _ANN.replace(f'"{MASK}"', "7")], [2, 7]),
+    ],
+    ids=[
+        "as it was",
+        "swapped",
+        "removed",
+        "moved",
+        "added",
+        "changed",
+        "another removed",
+        "copied",
+        "changed alike",
+        "written anew",
+        "a new secret",
+    ],
+)
+def test_a_secret_in_a_list_goes_where_it_belongs(edited: list[str], pins: list[int | None]) -> None:
+    found = restored(parse(f'{{"users": [{", ".join(edited)}]}}'), parse(USERS), POLICY)
+
+    assert [user.get("pin") for user in json.loads(written(found))["users"]] == pins
+
+
+@pytest.mark.parametrize(
+    ("edited", "place"),
+    [
+        ([_BOB.replace("1.0", "3")], 0),
+        ([_BOB.replace("1.0", "3"), _ANN.replace("1.0", "3"), _CY], 0),
+        ([_BOB.replace("bob", "rob"), _ANN], 0),
+        ([_ANN.replace("ann", "x").replace("1.0", "4"), _BOB.replace("bob", "y").replace("1.0", "4"), _CY], 0),
+        ([_ANN, _BOB, f'{{"name": "dan", "pin": "{MASK}"}}'], 2),
+    ],
+    ids=["removed and changed", "swapped and changed", "moved and changed", "nothing left to tell by", "made up"],
+)
+def test_a_secret_in_a_list_that_is_not_certain_is_refused_by_place(edited: list[str], place: int) -> None:
+    with pytest.raises(NotRestorable) as caught:
+        restored(parse(f'{{"users": [{", ".join(edited)}]}}'), parse(USERS), POLICY)
+
+    assert caught.value.path in (f"payload.users[{place}]", f"payload.users[{place}].pin")
+
+
+def test_elements_that_read_the_same_are_told_apart_only_by_their_order() -> None:
+    original = parse('[{"pin": 1}, {"pin": 2}, {"a": 1}]')
+    hidden = f'{{"pin": "{MASK}"}}'
+
+    assert written(restored(parse(f'[{{"a": 1}}, {hidden}, {hidden}]'), original, POLICY)) == (
+        '[{"a": 1}, {"pin": 1}, {"pin": 2}]'
+    )
+    with pytest.raises(NotRestorable, match="not certain"):
+        restored(parse(f"[{hidden}]"), original, POLICY)
+    assert written(restored(parse(f"[{hidden}]"), parse('[{"pin": 1}, {"pin": 1}]'), POLICY)) == '[{"pin": 1}]'
+
+
+def test_of_a_repeated_key_no_secret_may_be_missing() -> None:
+    with pytest.raises(NotRestorable, match=r"payload\.token reads .* not certain"):
+        restored(parse(f'{{"token": "{MASK}"}}'), parse('{"token": "a", "token": "b"}'), POLICY)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=6), st.data())
+def test_no_secret_ever_changes_its_owner(users: list[tuple[int, int]], data: Any) -> None:
+    """Whatever is moved, removed or changed: an element that is refused or restored, never given another's secret."""
+    original = [{"id": n, "group": group, "pin": 100 + n, "about": about} for n, (group, about) in enumerate(users)]
+    kept = data.draw(st.permutations(original))[: data.draw(st.integers(0, len(original)))]
+    changed = [{**one, "pin": MASK, "about": data.draw(st.integers(0, 4))} for one in kept]
+
+    try:
+        found = restored(parse(json.dumps(changed)), parse(json.dumps(original)), POLICY)
+    except NotRestorable:
+        return
+    assert all(one["pin"] == 100 + one["id"] for one in json.loads(written(found)))

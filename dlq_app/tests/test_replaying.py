@@ -356,6 +356,42 @@ def test_what_stands_in_the_way_sends_the_letter_back(
     assert back.history[-1]["what"] in ("release", "hand_over")
 
 
+@pytest.mark.parametrize("epoch", [9999, 5], ids=["superseded done", "already done"])
+def test_a_resolved_letter_stays_resolved_when_a_newer_run_ended_well(
+    letter: DeadLetter, letters: Letters, intake: MemoryIntake, epoch: int
+) -> None:
+    services.discard("m-1", actor="key:olga", reason="sent by hand")
+    intake.records["m-1"] = MemoryRecord("done", epoch)
+    forward = intake.forward
+    # Done again between the order and its arrival: only then does `force` meet a run of a lower epoch that is done.
+    intake.forward = lambda order: forward(replace(order, force=False))  # type: ignore[method-assign]
+    before = found(letters)
+
+    assert services.replay("m-1", actor="key:olga", force=True) == AlreadyDone("m-1", stays_resolved=True)
+
+    after = found(letters)
+    assert (after.status, after.resolution, after.resolved_at) == (
+        Status.RESOLVED,
+        before.resolution,
+        before.resolved_at,
+    )
+    assert after.claim is None
+    assert after.replay_attempts == []
+    assert after.history[-1]["what"] == "release"
+
+
+def test_a_resolved_letter_that_intake_can_never_run_stays_resolved(
+    letter: DeadLetter, letters: Letters, intake: MemoryIntake
+) -> None:
+    services.discard("m-1", actor="key:olga")
+    intake.fail["before_forward"] = OrderRefused("no such priority")
+
+    answer = services.replay("m-1", actor="key:olga", force=True)
+
+    assert answer == NotReplayable("m-1", Status.RESOLVED, "no such priority")
+    assert found(letters).status is Status.RESOLVED
+
+
 def test_a_death_that_the_letter_has_seen_is_not_in_the_way(
     letter: DeadLetter, letters: Letters, intake: MemoryIntake
 ) -> None:

@@ -297,6 +297,8 @@ def test_an_open_breaker_refuses_a_replay(letters: Letters, olga: Client, intake
         ({"$set": {}}, "$set"),
         ([], ""),
         ({"reason": "x" * 2001}, "reason"),
+        ({"reason": "a\0b"}, "reason"),
+        ({"reason": "\ud800"}, "reason"),
     ],
 )
 def test_it_names_what_is_wrong_with_a_replay(
@@ -308,6 +310,58 @@ def test_it_names_what_is_wrong_with_a_replay(
 
     assert answer.status_code == 400
     assert field in {error["field"] for error in answer.json()["errors"]}
+
+
+@pytest.mark.parametrize(
+    ("raw", "field"),
+    [
+        ('{"reason": "a", "reason": "b"}', "reason"),
+        ('{"force": true, "payload": {"a": 1, "a": 2}, "force": false}', "force"),
+        ('{"payload": 1, "payload": 2}', "payload"),
+    ],
+)
+def test_a_field_that_is_given_twice_is_refused(
+    letters: Letters, olga: Client, intake: MemoryIntake, raw: str, field: str
+) -> None:
+    services.record_outcomes([a_death()], [])
+
+    answer = olga.post("/api/dlq/m-1/replay", raw, content_type="application/json")
+
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
+    assert answer.json()["errors"] == [{"field": field, "message": "is given more than once"}]
+    assert intake.forwarded == []
+
+
+def test_a_filter_that_is_given_twice_is_refused(letters: Letters, olga: Client) -> None:
+    services.record_outcomes([a_death()], [])
+    raw = '{"dryRun": true, "filter": {"status": "dlq_failed", "type": "demo", "status": "dlq_pending"}}'
+
+    answer = olga.post("/api/dlq/replay-batch", raw, content_type="application/json")
+
+    assert answer.status_code == 400
+    assert answer.json()["errors"][0]["field"] == "filter.status"
+
+
+def test_what_an_edited_payload_repeats_is_its_own(letters: Letters, olga: Client, intake: MemoryIntake) -> None:
+    services.record_outcomes([a_death()], [])
+
+    answer = olga.post("/api/dlq/m-1/replay", '{"payload": {"a": 1, "a": 2}}', content_type="application/json")
+
+    assert answer.status_code == 202
+    assert intake.forwarded[-1].run_body == b'{"a": 1, "a": 2}'
+
+
+def test_an_edited_payload_is_bounded_as_at_intake(letters: Letters, olga: Client, intake: MemoryIntake) -> None:
+    services.record_outcomes([a_death()], [])
+
+    answer = post(olga, "/api/dlq/m-1/replay", {"payload": "x" * (256 * 1024)})
+
+    assert (answer.status_code, answer.json()["code"]) == (413, "payload_too_large")
+    assert intake.forwarded == []
+
+
+def test_a_body_that_is_no_object_is_called_so(olga: Client) -> None:
+    assert post(olga, "/api/dlq/m-1/replay", []).json()["detail"] == "must be a JSON object"
 
 
 @pytest.mark.parametrize("raw", ["{", "[" * 100_000, '{"payload": NaN}', "\xff"])
