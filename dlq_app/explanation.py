@@ -43,14 +43,18 @@ def _attempts(letter: DeadLetter) -> str:
     failed, tried = len(own) - lost, f"{len(own)} {_plural(len(own), 'attempt')}"
     if not own:
         return ""
-    if not lost:
+    if len(own) == 1 and failed:
+        text = "its only attempt failed"
+    elif not lost:
         text = f"{failed} of {tried} failed"
     elif not failed:
         text = f"{lost} of {tried} {'was' if lost == 1 else 'were'} lost with the worker"
     else:
         text = f"{failed} of {tried} failed, {lost} {'was' if lost == 1 else 'were'} lost with the worker"
     span = _span(own)
-    return f"{text} over {span}" if span else text
+    if not span:
+        return text
+    return f"{text} {'after' if len(own) == 1 else 'over'} {span}"
 
 
 def _replays(letter: DeadLetter) -> str:
@@ -100,6 +104,8 @@ def _span(attempts: Sequence[Mapping[str, Any]]) -> str:
     seconds = (max(ends) - min(begins)).total_seconds()
     if seconds < 0:
         return ""  # two hosts' clocks disagree: rather no figure than a wrong one
+    if seconds < 0.95:
+        return f"{max(1000 * seconds, 1):.0f} ms" if len(attempts) == 1 else "less than 1 s"
     if seconds < 120:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -395,12 +395,13 @@ def _budget(batch: ReplayBatch) -> dict[str, Any] | None:
     counts = batch.counts
     if batch.max_failures is not None:
         used = _WIDE * counts.failed / max(batch.max_failures, 1)
-        text, most = f"{counts.failed:,} of {batch.max_failures:,} allowed", f"more than {batch.max_failures:,}"
+        text = f"{counts.failed:,} failed, {batch.max_failures:,} allowed"
+        most = f"more than {batch.max_failures:,}"
     elif batch.max_failure_rate is not None:
         share = counts.failed / counts.ended if counts.ended else 0.0
         used = _WIDE * share / batch.max_failure_rate if batch.max_failure_rate else _WIDE * bool(counts.failed)
-        text = f"{share:.1%} of {batch.max_failure_rate * 100:g}% allowed"
-        most = f"more than {batch.max_failure_rate * 100:g}% (once {LEAST_JUDGED} have ended)"
+        text = f"{share * 100:.3g} % failed, {batch.max_failure_rate * 100:g} % allowed"
+        most = f"more than {batch.max_failure_rate * 100:g} % (once {LEAST_JUDGED} have ended)"
     else:
         return None
     used = min(max(used, 0.0), float(_WIDE))

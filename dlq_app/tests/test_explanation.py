@@ -9,6 +9,7 @@ import pytest
 
 from dlq_app.documents import attempt_entries
 from dlq_app.explanation import explain
+from dlq_app.instants import iso
 from dlq_app.policy import ReplayPolicy
 from dlq_app.states import Resolution, Status
 from dlq_app.testing import a_letter, an_attempt
@@ -61,7 +62,7 @@ def test_a_permanent_error_says_that_trying_again_cannot_help() -> None:
     )
 
     assert found == (
-        "VALIDATION_ERROR is permanent: trying again cannot help; 1 of 1 attempt failed over 7.3 s; "
+        "VALIDATION_ERROR is permanent: trying again cannot help; its only attempt failed after 7.3 s; "
         "it waits for a person"
     )
 
@@ -93,7 +94,26 @@ def test_replays_are_told_apart_from_attempts() -> None:
 def test_clocks_that_disagree_give_no_figure() -> None:
     backwards = attempt_entries([an_attempt(1, endedAt="2026-11-24T11:00:00.000Z")], 1000)
 
-    assert "1 of 1 attempt failed; " in sentence(attempts=backwards)
+    assert "; its only attempt failed; " in sentence(attempts=backwards)
+
+
+@pytest.mark.parametrize(
+    ("times", "words"),
+    [
+        ([0.0], "its only attempt failed after 1 ms"),
+        ([0.34], "its only attempt failed after 340 ms"),
+        ([0.97], "its only attempt failed after 1.0 s"),
+        ([0.1, 0.2], "2 of 2 attempts failed over less than 1 s"),
+    ],
+)
+def test_no_attempt_takes_no_time(times: list[float], words: str) -> None:
+    begin = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+    entries = [
+        an_attempt(n, startedAt=iso(begin), endedAt=iso(begin + timedelta(seconds=seconds)))
+        for n, seconds in enumerate(times, 1)
+    ]
+
+    assert f"; {words}; " in sentence(attempts=attempt_entries(entries, 1000))
 
 
 def test_a_letter_without_attempts_still_has_a_sentence() -> None:
