@@ -15,7 +15,7 @@ from django.urls import NoReverseMatch, reverse
 from breaker_app import services as breakers
 from breaker_app.errors import BreakerError
 from breaker_app.states import State
-from dlq_app import groups, repository
+from dlq_app import batches, groups, repository
 from dlq_app.criteria import LetterCriteria
 from dlq_app.errors import DeadLetterError
 from dlq_app.group_states import OPEN_STATES
@@ -29,6 +29,8 @@ KEEP_S = 5.0
 WAIT_S = 0.4
 #: Wait so long after stores did not answer, so that pages do not pay for the outage one by one.
 PAUSE_S = 10.0
+#: Batches under way are read to be counted, so not without end.
+_MOST_BATCHES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +99,16 @@ def _breakers_not_closed() -> Count | None:
     return Count(number, "not closed", is_alarm=opened)
 
 
+def _running_batches() -> Count | None:
+    number = len(batches.running(_MOST_BATCHES + 1))
+    return Count(min(number, _MOST_BATCHES), "under way", is_capped=number > _MOST_BATCHES) if number else None
+
+
 #: Label of a tab → what counts for it.
 COUNTERS: dict[str, Callable[[], Count | None]] = {
     "Dead letters": _open_letters,
     "Groups": _open_groups,
+    "Replays": _running_batches,
     "Breakers": _breakers_not_closed,
 }
 
