@@ -13,7 +13,7 @@ from pytest_django import Settings
 
 from dlqsite.access import OPEN
 from dlqsite.models import SCOPES
-from dlqsite.tests.people import staff, with_key
+from dlqsite.tests.people import member, signed_in, staff, with_key
 
 pytestmark = [pytest.mark.django_db, pytest.mark.redis, pytest.mark.mongo]
 
@@ -25,6 +25,80 @@ STAFF: dict[str, tuple[str, ...]] = {
     "replay": ("read", "replay"),
     "admin": SCOPES,
 }
+#: People of the console, from whom may least.
+STAFFS = ("staff", "viewer", "operator", "administrator")
+#: Allowed to none of them; a page that is not meant to be one, and leads elsewhere or nowhere; no such method.
+NOBODY, SHUT, NONE = "nobody", "shut", "none"
+#: Address of our own console → the least of ``STAFFS`` who may look, and who may send something there. Add a row for
+#: every new one; what Django gives to every model (``add``, ``delete`` …) has its own below.
+CONSOLE_ROLES: dict[str, tuple[str, str]] = {
+    "index": ("staff", "staff"),
+    "overview_fragment": ("staff", NONE),
+    "account": ("staff", "staff"),
+    "dlq_app_deadletter_changelist": ("viewer", "viewer"),
+    "dlq_app_deadletter_count": ("viewer", NONE),
+    "dlq_app_deadletter_export": ("viewer", NONE),
+    "dlq_app_deadletter_bulk": ("operator", "operator"),
+    "dlq_app_deadletter_state": ("viewer", NONE),
+    "dlq_app_deadletter_edit": ("operator", "operator"),
+    "dlq_app_deadletter_note": (NONE, "operator"),
+    "dlq_app_deadletter_reveal": ("administrator", "administrator"),
+    "dlq_app_deadletter_payload": ("viewer", NONE),
+    "dlq_app_deadletter_replay": ("operator", "operator"),
+    "dlq_app_deadletter_resolve": ("operator", "operator"),
+    "dlq_app_deadletter_discard": ("operator", "operator"),
+    "dlq_app_deadletter_set_aside": ("operator", "operator"),
+    "dlq_app_deadletter_change": ("viewer", NOBODY),
+    "dlq_app_deadletter_history": ("viewer", "viewer"),
+    "dlq_app_lettergroup_changelist": ("viewer", NONE),
+    "dlq_app_lettergroup_live": ("viewer", NONE),
+    "dlq_app_lettergroup_note": (NONE, "operator"),
+    "dlq_app_lettergroup_resolve": ("operator", "operator"),
+    "dlq_app_lettergroup_ignore": ("operator", "operator"),
+    "dlq_app_lettergroup_reopen": ("operator", "operator"),
+    "dlq_app_lettergroup_change": ("viewer", NONE),
+    "dlq_app_lettergroup_history": ("viewer", "viewer"),
+    "dlq_app_replaybatch_changelist": ("viewer", NONE),
+    "dlq_app_replaybatch_live": ("viewer", NONE),
+    "dlq_app_replaybatch_ask_cancel": ("operator", NONE),
+    "dlq_app_replaybatch_pause": (NONE, "operator"),
+    "dlq_app_replaybatch_resume": (NONE, "operator"),
+    "dlq_app_replaybatch_cancel": (NONE, "operator"),
+    # A viewer may see the dry run; starting is refused once there is an order (test_admin_batches).
+    "dlq_app_replaybatch_add": ("viewer", "viewer"),
+    "dlq_app_replaybatch_change": ("viewer", NONE),
+    "dlq_app_replaybatch_history": (SHUT, SHUT),
+    "breaker_app_breaker_changelist": ("viewer", "viewer"),
+    "breaker_app_breaker_live": ("viewer", "viewer"),
+    "breaker_app_breaker_order": (SHUT, "administrator"),
+    "breaker_app_breaker_change": (SHUT, SHUT),
+    "breaker_app_breaker_history": (SHUT, SHUT),
+    "messages_app_message_changelist": ("viewer", "viewer"),
+    "messages_app_message_live": ("viewer", "viewer"),
+    "messages_app_message_change": (SHUT, SHUT),
+    "messages_app_message_history": ("viewer", "viewer"),
+    "dlqsite_apikey_changelist": ("administrator", "administrator"),
+    "dlqsite_apikey_add": ("administrator", "administrator"),
+    "dlqsite_apikey_change": ("administrator", "administrator"),
+    "dlqsite_apikey_history": (SHUT, SHUT),
+    "admin_logentry_changelist": ("operator", "operator"),
+    "admin_logentry_change": ("operator", NOBODY),
+    "admin_logentry_history": (SHUT, SHUT),
+}
+#: Nothing of ours is added or deleted through Django's own forms, but keys.
+CONSOLE_ROLES |= {
+    f"{model}_{what}": (NOBODY, NOBODY)
+    for model in (
+        "dlq_app_deadletter", "dlq_app_lettergroup", "dlq_app_replaybatch", "breaker_app_breaker",
+        "messages_app_message", "dlqsite_apikey", "admin_logentry",
+    )
+    for what in ("add", "delete")
+    if f"{model}_{what}" not in CONSOLE_ROLES
+}  # fmt: skip
+#: Django's own and RQ's, which are looked at in other tests (test_roles.py).
+NOT_OURS = re.compile(
+    r"(auth|axes|django_rq)_|(login|logout|password_change|password_change_done|app_list|autocomplete|jsi18n|view_on_site)\Z"
+)
 #: Open to everybody by intent. Anything else that is open is a mistake.
 OPEN_PATHS = {"/api/system/live", "/api/system/ready", "/api/system/health"}
 
@@ -36,6 +110,16 @@ def walk(patterns: list[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from walk(entry.url_patterns, path)
         elif isinstance(entry, URLPattern):
             yield path, entry.callback
+
+
+def named(patterns: list[Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The name and the route of every address that has one."""
+    for entry in patterns:
+        path = prefix + str(entry.pattern)
+        if isinstance(entry, URLResolver):
+            yield from named(entry.url_patterns, path)
+        elif entry.name:
+            yield entry.name, path
 
 
 def concrete(route: str) -> str:
@@ -50,6 +134,11 @@ def concrete(route: str) -> str:
 ALL = [(concrete(route), callback) for route, callback in walk(get_resolver().url_patterns)]
 API = [(path, callback) for path, callback in ALL if path.startswith("/api")]
 CONSOLE = [path for path, _ in ALL if path.startswith("/admin")]
+OURS = {
+    name: concrete(route.replace("<slug:what>", "resolve"))
+    for name, route in named(get_resolver().url_patterns)
+    if route.startswith("admin/") and not name.startswith("rq_") and not NOT_OURS.match(name)
+}
 
 
 def scopes_of(callback: Any) -> dict[str, str]:
@@ -134,3 +223,32 @@ def test_the_console_is_closed_to_strangers_and_to_people_who_are_no_staff(path:
             "/login/" in answer["Location"] or answer["Location"].rstrip("/") == path.rstrip("/")
         )
         assert sent_away or answer.status_code in (401, 403, 404, 405)
+
+
+def test_every_address_of_the_console_has_its_row() -> None:
+    assert set(OURS) == set(CONSOLE_ROLES)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_console_lets_in_whom_the_row_names_and_nobody_else(name: str) -> None:
+    people = {
+        role: staff("nobody-yet") if role == "staff" else signed_in(member(role)) for role in STAFFS
+    }  # fmt: skip
+    wrong = []
+    for method, least in zip(("GET", "POST"), CONSOLE_ROLES[name], strict=True):
+        for role, client in people.items():
+            status = client.generic(method, OURS[name], content_type="application/x-www-form-urlencoded").status_code
+            if least == NONE:
+                fits = status == 405
+            elif least == NOBODY:
+                fits = status == 403
+            elif least == SHUT:
+                fits = status in (302, 403, 404, 405)
+            elif STAFFS.index(role) < STAFFS.index(least):
+                fits = status == 403
+            else:
+                fits = status in (200, 302, 303, 400, 404)
+            if not fits:
+                wrong.append((role, method, least, status))
+
+    assert wrong == []
