@@ -94,6 +94,7 @@ class SayView(APIView):
     say: ClassVar[Callable[..., groups.Group]]
 
     def post(self, request: Request, fingerprint: str) -> Response:
+        requests.refuse_parameters(request.query_params)
         fields = requests.body(request.data, *self.fields)
         group = type(self).say(fingerprint, actor=actor(request), **fields)
         audit.log_group(request, group.fingerprint, group.title, self.what, fields.get("reason", ""))
@@ -178,6 +179,7 @@ class NoteGroupView(APIView):
         },
     )
     def post(self, request: Request, fingerprint: str) -> Response:
+        requests.refuse_parameters(request.query_params)
         fields = requests.body(request.data, "text", required=("text",))
         group = groups.set_note(fingerprint, actor=actor(request), **fields)
         audit.log_group(request, group.fingerprint, group.title, "note", fields["text"])

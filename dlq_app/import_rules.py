@@ -161,7 +161,7 @@ def _read(name: str, reader: Reader, value: Any) -> Any:
 def _known(given: Mapping[str, Any], known: Mapping[str, Reader]) -> None:
     strange = [str(name)[:40].encode("ascii", "backslashreplace").decode() for name in given if name not in known]
     if strange:
-        raise LineRefused(f"unknown field {', '.join(repr(name) for name in strange[:5])}")
+        raise LineRefused(f"{', '.join(strange[:5])}: unknown field")
 
 
 def _text(limit: int, *, empty: bool = True) -> Reader:

@@ -16,7 +16,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from dlq_app import audit, importing, openapi, repository, serializers
+from dlq_app import audit, importing, openapi, repository, requests, serializers
 from dlq_app.criteria import LetterCriteria
 from dlq_app.errors import BodyTooLarge, CriteriaInvalid, LengthRequired
 from dlq_app.exporting import FORMS, Export, Stream
@@ -134,6 +134,7 @@ class ImportView(APIView):
         },
     )
     def post(self, request: Request) -> Response:
+        requests.refuse_parameters(request.query_params)
         try:
             length = int(request.META.get("CONTENT_LENGTH") or "")
         except ValueError as error:

@@ -145,6 +145,7 @@ class ReplayView(APIView):
         },
     )
     def post(self, request: Request, ref: str) -> Response:
+        requests.refuse_parameters(request.query_params)
         fields = requests.body(request.data, "reason", "force", "payload")
         answer = services.replay(ref, actor=actor(request), **fields)
         problem = refusal(answer)
@@ -169,6 +170,7 @@ class MoveView(APIView):
     move: ClassVar[Callable[..., DeadLetter]]
 
     def post(self, request: Request, ref: str) -> Response:
+        requests.refuse_parameters(request.query_params)
         fields = requests.body(request.data, "reason")
         letter = type(self).move(ref, actor=actor(request), **fields)
         audit.log(request, letter.id, letter.message_id, self.verb, fields.get("reason", ""))
@@ -224,6 +226,7 @@ class NotesView(APIView):
         responses={201: serializers.LetterOut, **openapi.problems(s404="`dead_letter_not_found`", s503=openapi.AWAY)},
     )
     def post(self, request: Request, ref: str) -> Response:
+        requests.refuse_parameters(request.query_params)
         fields = requests.body(request.data, "text", required=("text",))
         letter = services.add_note(ref, actor=actor(request), **fields)
         audit.log(request, letter.id, letter.message_id, "note", fields["text"])
@@ -245,6 +248,7 @@ class RevealView(APIView):
         responses={200: serializers.LetterOut, **openapi.problems(s404="`dead_letter_not_found`", s503=openapi.AWAY)},
     )
     def post(self, request: Request, ref: str) -> Response:
+        requests.refuse_parameters(request.query_params)
         fields = requests.body(request.data, "reason")
         letter = services.reveal(ref, actor=actor(request), **fields)
         audit.log(request, letter.id, letter.message_id, "reveal", fields.get("reason", ""))

@@ -342,6 +342,24 @@ def test_a_filter_that_is_given_twice_is_refused(letters: Letters, olga: Client)
     assert answer.json()["errors"][0]["field"] == "filter.status"
 
 
+@pytest.mark.parametrize(
+    "path", ["m-1/replay", "m-1/resolve", "m-1/notes", "import", "groups/0123456789abcdef/resolve", "replay-batch"]
+)
+def test_an_action_takes_no_parameters_in_its_address(letters: Letters, path: str) -> None:
+    """Whoever says `?dryRun=true` must not get the real thing."""
+    services.record_outcomes([a_death()], [])
+    everything = with_key("read", "replay", "admin", name="ada")
+
+    answer = everything.post(
+        f"/api/dlq/{path}?dryRun=true",
+        "",
+        content_type="application/x-ndjson" if path == "import" else "application/json",
+    )
+
+    assert answer.status_code == 400
+    assert answer.json()["errors"] == [{"field": "dryRun", "message": "unknown parameter"}]
+
+
 def test_what_an_edited_payload_repeats_is_its_own(letters: Letters, olga: Client, intake: MemoryIntake) -> None:
     services.record_outcomes([a_death()], [])
 
