@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
@@ -15,7 +15,7 @@ from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseNotModified, HttpResponseRedirect, JsonResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.decorators import method_decorator
@@ -38,6 +38,8 @@ from dlq_app.models import DeadLetter
 from dlq_app.paging import MAX_COUNTED
 
 _EXCERPT = 180
+#: Counting what came since must not cost more than it is worth: every open list asks every ten seconds.
+NEWER_WITHIN_S = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +135,20 @@ class LetterList(ChangeList):
         if not (self.is_capped and self.is_last_page and self.lines and self.queryset.sort.name == "-lastFailedAt"):
             return ""
         return address(self, {"to": iso(self.lines[-1].letter.last_failed_at), "age": None})
+
+    @property
+    def newer_url(self) -> str:
+        """Where to ask how many failed since; empty where newer ones would not stand on this page."""
+        if self.page_num != 1 or self.nothing or self.queryset.sort.name != "-lastFailedAt":
+            return ""
+        newest = self.lines[0].letter.last_failed_at if self.lines else datetime.now(UTC)
+        try:
+            # The times of letters are whole milliseconds.
+            criteria = replace(self.criteria, failed_from=newest + timedelta(milliseconds=1))
+            LetterCriteria.parse(criteria.as_filter())
+        except CriteriaInvalid:
+            return ""  # it shows letters up to a time that is past
+        return f"{reverse('admin:dlq_app_deadletter_newer')}?{criteria.as_query()}"
 
     @property
     def nothing(self) -> str:
@@ -384,6 +400,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, admin.ModelAdmin):  # type: ignore
         name = "dlq_app_deadletter_{}".format
         own = [
             path("count/", view(self.count_view), name=name("count")),
+            path("newer/", view(self.newer_view), name=name("newer")),
             path("export/", view(self.export_view), name=name("export")),
             path("many/<slug:what>/", view(self.bulk_view), name=name("bulk")),
             path("<slug:object_id>/state/", view(self.state_view), name=name("state")),
@@ -412,6 +429,28 @@ class DeadLetterAdmin(BulkPages, LetterViews, admin.ModelAdmin):  # type: ignore
         return JsonResponse(
             {"count": count, "at": f"{datetime.now(UTC):%H:%M:%S}"}, headers={"Cache-Control": "no-store"}
         )
+
+    @method_decorator(require_safe)
+    def newer_view(self, request: HttpRequest) -> HttpResponse:
+        """How many failed since the list was drawn, for the line above it; 304 as long as that is the same."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        try:
+            newer = repository.letters().count(criteria_of(request.GET), within_s=NEWER_WITHIN_S)
+        except QueryTooSlow:
+            # Not worth more of MongoDB's time: what was said last stays.
+            return HttpResponse(status=204)
+        except DeadLetterError as error:
+            return HttpResponse(error.detail, status=error.status, content_type="text/plain; charset=utf-8")
+        etag = f'"{newer.count}{"+" if newer.is_capped else ""}"'
+        if request.headers.get("If-None-Match") == etag:
+            response: HttpResponse = HttpResponseNotModified()
+        else:
+            context = {"newer": newer, "newer_url": request.get_full_path(), "live_tag": etag.strip('"')}
+            response = TemplateResponse(request, "console/letters_newer.html", context)
+        response["ETag"] = etag
+        response["Cache-Control"] = "private, no-cache"
+        return response
 
     @method_decorator(require_safe)
     def export_view(self, request: HttpRequest) -> HttpResponse:

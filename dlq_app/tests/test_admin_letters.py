@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from html import unescape
 from typing import Any
 
 import pytest
@@ -536,3 +537,58 @@ def test_a_message_id_leads_to_its_letter(store: Database[dict[str, Any]], viewe
     missing = viewer.get(f"{LIST}?message=<b>x")
     assert missing.status_code == 404
     assert "&lt;b&gt;x" in missing.content.decode()
+
+
+# --- what failed since the list was drawn ---
+
+
+def newer_url(html: str) -> str:
+    found = re.search(r'id="letters-newer"[^>]* hx-get="([^"]+)"', html)
+    assert found, "the list does not ask"
+    return unescape(found[1])
+
+
+def test_the_list_tells_how_many_failed_since(store: Database[dict[str, Any]], viewer: Client) -> None:
+    put(store, 2, errorType="TIMEOUT_ERROR")
+    url = newer_url(page(viewer, "?errorType=TIMEOUT_ERROR"))
+    none = viewer.get(url)
+    assert "show" not in none.content.decode()
+    assert viewer.get(url, headers={"If-None-Match": none["ETag"]}).status_code == 304
+
+    put(store, 3, "late", errorType="TIMEOUT_ERROR", lastFailedAt=NOW)
+    put(store, 1, "other", errorType="DATABASE_ERROR", lastFailedAt=NOW)
+
+    some = viewer.get(url, headers={"If-None-Match": none["ETag"]})
+    assert "3 newer failures: show them" in some.content.decode()
+    assert newer_url(some.content.decode()) == url, "it goes on asking the same"
+
+
+def test_a_list_without_letters_tells_of_the_first(store: Database[dict[str, Any]], viewer: Client) -> None:
+    url = newer_url(page(viewer))
+
+    put(store, 1, lastFailedAt=datetime.now(UTC) + timedelta(seconds=5))
+
+    assert "1 newer failure: show it" in viewer.get(url).content.decode()
+
+
+@pytest.mark.parametrize("query", ["?o=1", "?p=2", "?to=2026-01-01T00:00:00Z"])
+def test_where_newer_ones_would_not_show_nobody_asks(
+    store: Database[dict[str, Any]], viewer: Client, query: str
+) -> None:
+    put(store, 25)
+
+    assert 'id="letters-newer"' not in viewer.get(f"{LIST}{query}", follow=True).content.decode()
+
+
+def test_counting_what_is_newer_gives_up_before_it_costs(
+    store: Database[dict[str, Any]], viewer: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, 1)
+    url = newer_url(page(viewer))
+
+    def slow(*_: Any, **__: Any) -> None:
+        raise QueryTooSlow
+
+    monkeypatch.setattr(Letters, "count", slow)
+
+    assert viewer.get(url).status_code == 204

@@ -37,6 +37,7 @@ CONSOLE_ROLES: dict[str, tuple[str, str]] = {
     "account": ("staff", "staff"),
     "dlq_app_deadletter_changelist": ("viewer", "viewer"),
     "dlq_app_deadletter_count": ("viewer", NONE),
+    "dlq_app_deadletter_newer": ("viewer", NONE),
     "dlq_app_deadletter_export": ("viewer", NONE),
     "dlq_app_deadletter_bulk": ("operator", "operator"),
     "dlq_app_deadletter_state": ("viewer", NONE),

@@ -291,3 +291,24 @@ def test_a_session_that_ended_leaves_the_page_as_it_was(operator: Page, letters:
 
     expect(operator.locator("#letter-state")).to_contain_text("TIMEOUT_ERROR")
     expect(operator.locator("#letter-state")).not_to_contain_text("Log in")
+
+
+def test_letters_that_fail_meanwhile_wait_behind_a_line(
+    operator: Page, letters: Any, assert_accessible: Any, shoot: Any
+) -> None:
+    operator.goto(LIST)
+    before = operator.locator("#result_list tbody tr").count()
+    store = database()
+    late = [a_document(f"late-{n}", lastFailedAt=datetime.now(UTC) + timedelta(seconds=5)) for n in range(2)]
+    store.dead_letters.insert_many(late)
+
+    operator.evaluate("htmx.trigger('#letters-newer', 'wake')")
+
+    line = operator.get_by_role("link", name="2 newer failures: show them")
+    expect(line).to_be_visible()
+    assert operator.locator("#result_list tbody tr").count() == before, "the rows stay where they are"
+    assert_accessible(operator)
+    shoot(operator, "letters-newer")
+    line.click()
+    expect(operator.locator("#result_list tbody tr").first).to_contain_text("late-")
+    expect(line).not_to_be_visible()
