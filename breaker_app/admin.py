@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -37,7 +38,9 @@ _WORDS = {
 }
 #: Bars of the window's chart at most, and its height in the drawing's units.
 _BARS, _HEIGHT = 60, 100
-_HOUR_MS = 3_600_000
+_HOUR_MS, _MINUTE_MS = 3_600_000, 60_000
+#: Repeated changes are told once: up to so many that always follow each other, from this many times on.
+_LONGEST_CYCLE, _LEAST_TIMES = 6, 3
 #: How a state is drawn in the lane of the last hour: class, y, height. Thin closed, middle half-open, full open.
 _LANE = {
     State.CLOSED: ("fill-ok", 6, 4),
@@ -78,6 +81,17 @@ class Told:
     to: State
     why: str
     who: str
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Changes that are not told one by one: the ``size`` before them in the list happened ``times`` more."""
+
+    size: int
+    times: int
+    #: The oldest and the newest of them.
+    since: datetime
+    until: datetime
 
 
 def percent(share: float) -> str:
@@ -164,8 +178,48 @@ def told(change: Transition, policy: BreakerPolicy) -> Told:
         Why.PROBES_LOST: "probes never answered",
         Why.MANUAL: change.reason or "no reason was given",
     }[change.why]
-    at = datetime.fromtimestamp(change.at_ms / 1000, UTC)
-    return Told(at, change.source, change.to, why, change.actor or "by itself")
+    return Told(_moment(change.at_ms), change.source, change.to, why, change.actor or "by itself")
+
+
+def story(changes: Sequence[Transition], policy: BreakerPolicy) -> list[Told | Again]:
+    """Changes in words, newest first; of what repeats itself the newest time, and how often it happened before.
+
+    What people did is always told.
+    """
+    steps = [None if change.why is Why.MANUAL else (change.source, change.to, change.why) for change in changes]
+    found: list[Told | Again] = []
+    at = 0
+    while at < len(changes):
+        size, times = _cycle(steps, at)
+        found += [told(change, policy) for change in changes[at : at + size]]
+        end = at + size * times
+        if times > 1:
+            oldest, newest = changes[end - 1].at_ms, changes[at + size].at_ms
+            found.append(Again(size, times - 1, _moment(oldest), _moment(newest)))
+        at = end
+    return found
+
+
+def _cycle(steps: Sequence[object], at: int) -> tuple[int, int]:
+    """How many steps from ``at`` on repeat themselves, and how many times they are there; (1, 1): they do not.
+
+    Of several readings the one that leaves least to be told.
+    """
+    best, spared = (1, 1), 0
+    for size in range(1, _LONGEST_CYCLE + 1):
+        block = steps[at : at + size]
+        if None in block:
+            break
+        times = 1
+        while steps[at + size * times : at + size * (times + 1)] == block:
+            times += 1
+        if times >= _LEAST_TIMES and size * (times - 1) > spared:
+            best, spared = (size, times), size * (times - 1)
+    return best
+
+
+def _moment(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)
 
 
 def bars(window: Sequence[tuple[int, int]]) -> list[Bar]:
@@ -182,8 +236,12 @@ def bars(window: Sequence[tuple[int, int]]) -> list[Bar]:
 
 
 def lane(changes: Sequence[Transition], state: State, now_ms: int) -> list[tuple[str, int, int, int, int]]:
-    """The last hour as rectangles, oldest first: class, x, y, width, height, in seconds from its start."""
-    begin, end, found = now_ms - _HOUR_MS, now_ms, []
+    """The last hour as rectangles, oldest first: class, x, y, width, height, in seconds from its start.
+
+    The hour ends with the minute that runs, so that the same story is drawn the same until the next.
+    """
+    end = -(-now_ms // _MINUTE_MS) * _MINUTE_MS
+    begin, found = end - _HOUR_MS, []
     for change in changes:  # newest first
         at = max(change.at_ms, begin)
         found.append((state, at, end))
@@ -251,9 +309,11 @@ class BreakerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> TemplateResponse:
         if not self.has_view_permission(request):
             raise PermissionDenied
+        board = _board(request.GET.get("name", ""))
         context = {
             **self.admin_site.each_context(request),
-            **_board(request.GET.get("name", "")),
+            **board,
+            "etag": _tag(board),
             "title": "Breakers",
             "may_order": request.user.has_perm(CONTROL),
             "most": MAX_REASON,
@@ -263,11 +323,17 @@ class BreakerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return TemplateResponse(request, "console/breakers.html", context)
 
     def live_view(self, request: HttpRequest) -> HttpResponse:
-        """The part that renews itself."""
+        """The part that renews itself; 304 while nothing in it has changed."""
         if not self.has_view_permission(request):
             raise PermissionDenied
-        context = {**_board(request.GET.get("name", "")), "oob": True}
-        answer = HttpResponse(render_to_string("console/breakers_live.html", context))
+        board = _board(request.GET.get("name", ""))
+        etag = _tag(board)
+        if request.headers.get("If-None-Match") == f'"{etag}"':
+            answer = HttpResponse(status=304)
+        else:
+            answer = HttpResponse(render_to_string("console/breakers_live.html", {**board, "etag": etag, "oob": True}))
+        answer["ETag"] = f'"{etag}"'
+        answer["X-As-Of"] = f"{board['as_of']:%H:%M:%S}"
         answer["Cache-Control"] = "private, no-store"
         return answer
 
@@ -292,6 +358,13 @@ class BreakerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 def _address(name: str, **more: str) -> str:
     return f"{reverse('admin:breaker_app_breaker_changelist')}?{urlencode({'name': name, **more})}"
+
+
+def _tag(board: Mapping[str, Any]) -> str:
+    """Names what is shown: the same as long as nothing of it changes. Of the time of looking it shows the minute."""
+    shown_at = f"{board['as_of']:%Y-%m-%d %H:%M}"
+    parts = {key: value for key, value in board.items() if key not in ("as_of", "hour_ago")}
+    return hashlib.sha256(repr((shown_at, parts)).encode("utf-8", "backslashreplace")).hexdigest()[:32]
 
 
 def _board(name: str) -> Mapping[str, Any]:
@@ -327,6 +400,7 @@ def _board(name: str) -> Mapping[str, Any]:
         "limit": percent(chosen.policy.failure_threshold),
         "lane": lane(chosen.transitions, chosen.seen.state, int(now.timestamp() * 1000)),
         "hour_ago": datetime.fromtimestamp(now.timestamp() - 3600, UTC),
-        "changes": [told(change, chosen.policy) for change in chosen.transitions],
+        "changes": story(chosen.transitions, chosen.policy),
+        "changes_told": len(chosen.transitions),
         "rules": rules(chosen.policy),
     }

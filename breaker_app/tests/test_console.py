@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, tzinfo
 
 import pytest
 from django.contrib.admin.models import LogEntry
+from django.http import HttpResponse
+from django.test import Client
 from django.urls import reverse
 from pytest_django.fixtures import Settings
 from redis import Redis
@@ -131,3 +135,134 @@ def test_a_lane_covers_the_hour_without_gaps() -> None:
         ("fill-bad", 1800, 1200),
         ("fill-ok", 3000, 600),
     ]
+
+
+def test_the_hour_of_a_lane_ends_with_the_minute_that_runs() -> None:
+    hour = 10 * 3_600_000
+    change = Transition(
+        at_ms=hour - 5_000, source=State.CLOSED, to=State.OPEN, generation=1, why=Why.FAILURE_RATE, total=0, failures=0
+    )
+
+    drawn = [admin.lane([change], State.OPEN, hour - ago) for ago in (4_000, 0)]
+
+    assert drawn[0] == drawn[1]
+    assert [(tone, x, width) for tone, x, _, width, _ in drawn[0]] == [("fill-ok", 0, 3595), ("fill-bad", 3595, 5)]
+
+
+def moves(*letters: str, every_ms: int = 1_000) -> list[Transition]:
+    """Changes of state, newest first, from ``CO`` (closed to open) and the like, oldest first; ``!`` by a person."""
+    found = []
+    for number, step in enumerate(letters):
+        source, to = State.of(step[0]), State.of(step[1])
+        why = {
+            "CO": Why.FAILURE_RATE, "OH": Why.OPEN_TIME_OVER, "HO": Why.PROBES_FAILED, "HC": Why.PROBES_SUCCEEDED,
+        }.get(step, Why.MANUAL)  # fmt: skip
+        found.append(
+            Transition(at_ms=number * every_ms, source=source, to=to, generation=number, why=why, total=3, failures=3)
+        )
+    return found[::-1]
+
+
+def outline(*letters: str) -> list[str]:
+    """What is told of these changes: each change, or ``2x5`` for two changes that happened five times more."""
+    return [
+        f"{line.size}x{line.times}" if isinstance(line, admin.Again) else f"{line.source[0]}{line.to[0]}"
+        for line in admin.story(moves(*letters), conf.policy_for("orders-db"))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("happened", "told"),
+    [
+        ([], []),
+        (["CO"], ["CO"]),
+        (["CO", "OH", "HO", "OH", "HO"], ["HO", "OH", "HO", "OH", "CO"]),
+        (["CO", *["OH", "HO"] * 3], ["HO", "OH", "2x2", "CO"]),
+        (["CO", *["OH", "HO"] * 40, "OH", "HC"], ["HC", "OH", "HO", "2x39", "OH", "CO"]),
+        (["CO", "OH", "HC"] * 30, ["HC", "OH", "CO", "3x29"]),
+        ([*["OH", "HO"] * 3, "OF", *["OH", "HO"] * 3], ["HO", "OH", "2x2", "OF", "HO", "OH", "2x2"]),
+        (["OF", "FC"] * 4, ["FC", "OF"] * 4),
+    ],
+    ids=lambda steps: f"{len(steps)}",
+)
+def test_what_repeats_itself_is_told_once(happened: list[str], told: list[str]) -> None:
+    assert outline(*happened) == told
+
+
+def test_no_change_is_left_out_or_told_twice() -> None:
+    changes = moves("CO", *["OH", "HO"] * 7, "OH", "HC", *["CO", "OH", "HC"] * 5, "CF", every_ms=60_000)
+
+    lines = admin.story(changes, conf.policy_for("orders-db"))
+
+    told = sum(line.size * line.times if isinstance(line, admin.Again) else 1 for line in lines)
+    assert told == len(changes)
+    (rounds,) = [line for line in lines if isinstance(line, admin.Again) and line.size == 2]
+    assert (rounds.times, rounds.since.minute, rounds.until.minute) == (6, 2, 13)
+
+
+def flap(name: str, times: int) -> None:
+    """Open a breaker, and let ``times`` half-open periods fail."""
+    policy = replace(conf.policy_for(name), open_timeout_ms=1, half_open_max_requests=1)
+    store = conf.store()
+    store.admin(name, policy, State.OPEN, actor="user:olga", reason="a drill")
+    while times:
+        permit = store.acquire(name, policy, f"probe-{times}")
+        if permit.allowed:
+            store.record(name, policy, [(permit, Outcome.FAILURE, 5)])
+            times -= 1
+
+
+def test_a_breaker_that_flaps_fills_no_page() -> None:
+    flap("payments-api", 20)
+
+    html = page()
+
+    assert html.count("1 of 1 probes failed") == 1
+    assert "The same 2 changes 19 times more, from" in html
+    assert "the last 41" in html
+    assert "a drill" in html
+
+
+def live(client: Client, tag: str = "") -> HttpResponse:
+    url = reverse("admin:breaker_app_breaker_live")
+    return client.get(url, {"name": "orders-db"}, headers={"If-None-Match": tag} if tag else {})  # type: ignore[return-value]
+
+
+@pytest.fixture
+def _at_noon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's clock stands still: what it shows of the time changes with the minute."""
+
+    class Noon(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Noon:
+            return cls(2026, 5, 4, 12, 0, 30, tzinfo=UTC)
+
+    monkeypatch.setattr(admin, "datetime", Noon)
+
+
+@pytest.mark.usefixtures("_at_noon")
+def test_the_live_part_is_sent_again_only_when_something_has_changed() -> None:
+    for name in ("orders-db", "payments-api"):
+        conf.store().admin(name, conf.policy_for(name), State.FORCED_OPEN, actor="user:olga", reason="a drill")
+    client = signed_in(member("viewer"))
+
+    first = live(client)
+    again = live(client, first["ETag"])
+    services.order("orders-db", "disable", actor="user:olga", reason="another")
+    changed = live(client, first["ETag"])
+
+    assert (first.status_code, again.status_code, again.content) == (200, 304, b"")
+    assert (again["ETag"], again["X-As-Of"]) == (first["ETag"], "12:00:30")
+    assert changed.status_code == 200
+    assert changed["ETag"] != first["ETag"]
+    assert f"data-etag={changed['ETag']}" in changed.content.decode()
+
+
+@pytest.mark.usefixtures("_at_noon")
+def test_the_page_names_what_it_shows_as_the_live_part_does() -> None:
+    client = signed_in(member("viewer"))
+    url = reverse("admin:breaker_app_breaker_changelist")
+
+    html = client.get(url, {"name": "orders-db"}).content.decode()
+
+    assert f"data-etag={live(client)['ETag']}" in html
