@@ -22,13 +22,15 @@ from dlq_app import batches, groups
 from dlq_app import services as letters
 from dlq_app.conf import masking_policy
 from dlq_app.errors import DeadLetterError
+from dlq_app.group_states import OPEN_STATES
 from dlq_app.groups import Group
 from dlq_app.masking import mask_text
-from dlq_app.replay_batch import ReplayBatch
+from dlq_app.replay_batch import ReplayBatch, Stage
 from dlqsite import charts, health
 from dlqsite.charts import Chart, Span
 from dlqsite.lookout import Part, Source, look
-from dlqsite.verdict import BreakerSight, GroupSight, Sight, Verdict, judge
+from dlqsite.sight import BatchSight, BreakerSight, GroupSight, Sight
+from dlqsite.verdict import Verdict, judge
 from messages_app import registry
 from messages_app.errors import MessagesError
 from messages_app.ledger import ledger
@@ -44,6 +46,9 @@ TOP_GROUPS = 5
 #: Groups that the verdict looks at.
 SEEN_GROUPS = 20
 RUNNING_BATCHES = 5
+#: Batches that stopped by themselves are told of for so long, at most so many.
+STOPPED_FOR = timedelta(hours=1)
+STOPPED_BATCHES = 3
 LANES_SHOWN = 8
 _TRANSITIONS = 60
 #: Days whose accounts are shown; all days are looked at for differences.
@@ -146,7 +151,11 @@ def _breakers() -> tuple[BreakerSeen, ...]:
 
 
 def _groups() -> tuple[GroupSight, ...]:
-    return tuple(_group_sight(group) for group in groups.top(SEEN_GROUPS))
+    """Those with the most open letters, and after them those that failed last: what is new may still be small."""
+    most = groups.top(SEEN_GROUPS)
+    latest = groups.page(states=OPEN_STATES, sort="-lastSeen", limit=SEEN_GROUPS).groups
+    found = {group.fingerprint: group for group in (*most, *latest)}
+    return tuple(_group_sight(group) for group in found.values())
 
 
 def _group_sight(group: Group) -> GroupSight:
@@ -168,7 +177,23 @@ def _group_sight(group: Group) -> GroupSight:
 
 
 def _batches() -> tuple[ReplayBatch, ...]:
-    return tuple(batches.running(RUNNING_BATCHES))
+    """Those under way, and after them those that stopped by themselves a short while ago."""
+    stopped = batches.page(stages=[Stage.STOPPED.value], limit=STOPPED_BATCHES).batches
+    since = datetime.now(UTC) - STOPPED_FOR
+    lately = [batch for batch in stopped if batch.finished_at and batch.finished_at >= since]
+    return (*batches.running(RUNNING_BATCHES), *lately)
+
+
+def _batch_sight(batch: ReplayBatch) -> BatchSight:
+    return BatchSight(
+        id=batch.id,
+        title=batch.name or batch.id,
+        why=batch.stop_reason,
+        stopped_at=batch.finished_at or batch.updated_at,
+        failed=batch.counts.failed,
+        sent=batch.counts.sent,
+        total=batch.total,
+    )
 
 
 class Sources:
@@ -306,7 +331,7 @@ def compose(
     accepted, done = rate("accepted"), rate("done")
     earlier = {count: rate(count, over_ms=300_000, ago_ms=900_000) for count in ("accepted", "done", "failed")}
     sight = _sight(
-        now, book, accounts, circuits, dead, worst, well,
+        now, book, accounts, circuits, dead, worst, runs, well,
         waiting=waiting, oldest_wait_s=oldest if waits else None, accepted_per_s=accepted, done_per_s=done,
         last_death_at=_last_death(history),
         dying_now=None if dying is None else 60 * dying, dying_before=None if before is None else 60 * before,
@@ -341,7 +366,8 @@ def compose(
 
 def _sight(
     now: datetime, book: Part[LedgerFigures], accounts: Part[Accounts], circuits: Part[tuple[BreakerSeen, ...]],
-    dead: Part[Mapping[str, Any]], worst: Part[tuple[GroupSight, ...]], well: Part[health.Health], **known: Any,
+    dead: Part[Mapping[str, Any]], worst: Part[tuple[GroupSight, ...]], runs: Part[tuple[ReplayBatch, ...]],
+    well: Part[health.Health], **known: Any,
 ) -> Sight:  # fmt: skip
     figures, stats, checks = book.value, dead.value or {}, well.value.checks if well.value else {}
     books = accounts.value
@@ -367,6 +393,7 @@ def _sight(
         accepted_ever=books.accepted_ever if books else None,
         breakers=[_breaker_sight(one) for one in circuits.value or () if one.state is not BreakerState.CLOSED],
         groups=list(worst.value or ()),
+        stopped=[_batch_sight(batch) for batch in runs.value or () if batch.stage is Stage.STOPPED],
         open_letters=stats.get("open"),
         by_status=stats.get("byStatus", {}),
         unaccounted=books.difference if books else 0,

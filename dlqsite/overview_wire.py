@@ -8,7 +8,8 @@ from dlq_app.instants import iso
 from dlqsite.charts import Chart
 from dlqsite.lookout import Part
 from dlqsite.overview import BreakerSeen, Overview
-from dlqsite.verdict import GroupSight, Trouble
+from dlqsite.sight import GroupSight
+from dlqsite.verdict import Trouble
 
 _COUNTS = ("sent", "succeeded", "failed", "skipped", "remaining")
 

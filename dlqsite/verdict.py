@@ -6,11 +6,13 @@ Words and numbers come in as ``Sight``; nothing here asks a store or a clock.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 from urllib.parse import urlencode
+
+from dlqsite.sight import BatchSight, BreakerSight, GroupSight, Sight
 
 #: Worst first. ``bad`` burns; ``hand`` waits for a person; ``ok`` is all quiet.
 LEVELS: Final = ("bad", "warn", "hand", "ok", "empty")
@@ -67,89 +69,6 @@ class Verdict:
         return self.worst.level
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BreakerSight:
-    """One breaker that is not closed."""
-
-    name: str
-    state: str
-    #: When it left CLOSED, as far as its kept transitions tell.
-    since: datetime | None = None
-    failures: int = 0
-    total: int = 0
-    #: Seconds until it lets probes through; None: only a person can.
-    probes_in_s: float | None = None
-    probes_succeeded: int = 0
-    probes_failed: int = 0
-    #: Message types whose handlers it guards.
-    types: tuple[str, ...] = ()
-    actor: str = ""
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupSight:
-    """Letters that died of the same thing."""
-
-    fingerprint: str
-    title: str
-    error_type: str
-    #: transient, permanent or unknown.
-    kind: str = ""
-    place: str = ""
-    #: new, ongoing, regressed, ignored, resolved.
-    state: str = ""
-    types: tuple[str, ...] = ()
-    open: int = 0
-    count: int = 0
-    #: Deaths by hour over the last day, oldest first.
-    trend: tuple[int, ...] = ()
-    first_seen: datetime | None = None
-    last_seen: datetime | None = None
-
-    @property
-    def page(self) -> str:
-        return group_page(self.fingerprint)
-
-    @property
-    def is_new(self) -> bool:
-        return self.state == "new"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sight:
-    """What is known at one instant. A figure that nobody knows is None."""
-
-    now: datetime
-    #: Since when each store gives no answer.
-    redis_away_since: datetime | None = None
-    mongodb_away_since: datetime | None = None
-    #: None: not known.
-    workers: int | None = None
-    dlq_workers: int | None = None
-    crons: int | None = None
-    waiting: int | None = None
-    oldest_wait_s: float | None = None
-    overdue: int = 0
-    outbox: int = 0
-    quarantined: int = 0
-    accepted_ever: int | None = None
-    accepted_per_s: float | None = None
-    done_per_s: float | None = None
-    #: New dead letters a minute: now, and in the hour before.
-    dying_now: float | None = None
-    dying_before: float | None = None
-    breakers: Sequence[BreakerSight] = ()
-    groups: Sequence[GroupSight] = ()
-    open_letters: int | None = None
-    #: Open letters by status.
-    by_status: Mapping[str, int] = field(default_factory=dict)
-    last_death_at: datetime | None = None
-    #: Messages that are not accounted for, with the first place where.
-    unaccounted: int = 0
-    unaccounted_where: str = ""
-
-
 def judge(sight: Sight) -> Verdict:
     """The verdict over what is seen."""
     troubles = sorted(_troubles(sight), key=lambda trouble: LEVELS.index(trouble.level))
@@ -200,6 +119,8 @@ def _troubles(sight: Sight) -> Iterator[Trouble]:
                 ),
                 links=(Link("Health", "#health"),),
             )  # fmt: skip
+    for batch in sight.stopped:
+        yield _stopped(sight, batch)
     yield from _for_a_person(sight, sum(group.open for group in fresh))
 
 
@@ -345,7 +266,8 @@ def _dying_groups(sight: Sight, blamed: set[str]) -> list[GroupSight]:
         group for group in sight.groups
         if not set(group.types) & blamed and group.last_seen and (sight.now - group.last_seen).total_seconds() < 300
     ]  # fmt: skip
-    return fresh[:3]
+    # What dies most lately is what fails now, however many letters others have gathered.
+    return sorted(fresh, key=lambda group: -group.lately)[:3]
 
 
 def _dying(sight: Sight, blamed: set[str], fresh: Sequence[GroupSight]) -> Iterator[Trouble]:
@@ -371,16 +293,16 @@ def _dying(sight: Sight, blamed: set[str], fresh: Sequence[GroupSight]) -> Itera
             group.place, group.title,
             answers=_answers(
                 sight, since(group.first_seen, sight.now), count_of(group.open, "open letter"),
-                "Transient ones replay", "Open one and read why", "replay all once the cause is gone",
-                many_more=f"of {sight.open_letters:,} open" if sight.open_letters is not None else "",
-                by_itself_more="permanent and unknown errors wait for a person",
+                "They replay by themselves" if group.kind == "transient" else "Nothing: they wait for a person",
+                "Open one and read why", "replay all once the cause is gone",
+                many_more=f"of {sight.open_letters:,} open"
+                + (f", {group.lately:,} in the last two hours" if group.lately else "")
+                if sight.open_letters is not None else "",
+                by_itself_more="a few times, then they wait for a person" if group.kind == "transient"
+                else "open letters never expire",
             ),
-            links=(Link("Open the group", group_page(group.fingerprint)),),
+            links=(Link("Open the group", group.page),),
         )  # fmt: skip
-
-
-def group_page(fingerprint: str) -> str:
-    return f"dlq_app/lettergroup/?{urlencode({'fingerprint': fingerprint})}"
 
 
 def _unaccounted(sight: Sight) -> Trouble:
@@ -456,6 +378,21 @@ def _set_by_hand(breaker: BreakerSight) -> Trouble:
         "warn", "lock", f"{breaker.name} is {word}{by}, until somebody resets it.", breaker.reason,
         links=(Link("Breaker", "breaker_app/breaker/"),),
         answers=(Answer("What happens by itself", "Nothing", "only a person changes it"),),
+    )  # fmt: skip
+
+
+def _stopped(sight: Sight, batch: BatchSight) -> Trouble:
+    why = "the canary failed" if batch.why == "canary_failed" else "too many failed"
+    return Trouble(
+        "hand", "replay", f"The replay batch {batch.title} stopped by itself: {why}.",
+        f"{batch.failed:,} of {batch.sent:,} sent came back; {batch.total - batch.sent:,} were not sent.",
+        answers=_answers(
+            sight, since(batch.stopped_at, sight.now), count_of(batch.failed, "letter") + " failed again",
+            "Nothing: it is over", "Read what came back", "then start another with the rest",
+            many_more=f"of {batch.sent:,} sent, {batch.total:,} planned",
+            by_itself_more="what was not sent is as it was",
+        ),
+        links=(Link("Open the batch", batch.page),),
     )  # fmt: skip
 
 

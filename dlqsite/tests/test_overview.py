@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,9 +19,10 @@ from dlq_app import batches
 from dlq_app.replay_batch import BatchOrder
 from dlqsite import charts, lookout, overview, overview_page, overview_views
 from dlqsite.lookout import Source
+from dlqsite.sight import BatchSight, BreakerSight, GroupSight, Sight
 from dlqsite.tests import scenes
 from dlqsite.tests.people import member, signed_in, with_key
-from dlqsite.verdict import BreakerSight, GroupSight, Sight, judge
+from dlqsite.verdict import judge
 from messages_app import registry
 
 NOW = datetime(2026, 11, 24, 3, 13, tzinfo=UTC)
@@ -104,6 +106,35 @@ class TestVerdict:
         assert told(breakers=[OPEN], groups=[behind], dying_now=60.0) == [
             "payments-api is failing. payment.capture messages are held."
         ]
+
+    def test_what_dies_now_comes_before_what_has_gathered_more(self) -> None:
+        old = GroupSight(fingerprint="a" * 16, title="t", error_type="TIMEOUT_ERROR", types=("mail.send",),
+                         open=1570, last_seen=NOW, trend=(0,) * 22 + (2, 1))  # fmt: skip
+        rising = GroupSight(fingerprint="b" * 16, title="u", error_type="KeyError", types=("demo",), open=72,
+                            last_seen=NOW, trend=(0,) * 23 + (72,))  # fmt: skip
+
+        assert told(groups=[old, rising], dying_now=60.0)[:2] == [
+            "demo: 72 letters with KeyError.",
+            "mail.send: 1,570 letters with TIMEOUT_ERROR.",
+        ]
+
+    def test_what_happens_by_itself_is_said_of_this_kind_of_error(self) -> None:
+        answers = {
+            kind: judge(Sight(now=NOW, workers=1, groups=[replace(DYING, kind=kind)], dying_now=5.0)).worst.answers[3]
+            for kind in ("transient", "permanent")
+        }
+
+        assert answers["transient"].short == "They replay by themselves"
+        assert answers["permanent"].short == "Nothing: they wait for a person"
+
+    def test_a_batch_that_stopped_by_itself_is_told_of(self) -> None:
+        stopped = BatchSight(id="b-1", title="INC-1", why="canary_failed", stopped_at=NOW, failed=5, sent=5, total=62)
+
+        verdict = judge(Sight(now=NOW, workers=1, stopped=[stopped])).worst
+
+        assert verdict.headline == "The replay batch INC-1 stopped by itself: the canary failed."
+        assert verdict.lead == "5 of 5 sent came back; 57 were not sent."
+        assert verdict.links[0].page == "dlq_app/replaybatch/b-1/change/"
 
     @pytest.mark.parametrize(
         ("known", "headline"),
