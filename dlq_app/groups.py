@@ -31,6 +31,10 @@ FILTERS = ("errorType", "errorKind", "type", "fingerprint", "from", "to", "searc
 #: Names that ``GroupQuery.parse`` reads.
 PARAMETERS = (*FILTERS, "state", "sort", "limit", "cursor")
 _FINGERPRINT = re.compile(r"[0-9a-f]{16}\Z")
+#: ``KeyError:`` before the text, and words in it that say something.
+_ERROR_NAME = re.compile(r"\A\s*[\w.]+:")
+_WORD = re.compile(r"[^\W\d_]{3,}")
+_LONG_TITLE = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +81,20 @@ class Group:
 
     @property
     def title(self) -> str:
-        """How a person knows it."""
+        """How a person knows it, without what varies from letter to letter."""
         return self.message or self.error_type or self.fingerprint
+
+    @property
+    def telling_title(self) -> str:
+        """The same, but where next to nothing is left of the text, as in ``KeyError: #``, that of one letter.
+
+        May hold what a client sent: mask it before it is shown.
+        """
+        left = _WORD.findall(_ERROR_NAME.sub("", self.message))
+        example = " ".join(self.sample.strip()[:_LONG_TITLE].split("\n")[0].split())
+        if left or not example or example == self.message:
+            return self.title
+        return example if self.count == 1 else f"{example} and the like"
 
     @property
     def is_new(self) -> bool:

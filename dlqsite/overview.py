@@ -162,7 +162,7 @@ def _group_sight(group: Group) -> GroupSight:
     """A group for the page; what its letters say has its secrets hidden."""
     return GroupSight(
         fingerprint=group.fingerprint,
-        title=mask_text(group.title, masking_policy()),
+        title=mask_text(group.telling_title, masking_policy()),
         error_type=group.error_type,
         kind=group.error_kind,
         place=group.frame,

@@ -169,7 +169,7 @@ def card(group: Group, locked: str, around: Around, masking: MaskingPolicy) -> C
         tone=_TONES[group.state],
         error_type=group.error_type,
         error_kind=group.error_kind,
-        title=mask_text(group.title, masking)[:_MAX_TEXT],
+        title=mask_text(group.telling_title, masking)[:_MAX_TEXT],
         frame=group.frame,
         types=group.types[:3],
         more_types=max(0, len(group.types) - 3),
@@ -245,7 +245,7 @@ def whole(request: HttpRequest, group: Group, now: datetime) -> dict[str, Any]:
     masking = conf.masking_policy()
     return {
         **live(request, group, now),
-        "title": mask_text(group.title, masking)[:_MAX_TEXT],
+        "title": mask_text(group.telling_title, masking)[:_MAX_TEXT],
         "note": mask_text(group.note.text, masking) if group.note else "",
         "note_by": who(group.note.by) if group.note else "",
         "note_at": group.note.at if group.note else None,

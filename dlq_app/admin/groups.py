@@ -157,7 +157,7 @@ class LetterGroupAdmin(StoredAdmin):
             group = groups.get(object_id)
         except GroupNotFound:
             return None
-        title = visible(mask_text(group.title, conf.masking_policy()))
+        title = visible(mask_text(group.telling_title, conf.masking_policy()))
         return LetterGroup(fingerprint=group.fingerprint, title=title[:200])
 
     # --- the list ---
@@ -263,7 +263,7 @@ class LetterGroupAdmin(StoredAdmin):
         """Django's own history page: what staff did, from the audit log."""
 
         def answer(group: Group) -> HttpResponse:
-            title = visible(mask_text(group.title, conf.masking_policy())[:100])
+            title = visible(mask_text(group.telling_title, conf.masking_policy())[:100])
             more = {"title": f"Audit log of {title}", "subtitle": None, **(extra_context or {})}
             return super(LetterGroupAdmin, self).history_view(request, object_id, more)
 
@@ -385,7 +385,7 @@ class LetterGroupAdmin(StoredAdmin):
         return response
 
     def _write_down(self, request: HttpRequest, group: Group, what: str, why: str) -> None:
-        title = mask_text(group.title, conf.masking_policy())
+        title = mask_text(group.telling_title, conf.masking_policy())
         people.write_down(request, group.fingerprint, title, what, why, about=LetterGroup)
 
 

@@ -130,6 +130,25 @@ def test_a_group_says_what_its_letters_have_in_common(store: Store) -> None:
     assert group == replace(only(), as_of=group.as_of)
 
 
+@pytest.mark.parametrize(
+    ("ids", "reason", "title", "telling"),
+    [
+        (["m-1", "m-2"], "KeyError: 'customerId'", "KeyError: #", "KeyError: 'customerId' and the like"),
+        (["m-1"], "KeyError: 'customerId'\nmore", "KeyError: #", "KeyError: 'customerId'"),
+        (["m-1", "m-2"], "4711", "#", "4711 and the like"),
+        (["m-1", "m-2"], "order 4711 not found", "order # not found", "order # not found"),
+        (["m-1"], "שגיאה 4711", "שגיאה #", "שגיאה #"),
+        (["m-1"], "", "TIMEOUT_ERROR", "TIMEOUT_ERROR"),
+    ],
+)
+def test_a_title_of_which_little_is_left_is_told_by_a_letter(
+    store: Store, ids: list[str], reason: str, title: str, telling: str
+) -> None:
+    group = groups.get(die(*ids, reason=reason))
+
+    assert (group.title, group.telling_title) == (title, telling)
+
+
 def test_the_last_replay_of_a_group(store: Store, intake: MemoryIntake) -> None:
     name = die("m-1", "m-2")
     assert groups.get(name).last_replay is None

@@ -49,7 +49,7 @@ class Command(BaseCommand):
         self._section(
             f"open by group, {stats['groups']} in all",
             [
-                (group.open, f"{group.state:<9}  {group.fingerprint}  {mask_text(group.title, masking)[:80]}")
+                (group.open, f"{group.state:<9}  {group.fingerprint}  {mask_text(group.telling_title, masking)[:80]}")
                 for group in largest
             ],
         )
