@@ -137,10 +137,10 @@ class TooManyExports(DeadLetterError):
 
 
 class MoveRefused(DeadLetterError):
-    """The letter's status does not allow this."""
+    """Where it stands does not allow this."""
 
     code = "illegal_state"
-    title = "The letter's status does not allow this"
+    title = "Not possible from its status"
     status = 409
 
 

@@ -105,7 +105,10 @@ class Items:
             if order.limit is not None:
                 found["limit"] = max(0, self._count(wanted, _WAITING) - order.limit)
             if order.ids:
-                found["not_found"] = len(order.ids) - self._letters.count_documents(wanted)
+                rows = self._letters.find(wanted, {"messageId": 1})
+                # Both ids of a letter may be given.
+                known = {name for row in rows for name in (str(row["_id"]), row.get("messageId"))}
+                found["not_found"] = sum(one not in known for one in order.ids)
         return {why: count for why, count in found.items() if count > 0}
 
     def _count(self, *conditions: Document) -> int:

@@ -15,6 +15,7 @@ from pytest_django import Settings
 from dlq_app import batches, services
 from dlq_app.letter import Settled
 from dlq_app.ports import ForwardOrder
+from dlq_app.repository import Letters
 from dlq_app.testing import MemoryIntake, a_death
 from dlqsite.tests.people import staff, with_key
 
@@ -103,6 +104,17 @@ def test_a_dry_run_tells_what_would_be_done_and_writes_nothing(olga: Client, sto
     assert len(found["sample"]) == 10
     assert {"messageId", "errorReason", "lastFailedAt"} <= set(found["sample"][0])
     assert kept(store) == 0
+
+
+def test_an_id_is_not_found_only_if_it_is_no_letters(olga: Client, letters: Letters) -> None:
+    die("m-1", "m-2")
+    letter = letters.find("m-1")
+    assert letter is not None
+
+    answer = post(olga, START, {"ids": [letter.id, "m-1", "m-1", "m-2", "elsewhere"], "dryRun": True})
+
+    found = answer.json()["data"]
+    assert (found["count"], found["leftOut"]) == (2, [{"why": "not_found", "count": 1}])
 
 
 def test_the_sample_hides_secrets(olga: Client) -> None:
