@@ -10,15 +10,18 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
 from management.embedded import Valkey, valkey_binary
+from messages_app.claiming import AHEAD_MOST
 from messages_app.engine import Engine
+from messages_app.envelope import Message
 from messages_app.errors import StoreUnavailable
 from messages_app.ledger import Ledger
-from messages_app.records import Outcome, State, Verdict
+from messages_app.records import Claim, Outcome, State, Verdict
 from messages_app.tests.handling import an_acceptance, eventually, handling, reaches
 
 pytestmark = pytest.mark.redis
@@ -121,6 +124,75 @@ def test_a_server_that_hangs_for_a_while_costs_nothing_but_time(server: OwnServe
         assert engine.stop(1)
 
 
+class Counted(Ledger):
+    """Counts the claims that were not answered."""
+
+    unanswered = 0
+
+    def claim(self, **how: Any) -> Claim:
+        try:
+            return super().claim(**how)
+        except StoreUnavailable:
+            self.unanswered += 1
+            raise
+
+
+class Gate:
+    """A handler whose runs wait once it is shut, and who remembers them in order."""
+
+    def __init__(self) -> None:
+        self.shut = threading.Event()
+        self.opened = threading.Event()
+        self.runs: list[str] = []
+        self.waiting: list[str] = []
+
+    def __call__(self, message: Message) -> None:
+        self.runs.append(message.id)
+        if self.shut.is_set():
+            self.waiting.append(message.id)
+            self.opened.wait(60)
+
+
+@pytest.mark.parametrize("is_patient", [False, True], ids=["goes on at once", "stands for a while"])
+def test_while_the_server_stands_still_only_what_is_held_is_run(server: OwnServer, is_patient: bool) -> None:
+    size, count = 3, 3000
+    book = Counted(redis.Redis.from_url(server.valkey.url), "dlq:")
+    gate = Gate()
+    with handling(gate) as type:
+        engine = Engine(book, name="w-1", concurrency=size)
+        engine.start()
+        for first in range(0, count, 250):
+            book.accept_many([an_acceptance(message_id=f"m{first + n}", type=type) for n in range(250)])
+        eventually(lambda: engine.claimer.pace.ahead > 1)
+        gate.shut.set()
+        eventually(lambda: len(gate.waiting) == size and engine.pool.backlog)
+
+        server.signal(signal.SIGSTOP)
+        try:
+            before = list(gate.runs)
+            ahead = {attempt.claimed.message_id for attempt in tuple(engine.pool.backlog)}
+            if is_patient:
+                # What no thread has begun within a second goes back; its outcome waits for the server as all others do.
+                eventually(lambda: not engine.pool.backlog)
+            gate.opened.set()
+            # One question without an answer: what the ones before it brought is there.
+            asked = book.unanswered
+            eventually(lambda: book.unanswered > asked and engine.pool.held() == 0)
+            seen, asked = list(gate.runs), book.unanswered
+            eventually(lambda: book.unanswered >= asked + 2)
+
+            assert gate.runs == seen, "nothing more is begun"
+            begun = seen[len(before) :]
+            assert len(begun) <= AHEAD_MOST
+            assert not is_patient or not ahead & set(begun)
+        finally:
+            server.signal(signal.SIGCONT)
+
+        eventually(lambda: book.accounting()[0].done == count, seconds=60)
+        assert engine.stop(1)
+    assert len(gate.runs) == len(set(gate.runs)) == count, "each was run once"
+
+
 class OfAProcess(Ledger):
     """The ledger as one process reaches it, until that process is gone."""
 
@@ -134,12 +206,14 @@ class OfAProcess(Ledger):
 
 def test_stopping_without_a_server_ends_in_time_and_says_so(server: OwnServer, book: Ledger) -> None:
     own = OfAProcess(redis.Redis.from_url(server.valkey.url), "dlq:")
-    with handling(lambda message: time.sleep(0.3)) as type:
+    killed = threading.Event()
+    with handling(lambda message: killed.wait(20)) as type:
         engine = Engine(own, name="w-1", concurrency=1)
         engine.start()
         book.accept(an_acceptance(message_id="m1", type=type))
         reaches(book, "m1", State.RUNNING)
         server.signal(signal.SIGKILL)
+        killed.set()
 
         assert not engine.stop(0.5)
         own.gone = True  # the process ends here; the threads of this one do not

@@ -62,6 +62,46 @@ def spawn(tmp_path: Path) -> Iterator[Spawn]:
         print(log.read_text(errors="replace"))  # noqa: T201 - shown when the test fails
 
 
+#: Handlers that end when something has happened, so that what a test does meets work under way on any machine: the file
+#: is there; or the thread that claims has ended, as it does when the worker is told to stop.
+HELD = """
+import threading
+import time
+from pathlib import Path
+from messages_app.registry import handler
+
+@handler("test.held", timeout=60)
+def held(message):
+    while not Path(__file__).with_name("release").exists():
+        time.sleep(0.01)
+
+@handler("test.until_stopping", timeout=60)
+def until_stopping(message):
+    while any(thread.name == "claim" for thread in threading.enumerate()):
+        time.sleep(0.01)
+"""
+
+
+class Gate:
+    """An app whose messages of type ``test.held`` end once ``open`` was called."""
+
+    settings = "INSTALLED_APPS += ['gate']"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "gate"
+        self.folder.mkdir()
+        (self.folder / "__init__.py").touch()
+        (self.folder / "handlers.py").write_text(HELD)
+
+    def open(self) -> None:
+        (self.folder / "release").touch()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    return Gate(tmp_path)
+
+
 def stopped(process: subprocess.Popen[bytes], seconds: float = 20) -> int:
     process.send_signal(signal.SIGTERM)
     return process.wait(seconds)
@@ -85,9 +125,9 @@ def test_a_worker_is_listed_runs_messages_and_ends_on_sigterm(
     assert presence.present("worker") == []
 
 
-def test_sigterm_finishes_what_runs_and_hands_back_what_does_not_end(book: Ledger, spawn: Spawn) -> None:
-    worker = spawn("run_worker", "--concurrency", "2", WORKER_SHUTDOWN_GRACE="2")
-    book.accept(an_acceptance({"delayMs": 1500}, message_id="short"))
+def test_sigterm_finishes_what_runs_and_hands_back_what_does_not_end(book: Ledger, spawn: Spawn, gate: Gate) -> None:
+    worker = spawn("run_worker", "--concurrency", "2", settings=gate.settings, WORKER_SHUTDOWN_GRACE="4")
+    book.accept(an_acceptance(message_id="short", type="test.until_stopping"))
     book.accept(an_acceptance({"delayMs": 25_000}, message_id="long"))
     book.accept(an_acceptance(message_id="waiting"))
     reaches(book, "short", State.RUNNING, seconds=30)
@@ -104,16 +144,17 @@ def test_sigterm_finishes_what_runs_and_hands_back_what_does_not_end(book: Ledge
         assert (record.state, record.attempt, record.recoveries) == (State.QUEUED, 0, 0)
 
 
-def test_a_killed_workers_messages_are_run_by_another(redis_client: redis.Redis, spawn: Spawn) -> None:
-    book = Ledger(redis_client, "dlq:")
-    worker = spawn("run_worker", "--concurrency", "5", settings="LEASE_S = 2")
-    book.accept_many([an_acceptance({"delayMs": 1000}, message_id=f"m{number}") for number in range(5)])
+def test_a_killed_workers_messages_are_run_by_another(book: Ledger, spawn: Spawn, gate: Gate) -> None:
+    settings = f"LEASE_S = 2\n{gate.settings}"
+    worker = spawn("run_worker", "--concurrency", "5", settings=settings)
+    book.accept_many([an_acceptance(message_id=f"m{number}", type="test.held") for number in range(5)])
     for number in range(5):
         reaches(book, f"m{number}", State.RUNNING, seconds=30)
 
     worker.kill()
     worker.wait()
-    spawn("run_worker", "--concurrency", "5", settings="LEASE_S = 2")
+    gate.open()
+    spawn("run_worker", "--concurrency", "5", settings=settings)
 
     for number in range(5):
         record = reaches(book, f"m{number}", State.DONE, seconds=40)
@@ -178,11 +219,11 @@ class TestRqsOwnWorker:
         assert stopped(worker) == 0
 
     def test_what_it_loses_when_killed_is_found_by_the_upkeep_of_others(
-        self, redis_client: redis.Redis, spawn: Spawn
+        self, book: Ledger, spawn: Spawn, gate: Gate
     ) -> None:  # fmt: skip
-        book = Ledger(redis_client, "dlq:")
-        worker = spawn("rqworker", settings="LEASE_S = 2")
-        book.accept(an_acceptance({"delayMs": 3000}, message_id="m1"))
+        settings = f"LEASE_S = 2\n{gate.settings}"
+        worker = spawn("rqworker", settings=settings)
+        book.accept(an_acceptance(message_id="m1", type="test.held"))
         reaches(book, "m1", State.RUNNING, seconds=40)
         os.killpg(worker.pid, signal.SIGKILL)  # the worker
         _kill_orphans(worker.pid)  # and its horse, which has a process group of its own
@@ -191,7 +232,8 @@ class TestRqsOwnWorker:
         upkeep.start()
         try:
             assert reaches(book, "m1", State.QUEUED, seconds=20).recoveries == 1
-            spawn("rqworker")
+            gate.open()
+            spawn("rqworker", settings=settings)
             assert reaches(book, "m1", State.DONE, seconds=40).attempt == 0
         finally:
             upkeep.stop()
