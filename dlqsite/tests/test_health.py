@@ -52,12 +52,12 @@ def test_what_hangs_is_down_and_holds_up_nothing_else() -> None:
         return HEALTHY
 
     try:
-        found = Doctor({"redis": hang, "database": lambda: HEALTHY}, timeout_s=0.05).look()
+        found = Doctor({"redis": hang, "database": lambda: HEALTHY}, timeout_s=0.5).look()
     finally:
         release.set()
 
     assert found.status is Status.UNHEALTHY
-    assert found.checks["redis"].detail == "No answer within 0.05 s."
+    assert found.checks["redis"].detail == "No answer within 0.5 s."
     assert found.checks["database"].status is Status.HEALTHY
 
 
@@ -71,7 +71,8 @@ def test_a_store_that_is_away_is_told_by_its_kind_only() -> None:
     assert found.detail == "No answer (StoreUnavailable)."
 
 
-def test_many_askers_cost_one_round() -> None:
+def test_many_askers_cost_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "KEEP_S", 60.0)  # on a busy machine some come late
     rounds: list[int] = []
 
     def slow() -> Finding:

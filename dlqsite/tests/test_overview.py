@@ -336,7 +336,8 @@ class TestPage:
         (banner, *_) = overview_page.banners(away)
         assert f"{away.letters.as_of:%H:%M}" in banner.words
 
-    def test_the_same_figures_are_not_sent_twice(self) -> None:
+    def test_the_same_figures_are_not_sent_twice(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(overview_views, "KEEP_S", 60.0)
         scenes.quiet(self.redis)
         scenes.settle()
         viewer = signed_in(member("viewer"))
