@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import redis
+from pytest_django import Settings
 
 from breaker_app.breaker import CircuitBreaker, State
 from breaker_app.conf import breaker_for, known_names, policy_for
@@ -102,6 +103,24 @@ def test_after_a_day_of_refusals_a_message_is_given_up(breaker: CircuitBreaker) 
     assert isinstance(given_up, Failed)
     assert given_up.delay_ms is None
     assert '"errorType":"CIRCUIT_OPEN_TOO_LONG"' in given_up.error
+
+
+def test_while_the_store_is_away_the_process_protects_what_fails_by_itself(settings: Settings) -> None:
+    settings.REDIS_URL = "redis://127.0.0.1:1/0"
+    calls: list[str] = []
+
+    def fails(message: Message) -> None:
+        calls.append(message.id)
+        raise TransientError("down")
+
+    with handling(fails, breaker="orders-db") as type:
+        outcomes = [run(type, roll=0, message_id=f"m{number}") for number in range(14)]
+
+    assert calls == [f"m{number}" for number in range(10)]
+    assert all(isinstance(outcome, Failed) for outcome in outcomes[:10])
+    held = outcomes[10:]
+    assert all(isinstance(outcome, Deferred) and outcome.why == "breaker" for outcome in held)
+    assert all(isinstance(outcome, Deferred) and outcome.attempt_json == "" for outcome in held), "no attempt is spent"
 
 
 def test_a_closed_breaker_lets_everything_through(breaker: CircuitBreaker) -> None:
