@@ -413,6 +413,8 @@ def _last_death(history: History) -> datetime | None:
 
 def _breaker_sight(one: BreakerSeen) -> BreakerSight:
     seen, tripped = one.card.seen, [change for change in one.transitions if change.to is BreakerState.OPEN]
+    # Probes that failed tell less than the calls for which it opened.
+    tripped = [change for change in tripped if change.source is BreakerState.CLOSED] or tripped
     wait_ms = seen.retry_after_ms
     return BreakerSight(
         name=one.card.name,

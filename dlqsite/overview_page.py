@@ -119,6 +119,8 @@ def _against(now: float | None, before: float | None) -> str:
         return "steady"
     if before < 0.05:
         return "nothing a quarter of an hour ago"
+    if now < 0.05:
+        return f"{rate(before)} a quarter of an hour ago"
     change = 100 * (now - before) / before
     return f"{abs(change):,.0f} % {'more' if change > 0 else 'fewer'} than 15 min ago"
 

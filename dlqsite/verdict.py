@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 from urllib.parse import urlencode
 
@@ -20,6 +20,8 @@ LEVELS: Final = ("bad", "warn", "hand", "ok", "empty")
 DYING_PER_MINUTE: Final = 1.0
 #: Seconds that the oldest message may wait before that is worth a word.
 SLOW_S: Final = 60.0
+#: Seconds before a breaker opens in which the failures that open it happen.
+_WINDOW_S: Final = 300.0
 #: At most so many troubles are listed below the worst.
 MOST_ALSO: Final = 5
 
@@ -92,7 +94,7 @@ def _troubles(sight: Sight) -> Iterator[Trouble]:
         yield _open_breaker(sight, breaker)
     if sight.mongodb_away_since:
         yield _mongodb_away(sight, sight.mongodb_away_since)
-    blamed = {name for breaker in opened for name in breaker.types}
+    blamed = {group.fingerprint for breaker in opened for group in _behind(sight, breaker)}
     fresh = _dying_groups(sight, blamed)
     yield from _dying(sight, blamed, fresh)
     if sight.unaccounted:
@@ -124,8 +126,22 @@ def _troubles(sight: Sight) -> Iterator[Trouble]:
     yield from _for_a_person(sight, sum(group.open for group in fresh))
 
 
+def _behind(sight: Sight, breaker: BreakerSight) -> list[GroupSight]:
+    """Groups that died of what opened the breaker, as far as can be told: it ignores permanent errors, and what last
+    died before its window has another cause.
+    """
+    begun = breaker.since - timedelta(seconds=_WINDOW_S) if breaker.since else None
+    return [
+        group
+        for group in sight.groups
+        if set(group.types) & set(breaker.types)
+        and group.kind != "permanent"
+        and (begun is None or group.last_seen is None or group.last_seen >= begun)
+    ]
+
+
 def _letters_of(sight: Sight, breaker: BreakerSight) -> int:
-    return sum(group.open for group in sight.groups if set(group.types) & set(breaker.types))
+    return sum(group.open for group in _behind(sight, breaker))
 
 
 def _answers(
@@ -223,10 +239,9 @@ def _nobody_works(sight: Sight) -> Trouble:
 
 def _open_breaker(sight: Sight, breaker: BreakerSight) -> Trouble:
     dead = _letters_of(sight, breaker)
-    cause = next((group for group in sight.groups if set(group.types) & set(breaker.types)), None)
+    cause = next(iter(sorted(_behind(sight, breaker), key=lambda group: -group.lately)), None)
     guarded = " and ".join(breaker.types[:3]) + (" and more" if len(breaker.types) > 3 else "")
     probes = "The next call is a probe" if not breaker.probes_in_s else f"Probes in {took(breaker.probes_in_s)}"
-    pending = sight.by_status.get("dlq_pending", 0)
     rate = f"{breaker.failures} of {breaker.total} calls failed when it opened." if breaker.total else ""
     page = letters_page(type=breaker.types[0]) if len(breaker.types) == 1 else letters_page()
     return Trouble(
@@ -236,9 +251,9 @@ def _open_breaker(sight: Sight, breaker: BreakerSight) -> Trouble:
         answers=_answers(
             sight, since(breaker.since, sight.now), count_of(dead, "letter"),
             probes, "Look after " + breaker.name, "No replay yet: it would fail the same",
-            many_more=f"of {sight.open_letters:,} open" if sight.open_letters is not None else "",
-            by_itself_more=f"then {count_of(pending, 'automatic replay')}, once it is CLOSED" if pending else
-            "held messages run once it is CLOSED",
+            many_more="its messages wait, they do not die" if not dead
+            else f"of {sight.open_letters:,} open" if sight.open_letters is not None else "",
+            by_itself_more="messages that are held, and replays, go on once it is CLOSED",
         ),
         links=(*((Link(f"See the {count_of(dead, 'letter')}", page),) if dead else ()),
                Link("Breaker", "breaker_app/breaker/")),
@@ -264,7 +279,7 @@ def _dying_groups(sight: Sight, blamed: set[str]) -> list[GroupSight]:
         return []
     fresh = [
         group for group in sight.groups
-        if not set(group.types) & blamed and group.last_seen and (sight.now - group.last_seen).total_seconds() < 300
+        if group.fingerprint not in blamed and group.last_seen and (sight.now - group.last_seen).total_seconds() < 300
     ]  # fmt: skip
     # What dies most lately is what fails now, however many letters others have gathered.
     return sorted(fresh, key=lambda group: -group.lately)[:3]

@@ -136,6 +136,25 @@ class TestVerdict:
         assert verdict.lead == "5 of 5 sent came back; 57 were not sent."
         assert verdict.links[0].page == "dlq_app/replaybatch/b-1/change/"
 
+    def test_a_breaker_is_not_blamed_for_what_it_ignores_nor_for_what_is_long_over(self) -> None:
+        behind = replace(DYING, types=("payment.capture",), kind="transient", error_type="TIMEOUT_ERROR", open=7)
+        others = [
+            replace(DYING, types=("payment.capture",), fingerprint="c" * 16, open=26),
+            replace(behind, fingerprint="d" * 16, last_seen=NOW - timedelta(days=1), open=100),
+        ]
+
+        verdict = judge(Sight(now=NOW, workers=1, breakers=[OPEN], groups=[*others, behind], dying_now=60.0))
+
+        assert verdict.worst.answers[1].short == "7 letters"
+        assert verdict.worst.lead.endswith("TIMEOUT_ERROR:")
+        assert verdict.also[0].headline == "payment.capture: 26 letters with VALIDATION_ERROR, a new error."
+
+    def test_an_open_breaker_without_letters_says_that_messages_wait(self) -> None:
+        worst = judge(Sight(now=NOW, workers=1, breakers=[OPEN], open_letters=9)).worst
+
+        assert (worst.answers[1].short, worst.answers[1].more) == ("0 letters", "its messages wait, they do not die")
+        assert [link.text for link in worst.links] == ["Breaker"]
+
     @pytest.mark.parametrize(
         ("known", "headline"),
         [
