@@ -118,6 +118,14 @@ def announce(names: Mapping[str, int | None] | Iterable[str]) -> None:
     store().announce(limits)
 
 
+def remind() -> None:
+    """Tell the other processes again what this one announced: a store that was emptied has forgotten it.
+
+    Raises ``StoreUnavailable``.
+    """
+    store().announce(_longest_call_ms)
+
+
 def known_names() -> list[str]:
     """Every name in the policy file or announced by a process, sorted; in an outage, those this process knows."""
     _, names = policies()

@@ -15,6 +15,7 @@ from rq.serializers import JSONSerializer
 from rq.suspension import is_suspended
 from rq.worker import DequeueStrategy, Worker, WorkerStatus
 
+from breaker_app.conf import remind
 from messages_app import conf, vitals
 from messages_app.engine import Engine
 from messages_app.jobs import WakeUpJob
@@ -144,6 +145,7 @@ class ThreadedWorker(Worker):
             if now - beaten_at >= HEARTBEAT_EVERY_S:
                 beaten_at = now
                 self._quietly(self._beat, engine)
+                self._quietly(remind)
 
     def _set_ip_address(self, connection: Any) -> None:
         """RQ asks Redis for it when the object is made; here that waits until Redis is there."""
@@ -196,8 +198,9 @@ class ThreadedWorker(Worker):
         try:
             act(*args)
         except Exception as error:
-            # Being listed on RQ's pages is worth nothing against the messages that this process runs.
-            log.debug("rq_not_told", extra={"why": f"{type(error).__name__}: {error}"})
+            # Being listed, as a worker of RQ or as a user of breakers, is worth nothing against the messages that this
+            # process runs.
+            log.debug("others_not_told", extra={"why": f"{type(error).__name__}: {error}"})
 
     def _details(self) -> dict[str, object]:
         """Figures for the console."""

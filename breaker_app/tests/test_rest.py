@@ -71,6 +71,16 @@ def test_the_list_holds_names_of_the_policy_and_of_handlers(reader: dict[str, st
     assert {one["state"] for one in body["data"]} == {"CLOSED"}
 
 
+def test_a_store_that_was_emptied_is_told_the_names_again(reader: dict[str, str], redis_client: Redis) -> None:
+    conf.announce({"mail": 5_000})
+    redis_client.flushdb()
+
+    conf.remind()
+    conf.forget()  # as another process, which was told nothing
+
+    assert [one["name"] for one in call("GET", "/api/breakers", reader)[1]["data"]] == ["mail", "orders-db"]
+
+
 def test_looking_makes_no_breaker(reader: dict[str, str], redis_client: Redis) -> None:
     call("GET", "/api/breakers", reader)
     call("GET", "/api/breakers/orders-db", reader)

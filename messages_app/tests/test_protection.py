@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import redis
+from django.core.management import call_command
+from django_rq.management.commands import rqworker
 from pytest_django import Settings
 
 from breaker_app.breaker import CircuitBreaker, State
@@ -177,6 +179,21 @@ def test_every_name_that_can_be_chosen_is_announced(redis_client: redis.Redis) -
 
     assert {"to:a", "to:b"} <= set(known_names())
     assert policy_for("to:b").permit_lease_ms == 80_000
+
+
+def test_rqs_own_worker_leases_probes_for_as_long_as_its_handlers_may_take(
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leases: list[int] = []
+    monkeypatch.setattr(
+        rqworker.Command, "handle", lambda *_, **__: leases.append(policy_for("slow-api").permit_lease_ms)
+    )
+
+    with handling(lambda message: None, breaker="slow-api", timeout=70):
+        call_command("rqworker")
+
+    assert leases == [80_000]
+    assert "slow-api" in known_names()
 
 
 def test_intake_refuses_only_what_goes_to_the_destination_that_fails(redis_client: redis.Redis) -> None:

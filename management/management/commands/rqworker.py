@@ -7,6 +7,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 from django_rq.management.commands import rqworker
 
+from messages_app.protection import announce_breakers
 from messages_app.queues import NAMES
 
 
@@ -18,4 +19,6 @@ class Command(rqworker.Command):
         parser.set_defaults(serializer="rq.serializers.JSONSerializer", job_class="messages_app.jobs.WakeUpJob")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        # Before it forks: each process that runs a message then leases probes for as long as its handler may take.
+        announce_breakers()
         super().handle(*(args or NAMES), **options)
