@@ -63,7 +63,8 @@ OUTBOX_BYTES = 8 * 1024 * 1024
 LATE_MS = 5_000
 #: Longer than any order can be under way.
 VOID_TTL_MS = 24 * 3600 * 1000
-_OLDEST_REDIS = (6, 2)
+#: Looking at breakers is a script that the server runs read-only (EVALSHA_RO).
+_OLDEST_REDIS = (7, 0)
 _VERDICTS = {verdict.encode(): verdict for verdict in Verdict}
 _line_of_json = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -515,7 +516,7 @@ def _server_problems(info: Mapping[str, str], *, wants_fsync: bool) -> list[Prob
     problems = []
     version = tuple(int(part) for part in info["redis_version"].split(".")[:2])
     if version < _OLDEST_REDIS:
-        problems.append(Problem(f"Redis {info['redis_version']} is too old.", "Use Redis 6.2 or newer, or Valkey."))
+        problems.append(Problem(f"Redis {info['redis_version']} is too old.", "Use Redis 7.0 or newer, or Valkey."))
     if wants_fsync and version < (7, 2):
         problems.append(
             Problem(
