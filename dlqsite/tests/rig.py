@@ -10,36 +10,20 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+from urllib.parse import urlsplit
+
+from dlqsite.tests.patience import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
-Value = TypeVar("Value")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def eventually(look: Callable[[], Value], *, seconds: float, every: float = 0.1, what: str = "") -> Value:
-    """The first truthy answer of ``look``; an assertion error with its last answer when time runs out."""
-    deadline = time.monotonic() + seconds
-    while True:
-        answer = look()
-        if answer:
-            return answer
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s: {what or look}; last answer {answer!r}")
-        time.sleep(every)
 
 
 class Reply:
@@ -63,11 +47,11 @@ class Rig:
     def __init__(self, folder: Path, **environment: str) -> None:
         self.folder = folder
         self.data_dir = folder / "data"
-        self.port = free_port()
         stores = ("REDIS_URL", "MONGODB_URL", "MONGODB_DATABASE", "DATABASE_URL", "DJANGO_SETTINGS_MODULE")
         self.environment = {name: value for name, value in os.environ.items() if name not in stores}
         self.environment |= {
-            "PORT": str(self.port),
+            # One that the system gives to the stack itself: between looking and binding nobody else can take it.
+            "PORT": "0",
             "DATA_DIR": str(self.data_dir),
             "RATE_LIMIT_PER_MINUTE": "0",
             "READ_RATE_LIMIT_PER_MINUTE": "0",
@@ -127,6 +111,10 @@ class Rig:
     def pid(self, role: str) -> int:
         return int(self.connection["pids"][role])
 
+    def is_replaced(self, role: str, pid: int) -> bool:
+        """True once another process than ``pid`` has the role."""
+        return self.connection["pids"].get(role) not in (None, pid)
+
     def kill(self, role: str, sig: signal.Signals = signal.SIGKILL) -> int:
         """Send a signal to the process of a role; returns its pid."""
         pid = self.pid(role)
@@ -138,8 +126,8 @@ class Rig:
     def call(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Reply:
         """One request on this thread's kept-alive connection; never repeated behind the caller's back."""
         raw = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
-        wanted = {"Content-Type": "application/json", "Authorization": f"Api-Key {self._key()}", **(headers or {})}
-        client = getattr(self._local, "client", None) or http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        wanted = {"Content-Type": "application/json", "Authorization": f"Api-Key {self._key}", **(headers or {})}
+        client = getattr(self._local, "client", None) or http.client.HTTPConnection(self._address, timeout=30)
         self._local.client = client
         try:
             client.request(method, path, raw, wanted)
@@ -151,10 +139,13 @@ class Rig:
             self._local.client = None
             raise
 
+    @cached_property
+    def _address(self) -> str:
+        return urlsplit(str(self.connection["url"])).netloc
+
+    @cached_property
     def _key(self) -> str:
-        if not getattr(self, "_api_key", None):
-            self._api_key = str(self.connection["apiKey"])
-        return self._api_key
+        return str(self.connection["apiKey"])
 
     def get(self, path: str) -> Reply:
         """Read, once more if a kept-alive connection turns out to end in a process that is gone."""

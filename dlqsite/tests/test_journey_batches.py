@@ -5,19 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 from pymongo import MongoClient
 
 from dlq_app.testing import a_death, a_document
-from dlqsite.tests.rig import Rig, eventually
+from dlqsite.tests.patience import eventually
+from dlqsite.tests.rig import Rig
 
 pytestmark = [pytest.mark.journey, pytest.mark.redis, pytest.mark.mongo]
 
 LETTERS = 3000
-#: After it the killing ends, and what is left has to end by itself.
-KILL_FOR_S = 20.0
+#: How often a process is killed; what is left then has to end by itself.
+KILLS = 6
 
 
 @pytest.fixture(scope="module")
@@ -56,19 +58,14 @@ def batch_of(rig: Rig, batch_id: str) -> dict[str, Any]:
 def test_killed_again_and_again_it_replays_every_letter_once(rig: Rig) -> None:
     load(rig, LETTERS, "kill")
     batch_id = start(rig, search="kill-", reason="the bank is back", ratePerSecond=200)
-    until = time.monotonic() + KILL_FOR_S
-    turns = 0
-    while time.monotonic() < until:
-        eventually(lambda: batch_of(rig, batch_id)["counts"]["sent"] > 0, seconds=30, what="it has begun")
+    eventually(lambda: batch_of(rig, batch_id)["counts"]["sent"] > 0, seconds=30, what="it has begun")
+    for role in ("dlq_worker", "worker") * (KILLS // 2):
         time.sleep(1.5)
-        role = ("dlq_worker", "worker")[turns % 2]
         old = rig.kill(role)
-        eventually(lambda role=role, old=old: rig.pid(role) != old, seconds=30, what=f"another {role}")  # type: ignore[misc]
-        turns += 1
+        eventually(partial(rig.is_replaced, role, old), seconds=30, what=f"another {role}")
 
     done = eventually(lambda: _over(rig, batch_id), seconds=90, every=0.5, what="the batch is over")
 
-    assert turns >= 4
     assert done["stage"] == "finished"
     counts = done["counts"]
     assert (counts["sent"], counts["skipped"], counts["remaining"]) == (LETTERS, 0, 0)
@@ -86,8 +83,8 @@ def test_killed_again_and_again_it_replays_every_letter_once(rig: Rig) -> None:
 
 def test_a_rate_is_kept_and_a_stopped_worker_leaves_nothing_half_done(rig: Rig) -> None:
     load(rig, 200, "rate")
-    batch_id = start(rig, search="rate-", ratePerSecond=40)
     begun = time.monotonic()
+    batch_id = start(rig, search="rate-", ratePerSecond=40)
     eventually(lambda: batch_of(rig, batch_id)["counts"]["sent"] >= 40, seconds=30)
 
     done = eventually(lambda: _over(rig, batch_id), seconds=60, every=0.2, what="the batch is over")

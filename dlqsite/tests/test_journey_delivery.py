@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from dlqsite.tests.patience import eventually
 from dlqsite.tests.receiver import Receiver
-from dlqsite.tests.rig import Rig, eventually
+from dlqsite.tests.rig import Rig
 
 pytestmark = [pytest.mark.journey, pytest.mark.redis, pytest.mark.mongo]
 

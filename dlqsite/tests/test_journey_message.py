@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from dlqsite.tests.rig import Rig, eventually
+from dlqsite.tests.patience import eventually
+from dlqsite.tests.rig import Rig
 
 pytestmark = [pytest.mark.journey, pytest.mark.redis, pytest.mark.mongo]
 

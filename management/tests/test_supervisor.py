@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,19 +15,9 @@ from typing import Any
 import psutil
 import pytest
 
+from dlqsite.tests.patience import eventually
+
 SLEEP = "import time; time.sleep(600)"
-
-
-def within(seconds: float, condition: Callable[[], Any]) -> Any:
-    """The first true value of ``condition``, asked until then; an error after ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            raise AssertionError("it did not come about")
-        time.sleep(0.02)
 
 
 def gone(pid: int) -> bool:
@@ -53,7 +42,7 @@ class Supervised:
         return (self.folder / "said").read_text()
 
     def started(self) -> Supervised:
-        within(20, lambda: "started" in self.said() or self.process.poll() is not None)
+        eventually(lambda: "started" in self.said() or self.process.poll() is not None, seconds=20)
         assert "started" in self.said(), self.said()
         return self
 
@@ -89,7 +78,7 @@ def test_a_killed_child_is_started_again(supervise: Callable[..., Supervised]) -
 
     os.kill(before["a"], signal.SIGKILL)
 
-    within(10, partial(stack.restarted, "a", before["a"]))
+    eventually(partial(stack.restarted, "a", before["a"]), seconds=10)
     assert stack.pids()["b"] == before["b"]
     assert "a was ended by SIGKILL and is started again" in stack.said()
 
@@ -98,9 +87,9 @@ def test_a_child_killed_again_and_again_is_not_given_up(supervise: Callable[...,
     stack = supervise({"name": "a", "code": SLEEP}).started()
 
     for _ in range(7):
-        pid = within(10, lambda: stack.pids().get("a"))
+        pid = eventually(lambda: stack.pids().get("a"), seconds=10)
         os.kill(pid, signal.SIGKILL)
-        within(10, partial(stack.restarted, "a", pid))
+        eventually(partial(stack.restarted, "a", pid), seconds=10)
 
     assert stack.process.poll() is None
 
@@ -149,7 +138,7 @@ def test_children_stop_tier_by_tier_from_the_top(supervise: Callable[..., Superv
         {"name": "store", "code": reporting("store", 0), "tier": 0},
         {"name": "app", "code": reporting("app", 0.5), "tier": 2},
     ).started()
-    within(10, lambda: (tmp_path / "store.up").exists() and (tmp_path / "app.up").exists())
+    eventually(lambda: (tmp_path / "store.up").exists() and (tmp_path / "app.up").exists(), seconds=10)
 
     assert stack.end(signal.SIGINT) == 0
 
@@ -165,7 +154,7 @@ def test_a_child_deaf_to_sigterm_is_killed_after_its_grace(
         f"pathlib.Path({str(tmp_path)!r}, 'deaf').touch()\ntime.sleep(600)"
     )
     stack = supervise({"name": "a", "code": code, "grace": 0.3}).started()
-    within(10, (tmp_path / "deaf").exists)
+    eventually((tmp_path / "deaf").exists, seconds=10)
     pid = stack.pids()["a"]
 
     assert stack.end() == 0
@@ -182,11 +171,13 @@ def test_what_a_child_starts_goes_with_it(supervise: Callable[..., Supervised], 
         "time.sleep(600)"
     )
     stack = supervise({"name": "a", "code": code}).started()
-    grandchild = int(within(10, lambda: (tmp_path / "grandchild").exists() and (tmp_path / "grandchild").read_text()))
+    noted = tmp_path / "grandchild"
+    eventually(lambda: noted.exists() and noted.read_text(), seconds=10)
+    grandchild = int(noted.read_text())
 
     assert stack.end() == 0
 
-    within(5, lambda: gone(grandchild))
+    eventually(lambda: gone(grandchild), seconds=5)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children that their parent has gone")
@@ -196,13 +187,13 @@ def test_children_end_when_the_supervisor_is_killed(supervise: Callable[..., Sup
 
     stack.end(signal.SIGKILL)
 
-    within(10, lambda: all(gone(pid) for pid in pids.values()))
+    eventually(lambda: all(gone(pid) for pid in pids.values()), seconds=10)
 
 
 def test_warnings_of_children_are_shown_with_their_name(supervise: Callable[..., Supervised]) -> None:
     code = f"print('2026 WARNING disk is almost full', flush=True); print('all well', flush=True); {SLEEP}"
     stack = supervise({"name": "a", "code": code}).started()
 
-    within(10, lambda: "a | 2026 WARNING disk is almost full" in stack.said())
+    eventually(lambda: "a | 2026 WARNING disk is almost full" in stack.said(), seconds=10)
 
     assert "all well" not in stack.said()

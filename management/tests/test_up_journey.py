@@ -19,8 +19,9 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
+from dlqsite.tests.patience import eventually
 from management.stack import PROJECT
-from management.tests.test_supervisor import gone, within
+from management.tests.test_supervisor import gone
 
 pytestmark = [pytest.mark.journey, pytest.mark.timeout(300)]
 
@@ -50,7 +51,7 @@ class Up:
     def ready(self) -> dict[str, Any]:
         """What connection.json holds once the stack is up."""
         path = self.data / "connection.json"
-        within(120, lambda: path.exists() or self.process.poll() is not None)
+        eventually(lambda: path.exists() or self.process.poll() is not None, seconds=120)
         assert self.process.poll() is None, self.said()
         return self.connection()
 
@@ -118,16 +119,16 @@ def test_it_comes_up_heals_and_stops(up: Up, tmp_path: Path) -> None:
 
     code, body = call(connection, "POST", "/api/messages", {"type": "demo", "payload": {"n": 1}, "messageId": "first"})
     assert code == 202, body
-    within(20, lambda: status_of(connection, "first") == "done")
+    eventually(lambda: status_of(connection, "first") == "done", seconds=20)
 
     # Whatever is killed comes back, on the same data.
     for role in ("web", "worker", "redis", "mongod", "dlq_worker", "cron"):
         os.kill(pids[role], signal.SIGKILL)
-        within(15, partial(replaced, up, role, pids[role]))
-    within(30, lambda: status_of(connection, "first") == "done")
+        eventually(partial(replaced, up, role, pids[role]), seconds=15)
+    eventually(lambda: status_of(connection, "first") == "done", seconds=30)
     message = {"type": "demo", "payload": {"n": 2}, "messageId": "second"}
-    within(30, lambda: call(connection, "POST", "/api/messages", message)[0] in (200, 202))
-    within(30, lambda: status_of(connection, "second") == "done")
+    eventually(lambda: call(connection, "POST", "/api/messages", message)[0] in (200, 202), seconds=30)
+    eventually(lambda: status_of(connection, "second") == "done", seconds=30)
 
     # A second one on the same directory is refused in one line.
     refused = subprocess.run(

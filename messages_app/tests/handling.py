@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from dlqsite.tests.patience import eventually
 from messages_app import registry
 from messages_app.ledger import Ledger
 from messages_app.records import Acceptance, Claimed, Record, State
@@ -44,18 +44,6 @@ def handling(function: HandlerFunction, type: str = "test.type", **options: Any)
         yield type
     finally:
         registry.forget(type)
-
-
-def eventually(look: Callable[[], Any], *, seconds: float = 10.0, what: str = "") -> Any:
-    """The first truthy answer of ``look``."""
-    until = time.monotonic() + seconds
-    while True:
-        answer = look()
-        if answer:
-            return answer
-        if time.monotonic() > until:
-            raise AssertionError(f"not within {seconds} s: {what}; last answer {answer!r}")
-        time.sleep(0.01)
 
 
 def reaches(ledger: Ledger, message_id: str, *states: State, seconds: float = 10.0) -> Record:
