@@ -1,16 +1,18 @@
-"""Letters in an empty collection with its real indexes."""
+"""Letters in an empty collection with its real indexes, and who asks for them over REST."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
+from django.test import Client
 from pymongo.database import Database
 
 from dlq_app import indexes, repository
 from dlq_app.mongo import database
 from dlq_app.repository import Letters
 from dlq_app.testing import MemoryIntake
+from dlqsite.tests.people import with_key
 
 
 @pytest.fixture
@@ -33,3 +35,21 @@ def intake(monkeypatch: pytest.MonkeyPatch) -> MemoryIntake:
     port = MemoryIntake()
     monkeypatch.setattr("dlq_app.ports._load", lambda path: port)
     return port
+
+
+@pytest.fixture
+def vic() -> Client:
+    """Views."""
+    return with_key("read", name="vic")
+
+
+@pytest.fixture
+def olga() -> Client:
+    """Operates."""
+    return with_key("read", "replay", name="olga")
+
+
+@pytest.fixture
+def ada() -> Client:
+    """Administers."""
+    return with_key("admin", name="ada")

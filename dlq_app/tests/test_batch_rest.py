@@ -17,7 +17,7 @@ from dlq_app.letter import Settled
 from dlq_app.ports import ForwardOrder
 from dlq_app.repository import Letters
 from dlq_app.testing import MemoryIntake, a_death
-from dlqsite.tests.people import staff, with_key
+from dlqsite.tests.people import staff
 
 pytestmark = [
     pytest.mark.mongo,
@@ -27,24 +27,6 @@ pytestmark = [
 ]
 START, LIST = "/api/dlq/replay-batch", "/api/dlq/replay-batches"
 TIMEOUTS = {"filter": {"errorType": "TIMEOUT_ERROR"}}
-
-
-@pytest.fixture
-def vic() -> Client:
-    """Views."""
-    return with_key("read", name="vic")
-
-
-@pytest.fixture
-def olga() -> Client:
-    """Operates."""
-    return with_key("read", "replay", name="olga")
-
-
-@pytest.fixture
-def ada() -> Client:
-    """Administers."""
-    return with_key("admin", name="ada")
 
 
 def post(client: Client, path: str, body: object = None, **headers: str) -> Any:

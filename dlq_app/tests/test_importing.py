@@ -353,10 +353,6 @@ def test_a_store_that_goes_away_says_how_far_it_came_and_the_same_again_does_the
 
 
 class TestOverRest:
-    @pytest.fixture
-    def ada(self) -> Client:
-        return with_key("admin", name="ada")
-
     def send(self, client: Client, body: bytes, content_type: str = "application/x-ndjson", **headers: Any) -> Any:
         return client.post("/api/dlq/import", body, content_type=content_type, **headers)
 

@@ -19,18 +19,6 @@ from dlqsite.tests.people import staff, with_key
 pytestmark = [pytest.mark.mongo, pytest.mark.redis, pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
 
 
-@pytest.fixture
-def vic() -> Client:
-    """Views."""
-    return with_key("read", name="vic")
-
-
-@pytest.fixture
-def olga() -> Client:
-    """Operates."""
-    return with_key("read", "replay", name="olga")
-
-
 def post(client: Client, path: str, body: object = None) -> Any:
     return client.post(path, json.dumps(body if body is not None else {}), content_type="application/json")
 

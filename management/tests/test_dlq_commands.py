@@ -8,36 +8,22 @@ import signal
 import subprocess
 import sys
 import time
-from io import StringIO
 from typing import Any
 
 import pytest
 import redis
 from django.conf import settings
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError
 from pymongo.database import Database
 
 from dlq_app import repository, services
 from dlq_app.errors import StoreUnavailable
 from dlq_app.testing import MemoryIntake, a_death
+from management.tests.commands import run
 from messages_app import presence
 from messages_app.ledger import ledger
 
-pytestmark = pytest.mark.mongo
-
-
-@pytest.fixture
-def intake(mongo_db: Database[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> MemoryIntake:
-    """Intake behind the port, and no letters yet."""
-    port = MemoryIntake()
-    monkeypatch.setattr("dlq_app.ports._load", lambda path: port)
-    return port
-
-
-def run(*line: str) -> str:
-    out = StringIO()
-    call_command(*line, stdout=out)
-    return out.getvalue()
+pytestmark = [pytest.mark.mongo, pytest.mark.usefixtures("mongo_db")]
 
 
 def test_retry_due_replays_what_is_due(intake: MemoryIntake) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
-from pymongo.database import Database
 
 from dlq_app import batches, services
 from dlq_app.errors import BatchBeingPlanned, StoreUnavailable
@@ -54,22 +53,9 @@ class Workers:
                     services.record_outcomes([died], [])
 
 
-@pytest.fixture
-def store(mongo_db: Database[dict[str, Any]]) -> Database[dict[str, Any]]:
-    from dlq_app import indexes
-    from dlq_app.mongo import database
-
-    found = database()
-    if indexes.missing(found):
-        indexes.ensure(found, keep_resolved_days=90)
-    return found
-
-
 @pytest.fixture(autouse=True)
-def workers(monkeypatch: pytest.MonkeyPatch) -> Workers:
-    port = MemoryIntake()
-    monkeypatch.setattr("dlq_app.ports._load", lambda path: port)
-    found = Workers(port)
+def workers(intake: MemoryIntake, monkeypatch: pytest.MonkeyPatch) -> Workers:
+    found = Workers(intake)
     monkeypatch.setattr(replay_dlq, "sleep", found.turn)
     return found
 

@@ -71,15 +71,8 @@ class Workers:
 
 
 @pytest.fixture
-def workers(mongo_db: Database[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> Iterator[Workers]:
-    from dlq_app import indexes
-    from dlq_app.mongo import database
-
-    if indexes.missing(database()):
-        indexes.ensure(database(), keep_resolved_days=90)
-    port = MemoryIntake()
-    monkeypatch.setattr("dlq_app.ports._load", lambda path: port)
-    found = Workers(port)
+def workers(store: Database[dict[str, Any]], intake: MemoryIntake) -> Iterator[Workers]:
+    found = Workers(intake)
     yield found
     found.stop()
 

@@ -12,6 +12,7 @@ from django.test import Client
 
 from dlqsite.access import known_keys
 from dlqsite.models import ApiKey
+from management.tests.commands import run
 from messages_app.ledger import ledger
 
 pytestmark = [pytest.mark.redis, pytest.mark.django_db]
@@ -20,12 +21,6 @@ pytestmark = [pytest.mark.redis, pytest.mark.django_db]
 @pytest.fixture(autouse=True)
 def _fresh(redis_client: Any) -> None:
     known_keys.clear()
-
-
-def run(*arguments: str) -> str:
-    out = StringIO()
-    call_command(*arguments, stdout=out, stderr=StringIO())
-    return out.getvalue()
 
 
 def test_the_printed_key_works_and_can_do_what_it_was_made_for() -> None:

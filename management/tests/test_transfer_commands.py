@@ -28,14 +28,7 @@ from dlq_app.repository import Letters
 from dlq_app.testing import MemoryIntake, a_death, a_document
 from management import terminal
 
-pytestmark = pytest.mark.mongo
-
-
-@pytest.fixture(autouse=True)
-def intake(mongo_db: Database[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> MemoryIntake:
-    port = MemoryIntake()
-    monkeypatch.setattr("dlq_app.ports._load", lambda path: port)
-    return port
+pytestmark = [pytest.mark.mongo, pytest.mark.usefixtures("mongo_db", "intake")]
 
 
 def run(*line: str) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import pytest
 import redis
 
+from dlqsite.tests.patience import eventually
 from messages_app import registry
 from messages_app.engine import Engine
 from messages_app.envelope import Message
@@ -20,14 +21,9 @@ from messages_app.errors import StoreUnavailable
 from messages_app.ledger import Ledger, Terms
 from messages_app.records import Claim, Outcome, State
 from messages_app.runner import Attempt, Runner
-from messages_app.tests.handling import an_acceptance, eventually, handling, reaches
+from messages_app.tests.handling import an_acceptance, handling, reaches
 
 pytestmark = pytest.mark.redis
-
-
-@pytest.fixture
-def book(redis_client: redis.Redis) -> Ledger:
-    return Ledger(redis_client, "dlq:")
 
 
 @pytest.fixture

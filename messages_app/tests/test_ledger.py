@@ -19,11 +19,6 @@ from messages_app.tests.ledgers import START_MS, Desk, acceptance, order
 pytestmark = pytest.mark.redis
 
 
-@pytest.fixture
-def desk(redis_client: redis.Redis) -> Desk:
-    return Desk.open(redis_client)
-
-
 def test_every_guard_can_be_left_out_by_a_mutation_run() -> None:
     lines = [line for _, line in mutants.guards()]
     assert len(lines) == len(set(lines)) > 30

@@ -15,11 +15,6 @@ from messages_app.tests.ledgers import START_MS, Desk, acceptance, order, token
 pytestmark = pytest.mark.redis
 
 
-@pytest.fixture
-def desk(redis_client: redis.Redis) -> Desk:
-    return Desk.open(redis_client)
-
-
 # -- claim
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-import redis
 
 from dlq_app.ports import ForwardStatus
 from messages_app.errors import LedgerRefused
@@ -13,11 +12,6 @@ from messages_app.records import State, Verdict
 from messages_app.tests.ledgers import START_MS, Desk, order
 
 pytestmark = pytest.mark.redis
-
-
-@pytest.fixture
-def desk(redis_client: redis.Redis) -> Desk:
-    return Desk.open(redis_client)
 
 
 def test_a_dead_message_runs_again_once_from_its_original(desk: Desk) -> None:

@@ -5,17 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-import redis
 
 from messages_app.records import State, Verdict
 from messages_app.tests.ledgers import START_MS, Desk, order, token
 
 pytestmark = pytest.mark.redis
-
-
-@pytest.fixture
-def desk(redis_client: redis.Redis) -> Desk:
-    return Desk.open(redis_client)
 
 
 # -- due

@@ -5,18 +5,12 @@ from __future__ import annotations
 import os
 
 import pytest
-import redis
 
 from messages_app.presence import FORGET_MS, SILENCE_MS, Register
 from messages_app.scripts import load_scripts
 from messages_app.tests.ledgers import Desk, on_test_clock
 
 pytestmark = pytest.mark.redis
-
-
-@pytest.fixture
-def desk(redis_client: redis.Redis) -> Desk:
-    return Desk.open(redis_client)
 
 
 @pytest.fixture

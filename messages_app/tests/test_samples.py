@@ -14,6 +14,7 @@ import redis
 from breaker_app import conf as breaker_conf
 from breaker_app.breaker import CircuitBreaker, Outcome, State
 from breaker_app.conf import breaker_for, store
+from dlqsite.tests.patience import eventually
 from messages_app import pool as pool_module
 from messages_app import services
 from messages_app.engine import Engine
@@ -28,7 +29,7 @@ from messages_app.records import Outcome as AttemptOutcome
 from messages_app.records import State as MessageState
 from messages_app.runner import Attempt, Runner
 from messages_app.samples import Sample, Teller, send
-from messages_app.tests.handling import a_claimed, an_acceptance, eventually, handling, reaches
+from messages_app.tests.handling import a_claimed, an_acceptance, handling, reaches
 
 pytestmark = pytest.mark.redis
 
@@ -50,11 +51,6 @@ def trying(breaker: CircuitBreaker, settings: Any) -> CircuitBreaker:
     found.force(State.OPEN, actor="user:olga", reason="test")
     eventually(lambda: found.peek().due)
     return found
-
-
-@pytest.fixture
-def book(redis_client: redis.Redis) -> Ledger:
-    return Ledger(redis_client, "dlq:")
 
 
 @pytest.fixture

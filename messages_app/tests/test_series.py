@@ -17,11 +17,6 @@ pytestmark = pytest.mark.redis
 
 
 @pytest.fixture
-def desk(redis_client: redis.Redis) -> Desk:
-    return Desk.open(redis_client)
-
-
-@pytest.fixture
 def series(desk: Desk) -> Series:
     return Series(desk.client, scripts=load_scripts(on_test_clock))
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import redis
 
 from dlq_app.errors import OrderRefused, PayloadInvalid
 from dlq_app.errors import StoreUnavailable as IntakeUnavailable
@@ -21,11 +20,6 @@ from messages_app.records import State
 from messages_app.tests.handling import an_acceptance, handling
 
 pytestmark = pytest.mark.redis
-
-
-@pytest.fixture
-def book(redis_client: redis.Redis) -> Ledger:
-    return Ledger(redis_client, "dlq:")
 
 
 @pytest.fixture

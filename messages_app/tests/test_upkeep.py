@@ -13,11 +13,12 @@ import redis
 from dlq_app.errors import StoreUnavailable as LettersUnavailable
 from dlq_app.letter import Death, Recorded, Settled
 from dlq_app.ports import ForwardOrder
+from dlqsite.tests.patience import eventually
 from messages_app import presence
 from messages_app.errors import StoreUnavailable
 from messages_app.ledger import Ledger
 from messages_app.records import Completed, Failed, State
-from messages_app.tests.handling import an_acceptance, eventually, reaches
+from messages_app.tests.handling import an_acceptance, reaches
 from messages_app.upkeep import Loop, Upkeep, death_of, drain
 
 pytestmark = pytest.mark.redis
@@ -48,11 +49,6 @@ class Letters:
         self.settles += settles
         ids = [death.message_id for death in deaths] + [settled.message_id for settled in settles]
         return [Recorded(False, "too odd") if name in self.refuses else Recorded(True) for name in ids]
-
-
-@pytest.fixture
-def book(redis_client: redis.Redis) -> Ledger:
-    return Ledger(redis_client, "dlq:")
 
 
 @pytest.fixture

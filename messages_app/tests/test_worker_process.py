@@ -16,10 +16,11 @@ import pytest
 import redis
 from rq.worker import Worker
 
+from dlqsite.tests.patience import eventually
 from messages_app import presence
 from messages_app.ledger import Ledger
 from messages_app.records import State
-from messages_app.tests.handling import an_acceptance, eventually, reaches
+from messages_app.tests.handling import an_acceptance, reaches
 from messages_app.upkeep import Upkeep
 from messages_app.worker import make_worker
 
@@ -27,11 +28,6 @@ pytestmark = [pytest.mark.redis, pytest.mark.journey]
 
 ROOT = Path(__file__).resolve().parents[2]
 Spawn = Callable[..., "subprocess.Popen[bytes]"]
-
-
-@pytest.fixture
-def book(redis_client: redis.Redis) -> Ledger:
-    return Ledger(redis_client, "dlq:")
 
 
 @pytest.fixture
