@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 _MAX_DIFF_LINES = 400
 _MAX_TEXT = 4_000
 _MAX_STACK = 40_000
+#: Bytes of a payload above which it scrolls by itself, so that what comes after it stays within reach.
+_LONG = 1_500
 _STRATEGIES = {
     Strategy.IMMEDIATE: "replays by itself after some minutes",
     Strategy.OFF_PEAK: "replays by itself off peak",
@@ -206,6 +208,7 @@ def payload(letter: DeadLetter, masking: MaskingPolicy | None) -> dict[str, Any]
     return {
         "tree": made.html,
         "is_cut": made.is_cut,
+        "is_long": len(letter.body) > _LONG,
         "bytes": len(letter.body),
         "json": "" if made.is_cut else visible(written(shown_node, indent=2)),
         "hides": shown_node != node,

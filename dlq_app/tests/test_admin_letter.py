@@ -462,3 +462,14 @@ def test_secrets_of_a_text_are_masked_everywhere(store: Database[dict[str, Any]]
     )
 
     assert "hunter2" not in html_of(operator, f"{url}change/")
+
+
+@pytest.mark.parametrize(("keys", "is_long"), [(5, False), (500, True)])
+def test_a_long_payload_scrolls_by_itself(
+    store: Database[dict[str, Any]], viewer: Client, keys: int, is_long: bool
+) -> None:
+    url = put(store, {f"key{n}": n for n in range(keys)})
+
+    html = html_of(viewer, f"{url}change/")
+
+    assert ('<div class="tree long" tabindex="0" role="group" aria-label="Payload">' in html) is is_long
