@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from json.decoder import scanstring  # type: ignore[attr-defined]  # the C scanner of the standard library
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urldefrag, urljoin
 
 from messages_app import conf, signing
 from messages_app.addresses import Destination, UrlRefused, parse_url
@@ -145,10 +146,11 @@ def _encoded(value: Any) -> bytes:
 def _checked_headers(given: Any) -> Mapping[str, str]:
     if not isinstance(given, dict) or len(given) > MAX_HEADERS:
         raise InvalidPayloadError(f"headers must be an object of at most {MAX_HEADERS} texts.")
-    if len({name.lower() for name in given}) != len(given):
+    # Many receivers take "_" for "-".
+    if len({name.lower().replace("_", "-") for name in given}) != len(given):
         raise InvalidPayloadError("headers names one twice.")
     for name, value in given.items():
-        lower = name.lower()
+        lower = name.lower().replace("_", "-")
         if not _HEADER_NAME.fullmatch(name):
             raise InvalidPayloadError(f"headers: {_shown(name)} is no name of a header.")
         if lower in _NOT_THEIRS or lower.startswith(("webhook-", "proxy-")):
@@ -232,15 +234,30 @@ def _judged(answer: Answer, destination: Destination, took_ms: int) -> dict[str,
         return told if answer.is_whole else {**told, "truncated": True}
     said = f"{origin} answered {status}{f': {snippet}' if snippet else ''}"
     if 300 <= status < 400:
-        location = _shown(answer.headers.get("Location", ""))
-        wanted = f" and Location {location} was refused" if location else ""
-        raise PermanentError(f"{origin} answered {status}{wanted}: redirects are not followed.")
+        where = _led_to(answer.headers.get("Location", ""), destination)
+        raise PermanentError(f"{origin} answered {status}{where}: redirects are not followed.")
     if status in (408, 429) or 500 <= status < 600:
         retry_after = seconds_to_wait(answer.headers.get("Retry-After"), time.time())
         raise TransientError(said, error_type=http_error_type(status), retry_after=retry_after)
     if 400 <= status < 500:
         raise PermanentError(said, error_type=http_error_type(status))
     raise TransientError(f"{origin} answered {status}, which is no answer.", error_type=NETWORK_ERROR)
+
+
+def _led_to(location: str, destination: Destination) -> str:
+    """Where a redirect leads, in words that follow the status; empty when it does not say.
+
+    Never path or query: most redirects repeat those of the message's own URL, which can hold secrets.
+    """
+    if not location:
+        return ""
+    try:
+        found = parse_url(urldefrag(urljoin(destination.origin + destination.target, location)).url)
+    except ValueError:
+        return ", a redirect to an address that cannot be read"
+    if found.origin == destination.origin:
+        return ", a redirect to another path of the same host"
+    return f", a redirect to {found.origin}"
 
 
 def seconds_to_wait(value: str | None, now: float) -> float | None:

@@ -29,7 +29,7 @@ from messages_app import signing
 
 MODES = (
     "ok", "slow", "error", "busy", "unavailable", "busy_until", "reset", "hang_up", "redirect", "endless", "drip",
-    "drip_headers", "odd_header", "short", "silent", "garbage",
+    "drip_headers", "drip_pieces", "endless_pieces", "go_on", "packed", "odd_header", "short", "silent", "garbage",
 )  # fmt: skip
 
 
@@ -225,6 +225,22 @@ class _Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(OSError):
             while not self.owner.closing.is_set():
                 self.wfile.write(b"x" * 65536)
+
+    def _endless_pieces(self, key: str) -> None:
+        self.close_connection = True
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        with contextlib.suppress(OSError):
+            while not self.owner.closing.is_set():
+                self.wfile.write(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+
+    def _drip_pieces(self, key: str) -> None:
+        self._dripping(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n")
+
+    def _go_on(self, key: str) -> None:
+        self._dripping(b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _packed(self, key: str) -> None:
+        self._send(200, self.owner.answer, Content_Encoding="gzip")
 
     def _drip(self, key: str) -> None:
         self._dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", b"x")

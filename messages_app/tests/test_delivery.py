@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import logging
 import socket
@@ -194,6 +195,9 @@ def test_without_its_secret_nothing_is_sent(
         ({"url": "URL", "body": 1, "headers": []}, "headers must be an object"),
         ({"url": "URL", "body": 1, "headers": {str(n): "x" for n in range(21)}}, "at most 20"),
         ({"url": "URL", "body": 1, "headers": {"X": "1", "x": "2"}}, "twice"),
+        ({"url": "URL", "body": 1, "headers": {"X-Y": "1", "x_y": "2"}}, "twice"),
+        ({"url": "URL", "body": 1, "headers": {"Webhook_Id": "x"}}, "not the message's to set"),
+        ({"url": "URL", "body": 1, "headers": {"content_length": "0"}}, "not the message's to set"),
         ({"url": "URL", "body": 1, "headers": {"X Y": "1"}}, "no name of a header"),
         ({"url": "URL", "body": 1, "headers": {"": "1"}}, "no name of a header"),
         ({"url": "URL", "body": 1, "headers": {"X": 5}}, "printable ASCII"),
@@ -444,8 +448,28 @@ def test_a_redirect_is_not_followed_and_named(local: Receiver, pools: Pools) -> 
     failure = the_error({"url": local.url, "body": 1}, pools)
 
     assert (failure.error_type, failure.kind) == ("VALIDATION_ERROR", "permanent")
-    assert "answered 302 and Location http://169.254.169.254/latest/meta-data/ was refused" in failure.reason
+    assert "answered 302, a redirect to http://169.254.169.254: redirects are not followed." in failure.reason
     assert local.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("location", "said"),
+    [
+        ("https://hooks.test/T0/path-secret?key=query-secret#f", ", a redirect to https://hooks.test:"),
+        ("/T0/path-secret/?key=query-secret", ", a redirect to another path of the same host:"),
+        ("//u:password-secret@hooks.test/", ", a redirect to an address that cannot be read:"),
+        ("mailto:path-secret", ", a redirect to an address that cannot be read:"),
+        ("http://[path-secret", ", a redirect to an address that cannot be read:"),
+        ("", "answered 302: redirects"),
+    ],
+)
+def test_of_a_redirect_only_the_host_is_told(local: Receiver, pools: Pools, location: str, said: str) -> None:
+    local.mode, local.location = "redirect", location
+
+    failure = the_error({"url": f"{local.url}/T0/path-secret", "body": 1}, pools)
+
+    assert said in failure.reason
+    assert "secret" not in failure.reason + failure.stack
 
 
 @pytest.mark.parametrize("mode", ["reset", "hang_up", "garbage", "short"])
@@ -468,7 +492,7 @@ def test_nobody_listening_is_the_networks_fault(local: Receiver, allow: Callable
     assert "refused" in failure.reason
 
 
-@pytest.mark.parametrize("mode", ["silent", "drip", "drip_headers"])
+@pytest.mark.parametrize("mode", ["silent", "drip", "drip_headers", "drip_pieces", "go_on"])
 @pytest.mark.parametrize("limit", ["policy", "attempt"])
 def test_no_answer_takes_longer_than_a_delivery_may(
     receiver: Receiver, allow: Callable[..., None], pools: Pools, mode: str, limit: str
@@ -512,6 +536,27 @@ def test_an_endless_answer_is_cut(local: Receiver, pools: Pools) -> None:
     local.mode = "ok"
     deliver(a_message({"url": local.url, "body": 1}), pools)
     assert local.connections == 2, "a connection with more to come is not used again"
+
+
+def test_a_packed_answer_is_not_unpacked(local: Receiver, pools: Pools) -> None:
+    """A few bytes that would become ten million are counted and shown as they came, whatever the answer calls them."""
+    bomb = gzip.compress(b"0" * 10_000_000)
+    assert len(bomb) < 65_536
+    local.mode, local.answer = "packed", bomb
+
+    result = deliver(a_message({"url": local.url, "body": 1}), pools)
+
+    assert (result["status"], result["bytes"], "truncated" in result) == (200, len(bomb), False)
+    assert "000" not in result["snippet"]
+    assert local.seen[0].headers["accept-encoding"] == "identity"
+
+
+def test_an_answer_in_endless_pieces_is_cut(local: Receiver, pools: Pools) -> None:
+    local.mode = "endless_pieces"
+
+    result = deliver(a_message({"url": local.url, "body": 1}), pools)
+
+    assert (result["bytes"], result["truncated"]) == (65_536, True)
 
 
 def test_an_answer_of_just_the_size_is_whole(receiver: Receiver, allow: Callable[..., None], pools: Pools) -> None:
