@@ -19,18 +19,21 @@ up: $(VENV)/.runtime ## run the whole system here, with its own stores; Ctrl-C s
 
 test: $(VENV)/.dev lint check pytest ## everything that CI runs
 
-lint: $(VENV)/.dev ## style, types, and who imports whom
+lint: $(VENV)/.dev ## style, types, who imports whom; scripts, the image, the compose file
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
 	$(BIN)/lint-imports
 	$(BIN)/shellcheck .ci/run management/scripts/*.sh
+	$(BIN)/hadolint --config .hadolint.yaml Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
 format: $(VENV)/.dev ## rewrite files in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The settings of production, with a key that signs nothing.
+# The settings of production, with a key that signs nothing and a database that holds nothing.
+check: export DATABASE_URL = sqlite://:memory:
 check: export SECRET_KEY = only-for-this-check-0123456789-abcdefghijklmnopqrstuvwxyz
 check: $(VENV)/.dev ## Django's system checks, as for deployment, and no migration missing
 	$(BIN)/python manage.py check --deploy --fail-level WARNING
