@@ -15,6 +15,8 @@ MASK = "•••"
 FILE = "masking.toml"
 _NOT_ALNUM = re.compile(r"[^a-z0-9]")
 _NAME = re.compile(r"[a-z0-9]{2,64}\Z")
+#: Names of keys, and their length, that are remembered as secret or not.
+_KEPT_NAMES, _KEPT_LENGTH = 2000, 100
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,29 @@ class MaskingPolicy:
 
     def is_secret(self, key: str) -> bool:
         """Whether the value of a key with this name is hidden."""
-        name = _NOT_ALNUM.sub("", key.lower())
-        return name in self.exact or any(part in name for part in self.contains)
+        known = self._known.get(key)
+        if known is None:
+            name = _NOT_ALNUM.sub("", key.lower())
+            known = name in self.exact or any(part in name for part in self.contains)
+            # Letters share their keys; what a client invents must not fill the memory.
+            if len(key) <= _KEPT_LENGTH:
+                if len(self._known) >= _KEPT_NAMES:
+                    self._known.clear()
+                self._known[key] = known
+        return known
+
+    @cached_property
+    def _known(self) -> dict[str, bool]:
+        return {}
+
+    def may_show(self, text: str) -> bool:
+        """Whether ``mask_text`` may find something: a quick look that never misses, and is often enough."""
+        if ":" not in text and "=" not in text:
+            return False
+        if not text.isascii():
+            return True  # other letters may count as the same without regard to case
+        squeezed = text.lower().replace("_", "").replace("-", "").replace(" ", "")
+        return any(name in squeezed for name in self.contains)
 
     @cached_property
     def _in_text(self) -> re.Pattern[str]:
@@ -67,6 +90,8 @@ def mask(value: Any, policy: MaskingPolicy, depth: int = 64) -> Any:
     """A copy of a JSON value in which the values of secret keys, whatever they are, read ``MASK``."""
     if depth == 0:
         return MASK
+    if isinstance(value, str | int | float | None):
+        return value
     if isinstance(value, Mapping):
         return {
             key: MASK if policy.is_secret(str(key)) and inner not in (None, "") else mask(inner, policy, depth - 1)
@@ -79,7 +104,7 @@ def mask(value: Any, policy: MaskingPolicy, depth: int = 64) -> Any:
 
 def mask_text(text: str, policy: MaskingPolicy) -> str:
     """The text with the values of ``name=value``, ``name: value`` and ``"name": "value"`` hidden for secret names."""
-    if not policy.contains:
+    if not policy.may_show(text):
         return text
     return policy._in_text.sub(lambda found: _hidden(found[1], found[2]), text)
 

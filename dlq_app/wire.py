@@ -21,8 +21,13 @@ if TYPE_CHECKING:
 _EXCERPT = 300
 
 
+_AS_THEY_ARE = frozenset({str, int, bool, type(None)})
+
+
 def plain(value: Any) -> Any:
     """A stored value as JSON: instants as text, numbers that JSON does not have as null, bytes as escaped text."""
+    if type(value) in _AS_THEY_ARE:  # most values, at the least cost
+        return value
     if isinstance(value, datetime):
         return iso(value)
     if isinstance(value, bytes):

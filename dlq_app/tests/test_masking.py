@@ -114,3 +114,26 @@ def test_a_policy_that_is_wrong_says_so(raw: dict[str, Any]) -> None:
 def test_the_shipped_policy_is_valid() -> None:
     assert conf.masking_policy().is_secret("X-Hub-Signature-256")
     assert not conf.masking_policy().is_secret("orderId")
+
+
+_PARTS = some.sampled_from(
+    ["password", "PASSWD", "api", "Key", "to", "KEN", "\u017fecret", "K", "-", "_", " ", ":", "=", "x", "'"]
+)
+
+
+@given(some.lists(_PARTS, max_size=8).map("".join))
+def test_the_quick_look_at_a_text_misses_nothing(text: str) -> None:
+    policy = MaskingPolicy()
+
+    found = policy._in_text.sub(MASK, text)
+
+    assert policy.may_show(text) or found == text
+
+
+def test_many_names_of_keys_are_not_remembered_for_ever() -> None:
+    policy = MaskingPolicy()
+
+    assert not any(policy.is_secret(f"field-{n}") for n in range(10_000))
+
+    assert policy.is_secret("apiKey")
+    assert len(policy._known) <= 2000
