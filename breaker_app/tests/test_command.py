@@ -93,6 +93,12 @@ def test_mistakes_are_said_in_one_line(arguments: tuple[str, ...], message: str,
     assert redis_client.keys("cb:*") == []
 
 
+def test_a_mistake_in_the_policy_is_said_in_one_line(settings: Settings) -> None:
+    settings.BREAKER_POLICY = {"names": {"mail": {"open_timeout_ms": "soon"}}}
+    with pytest.raises(CommandError, match=r'\[names."mail"\]: open_timeout_ms = .soon. is not accepted'):
+        run("list")
+
+
 def test_an_outage_is_an_error(settings: Settings) -> None:
     settings.REDIS_URL = "redis://127.0.0.1:1/0"
     with pytest.raises(CommandError, match="does not answer"):

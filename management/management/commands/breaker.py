@@ -22,6 +22,7 @@ ORDERS = {
 
 class Command(BaseCommand):
     help = "Look at the circuit breakers and give them orders."
+    requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own attribute; `prepare` has checked
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True)
