@@ -46,12 +46,7 @@ def prepare(site: Site) -> None:
 def _serve(site: Site) -> list[Child]:
     command = [places.OURS_PYTHON, "-m", "gunicorn", "--config", "gunicorn.conf.py", "dlqsite.wsgi:application"]
     child = Child(command, env=_environment(site), cwd=places.PROJECT, log=site.logs / "ours-web.log")
-    try:
-        child.answering(site.http_port)
-    except BaseException:
-        child.stop()
-        raise
-    return [child]
+    return [child.answered(site.http_port)]
 
 
 def _message(work: Work) -> dict[str, Any]:

@@ -44,12 +44,7 @@ def _request(site: Site, work: Work) -> Request:
 def _served(name: str, command: Callable[[int], list[str]], cwd: Path) -> Intake:
     def start(site: Site) -> list[Child]:
         child = Child(command(site.http_port), env=_environment(site), cwd=cwd, log=site.logs / f"{name}.log")
-        try:
-            child.answering(site.http_port)
-        except BaseException:
-            child.stop()
-            raise
-        return [child]
+        return [child.answered(site.http_port)]
 
     return Intake(name, start, _request)
 

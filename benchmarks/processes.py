@@ -79,6 +79,15 @@ class Child:
             time.sleep(0.05)
         raise self.failed(f"does not answer on port {port}")
 
+    def answered(self, port: int) -> Child:
+        """Itself once it is ``answering``; stopped when it never is, or when somebody does not want to wait for it."""
+        try:
+            self.answering(port)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
     def failed(self, what: str) -> DidNotStart:
         lines = self.log.read_text(errors="replace").splitlines()[-15:] if self.log.exists() else []
         return DidNotStart("\n".join([f"{' '.join(self.command[:6])} …: {what}", *lines]))

@@ -61,10 +61,6 @@ def _turns(measure: str, site: Site, field: Field, plan: Plan) -> list[_Turn]:
     raise ValueError(f"unknown measure {measure!r}: one of {', '.join(MEASURES)}")
 
 
-def _always(consumer: Consumer) -> bool:
-    return True
-
-
 def _overlapping(consumer: Consumer) -> bool:
     """One handler at a time says nothing about handlers that wait."""
     return consumer.in_flight in (10, 50)

@@ -41,7 +41,6 @@ class Keeper:
         self._ledger = ledger
         self._pool = pool
         self._stopping = threading.Event()
-        self._asked: dict[int, float] = {}
 
     def start(self) -> None:
         threading.Thread(target=self._run, name="keep", daemon=True).start()
