@@ -79,9 +79,13 @@ class Export:
     form: str
     #: Show what looks like a secret. Whoever sets it has been asked for their permission.
     reveal: bool = False
+    #: ``_id`` or message id of each letter, in their order, instead of ``criteria``.
+    ids: Sequence[str] = ()
     count: int = 0
     #: Documents that are no letters: said in the log and, in JSON lines, in the last line.
     unreadable: int = 0
+    #: Of ``ids``, those that no letter has any more: said in the last line of JSON lines.
+    missing: int = 0
     _policy: ReplayPolicy = field(default_factory=conf.replay_policy)
 
     def chunks(self) -> Iterator[bytes]:
@@ -132,6 +136,14 @@ class Export:
         yield text.getvalue()
 
     def _letters(self) -> Iterator[DeadLetter]:
+        for one in self.ids:
+            letter = repository.letters().find(one)
+            self.count += letter is not None
+            self.missing += letter is None
+            if letter is not None:
+                yield letter
+        if self.ids:
+            return
         for found in repository.letters().walk(self.criteria):
             if isinstance(found, Unreadable):
                 self.unreadable += 1
@@ -144,6 +156,8 @@ class Export:
         end: dict[str, Any] = {"count": self.count, "complete": trouble is None}
         if self.unreadable:
             end["unreadable"] = self.unreadable
+        if self.missing:
+            end["missing"] = self.missing
         if trouble:
             end["error"] = {"code": trouble.code, "detail": str(trouble)}
         return _encode({"end": end}) + "\n"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -483,17 +482,10 @@ class DeadLetterAdmin(BulkPages, LetterViews, admin.ModelAdmin):  # type: ignore
         return TemplateResponse(request, "console/letters_export.html", context)
 
     def _named(self, ids: Sequence[str]) -> HttpResponse:
-        letters, masking = repository.letters(), conf.masking_policy()
-
-        def lines() -> Iterator[str]:
-            for one in ids:
-                letter = letters.find(one)
-                if letter:
-                    yield json.dumps(exporting.record(letter, masking), ensure_ascii=False, allow_nan=False) + "\n"
-
+        export = exporting.Export(LetterCriteria(), "jsonl", ids=ids)
         name = f"dead-letters-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.jsonl"
         return HttpResponse(
-            "".join(lines()),
+            b"".join(export.chunks()),
             content_type=exporting.FORMS["jsonl"],
             headers={"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"},
         )

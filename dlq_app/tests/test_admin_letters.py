@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import UTC, datetime, timedelta
 from html import unescape
@@ -523,7 +524,9 @@ def test_export_leads_to_the_files(store: Database[dict[str, Any]], viewer: Clie
 
     assert "/api/dlq/export?format=jsonl&amp;errorType=TIMEOUT_ERROR" in html
     assert "/api/dlq/export?format=csv&amp;errorType=TIMEOUT_ERROR" in html
-    assert [line["messageId"] for line in map(__import__("json").loads, named.content.splitlines())] == ["m-0001"]
+    (line, end) = map(json.loads, named.content.splitlines())
+    assert line["messageId"] == "m-0001"
+    assert end == {"end": {"count": 1, "complete": True, "missing": 1}}
     assert "attachment" in named["Content-Disposition"]
 
 

@@ -50,6 +50,16 @@ def test_every_letter_is_a_line_and_the_last_line_says_that_it_is_the_last(lette
     assert lines(fetch(vic, "status=dlq_failed")) == [{"end": {"count": 0, "complete": True}}]
 
 
+def test_named_letters_come_in_their_order_and_what_is_gone_is_said(letters: Letters) -> None:
+    services.record_outcomes([a_death("m-2"), a_death("m-1", body=b'{"token": "tok_1", "half": "\\ud800"}')], [])
+
+    first, second, end = lines(b"".join(Export(LetterCriteria(), "jsonl", ids=["m-2", "gone", "m-1"]).chunks()))
+
+    assert [first["messageId"], second["messageId"]] == ["m-2", "m-1"]
+    assert "tok_1" not in second["originalMessage"]
+    assert end == {"end": {"count": 2, "complete": True, "missing": 1}}
+
+
 def test_it_comes_as_a_file_in_the_form_that_was_asked_for(letters: Letters) -> None:
     vic = with_key("read")
 
