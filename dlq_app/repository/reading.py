@@ -20,6 +20,7 @@ from dlq_app.letter import DeadLetter
 from dlq_app.mongo import Document, patiently, translated
 from dlq_app.paging import MAX_COUNTED, Cursor, PageRequest, Sort, Total
 from dlq_app.repository.hinted import hinted
+from dlq_app.words import words
 
 _LIGHT = dict.fromkeys(HEAVY, 0)
 #: So many keys are sorted in less time than it takes to find a page of letters among those that do not fit.
@@ -76,8 +77,11 @@ class Reading:
             return self._page_by_keys(keys, request)
         where = queries.in_order(queries.matching(criteria), request.sort)
         if keys is None:
-            with translated():
-                return self._page_in_order(where, request)
+            try:
+                with translated():
+                    return self._page_in_order(where, request)
+            except QueryTooSlow as error:
+                raise QueryTooSlow(_advice(criteria)) from error
         try:
             with patiently(_PATIENCE_S):
                 return self._page_in_order(where, request)
@@ -196,6 +200,17 @@ class Reading:
         with translated():
             now: datetime = self._letters.database.client.admin.command("hello")["localTime"]
         return now.replace(tzinfo=UTC)
+
+
+def _advice(criteria: LetterCriteria) -> str:
+    """What to do about a question that took too long; empty for the usual words."""
+    if len(words(criteria.search)) < 2:
+        return ""
+    # An index finds the letters of one word; which of them hold the others, only each letter itself tells.
+    return (
+        "Letters that hold all of these words were not found in time: each word is common, and few letters or none hold "
+        "them all. Search for one of the words, for a rarer one or for a message id, or narrow it by `from` and `to`."
+    )
 
 
 def _cursor_after(documents: Sequence[Document], sort: Sort) -> Cursor | None:

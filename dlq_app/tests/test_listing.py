@@ -283,6 +283,21 @@ def test_letters_that_fit_but_are_far_away_are_found_by_their_keys(
     assert [letter.message_id for letter in letters.page(criteria, PageRequest()).letters] == expected
 
 
+@pytest.mark.parametrize(
+    ("search", "advice"), [("gateway refused", "a rarer one"), ("gateway", "Narrow the filter"), ("m-1", "Narrow")]
+)
+def test_a_search_that_takes_too_long_says_what_would_be_quicker(
+    letters: Letters, monkeypatch: pytest.MonkeyPatch, search: str, advice: str
+) -> None:
+    def too_many(self: Letters, where: dict[str, Any], request: PageRequest) -> None:
+        raise QueryTooSlow
+
+    monkeypatch.setattr(Letters, "_page_in_order", too_many)
+
+    with pytest.raises(QueryTooSlow, match=advice):
+        letters.page(LetterCriteria.parse({"search": search}), PageRequest())
+
+
 def test_a_list_does_not_wait_for_a_count_that_takes_long(
     letters: Letters, store: Database[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
