@@ -202,6 +202,7 @@ class Stream:
             self._trouble = error  # told after what was read before it
             self.close()
         except BaseException:
+            # Whatever ends the reading, a place that is never given back would be lost until this process ends.
             self.close()
             raise
 
