@@ -29,6 +29,9 @@ from dlq_app.states import WAITING, Status
 
 #: Letters that are taken at once. What was taken may still be sent after a cancel.
 CHUNK = 50
+#: The same when nothing limits the batch, and bytes of payload that they may have together.
+LARGE_CHUNK = 250
+CHUNK_BYTES = 8 * 1024 * 1024
 #: A batch with a rate takes what the rate allows in this time, at least one letter.
 RATE_SLICE_S = 0.1
 #: How much a late taker may catch up on: what keeps the rate exact without a burst after a pause.
@@ -146,15 +149,30 @@ def cancel_by_operator(stage: Stage, reason: str) -> Move | None:
 
 
 def allowance(seen: BatchSeen, rate: float | None, *, bytes_each: float = 0.0) -> int:
-    """How many letters may be taken now, 0 to ``CHUNK``. What the breakers say of each comes on top."""
+    """How many letters may be taken now, 0 to ``LARGE_CHUNK``. What the breakers say of each comes on top."""
     if seen.stage not in SENDING and not is_trying(seen):
         return 0
-    most = min(CHUNK, seen.total - seen.next_seq, window(seen, bytes_each) - seen.under_way)
+    size = chunk_size(
+        is_careful=is_careful(seen.stage, rate, seen.max_failures, seen.max_failure_rate), bytes_each=bytes_each
+    )
+    most = min(size, seen.total - seen.next_seq, window(seen, bytes_each) - seen.under_way)
     if rate is not None:
         most = min(most, rate_slice(rate))
     if seen.canary and Stage.CANARY in (seen.stage, seen.resume_to):
         most = min(most, seen.canary.size - seen.counts.ended - seen.under_way)
     return max(0, most)
+
+
+def is_careful(stage: Stage, rate: float | None, max_failures: int | None, max_failure_rate: float | None) -> bool:
+    """Whether every letter counts: under a rate or a budget, or before the canary's verdict."""
+    return stage is not Stage.RUNNING or any(limit is not None for limit in (rate, max_failures, max_failure_rate))
+
+
+def chunk_size(*, is_careful: bool, bytes_each: float) -> int:
+    """Letters that may be taken at once. ``bytes_each``: payload of a letter so far; 0: nobody knows yet."""
+    if is_careful or bytes_each <= 0:
+        return CHUNK
+    return min(LARGE_CHUNK, max(1, int(CHUNK_BYTES / bytes_each)))
 
 
 def rate_slice(rate: float) -> int:

@@ -78,6 +78,7 @@ class _Recording:
         to_insert: list[int] = []
         again: list[int] = []
         writes: list[tuple[int, Update]] = []
+        settles: list[tuple[int, Settled, Standing]] = []
         taken: set[str] = set()
         for i, outcome in zip(positions, outcomes, strict=True):
             standing = standings.get(outcome.message_id)
@@ -89,7 +90,17 @@ class _Recording:
                 again.append(i)  # two epochs of one message: the second is judged by what the first leaves
             else:
                 taken.add(outcome.message_id)
-                writes.append((i, self._write(outcome, standing)))
+                if isinstance(outcome, Settled) and standing.is_plain:
+                    settles.append((i, outcome, standing))
+                else:
+                    writes.append((i, self._write(outcome, standing)))
+        all_found = self.letters.settle_many([(outcome, standing) for _, outcome, standing in settles], self.now)
+        if all_found:
+            self.answers |= {i: _DONE for i, _, _ in settles}
+        elif all_found is not None:
+            again += [i for i, _, _ in settles]
+        else:
+            writes += [(i, self._write(outcome, standing)) for i, outcome, standing in settles]
         written = self.letters.write([update for _, update in writes])
         for place, (i, _) in enumerate(writes):
             if place in written.refused:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from bson import ObjectId
+from bson import Int64, ObjectId
 from pymongo import ReturnDocument, UpdateOne
 from pymongo.collection import Collection
-from pymongo.errors import BulkWriteError
+from pymongo.errors import BulkWriteError, WriteError
 
 from dlq_app.documents import (
     HEAVY,
@@ -25,6 +25,7 @@ from dlq_app.documents import (
 from dlq_app.errors import StoreUnavailable
 from dlq_app.letter import Claimed, DeadLetter
 from dlq_app.mongo import Document, translated
+from dlq_app.repository.many import changed_by, longer, of_this_letter
 from dlq_app.states import Status, Verb, froms, is_allowed
 
 #: A claim older than this is looked at by the sweep. Longer than a forward can be under way (4 minutes).
@@ -110,11 +111,32 @@ class Claims:
         skipped = {str(document["_id"]) for document in found if batch_id in (document.get("skippedBy") or ())}
         return {letter.id: BatchLetter(letter, letter.id in skipped) for letter in letters_from(found)}
 
-    def claim_many(self, claims: Sequence[tuple[DeadLetter, ClaimOrder]]) -> ManyClaimed:
-        """``claim`` for each in one round trip, each with its own fence as read.
+    def claim_many(self, claims: Sequence[tuple[DeadLetter, str]], order: ClaimOrder) -> ManyClaimed:
+        """``claim`` for each, with its own replay id, in one update that holds each one's fence and status as read.
 
-        When one of them had moved, or the answer was lost, the letters have to be read: each says whose it is.
+        One update of many letters costs the server half of what as many updates cost. ``order`` is without edits, and
+        its replay id is not used. When one of them had moved, or the answer was lost, the letters have to be read: each
+        says whose it is.
         """
+        if not claims:
+            return ManyClaimed([], is_sure=True)
+        where, change = claim_many_update(claims, order)
+        try:
+            with translated():
+                matched = self._many.update_many(where, change, hint="_id_").matched_count
+        except StoreUnavailable as unavailable:
+            cause = unavailable.__cause__
+            if isinstance(cause, WriteError):
+                # It ended at a letter that cannot be changed: each on its own spares the others that.
+                return self._claim_each([(letter, replace(order, replay_id=one)) for letter, one in claims])
+            return ManyClaimed([], is_sure=False)
+        if matched != len(claims):
+            return ManyClaimed([], is_sure=False)
+        claimed = [_as_claimed(letter, replace(order, replay_id=replay_id)) for letter, replay_id in claims]
+        return ManyClaimed(claimed, is_sure=True)
+
+    def _claim_each(self, claims: Sequence[tuple[DeadLetter, ClaimOrder]]) -> ManyClaimed:
+        """``claim_many`` with an update for each. What was claimed before is not as it was read: then nothing is sure."""
         updates = [UpdateOne(*claim_update(letter, order)) for letter, order in claims]
         try:
             with translated():
@@ -300,6 +322,58 @@ def claim_update(letter: DeadLetter, order: ClaimOrder) -> tuple[Document, Docum
         "$push": pushed,
     }
     return where, change
+
+
+def claim_many_update(
+    claims: Sequence[tuple[DeadLetter, str]], order: ClaimOrder
+) -> tuple[Document, Sequence[Document]]:
+    """Filter and change by which an order claims many letters at once, each as ``claim_update`` would."""
+    by, why = text(order.by, 200), text(order.why, 2000)
+    ids = [ObjectId(letter.id) for letter, _ in claims]
+    told = of_this_letter(
+        ids,
+        [
+            {"fence": letter.fence, "epoch": Int64(letter.fence + 1), "status": letter.status.value, "id": replay_id}
+            for letter, replay_id in claims
+        ],
+    )
+    as_read = [
+        {"$eq": [{"$ifNull": ["$fence", 0]}, "$$told.fence"]},
+        {"$eq": ["$status", "$$told.status"]},
+    ]
+    where: Document = {
+        "_id": {"$in": ids},
+        "status": {"$in": sorted({letter.status.value for letter, _ in claims})},
+        "replayAttempts.batchId": {"$ne": order.batch_id},
+        "skippedBy": {"$ne": order.batch_id},
+        "$expr": {"$let": {"vars": {"told": told}, "in": {"$and": as_read}}},
+    }
+    common = {
+        "kind": {"$literal": order.kind},
+        "by": {"$literal": by},
+        "why": {"$literal": why},
+        "batchId": {"$literal": order.batch_id},
+        "version": 0,
+    }
+    attempt = {"replayId": "$$told.id", "epoch": "$$told.epoch", **common, "at": order.at, "outcome": None}
+    claim = {
+        "id": "$$told.id",
+        "epoch": "$$told.epoch",
+        **common,
+        "lockedBy": {"$literal": order.locked_by},
+        "from": "$$told.status",
+        # The server's clock: claims of hosts whose clocks differ are compared by the sweep.
+        "lockedAt": "$$NOW",
+    }
+    changed = {
+        "status": Status.PROCESSING.value,
+        "fence": "$$told.epoch",
+        "updatedAt": order.at,
+        "replay": claim,
+        "replayAttempts": longer("replayAttempts", [attempt], KEPT_REPLAYS),
+        "history": longer("history", {"$literal": [_entry(order, by, why)]}, KEPT_HISTORY),
+    }
+    return where, [changed_by(told, changed)]
 
 
 def _entry(order: ClaimOrder, by: str, why: str) -> Document:

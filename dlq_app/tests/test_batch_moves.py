@@ -1,0 +1,184 @@
+"""Updates of many letters at once do to each letter what the update of one does."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from pymongo.database import Database
+
+from dlq_app import services
+from dlq_app.letter import DeadLetter, Settled
+from dlq_app.repository import ClaimOrder, Letters
+from dlq_app.repository.outcomes import settle_update
+from dlq_app.states import Status
+from dlq_app.testing import a_death
+
+pytestmark = pytest.mark.mongo
+
+Store = Database[dict[str, Any]]
+AT = datetime(2026, 11, 24, 12, tzinfo=UTC)
+#: Nothing that somebody writes may be read as an expression.
+ORDER = ClaimOrder(
+    replay_id="", kind="batch", by="$$ROOT", why="$status", batch_id="b-$1", locked_by="$host/1", at=AT
+)  # fmt: skip
+
+
+def some(letters: Letters, *message_ids: str, **changes: Any) -> list[DeadLetter]:
+    deaths = [a_death(message_id, **changes) for message_id in message_ids]
+    assert all(answer.ok for answer in services.record_outcomes(deaths, []))
+    return [found for one in message_ids if (found := letters.find(one))]
+
+
+def documents(store: Store) -> dict[str, Any]:
+    """All letters by message id, without what differs by the server's clock and by the letter's own id."""
+    found = {}
+    for row in store["dead_letters"].find():
+        row.pop("_id")
+        if "replay" in row:
+            assert isinstance(row["replay"].pop("lockedAt"), datetime)
+        if "resolvedAt" in row:
+            assert isinstance(row.pop("resolvedAt"), datetime)
+        found[row["messageId"]] = row
+    return found
+
+
+def stored_anew(store: Store, before: list[dict[str, Any]]) -> None:
+    store["dead_letters"].delete_many({})
+    store["dead_letters"].insert_many(deepcopy(before))
+
+
+@pytest.fixture
+def claimable(letters: Letters, store: Store) -> list[DeadLetter]:
+    found = some(letters, "m-1", "m-2", "m-3")
+    store["dead_letters"].update_one({"messageId": "m-2"}, {"$set": {"status": "dlq_manual", "fence": 1007}})
+    old = {"epoch": 3, "outcome": "failed_same", "batchId": "b-0"}
+    store["dead_letters"].update_one({"messageId": "m-3"}, {"$push": {"replayAttempts": old}})
+    return [letters.find(one.message_id) or one for one in found]
+
+
+def test_many_claims_leave_what_single_ones_leave(letters: Letters, store: Store, claimable: list[DeadLetter]) -> None:
+    store["dead_letters"].update_one({"messageId": "m-1"}, {"$unset": {"fence": ""}})
+    claimable[0] = replace(claimable[0], fence=0)
+    before = list(store["dead_letters"].find())
+    for letter in claimable:
+        assert letters.claim(letter, replace(ORDER, replay_id=f"r-{letter.message_id}"))
+    expected = documents(store)
+    stored_anew(store, before)
+
+    answer = letters.claim_many([(letter, f"r-{letter.message_id}") for letter in claimable], ORDER)
+
+    assert answer.is_sure
+    assert documents(store) == expected
+    claims = {letter.message_id: letter.claim for letter in answer.claimed}
+    for letter in claimable:
+        claim = claims[letter.message_id]
+        assert claim is not None
+        found = letters.find(letter.message_id)
+        assert found is not None
+        assert found.claim == replace(claim, locked_at=found.claim.locked_at if found.claim else None)
+        assert found.fence == claim.epoch
+
+
+@pytest.mark.parametrize(
+    "moved",
+    [
+        {"$inc": {"fence": 1}},
+        {"$set": {"status": "dlq_manual"}},
+        {"$set": {"status": "dlq_processing"}},
+        {"$push": {"replayAttempts": {"batchId": "b-$1", "epoch": 5}}},
+        {"$set": {"skippedBy": ["b-$1"]}},
+    ],
+)
+def test_a_letter_that_is_not_as_it_was_read_is_not_claimed(
+    letters: Letters, store: Store, moved: dict[str, Any]
+) -> None:
+    found = some(letters, "m-1", "m-2")
+    store["dead_letters"].update_one({"messageId": "m-2"}, moved)
+
+    answer = letters.claim_many([(letter, f"r-{letter.message_id}") for letter in found], ORDER)
+
+    assert not answer.is_sure
+    rows = {row["messageId"]: row for row in store["dead_letters"].find()}
+    assert rows["m-1"]["replay"]["id"] == "r-m-1", "the others are"
+    assert "replay" not in rows["m-2"]
+
+
+def test_a_letter_that_cannot_be_changed_does_not_keep_the_others_from_being_claimed(
+    letters: Letters, store: Store
+) -> None:
+    found = some(letters, "m-1", "m-2", "m-3")
+    store["dead_letters"].update_one({"messageId": "m-2"}, {"$set": {"history": "no list"}})
+
+    answer = letters.claim_many([(letter, f"r-{letter.message_id}") for letter in found], ORDER)
+
+    assert not answer.is_sure
+    statuses = {row["messageId"]: row["status"] for row in store["dead_letters"].find()}
+    assert statuses == {"m-1": "dlq_processing", "m-2": "dlq_pending", "m-3": "dlq_processing"}
+
+
+def settled(letter: DeadLetter) -> Settled:
+    attempt = {"number": 1, "startedAt": "2026-11-24T12:00:00.000Z", "outcome": "succeeded", "worker": "$$ROOT"}
+    return Settled(
+        message_id=letter.message_id, epoch=letter.fence, replay_id="r", attempts=[attempt], finished_at=AT, result=None
+    )
+
+
+def test_many_ends_leave_what_single_ones_leave(letters: Letters, store: Store, claimable: list[DeadLetter]) -> None:
+    left_open = {"epoch": 2, "outcome": None, "batchId": "b-0"}
+    store["dead_letters"].update_one({"messageId": "m-2"}, {"$push": {"replayAttempts": left_open}})
+    claimed = letters.claim_many([(letter, f"r-{letter.message_id}") for letter in claimable], ORDER).claimed
+    before = list(store["dead_letters"].find())
+    standings = letters.standings([letter.message_id for letter in claimed], with_body=False)
+    ends = [(settled(letter), standings[letter.message_id]) for letter in claimed]
+    assert all(standing.is_plain for _, standing in ends)
+    assert letters.write([settle_update(end, standing, AT) for end, standing in ends]).all_matched
+    expected = documents(store)
+    stored_anew(store, before)
+
+    assert letters.settle_many(ends, AT) is True
+    assert documents(store) == expected
+    assert letters.settle_many(ends, AT) is False, "told already: nothing is written twice"
+    assert documents(store) == expected
+
+
+def test_an_end_does_not_get_over_a_newer_claim(letters: Letters, store: Store, claimable: list[DeadLetter]) -> None:
+    claimed = letters.claim_many([(letter, f"r-{letter.message_id}") for letter in claimable], ORDER).claimed
+    standings = letters.standings([letter.message_id for letter in claimed], with_body=False)
+    store["dead_letters"].update_one({"messageId": "m-1"}, {"$inc": {"fence": 1}})
+
+    answers = services.record_outcomes([], [settled(letter) for letter in claimed])
+
+    assert letters.settle_many([(settled(claimed[0]), standings["m-1"])], AT) is False
+    assert all(answer.ok for answer in answers)
+    statuses = {row["messageId"]: row["status"] for row in store["dead_letters"].find()}
+    assert statuses == {"m-1": "dlq_processing", "m-2": "dlq_resolved", "m-3": "dlq_resolved"}
+
+
+def test_one_letter_that_cannot_be_changed_does_not_keep_the_others_from_their_ends(
+    letters: Letters, store: Store
+) -> None:
+    claimed = letters.claim_many(
+        [(letter, f"r-{letter.message_id}") for letter in some(letters, "m-1", "m-2", "m-3")], ORDER
+    ).claimed
+    store["dead_letters"].update_one({"messageId": "m-2"}, {"$set": {"history": "no list"}})
+
+    answers = services.record_outcomes([], [settled(letter) for letter in claimed])
+
+    assert [answer.ok for answer in answers] == [True, False, True]
+    statuses = {row["messageId"]: row["status"] for row in store["dead_letters"].find()}
+    assert statuses == {"m-1": "dlq_resolved", "m-2": "dlq_processing", "m-3": "dlq_resolved"}
+
+
+def test_what_another_program_wrote_is_ended_by_itself(letters: Letters, store: Store) -> None:
+    claimed = letters.claim_many([(letter, "r") for letter in some(letters, "m-1")], ORDER).claimed
+    store["dead_letters"].update_one({"messageId": "m-1"}, {"$unset": {"closedEpoch": ""}})
+
+    assert not letters.standings(["m-1"], with_body=False)["m-1"].is_plain
+    assert services.record_outcomes([], [settled(claimed[0])])[0].ok
+    found = letters.find("m-1")
+    assert found is not None
+    assert found.status is Status.RESOLVED
