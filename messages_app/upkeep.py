@@ -34,6 +34,8 @@ DRAIN_MOST = 200
 #: The mover looks at least this often; it sleeps less when something is due sooner.
 MOVE_EVERY_S = 0.1
 DRAIN_EVERY_S = 1.0
+#: What a process that runs no messages leaves to those that do. Two that carry the same outcomes do everything twice.
+LEAVE_MS = 3000
 #: The longest pause while MongoDB is away: what waits is drained within so long after its return.
 DRAIN_PAUSE_MOST_S = 15.0
 ANNOUNCE_EVERY_S = 5.0
@@ -104,13 +106,15 @@ class Upkeep:
 
     def __init__(
         self, ledger: Ledger, *, name: str, role: str, details: Callable[[], Mapping[str, object]],
-        record_outcomes: Recorder | None = None,
+        record_outcomes: Recorder | None = None, leave_ms: int = 0,
     ) -> None:  # fmt: skip
+        """``leave_ms``: outcomes are carried only once the oldest has waited so long: nobody else does it."""
         self._ledger = ledger
         self._name = name
         self._role = role
         self._details = details
         self._recorder = record_outcomes
+        self._leave_ms = leave_ms
         self._started_at_ms = 0
         self._drain_limit = BATCH
         self._mover = Loop("mover", self._move, pause_most_s=_LEDGER_PAUSE_MOST_S)
@@ -152,10 +156,16 @@ class Upkeep:
         return min(max(until_next, 0.002), MOVE_EVERY_S)
 
     def _drain(self) -> float:
+        if self._leave_ms and self._others_drain():
+            return DRAIN_EVERY_S
         drained = drain(self._ledger, self._record, self._drain_limit)
         self._drain_limit = DRAIN_MOST if drained >= self._drain_limit else BATCH
         # Fewer than asked for says nothing of how many wait: large ones come a few at a time.
         return 0.0 if drained else DRAIN_EVERY_S
+
+    def _others_drain(self) -> bool:
+        found = self._ledger.figures()
+        return found.outbox_oldest_ms is None or found.now_ms - found.outbox_oldest_ms < self._leave_ms
 
     def _record(self, deaths: Sequence[Death], settles: Sequence[Settled]) -> list[Recorded]:
         if self._recorder is None:

@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand
 
 from dlq_app.worker import DlqWorker
 from messages_app.ledger import ledger
-from messages_app.upkeep import Upkeep
+from messages_app.upkeep import LEAVE_MS, Upkeep
 
 
 class Command(BaseCommand):
@@ -27,7 +27,7 @@ class Command(BaseCommand):
             signal.signal(number, lambda *_: start_new_thread(worker.stop, ()))
         signal.signal(signal.SIGUSR1, lambda *_: start_new_thread(worker.nudge, ()))
         # It also moves and drains messages: with no message worker alive, letters still arrive.
-        upkeep = Upkeep(ledger(), name=worker.name, role="dlq_worker", details=worker.details)
+        upkeep = Upkeep(ledger(), name=worker.name, role="dlq_worker", details=worker.details, leave_ms=LEAVE_MS)
         upkeep.start()
         try:
             worker.run()
