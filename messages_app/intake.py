@@ -364,7 +364,9 @@ def breaker_must_let_pass(submission: Submission) -> None:
     if known[1] is not None:
         seconds = max(1, ceil(known[1] / 1000))
         raise CircuitOpen(
-            f"What {submission.type} calls here ({name}) is failing at the moment; try again in {seconds} s.",
+            # Not "is failing": a person may have forced it open.
+            f"The circuit breaker {name} lets no {submission.type} through at the moment; try again in {seconds} s. "
+            f"GET /api/breakers/{name} says why.",
             retry_after=seconds,
         )
 

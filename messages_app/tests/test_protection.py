@@ -19,6 +19,7 @@ from messages_app import intake
 from messages_app.clients import Client
 from messages_app.envelope import Message
 from messages_app.failures import PermanentError, TransientError
+from messages_app.intake import Reply
 from messages_app.protection import announce_breakers, open_for_ms
 from messages_app.records import Completed, Deferred, Failed, Outcome
 from messages_app.runner import HELD_MOST_MS, Attempt, Runner
@@ -201,7 +202,24 @@ def test_intake_refuses_only_what_goes_to_the_destination_that_fails(redis_clien
 
     with handling(lambda message: None, breaker=by_destination, breakers=lambda: ("to:x", "to:y")) as type:
         for to, status in (("x", 503), ("y", 202)):
-            body = json.dumps({"type": type, "payload": {"to": to}}).encode()
-            head = {"CONTENT_TYPE": "application/json", "CONTENT_LENGTH": str(len(body))}
-            reply = intake.submit(head, io.BytesIO(body).read, Client(label="key:test", rate_key="test"))
+            reply = submit(type, to)
             assert reply.status == status, reply.body
+
+
+def submit(type: str, to: str) -> Reply:
+    body = json.dumps({"type": type, "payload": {"to": to}}).encode()
+    head = {"CONTENT_TYPE": "application/json", "CONTENT_LENGTH": str(len(body))}
+    return intake.submit(head, io.BytesIO(body).read, Client(label="key:test", rate_key="test"))
+
+
+def test_who_is_refused_by_a_person_is_not_told_of_a_failure(redis_client: redis.Redis) -> None:
+    breaker_for("to:forced").force(State.FORCED_OPEN, actor="user:olga", reason="test")
+
+    with handling(lambda message: None, breaker=by_destination, breakers=lambda: ("to:forced",)) as type:
+        reply = submit(type, "forced")
+
+    problem = json.loads(reply.body)
+    assert (reply.status, problem["code"]) == (503, "circuit_open")
+    assert dict(reply.headers)["Retry-After"] == "30"
+    assert "breaker to:forced lets no test.type through at the moment; try again in 30 s." in problem["detail"]
+    assert "GET /api/breakers/to:forced says why" in problem["detail"]
