@@ -209,7 +209,7 @@ def _advice(criteria: LetterCriteria) -> str:
     # An index finds the letters of one word; which of them hold the others, only each letter itself tells.
     return (
         "Letters that hold all of these words were not found in time: each word is common, and few letters or none "
-        "hold them all. Search for one of the words, for a rarer one or for a message id, or narrow it by `from` and `to`."
+        "hold them all. Search for one of the words, a rarer one or a message id, or narrow it by `from` and `to`."
     )
 
 
