@@ -105,7 +105,7 @@ def _kpis(o: Overview) -> Iterator[Kpi]:
     )  # fmt: skip
     age = dead.get("oldestOpenSeconds")
     yield Kpi(
-        "Oldest open", took(age) if age is not None else "—" if open_letters else "none", "",
+        "Oldest open", took(age) if age is not None else "none" if open_letters == 0 else "—", "",
         "since it first failed" if age is not None else "", letters_page(status=_OPEN), is_wide=True,
     )  # fmt: skip
 

@@ -239,6 +239,7 @@ def _nobody_works(sight: Sight) -> Trouble:
 
 def _open_breaker(sight: Sight, breaker: BreakerSight) -> Trouble:
     dead = _letters_of(sight, breaker)
+    is_unknown = bool(sight.mongodb_away_since) and not sight.groups
     cause = next(iter(sorted(_behind(sight, breaker), key=lambda group: -group.lately)), None)
     guarded = " and ".join(breaker.types[:3]) + (" and more" if len(breaker.types) > 3 else "")
     probes = "The next call is a probe" if not breaker.probes_in_s else f"Probes in {took(breaker.probes_in_s)}"
@@ -249,9 +250,9 @@ def _open_breaker(sight: Sight, breaker: BreakerSight) -> Trouble:
         rate + (f" {cause.error_type}:" if cause else ""),
         cause.title if cause else "",
         answers=_answers(
-            sight, since(breaker.since, sight.now), count_of(dead, "letter"),
+            sight, since(breaker.since, sight.now), "Not known" if is_unknown else count_of(dead, "letter"),
             probes, "Look after " + breaker.name, "No replay yet: it would fail the same",
-            many_more="its messages wait, they do not die" if not dead
+            many_more="MongoDB does not answer" if is_unknown else "its messages wait, they do not die" if not dead
             else f"of {sight.open_letters:,} open" if sight.open_letters is not None else "",
             by_itself_more="messages that are held, and replays, go on once it is CLOSED",
         ),

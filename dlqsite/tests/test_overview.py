@@ -155,6 +155,11 @@ class TestVerdict:
         assert (worst.answers[1].short, worst.answers[1].more) == ("0 letters", "its messages wait, they do not die")
         assert [link.text for link in worst.links] == ["Breaker"]
 
+    def test_letters_that_nobody_can_count_are_not_said_to_be_none(self) -> None:
+        worst = judge(Sight(now=NOW, workers=1, breakers=[OPEN], mongodb_away_since=NOW)).worst
+
+        assert worst.answers[1].short == "Not known"
+
     @pytest.mark.parametrize(
         ("known", "headline"),
         [
