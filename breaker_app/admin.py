@@ -152,7 +152,7 @@ def shown(card: Card) -> Shown:
         if last.actor:
             facts.append(("By", f"{last.actor}: {last.reason}"))
     if card.seen.opens > 1:
-        facts.append(("Opened", f"{card.seen.opens} times since the last reset"))
+        facts.append(("Opened", f"{card.seen.opens:,} times so far"))
     if card.seen.total and card.seen.state is not State.CLOSED:
         facts.append(("Failed", f"{card.seen.failures:,} of {card.seen.total:,}, {percent(card.seen.failure_rate)}"))
     if not card.seen.shared:

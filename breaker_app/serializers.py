@@ -58,7 +58,7 @@ class BreakerOut(serializers.Serializer[Any]):
     failureRate = serializers.FloatField(help_text="0 to 1.")  # noqa: N815
     slowRate = serializers.FloatField(help_text="0 to 1.")  # noqa: N815
     probes = ProbesOut()
-    opens = serializers.IntegerField(help_text="Times it opened.")
+    opens = serializers.IntegerField(help_text="Times it opened so far; a reset does not forget them.")
     generation = serializers.IntegerField(help_text="Rises with every change of state.")
     retryAfter = serializers.IntegerField(  # noqa: N815
         allow_null=True, help_text="Seconds until a call may be admitted; 0 now; null: until a person decides."

@@ -136,7 +136,7 @@ class Snapshot:
     probes_succeeded: int = 0
     probes_failed: int = 0
     probes_lost: int = 0
-    #: Times it opened since its key was made or its breaker reset.
+    #: Times it opened since its key was made; a reset does not forget them.
     opens: int = 0
     #: As in ``Permit``: milliseconds until a call may be admitted, 0 now, -1 never by itself.
     retry_after_ms: int = 0

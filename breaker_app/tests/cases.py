@@ -507,3 +507,12 @@ def an_order_finds_what_time_has_done(bench: Bench) -> None:
     bench.force(State.CLOSED, at=90_000)
     assert [one.why for one in bench.breaker.transitions(2)] == [Why.MANUAL, Why.PROBES_LOST]
     assert bench.breaker.transitions(1)[0].source is State.OPEN
+
+
+@case("C55")
+def a_reset_does_not_forget_how_often_it_opened(bench: Bench) -> None:
+    bench.opened()
+    bench.force(State.CLOSED, at=1_000)
+    assert bench.peek().opens == 1
+    bench.force(State.OPEN, at=2_000)
+    assert bench.peek().opens == 2
