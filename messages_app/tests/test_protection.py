@@ -13,14 +13,14 @@ from django.core.management import call_command
 from django_rq.management.commands import rqworker
 from pytest_django import Settings
 
-from breaker_app.breaker import CircuitBreaker, State
+from breaker_app.breaker import CircuitBreaker, Permit, State
 from breaker_app.conf import breaker_for, known_names, policy_for
 from messages_app import intake
 from messages_app.clients import Client
 from messages_app.envelope import Message
 from messages_app.failures import PermanentError, TransientError
 from messages_app.intake import Reply
-from messages_app.protection import announce_breakers, open_for_ms
+from messages_app.protection import Protection, announce_breakers, open_for_ms
 from messages_app.records import Completed, Deferred, Failed, Outcome
 from messages_app.runner import HELD_MOST_MS, Attempt, Runner
 from messages_app.services import IntakePort
@@ -92,6 +92,27 @@ def test_while_forced_open_it_waits_for_the_breakers_own_period(breaker: Circuit
     assert isinstance(outcome, Deferred)
     assert outcome.delay_ms == 30_000
     assert open_for_ms("orders-db") == 30_000
+
+
+@pytest.mark.parametrize(
+    ("state", "retry_after_ms", "roll", "wait_ms"),
+    [
+        (State.OPEN, 400, 0.0, 1_000),
+        (State.OPEN, 29_000, 0.0, 29_000),
+        (State.OPEN, 29_000, 1.0, 44_000),
+        (State.HALF_OPEN, 10, 0.0, 1_000),
+        (State.HALF_OPEN, 10_000, 0.5, 17_500),
+        (State.HALF_OPEN, 59_999, 0.0, 30_000),
+        (State.FORCED_OPEN, -1, 1.0, 45_000),
+    ],
+)
+def test_how_long_a_refused_message_waits(
+    breaker: CircuitBreaker, state: State, retry_after_ms: int, roll: float, wait_ms: int
+) -> None:
+    guard = Protection("orders-db", Attempt(a_claimed(), time.monotonic()))
+    guard._permit = Permit(False, state, 1, retry_after_ms, "t")
+
+    assert guard.wait_ms(lambda: roll) == wait_ms
 
 
 def test_after_a_day_of_refusals_a_message_is_given_up(breaker: CircuitBreaker) -> None:
