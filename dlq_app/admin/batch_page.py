@@ -13,7 +13,7 @@ from django.urls import reverse
 from django.utils.http import urlencode
 
 from dlq_app import batches
-from dlq_app.admin import people
+from dlq_app.admin import batch_progress, people
 from dlq_app.admin.selection import back_to_list, in_words
 from dlq_app.criteria import LetterCriteria
 from dlq_app.replay_batch import (
@@ -33,8 +33,6 @@ from dlq_app.replay_batch import (
     Stage,
 )
 
-#: Width of a bar's drawing.
-_WIDE = 1000
 ITEMS = 20
 #: What is asked every second while it goes on, else every five.
 QUICK_S, SLOW_S = 1, 5
@@ -60,33 +58,6 @@ _WORDS = {
     "cancelled": "Cancelled",
     "stopped": "Stopped by itself",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """One stage in the row of steps: ``done``, ``now``, ``todo`` or ``bad``."""
-
-    name: str
-    state: str
-    icon: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """A piece of the progress bar."""
-
-    tone: str
-    x: float
-    width: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tally:
-    tone: str
-    icon: str
-    label: str
-    count: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,30 +91,30 @@ def live(request: HttpRequest, batch: ReplayBatch, now: datetime) -> dict[str, A
     decided = batch.total - counts.remaining
     # Of a batch that ended early the letters it left out have an outcome, too; that is not how far it came.
     ended_early, replayed = batch.stage in (Stage.STOPPED, Stage.CANCELLED), counts.succeeded + counts.failed
-    speed = _speed(batch, now)
-    left = _left(batch, waiting, speed)
+    speed = batch_progress.speed(batch, now)
+    left = batch_progress.time_left(batch, waiting, speed)
     return {
         "batch": batch,
         "as_of": now,
         "every": QUICK_S if batch.stage in SENDING else SLOW_S,
         "is_over": batch.stage in FINAL and not counts.remaining,
-        "steps": _steps(batch, now, left),
-        "percent": 100.0 if not batch.total else _share(replayed if ended_early else decided + in_flight, batch.total),
+        "steps": batch_progress.steps(batch, now, left),
+        "percent": batch_progress.share(replayed if ended_early else decided + in_flight, batch.total),
         "decided": replayed if ended_early else decided,
         "decided_words": "were replayed" if ended_early else "have their outcome",
         "in_flight": in_flight,
         "waiting_count": waiting,
         "speed": speed,
         "left": left,
-        "parts": _parts(batch.total, outcomes, in_flight),
-        "tallies": _tallies(outcomes, counts.skipped, in_flight, waiting),
+        "parts": batch_progress.parts(batch.total, outcomes, in_flight),
+        "tallies": batch_progress.tallies(outcomes, counts.skipped, in_flight, waiting),
         "came_back": [
             {"outcome": outcome.partition(":")[0], "text": _what(outcome, error_type), "count": count}
             for outcome, error_type, count in came_back
             if outcome and outcome != SUCCEEDED
         ][:10],
         "trouble": _trouble(batch, came_back),
-        "budget": _budget(batch),
+        "budget": batch_progress.budget(batch),
         "late_url": _late_url(batch),
         "acts": _acts(request, batch),
         "again_url": _again_url(batch),
@@ -189,8 +160,8 @@ def row(batch: ReplayBatch, now: datetime) -> dict[str, Any]:
         "batch": batch,
         "url": reverse("admin:dlq_app_replaybatch_change", args=[batch.id]),
         "title": batch.name or batch.id,
-        "percent": 100.0 if not batch.total else _share(batch.total - counts.remaining, batch.total),
-        "parts": _parts(batch.total, outcomes, in_flight),
+        "percent": batch_progress.share(batch.total - counts.remaining, batch.total),
+        "parts": batch_progress.parts(batch.total, outcomes, in_flight),
         "why": _why(batch),
         "is_open": batch.stage not in FINAL,
         "took": (batch.finished_at or now) - batch.started_at if batch.started_at else None,
@@ -247,114 +218,6 @@ def _by_outcome(came_back: Sequence[tuple[str, str, int]]) -> dict[str, int]:
     return found
 
 
-def _share(part: int, whole_number: int) -> float:
-    """Percent, and 100 only when it is all of it."""
-    percent = 100 * part / whole_number
-    return min(percent, 99.9) if part < whole_number else 100.0
-
-
-def _parts(total: int, outcomes: Mapping[str, int], in_flight: int) -> list[Part]:
-    amounts = [
-        ("ok", outcomes.get(SUCCEEDED, 0)),
-        ("bad", outcomes.get(FAILED_SAME, 0) + outcomes.get(FAILED_NEW, 0)),
-        ("busy", in_flight),
-        ("mute", outcomes.get("skipped", 0)),
-    ]
-    parts, at = [], 0.0
-    for tone, amount in amounts:
-        if amount and total:
-            # A few of very many are still to be seen.
-            width = min(max(_WIDE * amount / total, 4.0), _WIDE - at)
-            parts.append(Part(tone=tone, x=round(at, 1), width=round(width, 1)))
-            at += width
-    return parts
-
-
-def _tallies(outcomes: Mapping[str, int], skipped: int, in_flight: int, waiting: int) -> list[Tally]:
-    return [
-        Tally(tone="ok", icon="check", label="Succeeded", count=outcomes.get(SUCCEEDED, 0)),
-        Tally(tone="bad", icon="x", label="Failed the same", count=outcomes.get(FAILED_SAME, 0)),
-        Tally(tone="bad", icon="octx", label="Failed, new error", count=outcomes.get(FAILED_NEW, 0)),
-        Tally(tone="", icon="skip", label="Skipped", count=skipped),
-        Tally(tone="busy", icon="spin", label="In flight", count=in_flight),
-        Tally(tone="", icon="clock", label="Remaining", count=waiting),
-    ]
-
-
-def _speed(batch: ReplayBatch, now: datetime) -> float | None:
-    """Letters per second sent since it began, pauses and all."""
-    if batch.started_at is None or not batch.counts.sent:
-        return None
-    seconds = ((batch.finished_at or now) - batch.started_at).total_seconds()
-    return batch.counts.sent / seconds if seconds >= 1 else None
-
-
-def _left(batch: ReplayBatch, waiting: int, speed: float | None) -> timedelta | None:
-    """How long what waits will take at this pace; None when nobody knows."""
-    pace = batch.rate_per_second or speed
-    if batch.stage not in SENDING or not pace or not waiting:
-        return None
-    return timedelta(seconds=waiting / pace)
-
-
-def _steps(batch: ReplayBatch, now: datetime, left: timedelta | None) -> list[Step]:
-    reached = _reached(batch)
-    steps = [
-        Step(
-            name="Planned",
-            state="now" if reached == "planned" else "done",
-            icon="clock" if reached == "planned" else "check",
-            text=f"{batch.total:,} letters frozen",
-        )
-    ]
-    if batch.canary:
-        steps.append(_canary_step(batch, reached))
-    running = {"planned": "todo", "canary": "todo", "running": "now"}.get(reached, "done")
-    if batch.stop_reason == CANARY_FAILED:
-        running = "todo"
-    words = f"{batch.rate_per_second:g} a second at most" if batch.rate_per_second else "as fast as they are handled"
-    is_paused = batch.stage is Stage.PAUSED and reached == "running"
-    steps.append(
-        Step(
-            name="Paused" if is_paused else "Running",
-            state=running,
-            icon="pause" if is_paused else {"done": "check", "now": "spin"}.get(running, ""),
-            text="waits to go on" if is_paused else words,
-        )
-    )
-    steps.append(_last_step(batch, now, left))
-    return steps
-
-
-def _reached(batch: ReplayBatch) -> str:
-    stage = batch.resume_to if batch.stage is Stage.PAUSED and batch.resume_to else batch.stage
-    return "final" if stage in FINAL else stage.value
-
-
-def _canary_step(batch: ReplayBatch, reached: str) -> Step:
-    canary = batch.canary
-    size, least = (canary.size, canary.min_success) if canary else (0, 0)
-    if batch.stop_reason == CANARY_FAILED:
-        return Step(name="Canary", state="bad", icon="octx", text=f"fewer than {least} of {size} succeeded")
-    state = {"planned": "todo", "canary": "now"}.get(reached, "done")
-    if batch.stage is Stage.CANCELLED and not batch.counts.sent:
-        state = "todo"
-    text = f"{size} first, {least} must succeed" if state != "done" else f"at least {least} of {size} succeeded"
-    return Step(name="Canary", state=state, icon={"done": "check", "now": "spin"}.get(state, ""), text=text)
-
-
-def _last_step(batch: ReplayBatch, now: datetime, left: timedelta | None) -> Step:
-    match batch.stage:
-        case Stage.FINISHED:
-            return Step(name="Finished", state="done", icon="check", text="every letter has its outcome")
-        case Stage.STOPPED:
-            return Step(name="Stopped", state="bad", icon="octx", text="by itself")
-        case Stage.CANCELLED:
-            return Step(name="Cancelled", state="bad", icon="x", text="by a person")
-    text = f"about {now + left:%H:%M:%S}" if left else "when every letter has its outcome"
-    return Step(name="Finished", state="todo", icon="", text=text)
-
-
 def _what(outcome: str, error_type: str) -> str:
     status, _, why = outcome.partition(":")
     return _SKIPPED.get(why, why) if status == "skipped" else error_type
@@ -388,31 +251,6 @@ def _trouble(batch: ReplayBatch, came_back: Sequence[tuple[str, str, int]]) -> d
     if batch.waiting:
         return {"tone": "warn", "icon": "clock", "head": "It waits.", "rest": f"{batch.waiting}."}
     return None
-
-
-def _budget(batch: ReplayBatch) -> dict[str, Any] | None:
-    """How much of what may fail has failed."""
-    counts = batch.counts
-    if batch.max_failures is not None:
-        used = _WIDE * counts.failed / max(batch.max_failures, 1)
-        text = f"{counts.failed:,} failed, {batch.max_failures:,} allowed"
-        most = f"more than {batch.max_failures:,}"
-    elif batch.max_failure_rate is not None:
-        share = counts.failed / counts.ended if counts.ended else 0.0
-        used = _WIDE * share / batch.max_failure_rate if batch.max_failure_rate else _WIDE * bool(counts.failed)
-        text = f"{share * 100:.3g} % failed, {batch.max_failure_rate * 100:g} % allowed"
-        most = f"more than {batch.max_failure_rate * 100:g} % (once {LEAST_JUDGED} have ended)"
-    else:
-        return None
-    used = min(max(used, 0.0), float(_WIDE))
-    return {
-        "text": text,
-        "most": most,
-        "width": round(used, 1),
-        "tone": "bad" if used >= _WIDE else "warn" if used > _WIDE / 2 else "ok",
-        "failed": counts.failed,
-        "ended": counts.ended,
-    }
 
 
 def _late_url(batch: ReplayBatch) -> str:

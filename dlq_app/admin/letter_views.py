@@ -17,7 +17,7 @@ from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_POST, require_safe
 
 from dlq_app import conf, replaying, repository, services
-from dlq_app.admin import letter_page, people
+from dlq_app.admin import letter_page, letter_story, people
 from dlq_app.admin.bulk_pages import BULK, reason_of
 from dlq_app.admin.tree import visible
 from dlq_app.errors import DeadLetterError, LetterNotFound, PayloadInvalid, QueryTooSlow, StoreUnavailable
@@ -188,7 +188,7 @@ class LetterViews:
             errors["payload"] = "; ".join(f"{e['field']}: {e['message']}" for e in error.errors[:5]) or error.detail
         if errors or request.POST.get("step") == "edit":
             return self._editor(request, letter, before, text, errors=errors)
-        lines = letter_page.diff_lines(replaying.diff(before, after))
+        lines = letter_story.diff_lines(replaying.diff(before, after))
         if request.POST.get("step") != "send":
             return self._editor(request, letter, before, text, diff=lines, is_preview=True)
         return self._started(request, letter, reason, force=force, payload=body)

@@ -22,7 +22,7 @@ from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_safe
 
 from dlq_app import conf, exporting, repository
-from dlq_app.admin import letter_page, people
+from dlq_app.admin import letter_story, people
 from dlq_app.admin.bulk_pages import BULK, BulkPages
 from dlq_app.admin.filters import FILTERS, AgeFilter, Chip, CriteriaFilter, address, figures
 from dlq_app.admin.letter_views import LetterViews
@@ -84,7 +84,7 @@ class LetterList(ChangeList):
         letter = letter_of(row)
         tags = letter.metadata.get("tags")
         priority = str(letter.metadata.get("priority") or "")
-        words, is_nothing = letter_page.next_words(letter)
+        words, is_nothing = letter_story.next_words(letter)
         shown = [f"{priority} priority"] if priority not in ("", "normal") else []
         shown += [str(tag) for tag in tags[:3]] if isinstance(tags, list) else []
         return Line(
@@ -261,7 +261,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, admin.ModelAdmin):  # type: ignore
 
     @admin.display(description="Next, by itself")
     def next(self, row: DeadLetter) -> str:
-        return letter_page.next_words(letter_of(row))[0]
+        return letter_story.next_words(letter_of(row))[0]
 
     # --- the page ---
 

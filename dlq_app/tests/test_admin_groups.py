@@ -15,7 +15,7 @@ from django.test import Client
 from pytest_django import Settings
 
 from dlq_app import batches, figures, groups, repository, services
-from dlq_app.admin import group_page
+from dlq_app.admin import group_page, group_trend
 from dlq_app.criteria import LetterCriteria
 from dlq_app.errors import QueryTooSlow, StoreUnavailable
 from dlq_app.group_states import GroupState
@@ -587,11 +587,11 @@ def shaped(trend: Sequence[int], minutes: int = 30, **changes: Any) -> Group:
     ],
 )
 def test_whether_it_is_getting_worse(trend: Sequence[int], words: str, tone: str) -> None:
-    assert group_page.course(shaped(trend)) == group_page.Course(words=words, tone=tone)
+    assert group_trend.course(shaped(trend)) == group_trend.Course(words=words, tone=tone)
 
 
 def test_the_chart_holds_every_hour_within_its_scale() -> None:
-    drawn = group_page.chart(shaped([0, 1, 7000]))
+    drawn = group_trend.chart(shaped([0, 1, 7000]))
 
     assert drawn.scale == (10000, 5000, 0)
     assert [bar.count for bar in drawn.bars][-3:] == [0, 1, 7000]
