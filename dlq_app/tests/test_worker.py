@@ -12,6 +12,7 @@ from dlq_app.errors import StoreUnavailable
 from dlq_app.repository import Letters
 from dlq_app.testing import MemoryIntake, a_death
 from dlq_app.worker import EVERY_S, LEASE, ROUND, DlqWorker
+from dlqsite.tests.patience import eventually
 
 pytestmark = pytest.mark.mongo
 
@@ -93,11 +94,7 @@ def test_it_goes_on_when_a_store_was_away_and_stops_when_told(letters: Letters, 
     assert asked.wait(10)
     intake.fail.clear()
     worker.nudge()
-    for _ in range(100):
-        if intake.forwarded:
-            break
-        asked.clear()
-        asked.wait(0.1)
+    eventually(lambda: intake.forwarded, seconds=30)
     worker.stop()
     thread.join(10)
 

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from pymongo.database import Database
 from dlq_app import repository, services
 from dlq_app.errors import StoreUnavailable
 from dlq_app.testing import MemoryIntake, a_death
+from dlqsite.tests.patience import eventually
 from management.tests.commands import run
 from messages_app import presence
 from messages_app.ledger import ledger
@@ -94,10 +94,12 @@ def test_the_dlq_worker_replays_says_that_it_lives_and_ends_on_sigterm(
         stderr=subprocess.PIPE,
     )
     try:
-        until = time.monotonic() + 30
-        while (ledger().get("m-1") is None or not presence.present("dlq_worker")) and time.monotonic() < until:
+
+        def has_begun() -> bool:
             assert process.poll() is None
-            time.sleep(0.1)
+            return ledger().get("m-1") is not None and bool(presence.present("dlq_worker"))
+
+        eventually(has_begun, seconds=60)
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=20)
     finally:
