@@ -51,9 +51,12 @@ def test_a_transient_error_is_retried_with_growing_waits_then_dead(rig: Rig) -> 
     attempts = message["attempts"]
     assert [attempt["errorType"] for attempt in attempts] == ["TIMEOUT_ERROR"] * 4
     waits = [seconds_between(before["endedAt"], after["startedAt"]) for before, after in pairwise(attempts)]
-    for nominal, wait, attempt in zip((1, 2, 4), waits, attempts, strict=False):
-        assert nominal * 0.8 - 0.002 <= wait <= nominal * 1.2 + 0.25, waits
-        assert wait >= attempt["retryDelayMs"] / 1000 - 0.002, "a retry started early"
+    delays = [attempt["retryDelayMs"] / 1000 for attempt in attempts[:3]]
+    for nominal, delay, wait in zip((1, 2, 4), delays, waits, strict=True):
+        assert nominal * 0.8 <= delay <= nominal * 1.2
+        assert wait >= delay - 0.002, "a retry started early"
+    # One of them may meet a moment in which the machine is busy; all three are late only when what moves them is.
+    assert min(wait - delay for delay, wait in zip(delays, waits, strict=True)) <= 0.25, waits
     letter = rig.letter(message_id)
     assert letter["status"] == "dlq_pending"
     assert len(letter["attempts"]) == 4
@@ -83,12 +86,12 @@ def test_a_message_that_fails_twice_is_done_at_the_third_attempt(rig: Rig) -> No
 
 
 def test_a_scheduled_message_does_not_start_before_its_time(rig: Rig) -> None:
-    not_before = datetime.now().astimezone() + timedelta(seconds=2)
+    not_before = datetime.now().astimezone() + timedelta(seconds=4)
 
     message_id = rig.submit({"x": 1}, notBefore=not_before.isoformat())
 
     assert rig.status(message_id) == "scheduled"
-    message = rig.until(message_id, "done", seconds=10)
+    message = rig.until(message_id, "done", seconds=15)
     late = (datetime.fromisoformat(message["attempts"][0]["startedAt"]) - not_before).total_seconds()
     assert 0 <= late <= 1
 
