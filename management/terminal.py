@@ -1,10 +1,12 @@
-"""Who sits at the terminal, and what may be written on it."""
+"""Who sits at the terminal, what may be written on it, and how a command says that it was called wrongly."""
 
 from __future__ import annotations
 
 import getpass
 import sys
-from typing import Protocol
+from typing import Any, NoReturn, Protocol
+
+from django.core.management.base import BaseCommand, CommandParser
 
 
 class _Out(Protocol):
@@ -13,6 +15,20 @@ class _Out(Protocol):
     def write(self, text: str, /) -> object: ...
 
     def flush(self) -> object: ...
+
+
+class StrictCommand(BaseCommand):
+    """A command that ends with 1 when its flags are wrong: argparse's own 2 means here that something was left out."""
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        parser = super().create_parser(prog_name, subcommand, **kwargs)
+        leave = parser.exit
+
+        def exit_(status: int = 0, message: str | None = None) -> NoReturn:
+            leave(1 if status else 0, message)
+
+        parser.exit = exit_  # type: ignore[method-assign]
+        return parser
 
 
 def actor() -> str:

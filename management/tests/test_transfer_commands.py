@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError, ManagementUtility, call_command
 from pymongo.database import Database
 
 from dlq_app import repository, services
@@ -187,7 +187,7 @@ class TestPurging:
         before = self.left(mongo_db)
 
         for age in ("59m", "0m", "0d"):
-            assert "at least one hour" in fails(1, "purge_dlq", "--older-than", age, "--yes")
+            assert fails(1, "purge_dlq", "--older-than", age, "--yes") == "--older-than: must be at least one hour."
         assert self.left(mongo_db) == before
 
     def test_never_what_is_not_resolved(self, mongo_db: Database[dict[str, Any]]) -> None:
@@ -251,3 +251,23 @@ class _Meanwhile:
     def delete_many(self, where: dict[str, Any]) -> Any:
         services.replay("days", actor="user:ann", force=True)
         return self._real.delete_many(where)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "export_dlq --format xml",
+        "import_dlq",
+        "purge_dlq",
+        "send_messages --count many",
+        "retry_due --hard",
+        "replay_dlq --rate x",
+    ],
+)
+def test_a_wrong_flag_is_an_error_and_not_something_left_out(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """As from a shell: 2 would say that letters failed, or that a part is missing."""
+    with pytest.raises(SystemExit) as caught:
+        ManagementUtility(["manage.py", *line.split()]).execute()
+
+    assert caught.value.code == 1
+    assert "usage:" in capsys.readouterr().err

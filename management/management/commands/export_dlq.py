@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from dlq_app.errors import DeadLetterError
 from dlq_app.exporting import FORMS, Export
@@ -24,7 +24,7 @@ _TELL_EVERY_S = 2.0
 Write = Callable[[bytes], object]
 
 
-class Command(BaseCommand):
+class Command(terminal.StrictCommand):
     help = (
         "Write the dead letters that fit the filter, in order of message id, to a file or to standard output. What "
         "looks like a secret is hidden, and lines in which something is hidden cannot be imported: a backup needs "

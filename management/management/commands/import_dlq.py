@@ -8,7 +8,7 @@ import time
 from contextlib import nullcontext
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from dlq_app import importing
 from dlq_app.errors import DeadLetterError
@@ -19,7 +19,7 @@ _TELL_EVERY_S = 2.0
 _TOLD = 20
 
 
-class Command(BaseCommand):
+class Command(terminal.StrictCommand):
     help = (
         "Bring in the JSON lines of an export. A message that has a letter keeps it unchanged, so the same file may be "
         "imported again. Exit 0: every letter of a whole file is there; 2: lines were rejected, or the file is not "

@@ -7,18 +7,19 @@ import re
 from datetime import timedelta
 from typing import Any, TextIO, cast
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from dlq_app import purging
-from dlq_app.errors import DeadLetterError
+from dlq_app.errors import CriteriaInvalid, DeadLetterError
 from management import terminal
 from management.filters import add_filter_arguments, criteria_from
 
 _AGE = re.compile(r"([0-9]{1,6})([mhdw])\Z")
+_FLAGS = {"olderThan": "older-than"}
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-class Command(BaseCommand):
+class Command(terminal.StrictCommand):
     help = (
         "Delete dead letters for good: those that are resolved, were so longer ago than --older-than (an hour at "
         "least), and fit the filter. Shows how many and asks, unless --yes. Exit 0: done, or nothing to do; 1: not, or "
@@ -52,6 +53,9 @@ class Command(BaseCommand):
                 goes_on = terminal.says_yes(f"Delete {what} for good?", cast("TextIO", self.stderr._out))
             if goes_on:
                 purging.purge(criteria, age, actor=terminal.actor(), progress=progress)
+        except CriteriaInvalid as error:
+            wrong = [f"--{_FLAGS.get(entry['field'], entry['field'])}: {entry['message']}" for entry in error.errors]
+            raise CommandError("; ".join(wrong) + ".") from error
         except DeadLetterError as error:
             raise CommandError(f"{error} Deleted so far: {deleted}.") from error
         if options["json"]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from time import monotonic, sleep
-from typing import Any, NoReturn, TextIO, cast
+from typing import Any, TextIO, cast
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from dlq_app import batches, conf, repository, wire
 from dlq_app.errors import BatchBeingPlanned, DeadLetterError, RequestInvalid, StoreUnavailable
@@ -22,7 +22,7 @@ from dlq_app.replay_batch import (
 )
 from management.filters import add_filter_arguments, criteria_from
 from management.progress import LINE_EVERY_S, Progress, in_words, outcomes, stage_of
-from management.terminal import actor, can_ask, printable, says_yes
+from management.terminal import StrictCommand, actor, can_ask, printable, says_yes
 from messages_app import errors as messages_errors
 from messages_app import presence
 
@@ -48,24 +48,13 @@ _FLAGS = {
 }
 
 
-class Command(BaseCommand):
+class Command(StrictCommand):
     help = (
         "Replay dead letters in one batch: those with these ids, or those that fit a filter. Shows how many they are "
         "and what is left out, and asks. DLQ workers do the work. Exit code: 0 started, or with --wait every letter "
         "succeeded; 2 some failed or were left out, or the batch was stopped; 1 error; 130 interrupted while waiting."
     )
     requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own attribute; `prepare` has checked
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        parser = super().create_parser(prog_name, subcommand, **kwargs)
-        leave = parser.exit
-
-        def exit_(status: int = 0, message: str | None = None) -> NoReturn:
-            # argparse's own 2 means here that letters failed.
-            leave(1 if status else 0, message)
-
-        parser.exit = exit_  # type: ignore[method-assign]
-        return parser
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("ids", nargs="*", metavar="ID", help="message id or _id of a letter, instead of a filter")

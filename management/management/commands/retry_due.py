@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from dlq_app import services
 from dlq_app.errors import DeadLetterError
+from management.terminal import StrictCommand
 
 _ROUND = 100
 
 
-class Command(BaseCommand):
+class Command(StrictCommand):
     help = (
         "Start the automatic replays that are due now and free stale claims, then exit: 0 when all was looked at, 1 "
         "when a store does not answer. For cron; safe to overlap with itself and with DLQ workers."

@@ -15,8 +15,9 @@ from contextlib import ExitStack, closing
 from typing import Any
 from urllib.parse import urlsplit
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
+from management.terminal import StrictCommand
 from messages_app.clients import Client
 from messages_app.intake import MAX_BATCH, submit_batch
 
@@ -34,7 +35,7 @@ _BATCHES_PER_SECOND = 10
 Send = Callable[[bytes], tuple[int, dict[str, Any]]]
 
 
-class Command(BaseCommand):
+class Command(StrictCommand):
     help = (
         "Send sample messages. Exit code 0: all accepted, 2: some were not, 1: nothing could be sent. "
         "The answers decide, not the sending: what a rate limit or a breaker refused is counted as refused."
