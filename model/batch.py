@@ -1,7 +1,8 @@
 """Replay batches: executors that may die, a canary, pauses, a cancel, a budget of failures, and others at the letters.
 
 A batch is a frozen plan of items, each naming a letter. Two executors work on all plans at once, one step at a time:
-look at an item, claim its letter, forward, mark it sent, copy what the letter says of it. Meanwhile an operator pauses,
+look at an item, claim its letter, forward, mark it sent, copy what the letter says of it. A mark may come late, after the
+outcome, or never: who sent a letter may copy its outcome without having marked it. Meanwhile an operator pauses,
 resumes and cancels the first batch, the circuit breaker opens and closes, somebody replays the first letter by hand, a
 second plan may hold the same letter. What happens inside a claim and a forward is the model of one letter's replay;
 here only what a batch relies on is left of it.
@@ -223,6 +224,7 @@ class BatchModel(Model[World]):
             if not self.on(MARK_OPEN):
                 marked = Item(sent=True)
             yield Step(f"marks {task.item} sent", set_task(set_item(world, task.item, marked), k, Task()))
+            yield Step(f"marks {task.item} later", set_task(world, k, Task()))
         elif task.doing == SKIP:
             yield self.skips(world, k, task)
         elif task.doing == COPY:
@@ -239,10 +241,15 @@ class BatchModel(Model[World]):
         for i in self.own[b]:
             if items[i].outcome != OPEN:
                 continue
+            # An executor remembers what it has sent; what nobody has sent, nobody marks.
+            was_sent = items[i].sent or self.plan[i] in world.sends
+            if was_sent and not items[i].sent:
+                yield Step(f"is about to mark {i} late", set_task(world, k, Task(MARK, i)))
+            if was_sent and self.has_ended(world, i) and self.may_copy(batch):
+                yield Step(f"looks at {i}, which was sent", set_task(world, k, Task(LOOK, i)))
             if items[i].sent:
-                if self.has_ended(world, i) and self.may_copy(batch):
-                    yield Step(f"looks at {i}, which was sent", set_task(world, k, Task(LOOK, i)))
-            elif batch.stage == RUNNING or (batch.stage == CANARY and (i == canary or not self.on(CANARY_FIRST))):
+                continue
+            if batch.stage == RUNNING or (batch.stage == CANARY and (i == canary or not self.on(CANARY_FIRST))):
                 if not (is_over and self.on(BUDGET_EACH)):
                     after = set_task(world, k, Task(CLAIM, i))
                     if is_over:

@@ -136,7 +136,7 @@ class Claims:
         return ManyClaimed(claimed, is_sure=True)
 
     def _claim_each(self, claims: Sequence[tuple[DeadLetter, ClaimOrder]]) -> ManyClaimed:
-        """``claim_many`` with an update for each. What was claimed before is not as it was read: then nothing is sure."""
+        """``claim_many`` with an update for each. If some were claimed before, not all are found: nothing is sure."""
         updates = [UpdateOne(*claim_update(letter, order)) for letter, order in claims]
         try:
             with translated():
