@@ -53,24 +53,42 @@ class Stack:
                 time.sleep(float(error.headers.get("Retry-After") or 1))
 
     def processes(self) -> dict[str, list[psutil.Process]]:
-        """Each role's processes, children included. Roles on other machines are absent."""
+        """Each role's processes, children included. Roles that do not run, or not on this machine, are absent."""
         pids = json.loads(self._connection.read_text()).get("pids", {})
-        found = {role: psutil.Process(pids[role]) for role in ROLES if role in pids}
-        return {role: [one, *one.children(recursive=True)] for role, one in found.items()}
+        found = {}
+        for role in ROLES:
+            with contextlib.suppress(psutil.NoSuchProcess, KeyError):
+                process = psutil.Process(pids[role])
+                found[role] = [process, *process.children(recursive=True)]
+        return found
 
 
-def usage(processes: Mapping[str, list[psutil.Process]]) -> dict[str, tuple[float, float]]:
-    """CPU seconds and resident MiB of each role, of those of its processes that still run."""
-    found = {}
-    for role, some in processes.items():
-        cpu_s = memory = 0.0
-        for process in some:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                times = process.cpu_times()
-                cpu_s += times.user + times.system
-                memory += process.memory_info().rss / 2**20
-        found[role] = (cpu_s, memory)
-    return found
+class Meter:
+    """CPU and memory of a stack's roles, also when a process is replaced by another."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._cpu_s: dict[tuple[str, int], tuple[float, float]] = {}
+        self.memory: list[dict[str, float]] = []
+        self.look()
+
+    def look(self) -> None:
+        """Note where everything stands, as MiB of each role and CPU seconds of each process."""
+        memory: dict[str, float] = {}
+        for role, processes in self._stack.processes().items():
+            for process in processes:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    times = process.cpu_times()
+                    used = times.user + times.system
+                    # One that was not there at the beginning has used all of it since.
+                    first = self._cpu_s.get((role, process.pid), (0.0 if self.memory else used, used))[0]
+                    self._cpu_s[role, process.pid] = first, used
+                    memory[role] = memory.get(role, 0.0) + process.memory_info().rss / 2**20
+        self.memory.append(memory)
+
+    def cpu_s(self, role: str) -> float:
+        """CPU seconds of the role from the first look to the last one."""
+        return sum(last - first for (one, _), (first, last) in self._cpu_s.items() if one == role)
 
 
 def prepare(stack: Stack, run: str, count: int) -> float:
@@ -92,31 +110,28 @@ def measure(stack: Stack, run: str, count: int, rate: float | None, every_s: flo
     order: dict[str, Any] = {"filter": {"source": run}, "reason": "benchmark"}
     if rate is not None:
         order["ratePerSecond"] = rate
-    processes = stack.processes()
-    before = usage(processes)
+    meter = Meter(stack)
     begun = time.perf_counter()
     batch = stack.ask("POST", "/api/dlq/replay-batch", order)
     planned_s = time.perf_counter() - begun
-    samples = [before]
     last, last_at = 0, begun + planned_s
     print(f"{batch['total']} letters, planned in {planned_s:.1f} s, load {os.getloadavg()[0]:.1f}", flush=True)
     while batch["stage"] not in FINAL or batch["counts"]["remaining"]:
         time.sleep(every_s)
         batch = stack.ask("GET", f"/api/dlq/replay-batches/{batch['batchId']}")
-        samples.append(usage(processes))
+        meter.look()
         ended, now = count - batch["counts"]["remaining"], time.perf_counter()
         print(f"{now - begun:6.1f} s  {batch['counts']}  {(ended - last) / (now - last_at):.0f}/s", flush=True)
         last, last_at = ended, now
-    after = samples[-1]
     took_s = _seconds(batch["startedAt"], batch["finishedAt"])
     print(f"\n{batch['stage']}, {count} letters in {took_s:.1f} s: {count / took_s:.0f} letters/s")
     for row in stack.ask("GET", f"/api/dlq/replay-batches/{batch['batchId']}/report"):
         print(f"  {row}")
     print("\n| role | CPU, µs a letter | cores | MiB at the start | middle | end |\n|---|---|---|---|---|---|")
-    middle = samples[len(samples) // 2]
-    for role in processes:
-        cpu_s = after[role][0] - before[role][0]
-        memory = " | ".join(f"{sample[role][1]:.0f}" for sample in (before, middle, after))
+    looks = [meter.memory[0], meter.memory[len(meter.memory) // 2], meter.memory[-1]]
+    for role in ROLES:
+        cpu_s = meter.cpu_s(role)
+        memory = " | ".join(f"{look.get(role, 0):.0f}" for look in looks)
         print(f"| {role} | {cpu_s / count * 1e6:.0f} | {cpu_s / (planned_s + took_s):.2f} | {memory} |")
 
 

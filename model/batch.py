@@ -1,11 +1,11 @@
 """Replay batches: executors that may die, a canary, pauses, a cancel, a budget of failures, and others at the letters.
 
 A batch is a frozen plan of items, each naming a letter. Two executors work on all plans at once, one step at a time:
-look at an item, claim its letter, forward, mark it sent, copy what the letter says of it. A mark may come late, after the
-outcome, or never: who sent a letter may copy its outcome without having marked it. Meanwhile an operator pauses,
-resumes and cancels the first batch, the circuit breaker opens and closes, somebody replays the first letter by hand, a
-second plan may hold the same letter. What happens inside a claim and a forward is the model of one letter's replay;
-here only what a batch relies on is left of it.
+look at an item, claim its letter, forward, mark it sent, copy what the letter says of it. A mark may come late,
+after the outcome, or never: who sent a letter may copy its outcome without having marked it. Meanwhile an operator
+pauses, resumes and cancels the first batch, the circuit breaker opens and closes, somebody replays the first letter by
+hand, a second plan may hold the same letter. What happens inside a claim and a forward is the model of one letter's
+replay; here only what a batch relies on is left of it.
 
 Not modelled: counts (they are derived from the items), chunks and rate (they say when an item is picked, not what may
 become of it), a letter that is purged.

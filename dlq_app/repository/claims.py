@@ -132,8 +132,7 @@ class Claims:
             return ManyClaimed([], is_sure=False)
         if matched != len(claims):
             return ManyClaimed([], is_sure=False)
-        claimed = [_as_claimed(letter, replace(order, replay_id=replay_id)) for letter, replay_id in claims]
-        return ManyClaimed(claimed, is_sure=True)
+        return ManyClaimed([_as_claimed(letter, order, replay_id) for letter, replay_id in claims], is_sure=True)
 
     def _claim_each(self, claims: Sequence[tuple[DeadLetter, ClaimOrder]]) -> ManyClaimed:
         """``claim_many`` with an update for each. If some were claimed before, not all are found: nothing is sure."""
@@ -148,7 +147,7 @@ class Claims:
             return ManyClaimed([], is_sure=False, refused=frozenset(refused))
         if matched != len(claims):
             return ManyClaimed([], is_sure=False)
-        return ManyClaimed([_as_claimed(letter, order) for letter, order in claims], is_sure=True)
+        return ManyClaimed([_as_claimed(letter, order, order.replay_id) for letter, order in claims], is_sure=True)
 
     def skip_many(self, letter_ids: Sequence[str], batch_id: str) -> set[str]:
         """Let letters say that this batch skips them, unless it has replayed them; the ids of those that say so.
@@ -381,14 +380,14 @@ def _entry(order: ClaimOrder, by: str, why: str) -> Document:
     return {**entry, "batchId": order.batch_id} if order.batch_id else entry
 
 
-def _as_claimed(letter: DeadLetter, order: ClaimOrder) -> DeadLetter:
+def _as_claimed(letter: DeadLetter, order: ClaimOrder, replay_id: str) -> DeadLetter:
     """The letter as ``claim_update`` leaves it, as far as a forward needs it."""
     return replace(
         letter,
         status=Status.PROCESSING,
         fence=letter.fence + 1,
         claim=Claimed(
-            replay_id=order.replay_id,
+            replay_id=replay_id,
             epoch=letter.fence + 1,
             kind=order.kind,
             by=order.by,
