@@ -111,6 +111,10 @@ if ($PSVersionTable.PSVersion.Major -lt 6) {
     [Net.ServicePointManager]::SecurityProtocol = [Net.ServicePointManager]::SecurityProtocol -bor [Net.SecurityProtocolType]::Tls12
 }
 
+# PowerShell takes what looks like a parameter and is none for one more id: without -Canary, say, for all letters at once.
+foreach ($one in @($Id)) {
+    if ("$one" -like '-*') { Stop-WithError "there is no parameter $one. A letter whose message id begins so has an _id" }
+}
 $filter = @{}
 $lists = @{
     status = 'Status'; errorType = 'ErrorType'; errorKind = 'ErrorKind'; type = 'Type'; source = 'Source'
@@ -151,7 +155,8 @@ if (-not $Json) {
 }
 elseif ($DryRun) { Write-Answer $found }
 if ($DryRun) { exit 0 }
-# Ids were meant each; a filter may well fit nothing.
+# Each id was meant; a filter may well fit letters that need no replay.
+$leftOut = $Id -and @($found.leftOut | Where-Object { $_.why -ne 'limit' }).Count
 if (-not $found.count) { exit $(if ($Id) { 2 } else { 0 }) }
 if (-not $Yes) {
     if ([Console]::IsInputRedirected) { Stop-WithError 'nobody is there to answer; say -Yes' }
@@ -190,5 +195,5 @@ if (-not $Json) {
         Remove-Control "  $($row.count)  $($row.outcome)  $($row.errorType)"
     }
 }
-if ($batch.stage -ne 'finished' -or $counts.failed -or $counts.skipped) { exit 2 }
+if ($batch.stage -ne 'finished' -or $counts.failed -or $counts.skipped -or $leftOut) { exit 2 }
 exit 0

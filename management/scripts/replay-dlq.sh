@@ -287,8 +287,12 @@ else
     done
 fi
 [ -z "$dry_run" ] || exit 0
+# Each id was meant; a filter may well fit letters that need no replay.
+left_out=''
+if [ -n "$ids" ]; then
+    left_out=$(counted leftOut | sed 's/limit [0-9]*//; s/[ ,]//g')
+fi
 if [ "$count" = 0 ]; then
-    # Ids were meant each; a filter may well fit nothing.
     [ -z "$ids" ] || exit 2
     exit 0
 fi
@@ -362,4 +366,4 @@ if [ -z "$json" ]; then
         }
     }'
 fi
-[ "$stage" = finished ] && [ "$failed" = 0 ] && [ "$skipped" = 0 ] || exit 2
+[ "$stage" = finished ] && [ "$failed" = 0 ] && [ "$skipped" = 0 ] && [ -z "$left_out" ] || exit 2

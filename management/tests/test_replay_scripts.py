@@ -185,6 +185,18 @@ def test_json_is_what_the_api_answers(script: Script, workers: Workers) -> None:
     assert (lines[-1]["stage"], lines[-1]["counts"]["succeeded"]) == ("finished", 2)
 
 
+def test_an_id_that_was_left_out_makes_the_exit_code_2(script: Script, workers: Workers) -> None:
+    die("m-1", "m-2")
+    workers.start()
+
+    ran = script("m-1", "elsewhere", "--yes", "--wait")
+
+    assert ran.returncode == 2, ran.stderr
+    assert "  left out: not_found 1" in ran.stdout
+    assert ran.stdout.splitlines()[-1] == "  1  succeeded"
+    assert script("m-2", "--limit", "1", "--yes", "--wait").returncode == 0
+
+
 def test_letters_that_failed_make_the_exit_code_2(script: Script, workers: Workers) -> None:
     die("m-1", "m-2", "m-3", "m-4")
     workers.well = lambda order: False
