@@ -124,7 +124,7 @@ def test_it_comes_up_heals_and_stops(up: Up, tmp_path: Path) -> None:
     # Whatever is killed comes back, on the same data.
     for role in ("web", "worker", "redis", "mongod", "dlq_worker", "cron"):
         os.kill(pids[role], signal.SIGKILL)
-        eventually(partial(replaced, up, role, pids[role]), seconds=15)
+        eventually(partial(replaced, up, role, pids[role]), seconds=30)
     eventually(lambda: status_of(connection, "first") == "done", seconds=30)
     message = {"type": "demo", "payload": {"n": 2}, "messageId": "second"}
     eventually(lambda: call(connection, "POST", "/api/messages", message)[0] in (200, 202), seconds=30)
