@@ -96,6 +96,7 @@ def live(request: HttpRequest, batch: ReplayBatch, now: datetime) -> dict[str, A
     return {
         "batch": batch,
         "as_of": now,
+        "at_ms": int(now.timestamp() * 1000),
         "every": QUICK_S if batch.stage in SENDING else SLOW_S,
         "is_over": batch.stage in FINAL and not counts.remaining,
         "steps": batch_progress.steps(batch, now, left),

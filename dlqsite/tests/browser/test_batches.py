@@ -150,3 +150,32 @@ def test_every_page_fits_and_is_accessible(
         assert_accessible(page)
         assert_fits(page)
         shoot(page, f"{name}-{'phone' if phone else 'desktop'}-{scheme}")
+
+
+def test_its_speed_is_drawn_from_what_the_page_has_seen(
+    operator: Page, rig: Rig, assert_accessible: Any, assert_fits: Any, shoot: Any
+) -> None:
+    batch = rig.start(filter={"errorType": "TIMEOUT_ERROR"}, name="INC-2291")
+    operator.goto(f"{LIST}{batch.id}/change/")
+    speed = operator.locator("#batch-speed")
+    expect(speed).to_be_hidden()
+
+    # Renewals an hour from now, two seconds apart: those that come meanwhile are older and do not count.
+    operator.evaluate(
+        """() => {
+             const live = document.getElementById("batch-live");
+             const begin = Number(live.dataset.at) + 3600000;
+             for (let n = 0; n < 7; n += 1) {
+               Object.assign(live.dataset, { at: begin + 2000 * n, succeeded: 20 * n, failed: n });
+               document.dispatchEvent(new Event("htmx:afterSettle"));
+             }
+           }"""
+    )
+
+    expect(speed).to_be_visible()
+    expect(speed.locator("[data-succeeded-now]")).to_have_text("10.0/s")
+    expect(speed.locator("[data-failed-now]")).to_have_text("0.5/s")
+    expect(speed.locator("canvas")).to_have_count(1)
+    assert_accessible(operator)
+    assert_fits(operator)
+    shoot(operator, "batch-speed")
