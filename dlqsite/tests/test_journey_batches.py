@@ -15,7 +15,7 @@ from dlq_app.testing import a_death, a_document
 from dlqsite.tests.patience import eventually
 from dlqsite.tests.rig import Rig
 
-pytestmark = [pytest.mark.journey, pytest.mark.redis, pytest.mark.mongo]
+pytestmark = [pytest.mark.journey, pytest.mark.redis, pytest.mark.mongo, pytest.mark.timeout(300)]
 
 LETTERS = 3000
 #: How often a process is killed; what is left then has to end by itself.

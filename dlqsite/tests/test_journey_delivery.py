@@ -16,7 +16,7 @@ from dlqsite.tests.patience import eventually
 from dlqsite.tests.receiver import Receiver
 from dlqsite.tests.rig import Reply, Rig
 
-pytestmark = [pytest.mark.journey, pytest.mark.redis, pytest.mark.mongo]
+pytestmark = [pytest.mark.journey, pytest.mark.redis, pytest.mark.mongo, pytest.mark.timeout(300)]
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 OPEN_S = 8.0

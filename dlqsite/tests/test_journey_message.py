@@ -13,7 +13,7 @@ import pytest
 from dlqsite.tests.patience import eventually
 from dlqsite.tests.rig import Rig
 
-pytestmark = [pytest.mark.journey, pytest.mark.redis, pytest.mark.mongo]
+pytestmark = [pytest.mark.journey, pytest.mark.redis, pytest.mark.mongo, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

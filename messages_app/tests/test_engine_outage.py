@@ -17,6 +17,7 @@ import redis
 
 from dlqsite.tests.patience import eventually
 from management.embedded import Valkey, valkey_binary
+from management.supervisor import bound_to_parent
 from messages_app.claiming import AHEAD_MOST
 from messages_app.engine import Engine
 from messages_app.envelope import Message
@@ -40,7 +41,8 @@ class OwnServer:
         self.start()
 
     def start(self) -> None:
-        process = subprocess.Popen(self.valkey.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        command = bound_to_parent(self.valkey.command, signal.SIGKILL)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.process = process
         eventually(lambda: self.valkey.ready(process.pid))
 
