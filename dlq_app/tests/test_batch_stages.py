@@ -165,6 +165,30 @@ def test_a_canary_never_takes_more_than_its_size(
     assert taken == 0 or succeeded + failed + under_way + taken <= size
 
 
+@pytest.mark.parametrize(
+    ("changes", "rate", "expected"),
+    [
+        ({}, None, 250),
+        ({"under_way": 1900}, None, 100),
+        ({"max_failures": 1000}, None, 50),
+        ({"max_failure_rate": 0.5, "counts": counts(500)}, None, 50),
+        ({}, 10_000.0, 50),
+        ({"stage": Stage.CANARY, "canary": Canary(400, 400)}, None, 50),
+    ],
+)
+def test_only_what_nothing_limits_goes_in_large_chunks(
+    changes: dict[str, Any], rate: float | None, expected: int
+) -> None:
+    large = seen(**{"total": 10_000, "next_seq": 1000, "counts": counts(), **changes})
+    assert batch_stages.allowance(large, rate, bytes_each=300) == expected
+
+
+def test_large_payloads_make_small_chunks() -> None:
+    assert batch_stages.chunk_size(is_careful=False, bytes_each=0) == 50
+    assert batch_stages.chunk_size(is_careful=False, bytes_each=512 * 1024) == 16
+    assert batch_stages.chunk_size(is_careful=False, bytes_each=10**9) == 1
+
+
 def test_letters_go_as_far_as_their_breakers_let_them() -> None:
     trying = BreakerSeen("mail", "HALF_OPEN", trials=2)
     breakers = {"payments": OPEN, "mail": trying, "shop": BreakerSeen("shop", "CLOSED")}

@@ -333,6 +333,73 @@ def test_an_executor_of_this_host_that_has_ended_is_known_to_be_gone(rig: Rig) -
     assert not _is_gone("broken")
 
 
+def test_what_was_sent_and_not_marked_is_found_by_the_next_executor(rig: Rig) -> None:
+    rig.die(*ids(120))
+    batch = rig.start()
+    gone = rig.executor()
+    while len(rig.sent()) < 120:
+        gone.tick()
+    assert batches.get(batch.id).counts.sent == 0, "nobody has said so yet"
+    rig.end_messages(lambda message_id: None if message_id.endswith("7") else True)
+
+    done = rig.run(batch, rig.executor())
+
+    assert sorted(rig.sent()) == ids(120), "each once"
+    assert (done.counts.sent, done.counts.succeeded) == (120, 120)
+
+
+def test_what_has_no_outcome_for_a_while_is_marked_as_sent(rig: Rig, store: Store) -> None:
+    rig.die(*ids(3))
+    batch = rig.start()
+    executor = rig.executor()
+    while len(rig.sent()) < 3:
+        executor.tick()
+    assert not any(item.sent for item in rig.items(batch))
+    for progress in executor._progress.values():
+        progress.unmarked = dict.fromkeys(progress.unmarked, float("-inf"))
+        progress.collect_due = 0.0
+
+    executor.tick()
+
+    assert all(item.sent and not item.outcome for item in rig.items(batch))
+    assert rig.run(batch, executor).counts.succeeded == 3
+
+
+def test_an_executor_that_stops_marks_what_it_has_sent(rig: Rig) -> None:
+    rig.die(*ids(3))
+    batch = rig.start()
+    executor = rig.executor()
+    while len(rig.sent()) < 3:
+        executor.tick()
+
+    executor.stop()
+
+    assert all(item.sent for item in rig.items(batch))
+
+
+def test_the_next_letters_are_read_while_the_last_ones_are_sent(rig: Rig, store: Store) -> None:
+    rig.die(*ids(700))
+    batch = rig.start()
+    executor = rig.executor()
+    sizes: list[int] = []
+    forward_many = rig.intake.forward_many
+
+    def forwards(orders: Any) -> Any:
+        if not sizes:
+            # Read ahead after the first of the larger chunks; by the time of its claim this one has moved.
+            store["dead_letters"].update_one({"messageId": "m-0400"}, {"$set": {"status": "dlq_resolved"}})
+        sizes.append(len(orders))
+        return forward_many(orders)
+
+    rig.intake.forward_many = forwards  # type: ignore[method-assign]
+
+    done = rig.run(batch, executor)
+
+    assert sizes[:3] == [50, 250, 249]
+    assert (done.counts.succeeded, done.counts.skipped) == (699, 1)
+    assert rig.outcomes(batch)["m-0400"] == "skipped:resolved"
+
+
 def test_killed_between_the_letters_no_and_the_items_skip(
     rig: Rig, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
