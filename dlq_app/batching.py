@@ -104,6 +104,11 @@ class Executor:
             # Whatever is away, it is this batch that waits; what was begun is looked at again.
             self._counter.say_waiting(stored, progress, str(error))
             return POLL_S
+        except Exception:
+            # A bug that one batch meets must not keep all others from going on.
+            log.exception("batch_broken", extra={"batch_id": stored.id})
+            self._counter.say_waiting(stored, progress, "An error of this program, which the DLQ worker's log tells.")
+            return POLL_S
         return wait
 
     def _planning(self, stored: StoredBatch) -> float:

@@ -13,9 +13,10 @@ from pymongo.database import Database
 from pytest_django import Settings
 
 from dlq_app import batches, services
+from dlq_app.batching import Executor
 from dlq_app.letter import Settled
 from dlq_app.ports import ForwardOrder
-from dlq_app.repository import Letters
+from dlq_app.repository import Letters, StoredBatch
 from dlq_app.testing import MemoryIntake, a_death
 from dlqsite.tests.people import staff
 
@@ -431,6 +432,28 @@ def test_it_lists_letters_by_outcome_page_by_page(olga: Client, vic: Client, int
 
 
 # --- steering ---
+
+
+def test_a_batch_that_meets_a_bug_does_not_hold_up_the_others(
+    olga: Client, vic: Client, intake: MemoryIntake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    die("m-1", "m-2")
+    broken, fine = started(olga, {"ids": ["m-1"]}), started(olga, {"ids": ["m-2"]})
+    go_on = Executor._go_on
+
+    def has_a_bug(self: Executor, stored: StoredBatch, *args: Any, **kwargs: Any) -> float:
+        if stored.id == broken["batchId"]:
+            raise TypeError("missing 1 required positional argument")
+        return go_on(self, stored, *args, **kwargs)
+
+    monkeypatch.setattr(Executor, "_go_on", has_a_bug)
+
+    work(intake, fine["batchId"])
+
+    waits = vic.get(broken["links"]["self"]).json()["data"]
+    assert (waits["stage"], waits["counts"]["remaining"]) == ("planned", 1)
+    assert "error of this program" in waits["waiting"]
+    assert "argument" not in waits["waiting"]
 
 
 def test_operators_pause_resume_and_cancel(olga: Client, intake: MemoryIntake) -> None:
