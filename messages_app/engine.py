@@ -13,6 +13,7 @@ from messages_app.leases import Keeper
 from messages_app.ledger import Ledger
 from messages_app.pool import Pool
 from messages_app.runner import Runner
+from messages_app.shares import Shares
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class Engine:
     def __init__(
         self, ledger: Ledger, *, name: str, concurrency: int, outbox_filled: Callable[[], None] = lambda: None
     ) -> None:
-        self.pool = Pool(concurrency, Runner(name, reuse_ms=MAX_REUSE_MS))
+        self.pool = Pool(concurrency, Runner(name, reuse_ms=MAX_REUSE_MS, shares=Shares(concurrency)))
         self.flusher = Flusher(ledger, self.pool, outbox_filled)
         self.claimer = Claimer(ledger, self.pool, self.flusher, name)
         self._keeper = Keeper(ledger, self.pool)

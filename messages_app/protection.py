@@ -8,7 +8,7 @@ from _thread import allocate_lock
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
-from breaker_app.breaker import Outcome, State
+from breaker_app.breaker import Outcome, Permit, State
 from breaker_app.conf import announce, breaker_for, policy_for, store
 from breaker_app.errors import StoreUnavailable
 from messages_app import conf, registry
@@ -17,12 +17,15 @@ from messages_app.samples import Sample
 
 if TYPE_CHECKING:
     from messages_app.runner import Attempt
+    from messages_app.shares import Shares
 
 log = logging.getLogger(__name__)
 
 #: A refused message comes back no sooner, and while the breaker is trying no later than this.
 SHORTEST_WAIT_MS = 1_000
 LONGEST_TRIAL_WAIT_MS = 30_000
+#: One that finds the threads' share for slow downstreams taken comes back after this, and up to as much again.
+CROWDED_WAIT_MS = 2_000
 
 _monotonic = time.monotonic
 
@@ -30,38 +33,55 @@ _monotonic = time.monotonic
 class Protection:
     """The permit of one attempt. What became of an allowed one is told once: by whoever first asks for its sample.
 
-    With ``reuse_ms`` the answer that the breaker is closed serves other attempts, too, for so long.
+    With ``reuse_ms`` the answer that the breaker is closed serves other attempts, too, for so long. With ``shares`` a
+    downstream that is known to hang gets no more than its share of the threads; the breaker is not asked then.
     """
 
-    __slots__ = ("_attempt", "_breaker", "_permit", "_told", "name")
+    __slots__ = ("_attempt", "_breaker", "_permit", "_shares", "_told", "name")
 
-    def __init__(self, name: str, attempt: Attempt, reuse_ms: int = 0) -> None:
+    def __init__(self, name: str, attempt: Attempt, reuse_ms: int = 0, shares: Shares | None = None) -> None:
         self.name = name
         self._attempt = attempt
         self._breaker = breaker_for(name, reuse_ms=reuse_ms)
-        self._permit = self._breaker.acquire()
+        self._shares = shares
+        self._permit: Permit | None = None
         #: Taken once and never given back, by whoever gets the sample.
         self._told = allocate_lock()
+        if shares is not None and not shares.enter(name):
+            return
+        try:
+            self._permit = self._breaker.acquire()
+        finally:
+            if shares is not None and not self.allowed:
+                shares.leave(name)
 
     @property
     def allowed(self) -> bool:
-        return self._permit.allowed
+        return self._permit is not None and self._permit.allowed
 
     def sample(self, kind: ErrorKind | None) -> Sample | None:
         """How the call went, to be sent by the caller; None when somebody else has it. ``kind`` is None for success."""
-        if not self._told.acquire(False):
+        if self._permit is None or not self._told.acquire(False):
             return None
         begun = self._attempt.started_at
         took_ms = int((_monotonic() - begun) * 1000) if begun else 0
-        return Sample(self._breaker, self._permit, self._outcome(kind), took_ms)
+        outcome = self._outcome(kind)
+        if self._shares is not None:
+            failed = None if self._attempt.cut and outcome is Outcome.IGNORED else outcome is Outcome.FAILURE
+            self._shares.leave(self.name, failed=failed, took_s=took_ms / 1000)
+        return Sample(self._breaker, self._permit, outcome, took_ms)
 
     def give_back(self) -> None:
         """An attempt that nobody will report: its call counts neither way, and a probe's permit is free again."""
-        if self._told.acquire(False):
+        if self._permit is not None and self._told.acquire(False):
+            if self._shares is not None:
+                self._shares.leave(self.name)
             Sample(self._breaker, self._permit, Outcome.IGNORED, 0).send()
 
     def wait_ms(self, dice: Callable[[], float]) -> int:
         """How long a refused message waits: spread, so that not everything comes back in the same second."""
+        if self._permit is None:
+            return round(CROWDED_WAIT_MS * (1 + dice()))
         open_ms = self._breaker.policy.open_timeout_ms
         # Negative: forced open by a person, who alone knows for how long.
         base = self._permit.retry_after_ms if self._permit.retry_after_ms >= 0 else open_ms

@@ -37,6 +37,7 @@ from messages_app.protection import Protection
 from messages_app.records import Claimed, Completed, Deferred, Failed, Outcome
 from messages_app.registry import HandlerSpec
 from messages_app.samples import Sample
+from messages_app.shares import Shares
 
 log = logging.getLogger(__name__)
 
@@ -155,14 +156,22 @@ class Runner:
     """Runs attempts and says what became of them. Safe to share between threads.
 
     What a circuit breaker has to be told comes with the outcome, to be sent by whoever gets that. ``reuse_ms``: for so
-    long the answer that a breaker is closed serves all attempts.
+    long the answer that a breaker is closed serves all attempts. ``shares``: how many threads what hangs may hold.
     """
 
-    def __init__(self, worker: str, dice: Callable[[], float] = random.random, *, reuse_ms: int = 0) -> None:
+    def __init__(
+        self,
+        worker: str,
+        dice: Callable[[], float] = random.random,
+        *,
+        reuse_ms: int = 0,
+        shares: Shares | None = None,
+    ) -> None:
         #: Name of this process in traces; must need no escaping in JSON.
         self.worker = worker
         self._dice = dice
         self._reuse_ms = reuse_ms
+        self._shares = shares
 
     def run(self, attempt: Attempt) -> Outcome | None:
         """Run one attempt to its outcome; None when somebody else has taken over the report."""
@@ -192,7 +201,7 @@ class Runner:
         message = message_of(attempt, payload, text, limit_s)
         breaker = spec.breaker_of(payload)
         if breaker is not None:
-            guard = Protection(breaker, attempt, self._reuse_ms)
+            guard = Protection(breaker, attempt, self._reuse_ms, self._shares)
             if not guard.allowed:
                 return self._refused(attempt, guard)
             attempt.guard = guard

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import time
@@ -24,6 +25,7 @@ from messages_app.protection import Protection, announce_breakers, open_for_ms
 from messages_app.records import Completed, Deferred, Failed, Outcome
 from messages_app.runner import HELD_MOST_MS, Attempt, Runner
 from messages_app.services import IntakePort
+from messages_app.shares import SLOW_S, Shares
 from messages_app.tests.handling import a_claimed, handling
 
 pytestmark = pytest.mark.redis
@@ -127,6 +129,44 @@ def test_after_a_day_of_refusals_a_message_is_given_up(breaker: CircuitBreaker) 
     assert isinstance(given_up, Failed)
     assert given_up.delay_ms is None
     assert '"errorType":"CIRCUIT_OPEN_TOO_LONG"' in given_up.error
+
+
+def test_what_hangs_is_held_back_unspent_and_leaves_threads_to_others(breaker: CircuitBreaker) -> None:
+    shares = Shares(2)
+    shares.enter("orders-db")
+    shares.leave("orders-db", failed=True, took_s=SLOW_S)
+    shares.enter("orders-db")  # one thread is in a call
+    runner = Runner("w-1", lambda: 0.5, shares=shares)
+    ran: list[str] = []
+
+    def outcome_of(type: str) -> Outcome | None:
+        return runner.run(Attempt(a_claimed(type=type), time.monotonic()))
+
+    with handling(lambda message: ran.append(message.type), breaker="orders-db") as type:
+        held = outcome_of(type)
+        with handling(lambda message: ran.append(message.type), type="test.other", breaker="mail") as other:
+            assert isinstance(outcome_of(other), Completed)
+        shares.leave("orders-db")
+        assert isinstance(outcome_of(type), Completed)
+
+    assert isinstance(held, Deferred)
+    assert (held.why, held.delay_ms, held.attempt_json, held.sample) == ("breaker", 3_000, "", None)
+    assert ran == ["test.other", "test.type"]
+
+
+@pytest.mark.parametrize("ends", ["returns", "fails", "is refused", "breaks"])
+def test_every_place_is_left_again(breaker: CircuitBreaker, monkeypatch: pytest.MonkeyPatch, ends: str) -> None:
+    shares = Shares(4)
+    if ends == "is refused":
+        breaker.force(State.FORCED_OPEN, actor="user:olga", reason="test")
+    if ends == "breaks":
+        monkeypatch.setattr("messages_app.trace.result", raising(RuntimeError("ours")))
+    handler = raising(TransientError("down")) if ends == "fails" else lambda message: None
+
+    with handling(handler, breaker="orders-db") as type, contextlib.suppress(RuntimeError):
+        Runner("w-1", shares=shares).run(Attempt(a_claimed(type=type), time.monotonic()))
+
+    assert shares._under_way == {}
 
 
 def test_while_the_store_is_away_the_process_protects_what_fails_by_itself(settings: Settings) -> None:
