@@ -16,7 +16,9 @@ LINE_EVERY_S = 5.0
 #: The rate shown is that of the last so many seconds.
 _WINDOW_S = 15.0
 _BAR, _LEAST_BAR = 24, 8
-_MINUTE, _HOUR = 60, 3600
+_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+#: Seconds from which days and hours say enough.
+_LONG = 2 * _DAY
 
 
 class Progress:
@@ -112,10 +114,12 @@ def describe(batch: ReplayBatch, per_second: float, columns: int | None = None) 
 
 
 def in_words(seconds: float) -> str:
-    """``28 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    """``28 s``, ``3 min 20 s``, ``2 h 05 min``, ``30 d 0 h``."""
     whole = max(0, round(seconds))
     if whole < _MINUTE:
         return f"{whole} s"
     if whole < _HOUR:
         return f"{whole // _MINUTE} min {whole % _MINUTE:02} s"
-    return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE:02} min"
+    if whole < _LONG:
+        return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE:02} min"
+    return f"{whole // _DAY} d {whole % _DAY // _HOUR} h"

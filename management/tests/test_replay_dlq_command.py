@@ -510,6 +510,16 @@ def test_a_log_sees_a_line_every_few_seconds_and_at_every_stage() -> None:
     assert lines[-1].endswith("(orders-db is OPEN [2J)")
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(0.4, "0 s"), (59, "59 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")])
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.4, "0 s"),
+        (59, "59 s"),
+        (200, "3 min 20 s"),
+        (7500, "2 h 05 min"),
+        (172_799, "47 h 59 min"),
+        (2_592_540, "30 d 0 h"),
+    ],
+)
 def test_durations_in_words(seconds: float, words: str) -> None:
     assert in_words(seconds) == words

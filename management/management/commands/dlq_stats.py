@@ -10,6 +10,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from dlq_app import conf, groups, services
 from dlq_app.errors import DeadLetterError
 from dlq_app.masking import mask_text
+from management.progress import in_words
 from management.terminal import printable
 
 _GROUPS = 10
@@ -35,7 +36,7 @@ class Command(BaseCommand):
         age, rate, hours = stats["oldestOpenSeconds"], stats["replaySuccessRate"], stats["hours"]
         self.stdout.write(f"{stats['total']} dead letters, {stats['open']} open, as of {stats['asOf']}")
         if age is not None:
-            self.stdout.write(f"oldest open: {age} s")
+            self.stdout.write(f"oldest open: {in_words(age)}")
         self.stdout.write(f"24 hours: {sum(hours['inflow'])} in  |{_bars(hours['inflow'])}|")
         self.stdout.write(f"          {sum(hours['outflow'])} out |{_bars(hours['outflow'])}|")
         if rate is not None:
