@@ -109,14 +109,37 @@ def mask_text(text: str, policy: MaskingPolicy) -> str:
     return policy._in_text.sub(lambda found: _hidden(found[1], found[2]), text)
 
 
+class _Repeated(Exception):
+    """An object gives a key twice."""
+
+
 def mask_json(text: str, policy: MaskingPolicy) -> str:
-    """JSON text with secret values hidden; text that is no JSON is masked as text."""
+    """JSON text with secret values hidden, all others as they were written; text that is no JSON is masked as text."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_distinct)
+        if mask(value, policy) == value:
+            return text
+    except _Repeated:
+        pass  # Python would keep only the last of them, and nobody could tell whether another one was a secret
     except (ValueError, RecursionError):
         return mask_text(text, policy)
-    masked = mask(value, policy)
-    return text if masked == value else json.dumps(masked, ensure_ascii=False)
+    # Slower: keeps every digit and every key.
+    from dlq_app import payload
+
+    try:
+        node = payload.parse(text)
+    except payload.NotJson:
+        # Nested deeper than intake accepts.
+        return json.dumps(mask(json.loads(text), policy), ensure_ascii=False)
+    hidden = payload.masked(node, policy)
+    return text if hidden == node else payload.written(hidden)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _Repeated
+    return found
 
 
 def _hidden(name: str, value: str) -> str:

@@ -138,6 +138,7 @@ class ReplayView(APIView):
             **openapi.problems(
                 s400="`invalid_request`, `invalid_payload`",
                 s404="`dead_letter_not_found`",
+                s413="`payload_too_large`: as at intake.",
                 s409="`replay_in_flight`, `illegal_state` (resolved, without `force`), `already_done`, "
                 "`not_replayable`",
                 s503="`circuit_open`, `store_unavailable`: nothing was started. `replay_unknown`: see the letter.",

@@ -137,3 +137,23 @@ def test_many_names_of_keys_are_not_remembered_for_ever() -> None:
 
     assert policy.is_secret("apiKey")
     assert len(policy._known) <= 2000
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ('{"password": "hunter2", "password": ""}', f'{{"password": "{MASK}", "password": ""}}'),
+        ('[{"token": "a", "token": null, "n": 1}]', f'[{{"token": "{MASK}", "token": null, "n": 1}}]'),
+        ('{"n": 1.10, "m": -0, "e": 1E5, "pin": 1}', f'{{"n": 1.10, "m": -0, "e": 1E5, "pin": "{MASK}"}}'),
+        ('{"n":1.10,"n":2}', '{"n":1.10,"n":2}'),
+    ],
+)
+def test_beside_a_secret_nothing_is_lost_and_no_repetition_hides_one(text: str, shown: str) -> None:
+    assert mask_json(text, MaskingPolicy()) == shown
+
+
+def test_a_secret_in_too_deep_a_payload_is_hidden_too() -> None:
+    deep = "[" * 100 + '{"token": "tok_1"}' + "]" * 100
+
+    assert "tok_1" not in mask_json(deep, MaskingPolicy())
+    assert "tok_1" not in mask_json(deep.replace('"tok_1"', '"tok_1", "token": ""'), MaskingPolicy())
