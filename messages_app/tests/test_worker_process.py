@@ -122,7 +122,7 @@ def test_a_worker_is_listed_runs_messages_and_ends_on_sigterm(
 
 
 def test_sigterm_finishes_what_runs_and_hands_back_what_does_not_end(book: Ledger, spawn: Spawn, gate: Gate) -> None:
-    worker = spawn("run_worker", "--concurrency", "2", settings=gate.settings, WORKER_SHUTDOWN_GRACE="4")
+    worker = spawn("run_worker", "--concurrency", "2", settings=gate.settings, WORKER_SHUTDOWN_GRACE="2")
     book.accept(an_acceptance(message_id="short", type="test.until_stopping"))
     book.accept(an_acceptance({"delayMs": 25_000}, message_id="long"))
     book.accept(an_acceptance(message_id="waiting"))
