@@ -138,20 +138,24 @@ def test_what_was_claimed_ahead_goes_back_when_no_thread_gets_to_it(
 def test_stopping_lets_run_what_ends_in_time_and_hands_back_the_rest(
     book: Ledger, start: Callable[..., Engine]
 ) -> None:  # fmt: skip
-    began, release = threading.Event(), threading.Event()
+    # Both have to run: what is only claimed is handed back at once.
+    both, release = threading.Barrier(3, timeout=20), threading.Event()
 
     def endless(message: Message) -> None:
-        began.set()
+        both.wait()
         while True:
             time.sleep(0.001)
 
-    with handling(endless, "test.endless") as never, handling(lambda message: release.wait(20)) as soon:
+    def short(message: Message) -> None:
+        if message.id == "soon":
+            both.wait()
+        release.wait(20)
+
+    with handling(endless, "test.endless") as never, handling(short) as soon:
         engine = start(concurrency=2)
         book.accept(an_acceptance(message_id="soon", type=soon))
         book.accept(an_acceptance(message_id="never", type=never))
-        reaches(book, "soon", State.RUNNING)
-        reaches(book, "never", State.RUNNING)
-        assert began.wait(10)
+        both.wait()
         book.accept(an_acceptance(message_id="later", type=soon))
 
         with ThreadPoolExecutor(1) as aside:

@@ -66,13 +66,18 @@ import time
 from pathlib import Path
 from messages_app.registry import handler
 
+def begin(message):
+    Path(__file__).with_name(message.id + ".begun").touch()
+
 @handler("test.held", timeout=60)
 def held(message):
+    begin(message)
     while not Path(__file__).with_name("release").exists():
         time.sleep(0.01)
 
 @handler("test.until_stopping", timeout=60)
 def until_stopping(message):
+    begin(message)
     while any(thread.name == "claim" for thread in threading.enumerate()):
         time.sleep(0.01)
 """
@@ -88,6 +93,11 @@ class Gate:
         self.folder.mkdir()
         (self.folder / "__init__.py").touch()
         (self.folder / "handlers.py").write_text(HELD)
+
+    def wait_for(self, *message_ids: str) -> None:
+        """Until their handlers run: a message that is only claimed goes back to its lane when a worker stops."""
+        for message_id in message_ids:
+            eventually((self.folder / f"{message_id}.begun").exists, seconds=40, what=f"{message_id} has begun")
 
     def open(self) -> None:
         (self.folder / "release").touch()
@@ -122,12 +132,11 @@ def test_a_worker_is_listed_runs_messages_and_ends_on_sigterm(
 
 
 def test_sigterm_finishes_what_runs_and_hands_back_what_does_not_end(book: Ledger, spawn: Spawn, gate: Gate) -> None:
-    worker = spawn("run_worker", "--concurrency", "2", settings=gate.settings, WORKER_SHUTDOWN_GRACE="2")
+    worker = spawn("run_worker", "--concurrency", "2", settings=gate.settings, WORKER_SHUTDOWN_GRACE="3")
     book.accept(an_acceptance(message_id="short", type="test.until_stopping"))
-    book.accept(an_acceptance({"delayMs": 25_000}, message_id="long"))
+    book.accept(an_acceptance(message_id="long", type="test.held"))
     book.accept(an_acceptance(message_id="waiting"))
-    reaches(book, "short", State.RUNNING, seconds=30)
-    reaches(book, "long", State.RUNNING)
+    gate.wait_for("short", "long")
 
     begun = time.monotonic()
     assert stopped(worker) == 0
@@ -144,8 +153,7 @@ def test_a_killed_workers_messages_are_run_by_another(book: Ledger, spawn: Spawn
     settings = f"LEASE_S = 2\n{gate.settings}"
     worker = spawn("run_worker", "--concurrency", "5", settings=settings)
     book.accept_many([an_acceptance(message_id=f"m{number}", type="test.held") for number in range(5)])
-    for number in range(5):
-        reaches(book, f"m{number}", State.RUNNING, seconds=30)
+    gate.wait_for(*(f"m{number}" for number in range(5)))
 
     worker.kill()
     worker.wait()
@@ -220,7 +228,7 @@ class TestRqsOwnWorker:
         settings = f"LEASE_S = 2\n{gate.settings}"
         worker = spawn("rqworker", settings=settings)
         book.accept(an_acceptance(message_id="m1", type="test.held"))
-        reaches(book, "m1", State.RUNNING, seconds=40)
+        gate.wait_for("m1")
         os.killpg(worker.pid, signal.SIGKILL)  # the worker
         _kill_orphans(worker.pid)  # and its horse, which has a process group of its own
         worker.wait()
