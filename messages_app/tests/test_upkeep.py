@@ -225,6 +225,23 @@ def test_while_many_outcomes_wait_they_go_in_larger_batches(book: Ledger, letter
     assert book.outbox() == []
 
 
+def test_what_others_carry_is_left_to_them_while_they_do(
+    redis_client: redis.Redis, book: Ledger, letters: Letters
+) -> None:
+    dies(book, "m1")
+    polite = Upkeep(book, name="d-1", role="dlq_worker", details=dict, record_outcomes=letters, leave_ms=3_600_000)
+
+    assert polite._drain() > 0
+    assert letters.deaths == []
+    # An hour later: whoever should have carried it is gone.
+    (entry,) = redis_client.zrange("dlq:outbox", 0, -1, withscores=True)
+    redis_client.zadd("dlq:outbox", {entry[0]: entry[1] - 3_600_001})
+    polite._drain()
+
+    assert [death.message_id for death in letters.deaths] == ["m1"]
+    assert book.outbox() == []
+
+
 def test_a_message_given_up_by_the_reaper_makes_a_letter_too(redis_client: redis.Redis, book: Ledger) -> None:
     book.accept(an_acceptance(message_id="m1"))
     for loss in range(3):
