@@ -11,7 +11,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -20,7 +20,7 @@ from dlq_app.batch_counting import Counter
 from dlq_app.batch_letters import COLLECT_S, Carrier
 from dlq_app.batch_progress import Progress, Row
 from dlq_app.batch_stages import BatchSeen
-from dlq_app.errors import DeadLetterError
+from dlq_app.errors import DeadLetterError, QueryTooSlow
 from dlq_app.ports import IntakePort
 from dlq_app.replay_batch import BY_BREAKER, SENDING, BreakerSeen, ReplayBatch, Stage
 from dlq_app.repository import Batches, Items, Letters, StoredBatch, Tally
@@ -163,12 +163,21 @@ class Executor:
         why = f"circuit breaker {blocked_by.name} is {blocked_by.state}" if blocked_by else ""
         if move.to is Stage.FINISHED:
             self._counter.note_late(stored, progress)
-        moved = self._batches.move(stored, move, who=SYSTEM, why=why, tally=progress.tally)
+        errors = self._errors(stored.id) if move.to is Stage.STOPPED else ()
+        moved = self._batches.move(stored, move, who=SYSTEM, why=why, tally=progress.tally, errors=errors)
         if moved is not None:
             extra = {"batch_id": stored.id, "stage": move.to.value, "why": why or move.stop_reason}
             log.info("batch_moved", extra=extra)
             progress.peeked_from = -1
         return moved
+
+    def _errors(self, batch_id: str) -> Sequence[tuple[str, int]]:
+        try:
+            return self._items.errors(batch_id)
+        except QueryTooSlow as error:
+            # Words for people: the batch stops without them.
+            log.info("stop_errors_unknown", extra={"batch_id": batch_id, "why": str(error)})
+            return ()
 
     def _take(
         self, stored: StoredBatch, progress: Progress, seen: BatchSeen, rows: list[Row]

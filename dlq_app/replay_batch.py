@@ -164,6 +164,8 @@ class ReplayBatch:
     updated_at: datetime
     #: What it waits for at the moment, in words; empty while it goes on.
     waiting: str = ""
+    #: Stopped by itself: what the letters that had failed by then came back with, most first.
+    stop_errors: Sequence[tuple[str, int]] = ()
     #: {at, who, what, why} of each change of stage, oldest first; empty in a list.
     history: Sequence[Mapping[str, Any]] = ()
 

@@ -305,12 +305,20 @@ class ReplayCounts(serializers.Serializer[Any]):
     remaining = serializers.IntegerField(help_text="Without an outcome so far, sent or not.")
 
 
+class ReplayErrorCount(serializers.Serializer[Any]):
+    errorType = serializers.CharField()
+    count = serializers.IntegerField()
+
+
 class ReplayBatchFields(serializers.Serializer[Any]):
     batchId = serializers.CharField()
     name = serializers.CharField(allow_blank=True)
     reason = serializers.CharField(allow_blank=True)
     stage = serializers.ChoiceField([s.value for s in Stage])
     stopReason = serializers.CharField(allow_null=True, help_text="Why it stopped or was cancelled.")
+    stopErrors = ReplayErrorCount(
+        many=True, help_text="Stopped by itself: what its letters had failed with by then, most first."
+    )
     pausedBy = serializers.CharField(allow_null=True, help_text="`operator` or `breaker`.")
     waiting = serializers.CharField(allow_null=True, help_text="What it waits for at the moment.")
     total = serializers.IntegerField(help_text="Letters in its plan.")

@@ -133,6 +133,7 @@ def batch(of: ReplayBatch) -> dict[str, Any]:
         "reason": of.reason,
         "stage": of.stage.value,
         "stopReason": of.stop_reason or None,
+        "stopErrors": [{"errorType": error_type, "count": count} for error_type, count in of.stop_errors],
         "pausedBy": of.paused_by or None,
         "waiting": of.waiting or None,
         "total": of.total,

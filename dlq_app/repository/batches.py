@@ -87,6 +87,7 @@ class Batches:
             "resumeTo": None,
             "pausedBy": "",
             "stopReason": "",
+            "stopErrors": [],
             "waiting": "",
             "total": 0,
             "nextSeq": 0,
@@ -173,11 +174,13 @@ class Batches:
         who: str,
         why: str = "",
         tally: Tally | None = None,
+        errors: Sequence[tuple[str, int]] = (),
         guard_place: bool = True,
     ) -> StoredBatch | None:
         """Lead the batch from the stage in which it was seen to another; None when it is no longer as it was seen.
 
-        ``guard_place``: nor may a letter have been taken meanwhile. Operators do not care.
+        ``errors``: what letters have failed with, each with how many. ``guard_place``: nor may a letter have been
+        taken meanwhile. Operators do not care.
         """
         batch = seen.batch
         entry = {"at": "$$NOW", "who": {"$literal": text(who, 200)}, "what": move.to.value}
@@ -187,6 +190,7 @@ class Batches:
             "resumeTo": move.resume_to.value if move.resume_to else None,
             "pausedBy": move.paused_by,
             "stopReason": {"$literal": text(move.stop_reason, 2000)},
+            "stopErrors": {"$literal": [{"errorType": text(name, 200), "count": count} for name, count in errors]},
             "waiting": "",
             "updatedAt": "$$NOW",
             "history": {"$slice": [{"$concatArrays": [{"$ifNull": ["$history", []]}, [entry]]}, -_KEPT_HISTORY]},
@@ -333,6 +337,7 @@ def batch_from(document: Document) -> StoredBatch:
         finished_at=document.get("finishedAt"),
         updated_at=document.get("updatedAt") or document["createdAt"],
         waiting=document.get("waiting", ""),
+        stop_errors=[(one["errorType"], one["count"]) for one in document.get("stopErrors") or ()],
         history=tuple(document.get("history") or ()),
     )
     return StoredBatch(

@@ -257,6 +257,17 @@ class Items:
         with translated():
             return [item_from(row) for row in self._items.find(where).sort("seq", 1).limit(limit)]
 
+    def errors(self, batch_id: str) -> list[tuple[str, int]]:
+        """What the letters that failed came back with: the ten most frequent types of error, most first."""
+        pipeline: list[Document] = [
+            {"$match": {"batchId": batch_id, "outcome": {"$in": list(FAILED)}}},
+            {"$group": {"_id": "$errorType", "n": {"$sum": 1}}},
+            {"$sort": {"n": -1, "_id": 1}},
+            {"$limit": 10},
+        ]
+        with patiently(LOOK_S):
+            return [(row["_id"] or "", row["n"]) for row in self._items.aggregate(pipeline)]
+
     def report(self, batch_id: str) -> list[tuple[str, str, int]]:
         """How many items have each (outcome, error type), most first."""
         pipeline: list[Document] = [

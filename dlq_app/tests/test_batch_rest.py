@@ -137,6 +137,7 @@ def test_a_start_answers_with_the_batch(olga: Client) -> None:
     assert batch["filter"] == {"errorType": ["TIMEOUT_ERROR"]}
     assert batch["scheduledAt"] == "2026-11-24T12:00:00.000Z"
     assert batch["startedAt"] is batch["finishedAt"] is batch["stopReason"] is batch["pausedBy"] is None
+    assert batch["stopErrors"] == []
     assert olga.get(batch["links"]["self"]).json()["data"]["batchId"] == batch["batchId"]
 
 

@@ -547,6 +547,7 @@ def test_a_canary_that_fails_stops_the_batch_after_its_letters(rig: Rig) -> None
     assert len(rig.sent()) == 5
     assert (done.counts.succeeded, done.counts.failed, done.counts.skipped, done.counts.remaining) == (3, 2, 95, 0)
     assert set(rig.outcomes(done).values()) == {"succeeded", "failed_same", "skipped:cancelled"}
+    assert list(done.stop_errors) == [("TIMEOUT_ERROR", 2)]
 
 
 def test_a_skipped_canary_letter_is_replaced_by_the_next(rig: Rig) -> None:
@@ -571,6 +572,9 @@ def test_a_spent_budget_stops_the_batch(rig: Rig) -> None:
 
     assert (done.stage, done.stop_reason) == (Stage.STOPPED, "too_many_failures")
     assert 4 <= done.counts.failed == len(rig.sent()) <= 20
+    [(error_type, count)] = done.stop_errors
+    # Those that were under way when it stopped fail afterwards.
+    assert (error_type, 4 <= count <= done.counts.failed) == ("TIMEOUT_ERROR", True)
     assert done.counts.remaining == 0
     assert done.finished_at is not None
 
