@@ -72,6 +72,7 @@ def millis(instant: str) -> int:
 
 def test_a_transient_failure_waits_and_is_not_run_before_its_time(book: Ledger, start: Callable[..., Engine]) -> None:
     engine = start()
+    accepted_ms = book.now_ms()
     book.accept(an_acceptance({"failTimes": 1, "errorType": "NETWORK_ERROR"}, message_id="m1"))
 
     record = reaches(book, "m1", State.RETRY_WAIT)
@@ -83,7 +84,8 @@ def test_a_transient_failure_waits_and_is_not_run_before_its_time(book: Ledger, 
     first, second = json.loads(f"[{record.attempts}]")
     assert (first["outcome"], first["errorType"], second["outcome"]) == ("failed", "NETWORK_ERROR", "succeeded")
     assert 800 <= first["retryDelayMs"] <= 1200
-    assert due_at_ms - millis(first["endedAt"]) >= first["retryDelayMs"]
+    # Not counted from endedAt: what a worker takes for the server's time may be ahead by the way of its claim.
+    assert due_at_ms - accepted_ms >= first["retryDelayMs"]
     assert millis(second["startedAt"]) >= due_at_ms
     assert engine.flusher.failed == 1
 
