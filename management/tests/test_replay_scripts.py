@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -326,6 +327,11 @@ def test_a_person_is_asked(script: Script) -> None:
     assert len(batches.page().batches) == 1
 
 
+#: Runs the rest of the command line, hearing interrupts even where tests run in the background of a shell: what is
+#: ignored there stays ignored in every child, and a shell cannot change that.
+HEARING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])"
+
+
 def interrupted(process: subprocess.Popen[str]) -> str:
     """What it says when somebody presses Ctrl-C, again every few seconds as people do."""
     for _ in range(12):
@@ -340,7 +346,7 @@ def interrupted(process: subprocess.Popen[str]) -> str:
 def test_an_interrupt_leaves_the_batch_running(script: Script) -> None:
     die("m-1")
     process = subprocess.Popen(
-        [*script.command, str(SCRIPT), "--all", "--yes", "--wait"],
+        [sys.executable, "-c", HEARING, *script.command, str(SCRIPT), "--all", "--yes", "--wait"],
         env=script.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
