@@ -20,6 +20,7 @@ from typing import Any
 import pymongo
 from bson import ObjectId
 from pymongo.collection import Collection
+from pymongo.errors import BulkWriteError
 from pymongo.write_concern import WriteConcern
 
 from dlq_app import indexes
@@ -229,7 +230,11 @@ def load(collection: Collection[dict[str, Any]], count: int, *, seed: int = 7) -
     for n, letter in enumerate(letters(count, seed=seed), 1):
         batch.append(letter)
         if len(batch) == _BATCH or n == count:
-            fast.insert_many(batch, ordered=False)
+            try:
+                fast.insert_many(batch, ordered=False)
+            except BulkWriteError as error:
+                # Its own text holds every letter.
+                raise SystemExit("Some of these letters are there already: another --seed, or --fresh.") from error
             batch = []
             if n % 50_000 == 0:
                 print(f"{n} letters, {n / (time.monotonic() - begun):.0f} a second", file=sys.stderr)

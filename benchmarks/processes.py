@@ -84,6 +84,7 @@ class Child:
         try:
             self.answering(port)
         except BaseException:
+            # Also Ctrl-C: nobody else knows of it yet.
             self.stop()
             raise
         return self
