@@ -6,9 +6,8 @@ import logging
 import time
 from collections.abc import Callable
 
-from dlq_app.batch_progress import Progress
+from dlq_app.batch_memory import Memory
 from dlq_app.errors import QueryTooSlow, StoreUnavailable
-from dlq_app.replay_batch import BY_BREAKER, BreakerSeen
 from dlq_app.repository import Batches, Items, StoredBatch, Tally
 
 log = logging.getLogger(__name__)
@@ -21,72 +20,67 @@ RECOUNT_S = 1.0
 
 
 class Counter:
-    """Counts and notes of batches. Holds nothing between calls but what ``Progress`` remembers."""
+    """Counts and notes of batches. Holds nothing between calls but what ``Memory`` remembers."""
 
     def __init__(self, items: Items, batches: Batches, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._items = items
         self._batches = batches
         self._monotonic = monotonic
 
-    def tally(self, stored: StoredBatch, progress: Progress, *, fresh: bool, end: int | None = None) -> Tally:
+    def tally(self, stored: StoredBatch, memory: Memory, *, fresh: bool, end: int | None = None) -> Tally:
         """Counts over the letters that were taken; at most a tenth of the time goes into it unless ``fresh``."""
         now = self._monotonic()
-        rest = 0.0 if progress.stale else RECOUNT_S
-        if progress.tally is not None and not fresh and now < progress.count_due + rest:
-            return progress.tally
+        rest = 0.0 if memory.stale else RECOUNT_S
+        if memory.tally is not None and not fresh and now < memory.count_due + rest:
+            return memory.tally
         end = stored.next_seq if end is None else end
-        if stored.settled_to > progress.settled_to:
-            progress.settled_to, progress.settled = stored.settled_to, stored.settled
+        if stored.settled_to > memory.settled_to:
+            memory.settled_to, memory.settled = stored.settled_to, stored.settled
         first = self._items.first_open(stored.id)
         settled_to = end if first is None else min(first, end)
-        if settled_to > progress.settled_to:
+        if settled_to > memory.settled_to:
             # What has an outcome keeps it: these are counted once and for all.
-            progress.settled = progress.settled + self._items.tally(stored.id, progress.settled_to, settled_to)
-            progress.settled_to = settled_to
-        progress.tally = progress.settled + self._items.tally(stored.id, progress.settled_to, end)
+            memory.settled = memory.settled + self._items.tally(stored.id, memory.settled_to, settled_to)
+            memory.settled_to = settled_to
+        memory.tally = memory.settled + self._items.tally(stored.id, memory.settled_to, end)
         took = self._monotonic() - now
-        progress.count_due = now + max(COUNT_S, took / COUNT_SHARE)
-        progress.stale = False
-        return progress.tally
+        memory.count_due = now + max(COUNT_S, took / COUNT_SHARE)
+        memory.stale = False
+        return memory.tally
 
-    def note(self, stored: StoredBatch, progress: Progress, blocked_by: BreakerSeen | str | None = "") -> None:
+    def note(self, stored: StoredBatch, memory: Memory, waiting: str | None = None) -> None:
         """Write down how far it is, when that has changed, a few times a second at most.
 
-        ``blocked_by``: the breaker that the next letter would meet; empty: nobody has looked, what was noted stays.
+        ``waiting``: what it waits for, in words; None: nobody has looked, what was noted stays.
         """
         now = self._monotonic()
-        if isinstance(blocked_by, str):
-            waiting = progress.noted[1] if progress.noted is not None else ""
-        else:
-            blocked = blocked_by if stored.batch.paused_by == BY_BREAKER else None
-            waiting = f"circuit breaker {blocked.name} is {blocked.state}" if blocked else ""
-        tally = self.tally(stored, progress, fresh=False)
-        if (tally, waiting) == progress.noted or (now < progress.note_due and progress.noted is not None):
+        if waiting is None:
+            waiting = memory.noted[1] if memory.noted is not None else ""
+        tally = self.tally(stored, memory, fresh=False)
+        if (tally, waiting) == memory.noted or (now < memory.note_due and memory.noted is not None):
             return
-        self._write(stored, progress, tally, waiting)
-        progress.noted = (tally, waiting)
-        progress.note_due = now + COUNT_S
-        progress.waiting = waiting
+        self._write(stored, memory, tally, waiting)
+        memory.noted = (tally, waiting)
+        memory.note_due = now + COUNT_S
+        memory.waiting = waiting
 
-    def note_late(self, stored: StoredBatch, progress: Progress) -> None:
+    def note_late(self, stored: StoredBatch, memory: Memory) -> None:
         """Write down the late arrivals, where they can be told."""
         late = self.late(stored)
-        if late is not None and progress.tally is not None:
-            self._write(stored, progress, progress.tally, "", late)
+        if late is not None and memory.tally is not None:
+            self._write(stored, memory, memory.tally, "", late)
 
-    def _write(
-        self, stored: StoredBatch, progress: Progress, tally: Tally, waiting: str, late: int | None = None
-    ) -> None:
+    def _write(self, stored: StoredBatch, memory: Memory, tally: Tally, waiting: str, late: int | None = None) -> None:
         self._batches.note(
-            stored, tally=tally, settled_to=progress.settled_to, settled=progress.settled, waiting=waiting, late=late
+            stored, tally=tally, settled_to=memory.settled_to, settled=memory.settled, waiting=waiting, late=late
         )
 
-    def say_waiting(self, stored: StoredBatch, progress: Progress, why: str) -> None:
+    def say_waiting(self, stored: StoredBatch, memory: Memory, why: str) -> None:
         """Tell what the batch waits for. With MongoDB away the question raises: then the caller has to say so."""
-        if progress.waiting != why:
+        if memory.waiting != why:
             log.warning("batch_waits", extra={"batch_id": stored.id, "why": why})
-            progress.waiting = why
-        progress.noted = None
+            memory.waiting = why
+        memory.noted = None
         self._batches.say_waiting(stored.id, why)
 
     def late(self, stored: StoredBatch) -> int | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from dlq_app import batch_stages
-from dlq_app.batch_progress import Progress, Row
+from dlq_app.batch_memory import Memory, Row
 from dlq_app.batch_stages import Claim, Copy, Ours, Skip, Wait
 from dlq_app.letter import DeadLetter
 from dlq_app.ports import ForwardAnswer, ForwardStatus, IntakePort
@@ -72,14 +72,14 @@ class Carrier:
 
     # -- carrying
 
-    def carry(self, stored: StoredBatch, progress: Progress, rows: list[Row], *, ending: bool = False) -> None:
+    def carry(self, stored: StoredBatch, memory: Memory, rows: list[Row], *, ending: bool = False) -> None:
         """Bring letters of the plan as far as they go: claim, forward, mark; or skip, or copy what became of them.
 
         ``ending``: the batch sends nothing more.
         """
         if not rows:
             return
-        progress.stale = True
+        memory.stale = True
         batch_id = stored.id
         began_ms = 0 if ending else self._port.now_ms()
         ended: dict[str, tuple[str, str]] = {}
@@ -112,7 +112,7 @@ class Carrier:
                 break
             asked = {letter.id for letter, _ in claims} - answer.refused
             pending = self._rows(batch_id, [item for item, _ in pending if item.letter_id in asked])
-        self._mark(stored, progress, self._forward(ours, began_ms, skips) if ours else [])
+        self._mark(stored, memory, self._forward(ours, began_ms, skips) if ours else [])
         if skips:
             decided = self._letters.skip_many(list(skips), batch_id)
             ended |= {letter_id: (f"skipped:{skips[letter_id]}", "") for letter_id in decided}
@@ -120,7 +120,7 @@ class Carrier:
             self._items.end(batch_id, ended)
         if ours:
             size = sum(len(letter.body) for letter in ours) / len(ours)
-            progress.bytes_each = size if not progress.bytes_each else 0.8 * progress.bytes_each + 0.2 * size
+            memory.bytes_each = size if not memory.bytes_each else 0.8 * memory.bytes_each + 0.2 * size
 
     def _order(self, stored: StoredBatch) -> ClaimOrder:
         batch = stored.batch
@@ -163,7 +163,7 @@ class Carrier:
 
     # -- marks
 
-    def _mark(self, stored: StoredBatch, progress: Progress, sent: Sequence[str]) -> None:
+    def _mark(self, stored: StoredBatch, memory: Memory, sent: Sequence[str]) -> None:
         """Let items say that they were sent: at once, or, where letters go by the thousand, if they take long.
 
         Without their mark they look like letters that somebody left half done: whoever looks finds them claimed for
@@ -173,37 +173,37 @@ class Carrier:
         if batch_stages.is_careful(batch.stage, batch.rate_per_second, batch.max_failures, batch.max_failure_rate):
             self._items.mark_sent(stored.id, sent)
         else:
-            progress.unmarked |= dict.fromkeys(sent, self._monotonic())
+            memory.unmarked |= dict.fromkeys(sent, self._monotonic())
 
-    def mark_all(self, batch_id: str, progress: Progress, *, older_than_s: float = 0.0) -> None:
+    def mark_all(self, batch_id: str, memory: Memory, *, older_than_s: float = 0.0) -> None:
         """Mark the letters that were sent so long ago and have no outcome yet."""
         until = self._monotonic() - older_than_s
-        late = [letter_id for letter_id, sent_at in progress.unmarked.items() if sent_at <= until]
+        late = [letter_id for letter_id, sent_at in memory.unmarked.items() if sent_at <= until]
         self._items.mark_sent(batch_id, late)
         for letter_id in late:
-            del progress.unmarked[letter_id]
+            del memory.unmarked[letter_id]
 
     # -- what became of them
 
-    def collect(self, stored: StoredBatch, progress: Progress) -> None:
+    def collect(self, stored: StoredBatch, memory: Memory) -> None:
         """Copy the outcomes of letters under way, when it is time."""
         now = self._monotonic()
-        if now < progress.collect_due:
+        if now < memory.collect_due:
             return
-        if progress.unmarked:
-            for letter_id in self._copy(stored, progress, list(progress.unmarked)):
-                del progress.unmarked[letter_id]
-            self.mark_all(stored.id, progress, older_than_s=MARK_AFTER_S)
+        if memory.unmarked:
+            for letter_id in self._copy(stored, memory, list(memory.unmarked)):
+                del memory.unmarked[letter_id]
+            self.mark_all(stored.id, memory, older_than_s=MARK_AFTER_S)
         for _ in range(COLLECT_PAGES):
-            found = self._items.under_way(stored.id, progress.collect_after, stored.next_seq, COLLECT_PAGE)
-            self._copy(stored, progress, [item.letter_id for item in found])
+            found = self._items.under_way(stored.id, memory.collect_after, stored.next_seq, COLLECT_PAGE)
+            self._copy(stored, memory, [item.letter_id for item in found])
             # Slow ones at the beginning must not keep the others from being asked: round and round.
-            progress.collect_after = found[-1].seq if len(found) == COLLECT_PAGE else -1
+            memory.collect_after = found[-1].seq if len(found) == COLLECT_PAGE else -1
             if len(found) < COLLECT_PAGE:
                 break
-        progress.collect_due = self._monotonic() + COLLECT_S
+        memory.collect_due = self._monotonic() + COLLECT_S
 
-    def _copy(self, stored: StoredBatch, progress: Progress, letter_ids: Sequence[str]) -> list[str]:
+    def _copy(self, stored: StoredBatch, memory: Memory, letter_ids: Sequence[str]) -> list[str]:
         """Copy the outcomes that these letters have; the ids of those that have one."""
         if not letter_ids:
             return []
@@ -213,38 +213,38 @@ class Carrier:
             outcomes[letter_id] = (copy.outcome, copy.error_type)
         if outcomes:
             self._items.end(stored.id, outcomes)
-            progress.stale = True
+            memory.stale = True
         return list(outcomes)
 
-    def look_after(self, stored: StoredBatch, progress: Progress) -> None:
+    def look_after(self, stored: StoredBatch, memory: Memory) -> None:
         """Letters that were taken and then left, and letters sent of which the letter says nothing any more."""
         now = self._monotonic()
-        if now >= progress.left_due and stored.batch.stage in SENDING:
-            taken = stored.chunk if stored.chunk and stored.chunk.token != progress.done else None
+        if now >= memory.left_due and stored.batch.stage in SENDING:
+            taken = stored.chunk if stored.chunk and stored.chunk.token != memory.done else None
             before = taken.begin if taken else stored.next_seq
             # Many may be our own, sent and not marked yet; those of others come first: they were taken earlier.
             left = self._items.left_behind(stored.id, before, batch_stages.LARGE_CHUNK)
-            theirs = [item for item in left if item.letter_id not in progress.unmarked]
-            self.carry(stored, progress, self._rows(stored.id, theirs[: batch_stages.CHUNK]))
-            progress.left_due = now + (LEFT_S if len(theirs) < batch_stages.CHUNK else 0.0)
-        self.find_lost(stored, progress)
+            theirs = [item for item in left if item.letter_id not in memory.unmarked]
+            self.carry(stored, memory, self._rows(stored.id, theirs[: batch_stages.CHUNK]))
+            memory.left_due = now + (LEFT_S if len(theirs) < batch_stages.CHUNK else 0.0)
+        self.find_lost(stored, memory)
 
-    def end_left(self, stored: StoredBatch, progress: Progress) -> None:
+    def end_left(self, stored: StoredBatch, memory: Memory) -> None:
         """Letters that a batch which sends nothing more has taken and left."""
         now = self._monotonic()
-        if now >= progress.left_due:
+        if now >= memory.left_due:
             left = self._items.left_behind(stored.id, stored.next_seq, COLLECT_PAGE)
-            self.carry(stored, progress, self._rows(stored.id, left, with_body=False), ending=True)
-            progress.left_due = now + LEFT_S
-        self.find_lost(stored, progress)
+            self.carry(stored, memory, self._rows(stored.id, left, with_body=False), ending=True)
+            memory.left_due = now + LEFT_S
+        self.find_lost(stored, memory)
 
-    def find_lost(self, stored: StoredBatch, progress: Progress) -> None:
+    def find_lost(self, stored: StoredBatch, memory: Memory) -> None:
         """Some of the letters under way: gone, or put back by the sweep because their message never was?"""
         now = self._monotonic()
-        if now < progress.lost_due:
+        if now < memory.lost_due:
             return
-        found = self._items.under_way(stored.id, progress.lost_after, stored.next_seq, COLLECT_PAGE)
-        progress.lost_after = found[-1].seq if len(found) == COLLECT_PAGE else -1
+        found = self._items.under_way(stored.id, memory.lost_after, stored.next_seq, COLLECT_PAGE)
+        memory.lost_after = found[-1].seq if len(found) == COLLECT_PAGE else -1
         gone, unsent = [], []
         for item, seen in self._rows(stored.id, found, with_body=False):
             if seen is None:
@@ -256,5 +256,5 @@ class Carrier:
         if gone:
             self._items.end(stored.id, dict.fromkeys(gone, ("skipped:gone", "")))
         self._items.mark_unsent(stored.id, unsent)
-        progress.stale = progress.stale or bool(gone or unsent)
-        progress.lost_due = now + LOST_S
+        memory.stale = memory.stale or bool(gone or unsent)
+        memory.lost_due = now + LOST_S

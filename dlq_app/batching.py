@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from dlq_app import batch_stages
 from dlq_app.batch_counting import Counter
 from dlq_app.batch_letters import COLLECT_S, Carrier
-from dlq_app.batch_progress import Progress, Row
+from dlq_app.batch_memory import Memory, Row
 from dlq_app.batch_stages import BatchSeen
 from dlq_app.errors import DeadLetterError, QueryTooSlow
 from dlq_app.ports import IntakePort
@@ -60,7 +60,7 @@ class Executor:
         self._counter = Counter(items, batches, monotonic=monotonic)
         self._keep_days = keep_days
         self._monotonic = monotonic
-        self._progress: dict[str, Progress] = {}
+        self._memories: dict[str, Memory] = {}
         self._breakers: dict[str, BreakerSeen] = {}
         self._breaker_types: set[str] = set()
         self._breakers_until = 0.0
@@ -70,7 +70,7 @@ class Executor:
     @property
     def at_work(self) -> int:
         """Batches under way."""
-        return len(self._progress)
+        return len(self._memories)
 
     def tick(self) -> float:
         """One turn for every batch; seconds until the next. Raises ``StoreUnavailable`` when MongoDB is away.
@@ -80,34 +80,34 @@ class Executor:
         if self._monotonic() >= self._clean_due:
             self._clean()
         found = self._batches.active()
-        for gone in set(self._progress) - {stored.id for stored in found}:
-            del self._progress[gone]
+        for gone in set(self._memories) - {stored.id for stored in found}:
+            del self._memories[gone]
         return min([POLL_S, *(self._turn(stored, alone=len(found) == 1) for stored in found)])
 
     def stop(self) -> None:
         """Give back what is taken and done, so that nobody has to wait for its time to be over."""
         if self._reader is not None:
             self._reader.shutdown(wait=False, cancel_futures=True)
-        for batch_id, progress in self._progress.items():
-            self._carrier.mark_all(batch_id, progress)
-            self._free(batch_id, progress)
+        for batch_id, memory in self._memories.items():
+            self._carrier.mark_all(batch_id, memory)
+            self._free(batch_id, memory)
 
     def _turn(self, stored: StoredBatch, *, alone: bool) -> float:
-        progress = self._progress.setdefault(stored.id, Progress())
+        memory = self._memories.setdefault(stored.id, Memory())
         try:
             if stored.batch.stage is Stage.PLANNING:
                 return self._planning(stored)
             if stored.batch.is_final:
-                return self._end(stored, progress)
-            wait = self._go_on(stored, progress, alone=alone)
+                return self._end(stored, memory)
+            wait = self._go_on(stored, memory, alone=alone)
         except DeadLetterError as error:
             # Whatever is away, it is this batch that waits; what was begun is looked at again.
-            self._counter.say_waiting(stored, progress, str(error))
+            self._counter.say_waiting(stored, memory, str(error))
             return POLL_S
         except Exception:
             # A bug that one batch meets must not keep all others from going on.
             log.exception("batch_broken", extra={"batch_id": stored.id})
-            self._counter.say_waiting(stored, progress, "An error of this program, which the DLQ worker's log tells.")
+            self._counter.say_waiting(stored, memory, "An error of this program, which the DLQ worker's log tells.")
             return POLL_S
         return wait
 
@@ -120,55 +120,55 @@ class Executor:
 
     # -- a batch that may still send
 
-    def _go_on(self, stored: StoredBatch, progress: Progress, *, alone: bool) -> float:
-        self._carrier.collect(stored, progress)
-        self._carrier.look_after(stored, progress)
+    def _go_on(self, stored: StoredBatch, memory: Memory, *, alone: bool) -> float:
+        self._carrier.collect(stored, memory)
+        self._carrier.look_after(stored, memory)
         for _ in range(CHUNKS_PER_TURN if not alone else 4 * CHUNKS_PER_TURN):
-            following, wait = self._step(stored, progress)
+            following, wait = self._step(stored, memory)
             if following is None:
                 return wait
             stored = following
             if stored.batch.is_final:
                 return 0.0
-            self._carrier.collect(stored, progress)
+            self._carrier.collect(stored, memory)
         return 0.0
 
-    def _step(self, stored: StoredBatch, progress: Progress) -> tuple[StoredBatch | None, float]:
+    def _step(self, stored: StoredBatch, memory: Memory) -> tuple[StoredBatch | None, float]:
         """One move, or one chunk: the batch after it. Or None, and the seconds to wait."""
-        if stored.chunk and stored.chunk.token != progress.done:
-            following = self._others_chunk(stored, progress, stored.chunk)
+        if stored.chunk and stored.chunk.token != memory.done:
+            following = self._others_chunk(stored, memory, stored.chunk)
             if following is None:
-                self._counter.note(stored, progress)
+                self._counter.note(stored, memory)
                 return None, COLLECT_S
             return following, 0.0
-        seen = self._see(stored, progress)
+        seen = self._see(stored, memory)
         move = batch_stages.next_move(seen)
         if move is not None:
-            tally = self._counter.tally(stored, progress, fresh=True)
+            tally = self._counter.tally(stored, memory, fresh=True)
             # Judged by counts that are known to be right for where the batch stood when it was read.
             move = batch_stages.next_move(self._seen(stored, tally, seen.blocked_by))
         if move is not None:
-            return self._move(stored, progress, move, seen.blocked_by), 0.0
-        rows = self._sendable(stored, progress, seen)
+            return self._move(stored, memory, move, seen.blocked_by), 0.0
+        rows = self._sendable(stored, memory, seen)
         if not rows:
             # Nothing follows at once: whoever is next must not find a chunk that looks taken.
-            self._free(stored.id, progress)
-            self._counter.note(stored, progress, seen.blocked_by)
+            self._free(stored.id, memory)
+            self._counter.note(stored, memory, _waiting(seen))
             return None, self._pause(stored, seen)
-        return self._take(stored, progress, seen, rows)
+        return self._take(stored, memory, seen, rows)
 
     def _move(
-        self, stored: StoredBatch, progress: Progress, move: batch_stages.Move, blocked_by: BreakerSeen | None
+        self, stored: StoredBatch, memory: Memory, move: batch_stages.Move, blocked_by: BreakerSeen | None
     ) -> StoredBatch | None:
-        why = f"circuit breaker {blocked_by.name} is {blocked_by.state}" if blocked_by else ""
+        why = blocked_by.words if blocked_by else ""
         if move.to is Stage.FINISHED:
-            self._counter.note_late(stored, progress)
+            self._counter.note_late(stored, memory)
         errors = self._errors(stored.id) if move.to is Stage.STOPPED else ()
-        moved = self._batches.move(stored, move, who=SYSTEM, why=why, tally=progress.tally, errors=errors)
+        moved = self._batches.move(stored, move, who=SYSTEM, why=why, tally=memory.tally, errors=errors)
         if moved is not None:
             extra = {"batch_id": stored.id, "stage": move.to.value, "why": why or move.stop_reason}
             log.info("batch_moved", extra=extra)
-            progress.peeked_from = -1
+            memory.peeked_from = -1
         return moved
 
     def _errors(self, batch_id: str) -> Sequence[tuple[str, int]]:
@@ -180,34 +180,34 @@ class Executor:
             return ()
 
     def _take(
-        self, stored: StoredBatch, progress: Progress, seen: BatchSeen, rows: list[Row]
+        self, stored: StoredBatch, memory: Memory, seen: BatchSeen, rows: list[Row]
     ) -> tuple[StoredBatch | None, float]:
         """Take these letters, if nobody was first, and carry them."""
         batch = stored.batch
         token = uuid.uuid4().hex
-        taken = self._batches.take(stored, len(rows), owner=self.name, token=token, done=progress.done)
-        progress.peeked_from = -1
+        taken = self._batches.take(stored, len(rows), owner=self.name, token=token, done=memory.done)
+        memory.peeked_from = -1
         if taken is None:
-            self._counter.note(stored, progress, seen.blocked_by)
+            self._counter.note(stored, memory, _waiting(seen))
             return None, self._until_next_send(stored) or 0.01
-        progress.done = ""
-        self._read_ahead(taken, progress)
-        self._carrier.carry(taken, progress, rows)
+        memory.done = ""
+        self._read_ahead(taken, memory)
+        self._carrier.carry(taken, memory, rows)
         if batch.rate_per_second is None and batch.stage is Stage.RUNNING:
             # The next taking frees it in the same update.
-            progress.done = token
-            self._counter.note(taken, progress)
+            memory.done = token
+            self._counter.note(taken, memory)
             return taken, 0.0
         self._batches.free(stored.id, token)
-        self._counter.note(taken, progress)
+        self._counter.note(taken, memory)
         return None, self._until_next_send(taken)
 
-    def _free(self, batch_id: str, progress: Progress) -> None:
-        if progress.done:
-            self._batches.free(batch_id, progress.done)
-            progress.done = ""
+    def _free(self, batch_id: str, memory: Memory) -> None:
+        if memory.done:
+            self._batches.free(batch_id, memory.done)
+            memory.done = ""
 
-    def _others_chunk(self, stored: StoredBatch, progress: Progress, chunk: Chunk) -> StoredBatch | None:
+    def _others_chunk(self, stored: StoredBatch, memory: Memory, chunk: Chunk) -> StoredBatch | None:
         """Go on with a chunk that was begun by somebody who is gone, or by this executor; None: its owner has it."""
         token = chunk.token
         if chunk.owner != self.name:
@@ -220,24 +220,24 @@ class Executor:
             log.info("batch_chunk_taken_over", extra={"batch_id": stored.id, "owner": chunk.owner})
         if stored.batch.stage in SENDING:
             rows = self._carrier.stretch(stored.id, chunk.begin, chunk.end)
-            self._carrier.carry(stored, progress, [row for row in rows if not row[0].sent])
+            self._carrier.carry(stored, memory, [row for row in rows if not row[0].sent])
         # Of a batch that is paused nothing is sent: what is left of the chunk is looked after when it goes on.
         self._batches.free(stored.id, token)
         return self._batches.get(stored.id)
 
     # -- how it stands
 
-    def _see(self, stored: StoredBatch, progress: Progress) -> BatchSeen:
+    def _see(self, stored: StoredBatch, memory: Memory) -> BatchSeen:
         batch = stored.batch
         has_budget = batch.max_failures is not None or batch.max_failure_rate is not None
         all_taken = stored.next_seq >= batch.total
         # A budget is counted before every chunk; a verdict when there may be one.
-        fresh = has_budget or (progress.stale and (batch.stage is Stage.CANARY or all_taken))
-        tally = self._counter.tally(stored, progress, fresh=fresh)
+        fresh = has_budget or (memory.stale and (batch.stage is Stage.CANARY or all_taken))
+        tally = self._counter.tally(stored, memory, fresh=fresh)
         seen = self._seen(stored, tally, None)
         if all_taken or not (batch.stage in SENDING or batch.paused_by == BY_BREAKER):
             return seen
-        rows = self._peek(stored, progress)
+        rows = self._peek(stored, memory)
         names = self._breaker_names(rows[:1])
         blocked_by = next((self._breakers[name] for name in names if name and name in self._breakers), None)
         return self._seen(stored, tally, blocked_by if blocked_by and not blocked_by.passes else None)
@@ -284,57 +284,57 @@ class Executor:
 
     # -- which letters next
 
-    def _sendable(self, stored: StoredBatch, progress: Progress, seen: BatchSeen) -> list[Row]:
+    def _sendable(self, stored: StoredBatch, memory: Memory, seen: BatchSeen) -> list[Row]:
         """The next letters that rate, window, canary and breakers let go; none while it is not yet time."""
         wait = self._until_next_send(stored)
         if wait > 0.005:
             return []
-        count = batch_stages.allowance(seen, stored.batch.rate_per_second, bytes_each=progress.bytes_each)
+        count = batch_stages.allowance(seen, stored.batch.rate_per_second, bytes_each=memory.bytes_each)
         if count == 0:
             return []
-        rows = self._peek(stored, progress)[:count]
+        rows = self._peek(stored, memory)[:count]
         trying = batch_stages.is_trying(seen)
         return rows[: batch_stages.passing(self._breaker_names(rows), self._breakers, trying=trying)]
 
-    def _peek(self, stored: StoredBatch, progress: Progress) -> list[Row]:
+    def _peek(self, stored: StoredBatch, memory: Memory) -> list[Row]:
         """The next letters of the plan as they stand, and how their breakers are."""
         now = self._monotonic()
-        if progress.peeked_from != stored.next_seq or now >= progress.peeked_until:
-            ahead, progress.ahead = progress.ahead, None
+        if memory.peeked_from != stored.next_seq or now >= memory.peeked_until:
+            ahead, memory.ahead = memory.ahead, None
             read_at = now
             if ahead is not None and ahead[0] == stored.next_seq and now < ahead[1] + POLL_S:
                 _, read_at, reading = ahead
-                progress.peeked = reading.result()
+                memory.peeked = reading.result()
             else:
-                begin, end = self._next_places(stored, progress)
-                progress.peeked = self._carrier.stretch(stored.id, begin, end)
-            progress.peeked_from = stored.next_seq
-            progress.peeked_until = read_at + POLL_S
-        self._ask_breakers({seen.letter.type for _, seen in progress.peeked if seen})
-        return progress.peeked
+                begin, end = self._next_places(stored, memory)
+                memory.peeked = self._carrier.stretch(stored.id, begin, end)
+            memory.peeked_from = stored.next_seq
+            memory.peeked_until = read_at + POLL_S
+        self._ask_breakers({seen.letter.type for _, seen in memory.peeked if seen})
+        return memory.peeked
 
-    def _next_places(self, stored: StoredBatch, progress: Progress) -> tuple[int, int]:
+    def _next_places(self, stored: StoredBatch, memory: Memory) -> tuple[int, int]:
         batch = stored.batch
         is_careful = batch_stages.is_careful(
             batch.stage, batch.rate_per_second, batch.max_failures, batch.max_failure_rate
         )
-        size = batch_stages.chunk_size(is_careful=is_careful, bytes_each=progress.bytes_each)
+        size = batch_stages.chunk_size(is_careful=is_careful, bytes_each=memory.bytes_each)
         if batch.rate_per_second is not None:
             size = min(size, batch_stages.rate_slice(batch.rate_per_second))
         return stored.next_seq, min(stored.next_seq + size, batch.total)
 
-    def _read_ahead(self, taken: StoredBatch, progress: Progress) -> None:
+    def _read_ahead(self, taken: StoredBatch, memory: Memory) -> None:
         """Begin to read the letters that come next, while those that were taken are claimed and sent.
 
         They may move meanwhile, as any that were read: the claim decides.
         """
-        begin, end = self._next_places(taken, progress)
+        begin, end = self._next_places(taken, memory)
         if end - begin <= batch_stages.CHUNK:
             return
         if self._reader is None:
             self._reader = ThreadPoolExecutor(1, thread_name_prefix="batches-ahead")
         reading = self._reader.submit(self._carrier.stretch, taken.id, begin, end)
-        progress.ahead = (begin, self._monotonic(), reading)
+        memory.ahead = (begin, self._monotonic(), reading)
 
     def _ask_breakers(self, types: set[str]) -> None:
         now = self._monotonic()
@@ -351,20 +351,20 @@ class Executor:
 
     # -- a batch that sends nothing more
 
-    def _end(self, stored: StoredBatch, progress: Progress) -> float:
+    def _end(self, stored: StoredBatch, memory: Memory) -> float:
         """Give every letter of a stopped or cancelled batch its outcome."""
-        if not progress.untaken_ended:
+        if not memory.untaken_ended:
             self._items.end_untaken(stored.id, stored.next_seq, "skipped:cancelled")
-            progress.untaken_ended = True
-            progress.stale = True
-        self._carrier.collect(stored, progress)
-        self._carrier.end_left(stored, progress)
-        tally = self._counter.tally(stored, progress, fresh=progress.stale, end=stored.batch.total)
+            memory.untaken_ended = True
+            memory.stale = True
+        self._carrier.collect(stored, memory)
+        self._carrier.end_left(stored, memory)
+        tally = self._counter.tally(stored, memory, fresh=memory.stale, end=stored.batch.total)
         if tally.open == 0 and self._items.first_open(stored.id) is None:
-            tally = self._counter.tally(stored, progress, fresh=True, end=stored.batch.total)
+            tally = self._counter.tally(stored, memory, fresh=True, end=stored.batch.total)
             self._batches.ended(stored.id, tally, self._counter.late(stored))
             return 0.0
-        self._counter.note(stored, progress)
+        self._counter.note(stored, memory)
         return COLLECT_S
 
     def _clean(self) -> None:
@@ -380,6 +380,11 @@ class Executor:
             log.info("batch_deleted", extra={"batch_id": batch_id})
         if len(old) == 10:
             self._clean_due = self._monotonic() + POLL_S
+
+
+def _waiting(seen: BatchSeen) -> str:
+    """Only a batch that a breaker has paused waits for it: another has letters under way, or is between two."""
+    return seen.blocked_by.words if seen.blocked_by and seen.paused_by == BY_BREAKER else ""
 
 
 def _is_gone(owner: str) -> bool:

@@ -225,6 +225,10 @@ class BreakerSeen:
         """Whether every call may go."""
         return self.state in ("CLOSED", "DISABLED", "METRICS_ONLY")
 
+    @property
+    def words(self) -> str:
+        return f"circuit breaker {self.name} is {self.state}"
+
 
 @dataclass(frozen=True, slots=True)
 class DryRun:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from dlq_app import batches, batching, repository, services
+import pytest
+from pymongo.database import Database
+
+from dlq_app import batches, repository, services
 from dlq_app.batching import Executor
 from dlq_app.letter import DeadLetter, Death, Settled
 from dlq_app.replay_batch import BatchItem, BatchOrder, ReplayBatch
 from dlq_app.repository import Letters
 from dlq_app.testing import MemoryIntake, a_death
+
+Store = Database[dict[str, Any]]
 
 
 class Killed(BaseException):
@@ -98,15 +103,39 @@ class Rig:
 def make_due(executor: Executor) -> None:
     """Whatever this executor does only now and then, it does at its next turn."""
     executor._breakers_until = 0.0
-    for progress in executor._progress.values():
-        progress.collect_due = progress.left_due = progress.lost_due = progress.count_due = 0.0
-        progress.note_due = progress.peeked_until = 0.0
-        progress.stale = True
+    for memory in executor._memories.values():
+        memory.collect_due = memory.left_due = memory.lost_due = memory.count_due = 0.0
+        memory.note_due = memory.peeked_until = 0.0
+        memory.stale = True
 
 
-def sleep_past(batch: ReplayBatch) -> None:
-    assert batch.scheduled_at is not None
-    time.sleep(max(0.0, batch.scheduled_at.timestamp() - time.time()) + 0.01)
+def ids(count: int, prefix: str = "m") -> list[str]:
+    return [f"{prefix}-{n:04}" for n in range(count)]
 
 
-__all__ = ["Killed", "Rig", "batching", "make_due", "sleep_past"]
+def expire_chunk(store: Store, batch: ReplayBatch) -> None:
+    """A minute later: whoever took the chunk has had its time."""
+    over = datetime.now(UTC) - timedelta(seconds=1)
+    store["replay_batches"].update_one({"_id": batch.id, "chunk": {"$ne": None}}, {"$set": {"chunk.until": over}})
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, place: object, name: str, *, after: bool = False) -> None:
+    """Let the next call of a method be the last thing that its process does."""
+    method = getattr(place, name)
+
+    def dies(*args: Any, **kwargs: Any) -> Any:
+        monkeypatch.setattr(place, name, method)
+        if after:
+            method(*args, **kwargs)
+        raise Killed
+
+    monkeypatch.setattr(place, name, dies)
+
+
+def tick_killed(executor: Executor, turns: int = 20) -> None:
+    for _ in range(turns):
+        try:
+            executor.tick()
+        except Killed:
+            return
+    raise AssertionError("it was not killed")

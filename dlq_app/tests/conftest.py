@@ -12,6 +12,7 @@ from dlq_app import indexes, repository
 from dlq_app.mongo import database
 from dlq_app.repository import Letters
 from dlq_app.testing import MemoryIntake
+from dlq_app.tests.batch_rig import Rig
 from dlqsite.tests.people import with_key
 
 
@@ -35,6 +36,12 @@ def intake(monkeypatch: pytest.MonkeyPatch) -> MemoryIntake:
     port = MemoryIntake()
     monkeypatch.setattr("dlq_app.ports._load", lambda path: port)
     return port
+
+
+@pytest.fixture
+def rig(letters: Letters, intake: MemoryIntake) -> Rig:
+    """Batches over these letters and that intake."""
+    return Rig(letters, intake)
 
 
 @pytest.fixture

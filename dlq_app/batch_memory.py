@@ -13,7 +13,7 @@ Row = tuple[BatchItem, BatchLetter | None]
 
 
 @dataclass(slots=True)
-class Progress:
+class Memory:
     """Times are of the monotonic clock, in seconds."""
 
     # -- counting
