@@ -9,7 +9,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse, HttpResponseNotModified, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.decorators import method_decorator
@@ -46,6 +46,7 @@ class LetterViews:
     has_view_permission: Callable[[HttpRequest], bool]
     away: Callable[[HttpRequest, DeadLetterError], HttpResponse]
     missing: Callable[[HttpRequest, str], HttpResponse]
+    fragment: Callable[[HttpRequest, str, dict[str, Any], str], HttpResponse]
 
     # --- looking ---
 
@@ -88,14 +89,7 @@ class LetterViews:
 
         def answer(letter: Letter) -> HttpResponse:
             shown = letter_page.state(request, letter, datetime.now(UTC))
-            etag = f'"{shown["live_tag"]}"'
-            if request.headers.get("If-None-Match") == etag:
-                response: HttpResponse = HttpResponseNotModified()
-            else:
-                response = TemplateResponse(request, "console/letter_live.html", shown)
-            response["ETag"] = etag
-            response["Cache-Control"] = "private, no-cache"
-            return response
+            return self.fragment(request, "console/letter_live.html", shown, shown["live_tag"])
 
         return self._with(request, object_id, answer)
 

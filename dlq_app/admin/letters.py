@@ -14,7 +14,7 @@ from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseNotModified, HttpResponseRedirect, JsonResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.decorators import method_decorator
@@ -28,6 +28,7 @@ from dlq_app.admin.filters import FILTERS, AgeFilter, Chip, CriteriaFilter, addr
 from dlq_app.admin.letter_views import LetterViews
 from dlq_app.admin.queryset import LettersQuerySet, letter_of
 from dlq_app.admin.selection import back_to_list, criteria_of, ids_of, in_words, selection_query
+from dlq_app.admin.stored import StoredAdmin
 from dlq_app.criteria import LetterCriteria
 from dlq_app.errors import CriteriaInvalid, DeadLetterError, QueryTooSlow, StoreUnavailable
 from dlq_app.instants import iso
@@ -164,7 +165,7 @@ class LetterList(ChangeList):
 
 
 @admin.register(DeadLetter)
-class DeadLetterAdmin(BulkPages, LetterViews, admin.ModelAdmin):  # type: ignore[type-arg, misc]
+class DeadLetterAdmin(BulkPages, LetterViews, StoredAdmin):  # type: ignore[misc]
     """The list of dead letters. What one may not do is shown locked, with the reason."""
 
     list_display: Any = (
@@ -185,15 +186,6 @@ class DeadLetterAdmin(BulkPages, LetterViews, admin.ModelAdmin):  # type: ignore
     actions: Any = ("replay", "resolve", "discard", "set_aside", "export")
 
     # --- who may ---
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
     def has_replay_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return people.may(request, "replay")
@@ -267,8 +259,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, admin.ModelAdmin):  # type: ignore
 
     @method_decorator(csrf_protect)
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        if not self.has_view_permission(request):
-            raise PermissionDenied
+        self.must_view(request)
         elsewhere = self._elsewhere(request)
         if elsewhere:
             return elsewhere
@@ -418,8 +409,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, admin.ModelAdmin):  # type: ignore
     @method_decorator(require_safe)
     def count_view(self, request: HttpRequest) -> HttpResponse:
         """How many letters match, exactly, and when that was counted: for "select all"."""
-        if not self.has_view_permission(request):
-            raise PermissionDenied
+        self.must_view(request)
         try:
             criteria = criteria_of(request.GET)
             count = repository.letters().exact_count(criteria)
@@ -432,8 +422,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, admin.ModelAdmin):  # type: ignore
     @method_decorator(require_safe)
     def newer_view(self, request: HttpRequest) -> HttpResponse:
         """How many failed since the list was drawn, for the line above it; 304 as long as that is the same."""
-        if not self.has_view_permission(request):
-            raise PermissionDenied
+        self.must_view(request)
         try:
             newer = repository.letters().count(criteria_of(request.GET), within_s=NEWER_WITHIN_S)
         except QueryTooSlow:
@@ -441,21 +430,14 @@ class DeadLetterAdmin(BulkPages, LetterViews, admin.ModelAdmin):  # type: ignore
             return HttpResponse(status=204)
         except DeadLetterError as error:
             return HttpResponse(error.detail, status=error.status, content_type="text/plain; charset=utf-8")
-        etag = f'"{newer.count}{"+" if newer.is_capped else ""}"'
-        if request.headers.get("If-None-Match") == etag:
-            response: HttpResponse = HttpResponseNotModified()
-        else:
-            context = {"newer": newer, "newer_url": request.get_full_path(), "live_tag": etag.strip('"')}
-            response = TemplateResponse(request, "console/letters_newer.html", context)
-        response["ETag"] = etag
-        response["Cache-Control"] = "private, no-cache"
-        return response
+        live_tag = f"{newer.count}{'+' if newer.is_capped else ''}"
+        context = {"newer": newer, "newer_url": request.get_full_path(), "live_tag": live_tag}
+        return self.fragment(request, "console/letters_newer.html", context, live_tag)
 
     @method_decorator(require_safe)
     def export_view(self, request: HttpRequest) -> HttpResponse:
         """What would be exported, and where to get it; letters that were named come from here."""
-        if not self.has_view_permission(request):
-            raise PermissionDenied
+        self.must_view(request)
         ids = ids_of(request.GET)
         try:
             if ids and request.GET.get("format") == "jsonl":

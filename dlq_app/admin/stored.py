@@ -1,4 +1,4 @@
-"""What the admins of groups and batches share: nothing is written through the model, and live parts are asked for."""
+"""What the admins of letters, groups and batches share: nothing is written through models, live parts are asked for."""
 
 from __future__ import annotations
 
