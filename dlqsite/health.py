@@ -150,12 +150,12 @@ def check_breakers() -> Finding:
 
 
 def check_accounting() -> Finding:
-    """accepted = done + open + dead, on every day: moved and counted in one step, so no difference passes by itself."""
-    differing = [row for row in _books() if row.difference]
+    """accepted = done + open + dead, none below zero: moved and counted in one step, no difference passes by itself."""
+    differing = [row for row in _books() if row.wrong]
     facts = {"differences": len(differing)}
     if differing:
         where = ", ".join(f"{row.type} on {row.day[:4]}-{row.day[4:6]}-{row.day[6:]}" for row in differing[:3])
-        facts["messages"] = sum(abs(row.difference) for row in differing)
+        facts["messages"] = sum(row.wrong for row in differing)
         return Finding(Status.DEGRADED, f"Not accounted for: {facts['messages']} of {where}.", facts)
     return Finding(Status.HEALTHY, facts=facts)
 

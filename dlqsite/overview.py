@@ -79,7 +79,7 @@ class Accounts:
 
     @property
     def difference(self) -> int:
-        return sum(abs(row.difference) for row in self.differences)
+        return sum(row.wrong for row in self.differences)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ def _accounts() -> Accounts:
     rows = ledger().accounting(ACCOUNT_DAYS)
     today = f"{datetime.fromtimestamp(ledger().now_ms() / 1000, UTC):%Y%m%d}"
     of_today = [row for row in rows if row.day == today]
-    differences = tuple(row for row in reversed(rows) if row.difference)
+    differences = tuple(row for row in reversed(rows) if row.wrong)
     return Accounts(
         accepted=sum(row.accepted for row in of_today),
         done=sum(row.done for row in of_today),

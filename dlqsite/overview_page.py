@@ -258,6 +258,8 @@ def batch_rows(o: Overview) -> Iterator[BatchRow]:
 
 def difference_words(row: AccountRow) -> str:
     """``1 missing``, ``2 too many``."""
+    if not row.difference and row.below_zero:
+        return f"{row.below_zero:,} below zero"
     return f"{row.difference:,} missing" if row.difference > 0 else f"{-row.difference:,} too many"
 
 

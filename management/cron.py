@@ -74,16 +74,18 @@ class Accounts:
 
     def __init__(self, rows: Callable[[int], Sequence[Any]]) -> None:
         self._rows = rows
-        self._known: dict[tuple[str, str], int] = {}
+        self._known: dict[tuple[str, str], tuple[int, int]] = {}
 
     def check(self, days: int) -> None:
         """Look at the last ``days`` days. A move and its counting are one step, so no difference is a passing one."""
         for row in self._rows(days):
-            key, difference = (row.day, row.type), row.difference
-            if difference != self._known.get(key, 0):
-                self._known[key] = difference
-                details = {"day": row.day, "type": row.type, "difference": difference, "accepted": row.accepted}
-                if difference:
+            key, wrong = (row.day, row.type), (row.difference, row.below_zero)
+            if wrong != self._known.get(key, (0, 0)):
+                self._known[key] = wrong
+                details = {"day": row.day, "type": row.type, "difference": row.difference, "accepted": row.accepted}
+                if row.below_zero:
+                    details["below_zero"] = row.below_zero
+                if any(wrong):
                     log.error("accounts_differ", extra=details)
                 else:
                     log.warning("accounts_agree_again", extra=details)

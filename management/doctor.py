@@ -265,9 +265,12 @@ def look_at_work() -> Iterator[Finding]:
         )
     else:
         yield _ok("quarantine", "empty")
-    wrong = [row for row in ledger().accounting() if row.difference]
+    wrong = [row for row in ledger().accounting() if row.wrong]
     if wrong:
-        named = ", ".join(f"{row.day} {row.type}: {row.difference:+d}" for row in wrong[:5])
+        named = ", ".join(
+            f"{row.day} {row.type}: " + (f"{row.difference:+d}" if row.difference else f"{row.below_zero} below zero")
+            for row in wrong[:5]
+        )
         yield _fail(
             "accounts", f"accepted is not done + dead + open ({named})", "Look for a restored or flushed Redis."
         )

@@ -225,16 +225,16 @@ def _lanes(seen: Board) -> dict[str, Any]:
 def _books(rows: list[AccountRow], days: int) -> dict[str, Any]:
     """The rows of the last days, newest first, after those that do not add up, whatever their day."""
     first = f"{datetime.now(UTC) - timedelta(days=days - 1):%Y%m%d}"
-    differing = [row for row in reversed(rows) if row.difference]
+    differing = [row for row in reversed(rows) if row.wrong]
     recent = [row for row in rows if row.day >= first]
-    fitting = sorted((row for row in recent if not row.difference), key=lambda row: (-int(row.day), -row.accepted))
+    fitting = sorted((row for row in recent if not row.wrong), key=lambda row: (-int(row.day), -row.accepted))
     return {
         "differing": differing,
-        "unaccounted": sum(abs(row.difference) for row in differing),
+        "unaccounted": sum(row.wrong for row in differing),
         "rows": [*differing, *fitting][:MOST_ROWS],
         "left_out": max(len(differing) + len(fitting) - MOST_ROWS, 0),
         "totals": {name: sum(getattr(row, name) for row in recent) for name in ("accepted", "done", "open", "dead")}
-        | {"difference": sum(abs(row.difference) for row in recent)},
+        | {"difference": sum(row.wrong for row in recent)},
     }
 
 

@@ -309,6 +309,16 @@ class AccountRow:
     def difference(self) -> int:
         return self.accepted - self.done - self.dead - self.open
 
+    @property
+    def below_zero(self) -> int:
+        """Messages by which fields are below zero. Only rows of earlier versions can be."""
+        return -sum(min(count, 0) for count in (self.accepted, self.done, self.dead, self.open))
+
+    @property
+    def wrong(self) -> int:
+        """Messages for which this row is wrong; 0 when it adds up."""
+        return abs(self.difference) or self.below_zero
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:

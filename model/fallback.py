@@ -22,6 +22,7 @@ CLAIM_FENCE = "claim: fence from the server's clock as well as from the count"
 LETTER_CLOSED = "letter: one outcome per epoch (closedEpoch)"
 LETTER_FENCE = "letter: never moved by an outcome older than its fence"
 FORWARD_OPEN = "forward: never over an open message"
+ACCOUNTS_ENTER = "accounts: what an account lacks enters it"
 
 
 class Redis(NamedTuple):
@@ -83,7 +84,7 @@ class World(NamedTuple):
 
 class FallbackModel(Model[World]):
     name = "fallback"
-    guards = (CLAIM_FENCE, LETTER_CLOSED, LETTER_FENCE, FORWARD_OPEN)
+    guards = (CLAIM_FENCE, LETTER_CLOSED, LETTER_FENCE, FORWARD_OPEN, ACCOUNTS_ENTER)
 
     def __init__(self, dropped: Collection[str] = (), clicks: int = 1, kills: int = 0) -> None:
         super().__init__(dropped)
@@ -226,6 +227,8 @@ class FallbackModel(Model[World]):
         forwarded = redis._replace(state=QUEUED, epoch=epoch, replay=i, outbox=False)
         if redis.state in (ABSENT, DEAD):  # what was forgotten is taken for counted as dead
             forwarded = forwarded._replace(dead=redis.dead - 1, open=redis.open + 1)
+        if forwarded.dead < 0 and self.on(ACCOUNTS_ENTER):
+            forwarded = forwarded._replace(dead=0, accepted=redis.accepted + 1)
         return world._replace(redis=forwarded), "forwarded"
 
     def sweep(self, world: World) -> Iterator[Step[World]]:
@@ -251,6 +254,8 @@ class FallbackModel(Model[World]):
         is_open = redis.state in (QUEUED, RUNNING, DEAD_PENDING)
         if redis.accepted != redis.done + redis.dead + redis.open or redis.open != is_open:
             return "I10 the accounts do not add up"
+        if min(redis.done, redis.dead, redis.open) < 0:
+            return "I10 an account is below zero"
         if redis.state == DEAD and (letter is None or letter.closed_epoch < redis.epoch):
             return "I5 dead, but the letter does not have this death"
         return ""

@@ -140,6 +140,14 @@ class TestTheEndpoints:
 
         assert Client().get("/api/system/health").json() == {"data": {"status": "healthy"}}
 
+    def test_a_count_below_zero_is_alarmed_although_the_row_adds_up(self, redis_client: Any) -> None:
+        redis_client.hset("dlq:acct:20991231:demo", mapping={"done": 50, "dead": -50})
+        redis_client.sadd("dlq:acct:index", "20991231:demo")
+
+        found = health.check_accounting()
+
+        assert (found.status, found.facts) == (health.Status.DEGRADED, {"differences": 1, "messages": 50})
+
     def test_without_redis_it_is_unhealthy_and_not_ready(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def away() -> Finding:
             raise StoreUnavailable

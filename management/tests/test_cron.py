@@ -79,8 +79,8 @@ def test_it_ends_between_two_duties() -> None:
     assert done == []
 
 
-def a_row(*, accepted: int, done: int) -> AccountRow:
-    return AccountRow(day="20261124", type="demo", accepted=accepted, done=done, dead=0, open=0)
+def a_row(*, accepted: int, done: int, dead: int = 0) -> AccountRow:
+    return AccountRow(day="20261124", type="demo", accepted=accepted, done=done, dead=dead, open=0)
 
 
 def test_a_difference_is_told_when_it_appears_changes_and_goes(caplog: pytest.LogCaptureFixture) -> None:
@@ -97,3 +97,11 @@ def test_a_difference_is_told_when_it_appears_changes_and_goes(caplog: pytest.Lo
         ("ERROR", 2),
         ("WARNING", 0),
     ]
+
+
+def test_a_count_below_zero_is_told_although_the_row_adds_up(caplog: pytest.LogCaptureFixture) -> None:
+    accounts = Accounts(lambda days: [a_row(accepted=0, done=50, dead=-50)])
+
+    accounts.check(2)
+
+    assert [(r.levelname, r.__dict__["below_zero"]) for r in caplog.records] == [("ERROR", 50)]

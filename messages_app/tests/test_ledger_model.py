@@ -66,6 +66,14 @@ class Model:
     account: Counter[str] = field(default_factory=Counter)
     epoch_high: int = 0
 
+    def count(self, **changes: int) -> None:
+        """A field that would fall below zero lacks the message: it enters the account as accepted."""
+        self.account.update(changes)
+        for field_name, stands in list(self.account.items()):
+            if stands < 0:
+                self.account[field_name] = 0
+                self.account["accepted"] -= stands
+
     def lane(self, name: str) -> str:
         return "alone" if self.messages[name].recoveries >= 2 else LANES[name]
 
@@ -86,7 +94,7 @@ class Model:
         self.epoch_high = max(self.now, self.epoch_high)
         message = Message("scheduled", self.epoch_high, token, MAX_RETRIES, at=not_before)
         self.messages[name] = message
-        self.account.update(accepted=1, open=1)
+        self.count(accepted=1, open=1)
         if not_before <= self.now:
             self.wake(name)
         return "accepted"
@@ -123,7 +131,7 @@ class Model:
         if how == "complete":
             message.state = "done"
             message.outbox = "settle" if message.replay else ""
-            self.account.update(done=1, open=-1)
+            self.count(done=1, open=-1)
             return "to_outbox" if message.replay else "applied"
         if how == "fail":
             if delay is not None and message.attempt < message.max_retries:
@@ -170,7 +178,7 @@ class Model:
         message.outbox = ""
         if kind == "death":
             message.state = "dead"
-            self.account.update(dead=1, open=-1)
+            self.count(dead=1, open=-1)
         return True
 
     def forward(self, name: str, epoch: int, death_seen: int, late: bool, force: bool) -> str:
@@ -190,7 +198,7 @@ class Model:
         if state == "done" and not force:
             return "already_done"
         if not letter_has_it:
-            self.account.update({"done" if state == "done" else "dead": -1, "open": 1})
+            self.count(**{"done" if state == "done" else "dead": -1, "open": 1})
         old = message or Message("", 0, "", 0)
         self.messages[name] = Message("", epoch, old.token, 0, fence=old.fence, wakes=old.wakes, replay=True)
         self.wake(name)
@@ -370,6 +378,7 @@ class Ledgers(RuleBasedStateMachine):
             return
         account = self.model.account
         assert self.desk.account() == (account["accepted"], account["done"], account["dead"], account["open"])
+        assert min(account.values(), default=0) >= 0
         assert account["open"] == sum(message.state in OPEN for message in self.model.messages.values())
 
     @invariant()

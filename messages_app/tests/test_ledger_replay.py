@@ -212,6 +212,46 @@ def test_a_forgotten_message_leaves_the_account_that_it_ended_in(desk: Desk) -> 
     assert desk.account() == (1, 0, 0, 1)
 
 
+def test_a_message_of_an_emptied_redis_is_accepted_with_its_first_replay(desk: Desk) -> None:
+    desk.client.flushall()
+    desk.at(START_MS)
+
+    for number in range(3):
+        desk.ledger.forward(order(f"a{number}", 7))
+    assert desk.account() == (3, 0, 0, 3)
+    for claimed in desk.claim():
+        desk.complete(claimed.message_id, claimed.fence)
+    assert desk.account() == (3, 3, 0, 0)
+
+
+def test_a_message_enters_the_account_when_others_than_it_are_dead_there(desk: Desk) -> None:
+    desk.bury("a")
+    desk.client.delete("dlq:msg:a", "dlq:story:a", "dlq:body:a")
+    desk.ledger.forward(order("a", START_MS + 1))
+
+    desk.ledger.forward(order("b", 7))
+
+    assert desk.account() == (2, 0, 0, 2)
+
+
+def test_a_message_that_outlives_its_account_enters_it_again(desk: Desk) -> None:
+    desk.accept("a")
+    desk.client.delete("dlq:acct:20270115:demo")
+
+    desk.complete("a", desk.claim_only().fence)
+
+    assert desk.account() == (1, 1, 0, 0)
+
+
+def test_an_account_that_an_earlier_version_left_below_zero_is_put_right(desk: Desk) -> None:
+    desk.client.hset("dlq:acct:20270115:demo", mapping={"done": 50, "dead": -50})
+    desk.client.sadd("dlq:acct:index", "20270115:demo")
+
+    desk.bury("a")
+
+    assert desk.account() == (51, 50, 1, 0)
+
+
 def test_an_imported_letters_message_is_accepted_with_its_first_replay(desk: Desk) -> None:
     desk.ledger.forward(order("a", 7, acct_day=""))
     assert desk.record().acct_day == "20270115"
