@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import re
 import threading
 import time
 from functools import lru_cache
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 OPEN = "open"
 #: The Django permission that lets staff do what a scope lets a key do. Reading needs none beyond being staff.
 SCOPE_PERMISSIONS = {"submit": "dlqsite.submit", "replay": "dlqsite.replay", "admin": "dlqsite.admin"}
+
+#: A bare IPv6 address has no port: its colons belong to the address.
+_HOP_WITH_PORT = re.compile(r"(?P<v4>[0-9.]{7,15}):[0-9]{1,5}|\[(?P<v6>[0-9A-Fa-f:.]{2,45})\](?::[0-9]{1,5})?")
 
 _KEEP_S = 5.0
 _KEEP_AT_MOST = 1024
@@ -109,13 +113,14 @@ def address_from(environ: Mapping[str, Any]) -> str:
     """The client's address: the peer, or, behind trusted proxies, the last hop that is none of them.
 
     X-Forwarded-For is read from the right and only while each hop is a trusted proxy: everything further left was
-    written by whoever wanted to. At most 45 characters; ``unknown`` for a socket peer without a usable header.
+    written by whoever wanted to. Ports are left out: a client's next connection has another one. At most 45 characters;
+    ``unknown`` for a socket peer without a usable header.
     """
     peer = str(environ.get("REMOTE_ADDR") or "")
     if not _is_trusted(peer):
         return peer[:45] or "unknown"
     for hop in reversed(str(environ.get("HTTP_X_FORWARDED_FOR", "")).split(",")):
-        candidate = hop.strip()
+        candidate = _without_port(hop.strip())
         try:
             ipaddress.ip_address(candidate)
         except ValueError:
@@ -124,6 +129,12 @@ def address_from(environ: Mapping[str, Any]) -> str:
         if not _is_trusted(candidate):
             break
     return peer[:45] or "unknown"
+
+
+def _without_port(hop: str) -> str:
+    """The address of a hop as proxies write it: ``1.2.3.4:5678``, ``[::1]:443``, ``[::1]``, or the address alone."""
+    found = _HOP_WITH_PORT.fullmatch(hop)
+    return (found["v4"] or found["v6"]) if found else hop
 
 
 def client_address(request: HttpRequest) -> str:
