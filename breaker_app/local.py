@@ -140,8 +140,10 @@ class _Breaker:
         if self.state is State.HALF_OPEN:
             if self.leases.pop(permit.token, None) is None:
                 return False
-            self.succeeded += outcome is Outcome.SUCCESS
-            self.failed += outcome is Outcome.FAILURE
+            # A slow success does not show that the downstream is well: it must not close the circuit.
+            succeeded = outcome is Outcome.SUCCESS and not policy.is_slow(took)
+            self.succeeded += succeeded
+            self.failed += not succeeded and outcome is not Outcome.IGNORED
             self.judge(policy, now)
             return True
         if outcome is Outcome.IGNORED or self.state not in (State.CLOSED, State.METRICS_ONLY):

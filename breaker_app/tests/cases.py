@@ -516,3 +516,106 @@ def a_reset_does_not_forget_how_often_it_opened(bench: Bench) -> None:
     assert bench.peek().opens == 1
     bench.force(State.OPEN, at=2_000)
     assert bench.peek().opens == 2
+
+
+#: Half of ten calls above four seconds trip.
+SLOW = BreakerPolicy(slow_call_ms=4_000, slow_call_threshold=0.5)
+
+
+@case("C56")
+def slow_probes_reopen(bench: Bench) -> None:
+    bench.use(SLOW)
+    probes = bench.half()
+    for probe in probes[:2]:
+        assert bench.record(probe, S, at=30_000, took=4_001)
+    assert bench.state() is State.HALF_OPEN
+    seen = bench.peek()
+    assert (seen.probes_succeeded, seen.probes_failed) == (0, 2)
+    assert bench.record(probes[2], S, at=30_000, took=HOUR)
+    assert bench.state() is State.OPEN
+    last = bench.breaker.transitions(1)[0]
+    assert (last.why, last.total, last.failures) == (Why.PROBES_FAILED, 3, 3)
+
+
+@case("C57")
+def a_probe_at_the_limit_is_not_slow(bench: Bench) -> None:
+    bench.use(SLOW)
+    for probe in bench.half()[:8]:
+        bench.record(probe, S, at=30_000, took=4_000)
+    assert bench.state() is State.CLOSED
+
+
+@case("C58")
+def slow_and_failed_probes_count_together(bench: Bench) -> None:
+    bench.use(SLOW)
+    probes = bench.half()
+    bench.record(probes[0], F, at=30_000)
+    bench.record(probes[1], F, at=30_000, took=5_000)
+    for probe in probes[2:9]:
+        bench.record(probe, S, at=30_000)
+    assert bench.state() is State.HALF_OPEN
+    bench.record(probes[9], S, at=30_000, took=5_000)
+    assert bench.state() is State.OPEN
+
+
+@case("C59")
+def an_ignored_probe_is_ignored_however_slow(bench: Bench) -> None:
+    bench.use(SLOW)
+    for probe in bench.half():
+        assert bench.record(probe, I, at=30_000, took=HOUR)
+    seen = bench.peek()
+    assert (seen.state, seen.leases, seen.probes_failed) == (State.HALF_OPEN, 0, 0)
+
+
+@case("C60")
+def a_slow_probe_succeeds_while_slow_calls_are_off(bench: Bench) -> None:
+    for probe in bench.half()[:8]:
+        bench.record(probe, S, at=30_000, took=HOUR)
+    assert bench.state() is State.CLOSED
+
+
+@case("C61")
+def a_late_slow_success_counts_nowhere_in_any_later_state(bench: Bench) -> None:
+    bench.use(SLOW)
+    old = bench.acquire("old", at=0)
+    bench.opened()
+    assert not bench.record(old, S, at=10_000, took=10_000)
+    assert bench.state() is State.OPEN
+    probes = [bench.acquire(f"h{number}", at=30_000) for number in range(10)]
+    assert not bench.record(old, S, at=30_000, took=30_000)
+    seen = bench.peek()
+    assert (seen.state, seen.leases, seen.probes_succeeded, seen.probes_failed) == (State.HALF_OPEN, 10, 0, 0)
+    for probe in probes[:8]:
+        bench.record(probe, S, at=30_000)
+    assert bench.state() is State.CLOSED
+    for late in (old, probes[8], probes[9]):
+        assert not bench.record(late, S, at=40_000, took=10_000)
+    for state in (State.METRICS_ONLY, State.DISABLED, State.FORCED_OPEN):
+        bench.force(state, at=40_000)
+        assert not bench.record(old, S, at=40_000, took=40_000)
+        assert bench.state() is state
+    assert (bench.peek().total, bench.peek().slow) == (0, 0)
+
+
+@case("C62")
+def a_slow_probe_that_outlived_its_lease_changes_nothing(bench: Bench) -> None:
+    bench.use(SLOW)
+    bench.opened()
+    probe = bench.acquire("p", at=30_000)
+    bench.acquire("q", at=60_000)
+    assert not bench.record(probe, S, at=90_000, took=60_000)
+    seen = bench.peek()
+    assert (seen.state, seen.probes_failed, seen.probes_lost) == (State.HALF_OPEN, 0, 1)
+
+
+@case("C63")
+def slow_successes_of_the_same_generation_count_as_slow_where_calls_are_counted(bench: Bench) -> None:
+    bench.use(SLOW)
+    bench.force(State.METRICS_ONLY, at=0)
+    for _ in range(20):
+        assert bench.call(S, at=0, took=5_000)
+    assert (bench.state(), bench.peek().slow) == (State.METRICS_ONLY, 20)
+    for state in (State.DISABLED, State.FORCED_OPEN):
+        bench.force(state, at=0)
+        assert not bench.call(S, 20, at=0, took=5_000)
+        assert bench.state() is state
