@@ -34,6 +34,8 @@ class ChildLog:
         self._descriptor: int | None = None
         self._read_to = path.stat().st_size if path.exists() else 0
         self._begun_at = self._read_to
+        #: The last failure that was reported.
+        self._trouble = ""
 
     def open(self) -> int:
         """The descriptor that a child's stdout and stderr get. Every write goes to the end, also after a cut."""
@@ -50,9 +52,22 @@ class ChildLog:
     def follow(self) -> list[str]:
         """Warnings written since the last call, at most a few; keeps the file below its limit as well."""
         try:
-            size = self.path.stat().st_size
+            return self._follow()
         except FileNotFoundError:  # somebody tidied up
             return []
+        except OSError as error:  # the disk; the next look may succeed
+            return self._failed(error)
+
+    def _failed(self, error: OSError) -> list[str]:
+        """The reason why the log could not be read, once per reason."""
+        words = f"{self.path} cannot be followed: {error.strerror or error}"
+        if words == self._trouble:
+            return []
+        self._trouble = words
+        return [words]
+
+    def _follow(self) -> list[str]:
+        size = self.path.stat().st_size
         if size < self._read_to:
             self._read_to = 0
         if size == self._read_to:
@@ -67,6 +82,7 @@ class ChildLog:
         self._read_to = start + (whole or len(block))
         if size > self._limit:
             self._cut()
+        self._trouble = ""
         if not _SUSPECT.search(block):
             return []
         loud = [text for line in block[: whole or None].splitlines() if (text := _warning(line))]
@@ -80,33 +96,51 @@ class ChildLog:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(max(min(self._begun_at, size), size - 8192))
                 lines = [line for line in file.read().splitlines() if line.strip()]
-        except FileNotFoundError:
+        except OSError:
             return ""
-        return (_warning(lines[-1]) or lines[-1].decode("utf-8", "replace").strip())[:WIDTH] if lines else ""
+        return (_warning(lines[-1]) or _shown(lines[-1].decode("utf-8", "replace").strip())) if lines else ""
 
     def _cut(self) -> None:
         # Children hold the file open, so it cannot be renamed: copy it and empty it. Lines written in between are lost.
-        shutil.copyfile(self.path, self.path.with_suffix(".log.1"))
-        self.path.with_suffix(".log.1").chmod(0o600)
-        os.truncate(self.path, 0)
-        self._read_to = self._begun_at = 0
+        try:
+            shutil.copyfile(self.path, self.path.with_suffix(".log.1"))
+            self.path.with_suffix(".log.1").chmod(0o600)
+        finally:
+            # Also when the disk is full and nothing could be copied: it must not grow without end.
+            os.truncate(self.path, 0)
+            self._read_to = self._begun_at = 0
 
 
 def _warning(line: bytes) -> str:
-    """What of a log line is worth showing, empty when it is no warning."""
+    """The part of a log line that is worth showing, empty when it is no warning. Accepts any bytes."""
     if not _SUSPECT.search(line):
         return ""
     text = line.decode("utf-8", "replace").rstrip()
     if text.startswith("{"):
         try:
-            entry = json.loads(text)
-        except ValueError:
-            entry = None
-        if isinstance(entry, dict) and "event" in entry:
-            level = str(entry.pop("level", "")).lower()
-            if level not in _LOUD:
-                return ""
-            said = entry.pop("event")
-            rest = " ".join(f"{key}={value}" for key, value in entry.items() if key not in _UNSHOWN)
-            return f"{level}: {said} {rest}".strip()[:WIDTH]
-    return text[:WIDTH] if _PLAIN.search(text) else ""
+            found = _structured(text)
+        except (ValueError, RecursionError, MemoryError):
+            found = None  # cut in half, or nested without end
+        if found is not None:
+            return _shown(found)
+    return _shown(text) if _PLAIN.search(text) else ""
+
+
+def _structured(text: str) -> str | None:
+    """A structured line in words, empty when its level is low; None when it is not one of ours. Raises ValueError."""
+    entry = json.loads(text)
+    if not isinstance(entry, dict) or "event" not in entry:
+        return None
+    level = str(entry.pop("level", "")).lower()
+    if level not in _LOUD:
+        return ""
+    said = entry.pop("event")
+    rest = " ".join(f"{key}={value}" for key, value in entry.items() if key not in _UNSHOWN)
+    return f"{level}: {said} {rest}".strip()
+
+
+def _shown(text: str) -> str:
+    """``text`` on one line and not too long; an escape for each character that a terminal obeys or cannot encode."""
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in text[:WIDTH]
+    )[:WIDTH]

@@ -390,7 +390,10 @@ class Stack:
             "pids": {"supervisor": os.getpid(), **pids},
         }
         known = {name: value for name, value in found.items() if value is not None}
-        write_private(self._data.connection, json.dumps(known, indent=2) + "\n")
+        try:
+            write_private(self._data.connection, json.dumps(known, indent=2) + "\n")
+        except OSError as error:  # a full disk: the process runs all the same
+            self.say(f"{self._data.connection} could not be written and names processes that are gone: {error}")
 
     def _announce(self, seconds: float, first: bool) -> None:
         credentials = self._data.read_credentials()

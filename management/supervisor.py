@@ -224,13 +224,20 @@ class Supervisor:
         process = child.process
         if process is None:
             if child.restart_at is not None and time.monotonic() >= child.restart_at and self._stores_ready(child):
-                self._spawn(child)
+                self._start_again(child)
             return
         code = process.poll()
         if code is not None:
             self._bury(child, code)
         elif not child.is_ready:
             child.is_ready = child.role.ready is None or child.role.ready(process.pid)
+
+    def _start_again(self, child: _Child) -> None:
+        try:
+            self._spawn(child)
+        except OSError as error:  # too many processes, no memory, a full disk: it worked once and may work again
+            child.restart_at = time.monotonic() + BACKOFF[-1]
+            self.say(f"{child.role.name} cannot be started now: {error}")
 
     def _bury(self, child: _Child, code: int) -> None:
         lived = time.monotonic() - child.started_at
@@ -276,8 +283,13 @@ class Supervisor:
 
     def _show_warnings(self) -> None:
         for child in self._children.values():
-            for line in child.log.follow():
-                if child.role.show_warnings:
+            try:
+                lines = child.log.follow()
+            except Exception as error:
+                # Whatever a child writes, it ends neither the supervisor nor the other children.
+                lines = [f"a part of its log could not be shown: {type(error).__name__}"]
+            if child.role.show_warnings:
+                for line in lines:
                     self.say(f"{child.role.name} | {line}")
 
 

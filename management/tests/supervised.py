@@ -8,14 +8,14 @@ from pathlib import Path
 
 from management.child_log import ChildLog
 from management.errors import StackError, Stopped
+from management.output import Output
 from management.supervisor import Role, Supervisor
 
 
 def main() -> int:
     folder, children = Path(sys.argv[1]), json.loads(sys.argv[2])
 
-    def say(text: str) -> None:
-        print(text, flush=True)  # noqa: T201 - the test reads it
+    say = Output(sys.stdout).say
 
     def changed(pids: dict[str, int]) -> None:
         draft = folder / "pids.json.draft"

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from dlqsite.tests.patience import eventually
+from management.output import Output
 
 SLEEP = "import time; time.sleep(600)"
 
@@ -197,3 +198,61 @@ def test_warnings_of_children_are_shown_with_their_name(supervise: Callable[...,
     eventually(lambda: "a | 2026 WARNING disk is almost full" in stack.said(), seconds=10)
 
     assert "all well" not in stack.said()
+
+
+class TestWhoReadsWhatItSays:
+    """The supervisor's own output: it and its children live on whatever becomes of the reader."""
+
+    LOUD = f"import os, time\nfor n in range(3): os.write(1, b'ERROR caf\\xc3\\xa9 \\xff\\n'); time.sleep(0.3)\n{SLEEP}"
+
+    def start(self, folder: Path, stdout: int, **environment: str) -> subprocess.Popen[bytes]:
+        children = json.dumps([{"name": "a", "code": self.LOUD}])
+        return subprocess.Popen(
+            [sys.executable, "-m", "management.tests.supervised", str(folder), children],
+            stdout=stdout, stderr=subprocess.PIPE, env={**os.environ, **environment},
+        )  # fmt: skip
+
+    def logged(self, folder: Path, lines: int) -> Callable[[], bool]:
+        log = folder / "a.log"
+        return lambda: log.exists() and log.read_bytes().count(b"\n") == lines
+
+    def test_a_reader_that_has_gone(self, tmp_path: Path) -> None:
+        read, write = os.pipe()
+        process = self.start(tmp_path, write)
+        os.close(write)
+        os.read(read, 100)
+        os.close(read)
+        eventually(self.logged(tmp_path, 3), seconds=20)
+        before = json.loads((tmp_path / "pids.json").read_text())["a"]
+
+        os.kill(before, signal.SIGKILL)  # one more text that nobody reads
+
+        eventually(lambda: json.loads((tmp_path / "pids.json").read_text()).get("a") not in (None, before), seconds=10)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=20)
+        assert (process.returncode, errors) == (0, b"")
+
+    def test_a_reader_of_ascii(self, tmp_path: Path) -> None:
+        process = self.start(tmp_path, subprocess.PIPE, PYTHONIOENCODING="ascii:strict")
+        eventually(self.logged(tmp_path, 3), seconds=20)
+        process.send_signal(signal.SIGTERM)
+
+        said, errors = process.communicate(timeout=20)
+
+        assert (process.returncode, errors) == (0, b"")
+        assert said.count(rb"a | ERROR caf\xe9 \ufffd") == 3
+
+
+def test_a_reader_that_does_not_read_is_not_waited_for_and_told_later() -> None:
+    read, write = os.pipe()
+    with os.fdopen(read, "rb", buffering=0) as reader, os.fdopen(write, "w", encoding="utf-8") as stream:
+        output = Output(stream, patience_s=0.01)
+        for _ in range(40):
+            output.say("x" * 4000)
+        left_out = output.unsaid
+        while len(reader.read(65536)) == 65536:
+            pass
+        output.say("again")
+
+        assert left_out > 0
+        assert reader.read(65536).endswith(f"({left_out} texts before this one could not be printed)\nagain\n".encode())

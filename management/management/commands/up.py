@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
 from management.errors import StackError
+from management.output import Output
 from management.stack import Options, Stack
 
 
@@ -21,10 +23,6 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            Stack(Options.from_environment(os.environ), os.environ, self._say).run()
+            Stack(Options.from_environment(os.environ), os.environ, Output(sys.stdout).say).run()
         except StackError as error:
             raise CommandError(str(error)) from error
-
-    def _say(self, text: str) -> None:
-        self.stdout.write(text)
-        self.stdout.flush()
