@@ -8,12 +8,14 @@ import http.client
 import json
 import os
 import secrets
+import shutil
 import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 ADMIN_USER = "admin"
 #: Seconds that the children of a killed supervisor get to end before a new stack gives up on them.
 LEFTOVERS = 30.0
+#: Bytes: a disk with less room is full.
+FULL = 16 * 1024**2
 #: Checks of the health page that speak of the work, not of the processes.
 _AILMENTS = {"scheduler", "queues", "breakers"}
 
@@ -149,6 +153,15 @@ class DataDirectory:
         return {str(key): str(value) for key, value in found.items()}
 
 
+def full_disk(folder: Path) -> str:
+    """In words that, and where, the disk is full; empty when it is not. A store needs a few MB to start."""
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return f"{folder}: {error.strerror}"
+    return f"the disk of {folder} is full ({free // 1024**2} MB left)" if free < FULL else ""
+
+
 def _lives(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
@@ -257,7 +270,14 @@ class Stack:
         if isinstance(redis, embedded.Binary):
             valkey = embedded.Valkey(redis, self._data.redis, run)
             self._supervisor.start(
-                Role(name="redis", command=valkey.command, tier=REDIS, ready=valkey.ready, show_warnings=False)
+                Role(
+                    name="redis",
+                    command=valkey.command,
+                    tier=REDIS,
+                    ready=valkey.ready,
+                    hindrance=partial(full_disk, self._data.redis),
+                    show_warnings=False,
+                )
             )
             redis_url = valkey.url
         else:
@@ -272,6 +292,7 @@ class Stack:
                     tier=MONGOD,
                     grace=40,
                     ready=mongod.ready,
+                    hindrance=partial(full_disk, self._data.mongod),
                     show_warnings=False,
                 )
             )

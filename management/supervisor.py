@@ -29,6 +29,10 @@ QUICK = 10.0
 QUICK_DEATHS = 5
 #: Seconds to wait before the n-th restart in a row of quick deaths.
 BACKOFF = (0.0, 0.2, 0.5, 1.0, 2.0)
+#: The same for what is never given up: a store that has served before, and applications while a store is away.
+PATIENT_BACKOFF = (*BACKOFF, 5.0, 10.0, 20.0, 30.0)
+#: Seconds for which the restart of an application waits for a store. Applications can do without one for a time.
+STORE_WAIT = 10.0
 #: Tiers: everything below ``APP`` is a store, without which an application cannot be expected to live.
 REDIS, MONGOD, APP = 0, 1, 2
 #: Seconds between two looks when nothing happens. Signals, a child's death among them, wake the supervisor at once.
@@ -48,6 +52,8 @@ class Role:
     grace: float = 10.0
     #: Whether the process with this id serves. None: being alive is enough.
     ready: Callable[[int], bool] | None = None
+    #: Why it may be unable to run, in a few words; empty when nothing is known.
+    hindrance: Callable[[], str] | None = None
     #: Whether lines that look like warnings are shown on the console.
     show_warnings: bool = True
     pass_fds: tuple[int, ...] = ()
@@ -61,9 +67,25 @@ class _Child:
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     is_ready: bool = False
+    #: Whether it has served at least once since the supervisor began.
+    was_ready: bool = False
+    #: When it stopped serving (monotonic).
+    away_since: float = 0.0
     quick_deaths: int = 0
+    #: Quick deaths in a row that are no reason to give it up.
+    excused_deaths: int = 0
     #: When to start it again (monotonic), None while it runs.
     restart_at: float | None = None
+
+    @property
+    def is_store(self) -> bool:
+        return self.role.tier < APP
+
+    def becomes_ready(self, pid: int) -> bool:
+        """Look whether it serves by now."""
+        self.is_ready = self.role.ready is None or self.role.ready(pid)
+        self.was_ready = self.was_ready or self.is_ready
+        return self.is_ready
 
 
 def bound_to_parent(command: Sequence[str], number: int = signal.SIGTERM) -> list[str]:
@@ -161,7 +183,7 @@ class Supervisor:
                 if code is not None:
                     raise StackError(self._obituary(child, code))
                 if not child.is_ready and (only is None or child is only):
-                    child.is_ready = child.role.ready is None or child.role.ready(process.pid)
+                    child.becomes_ready(process.pid)
             if condition():
                 return
             if time.monotonic() > deadline:
@@ -175,9 +197,11 @@ class Supervisor:
             for child in self._children.values():
                 self._look_at(child)
             self._show_warnings()
-            waits = [c.restart_at - time.monotonic() for c in self._children.values() if c.restart_at is not None]
-            busy = any(not c.is_ready for c in self._children.values())
-            self._pause(max(0.0, min([0.05 if busy else TICK, *waits])))
+            now = time.monotonic()
+            # A restart that is due waits for a store.
+            waits = [c.restart_at - now for c in self._children.values() if c.restart_at and c.restart_at > now]
+            starting = any(c.process is not None and not c.is_ready for c in self._children.values())
+            self._pause(min([0.05 if starting else TICK, *waits]))
 
     def stop(self) -> None:
         """End every child: tier by tier from the highest, SIGTERM, its grace, SIGKILL. Returns when none is left."""
@@ -223,14 +247,15 @@ class Supervisor:
     def _look_at(self, child: _Child) -> None:
         process = child.process
         if process is None:
-            if child.restart_at is not None and time.monotonic() >= child.restart_at and self._stores_ready(child):
+            now = time.monotonic()
+            if child.restart_at is not None and now >= child.restart_at and not self._waits_for_store(child, now):
                 self._start_again(child)
             return
         code = process.poll()
         if code is not None:
             self._bury(child, code)
-        elif not child.is_ready:
-            child.is_ready = child.role.ready is None or child.role.ready(process.pid)
+        elif not child.is_ready and child.becomes_ready(process.pid) and child.is_store:
+            self.say(f"{child.role.name} serves again")
 
     def _start_again(self, child: _Child) -> None:
         try:
@@ -240,29 +265,43 @@ class Supervisor:
             self.say(f"{child.role.name} cannot be started now: {error}")
 
     def _bury(self, child: _Child, code: int) -> None:
-        lived = time.monotonic() - child.started_at
+        now = time.monotonic()
         if child.process is not None:
             _signal_group(child.process, signal.SIGTERM)  # what it leaves behind finishes what it has in hand
         child.process = None
-        if lived >= QUICK:
-            child.quick_deaths = 0
+        if child.is_ready:
+            child.away_since = now
+        if child.is_ready and now - child.started_at >= QUICK:
+            child.quick_deaths = child.excused_deaths = 0
         # SIGKILL comes from outside (an operator, the kernel short of memory): no sign that it cannot run.
-        # Nor is a death while a store is away, as its restart waits for the store.
-        elif code != -signal.SIGKILL and self._stores_ready(child):
-            child.quick_deaths += 1
+        elif code != -signal.SIGKILL:
+            # A store that has served before fails for a reason that passes, such as a full disk. Applications go on
+            # meanwhile: intake needs no MongoDB, and reading letters needs no Redis.
+            if (child.is_store and child.was_ready) or self._a_store_is_away(child):
+                child.excused_deaths += 1
+            else:
+                child.quick_deaths += 1
+        child.is_ready = False
         if child.quick_deaths >= QUICK_DEATHS:
             raise StackError(f"{self._obituary(child, code)} (died {QUICK_DEATHS} times in a row)")
-        delay = BACKOFF[min(child.quick_deaths, len(BACKOFF) - 1)] if lived < QUICK else 0.0
-        child.restart_at = time.monotonic() + delay
-        self.say(f"{child.role.name} {_how(code)} and is started again")
+        delay = PATIENT_BACKOFF[min(child.quick_deaths + child.excused_deaths, len(PATIENT_BACKOFF) - 1)]
+        child.restart_at = now + delay
+        if child.is_store and code != -signal.SIGKILL:
+            self.say(f"{self._obituary(child, code)}; it is started again {f'in {delay:g} s' if delay else 'now'}")
+        else:
+            self.say(f"{child.role.name} {_how(code)} and is started again")
 
-    def _stores_ready(self, child: _Child) -> bool:
-        if child.role.tier < APP:
-            return True
-        return all(c.is_ready and c.process for c in self._children.values() if c.role.tier < APP)
+    def _a_store_is_away(self, child: _Child) -> bool:
+        return not child.is_store and any(c.is_store and not c.is_ready for c in self._children.values())
+
+    def _waits_for_store(self, child: _Child, now: float) -> bool:
+        """Whether a restart should wait a moment, since a store is being started again, too."""
+        return not child.is_store and any(
+            c.is_store and not c.is_ready and now - c.away_since < STORE_WAIT for c in self._children.values()
+        )
 
     def _obituary(self, child: _Child, code: int) -> str:
-        words = child.log.last_words()
+        words = (child.role.hindrance() if child.role.hindrance else "") or child.log.last_words()
         return f"{child.role.name} {_how(code)}{': ' + words if words else ''}; see {child.log.path}"
 
     def _logs(self, only: _Child | None) -> str:

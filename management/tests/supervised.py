@@ -1,4 +1,7 @@
-"""A program for the tests: supervises, in a given folder, the small children that its second argument describes."""
+"""A program for the tests: supervises, in a given folder, the small children that its second argument describes.
+
+The third argument replaces constants of the supervisor, such as how long it waits.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 import sys
 from pathlib import Path
 
+from management import supervisor as module
 from management.child_log import ChildLog
 from management.errors import StackError, Stopped
 from management.output import Output
@@ -14,6 +18,8 @@ from management.supervisor import Role, Supervisor
 
 def main() -> int:
     folder, children = Path(sys.argv[1]), json.loads(sys.argv[2])
+    for name, value in json.loads(sys.argv[3]).items():
+        setattr(module, name, value)
 
     say = Output(sys.stdout).say
 

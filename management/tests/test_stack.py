@@ -122,3 +122,12 @@ def test_a_port_in_use_is_named_with_another() -> None:
 def test_an_address_that_is_not_ours_is_named() -> None:
     with pytest.raises(StackError, match=r"cannot listen on 192\.0\.2\.1 port 0"):
         listen("192.0.2.1", 0)
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert stack.full_disk(tmp_path) == ""
+
+    monkeypatch.setattr(stack, "FULL", 1 << 60)
+
+    assert stack.full_disk(tmp_path).startswith(f"the disk of {tmp_path} is full (")
+    assert stack.full_disk(tmp_path / "gone") == f"{tmp_path / 'gone'}: No such file or directory"

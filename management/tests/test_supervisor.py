@@ -31,10 +31,17 @@ def gone(pid: int) -> bool:
 class Supervised:
     """The program under test, its printed lines, and its children's process ids."""
 
-    def __init__(self, folder: Path, children: list[dict[str, Any]]) -> None:
+    def __init__(self, folder: Path, children: list[dict[str, Any]], constants: dict[str, Any]) -> None:
         self.folder = folder
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "management.tests.supervised", str(folder), json.dumps(children)],
+            [
+                sys.executable,
+                "-m",
+                "management.tests.supervised",
+                str(folder),
+                json.dumps(children),
+                json.dumps(constants),
+            ],
             stdout=(folder / "said").open("wb"),
             stderr=subprocess.STDOUT,
         )
@@ -63,8 +70,8 @@ class Supervised:
 def supervise(tmp_path: Path) -> Iterator[Callable[..., Supervised]]:
     made: list[Supervised] = []
 
-    def make(*children: dict[str, Any]) -> Supervised:
-        made.append(Supervised(tmp_path, list(children)))
+    def make(*children: dict[str, Any], **constants: Any) -> Supervised:
+        made.append(Supervised(tmp_path, list(children), constants))
         return made[-1]
 
     yield make
@@ -112,6 +119,29 @@ def test_a_child_that_cannot_live_is_given_up_with_its_last_words(
     assert last.startswith("error: a ended with exit code 1: no licence found; see ")
     assert last.endswith("(died 5 times in a row)")
     assert gone(other)
+
+
+def test_a_store_that_has_served_is_tried_again_for_ever(supervise: Callable[..., Supervised], tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    code = f"import pathlib, sys, time\nif pathlib.Path({str(full)!r}).exists(): sys.exit('no room')\ntime.sleep(600)"
+    stack = supervise(
+        {"name": "store", "code": code, "tier": 0}, {"name": "app", "code": SLEEP}, {"name": "other", "code": SLEEP},
+        PATIENT_BACKOFF=[0.01], STORE_WAIT=0.01,
+    ).started()  # fmt: skip
+    before = stack.pids()
+
+    full.touch()
+    os.kill(before["store"], signal.SIGTERM)
+    eventually(lambda: stack.said().count("store ended with exit code 1: no room; see ") > 6, seconds=30)
+    assert stack.process.poll() is None
+
+    # An application goes on, and one that dies is started again without the store.
+    os.kill(before["app"], signal.SIGTERM)
+    eventually(partial(stack.restarted, "app", before["app"]), seconds=20)
+    assert stack.pids()["other"] == before["other"]
+
+    full.unlink()
+    eventually(lambda: stack.said().strip().endswith("store serves again"), seconds=20)
 
 
 def test_a_child_that_dies_while_starting_is_an_error(supervise: Callable[..., Supervised]) -> None:
