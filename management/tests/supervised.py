@@ -1,6 +1,6 @@
 """A program for the tests: supervises, in a given folder, the small children that its second argument describes.
 
-The third argument replaces constants of the supervisor, such as how long it waits.
+A third argument replaces constants of the supervisor, such as how long it waits.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from management.supervisor import Role, Supervisor
 
 
 def main() -> int:
-    folder, children = Path(sys.argv[1]), json.loads(sys.argv[2])
-    for name, value in json.loads(sys.argv[3]).items():
+    folder, children, *constants = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
+    for name, value in (constants[0] if constants else {}).items():
         setattr(module, name, value)
 
     say = Output(sys.stdout).say
