@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -13,10 +11,12 @@ from typing import Any
 from django.http import QueryDict
 
 from dlq_app.admin.selection import ids_of
+from dlq_app.admin.twins import curl, manage
 from dlq_app.criteria import LetterCriteria
 from dlq_app.errors import RequestInvalid
 from dlq_app.instants import iso
 from dlq_app.replay_batch import MAX_CANARY, MAX_NAME, MAX_REASON, BatchOrder
+from dlq_app.shown import shell_flag
 
 #: What the form proposes: careful, and still through a thousand letters in a minute.
 RATE, CANARY, SHARE, BUDGET = "20", "5", "80", "20"
@@ -166,31 +166,32 @@ def limited(order: BatchOrder, seen: int) -> BatchOrder:
 
 
 def twins(order: BatchOrder, which: Which, site: str) -> list[tuple[str, str]]:
-    """The same as a command and as a request, to copy."""
-    flags = [shlex.quote(one) for one in which.ids] or _flags(which.criteria)
+    """The same as a command and as a request, to copy: with every choice, so that it starts the same batch."""
+    canary = order.canary
+    choices: list[tuple[str, str, Any]] = [
+        ("--limit", "limit", order.limit),
+        ("--rate", "ratePerSecond", order.rate_per_second),
+        ("--canary", "canary", canary and {"size": canary.size, "minSuccess": canary.min_success}),
+        ("--max-failures", "maxFailures", order.max_failures),
+        ("--max-failure-rate", "maxFailureRate", order.max_failure_rate),
+        ("--schedule", "scheduledAt", order.scheduled_at and iso(order.scheduled_at)),
+        ("--name", "name", order.name or None),
+        ("--reason", "reason", order.reason or "…"),
+    ]
+    body, flags = which.as_body(), [] if which.ids else _flags(which.criteria)
     if which.everything:
         flags = ["--all"]
-    if order.rate_per_second is not None:
-        flags.append(f"--rate {order.rate_per_second:g}")
-    if order.canary is not None:
-        flags.append(f"--canary {order.canary.size}")
-    if order.max_failure_rate is not None:
-        flags.append(f"--max-failure-rate {order.max_failure_rate:g}")
-    body = which.as_body()
-    if order.rate_per_second is not None:
-        body["ratePerSecond"] = order.rate_per_second
-    if order.canary is not None:
-        body["canary"] = {"size": order.canary.size, "minSuccess": order.canary.min_success}
-    if order.max_failure_rate is not None:
-        body["maxFailureRate"] = order.max_failure_rate
-    body["reason"] = "…"
+    for flag, name, value in choices:
+        if value is None:
+            continue
+        body[name] = value
+        if canary and flag == "--canary":
+            flags += [f"--canary {canary.size}", f"--min-success {canary.min_success}"]
+        else:
+            flags.append(shell_flag(flag, f"{value:.15g}" if isinstance(value, float) else value))
     return [
-        ("manage.py", _wrapped("manage.py replay_dlq", [*flags, "--reason '…' --wait"])),
-        (
-            "curl",
-            "curl -X POST -H \"Authorization: Api-Key $KEY\" \\\n  -H 'Content-Type: application/json' \\\n"
-            f"  {site}/api/dlq/replay-batch \\\n  -d {shlex.quote(json.dumps(body, ensure_ascii=False))}",
-        ),
+        ("manage.py", manage("replay_dlq", [*flags, "--wait"], which.ids)),
+        ("curl", curl(f"{site}/api/dlq/replay-batch", body, method="POST")),
     ]
 
 
@@ -198,18 +199,7 @@ _FLAG_NAMES = {"errorType": "error-type", "errorKind": "error-kind"}
 
 
 def _flags(criteria: LetterCriteria) -> list[str]:
-    return [f"--{_FLAG_NAMES.get(name, name)} {shlex.quote(value)}" for name, value in criteria.as_params()]
-
-
-def _wrapped(command: str, flags: list[str]) -> str:
-    lines = [command]
-    for flag in flags:
-        if len(lines[-1]) + len(flag) > 66:
-            lines[-1] += " \\"
-            lines.append(f"  {flag}")
-        else:
-            lines[-1] += f" {flag}"
-    return "\n".join(lines)
+    return [shell_flag(f"--{_FLAG_NAMES.get(name, name)}", value) for name, value in criteria.as_params()]
 
 
 __all__ = ["MAX_NAME", "MAX_REASON", "BatchForm", "Which", "limited", "needed", "twins"]

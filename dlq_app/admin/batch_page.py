@@ -15,6 +15,7 @@ from django.utils.http import urlencode
 from dlq_app import batches
 from dlq_app.admin import batch_progress, people
 from dlq_app.admin.selection import back_to_list, in_words
+from dlq_app.admin.twins import curl, path
 from dlq_app.criteria import LetterCriteria
 from dlq_app.replay_batch import (
     BY_BREAKER,
@@ -126,11 +127,11 @@ def live(request: HttpRequest, batch: ReplayBatch, now: datetime) -> dict[str, A
 def whole(request: HttpRequest, batch: ReplayBatch, now: datetime) -> dict[str, Any]:
     """Everything on a batch's page but its items."""
     site = request.build_absolute_uri("/").rstrip("/")
-    here = f"{site}/api/dlq/replay-batches/{batch.id}"
+    here = f"{site}/api/dlq/replay-batches/{path(batch.id)}"
     verb = "resume" if batch.stage is Stage.PAUSED else "pause"
-    look = ("curl", f'curl -H "Authorization: Api-Key $KEY" \\\n  {here}')
-    report = ("curl, report", f'curl -H "Authorization: Api-Key $KEY" \\\n  {here}/report')
-    steer = (f"curl, {verb}", f'curl -X POST -H "Authorization: Api-Key $KEY" \\\n  {here}/{verb}')
+    look = ("curl", curl(here))
+    report = ("curl, report", curl(f"{here}/report"))
+    steer = (f"curl, {verb}", curl(f"{here}/{verb}", method="POST"))
     return {
         **live(request, batch, now),
         "which": in_words(batch.criteria) if batch.criteria else None,

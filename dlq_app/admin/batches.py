@@ -22,7 +22,6 @@ from dlq_app.admin import batch_page, letter_page, people
 from dlq_app.admin.batch_form import MAX_NAME, MAX_REASON, BatchForm, Which, limited, twins
 from dlq_app.admin.selection import back_to_list, in_words
 from dlq_app.admin.stored import StoredAdmin, tag
-from dlq_app.admin.tree import visible
 from dlq_app.errors import (
     BatchBeingPlanned,
     BatchNotFound,
@@ -36,6 +35,7 @@ from dlq_app.errors import (
 from dlq_app.models import ReplayBatch
 from dlq_app.replay_batch import OUTCOME_FILTERS, Stage
 from dlq_app.replay_batch import ReplayBatch as Batch
+from dlq_app.shown import visible
 from dlq_app.strategies import Strategy
 
 _BATCH_ID = re.compile(r"b-[0-9a-f]{32}\Z")
@@ -139,7 +139,9 @@ class ReplayBatchAdmin(StoredAdmin):
             "form": form,
             "errors": errors or {},
             "what": batch_page.what_will_happen(order, dry.count, dry.breakers, now),
-            "twins": twins(order, which, request.build_absolute_uri("/").rstrip("/")),
+            "twins": twins(
+                limited(order, dry.count) if dry.count else order, which, request.build_absolute_uri("/").rstrip("/")
+            ),
             "locked": self._locked(request, dry.count),
             "batch_id": request.POST.get("batch", "") or batches.new_batch_id(),
             "back": back_to_list(which.criteria),

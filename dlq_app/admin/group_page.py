@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,6 +17,7 @@ from dlq_app.admin import people
 from dlq_app.admin.group_trend import Course, chart, course, spark, trend_words
 from dlq_app.admin.letter_acts import Act
 from dlq_app.admin.stored import tag
+from dlq_app.admin.twins import curl, manage, path
 from dlq_app.criteria import LetterCriteria
 from dlq_app.errors import DeadLetterError
 from dlq_app.group_states import OPEN_STATES, GroupState, Said
@@ -28,6 +27,7 @@ from dlq_app.letter import DeadLetter
 from dlq_app.masking import MaskingPolicy, mask_text
 from dlq_app.paging import PageRequest
 from dlq_app.ports import intake
+from dlq_app.shown import shell_flag
 
 log = logging.getLogger(__name__)
 
@@ -405,23 +405,16 @@ def _line(letter: DeadLetter, masking: MaskingPolicy) -> Line:
 
 def twins(group: Group, site: str) -> list[tuple[str, str]]:
     """The same as requests and as a command, to copy."""
-    here = f"{site}/api/dlq/groups/{group.fingerprint}"
+    here = f"{site}/api/dlq/groups/{path(group.fingerprint)}"
     tomorrow = iso((group.as_of + timedelta(days=1)).replace(minute=0, second=0, microsecond=0))
-
-    def post(address: str, body: Mapping[str, Any]) -> str:
-        text = shlex.quote(json.dumps(body, ensure_ascii=False))
-        return (
-            'curl -X POST -H "Authorization: Api-Key $KEY" \\\n'
-            f"  -H 'Content-Type: application/json' -d {text} \\\n  {address}"
-        )
-
     replay = {"filter": {"fingerprint": group.fingerprint}, "reason": "…"}
+    flags = [shell_flag("--fingerprint", group.fingerprint), shell_flag("--reason", "…")]
     return [
-        ("manage.py, replay", f"manage.py replay_dlq --fingerprint {group.fingerprint} --reason '…'"),
-        ("curl, replay", post(f"{site}/api/dlq/replay-batch", replay)),
-        ("curl, look", f'curl -H "Authorization: Api-Key $KEY" \\\n  {here}'),
-        ("curl, resolve", post(f"{here}/resolve", {"reason": "…"})),
-        ("curl, ignore", post(f"{here}/ignore", {"reason": "…", "until": tomorrow})),
-        ("curl, reopen", post(f"{here}/reopen", {"reason": "…"})),
-        ("curl, note", post(f"{here}/note", {"text": "…"})),
+        ("manage.py, replay", manage("replay_dlq", flags)),
+        ("curl, replay", curl(f"{site}/api/dlq/replay-batch", replay, method="POST")),
+        ("curl, look", curl(here)),
+        ("curl, resolve", curl(f"{here}/resolve", {"reason": "…"}, method="POST")),
+        ("curl, ignore", curl(f"{here}/ignore", {"reason": "…", "until": tomorrow}, method="POST")),
+        ("curl, reopen", curl(f"{here}/reopen", {"reason": "…"}, method="POST")),
+        ("curl, note", curl(f"{here}/note", {"text": "…"}, method="POST")),
     ]

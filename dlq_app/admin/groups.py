@@ -20,7 +20,6 @@ from dlq_app import conf, groups
 from dlq_app.admin import group_page, people
 from dlq_app.admin.filters import AgeFilter, Chip
 from dlq_app.admin.stored import StoredAdmin, tag
-from dlq_app.admin.tree import visible
 from dlq_app.errors import (
     CriteriaInvalid,
     DeadLetterError,
@@ -34,6 +33,7 @@ from dlq_app.groups import Group, GroupPage, GroupQuery
 from dlq_app.masking import mask_text
 from dlq_app.models import LetterGroup
 from dlq_app.requests import MAX_NOTE, MAX_NUMBER, MAX_REASON, body
+from dlq_app.shown import visible
 
 _PER_PAGE = 20
 _WORST_FIRST = "-severity"

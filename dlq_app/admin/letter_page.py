@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shlex
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,13 +18,15 @@ from dlq_app.admin import people
 from dlq_app.admin.letter_acts import Gate, acts, gate
 from dlq_app.admin.letter_story import MAX_TEXT, counts, former, history, note, timeline, versions
 from dlq_app.admin.stack import stack
-from dlq_app.admin.tree import tree, visible
+from dlq_app.admin.tree import tree
+from dlq_app.admin.twins import curl, manage, path
 from dlq_app.criteria import LetterCriteria
 from dlq_app.errors import DeadLetterError
 from dlq_app.explanation import explain
 from dlq_app.letter import DeadLetter
 from dlq_app.masking import MaskingPolicy, mask_json, mask_text
 from dlq_app.payload import NotJson, masked, parse, written
+from dlq_app.shown import json_visible, shell_flag
 from dlq_app.states import Status
 from dlq_app.strategies import Strategy
 
@@ -114,7 +115,7 @@ def payload(letter: DeadLetter, masking: MaskingPolicy | None) -> dict[str, Any]
         "is_cut": made.is_cut,
         "is_long": len(letter.body) > _LONG,
         "bytes": len(letter.body),
-        "json": "" if made.is_cut else visible(written(shown_node, indent=2)),
+        "json": "" if made.is_cut else json_visible(written(shown_node, indent=2)),
         "hides": shown_node != node,
     }
 
@@ -162,7 +163,7 @@ def system(letter: DeadLetter, masking: MaskingPolicy) -> list[tuple[str, str]]:
         # Workers tell the bytes that their process holds; other sources a part of the host's memory.
         value = given.get("memory")
         if isinstance(value, int | float) and 100 < value < 2**50:
-            return filesizeformat(value)
+            return filesizeformat(value).replace("\N{NO-BREAK SPACE}", " ")  # else written out as unseen
         return number("memory", "%")
 
     worker, host = text("worker"), text("host")
@@ -197,15 +198,10 @@ def group(letter: DeadLetter) -> dict[str, Any] | None:
 
 def twins(letter: DeadLetter, site: str) -> list[tuple[str, str]]:
     """The replay as a command and as a request, to copy."""
-    ref = shlex.quote(letter.message_id)
+    address = f"{site}/api/dlq/{path(letter.id)}/replay"
     return [
-        ("manage.py", f"manage.py replay_dlq {ref} --reason '…'"),
-        (
-            "curl",
-            'curl -X POST -H "Authorization: Api-Key $KEY" \\\n'
-            "  -H 'Content-Type: application/json' -d '{\"reason\":\"…\"}' \\\n"
-            f"  {site}/api/dlq/{letter.id}/replay",
-        ),
+        ("manage.py", manage("replay_dlq", [shell_flag("--reason", "…")], [letter.message_id])),
+        ("curl", curl(address, {"reason": "…"}, method="POST")),
     ]
 
 

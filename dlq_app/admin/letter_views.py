@@ -19,13 +19,13 @@ from django.views.decorators.http import require_POST, require_safe
 from dlq_app import conf, replaying, repository, services
 from dlq_app.admin import letter_page, letter_story, people
 from dlq_app.admin.bulk_pages import BULK, reason_of
-from dlq_app.admin.tree import visible
 from dlq_app.errors import DeadLetterError, LetterNotFound, PayloadInvalid, QueryTooSlow, StoreUnavailable
 from dlq_app.letter import DeadLetter as Letter
 from dlq_app.payload import NotJson, NotRestorable, masked, parse, restored, written
 from dlq_app.ports import intake
 from dlq_app.replaying import Replayed, new_replay_id, refusal
 from dlq_app.requests import MAX_NOTE, MAX_REASON
+from dlq_app.shown import json_visible, visible
 from dlq_app.states import Status
 
 _REPLAY_ID = re.compile(r"r-[0-9a-f]{32}\Z")
@@ -202,7 +202,7 @@ class LetterViews:
             **self._context(request, letter, f"Edit and replay {letter.message_id}"),
             **letter_page.state(request, letter, datetime.now(UTC)),
             # As JSON may write them: nobody edits what they cannot see.
-            "text": visible(text),
+            "text": json_visible(text),
             "rows": min(max(text.count("\n") + 2, 12), 40),
             "diff": diff or [],
             "is_preview": is_preview,

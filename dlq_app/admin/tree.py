@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,6 +9,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from dlq_app.payload import Hidden, Node, Number, Object
+from dlq_app.shown import json_text, visible
 
 #: What one page shows of a payload.
 MAX_KEYS = 5_000
@@ -20,14 +19,6 @@ MAX_TEXT = 4_000
 #: Nested deeper, or with more in it, a part is folded at first.
 _OPEN_DEPTH = 3
 _OPEN_SIZE = 25
-#: Characters that are not seen and change how others are: control characters, and those that turn the direction.
-#: Joiners stay, which emoji and several scripts are made with.
-_UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
-
-
-def visible(text: str) -> str:
-    """The text with unseen characters written as ``\\u202e``."""
-    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 @dataclass
@@ -104,7 +95,7 @@ def _leaf(node: Node, budget: _Budget) -> SafeString:
             return format_html('<bdi class="n" dir="ltr">{}</bdi>', budget.take(text))
         case str():
             shown = budget.take(node)
-            html = format_html('<bdi class="s" dir="ltr">{}</bdi>', visible(json.dumps(shown, ensure_ascii=False)))
+            html = format_html('<bdi class="s" dir="ltr">{}</bdi>', json_text(shown))
             if len(shown) < len(node):
                 rest = f"{len(node) - len(shown):,}"
                 return format_html('{} <span class="muted">… {} more characters</span>', html, rest)

@@ -17,6 +17,8 @@ Exit code: 0 done (with -Wait: every letter succeeded), 2 some letters failed or
 [CmdletBinding(PositionalBinding = $false)]
 param(
     [Parameter(ValueFromRemainingArguments = $true)] [string[]] $Id,
+    # Ids that are taken as they are, also those that begin with a dash: -LiteralId '--all'.
+    [string[]] $LiteralId,
     [string[]] $Status, [string[]] $ErrorType, [string[]] $ErrorKind, [string[]] $Type, [string[]] $Source,
     [string[]] $Priority, [string[]] $Tag, [string[]] $Fingerprint,
     # Instants such as 2026-11-24T03:12:00Z.
@@ -29,6 +31,8 @@ param(
     [ValidateRange(0.01, 100000.0)] [double] $Rate,
     # Send so many letters first, and the others only if all of these succeed.
     [ValidateRange(1, 1000)] [int] $Canary,
+    # With -Canary: go on if at least so many of the first succeed; all of them unless given.
+    [ValidateRange(0, 1000)] [int] $MinSuccess,
     [ValidateRange(0, 10000000)] [int] $MaxFailures,
     [ValidateRange(0.0, 1.0)] [double] $MaxFailureRate,
     # Start not before this instant.
@@ -113,7 +117,7 @@ if ($PSVersionTable.PSVersion.Major -lt 6) {
 
 # PowerShell takes what looks like a parameter and is none for one more id: without -Canary, say, for all letters at once.
 foreach ($one in @($Id)) {
-    if ("$one" -like '-*') { Stop-WithError "there is no parameter $one. A letter whose message id begins so has an _id" }
+    if ("$one" -like '-*') { Stop-WithError "there is no parameter $one. If it is the id of a letter: -LiteralId '$one'" }
 }
 $filter = @{}
 $lists = @{
@@ -129,14 +133,19 @@ foreach ($field in $lists.Keys) {
 }
 $order = @{}
 if ($filter.Count) { $order.filter = $filter }
-if ($Id) { $order.ids = @($Id) }
+$ids = @(@($Id) + @($LiteralId) | Where-Object { $_ })
+if ($ids) { $order.ids = $ids }
 if ($All) { $order.all = $true }
 if ($Name) { $order.name = $Name }
 if ($Reason) { $order.reason = $Reason }
 if ($Schedule) { $order.scheduledAt = $Schedule }
 if ($PSBoundParameters.ContainsKey('Limit')) { $order.limit = $Limit }
 if ($PSBoundParameters.ContainsKey('Rate')) { $order.ratePerSecond = $Rate }
-if ($PSBoundParameters.ContainsKey('Canary')) { $order.canary = @{ size = $Canary } }
+if ($PSBoundParameters.ContainsKey('Canary')) {
+    $order.canary = @{ size = $Canary }
+    if ($PSBoundParameters.ContainsKey('MinSuccess')) { $order.canary.minSuccess = $MinSuccess }
+}
+elseif ($PSBoundParameters.ContainsKey('MinSuccess')) { Stop-WithError '-MinSuccess needs -Canary' }
 if ($PSBoundParameters.ContainsKey('MaxFailures')) { $order.maxFailures = $MaxFailures }
 if ($PSBoundParameters.ContainsKey('MaxFailureRate')) { $order.maxFailureRate = $MaxFailureRate }
 
@@ -156,8 +165,8 @@ if (-not $Json) {
 elseif ($DryRun) { Write-Answer $found }
 if ($DryRun) { exit 0 }
 # Each id was meant; a filter may well fit letters that need no replay.
-$leftOut = $Id -and @($found.leftOut | Where-Object { $_.why -ne 'limit' }).Count
-if (-not $found.count) { exit $(if ($Id) { 2 } else { 0 }) }
+$leftOut = $ids -and @($found.leftOut | Where-Object { $_.why -ne 'limit' }).Count
+if (-not $found.count) { exit $(if ($ids) { 2 } else { 0 }) }
 if (-not $Yes) {
     if ([Console]::IsInputRedirected) { Stop-WithError 'nobody is there to answer; say -Yes' }
     if ((Read-Host "Replay $($found.count) letters? [y/N]") -notmatch '^(y|yes)$') { Stop-WithError 'nothing was started' }

@@ -4,10 +4,10 @@ set -eu
 
 usage() {
     cat <<'END'
-replay-dlq.sh [OPTION]... [ID]...
+replay-dlq.sh [OPTION]... [--] [ID]...
 
 Replays dead letters in one batch: those with these ids (message id or _id), or those that fit a filter.
-Shows how many they are and asks, unless --yes is given.
+Shows how many they are and asks, unless --yes is given. Put -- before ids: one that begins with a dash is then no option.
 
 Filter; every flag must fit, a repeated flag means any of its values:
   --status STATUS       --error-type TYPE     --error-kind KIND     --type TYPE
@@ -18,7 +18,8 @@ Filter; every flag must fit, a repeated flag means any of its values:
 
 Batch:
   --rate N              letters per second
-  --canary N            send N letters first, and the others only if all of these succeed
+  --canary N            send N letters first, and the others only if these succeed
+  --min-success N       with --canary: go on if at least N of the first succeed; all of them unless given
   --max-failures N      stop when more than N fail
   --max-failure-rate R  stop when a larger share of the outcomes are failures (0 to 1)
   --schedule INSTANT    start not before, such as 2026-11-24T03:12:00Z
@@ -197,7 +198,7 @@ newline='
 '
 url=${DLQ_URL:-http://127.0.0.1:8000}
 key=${DLQ_API_KEY-}
-body='' ids='' everything='' dry_run='' wait='' yes='' json='' filtered=''
+body='' ids='' canary='' least='' everything='' dry_run='' wait='' yes='' json='' filtered=''
 
 while [ $# -gt 0 ]; do
     flag=$1
@@ -228,7 +229,8 @@ while [ $# -gt 0 ]; do
         --search) filter search "$flag" "$value" ;;
         --limit) whole "$flag" "$value" && field limit "$value" ;;
         --rate) decimal "$flag" "$value" && field ratePerSecond "$value" ;;
-        --canary) whole "$flag" "$value" && field canary "{\"size\":$value}" ;;
+        --canary) whole "$flag" "$value" && canary=$value ;;
+        --min-success) whole "$flag" "$value" && least=$value ;;
         --max-failures) whole "$flag" "$value" && field maxFailures "$value" ;;
         --max-failure-rate) decimal "$flag" "$value" && field maxFailureRate "$value" ;;
         --schedule) text "$flag" "$value" && field scheduledAt "\"$(escaped "$value")\"" ;;
@@ -269,6 +271,8 @@ done
 [ -z "$filtered" ] || field filter "{$filtered}"
 [ -z "$ids" ] || field ids "[$ids]"
 [ -z "$everything" ] || field all true
+[ -n "$canary" ] || [ -z "$least" ] || die "--min-success needs --canary"
+[ -z "$canary" ] || field canary "{\"size\":$canary${least:+,\"minSuccess\":$least}}"
 [ -n "$filtered$ids$everything" ] || die "say which letters: ids, a filter, or --all for every letter there is"
 
 # --- what would be replayed ---

@@ -144,7 +144,7 @@ def test_what_the_flags_say_is_what_is_ordered(script: Script) -> None:
 
     ran = script(
         *("--status", "dlq_pending", "--status=dlq_failed", "--source", "shop & co", "--tag=eu", "--limit", "2"),
-        *("--rate", "20.5", "--canary", "1", "--max-failures", "3", "--max-failure-rate", "0.5"),
+        *("--rate", "20.5", "--canary", "2", "--min-success", "1", "--max-failures", "3", "--max-failure-rate", "0.5"),
         *("--schedule", "2026-11-24T12:00:00Z", "--name", odd, "--reason", odd, "--yes"),
     )
 
@@ -155,10 +155,21 @@ def test_what_the_flags_say_is_what_is_ordered(script: Script) -> None:
     assert (batch.criteria.sources, batch.criteria.tags) == (("shop & co",), ("eu",))
     assert (batch.total, batch.limit, batch.rate_per_second) == (2, 2, 20.5)
     assert batch.canary
-    assert (batch.canary.size, batch.max_failures, batch.max_failure_rate) == (1, 3, 0.5)
+    assert (batch.canary.size, batch.canary.min_success) == (2, 1)
+    assert (batch.max_failures, batch.max_failure_rate) == (3, 0.5)
     assert (batch.name, batch.reason, batch.requested_by) == (odd, odd, "key:olga")
     assert batch.scheduled_at
     assert f"Batch {batch.id} with 2 letters" in ran.stdout
+
+
+@pytest.mark.parametrize("message_id", ["--all", "-h", "--", "-1"])
+def test_an_id_behind_two_dashes_is_no_flag(script: Script, message_id: str) -> None:
+    die(message_id, "m-1", "m-2")
+
+    ran = script("--dry-run", "--", message_id)
+
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[0] == "1 letter would be replayed."
 
 
 def test_a_dry_run_starts_nothing(script: Script) -> None:

@@ -40,6 +40,7 @@ _FLAGS = {
     "ratePerSecond": "--rate",
     "canary": "--canary",
     "canary.size": "--canary",
+    "canary.minSuccess": "--min-success",
     "maxFailures": "--max-failures",
     "maxFailureRate": "--max-failure-rate",
     "scheduledAt": "--schedule",
@@ -63,7 +64,10 @@ class Command(StrictCommand):
         parser.add_argument("--limit", type=int, metavar="N", help="at most N letters, longest dead first")
         parser.add_argument("--rate", type=float, metavar="N", help="letters per second")
         parser.add_argument(
-            "--canary", type=int, metavar="N", help="send N letters first, and the others only if all of these succeed"
+            "--canary", type=int, metavar="N", help="send N letters first, and the others only if these succeed"
+        )
+        parser.add_argument(
+            "--min-success", type=int, metavar="N", help="with --canary: go on if at least N of the first succeed (all)"
         )
         parser.add_argument("--max-failures", type=int, metavar="N", help="stop when more than N failed")
         parser.add_argument(
@@ -240,7 +244,7 @@ def _order(options: dict[str, Any]) -> BatchOrder:
         "name": options["name"],
         "reason": options["reason"],
         "ratePerSecond": options["rate"],
-        "canary": None if options["canary"] is None else {"size": options["canary"]},
+        "canary": _canary(options["canary"], options["min_success"]),
         "maxFailures": options["max_failures"],
         "maxFailureRate": options["max_failure_rate"],
         "limit": options["limit"],
@@ -251,6 +255,14 @@ def _order(options: dict[str, Any]) -> BatchOrder:
     except RequestInvalid as error:
         wrong = [f"{_FLAGS.get(entry['field'], entry['field'])} {entry['message']}" for entry in error.errors]
         raise CommandError("; ".join(wrong) + ".") from error
+
+
+def _canary(size: int | None, min_success: int | None) -> dict[str, int] | None:
+    if size is None:
+        if min_success is not None:
+            raise CommandError("--min-success needs --canary.")
+        return None
+    return {"size": size} if min_success is None else {"size": size, "minSuccess": min_success}
 
 
 def letters(count: int) -> str:
