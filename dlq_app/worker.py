@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 
 from dlq_app import batches, figures, repository, services
 from dlq_app.errors import DeadLetterError
+from processes.essential import Essential
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class DlqWorker:
         self._released = 0
         self._away = ""
         self._executor = batches.executor()
-        self._batches = threading.Thread(target=self._run_batches, name="batches", daemon=True)
+        self._batches = Essential(self._run_batches, "batches")
         self._batches_away = ""
 
     def run(self) -> None:

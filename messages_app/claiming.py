@@ -13,6 +13,7 @@ from messages_app.flushing import Flusher
 from messages_app.ledger import Ledger
 from messages_app.pool import Pool, drain
 from messages_app.runner import Attempt
+from processes.essential import Essential
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class Claimer:
         #: The claim that has had no answer yet, and when it was first sent.
         self._token = ""
         self._token_at = 0.0
-        self._thread = threading.Thread(target=self._run, name="claim", daemon=True)
+        self._thread = Essential(self._run, "claim")
 
     def start(self) -> None:
         self._thread.start()

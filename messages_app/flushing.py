@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from queue import Empty
@@ -13,6 +12,7 @@ from messages_app.ledger import Ledger
 from messages_app.pool import Pool
 from messages_app.records import Completed, Deferred, Failed, Outcome, Verdict
 from messages_app.samples import Teller
+from processes.essential import Essential
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Flusher:
         self._pool = pool
         self._outbox_filled = outbox_filled
         self._teller = Teller()
-        self._thread = threading.Thread(target=self._run, name="flush", daemon=True)
+        self._thread = Essential(self._run, "flush")
         #: Outcomes that the ledger has answered, by what they were.
         self.completed = 0
         self.failed = 0

@@ -11,6 +11,7 @@ from messages_app.errors import StoreUnavailable
 from messages_app.ledger import Ledger
 from messages_app.pool import Pool
 from messages_app.runner import Attempt
+from processes.essential import Essential
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class Keeper:
         self._stopping = threading.Event()
 
     def start(self) -> None:
-        threading.Thread(target=self._run, name="keep", daemon=True).start()
+        Essential(self._run, "keep").start()
 
     def stop(self) -> None:
         self._stopping.set()

@@ -14,6 +14,7 @@ from queue import Empty, SimpleQueue
 
 from messages_app.records import Outcome
 from messages_app.runner import Attempt, Runner
+from processes.essential import Essential
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class Pool:
     def start(self) -> None:
         for _ in range(self.size):
             self._seat()
-        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+        Essential(self._watch, "watch").start()
 
     def add(self, attempts: Sequence[Attempt]) -> None:
         """Hand claimed messages to the threads. Only one thread may call this."""
@@ -133,7 +134,7 @@ class Pool:
     def _seat(self) -> None:
         seat = Seat()
         self._seats.append(seat)
-        seat.thread = threading.Thread(target=self._work, args=(seat,), name="handler", daemon=True)
+        seat.thread = Essential(self._work, "handler", (seat,))
         seat.thread.start()
 
     def _work(self, seat: Seat) -> None:
@@ -153,7 +154,7 @@ class Pool:
             seat.current = attempt
             try:
                 outcome = run(attempt)
-            except Exception:
+            except BaseException:
                 # Nothing that a handler does gets here: the mistake is ours. When the lease ends, it comes back.
                 log.exception("attempt_broken", extra=_whose(attempt))
                 seat.broken += 1

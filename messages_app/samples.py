@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
 
 from breaker_app.breaker import CircuitBreaker, Outcome, Permit, State
+from processes.essential import Essential
 
 if TYPE_CHECKING:
     from breaker_app.states import Entry
@@ -46,7 +46,7 @@ class Teller:
 
     def __init__(self) -> None:
         self._given: SimpleQueue[Sequence[Sample] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="tell", daemon=True)
+        self._thread = Essential(self._run, "tell")
 
     def start(self) -> None:
         self._thread.start()

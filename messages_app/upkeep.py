@@ -23,6 +23,7 @@ from messages_app.failures import UNKNOWN_ERROR, ErrorKind
 from messages_app.ledger import Ledger
 from messages_app.records import OutboxEntry, Record
 from messages_app.series import series
+from processes.essential import Essential
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class Loop:
         self._wake = threading.Event()
         self._stopping = False
         self._away = ""
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = Essential(self._run, name)
 
     def start(self) -> None:
         self._thread.start()

@@ -32,7 +32,7 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-APPS = ("messages_app", "dlq_app", "breaker_app", "dlqsite", "management")
+APPS = ("processes", "messages_app", "dlq_app", "breaker_app", "dlqsite", "management")
 #: Parts of an app that the page on architecture does not list one by one.
 UNLISTED = {"__init__.py", "migrations", "tests", "__pycache__"}
 

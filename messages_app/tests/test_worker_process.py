@@ -206,6 +206,23 @@ def test_a_process_full_of_stuck_handlers_asks_to_be_replaced(book: Ledger, spaw
         assert reaches(book, message_id, State.DEAD_PENDING, State.DEAD).recoveries == 0
 
 
+def test_a_worker_that_cannot_flush_ends_instead_of_running_on(book: Ledger, spawn: Spawn, tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "__init__.py").touch()
+    (tmp_path / "broken" / "handlers.py").write_text(
+        "from messages_app.flushing import Flusher\n"
+        "def fail(self):\n"
+        "    raise OSError(22, 'Invalid argument')\n"
+        "Flusher._gather = fail\n"
+    )
+    worker = spawn("run_worker", settings="INSTALLED_APPS += ['broken']")
+
+    assert worker.wait(40) == 1
+
+    (said,) = [line for line in (tmp_path / "0.log").read_text().splitlines() if "thread_died" in line]
+    assert '"thread_name": "flush"' in said
+
+
 class TestRqsOwnWorker:
     """``manage.py rqworker`` with nothing else said."""
 
