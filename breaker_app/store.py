@@ -14,12 +14,11 @@ from itertools import groupby
 from typing import Any, Final
 
 from redis import ConnectionPool, Redis, RedisError
-from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, ReadOnlyError
-from redis.retry import Retry
+from redis.exceptions import NoScriptError
 
 from breaker_app.errors import StoreUnavailable
 from breaker_app.policy import BreakerPolicy
+from breaker_app.primary import leaving, once_more
 from breaker_app.states import Entry, Permit, Recorded, Snapshot, State, Transition, Why
 
 log = logging.getLogger(__name__)
@@ -60,11 +59,11 @@ def script_text(verb: str, *, test_clock: bool = False) -> str:
 
 def _manners(timeout_s: float) -> dict[str, Any]:
     # A script whose answer was lost may have run. The driver's default of sending it again would count one outcome
-    # twice.
+    # twice. What a server that is no primary refused did not run.
     return {
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
-        "retry": Retry(NoBackoff(), 0),
+        "retry": once_more(),
         "retry_on_error": [],
         "protocol": 2,
         "decode_responses": True,
@@ -77,7 +76,9 @@ def _own_client(connection: Redis, timeout_s: float) -> Redis:
     pool = connection.connection_pool
     address = {key: value for key, value in pool.connection_kwargs.items() if _ADDRESS.fullmatch(key)}
     return Redis(
-        connection_pool=ConnectionPool(connection_class=pool.connection_class, **address, **_manners(timeout_s))
+        connection_pool=ConnectionPool(
+            connection_class=leaving(pool.connection_class), **address, **_manners(timeout_s)
+        )
     )
 
 
@@ -275,9 +276,6 @@ class RedisBreakerStore:
         # Whatever the server says instead of an answer (gone, late, out of memory, read-only) says nothing about the
         # downstream and is handled alike: the store is away.
         except RedisError as error:
-            if isinstance(error, ReadOnlyError):
-                # The primary has moved: idle connections still lead to the old one.
-                self._redis.connection_pool.disconnect(inuse_connections=False)
             self.outage.failed(error)
             raise StoreUnavailable(retry_after=PAUSE_S) from error
         self.outage.succeeded(ticket)

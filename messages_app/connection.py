@@ -12,18 +12,17 @@ from typing import Any
 import redis
 from django.conf import settings
 from redis.backoff import NoBackoff
-from redis.connection import Connection
 from redis.exceptions import (
     ConnectionError,
     NoScriptError,
     OutOfMemoryError,
-    ReadOnlyError,
     RedisError,
     ResponseError,
     TimeoutError,
 )
 from redis.retry import Retry
 
+from breaker_app.primary import NotPrimary, leave_demoted, leaving
 from messages_app.errors import LedgerRefused, StoreUnavailable
 from messages_app.scripts import Script
 
@@ -34,7 +33,7 @@ Command = Sequence[Any]
 #: What the ledger takes over from a client's settings: where the server is and how to get in, nothing of its habits.
 _ADDRESS = ("host", "port", "path", "db", "username", "password", "credential_provider", "client_name")
 #: Refusals that say something about the server, not about the request.
-_SERVER_TROUBLE = re.compile(r"\b(OOM|MISCONF|READONLY|MASTERDOWN|NOREPLICAS|BUSY|CLUSTERDOWN|TRYAGAIN|WAITAOF)\b")
+_SERVER_TROUBLE = re.compile(r"\b(OOM|MISCONF|BUSY|CLUSTERDOWN|TRYAGAIN|WAITAOF)\b")
 
 #: How the scripts refuse what can never be, before they write anything.
 _BAD_ARGUMENT = re.compile(r"\bBADARG ([a-z ]+)")
@@ -42,30 +41,34 @@ _BAD_ARGUMENT = re.compile(r"\bBADARG ([a-z ]+)")
 
 @cache
 def _client(process_id: int) -> redis.Redis:
-    return redis.Redis.from_url(
-        settings.REDIS_URL,
-        socket_timeout=SOCKET_TIMEOUT_S,
-        socket_connect_timeout=SOCKET_TIMEOUT_S,
-        retry=Retry(NoBackoff(), 0),
-    )
+    return impatient(redis.Redis.from_url(settings.REDIS_URL))
 
 
 def connection() -> redis.Redis:
-    """The client of this process: thread-safe, never shared across a fork, without retries of the driver's own."""
+    """The client of this process: thread-safe, never shared across a fork. It sends again only what was refused."""
     return _client(os.getpid())
+
+
+def impatient(client: redis.Redis, timeout_s: float = SOCKET_TIMEOUT_S) -> redis.Redis:
+    """The client, such that it waits at most so long for an answer and leaves a server that is no primary.
+
+    Call it before the client's first command.
+    """
+    return leave_demoted(client, socket_timeout=timeout_s, socket_connect_timeout=SOCKET_TIMEOUT_S)
 
 
 class Lines(threading.local):
     """One socket per thread and process to one server.
 
     A command costs about half of what it costs through a client: no pool, no lock, no response callbacks. Commands are
-    sent a second time when their answer was lost, so everything sent here has to be repeatable. What the driver raises
+    sent a second time, on a new socket, when their answer was lost or the server is no primary any more, so everything
+    sent here has to be repeatable. What the driver raises
     leaves as ``StoreUnavailable``; only a refusal that means a mistake in the request stays a ``ResponseError``.
     """
 
     def __init__(self, client: redis.Redis, timeout_s: float = SOCKET_TIMEOUT_S) -> None:
         pool = client.connection_pool
-        self._make: type[Connection] = pool.connection_class
+        self._make = leaving(pool.connection_class)
         self._kwargs = {
             name: value
             for name, value in pool.connection_kwargs.items()
@@ -76,7 +79,7 @@ class Lines(threading.local):
             "retry": Retry(NoBackoff(), 0),
             "protocol": 2,
         }  # fmt: skip
-        self._line: Connection | None = None
+        self._line: Any = None
 
     def call(self, *command: Any) -> Any:
         """The answer to one command; raises ``ResponseError`` or ``StoreUnavailable``."""
@@ -93,6 +96,8 @@ class Lines(threading.local):
             self.close()
         try:
             return self._exchange(commands)
+        except NotPrimary as error:
+            raise StoreUnavailable(f"Redis at this address takes no writes: {error}") from error
         except RedisError as error:
             self.close()
             raise StoreUnavailable(f"Redis does not answer: {type(error).__name__}") from error
@@ -100,16 +105,17 @@ class Lines(threading.local):
     def close(self) -> None:
         """Drop this thread's socket; the next command opens another."""
         if self._line is not None:
-            self._line.disconnect()  # type: ignore[no-untyped-call]
+            self._line.disconnect()
             self._line = None
 
     def _exchange(self, commands: Sequence[Command]) -> list[Any]:
         line = self._line
-        if line is None or line.pid != os.getpid():
+        if line is None or line.pid != os.getpid() or line.is_outdated():
+            self.close()
             line = self._line = self._make(**self._kwargs)
         one = len(commands) == 1
-        packed = line.pack_command(*commands[0]) if one else line.pack_commands(commands)  # type: ignore[no-untyped-call]
-        line.send_packed_command(packed, check_health=False)  # type: ignore[no-untyped-call]
+        packed = line.pack_command(*commands[0]) if one else line.pack_commands(commands)
+        line.send_packed_command(packed, check_health=False)
         answers = [self._read(line) for _ in commands]
         for answer in answers:
             if isinstance(answer, StoreUnavailable):
@@ -117,10 +123,10 @@ class Lines(threading.local):
         return answers
 
     @staticmethod
-    def _read(line: Connection) -> Any:
+    def _read(line: Any) -> Any:
         try:
             return line.read_response()
-        except (OutOfMemoryError, ReadOnlyError) as error:
+        except OutOfMemoryError as error:
             return _refused(error)
         except ResponseError as error:
             return _refused(error) if _SERVER_TROUBLE.search(str(error)) else error

@@ -19,22 +19,24 @@ from management.supervisor import bound_to_parent
 
 
 class OwnServer:
-    """A Redis-compatible server on a Unix socket, for one test."""
+    """A Redis-compatible server on a Unix socket, for one test. ``more``: further options of the server."""
 
-    def __init__(self) -> None:
+    def __init__(self, *more: str) -> None:
         binary = valkey_binary()
         assert binary is not None
         self.folder = Path(tempfile.mkdtemp(prefix="brk-"))
         self._valkey = Valkey(binary, self.folder, self.folder)
         self.socket = self._valkey.socket
+        self.url = self._valkey.url
         self.process: subprocess.Popen[bytes] | None = None
+        self._more = more
 
     @property
     def client(self) -> Redis:
         return Redis(unix_socket_path=str(self.socket))
 
     def start(self) -> None:
-        command = bound_to_parent(self._valkey.command, signal.SIGKILL)
+        command = bound_to_parent([*self._valkey.command, *self._more], signal.SIGKILL)
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 15
         while not self._valkey.ready(self.process.pid):
@@ -51,6 +53,53 @@ class OwnServer:
     def remove(self) -> None:
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Pair:
+    """A primary and its replica behind one address, as a virtual address or a managed Redis shows them."""
+
+    def __init__(self) -> None:
+        self.ports = [_free_port(), _free_port()]
+        self.servers = [
+            OwnServer("--port", str(port), "--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0")
+            for port in self.ports
+        ]
+        for server in self.servers:
+            server.start()
+        self.primary = 0
+        self._follow()
+        self.proxy = Proxy(self.servers[0].socket)
+        self.url = f"redis://127.0.0.1:{self.proxy.port}/0"
+
+    def switch(self) -> None:
+        """Let primary and replica change roles. New connections reach the new primary, old ones stay where they are."""
+        self.primary = 1 - self.primary
+        self.servers[self.primary].client.replicaof("NO", "ONE")
+        self.proxy.upstream = self.servers[self.primary].socket
+        self._follow()
+
+    @property
+    def client(self) -> Redis:
+        """A client of the server that is the primary now, past the address."""
+        return self.servers[self.primary].client
+
+    def remove(self) -> None:
+        self.proxy.close()
+        for server in self.servers:
+            server.remove()
+
+    def _follow(self) -> None:
+        replica = self.servers[1 - self.primary].client
+        replica.replicaof("127.0.0.1", self.ports[self.primary])
+        deadline = time.monotonic() + 15
+        while replica.info("replication").get("master_link_status") != "up":
+            assert time.monotonic() < deadline, "the replica did not follow"
+            time.sleep(0.01)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
 
 
 class Proxy:

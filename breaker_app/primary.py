@@ -1,0 +1,86 @@
+"""Connections that leave a Redis server once it says that it is no primary.
+
+After a fail-over behind one address (a virtual address, a managed Redis, a proxy) open sockets may still lead to the
+old primary, which is a replica now. It refuses writes, or everything while it loads its new data, and never closes the
+socket. So the socket is closed here, and every other socket of the process that was opened before is replaced when it
+is next used.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from functools import cache
+from typing import Any
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.connection import AbstractConnection
+from redis.exceptions import BusyLoadingError, ConnectionError, MasterDownError, ReadOnlyError, ResponseError
+from redis.retry import Retry
+
+#: Answers of a server that is no primary, or was demoted while a command waited. BusyLoadingError is one of them too,
+#: since a demoted server may load the data of the new primary first. A transaction names the cause in its own error.
+_DEMOTED = re.compile(r"(?:Transaction discarded because of: )?(?:READONLY|MASTERDOWN|LOADING|UNBLOCKED|NOREPLICAS)\b")
+
+_demotions = itertools.count(1)
+_demoted = 0
+
+
+class NotPrimary(ConnectionError):
+    """The server is no primary, or cannot act as one. It did not run the command, so it may be sent again."""
+
+
+def once_more() -> Retry:
+    """Send a command again, once, if a server that is no primary refused it. Nothing else is sent twice."""
+    return Retry(NoBackoff(), 1, supported_errors=(NotPrimary,))
+
+
+class _Leaving(AbstractConnection):
+    """Mixed into one of the driver's connection classes."""
+
+    _sock: Any
+    _opened_at = 0
+
+    def is_outdated(self) -> bool:
+        """Whether this socket was opened before this process last met a server that is no primary."""
+        return self._opened_at != _demoted
+
+    def connect(self) -> None:
+        # Pools call this when they lend a connection, so never inside a transaction or between WATCH and EXEC.
+        if self._sock is not None and self.is_outdated():
+            self.disconnect()  # type: ignore[no-untyped-call]
+        super().connect()  # type: ignore[no-untyped-call]
+
+    def connect_check_health(self, *args: Any, **kwargs: Any) -> None:
+        if self._sock is None:
+            self._opened_at = _demoted
+        super().connect_check_health(*args, **kwargs)
+
+    def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        global _demoted
+        try:
+            return super().read_response(*args, **kwargs)
+        except (ReadOnlyError, MasterDownError, BusyLoadingError) as error:
+            refusal: Exception = error
+        except ResponseError as error:
+            if not _DEMOTED.match(str(error)):
+                raise
+            refusal = error
+        self.disconnect()  # type: ignore[no-untyped-call]
+        _demoted = next(_demotions)
+        raise NotPrimary(f"{type(refusal).__name__}: {refusal}") from refusal
+
+
+@cache
+def leaving(kind: type[AbstractConnection]) -> type[Any]:
+    """The connection class ``kind``, such that it leaves a server that is no primary."""
+    return kind if issubclass(kind, _Leaving) else type(f"Leaving{kind.__name__}", (_Leaving, kind), {})
+
+
+def leave_demoted(client: Redis, **manners: Any) -> Redis:
+    """Make the client's future connections leave a server that is no primary; ``manners`` replace their settings."""
+    pool = client.connection_pool
+    pool.connection_class = leaving(pool.connection_class)
+    pool.connection_kwargs.update({"retry": once_more(), "retry_on_error": [], **manners})
+    return client
