@@ -23,6 +23,8 @@ LETTERS = "dead_letters"
 LEASES = "dlq_leases"
 BATCHES = "replay_batches"
 ITEMS = "replay_items"
+MARKS = "ledger_marks"
+LOSSES = "ledger_losses"
 
 _lock = threading.Lock()
 _clients: dict[tuple[int, str, bool], MongoClient[Document]] = {}

@@ -114,11 +114,13 @@ def duties(heartbeat: Heartbeat) -> list[Duty]:
     """What the cron role does, with its intervals."""
     from messages_app.ledger import ledger
     from messages_app.series import series
+    from messages_app.witness import keeper
 
     accounts = Accounts(lambda days: ledger().accounting(days))
     return [
         Duty("heartbeat", 5, heartbeat.beat),
         Duty("note the figures", 5, series().sample),
+        Duty("keep the ledger's mark", 10, keeper(every_s=0)),
         Duty("replay what is due", 60, replay_what_is_due),
         Duty("check recent accounts", 60, lambda: accounts.check(RECENT_DAYS)),
         Duty("check all accounts", 3600, lambda: accounts.check(400)),

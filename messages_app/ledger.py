@@ -173,6 +173,10 @@ class Ledger:
         accounts = self._lines.call_many([("HGETALL", self._prefix + "acct:" + name) for name in wanted])
         return [_account_row(name, _pairs(fields)) for name, fields in zip(wanted, accounts, strict=True) if fields]
 
+    def balance(self) -> int:
+        """Put accounts right that an earlier version left below zero; how many were."""
+        return int(self._scripts.run("balance"))
+
     # -- running
 
     def claim(self, *, token: str, limit: int, owner: str, holding: int, max_bytes: int = 4 * 1024 * 1024) -> Claim:

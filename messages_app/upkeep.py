@@ -1,8 +1,9 @@
 """What every worker process does beside running messages, so that any one of them alive is enough.
 
-Three threads: one moves what time alone moves (due retries and schedules, runs whose process was lost), one carries
-outcomes to the dead-letter queue, one says that the process is alive and notes the figures. Each step is atomic in the
-ledger or repeatable, so any number of processes may do the same at the same time.
+Four threads: one moves what time alone moves (due retries and schedules, runs whose process was lost), one carries
+outcomes to the dead-letter queue, one says that the process is alive and notes the figures, one watches whether the
+ledger fell back to an earlier state. Each step is atomic in the ledger or repeatable, so any number of processes may do
+the same at the same time.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from messages_app import presence
 from messages_app.errors import StoreUnavailable
 from messages_app.failures import UNKNOWN_ERROR, ErrorKind
 from messages_app.ledger import Ledger
+from messages_app.marks import marks
 from messages_app.records import OutboxEntry, Record
 from messages_app.series import series
+from messages_app.witness import Witness
 from processes.essential import Essential
 
 log = logging.getLogger(__name__)
@@ -43,6 +46,8 @@ ANNOUNCE_EVERY_S = 5.0
 #: What was read longer ago is read again before it is written: the process may have been stopped in between.
 STALE_READ_S = 60.0
 _LEDGER_PAUSE_MOST_S = 2.0
+#: Soon after Redis is back: the more is accepted before the first look, the less exactly a loss can be told.
+WATCH_PAUSE_MOST_S = 0.5
 
 
 class Loop:
@@ -107,9 +112,12 @@ class Upkeep:
 
     def __init__(
         self, ledger: Ledger, *, name: str, role: str, details: Callable[[], Mapping[str, object]],
-        record_outcomes: Recorder | None = None, leave_ms: int = 0,
+        record_outcomes: Recorder | None = None, leave_ms: int = 0, keep_marks: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
-        """``leave_ms``: outcomes are carried only once the oldest has waited so long: nobody else does it."""
+        """``leave_ms``: outcomes are carried only once the oldest has waited so long: nobody else does it.
+
+        ``keep_marks``: a keeper of ``witness``, for a process that is to keep the ledger's marks in MongoDB.
+        """
         self._ledger = ledger
         self._name = name
         self._role = role
@@ -121,7 +129,10 @@ class Upkeep:
         self._mover = Loop("mover", self._move, pause_most_s=_LEDGER_PAUSE_MOST_S)
         self._drainer = Loop("drainer", self._drain, pause_most_s=DRAIN_PAUSE_MOST_S)
         self._presence = Loop("presence", self._announce, pause_most_s=ANNOUNCE_EVERY_S)
-        self._loops = (self._mover, self._drainer, self._presence)
+        self._witness = Witness(marks())
+        self._keep_marks = keep_marks
+        self._watcher = Loop("witness", self._watch, pause_most_s=WATCH_PAUSE_MOST_S)
+        self._loops = (self._mover, self._drainer, self._presence, self._watcher)
 
     def start(self) -> None:
         for loop in self._loops:
@@ -175,6 +186,12 @@ class Upkeep:
 
             self._recorder = record_outcomes
         return self._recorder(deaths, settles)
+
+    def _watch(self) -> float:
+        wait = self._witness.look()
+        if self._keep_marks is not None:
+            self._keep_marks()
+        return wait
 
     def _announce(self) -> float:
         if not self._started_at_ms:

@@ -1,16 +1,17 @@
 """The dead letters in MongoDB. Each move is one conditional update, named with its verb; losing a race is an answer.
 
 Split by noun: ``reading`` (lists, counts), ``outcomes`` (deaths and ends), ``claims`` (replays), ``moves`` (operators),
-``leases`` (who polls), ``transfer`` (out, in, gone for good).
+``leases`` (who polls), ``losses`` (what stores have forgotten), ``transfer`` (out, in, gone for good).
 """
 
 from __future__ import annotations
 
-from dlq_app.mongo import BATCHES, ITEMS, LEASES, LETTERS, database
+from dlq_app.mongo import BATCHES, ITEMS, LEASES, LETTERS, LOSSES, MARKS, database
 from dlq_app.repository.batches import Batches, StoredBatch
 from dlq_app.repository.claims import BatchLetter, ClaimOrder, Claims
 from dlq_app.repository.items import Items, Tally
 from dlq_app.repository.leases import Leases
+from dlq_app.repository.losses import Losses
 from dlq_app.repository.moves import Moves, Selection
 from dlq_app.repository.outcomes import Inserted, Outcomes, Standing, Written
 from dlq_app.repository.reading import Page, Reading
@@ -41,6 +42,11 @@ def leases() -> Leases:
     return Leases(database()[LEASES])
 
 
+def losses() -> Losses:
+    """Marks of the ledger, and losses, in the configured database."""
+    return Losses(database()[MARKS], database()[LOSSES])
+
+
 __all__ = [
     "IMPORTED",
     "LEAST_AGE",
@@ -52,6 +58,7 @@ __all__ = [
     "Items",
     "Leases",
     "Letters",
+    "Losses",
     "Page",
     "Selection",
     "Standing",
@@ -62,4 +69,5 @@ __all__ = [
     "items",
     "leases",
     "letters",
+    "losses",
 ]

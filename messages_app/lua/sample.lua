@@ -5,37 +5,18 @@
 -- RACES  Many processes ask; looking and noting are one step, so an interval has one sample at most. One that nobody asked
 --        in has none: nothing is made up for it.
 local prefix = KEYS[1]
---@use time check calendar
+--@use time check calendar accepted
 local every, keep, coarse_every, coarse_keep = whole(ARGV[1], 'interval'), whole(ARGV[2], 'kept'),
   whole(ARGV[3], 'coarse interval'), whole(ARGV[4], 'coarse kept')
 local key, fine, coarse = prefix .. 'series', prefix .. 'series:fine', prefix .. 'series:coarse'
 local SET_BACK = 6 -- a clock that went back by more intervals than this makes what was noted worthless
 
 local slot, coarse_slot = math.floor(now / every), math.floor(now / coarse_every)
-local last, last_coarse, day, counted, total = unpack(
-  redis.call('HMGET', key, 'slot', 'coarse', 'day', 'counted', 'accepted'))
+local last, last_coarse = unpack(redis.call('HMGET', key, 'slot', 'coarse'))
 last = tonumber(last) or -1
 if last >= slot and last - slot <= SET_BACK then return 0 end
 if last > slot then redis.call('DEL', fine, coarse) end
-
--- What was accepted is counted by day and type in the step that accepts; a sum of its own would be one write more for
--- every message. So the accounts of today and of the last sample's day tell how many came since.
-local types = redis.call('SMEMBERS', prefix .. 'acct:types')
-local function accepted_on(date)
-  local sum = 0
-  for _, type in ipairs(types) do
-    sum = sum + (tonumber(redis.call('HGET', prefix .. 'acct:' .. date .. ':' .. type, 'accepted')) or 0)
-  end
-  return sum
-end
-local today = day_of(now)
-local count = accepted_on(today)
-total, counted = tonumber(total) or 0, tonumber(counted) or 0
-if day == today then
-  total = total + math.max(0, count - counted)
-elseif day then
-  total = total + math.max(0, accepted_on(day) - counted) + count
-end
+local total, count, today = accepted_ever()
 
 local function whole_text(value) return string.format('%.0f', tonumber(value) or 0) end
 local row = { stamp, whole_text(total) }

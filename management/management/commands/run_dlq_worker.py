@@ -11,6 +11,7 @@ from django.core.management.base import BaseCommand
 from dlq_app.worker import DlqWorker
 from messages_app.ledger import ledger
 from messages_app.upkeep import LEAVE_MS, Upkeep
+from messages_app.witness import keeper
 
 
 class Command(BaseCommand):
@@ -27,7 +28,10 @@ class Command(BaseCommand):
             signal.signal(number, lambda *_: start_new_thread(worker.stop, ()))
         signal.signal(signal.SIGUSR1, lambda *_: start_new_thread(worker.nudge, ()))
         # It also moves and drains messages: with no message worker alive, letters still arrive.
-        upkeep = Upkeep(ledger(), name=worker.name, role="dlq_worker", details=worker.details, leave_ms=LEAVE_MS)
+        upkeep = Upkeep(
+            ledger(), name=worker.name, role="dlq_worker", details=worker.details, leave_ms=LEAVE_MS,
+            keep_marks=keeper(),
+        )  # fmt: skip
         upkeep.start()
         try:
             worker.run()
