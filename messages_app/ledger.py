@@ -21,6 +21,7 @@ from typing import Any
 
 import redis
 from django.conf import settings
+from redis.exceptions import NoPermissionError, ResponseError
 
 from dlq_app.ports import ForwardAnswer, ForwardOrder, ForwardStatus, VoidAnswer
 from messages_app.connection import Lines, ScriptCaller, connection
@@ -61,6 +62,8 @@ OUTBOX_CHUNK = 50
 OUTBOX_BYTES = 8 * 1024 * 1024
 #: A due entry that nobody has moved for this long is overdue.
 LATE_MS = 5_000
+#: The value that a probe writes is of no use afterwards.
+PROBE_TTL_MS = 60_000
 #: Longer than any order can be under way.
 VOID_TTL_MS = 24 * 3600 * 1000
 #: Looking at breakers is a script that the server runs read-only (EVALSHA_RO).
@@ -126,16 +129,19 @@ class Ledger:
         allowed, remaining, reset = self._scripts.run("throttle", limit.client, limit.limit, limit.window_ms)
         return bool(allowed), RateState(limit.limit, remaining, reset)
 
-    def _accept(self, acceptances: Sequence[Acceptance], limit: RateLimit | None) -> list[AcceptAnswer]:
-        calls = [_accept_call(acceptance, limit) for acceptance in acceptances]
+    def _confirmed(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
+        """The replies of scripts whose writes are as safe as the terms ask for."""
         fsync_ms = self._terms.fsync_timeout_ms
         if fsync_ms is None:
-            replies = self._scripts.run_many(calls)
-        else:
-            # Behind all of them in the same round trip, so that one wait covers the whole batch.
-            *replies, (on_disk, _) = self._scripts.run_many(calls, after=("WAITAOF", 1, 0, fsync_ms))
-            if on_disk < 1:
-                raise StoreUnavailable("Redis did not confirm that the message reached its disk.")
+            return self._scripts.run_many(calls)
+        # Behind all of them in the same round trip, so that one wait covers the whole batch.
+        *replies, (on_disk, _) = self._scripts.run_many(calls, after=("WAITAOF", 1, 0, fsync_ms))
+        if on_disk < 1:
+            raise StoreUnavailable("Redis did not confirm that the message reached its disk.")
+        return replies
+
+    def _accept(self, acceptances: Sequence[Acceptance], limit: RateLimit | None) -> list[AcceptAnswer]:
+        replies = self._confirmed([_accept_call(acceptance, limit) for acceptance in acceptances])
         return [
             _accept_answer(acceptance, limit, reply) for acceptance, reply in zip(acceptances, replies, strict=True)
         ]
@@ -308,13 +314,31 @@ class Ledger:
 
     # -- the server
 
-    def require_safe_redis(self) -> list[Problem]:
-        """What start-up must refuse about this server, each with its fix; empty when all is well."""
-        info: dict[str, str] = {}
-        for section in ("server", "memory", "persistence"):
-            lines = self._lines.call("INFO", section).decode().splitlines()
-            info.update(line.split(":", 1) for line in lines if ":" in line)
-        return _server_problems(info, wants_fsync=self._terms.fsync_timeout_ms is not None)
+    def try_write(self) -> int:
+        """Write a small value as surely as an acceptance is written; the server's time (ms).
+
+        Raises ``StoreUnavailable`` when no message would be accepted either.
+        """
+        try:
+            return int(self._confirmed([("probe", [PROBE_TTL_MS])])[0])
+        except ResponseError as error:  # such as a user who may not run scripts
+            raise StoreUnavailable(f"Redis refuses: {error}") from error
+
+    def server_info(self) -> Mapping[str, str]:
+        """What the server says about itself; empty when this user may not ask (INFO)."""
+        try:
+            lines = self._lines.call("INFO").decode().splitlines()
+        except NoPermissionError:
+            return {}
+        return dict(line.split(":", 1) for line in lines if ":" in line)
+
+    def require_safe_redis(self, info: Mapping[str, str] | None = None) -> list[Problem]:
+        """What start-up must refuse about this server, each with its fix; empty when all is well.
+
+        ``info``: what ``server_info`` has answered, so as not to ask again.
+        """
+        info = self.server_info() if info is None else info
+        return _server_problems(info, wants_fsync=self._terms.fsync_timeout_ms is not None) if info else []
 
 
 def _parts(orders: Sequence[ForwardOrder]) -> Iterator[list[ForwardOrder]]:

@@ -1,0 +1,165 @@
+"""What is wrong with Redis is named as what it is: asked of a real server, made wrong in each way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from dlqsite.tests.patience import eventually
+from messages_app.errors import StoreUnavailable
+from messages_app.ledger import Ledger, Terms
+from messages_app.redis_state import refusal_problem, reported_problems
+
+State = Callable[[Any], AbstractContextManager[None]]
+
+
+@contextmanager
+def configured(client: Any, name: str, value: str | int) -> Iterator[None]:
+    before = client.config_get(name)[name]
+    client.config_set(name, value)
+    try:
+        yield
+    finally:
+        client.config_set(name, before)
+
+
+def full(client: Any) -> AbstractContextManager[None]:
+    return configured(client, "maxmemory", 1)
+
+
+def without_replicas(client: Any) -> AbstractContextManager[None]:
+    return configured(client, "min-replicas-to-write", 1)
+
+
+@contextmanager
+def demoted(client: Any) -> Iterator[None]:
+    client.replicaof("127.0.0.1", 1)
+    try:
+        yield
+    finally:
+        client.replicaof("NO", "ONE")
+
+
+@contextmanager
+def without_snapshot(client: Any) -> Iterator[None]:
+    """A snapshot that cannot be written, and save points: Redis refuses writes by MISCONF."""
+    path = Path(client.config_get("dir")["dir"], client.config_get("dbfilename")["dbfilename"])
+    path.unlink(missing_ok=True)
+    path.mkdir()
+    try:
+        with configured(client, "save", "3600 1"):
+            client.bgsave()
+            eventually(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err")
+            yield
+    finally:
+        path.rmdir()
+        client.bgsave()
+        eventually(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "ok")
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize(
+    ("state", "code", "is_reported"),
+    [
+        (full, "memory_full", True),
+        (demoted, "read_only", True),
+        (without_snapshot, "snapshot_failed", True),
+        (without_replicas, "too_few_replicas", False),
+    ],
+)
+def test_a_server_that_refuses_writes_is_named(redis_client: Any, state: State, code: str, is_reported: bool) -> None:
+    ledger = Ledger(redis_client)
+    assert ledger.try_write() > 0
+    assert list(reported_problems(ledger.server_info())) == []
+
+    with state(redis_client):
+        with pytest.raises(StoreUnavailable) as refused:
+            ledger.try_write()
+        reported = [problem.code for problem in reported_problems(ledger.server_info())]
+
+    assert refusal_problem(refused.value).code == code
+    assert refusal_problem(refused.value).stops
+    assert reported == ([code] if is_reported else [])
+    assert ledger.try_write() > 0
+
+
+@pytest.mark.redis
+def test_a_write_that_is_not_confirmed_is_named(redis_client: Any) -> None:
+    with configured(redis_client, "appendonly", "no"), pytest.raises(StoreUnavailable) as refused:
+        Ledger(redis_client, terms=Terms(fsync_timeout_ms=50)).try_write()
+
+    assert refusal_problem(refused.value).stops
+
+
+@pytest.mark.redis
+def test_a_user_who_may_not_ask_can_still_write(redis_client: Any, redis_url: str) -> None:
+    redis_client.execute_command(
+        "ACL", "SETUSER", "modest", "on", ">secret", "~dlq:*", "+@all", "-@admin", "-@dangerous"
+    )
+    try:
+        ledger = Ledger(redis.Redis.from_url(redis_url, username="modest", password="secret"))
+        assert ledger.try_write() > 0
+        assert ledger.server_info() == {}
+        assert ledger.require_safe_redis() == []
+
+        redis_client.execute_command("ACL", "SETUSER", "modest", "-@write")
+        with pytest.raises(StoreUnavailable) as refused:
+            ledger.try_write()
+        assert refusal_problem(refused.value).code == "no_permission"
+
+        stranger = Ledger(redis.Redis.from_url(redis_url, username="modest", password="wrong"))
+        with pytest.raises(StoreUnavailable) as refused:
+            stranger.try_write()
+        assert refusal_problem(refused.value).code == "no_access"
+    finally:
+        redis_client.execute_command("ACL", "DELUSER", "modest")
+
+
+def test_a_server_that_says_nothing_is_away() -> None:
+    with pytest.raises(StoreUnavailable) as refused:
+        Ledger(redis.Redis(host="127.0.0.1", port=1)).try_write()
+
+    assert refusal_problem(refused.value).what == "Redis does not answer."
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ("MISCONF Errors writing to the AOF file: No space left on device", "aof_write_failed"),
+        ("MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist", "snapshot_failed"),
+        ("BUSY Redis is busy running a script. You can only call SCRIPT KILL", "busy_script"),
+        ("LOADING Redis is loading the dataset in memory", "loading"),
+        ("UNBLOCKED force unblock from blocking operation, instance state changed", "read_only"),
+        ("max number of clients reached", "clients_full"),
+        ("CLUSTERDOWN Hash slot not served", "cluster"),
+    ],
+)
+def test_a_refusal_is_read(said: str, code: str) -> None:
+    error = StoreUnavailable("Redis refuses")
+    error.__cause__ = redis.ResponseError(said)
+
+    assert refusal_problem(error).code == code
+
+
+@pytest.mark.parametrize(
+    ("said", "codes"),
+    [
+        ({"aof_last_write_status": "err"}, ["aof_write_failed"]),
+        ({"aof_last_bgrewrite_status": "err"}, ["aof_rewrite_failed"]),
+        ({"master_failover_state": "failover-in-progress"}, ["paused"]),
+        ({"loading": "1"}, ["loading"]),
+        ({"used_memory": "801", "maxmemory": "1000"}, ["memory_high"]),
+        ({"used_memory": "1000", "maxmemory": "1000"}, ["memory_full"]),
+        ({"used_memory": "1000", "maxmemory": "0"}, []),
+        ({"connected_clients": "81", "maxclients": "100"}, ["clients_high"]),
+        ({"connected_clients": "100", "maxclients": "100"}, ["clients_full"]),
+        ({"role": "slave", "master_link_status": "down"}, ["read_only"]),
+    ],
+)
+def test_a_report_is_read(said: dict[str, str], codes: list[str]) -> None:
+    assert [problem.code for problem in reported_problems(said)] == codes
