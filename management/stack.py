@@ -114,7 +114,11 @@ class DataDirectory:
                             f"another `up` (pid {owner}) runs on DATA_DIR {self.path}: stop it or name another DATA_DIR"
                         )
                     else:
-                        who = f"processes of a killed `up` (pid {owner}) still use DATA_DIR {self.path}: end them first"
+                        left = ", ".join(f"pid {pid} ({name})" for pid, name in holders(self.path / "up.lock").items())
+                        who = (
+                            f"processes of a killed `up` still use DATA_DIR {self.path}: "
+                            f"end them first: {left or 'they belong to another user'}"
+                        )
                     raise StackError(who) from None
             if not told:
                 say("Waiting for the processes of a killed run to end")
@@ -167,6 +171,16 @@ def _lives(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def holders(path: Path) -> dict[int, str]:
+    """The other processes that have the file ``path`` open, by id with their command, as far as this user may look."""
+    wanted, found = str(path.resolve()), {}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and any(file.path == wanted for file in process.open_files()):
+                found[process.pid] = " ".join(process.cmdline()[-3:])[:60]
+    return found
 
 
 def write_private(path: Path, text: str) -> None:

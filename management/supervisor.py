@@ -20,6 +20,7 @@ from types import FrameType
 
 from management.child_log import ChildLog
 from management.errors import StackError, Stopped
+from processes.forks import LOCK_VARIABLE
 
 _LAUNCH = Path(__file__).resolve().parent / "launch.py"
 
@@ -105,6 +106,8 @@ class Supervisor:
     #: Kept open in every child: whoever locks the same file waits for all of them.
     lock_fd: int | None = None
     _children: dict[str, _Child] = field(default_factory=dict)
+    #: Process groups that dead children left behind, and when (monotonic) they are killed.
+    _orphans: dict[int, float] = field(default_factory=dict)
     _stopping: bool = False
     _wake_read: int = -1
 
@@ -196,6 +199,7 @@ class Supervisor:
         while not self._stopping:
             for child in self._children.values():
                 self._look_at(child)
+            self._end_orphans(time.monotonic())
             self._show_warnings()
             now = time.monotonic()
             # A restart that is due waits for a store.
@@ -215,8 +219,9 @@ class Supervisor:
                     process.wait(max(0.0, begun + child.role.grace - time.monotonic()))
                 except subprocess.TimeoutExpired:
                     self.say(f"{child.role.name} did not end within {child.role.grace:.0f} s and is killed")
-                _signal_group(process, signal.SIGKILL)
+                _signal_group(process.pid, signal.SIGKILL)
                 process.wait()
+        self._end_orphans(float("inf"))
         self._show_warnings()
         for child in self._children.values():
             child.log.close()
@@ -226,11 +231,15 @@ class Supervisor:
         return [(child, child.process) for child in self._children.values() if child.process is not None]
 
     def _spawn(self, child: _Child) -> subprocess.Popen[bytes]:
-        fds = child.role.pass_fds if self.lock_fd is None else (*child.role.pass_fds, self.lock_fd)
+        env = dict(os.environ if child.role.env is None else child.role.env)
+        fds = child.role.pass_fds
+        if self.lock_fd is not None:
+            fds = (*fds, self.lock_fd)
+            env[LOCK_VARIABLE] = str(self.lock_fd)
         output = child.log.open()
         child.process = subprocess.Popen(
             bound_to_parent(child.role.command),
-            env=None if child.role.env is None else dict(child.role.env),
+            env=env,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -266,8 +275,9 @@ class Supervisor:
 
     def _bury(self, child: _Child, code: int) -> None:
         now = time.monotonic()
-        if child.process is not None:
-            _signal_group(child.process, signal.SIGTERM)  # what it leaves behind finishes what it has in hand
+        if child.process is not None and _signal_group(child.process.pid, signal.SIGTERM):
+            # The processes that it leaves behind may finish what they have in hand, within the same time as itself.
+            self._orphans[child.process.pid] = now + child.role.grace
         child.process = None
         if child.is_ready:
             child.away_since = now
@@ -290,6 +300,13 @@ class Supervisor:
             self.say(f"{self._obituary(child, code)}; it is started again {f'in {delay:g} s' if delay else 'now'}")
         else:
             self.say(f"{child.role.name} {_how(code)} and is started again")
+
+    def _end_orphans(self, now: float) -> None:
+        """Kill what dead children left behind and what did not end in its time."""
+        for group, until in list(self._orphans.items()):
+            if now >= until:
+                _signal_group(group, signal.SIGKILL)
+                del self._orphans[group]
 
     def _a_store_is_away(self, child: _Child) -> bool:
         return not child.is_store and any(c.is_store and not c.is_ready for c in self._children.values())
@@ -341,7 +358,10 @@ def _how(code: int) -> str:
         return f"was ended by signal {-code}"
 
 
-def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
-    """Every child leads a session of its own: reach all of it, the leader's own children included."""
-    with suppress(ProcessLookupError, PermissionError):  # nobody left; macOS says the latter of zombies
-        os.killpg(process.pid, number)
+def _signal_group(leader: int, number: int) -> bool:
+    """Every child leads a group of its own: reach all of it, the leader's own children included. False: nobody left."""
+    try:
+        os.killpg(leader, number)
+    except (ProcessLookupError, PermissionError):  # macOS says the latter of zombies
+        return False
+    return True

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import json
 import logging
+import os
 import random
 import threading
 import time
@@ -38,6 +39,7 @@ from messages_app.records import Claimed, Completed, Deferred, Failed, Outcome
 from messages_app.registry import HandlerSpec
 from messages_app.samples import Sample
 from messages_app.shares import Shares
+from processes.forks import leave_if_forked
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +132,7 @@ class Attempt:
         """
         try:
             self.thread_id = threading.get_ident()
+            process_id = os.getpid()
             self.started_at = started_at = _monotonic()
             # Set inside the try: from here on the interruption may come, at any line of this block.
             self.deadline = started_at + limit_s
@@ -138,6 +141,7 @@ class Attempt:
                 value = spec.function(message)
             except BaseException as raised:  # a handler's SystemExit must not end the thread that runs it
                 error = raised
+            leave_if_forked(process_id, error)
             if self._end.acquire(False):
                 return value, error
             self._forestall()
@@ -174,10 +178,15 @@ class Runner:
         self._shares = shares
 
     def run(self, attempt: Attempt) -> Outcome | None:
-        """Run one attempt to its outcome; None when somebody else has taken over the report."""
+        """Run one attempt to its outcome; None when somebody else has taken over the report.
+
+        Returns only in the process that called it: a child that the handler forked ends here at the latest.
+        """
+        process_id = os.getpid()
         try:
             return self._run(attempt)
         finally:
+            leave_if_forked(process_id)
             # Whoever tells the outcome has the sample. Left over is what no outcome tells of: the attempt broke, or was
             # handed back at the very moment between its permission and its call.
             if attempt.guard is not None:

@@ -24,6 +24,7 @@ from messages_app.names import process_name
 from messages_app.protection import announce_breakers
 from messages_app.queues import queues
 from messages_app.upkeep import Upkeep
+from processes import forks
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +128,7 @@ class ThreadedWorker(Worker):
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, self.request_stop)
             signal.signal(signal.SIGTERM, self.request_stop)
+            forks.protect()
 
     def _stand_by(self, engine: Engine, *, burst: bool) -> None:
         """Beat, and look whether to stop, while the engine's threads work."""

@@ -63,7 +63,7 @@ def test_children_of_a_killed_stack_keep_the_lock(tmp_path: Path, monkeypatch: p
     os.pwrite(descriptor, f"{ended.pid:<12}".encode(), 0)
     data.release()
 
-    with pytest.raises(StackError, match="processes of a killed `up`"):
+    with pytest.raises(StackError, match=rf"processes of a killed `up` .*: pid {child.pid} \(.*input\(\)\)"):
         DataDirectory(tmp_path).lock(silent)
     child.communicate(b"\n")
     waited = DataDirectory(tmp_path)

@@ -211,6 +211,26 @@ def test_what_a_child_starts_goes_with_it(supervise: Callable[..., Supervised], 
     eventually(lambda: gone(grandchild), seconds=5)
 
 
+def test_what_a_killed_child_has_forked_is_killed_when_it_does_not_end(
+    supervise: Callable[..., Supervised], tmp_path: Path
+) -> None:
+    code = (
+        "import os, pathlib, signal, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"if os.fork() == 0: pathlib.Path({str(tmp_path)!r}, 'forked').write_text(str(os.getpid()))\n"
+        "time.sleep(600)"
+    )
+    stack = supervise({"name": "a", "code": code, "grace": 0.3}).started()
+    noted = tmp_path / "forked"
+    eventually(lambda: noted.exists() and noted.read_text(), seconds=10)
+    forked, pid = int(noted.read_text()), stack.pids()["a"]
+
+    os.kill(pid, signal.SIGKILL)
+
+    eventually(lambda: gone(forked), seconds=10)
+    eventually(partial(stack.restarted, "a", pid), seconds=10)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children that their parent has gone")
 def test_children_end_when_the_supervisor_is_killed(supervise: Callable[..., Supervised]) -> None:
     stack = supervise({"name": "a", "code": SLEEP}, {"name": "b", "code": SLEEP}).started()

@@ -223,6 +223,81 @@ def test_a_worker_that_cannot_flush_ends_instead_of_running_on(book: Ledger, spa
     assert '"thread_name": "flush"' in said
 
 
+FORKING = """
+import multiprocessing, os, subprocess, sys, time
+from pathlib import Path
+from messages_app.registry import handler
+
+def note(name):
+    with Path(__file__).with_name(name).open("a") as file:
+        file.write(f"{os.getpid()}\\n")
+
+def answer(queue):
+    queue.put(os.getpid())
+
+@handler("test.fork", timeout=60)
+def fork(message):
+    how = message.payload["how"]
+    if how == "subprocess":
+        return subprocess.run([sys.executable, "-c", "print(6 * 7)"], capture_output=True, check=True).stdout.decode()
+    if how == "multiprocessing":
+        context = multiprocessing.get_context("fork")
+        queue = context.Queue()
+        process = context.Process(target=answer, args=(queue,))
+        process.start()
+        answered = queue.get(timeout=30)
+        process.join()
+        stubborn = context.Process(target=time.sleep, args=(600,))
+        stubborn.start()
+        stubborn.terminate()
+        stubborn.join(30)
+        return [answered != os.getpid(), process.exitcode, stubborn.exitcode]
+    child = os.fork()
+    if child == 0:
+        note("children")
+        if how == "exit":
+            sys.exit(7)
+        if how == "raise":
+            raise ValueError("the child failed")
+        if how == "go on":
+            time.sleep(600)
+        return "child"
+    if how != "go on":
+        return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])]
+
+@handler("test.note")
+def noted(message):
+    note("runs")
+"""
+
+
+def test_children_of_handlers_never_work_as_the_worker(book: Ledger, spawn: Spawn, tmp_path: Path) -> None:
+    app = tmp_path / "forking"
+    app.mkdir()
+    (app / "__init__.py").touch()
+    (app / "handlers.py").write_text(FORKING)
+    results = {
+        "return": "[0]", "exit": "[7]", "raise": "[1]", "go on": "", "subprocess": '"42\\n"',
+        "multiprocessing": "[true,0,-15]",
+    }  # fmt: skip
+    worker = spawn("run_worker", settings="INSTALLED_APPS += ['forking']")
+    for how in results:
+        book.accept(an_acceptance({"how": how}, message_id=f"fork-{how}".replace(" ", "-"), type="test.fork"))
+    for how, result in results.items():
+        record = reaches(book, f"fork-{how}".replace(" ", "-"), State.DONE, seconds=40)
+        assert (record.result, record.attempt, record.recoveries) == (result, 0, 0), how
+    book.accept_many([an_acceptance(message_id=f"m{number}", type="test.note") for number in range(50)])
+    for number in range(50):
+        reaches(book, f"m{number}", State.DONE)
+
+    assert (app / "runs").read_text().split() == [str(worker.pid)] * 50
+    children = [int(pid) for pid in (app / "children").read_text().split()]
+    alive = [pid for pid in children if Path(f"/proc/{pid}").exists()]
+    assert (len(children), len(alive)) == (4, 1)
+    os.kill(alive[0], signal.SIGTERM)
+    assert stopped(worker) == 0
+
+
 class TestRqsOwnWorker:
     """``manage.py rqworker`` with nothing else said."""
 

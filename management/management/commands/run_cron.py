@@ -13,6 +13,7 @@ from django.core.management.base import BaseCommand
 
 from management.cron import Cron, Heartbeat, duties
 from messages_app.errors import StoreUnavailable
+from processes import forks
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own attribute; `prepare` has checked
 
     def handle(self, *args: Any, **options: Any) -> None:
+        forks.protect()
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             # On a thread of its own: the main thread may hold the event's lock at the moment of the signal.

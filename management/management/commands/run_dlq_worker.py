@@ -12,6 +12,7 @@ from dlq_app.worker import DlqWorker
 from messages_app.ledger import ledger
 from messages_app.upkeep import LEAVE_MS, Upkeep
 from messages_app.witness import keeper
+from processes import forks
 
 
 class Command(BaseCommand):
@@ -22,6 +23,7 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own attribute; `prepare` has checked
 
     def handle(self, *args: Any, **options: Any) -> None:
+        forks.protect()
         worker = DlqWorker()
         # On threads of their own: the main thread may hold the lock that they need at the moment of the signal.
         for number in (signal.SIGTERM, signal.SIGINT):
