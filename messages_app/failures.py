@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import errno
-import linecache
 import math
 import re
-import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
 from enum import StrEnum
+from fractions import Fraction
 from operator import attrgetter
-from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from messages_app.exception_text import ancestors, asked, attribute, exact, name_of, stack_of, text_of
 
 
 class ErrorKind(StrEnum):
@@ -92,7 +94,7 @@ TYPES: Mapping[str, str] = {
 }
 
 #: HTTP clients' "the server answered with an error" → where its status stands.
-_STATUS_OF: Mapping[str, attrgetter[object]] = {
+_STATUS_OF: Mapping[str, attrgetter[Any]] = {
     "urllib.error.HTTPError": attrgetter("code"),
     "requests.exceptions.HTTPError": attrgetter("response.status_code"),
     "httpx.HTTPStatusError": attrgetter("response.status_code"),
@@ -109,17 +111,19 @@ ERROR_TYPE_PATTERN = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 
 REASON_LIMIT = 8 * 1024
 STACK_LIMIT = 32 * 1024
-#: Lines of a stack (two a frame) beyond which repeated frames are worth being counted instead of printed.
-_PLAIN_FRAMES = 200
-#: Frames of the process that runs handlers say nothing about what went wrong in one.
-_OWN_FRAMES = str(Path(__file__).with_name("runner.py"))
+#: No wait asked for by a downstream counts for more: as long as a retry policy may honour one.
+LONGEST_WISH_MS = 86_400_000
+#: How far errors wrapped in others are followed.
+_WRAPPED_MOST = 5
+_KINDS: Mapping[str, ErrorKind] = {kind.value: kind for kind in ErrorKind}
+_errno_of: Callable[[BaseException], object] = vars(OSError)["errno"].__get__
 
 
 class HandlerError(Exception):
     """What a handler raises to say what went wrong, whether trying again can help, and from when on.
 
-    ``retry_after`` (seconds) is honoured when it is longer than the policy's own wait. Without ``kind`` the error type
-    decides.
+    ``retry_after`` (seconds, or a timedelta) is honoured when it is longer than the policy's own wait. Without ``kind``
+    the error type decides.
     """
 
     error_type: str = UNKNOWN_ERROR
@@ -127,9 +131,9 @@ class HandlerError(Exception):
 
     def __init__(
         self, message: str = "", *, error_type: str | None = None, kind: ErrorKind | None = None,
-        retry_after: float | None = None,
+        retry_after: float | Decimal | timedelta | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(message or (type(self).__doc__ or "").strip().splitlines()[0])
+        super().__init__(message or (type(self).__doc__ or "").strip().partition("\n")[0])
         if error_type is not None:
             self.error_type = error_type
         if kind is not None:
@@ -223,22 +227,27 @@ def http_error_type(status: int) -> str:
 
 
 def type_of(error: BaseException, extra: Mapping[str, str] = NOTHING) -> str:
-    """The error type of an exception: what it says itself, else what ``extra`` or the table say of its ancestors."""
-    if isinstance(error, HandlerError | AttemptTimeout):
-        return error.error_type if ERROR_TYPE_PATTERN.fullmatch(str(error.error_type)) else UNKNOWN_ERROR
-    for ancestor in type(error).__mro__:
-        name = f"{ancestor.__module__}.{ancestor.__qualname__}"
-        if name in extra:
-            return extra[name]
-        if name in _STATUS_OF:
-            return _type_by_status(_STATUS_OF[name], error)
-        if name in TYPES:
-            return TYPES[name]
-    if isinstance(error, OSError) and error.errno in _NETWORK_ERRNOS:
-        return NETWORK_ERROR
-    reason = getattr(error, "reason", None)
-    # urllib wraps what happened: URLError(reason=TimeoutError(...)).
-    return type_of(reason, extra) if isinstance(reason, OSError) and reason is not error else UNKNOWN_ERROR
+    """The error type of an exception: what it says itself, else what ``extra`` or the table say of its ancestors.
+
+    Never raises.
+    """
+    seen: list[BaseException] = []
+    while len(seen) < _WRAPPED_MOST:
+        if issubclass(type(error), HandlerError | AttemptTimeout):
+            return _error_type(attribute(error, "error_type"))
+        found = _tabled(type(error), extra)
+        if found in _STATUS_OF:
+            return _type_by_status(_STATUS_OF[found], error)
+        if found:
+            return found
+        if issubclass(type(error), OSError) and _is_about_network(_errno_of(error)):
+            return NETWORK_ERROR
+        # urllib wraps what happened: URLError(reason=TimeoutError(...)).
+        seen.append(error)
+        error = attribute(error, "reason")
+        if not issubclass(type(error), OSError) or any(error is one for one in seen):
+            break
+    return UNKNOWN_ERROR
 
 
 def classify(
@@ -246,17 +255,36 @@ def classify(
 ) -> Failure:
     """Turn whatever a handler raised into a failure. Never raises, whatever the exception's own methods do.
 
-    ``types`` (dotted class → errorType) and ``kinds`` (errorType → kind) come before the built-in tables.
+    ``types`` (dotted class → errorType) and ``kinds`` (errorType → kind) come before the built-in tables. Runs code of
+    the exception, each piece once: it may take long.
     """
     error_type = type_of(error, types)
-    kind = error.kind if isinstance(error, HandlerError) else None
+    said = text_of(error)
+    own = issubclass(type(error), HandlerError)
     return Failure(
         error_type=error_type,
-        kind=kind or kind_of(error_type, kinds),
-        reason=clip(_reason(error), REASON_LIMIT),
-        stack=clip_middle(_stack(error), STACK_LIMIT),
-        retry_after_ms=_milliseconds(getattr(error, "retry_after", None)),
+        kind=(own and _kind(attribute(error, "kind"))) or kind_of(error_type, kinds),
+        reason=clip(_reason(type(error), said), REASON_LIMIT),
+        stack=clip_middle(stack_of(error, said), STACK_LIMIT),
+        retry_after_ms=asked(lambda: _milliseconds(attribute(error, "retry_after")), None),
     )
+
+
+def classify_unread(
+    kind: type[BaseException], *, types: Mapping[str, str] = NOTHING, kinds: Mapping[str, str] = NOTHING
+) -> Failure:
+    """The failure of an exception that took too long to say anything: what its class alone tells.
+
+    Runs no foreign code.
+    """
+    if issubclass(kind, HandlerError | AttemptTimeout):
+        error_type = _error_type(_declared(kind, "error_type"))
+    else:
+        found = _tabled(kind, types)
+        error_type = UNKNOWN_ERROR if found in _STATUS_OF or not found else found
+    own = _kind(_declared(kind, "kind")) if issubclass(kind, HandlerError) else None
+    reason = f"{name_of(kind)}: (its text could not be made in time)"
+    return Failure(error_type, own or kind_of(error_type, kinds), clip(reason, REASON_LIMIT))
 
 
 def clip(text: str, limit: int) -> str:
@@ -278,77 +306,65 @@ def clip_middle(text: str, limit: int) -> str:
     return data[:head].decode("utf-8", "ignore") + gap + data[-(room - head) :].decode("utf-8", "ignore")
 
 
-def _type_by_status(status_of: attrgetter[object], error: BaseException) -> str:
-    try:
-        status = status_of(error)
-    except AttributeError:
-        return UNKNOWN_ERROR
-    return http_error_type(status) if isinstance(status, int) else UNKNOWN_ERROR
+def _tabled(kind: type, extra: Mapping[str, str]) -> str:
+    """What the tables have for a class, its nearest ancestor first; a key of ``_STATUS_OF`` when a status decides."""
+    for _, name in ancestors(kind):
+        if name in extra:
+            return extra[name]
+        if name in _STATUS_OF:
+            return name
+        if name in TYPES:
+            return TYPES[name]
+    return ""
 
 
-def _reason(error: BaseException) -> str:
-    if isinstance(error, AttemptTimeout):
-        return str(error) or "The attempt ran out of time."
-    try:
-        said = str(error)
-    except Exception:  # the exception is foreign code: its __str__ may do anything
-        said = "(its text could not be made)"
-    if isinstance(error, HandlerError):
-        return said
-    name = type(error).__qualname__
-    return f"{name}: {said}" if said else name
+def _type_by_status(status_of: attrgetter[Any], error: BaseException) -> str:
+    status = asked(lambda: status_of(error), None)
+    # As a plain number (an HTTPStatus is none): one of a foreign class compares as it likes.
+    return http_error_type(int.__add__(status, 0)) if issubclass(type(status), int) else UNKNOWN_ERROR
 
 
-def _stack(error: BaseException) -> str:
-    try:
-        tb = _foreign_frames(error.__traceback__)
-        return _plain_stack(error, tb) or "".join(
-            traceback.TracebackException(type(error), error, tb, compact=True).format()
-        )
-    except Exception:  # formatting runs foreign code (__str__, __notes__, broken source files)
-        return ""
+def _is_about_network(number: object) -> bool:
+    return type(number) is int and number in _NETWORK_ERRNOS
 
 
-def _plain_stack(error: BaseException, tb: TracebackType | None) -> str:
-    """The text of an exception that stands alone, as Python prints it but without the carets under each line.
-
-    They are what makes the standard library's formatting dear: it parses every line again. Empty for anything that is
-    not plain (causes, notes, groups, deep recursion): the standard library does that.
-    """
-    if error.__cause__ is not None or (error.__context__ is not None and not error.__suppress_context__):
-        return ""
-    if isinstance(error, SyntaxError | BaseExceptionGroup) or getattr(error, "__notes__", None):
-        return ""
-    lines = ["Traceback (most recent call last):\n"]
-    while tb is not None:
-        if len(lines) > _PLAIN_FRAMES:
-            return ""
-        frame = tb.tb_frame
-        code = frame.f_code
-        lines.append(f'  File "{code.co_filename}", line {tb.tb_lineno}, in {code.co_name}\n')
-        if source := linecache.getline(code.co_filename, tb.tb_lineno, frame.f_globals).strip():
-            lines.append(f"    {source}\n")
-        tb = tb.tb_next
-    kind = type(error)
-    name = (
-        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
-    )
-    said = str(error)
-    lines.append(f"{name}: {said}\n" if said else f"{name}\n")
-    return "".join(lines)
+def _error_type(said: object) -> str:
+    """What an exception calls itself, when it can be an error type."""
+    name = _plain(said)
+    return name if ERROR_TYPE_PATTERN.fullmatch(name) else UNKNOWN_ERROR
 
 
-def _foreign_frames(tb: TracebackType | None) -> TracebackType | None:
-    """Skip the leading frames that belong to the runner."""
-    while tb is not None and tb.tb_frame.f_code.co_filename == _OWN_FRAMES:
-        tb = tb.tb_next
-    return tb
+def _kind(said: object) -> ErrorKind | None:
+    return _KINDS.get(_plain(said))
 
 
-def _milliseconds(seconds: object) -> int | None:
-    """None unless it is a finite number of seconds that is not negative: it came from a foreign server."""
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+def _plain(said: Any) -> str:
+    return exact(said) if issubclass(type(said), str) else ""
+
+
+def _declared(kind: type, name: str) -> object:
+    """A class's own attribute as it stands there: no property is run."""
+    return next((vars(ancestor)[name] for ancestor, _ in ancestors(kind) if name in vars(ancestor)), None)
+
+
+def _reason(kind: type[BaseException], said: str) -> str:
+    if issubclass(kind, AttemptTimeout):
+        return said or "The attempt ran out of time."
+    if issubclass(kind, HandlerError):
+        return said or name_of(kind)
+    return f"{name_of(kind)}: {said}" if said else name_of(kind)
+
+
+def _milliseconds(wish: Any) -> int | None:
+    """A wait that a foreign server asked for: a number of seconds or a timedelta, cut to the longest; else None."""
+    kind = type(wish)
+    if issubclass(kind, timedelta):
+        wish = timedelta.total_seconds(wish)
+    if issubclass(kind, bool) or not issubclass(kind, timedelta | int | float | Decimal | Fraction):
         return None
-    if not math.isfinite(seconds) or seconds < 0:
+    if wish != wish or wish < 0:
         return None
-    return math.ceil(seconds * 1000)
+    # Cut before it is reckoned with: it may be too large for any float.
+    if wish >= LONGEST_WISH_MS // 1000:
+        return LONGEST_WISH_MS
+    return math.ceil(float(wish) * 1000)

@@ -8,7 +8,11 @@ import subprocess
 import sys
 import traceback
 import urllib.error
+from datetime import timedelta
+from decimal import Decimal
 from email.message import Message as Headers
+from fractions import Fraction
+from typing import Any
 
 import django.core.exceptions
 import django.db
@@ -18,6 +22,8 @@ import redis.exceptions
 
 from messages_app import failures
 from messages_app.failures import ErrorKind, HandlerError, PermanentError, RateLimitError, TransientError, classify
+
+LONGEST = failures.LONGEST_WISH_MS
 
 
 @pytest.mark.parametrize(
@@ -95,10 +101,24 @@ def test_a_class_of_ones_own_is_found_by_its_ancestor() -> None:
 
 @pytest.mark.parametrize(
     ("wish", "expected"),
-    [(2.5, 2500), (0, 0), (None, None), (-1, None), (float("nan"), None), (float("inf"), None), (True, None)],
-)
-def test_a_wish_counts_only_when_it_is_a_duration(wish: float | None, expected: int | None) -> None:
+    [
+        (2.5, 2500), (0, 0), (None, None), (-1, None), (float("nan"), None), (True, None), ("5", None),
+        (object(), None),
+        (timedelta(seconds=5), 5000), (timedelta(seconds=-5), None), (timedelta.max, LONGEST), (Decimal("5"), 5000),
+        (Decimal("0.0001"), 1), (Decimal("NaN"), None), (Decimal("sNaN"), None), (Decimal("-Infinity"), None),
+        (Decimal("Infinity"), LONGEST), (Decimal("1e999999"), LONGEST), (Fraction(5, 2), 2500), (float("inf"), LONGEST),
+        (float("-inf"), None), (1e306, LONGEST), (10**400, LONGEST), (-(10**400), None), (86_401, LONGEST),
+    ],
+)  # fmt: skip
+def test_a_wish_counts_only_when_it_is_a_duration(wish: Any, expected: int | None) -> None:
     assert classify(RateLimitError("slower", retry_after=wish)).retry_after_ms == expected
+
+
+def test_an_error_class_without_a_docstring_or_text_can_be_raised() -> None:
+    class QuotaError(TransientError):
+        pass
+
+    assert classify(QuotaError()).reason.endswith("QuotaError")
 
 
 def test_reason_and_stack_are_bounded_in_bytes_and_hold_no_surrogates() -> None:

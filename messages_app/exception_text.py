@@ -1,0 +1,203 @@
+"""What can be said of a foreign exception: its name, text, notes and stack.
+
+An exception is foreign code. Its ``__str__``, its notes, its ``__class__`` and its causes may raise anything, take
+long, be huge or lead in a circle. So each question is asked once and guarded, what Python itself keeps is read past the
+class's own attributes, and everything is bounded in size. Time is bounded by whoever asks: see ``runner``.
+"""
+
+from __future__ import annotations
+
+import linecache
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar, cast
+
+_T = TypeVar("_T")
+
+NO_TEXT = "(its text could not be made)"
+#: Characters of one text that are kept: more than any reason or stack may have.
+_TEXT_LIMIT = 40_000
+_NAME_LIMIT = 200
+_NOTE_LIMIT = 2_000
+_NOTES_MOST = 10
+_LINE_LIMIT = 500
+#: Exceptions told of in one stack: causes and members of groups, altogether.
+_EXCEPTIONS_MOST = 30
+#: Frames shown of one exception: the outermost and the innermost.
+_OUTER_FRAMES, _INNER_FRAMES = 50, 150
+#: The same frame is shown so often in a row; then it is counted.
+_REPEATS_SHOWN = 3
+#: Frames of the process that runs handlers say nothing about what went wrong in one.
+_OWN_FRAMES = frozenset(str(Path(__file__).with_name(name)) for name in ("runner.py", "coroutines.py"))
+
+_BECAUSE = "\nThe above exception was the direct cause of the following exception:\n\n"
+_MEANWHILE = "\nDuring handling of the above exception, another exception occurred:\n\n"
+
+#: Read from where Python keeps them: a class may have properties of the same names.
+_cause_of: Callable[[BaseException], BaseException | None] = vars(BaseException)["__cause__"].__get__
+_context_of: Callable[[BaseException], BaseException | None] = vars(BaseException)["__context__"].__get__
+_hides_context: Callable[[BaseException], bool] = vars(BaseException)["__suppress_context__"].__get__
+_traceback_of: Callable[[BaseException], TracebackType | None] = vars(BaseException)["__traceback__"].__get__
+_members_of: Callable[[BaseException], tuple[BaseException, ...]] = vars(BaseExceptionGroup)["exceptions"].__get__
+_ancestors_of: Callable[[type], tuple[type, ...]] = vars(type)["__mro__"].__get__
+_qualname_of: Callable[[type], str] = vars(type)["__qualname__"].__get__
+_module_of: Callable[[type], str] = vars(type)["__module__"].__get__
+
+
+def asked(question: Callable[[], _T], otherwise: _T) -> _T:
+    """The answer to a question that runs foreign code; ``otherwise`` when it raises, whatever that is."""
+    try:
+        return question()
+    except BaseException:
+        return otherwise
+
+
+def attribute(error: object, name: str) -> Any:
+    """An attribute that a foreign object may not have, or not give; None then."""
+    return asked(lambda: getattr(error, name, None), None)
+
+
+def exact(text: str) -> str:
+    """The same text as a plain ``str``: a class derived from it may do anything when it is used."""
+    return str.__str__(text)
+
+
+def ancestors(kind: type) -> Iterator[tuple[type, str]]:
+    """The class and what it is derived from, nearest first, each with its dotted name."""
+    for ancestor in _ancestors_of(kind):
+        yield ancestor, f"{_module(ancestor)}.{exact(_qualname_of(ancestor))}"
+
+
+def _module(kind: type) -> str:
+    module = asked(lambda: _module_of(kind), "")
+    return exact(module) if issubclass(type(module), str) else ""
+
+
+def name_of(kind: type) -> str:
+    """The class's own name."""
+    return exact(_qualname_of(kind))[:_NAME_LIMIT]
+
+
+def text_of(error: BaseException) -> str:
+    """What the exception says of itself. Runs its code: ask once."""
+    return asked(lambda: exact(str(error))[:_TEXT_LIMIT], NO_TEXT)
+
+
+def stack_of(error: BaseException, said: str) -> str:
+    """Frames, causes, notes and members of groups, innermost last, as Python prints them but without carets.
+
+    ``said``: the text of ``error``, which is not asked for again. Local variables are never shown.
+    """
+    return "".join(_Told().chain(error, said))
+
+
+class _Told:
+    """One telling; counts the exceptions in it, since each may lead to any number of others."""
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+
+    def chain(self, error: BaseException, said: str | None) -> Iterable[str]:
+        """The exception after what led to it."""
+        parts: list[list[str]] = []
+        current: BaseException | None = error
+        joined = ""
+        while current is not None:
+            if id(current) in self._seen or len(self._seen) >= _EXCEPTIONS_MOST:
+                parts.append(["… more exceptions led to this one …\n", joined])
+                break
+            self._seen.add(id(current))
+            text = text_of(current) if said is None else said
+            said = None
+            parts.append([*self._alone(current, text), joined])
+            cause = _cause_of(current)
+            if cause is not None:
+                current, joined = cause, _BECAUSE
+            else:
+                current, joined = None if _hides_context(current) else _context_of(current), _MEANWHILE
+        return (line for part in reversed(parts) for line in part)
+
+    def _alone(self, error: BaseException, said: str) -> Iterator[str]:
+        tb = _traceback_of(error)
+        if tb is not None:
+            yield "Traceback (most recent call last):\n"
+            yield from _frames(tb)
+        kind = type(error)
+        module, name = _module(kind)[:_NAME_LIMIT], name_of(kind)
+        if module not in ("builtins", "__main__", ""):
+            name = f"{module}.{name}"
+        yield f"{name}: {said}\n" if said else f"{name}\n"
+        yield from _notes(error)
+        if issubclass(kind, BaseExceptionGroup):
+            for number, member in enumerate(_members_of(error), 1):
+                if len(self._seen) >= _EXCEPTIONS_MOST:
+                    yield "  … more exceptions are in this group …\n"
+                    break
+                yield f"  --- exception {number} of the group ---\n"
+                for lines in self.chain(member, None):
+                    yield from (f"  {line}" for line in lines.splitlines(keepends=True))
+
+
+def _notes(error: BaseException) -> list[str]:
+    notes = attribute(error, "__notes__")
+    if not issubclass(type(notes), list):
+        return []
+    # As the list itself has them: a class derived from it may never come to an end.
+    return [f"{asked(partial(_note, note), NO_TEXT)}\n" for note in list.__getitem__(notes, slice(_NOTES_MOST))]
+
+
+def _note(note: object) -> str:
+    return exact(str(note))[:_NOTE_LIMIT]
+
+
+def _frames(tb: TracebackType) -> Iterator[str]:
+    """Two lines a frame. What led to the handler is left out, and the middle where there are many frames."""
+    shown = at = cast("TracebackType | None", tb)
+    while at is not None:
+        if at.tb_frame.f_code.co_filename in _OWN_FRAMES:
+            shown = at.tb_next
+        at = at.tb_next
+    outer: list[TracebackType] = []
+    inner: deque[TracebackType] = deque(maxlen=_INNER_FRAMES)
+    count = 0
+    while shown is not None:
+        if count < _OUTER_FRAMES:
+            outer.append(shown)
+        else:
+            inner.append(shown)
+        count += 1
+        shown = shown.tb_next
+    yield from _told(outer)
+    if (left_out := count - len(outer) - len(inner)) > 0:
+        yield f"  [{left_out} frames are not shown]\n"
+    yield from _told(inner)
+
+
+def _told(frames: Iterable[TracebackType]) -> Iterator[str]:
+    last, times = "", 0
+    for tb in frames:
+        code = tb.tb_frame.f_code
+        line = f'  File "{code.co_filename}", line {tb.tb_lineno}, in {code.co_name}\n'
+        if line != last:
+            yield from _counted(times)
+            last, times = line, 0
+        times += 1
+        if times <= _REPEATS_SHOWN:
+            yield line + _source(tb)
+    yield from _counted(times)
+
+
+def _counted(times: int) -> Iterator[str]:
+    if (more := times - _REPEATS_SHOWN) > 0:
+        yield f"  [Previous line repeated {more} more times]\n"
+
+
+def _source(tb: TracebackType) -> str:
+    # The file may be anything by now, and a module may have a loader of its own.
+    line = asked(
+        lambda: linecache.getline(tb.tb_frame.f_code.co_filename, tb.tb_lineno, tb.tb_frame.f_globals).strip(), ""
+    )
+    return f"    {line[:_LINE_LIMIT]}\n" if line else ""
