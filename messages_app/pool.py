@@ -155,7 +155,8 @@ class Pool:
             try:
                 outcome = run(attempt)
             except BaseException:
-                # Nothing that a handler does gets here: the mistake is ours. When the lease ends, it comes back.
+                # Nothing that a handler does gets here: the mistake is ours. When the lease ends, it comes back. The
+                # thread goes on whatever it was: nobody would take its place.
                 log.exception("attempt_broken", extra=_whose(attempt))
                 seat.broken += 1
             else:

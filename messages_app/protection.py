@@ -91,7 +91,8 @@ class Protection:
     def _outcome(self, kind: ErrorKind | None) -> Outcome:
         """What a breaker must not count: the downstream answered (permanent), or we broke off ourselves (shutdown)."""
         cut = self._attempt.cut
-        if cut:
+        # When the handler had raised before, only reading its exception was cut: the call itself had ended.
+        if cut and (self._attempt.raised is None or cut != "timeout"):
             return Outcome.FAILURE if cut == "timeout" else Outcome.IGNORED
         if kind is None:
             return Outcome.SUCCESS

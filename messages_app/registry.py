@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from messages_app.coroutines import generator_behind
 from messages_app.envelope import Message
 
 log = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ TYPE_PATTERN = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
 
 
 class RegistrationError(ValueError):
-    """A handler was registered under a name that is taken or malformed."""
+    """A handler was registered under a name that is taken or malformed, or can never run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,8 @@ def handler(
 
     ``breaker`` may be a callable that chooses by the payload; then ``breakers`` tells every name it can give.
 
-    It gets a frozen ``Message`` and returns a small JSON value, or raises. It runs *at least once*: pass
+    It gets a frozen ``Message`` and returns a small JSON value, or raises. It may be a coroutine function (``async
+    def``); a generator function is refused, since calling one runs nothing of it. It runs *at least once*: pass
     ``message.idempotency_key`` on to whatever it changes.
     """
     if not TYPE_PATTERN.fullmatch(type):
@@ -84,6 +86,12 @@ def handler(
         raise RegistrationError(f"handler for {type!r}: a breaker that is chosen needs `breakers`, and only that one")
 
     def register(function: _F) -> _F:
+        if (generator := generator_behind(function)) is not None:
+            code = generator.__code__
+            raise RegistrationError(
+                f"handler for {type!r}: {_name(generator)} ({code.co_filename}:{code.co_firstlineno}) is a generator "
+                "function, and nothing would run its body: return instead of yielding, or call it from the handler"
+            )
         taken = _specs.get(type)
         if taken is not None and not _same(taken.function, function):
             raise RegistrationError(

@@ -4,9 +4,12 @@ The limit holds for handlers that ignore it. At the deadline another thread *int
 is raised inside the handler at its next line of Python. A handler that is stuck in a blocking call does not hear that;
 then whoever watches it *takes over* the report, and whatever the handler returns later is dropped.
 
+Everything that runs foreign code stands under this: the handler, the coroutine that it returned, putting its result or
+its exception into words, and leaving its thread as it was.
+
 Two locks per attempt, each taken once and never given back, make both decisions exclusive. ``_end`` is taken either by
-the handler's return or by the interruption, so that no exception is ever raised outside the handler's call. ``_report``
-matters only after an interruption and is taken by whoever tells the outcome.
+the end of all this or by the interruption, so that no exception is ever raised outside of it. ``_report`` matters only
+after an interruption and is taken by whoever tells the outcome.
 """
 
 from __future__ import annotations
@@ -20,9 +23,11 @@ import threading
 import time
 from _thread import allocate_lock
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any
 
-from messages_app import conf, registry, trace, vitals
+from messages_app import conf, coroutines, databases, registry, trace, vitals
+from messages_app.databases import TransactionLeftOpen
 from messages_app.envelope import Message
 from messages_app.failures import (
     CIRCUIT_OPEN_TOO_LONG,
@@ -32,6 +37,7 @@ from messages_app.failures import (
     ErrorKind,
     Failure,
     classify,
+    classify_unread,
 )
 from messages_app.policy import RetryAt, decide
 from messages_app.protection import Protection
@@ -45,6 +51,8 @@ log = logging.getLogger(__name__)
 
 #: An attempt is not begun when its claim is older than this: the lease of 30 s must cover at least its beginning.
 FRESH_S = 20.0
+#: Seconds that an exception has to say what it is: its text and its notes are code of its own.
+READ_S = 2.0
 #: The lease may outlast the attempt's time limit by this much: time to report.
 LEASE_MARGIN_MS = 10_000
 #: A message that its breaker has refused for longer is given up.
@@ -61,14 +69,15 @@ _forget_in_thread = ctypes.pythonapi["PyThreadState_SetAsyncExc"]
 _forget_in_thread.argtypes = (ctypes.c_ulong, ctypes.c_void_p)
 _NEVER = float("inf")
 _SWALLOWED = "The attempt ran out of time; its handler swallowed the interruption."
+_STUCK = "The attempt ran out of time and could not be interrupted."
 
 
 class Attempt:
     """A claimed message on its way through this process. Times are seconds of the monotonic clock."""
 
     __slots__ = (
-        "_end", "_report", "claimed", "cut", "deadline", "guard", "number", "renewed_at", "sent", "started_at",
-        "taken_at", "thread_id",
+        "_end", "_report", "claimed", "cut", "deadline", "guard", "loop", "number", "raised", "renewed_at", "sent",
+        "started_at", "taken_at", "thread_id",
     )  # fmt: skip
 
     def __init__(self, claimed: Claimed, taken_at: float) -> None:
@@ -86,6 +95,10 @@ class Attempt:
         self.thread_id = 0
         #: The breaker's permission, once it is given.
         self.guard: Protection | None = None
+        #: The event loop of a handler that is a coroutine, while it runs.
+        self.loop: coroutines.LoopOfAttempt | None = None
+        #: What class of exception ended the handler: all that is known of it until it has been read.
+        self.raised: type[BaseException] | None = None
         #: Why it was interrupted; empty: it was not.
         self.cut = ""
         #: True once an interruption is on its way.
@@ -112,7 +125,12 @@ class Attempt:
             return False
         self.cut = why
         try:
-            _raise_in_thread(self.thread_id, AttemptTimeout)
+            loop = self.loop
+            # A coroutine hears of it where it waits; one that does not wait is interrupted like any other handler.
+            if loop is None or not loop.cancel():
+                _raise_in_thread(self.thread_id, AttemptTimeout)
+                if loop is not None:
+                    loop.wake()
         finally:
             self.sent = True
         return True
@@ -125,29 +143,62 @@ class Attempt:
         """What the breaker has to be told, for the first who asks; ``kind`` of the failure, None for success."""
         return None if self.guard is None else self.guard.sample(kind)
 
-    def call(self, spec: HandlerSpec, message: Message, limit_s: float) -> tuple[Any, BaseException | None]:
-        """Call the handler. Returns (result, None) or (None, what was raised).
+    def call(self, spec: HandlerSpec, message: Message, limit_s: float) -> tuple[str, Failure | None]:
+        """Call the handler. Returns (its result as JSON text, None) or ("", the failure).
 
-        When this returns, no interruption is pending and none will come.
+        When this returns, no interruption is pending and none will come, and the thread is as it was before.
         """
+        failure: Failure | None = None
         try:
             self.thread_id = threading.get_ident()
-            process_id = os.getpid()
             self.started_at = started_at = _monotonic()
             # Set inside the try: from here on the interruption may come, at any line of this block.
             self.deadline = started_at + limit_s
-            value, error = None, None
-            try:
-                value = spec.function(message)
-            except BaseException as raised:  # a handler's SystemExit must not end the thread that runs it
-                error = raised
-            leave_if_forked(process_id, error)
+            held = databases.prepare()
+            # A copy that is thrown away: what the handler sets for itself (time zone, language, decimal context,
+            # anything in a context variable) does not reach the next message.
+            result, failure = copy_context().run(self._perform, spec.function, message)
+            if databases.opened() and (left := databases.tidy(held, drop=bool(self.cut))):
+                log.error("transaction_left_open", extra={"message_id": message.id, "databases": left})
+                if failure is None:
+                    failure = classified(TransactionLeftOpen(left))
             if self._end.acquire(False):
-                return value, error
+                return result, failure
             self._forestall()
-            return None, error if isinstance(error, AttemptTimeout) else AttemptTimeout(_SWALLOWED)
         except AttemptTimeout as interruption:
-            return None, interruption
+            failure = failure or self.unread() or classified(interruption)
+        coroutines.clear_thread()
+        return "", failure or classified(AttemptTimeout(_SWALLOWED))
+
+    def _perform(self, function: Callable[[Message], Any], message: Message) -> tuple[str, Failure | None]:
+        """The handler's call to its end, and what came of it in words: all that runs foreign code."""
+        process_id = os.getpid()
+        try:
+            value = function(message)
+            leave_if_forked(process_id)
+            if coroutines.may_wait(value):
+                value = coroutines.run(value, self)
+            return trace.result(value), None
+        except BaseException as raised:  # a handler's SystemExit must not end the thread that runs it
+            leave_if_forked(process_id, raised)
+            return "", self._read(raised)
+
+    def _read(self, raised: BaseException) -> Failure:
+        """The failure that an exception means. It is asked once, and has ``READ_S`` for all its answers."""
+        if self.cut:
+            # It was stopped; what it made of that stands as the cause, if it is more than the interruption itself.
+            if not issubclass(type(raised), AttemptTimeout):
+                cut = AttemptTimeout("" if coroutines.is_cancellation(raised) else _SWALLOWED)
+                cut.__cause__ = raised
+                return classified(cut)
+            return classified(raised)
+        self.raised = type(raised)
+        self.deadline = _monotonic() + READ_S
+        return classified(raised)
+
+    def unread(self) -> Failure | None:
+        """What the class of an exception tells that took too long to be read; None when there is none."""
+        return None if self.raised is None else classified_unread(self.raised)
 
     def _forestall(self) -> None:
         """The interruption won against the handler's end: wait until it is sent, then take back what is pending."""
@@ -208,19 +259,22 @@ class Runner:
             )
         limit_s = limit_of(spec)
         message = message_of(attempt, payload, text, limit_s)
-        breaker = spec.breaker_of(payload)
+        try:
+            breaker = spec.breaker_of(payload)
+        except BaseException as raised:  # no Exception: those leave a message without a breaker
+            return self.fail(attempt, classified(raised))
         if breaker is not None:
             guard = Protection(breaker, attempt, self._reuse_ms, self._shares)
             if not guard.allowed:
                 return self._refused(attempt, guard)
             attempt.guard = guard
-        value, error = attempt.call(spec, message, limit_s)
+        result, failure = attempt.call(spec, message, limit_s)
         if attempt.cut and not attempt.take_report():
             log.warning("late_result_dropped", extra={"message_id": claimed.message_id, "attempt": attempt.number})
             return None
-        if error is not None:
-            return self.fail(attempt, classified(error))
-        return self._complete(attempt, value)
+        if failure is not None:
+            return self.fail(attempt, failure)
+        return self._complete(attempt, result)
 
     def _refused(self, attempt: Attempt, guard: Protection) -> Outcome:
         """The breaker is open: the message waits without losing a retry, but not for ever."""
@@ -235,9 +289,7 @@ class Runner:
 
     def time_out(self, attempt: Attempt) -> Outcome:
         """The outcome of an attempt that did not even end when it was interrupted."""
-        return self.fail(
-            attempt, classified(AttemptTimeout("The attempt ran out of time and could not be interrupted."))
-        )
+        return self.fail(attempt, attempt.unread() or classified(AttemptTimeout(_STUCK)))
 
     def hand_back(self, attempt: Attempt, why: str) -> Deferred:
         """Give a message back unspent, at once, to whoever is free."""
@@ -272,13 +324,13 @@ class Runner:
             sample=attempt.sample(failure.kind),
         )
 
-    def _complete(self, attempt: Attempt, value: Any) -> Completed:
+    def _complete(self, attempt: Attempt, result: str) -> Completed:
         claimed = attempt.claimed
         ended_ms = attempt.server_ms(_monotonic())
         return Completed(
             message_id=claimed.message_id,
             fence=claimed.fence,
-            result=trace.result(value),
+            result=result,
             attempt_json=trace.succeeded(
                 attempt.number, attempt.server_ms(attempt.started_at), ended_ms, self.worker
             ),
@@ -309,6 +361,11 @@ def limit_of(spec: HandlerSpec) -> float:
 def classified(error: BaseException) -> Failure:
     """The failure that an exception means, by the tables that settings add to."""
     return classify(error, types=conf.error_types(), kinds=conf.error_kinds())
+
+
+def classified_unread(kind: type[BaseException]) -> Failure:
+    """The failure that a class of exception means, without a look at the exception."""
+    return classify_unread(kind, types=conf.error_types(), kinds=conf.error_kinds())
 
 
 def message_of(attempt: Attempt, payload: Any, text: str, limit_s: float) -> Message:

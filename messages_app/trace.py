@@ -9,7 +9,7 @@ import json
 import time
 from typing import Any
 
-from messages_app.failures import Failure, clip
+from messages_app.failures import AttemptTimeout, Failure, clip
 
 #: A reason in the list of attempts is a reminder; the whole text stands with the last error.
 _REASON_LIMIT = 500
@@ -77,7 +77,9 @@ def result(value: Any) -> str:
         return "true"  # what most handlers say, if anything: an encoder is built anew for each value
     try:
         text = _encode(value)
-    except Exception:
+    except AttemptTimeout:
+        raise
+    except BaseException:
         # Foreign objects: encoding them may fail in any way, and the message was processed all the same.
         return '{"note":"The result is not JSON and was not kept."}'
     if len(text) > _RESULT_LIMIT:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import functools
+import types
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 
@@ -44,6 +48,58 @@ def test_two_handlers_for_one_type_are_refused() -> None:
 
     with pytest.raises(RegistrationError, match=r"order\.created"):
         handler("order.created")(other)
+
+
+def yields(message: Message) -> Iterator[None]:
+    yield
+
+
+async def yields_slowly(message: Message) -> AsyncIterator[None]:
+    yield
+
+
+class Yields:
+    def __call__(self, message: Message) -> Iterator[None]:
+        yield
+
+    def handle(self, message: Message) -> Iterator[None]:
+        yield
+
+
+@functools.wraps(yields)
+def decorated(message: Message) -> Any:
+    return yields(message)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        yields, yields_slowly, Yields(), Yields().handle, decorated, functools.partial(yields),
+        functools.partial(functools.partial(decorated)), functools.partial(Yields()), functools.lru_cache(yields),
+        contextlib.contextmanager(yields), functools.partial(yields_slowly),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_generator_is_refused_however_it_is_wrapped(function: Any) -> None:
+    with pytest.raises(RegistrationError, match=rf"order\.created.*ields.*{__file__}:\d+.*generator"):
+        handler("order.created")(function)
+
+    assert registry.get("order.created") is None
+
+
+class Handles:
+    async def __call__(self, message: Message) -> None: ...
+
+
+@types.coroutine
+def awaits(message: Message) -> Iterator[None]:
+    yield
+
+
+@pytest.mark.usefixtures("clean")
+@pytest.mark.parametrize("function", [Handles(), functools.partial(Handles()), awaits, lambda message: None])
+def test_what_can_be_awaited_is_no_generator(function: Any) -> None:
+    assert handler("order.created")(function) is function
 
 
 @pytest.mark.parametrize("name", ["", "Order", "1st", "a" * 65, "a b", "a\n", "order:created"])

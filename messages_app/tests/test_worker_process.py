@@ -224,7 +224,7 @@ def test_a_worker_that_cannot_flush_ends_instead_of_running_on(book: Ledger, spa
 
 
 FORKING = """
-import multiprocessing, os, subprocess, sys, time
+import asyncio, multiprocessing, os, subprocess, sys, time
 from pathlib import Path
 from messages_app.registry import handler
 
@@ -252,6 +252,13 @@ def fork(message):
         stubborn.terminate()
         stubborn.join(30)
         return [answered != os.getpid(), process.exitcode, stubborn.exitcode]
+    return later(how.removeprefix("async ")) if how.startswith("async") else forks(how)
+
+async def later(how):
+    await asyncio.sleep(0)
+    return forks(how)
+
+def forks(how):
     child = os.fork()
     if child == 0:
         note("children")
@@ -278,7 +285,7 @@ def test_children_of_handlers_never_work_as_the_worker(book: Ledger, spawn: Spaw
     (app / "handlers.py").write_text(FORKING)
     results = {
         "return": "[0]", "exit": "[7]", "raise": "[1]", "go on": "", "subprocess": '"42\\n"',
-        "multiprocessing": "[true,0,-15]",
+        "multiprocessing": "[true,0,-15]", "async return": "[0]", "async exit": "[7]",
     }  # fmt: skip
     worker = spawn("run_worker", settings="INSTALLED_APPS += ['forking']")
     for how in results:
@@ -293,7 +300,7 @@ def test_children_of_handlers_never_work_as_the_worker(book: Ledger, spawn: Spaw
     assert (app / "runs").read_text().split() == [str(worker.pid)] * 50
     children = [int(pid) for pid in (app / "children").read_text().split()]
     alive = [pid for pid in children if Path(f"/proc/{pid}").exists()]
-    assert (len(children), len(alive)) == (4, 1)
+    assert (len(children), len(alive)) == (6, 1)
     os.kill(alive[0], signal.SIGTERM)
     assert stopped(worker) == 0
 

@@ -1,0 +1,187 @@
+"""Handlers that are coroutines, and what can never run: generators and their like.
+
+A coroutine is run to its end on an event loop of its own, in the thread of its attempt: no other message shares it, and
+what it leaves there ends with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import inspect
+import os
+import sys
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from functools import partial
+from types import FunctionType, NoneType
+from typing import TYPE_CHECKING, Any, cast
+
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
+
+from messages_app import databases
+from messages_app.exception_text import asked
+from messages_app.failures import HandlerError
+from processes.forks import leave_if_forked
+
+if TYPE_CHECKING:
+    from messages_app.runner import Attempt
+
+#: Seconds that a loop has to hear of its cancellation; one that does not is kept busy by its handler.
+_HEARD_S = 0.05
+#: What most handlers return. Nothing of this waits.
+_PLAIN = frozenset({NoneType, bool, int, float, str, bytes, dict, list, tuple, set})
+#: Values that stand for work which nobody does when they are returned.
+_NEVER_RUN = (Generator, AsyncGenerator, AsyncIterator, map, filter, concurrent.futures.Future, partial)
+_UNWRAP_MOST = 50
+
+
+class NeverRan(HandlerError):
+    """The handler returned something that stands for work still to be done, and nobody does it."""
+
+    def __init__(self, value: object) -> None:
+        super().__init__(
+            f"The handler returned {_described(type(value))}: what stands in it has not run, or not to its end. Do the "
+            "work inside the handler, or return a coroutine."
+        )
+
+
+class LoopOfAttempt:
+    """The event loop of one attempt, as other threads see it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
+        self._loop = loop
+        self._task = task
+        self._heard = threading.Event()
+
+    def cancel(self) -> bool:
+        """Cancel the handler where it waits. False when it does not wait, or has ended but is not cleaned up."""
+        try:
+            self._loop.call_soon_threadsafe(self._cancel)
+        except RuntimeError:  # closed already
+            return False
+        return self._heard.wait(_HEARD_S)
+
+    def wake(self) -> None:
+        """Let the loop go round once, so that an exception raised in its thread is met."""
+        try:
+            self._loop.call_soon_threadsafe(_nothing)
+        except RuntimeError:
+            return
+
+    def _cancel(self) -> None:
+        if self._task.cancel():
+            self._heard.set()
+
+
+def _nothing() -> None: ...
+
+
+def may_wait(value: object) -> bool:
+    """Whether a handler's result has to be looked at before it counts as the end of its work."""
+    return type(value) not in _PLAIN
+
+
+def run(value: Any, attempt: Attempt) -> Any:
+    """What a handler's result stands for, once its work is done: an awaitable is run to its end, here.
+
+    Raises what it raises, and ``NeverRan`` for what cannot be run.
+    """
+    kind = type(value)
+    if not _is_awaitable(value):
+        if issubclass(kind, _NEVER_RUN):
+            _close(value)
+            raise NeverRan(value)
+        return value
+    try:
+        # It cancels tasks that are left, shuts down asynchronous generators and the executor, and closes the loop.
+        with asyncio.Runner() as runner:
+            return runner.run(_to_its_end(value, attempt))
+    finally:
+        attempt.loop = None
+        clear_thread()
+        _close(value)
+
+
+def clear_thread() -> None:
+    """Forget the event loop of this thread: a handler that was interrupted may have left its own half way."""
+    asyncio._set_running_loop(None)
+    asyncio.set_event_loop(None)
+    sys.set_asyncgen_hooks(None, None)
+
+
+def is_cancellation(error: BaseException) -> bool:
+    return issubclass(type(error), asyncio.CancelledError)
+
+
+def generator_behind(function: Callable[..., Any]) -> FunctionType | None:
+    """The generator function that calling this would only prepare to run, if there is one.
+
+    Looks through ``functools.partial``, objects that can be called, methods, and decorators that name what they wrap.
+    """
+    seen: Any = function
+    for _ in range(_UNWRAP_MOST):
+        if isinstance(seen, partial):
+            seen = seen.func
+        elif inspect.ismethod(seen):
+            seen = seen.__func__
+        elif inspect.isasyncgenfunction(seen) or _is_generator_function(seen):
+            return cast("FunctionType", seen)
+        elif hasattr(seen, "__wrapped__"):
+            seen = seen.__wrapped__
+        elif not inspect.isroutine(seen) and not inspect.isclass(seen) and callable(seen):
+            seen = type(seen).__call__
+        else:
+            return None
+    return None
+
+
+def _is_generator_function(function: Any) -> bool:
+    # A generator that ``types.coroutine`` marked can be awaited.
+    return inspect.isgeneratorfunction(function) and not function.__code__.co_flags & inspect.CO_ITERABLE_COROUTINE
+
+
+def _is_awaitable(value: object) -> bool:
+    # By its class, not by what an object says of itself; generators that ``types.coroutine`` marked are no Awaitable.
+    return issubclass(type(value), Awaitable) or (inspect.isgenerator(value) and inspect.isawaitable(value))
+
+
+async def _to_its_end(value: Any, attempt: Attempt) -> Any:
+    task = cast("asyncio.Task[Any]", asyncio.current_task())
+    attempt.loop = LoopOfAttempt(asyncio.get_running_loop(), task)
+    process_id = os.getpid()
+    # A thread for what Django must not do in a coroutine, its ORM first of all: this attempt's alone.
+    async with ThreadSensitiveContext() as own:
+        try:
+            while _is_awaitable(value):
+                value = await value
+            leave_if_forked(process_id)
+            if issubclass(type(value), _NEVER_RUN):
+                raise NeverRan(value)
+        except BaseException as raised:
+            leave_if_forked(process_id, raised)
+            await _close_databases(own)
+            raise
+        if left := await _close_databases(own):
+            raise databases.TransactionLeftOpen(left)
+    return value
+
+
+async def _close_databases(own: ThreadSensitiveContext) -> list[str]:
+    if own not in SyncToAsync.context_to_thread_executor:
+        return []
+    return await sync_to_async(databases.leave)()
+
+
+def _close(value: Any) -> None:
+    """Let what did not run, or not to its end, end now and not when it is collected."""
+    if inspect.isgenerator(value) or inspect.iscoroutine(value):
+        asked(value.close, None)
+
+
+def _described(kind: type) -> str:
+    if issubclass(kind, AsyncGenerator):
+        return "an asynchronous generator"
+    if issubclass(kind, Generator):
+        return "a generator"
+    return f"an object of the class {kind.__module__}.{kind.__qualname__}"
