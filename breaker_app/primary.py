@@ -31,6 +31,11 @@ class NotPrimary(ConnectionError):
     """The server is no primary, or cannot act as one. It did not run the command, so it may be sent again."""
 
 
+def demotions() -> int:
+    """Grows whenever this process meets a server that is no primary."""
+    return _demoted
+
+
 def once_more() -> Retry:
     """Send a command again, once, if a server that is no primary refused it. Nothing else is sent twice."""
     return Retry(NoBackoff(), 1, supported_errors=(NotPrimary,))

@@ -30,9 +30,10 @@ ROUND = 50
 LEASE = "replay_due"
 LEASE_TIME = timedelta(seconds=45)
 _LEAST_PAUSE_S = 0.2
-#: How long after trouble batches are tried again, and how long the end of a chunk is waited for.
+#: How long after trouble batches are tried again.
 BATCHES_AGAIN_S = 2.0
-_JOIN_S = 8.0
+#: A signal is answered within so long, whatever does not answer meanwhile.
+_STOP_S = 6.0
 
 
 class DlqWorker:
@@ -46,6 +47,7 @@ class DlqWorker:
         self._dice = dice
         self._stop = threading.Event()
         self._wake = threading.Event()
+        self._stop_by = 0.0
         self._started = time.monotonic()
         self._has_lease = False
         self._replayed = 0
@@ -64,12 +66,15 @@ class DlqWorker:
             if pause > 0:
                 self._wake.wait(pause)
             self._wake.clear()
-        self._batches.join(_JOIN_S)
-        self._give_back_lease()
+        self._batches.join(max(1.0, self._stop_by - time.monotonic()))
+        if not self._away:
+            # Else it ends by itself, and asking a store that is silent would hold up the stop.
+            self._give_back_lease()
         log.info("dlq_worker_stopped", extra={"worker": self.name, "replayed": self._replayed})
 
     def stop(self) -> None:
         """End after the round under way. From a signal handler, call it on another thread."""
+        self._stop_by = time.monotonic() + _STOP_S
         self._stop.set()
         self._wake.set()
 

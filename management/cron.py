@@ -98,16 +98,21 @@ class Heartbeat:
         self.role = role
         self.name = f"{role}-{socket.gethostname()}-{os.getpid()}"
         self._started_at_ms = time.time_ns() // 1_000_000
+        self._heard = False
 
     def beat(self) -> None:
         from messages_app import presence
 
+        self._heard = False
         presence.announce(self.name, self.role, started_at_ms=self._started_at_ms)
+        self._heard = True
 
     def end(self) -> None:
+        """Leave the list, unless the store did not answer last time: then it is forgotten by itself."""
         from messages_app import presence
 
-        presence.withdraw(self.name)
+        if self._heard:
+            presence.withdraw(self.name)
 
 
 def duties(heartbeat: Heartbeat) -> list[Duty]:

@@ -12,6 +12,6 @@ NAMES: tuple[str, ...] = (*LANES, ALONE)
 
 
 def queues() -> list[Queue]:
-    """One queue per lane, on one connection of RQ's own: RQ changes the time-outs of the client that it is given."""
+    """One queue per lane, on one client of RQ's own."""
     first = get_queue(NAMES[0])
     return [first, *(get_queue(name, connection=first.connection) for name in NAMES[1:])]

@@ -48,6 +48,8 @@ STALE_READ_S = 60.0
 _LEDGER_PAUSE_MOST_S = 2.0
 #: Soon after Redis is back: the more is accepted before the first look, the less exactly a loss can be told.
 WATCH_PAUSE_MOST_S = 0.5
+#: At the end, all steps under way have so long together.
+STOP_S = 1.0
 
 
 class Loop:
@@ -77,8 +79,10 @@ class Loop:
         self._stopping = True
         self._wake.set()
 
-    def join(self, timeout_s: float) -> None:
+    def join(self, timeout_s: float) -> bool:
+        """Whether the last step ended in time and met no store that is away."""
         self._thread.join(timeout_s)
+        return not (self._away or self._thread.is_alive())
 
     def _run(self) -> None:
         pause = 0.0
@@ -146,9 +150,12 @@ class Upkeep:
         """End after the steps under way. What is left undone, any other process does."""
         for loop in self._loops:
             loop.stop()
-        for loop in self._loops:
-            loop.join(1.0)
+        until = time.monotonic() + STOP_S
+        answered = {loop: loop.join(max(0.0, until - time.monotonic())) for loop in self._loops}
         try:
+            # With a store that is silent it would take seconds, and nothing would come of it.
+            if not answered[self._presence]:
+                raise StoreUnavailable
             presence.withdraw(self._name)
         except StoreUnavailable:
             log.info("presence_left", extra={"why": "the store does not answer; it is forgotten by itself"})

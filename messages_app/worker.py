@@ -16,7 +16,9 @@ from rq.suspension import is_suspended
 from rq.worker import DequeueStrategy, Worker, WorkerStatus
 
 from breaker_app.conf import remind
+from breaker_app.primary import demotions
 from messages_app import conf, vitals
+from messages_app.connection import impatient
 from messages_app.engine import Engine
 from messages_app.jobs import WakeUpJob
 from messages_app.ledger import ledger
@@ -25,6 +27,7 @@ from messages_app.protection import announce_breakers
 from messages_app.queues import queues
 from messages_app.upkeep import Upkeep
 from processes import forks
+from processes.essential import Essential
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +36,10 @@ ROLE = "worker"
 WORKER_TTL_S = 60
 HEARTBEAT_EVERY_S = 10.0
 _TICK_S = 0.25
+#: RQ's rqsuspend is looked for so often.
+_LOOK_EVERY_S = 1.0
+#: A stopping process waits so long to be taken off RQ's list. Otherwise it expires there by itself.
+_LAST_WORD_S = 1.5
 #: A second signal within this time is the same wish again (a terminal and a supervisor both pass Ctrl-C on).
 _ECHO_S = 1.0
 
@@ -64,6 +71,8 @@ class ThreadedWorker(Worker):
         self.exit_code = 0
         self._stop = threading.Event()
         self._hurry = threading.Event()
+        #: Set when the engine has stopped.
+        self._over = threading.Event()
         self._stop_asked_at = 0.0
         self._reported = (0, 0)
 
@@ -96,13 +105,16 @@ class ThreadedWorker(Worker):
         announce_breakers()
         upkeep.start()
         engine.start()
+        listing = Essential(target=self._stay_listed, name="listing", args=(engine,))
+        listing.start()
         log.info("worker_started", extra={"worker": self.name, "concurrency": self.concurrency})
         try:
             self._stand_by(engine, burst=burst)
         finally:
             engine.stop(conf.shutdown_grace_s(), hurry=self._hurry.is_set)
+            self._over.set()
             upkeep.stop()
-            self._die()
+            listing.join(_LAST_WORD_S)
         log.info("worker_stopped", extra={"worker": self.name, "exit_code": self.exit_code})
         return bool(engine.flusher.flushed)
 
@@ -131,23 +143,45 @@ class ThreadedWorker(Worker):
             forks.protect()
 
     def _stand_by(self, engine: Engine, *, burst: bool) -> None:
-        """Beat, and look whether to stop, while the engine's threads work."""
-        beaten_at = looked_at = 0.0
+        """Look whether to stop, while the engine's threads work. Asks no store anything: a signal is heard at once."""
         while not self._stop.wait(_TICK_S):
-            now = time.monotonic()
             if engine.is_worn_out():
                 log.error("worker_worn_out", extra={"worker": self.name, "abandoned": engine.pool.abandoned()})
                 self.exit_code = 1
                 return
             if burst and engine.is_drained():
                 return
-            if now - looked_at >= 1.0:
-                looked_at = now
-                self._quietly(self._follow_suspension, engine)
+
+    def _stay_listed(self, engine: Engine) -> None:
+        """Beat for RQ's pages and follow RQ's suspension; at the end, leave RQ's list.
+
+        On a thread of its own: while Redis is silent each of these takes seconds.
+        """
+        beaten_at = 0.0
+        met = demotions()
+        while True:
+            self._quietly(self._follow_suspension, engine)
+            now = time.monotonic()
             if now - beaten_at >= HEARTBEAT_EVERY_S:
                 beaten_at = now
                 self._quietly(self._beat, engine)
                 self._quietly(remind)
+            if met != demotions():
+                met = demotions()
+                self._quietly(self._subscribe_again)
+            if self._over.wait(_LOOK_EVERY_S):
+                break
+        self._quietly(self._count, engine)
+        self._quietly(self.teardown)
+
+    def _subscribe_again(self) -> None:
+        """Hear RQ's commands from the new primary: a subscription to the old one stays open and may go quiet."""
+        self.unsubscribe()
+        self.subscribe()
+
+    def _set_connection(self, connection: Any) -> Any:
+        """RQ lets each answer take more than 400 s, for a worker that waits for jobs by it. This one does not."""
+        return impatient(connection)
 
     def _set_ip_address(self, connection: Any) -> None:
         """RQ asks Redis for it when the object is made; here that waits until Redis is there."""
@@ -159,6 +193,8 @@ class ThreadedWorker(Worker):
         while True:
             try:
                 super()._set_ip_address(self.connection)
+                # A birth whose answer was lost is on the list already, and RQ would take it for another worker's.
+                self.connection.delete(self.key)
                 self.register_birth()
                 self.subscribe()
                 self.set_state(WorkerStatus.STARTED)
@@ -170,10 +206,6 @@ class ThreadedWorker(Worker):
                 pause = min(2 * pause, 5.0)
             else:
                 return True
-
-    def _die(self) -> None:
-        self._quietly(self._count, self._engine)
-        self._quietly(self.teardown)
 
     def _beat(self, engine: Engine) -> None:
         self.heartbeat()

@@ -16,7 +16,11 @@ class Command(rqworker.Command):
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
-        parser.set_defaults(serializer="rq.serializers.JSONSerializer", job_class="messages_app.jobs.WakeUpJob")
+        parser.set_defaults(
+            serializer="rq.serializers.JSONSerializer",
+            job_class="messages_app.jobs.WakeUpJob",
+            worker_class="messages_app.forking.ForkingWorker",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         # Before it forks: each process that runs a message then leases probes for as long as its handler may take.
