@@ -34,7 +34,7 @@ class Destination:
     scheme: str
     host: str
     port: int
-    #: Path and query, as given.
+    #: Path and query, byte for byte as given.
     target: str
 
     @property
@@ -66,7 +66,10 @@ def parse_url(url: object) -> Destination:
     if "#" in url:
         raise UrlRefused("must not have a fragment (#…)")
     host, port = _split(parts.netloc)
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    # Cut out of the text, not put together again: an empty query keeps its question mark.
+    target = url[len(parts.scheme) + 3 + len(parts.netloc) :]
+    if not target.startswith("/"):
+        target = f"/{target}"
     return Destination(parts.scheme, host, port or DEFAULT_PORTS[parts.scheme], target)
 
 

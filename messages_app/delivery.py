@@ -11,8 +11,9 @@ import re
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import MAXYEAR, UTC, datetime
+from email.utils import parsedate_tz
+from itertools import pairwise
 from json.decoder import scanstring  # type: ignore[attr-defined]  # the C scanner of the standard library
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urldefrag, urljoin
@@ -53,7 +54,12 @@ _NOT_THEIRS: Final = frozenset(
         "host", "idempotency-key", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "user-agent",
     }
 )  # fmt: skip
-_SECONDS = re.compile(r"[0-9]{1,9}")
+#: Longest wait that is taken from an answer, in seconds: above whatever a policy may honour.
+LONGEST_WAIT_S: Final = 1e9
+#: Characters of ``Retry-After`` that are read.
+_RETRY_AFTER_READ: Final = 1000
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?")
+_COMMA = re.compile(r"\s*,\s*")
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]+")
 
 
@@ -218,7 +224,7 @@ def _ask(
             f"in {conf.delivery_policy().file}."
         ) from None
     except (HTTPError, OSError) as error:
-        raise _unanswered(origin, error, "did not answer") from error
+        raise _unanswered(origin, error) from error
 
 
 # -- what came back
@@ -228,8 +234,6 @@ def _judged(answer: Answer, destination: Destination, took_ms: int) -> dict[str,
     origin, status = destination.origin, answer.status
     snippet = _shown(answer.body.decode("utf-8", "replace"))
     if 200 <= status < 300:
-        if answer.broken is not None:
-            raise _unanswered(origin, answer.broken, f"answered {status}, but the answer did not come to its end")
         told = {"status": status, "ms": took_ms, "bytes": len(answer.body), "snippet": snippet}
         return told if answer.is_whole else {**told, "truncated": True}
     said = f"{origin} answered {status}{f': {snippet}' if snippet else ''}"
@@ -261,28 +265,42 @@ def _led_to(location: str, destination: Destination) -> str:
 
 
 def seconds_to_wait(value: str | None, now: float) -> float | None:
-    """What ``Retry-After`` asks for, in seconds from ``now``; None when it says nothing that can be read.
+    """Return the wait that ``Retry-After`` asks for, in seconds from ``now``; None when nothing in it can be read.
 
-    How much of it is honoured is the retry policy's (``max_retry_after_ms``).
+    Of several values, which proxies join with commas, the longest counts. A wait beyond ``LONGEST_WAIT_S`` becomes
+    that. How much of it is honoured is the retry policy's (``max_retry_after_ms``).
     """
-    text = (value or "").strip()
+    # A date has a comma of its own, after the day of the week.
+    parts = _COMMA.split((value or "")[:_RETRY_AFTER_READ].strip())
+    dates = [f"{day}, {rest}" for day, rest in pairwise(parts)]
+    waits = [wait for text in (*parts, *dates) if (wait := _wait_of(text, now)) is not None]
+    return max(waits, default=None)
+
+
+def _wait_of(text: str, now: float) -> float | None:
     if _SECONDS.fullmatch(text):
-        return float(text)
+        return min(float(text), LONGEST_WAIT_S)
     try:
-        when = parsedate_to_datetime(text)
+        parsed = parsedate_tz(text)
+        if parsed is None:
+            return None
+        if parsed[0] > MAXYEAR:
+            return LONGEST_WAIT_S
+        # The format has no other zone than GMT, however it is written.
+        when = datetime(*parsed[:6], tzinfo=UTC).timestamp() - (parsed[9] or 0)
     except (ValueError, TypeError, IndexError, OverflowError):
         # What the parser raises depends on how odd the foreign text is.
         return None
-    # The format has no other zone than GMT, however it is written.
-    return max(0.0, (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - now)
+    return min(max(0.0, when - now), LONGEST_WAIT_S)
 
 
-def _unanswered(origin: str, error: BaseException, what: str) -> HandlerError:
-    """The failure of a delivery without a usable answer: out of time, or something between here and there."""
+def _unanswered(origin: str, error: BaseException) -> HandlerError:
+    """The failure of a delivery without an answer: out of time, or something between here and there."""
     root = _root(error)
     if isinstance(root, TimeoutError):
-        return TransientError(f"{origin} {what} in time ({root}).", error_type=TIMEOUT_ERROR)
-    return TransientError(f"{origin} {what}: {_shown(str(root)) or type(root).__name__}.", error_type=NETWORK_ERROR)
+        return TransientError(f"{origin} did not answer in time ({root}).", error_type=TIMEOUT_ERROR)
+    reason = _shown(str(root)) or type(root).__name__
+    return TransientError(f"{origin} did not answer: {reason}.", error_type=NETWORK_ERROR)
 
 
 def _root(error: BaseException) -> BaseException:

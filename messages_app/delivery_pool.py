@@ -9,6 +9,7 @@ what the name says a moment later cannot matter. TLS still asks for the name, an
 from __future__ import annotations
 
 import io
+import logging
 import os
 import socket
 import ssl
@@ -26,6 +27,7 @@ from urllib3.response import BaseHTTPResponse
 
 from messages_app.addresses import Destination, why_forbidden
 from messages_app.delivery_policy import HostPolicy
+from messages_app.delivery_response import Response
 
 #: Connections kept open per destination, if as many threads deliver at once.
 KEPT: Final = 500
@@ -38,6 +40,7 @@ LOOKUPS: Final = 64
 Resolver = Callable[[str, int], list[str]]
 
 _monotonic = time.monotonic
+log = logging.getLogger(__name__)
 
 
 class AddressRefused(Exception):
@@ -60,14 +63,14 @@ class Answer:
     headers: Mapping[str, str]
     body: bytes
     is_whole: bool
-    #: Why the rest of the body is missing, if its transfer broke.
-    broken: Exception | None = None
 
 
 class _Budget(threading.local):
     """What is left for the delivery that this thread makes. A connection serves one thread at a time."""
 
     deadline = 0.0
+    #: Path and query as submitted; urllib3 would write them its own way, and receivers sign and route by them.
+    target = ""
     #: Longest single wait, s.
     patience = 0.0
 
@@ -220,6 +223,8 @@ def _looked_up(resolve: Resolver, host: str, port: int, until: float) -> list[st
 class _Connection(HTTPConnection):
     """HTTP to a checked address."""
 
+    response_class = Response
+
     def __init__(self, *arguments: Any, door: Door, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.door = door
@@ -232,11 +237,16 @@ class _Connection(HTTPConnection):
     def connect(self) -> None:
         super().connect()
         self.sock: Any = _TimedSocket(self.sock)
+
+    def putrequest(self, method: str, url: str, *arguments: Any, **options: Any) -> None:
+        super().putrequest(method, _budget.target, *arguments, **options)
 
 
 class _TlsConnection(HTTPSConnection):
     """The same with TLS: the certificate has to be the name's, wherever the name leads."""
 
+    response_class = Response
+
     def __init__(self, *arguments: Any, door: Door, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.door = door
@@ -249,6 +259,9 @@ class _TlsConnection(HTTPSConnection):
     def connect(self) -> None:
         super().connect()
         self.sock: Any = _TimedSocket(self.sock)
+
+    def putrequest(self, method: str, url: str, *arguments: Any, **options: Any) -> None:
+        super().putrequest(method, _budget.target, *arguments, **options)
 
 
 def _fresh(connection: Any) -> Any:
@@ -294,6 +307,7 @@ class Pools:
         """
         _budget.deadline = _monotonic() + min(within_s, policy.total_timeout_ms / 1000)
         _budget.patience = policy.read_timeout_ms / 1000
+        _budget.target = destination.target
         response = self._pool(destination, policy).urlopen(
             "POST", destination.target, body, headers, retries=False, redirect=False, preload_content=False,
             decode_content=False, timeout=policy.connect_timeout_ms / 1000,
@@ -329,23 +343,27 @@ class Pools:
 
 
 def _read(response: BaseHTTPResponse, most: int) -> Answer:
-    """The body up to ``most`` bytes. A connection with more to come, or that broke, is not used again."""
-    body, whole, broken = b"", False, None
+    """The body up to ``most`` bytes. A connection with more to come, or that broke, is not used again.
+
+    The status counts, whatever becomes of the body: its failure is not raised, it leaves the answer unfinished.
+    """
+    body, whole = b"", False
+    in_doubt = getattr(response, "_original_response").doubt  # noqa: B009  # urllib3 has no public name for it
     try:
         # One byte more than is kept tells whether that was all, without reading on to find out. An answer that ends
         # too early is an error only of the read that finds nothing more.
-        while not whole and len(body) <= most:
+        while not whole and not in_doubt and len(body) <= most:
             part = response.read(most + 1 - len(body), decode_content=False)
             body += part
             whole = not part
     except Exception as error:
-        # The status is known: what is made of a broken or unfinished body is the caller's decision.
-        broken = error
+        # What a foreign body can break is open: chunks, lengths, resets, time-outs.
+        log.debug("delivery_body_unfinished", extra={"error": type(error).__name__})
     finally:
         if not whole:
             response.close()
         response.release_conn()
-    return Answer(response.status, response.headers, body[:most], whole, broken)
+    return Answer(response.status, response.headers, body[:most], whole)
 
 
 @cache

@@ -30,6 +30,7 @@ from messages_app import signing
 MODES = (
     "ok", "slow", "error", "busy", "unavailable", "busy_until", "reset", "hang_up", "redirect", "endless", "drip",
     "drip_headers", "drip_pieces", "endless_pieces", "go_on", "packed", "odd_header", "short", "silent", "garbage",
+    "raw",
 )  # fmt: skip
 
 
@@ -62,6 +63,9 @@ class Receiver:
     retry_after: str = "3"
     delay_s: float = 0.5
     answer: bytes = b'{"ok":true}'
+    #: Written as it is in the mode ``raw``; then the connection stays open, or is ended by ``close`` or ``reset``.
+    raw: bytes = b""
+    raw_end: str = ""
     location: str = "http://169.254.169.254/latest/meta-data/"
     seen: list[Seen] = field(default_factory=list)
     #: Idempotency key → how often it was answered with 2xx.
@@ -213,6 +217,16 @@ class _Handler(BaseHTTPRequestHandler):
     def _short(self, key: str) -> None:
         self.close_connection = True
         self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf")
+
+    def _raw(self, key: str) -> None:
+        """``raw`` as it is; the connection stays open unless ``raw_end`` says ``close`` or ``reset``."""
+        self.owner.accepted[key] += 1
+        self.wfile.write(self.owner.raw)
+        if self.owner.raw_end == "reset":
+            time.sleep(0.05)  # or the reset overtakes what was written
+            self._reset(key)
+        elif self.owner.raw_end == "close":
+            self.close_connection = True
 
     def _silent(self, key: str) -> None:
         self.close_connection = True

@@ -24,8 +24,9 @@ from pytest_django import Settings
 
 from dlqsite.tests.receiver import Receiver
 from messages_app import failures, signing
-from messages_app.delivery import deliver, seconds_to_wait
+from messages_app.delivery import LONGEST_WAIT_S, deliver, seconds_to_wait
 from messages_app.delivery_pool import OLDEST_S, Pools
+from messages_app.delivery_response import MAX_HEAD, MAX_INTERIM
 from messages_app.envelope import Message
 from messages_app.failures import Failure, HandlerError
 
@@ -427,9 +428,18 @@ def test_retry_after_is_handed_on(local: Receiver, pools: Pools, mode: str, erro
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [
-        ("0", 0), ("120", 120), (" 7 ", 7), ("999999999", 999_999_999), ("9999999999", None), ("-1", None),
-        ("1.5", None), ("", None), (None, None), ("soon", None), ("Sun, 06 Nov 1994 08:49:37 GMT", 0),
-        ("Tue, 14 Nov 2023 22:13:30 GMT", 10), ("Tue, 14 Nov 2023 22:13:30 -0000", 10), ("١٢", None),
+        ("0", 0), ("120", 120), (" 7 ", 7), ("999999999", 999_999_999), ("-1", None), ("1.5", 1.5), ("", None),
+        (None, None), ("soon", None), ("١٢", None), ("1e3", None), ("inf", None),
+        # beyond what anybody waits
+        ("99999999999", LONGEST_WAIT_S), ("9" * 400, LONGEST_WAIT_S), ("9" * 5000, LONGEST_WAIT_S),
+        ("Fri, 31 Dec 99999 23:59:59 GMT", LONGEST_WAIT_S), ("Fri, 31 Dec 9999 23:59:59 GMT", LONGEST_WAIT_S),
+        # dates in their three forms
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 0), ("Tue, 14 Nov 2023 22:13:30 GMT", 10),
+        ("Tue, 14 Nov 2023 22:13:30 -0000", 10), ("Tuesday, 14-Nov-23 22:13:30 GMT", 10),
+        ("Tue Nov 14 22:13:30 2023", 10), ("Tue, 14 Nov 2023 22:13:30 +0100", 0), ("Tue, 99 Nov 2023 22:13:30", None),
+        # several, as proxies join them
+        ("120, 120", 120), ("5,120 , 7", 120), ("soon, 7", 7), ("Tue, 14 Nov 2023 22:13:30 GMT, 3", 10),
+        ("3, Tue, 14 Nov 2023 22:13:30 GMT", 10), (", ,", None),
     ],
 )  # fmt: skip
 def test_retry_after_is_read(value: str | None, seconds: float | None) -> None:
@@ -439,7 +449,7 @@ def test_retry_after_is_read(value: str | None, seconds: float | None) -> None:
 @given(st.text(max_size=40) | st.datetimes(timezones=st.just(UTC)).map(lambda at: format_datetime(at, usegmt=True)))
 def test_no_retry_after_is_negative_or_an_accident(value: str) -> None:
     found = seconds_to_wait(value, 1_700_000_000)
-    assert found is None or found >= 0
+    assert found is None or 0 <= found <= LONGEST_WAIT_S
 
 
 def test_a_redirect_is_not_followed_and_named(local: Receiver, pools: Pools) -> None:
@@ -472,7 +482,108 @@ def test_of_a_redirect_only_the_host_is_told(local: Receiver, pools: Pools, loca
     assert "secret" not in failure.reason + failure.stack
 
 
-@pytest.mark.parametrize("mode", ["reset", "hang_up", "garbage", "short"])
+#: Answers after which the message is delivered: the head of a 2xx came whole, and its status decides.
+DELIVERED = {
+    "100": b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    "103, 103, 102": b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 2
+    + b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    "104 with many fields": b"HTTP/1.1 104 Upload Resumption\r\n" + b"X: y\r\n" * 300
+    + b"\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    "199": b"HTTP/1.1 199 Odd\r\nContent-Length: 900\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    "many fields": b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 3000 + b"Content-Length: 2\r\n\r\nok",
+    "a long field": b"HTTP/1.1 200 OK\r\nX: " + b"y" * 100_000 + b"\r\nContent-Length: 2\r\n\r\nok",
+    "a line that is no field": b"HTTP/1.1 200 OK\r\nno field\r\nContent-Length: 2\r\n\r\nok",
+    "folded": b"HTTP/1.1 200 OK\r\nX: y\r\n z\r\nContent-Length:\r\n 2\r\n\r\nok",
+    "lines end with LF": b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok",
+    "the same length twice": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok",
+}  # fmt: skip
+#: The same, but the body cannot be read to its end.
+UNFINISHED = {
+    "too short": (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf", "close"),
+    "reset": (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf", "reset"),
+    "broken chunk": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n", ""),
+    "negative chunk": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nhello\r\n0\r\n\r\n", ""),
+    "two lengths": (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok", ""),
+    "a length that is none": (b"HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\nok", ""),
+    "an unknown coding": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\nok", ""),
+    "a head without end": (b"HTTP/1.1 200 OK\r\n" + b"X: yyyy\r\n" * (MAX_HEAD // 9 + 1), ""),
+    "silence": (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", DELIVERED)
+def test_interim_answers_and_odd_heads_do_not_hide_a_2xx(local: Receiver, pools: Pools, answer: str) -> None:
+    local.mode, local.raw = "raw", DELIVERED[answer]
+
+    result = deliver(a_message({"url": local.url, "body": 1}), pools)
+
+    assert (result["status"], result["snippet"], "truncated" in result) == (200, "ok", False)
+    deliver(a_message({"url": local.url, "body": 1}), pools)
+    assert local.connections == (2 if answer == "a line that is no field" else 1), "one in doubt is not used again"
+
+
+@pytest.mark.parametrize("answer", UNFINISHED)
+def test_a_2xx_is_delivered_whatever_becomes_of_its_body(
+    receiver: Receiver, allow: Callable[..., None], pools: Pools, answer: str
+) -> None:
+    receiver.mode, (receiver.raw, receiver.raw_end) = "raw", UNFINISHED[answer]
+    allow(f"127.0.0.1:{receiver.port}", read_timeout_ms=200)
+
+    result = deliver(a_message({"url": receiver.url, "body": 1}), pools)
+
+    assert (result["status"], result["truncated"]) == (200, True)
+    receiver.mode = "ok"
+    deliver(a_message({"url": receiver.url, "body": 1}), pools)
+    assert receiver.connections == 2, "one in doubt is not used again"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Len",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n",
+        b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.1 103 Early Hints\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\n\r\n" * (MAX_INTERIM + 1) + b"HTTP/1.1 200 OK\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+        b"HTTP/1.1 099 Odd\r\n\r\n",
+        b"200 OK\r\n\r\n",
+    ],
+)
+def test_without_the_whole_head_of_an_answer_nothing_is_delivered(local: Receiver, pools: Pools, answer: bytes) -> None:
+    local.mode, local.raw, local.raw_end = "raw", answer, "close"
+
+    failure = the_error({"url": local.url, "body": 1}, pools)
+
+    assert (failure.error_type, failure.kind) == ("NETWORK_ERROR", "transient")
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 5\r\n\r\nhello", b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"])
+def test_a_204_that_announces_a_body_closes_its_connection(local: Receiver, pools: Pools, length: bytes) -> None:
+    local.mode, local.raw = "raw", b"HTTP/1.1 204 No Content\r\n" + length
+
+    for _ in range(2):
+        assert deliver(a_message({"url": local.url, "body": 1}), pools)["status"] == 204
+    assert local.connections == 2
+
+
+@pytest.mark.parametrize(
+    "fields", [b"Retry-After: 5\r\nRetry-After: 120\r\n", b"X: y\r\n" * 150 + b"Retry-After: 120\r\n"]
+)
+def test_retry_after_is_found_wherever_it_is(local: Receiver, pools: Pools, fields: bytes) -> None:
+    local.mode, local.raw = "raw", b"HTTP/1.1 503 Busy\r\n" + fields + b"Content-Length: 0\r\n\r\n"
+
+    assert the_error({"url": local.url, "body": 1}, pools).retry_after_ms == 120_000
+
+
+@pytest.mark.parametrize("target", ['/a%2fb%7e%zz/{x}|"<>^`', "/?", "/a//../b?c=%3a'%%&d", "?x=%2F{}"])
+def test_path_and_query_are_sent_as_submitted(local: Receiver, pools: Pools, target: str) -> None:
+    deliver(a_message({"url": f"http://127.0.0.1:{local.port}{target}", "body": 1}), pools)
+
+    assert local.seen[0].path == (target if target.startswith("/") else f"/{target}")
+
+
+@pytest.mark.parametrize("mode", ["reset", "hang_up", "garbage"])
 def test_a_broken_answer_is_the_networks_fault(local: Receiver, pools: Pools, mode: str) -> None:
     local.mode = mode
 
@@ -492,7 +603,7 @@ def test_nobody_listening_is_the_networks_fault(local: Receiver, allow: Callable
     assert "refused" in failure.reason
 
 
-@pytest.mark.parametrize("mode", ["silent", "drip", "drip_headers", "drip_pieces", "go_on"])
+@pytest.mark.parametrize("mode", ["silent", "drip_headers", "go_on"])
 @pytest.mark.parametrize("limit", ["policy", "attempt"])
 def test_no_answer_takes_longer_than_a_delivery_may(
     receiver: Receiver, allow: Callable[..., None], pools: Pools, mode: str, limit: str
@@ -504,6 +615,19 @@ def test_no_answer_takes_longer_than_a_delivery_may(
     failure = the_error({"url": receiver.url, "body": 1}, pools, seconds=30 if limit == "policy" else 0.6)
 
     assert (failure.error_type, failure.kind) == ("TIMEOUT_ERROR", "transient")
+
+
+@pytest.mark.parametrize("mode", ["drip", "drip_pieces"])
+def test_a_body_that_drips_ends_with_the_time_of_its_delivery(
+    receiver: Receiver, allow: Callable[..., None], pools: Pools, mode: str
+) -> None:
+    receiver.mode = mode
+    allow(f"127.0.0.1:{receiver.port}", total_timeout_ms=300, read_timeout_ms=60_000)
+
+    result = deliver(a_message({"url": receiver.url, "body": 1}), pools)
+
+    assert (result["status"], result["truncated"]) == (200, True)
+    assert result["bytes"] < 100
 
 
 def test_silence_ends_with_the_wait_for_one_part(receiver: Receiver, allow: Callable[..., None], pools: Pools) -> None:

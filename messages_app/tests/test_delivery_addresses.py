@@ -22,6 +22,8 @@ from messages_app.addresses import Destination, UrlRefused, parse_authority, par
         ("https://[2606:4700:0:0::1111]/", ("https", "2606:4700::1111", 443, "/")),
         ("https://xn--bcher-kva.example/?q", ("https", "xn--bcher-kva.example", 443, "/?q")),
         ("https://a_b.example//x", ("https", "a_b.example", 443, "//x")),
+        ("https://a.example/%2f%7E%zz/{x}|^?", ("https", "a.example", 443, "/%2f%7E%zz/{x}|^?")),
+        ("https://a.example?%2f", ("https", "a.example", 443, "/?%2f")),
     ],
 )
 def test_a_url_is_taken_apart(url: str, parts: tuple[str, str, int, str]) -> None:
