@@ -3,12 +3,15 @@
 import os
 
 bind = os.environ.get("BIND") or f"{os.environ.get('HOST', '127.0.0.1')}:{os.environ.get('PORT', '8000')}"
-worker_class = "gthread"
+# Threads of gunicorn's own, kept away from slow clients. See the module.
+worker_class = "dlqsite.webserver.BufferedWorker"
 workers = int(os.environ.get("WEB_PROCESSES") or 2)
 threads = int(os.environ.get("WEB_THREADS") or 4)
 # Imported once and then forked: half the time to start, less memory. Connections are made per process, after the fork.
 preload_app = True
 backlog = 2048
+# Of each process. Past it, the slowest client goes: there is always room for the next.
+worker_connections = 1000
 keepalive = 75
 graceful_timeout = 10
 timeout = 60
@@ -26,7 +29,7 @@ limit_request_line = 8190
 
 def post_fork(server: object, worker: object) -> None:
     """Answer what is no HTTP as every other error is answered. Gunicorn has no setting for it."""
-    from gunicorn import util  # type: ignore[import-untyped]
+    from gunicorn import util
 
     from dlqsite.problems import write_problem
 

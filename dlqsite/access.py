@@ -25,7 +25,7 @@ from messages_app.clients import Client
 from messages_app.throttles import throttle_stranger
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from django.contrib.auth.base_user import AbstractBaseUser
     from rest_framework.views import APIView
@@ -135,6 +135,20 @@ def _without_port(hop: str) -> str:
     """The address of a hop as proxies write it: ``1.2.3.4:5678``, ``[::1]:443``, ``[::1]``, or the address alone."""
     found = _HOP_WITH_PORT.fullmatch(hop)
     return (found["v4"] or found["v6"]) if found else hop
+
+
+def believed(application: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+    """The WSGI application, told by trusted proxies alone that a request came by https.
+
+    Django believes ``X-Forwarded-Proto`` from everybody or from nobody.
+    """
+
+    def without_claims(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if "HTTP_X_FORWARDED_PROTO" in environ and not _is_trusted(str(environ.get("REMOTE_ADDR") or "")):
+            del environ["HTTP_X_FORWARDED_PROTO"]
+        return application(environ, start_response)
+
+    return without_claims
 
 
 def client_address(request: HttpRequest) -> str:

@@ -26,6 +26,7 @@ _PLAIN: dict[int, tuple[str, str, str]] = {
     404: ("not_found", "Not found", "There is nothing at this address."),
     405: ("method_not_allowed", "Method not allowed", "This address does not know that method."),
     406: ("not_acceptable", "Not acceptable", "Answers are application/json."),
+    408: ("request_timeout", "Request timeout", "The request did not come in time."),
     411: ("length_required", "Length required", "Send a Content-Length."),
     413: ("payload_too_large", "Too large", "The body is larger than this address takes."),
     414: ("uri_too_long", "Address too long", "The address is too long."),

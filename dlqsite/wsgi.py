@@ -9,9 +9,9 @@ from django.core.wsgi import get_wsgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "dlqsite.settings")
 _django = get_wsgi_application()
 
-from dlqsite.access import known_client  # noqa: E402  # needs the apps that the line above loads
+from dlqsite.access import believed, known_client  # noqa: E402  # needs the apps that the line above loads
 from dlqsite.checks import require_secret_key  # noqa: E402
 from messages_app.front import Front  # noqa: E402
 
 require_secret_key()
-application = Front(_django, known_client)
+application = believed(Front(_django, known_client))

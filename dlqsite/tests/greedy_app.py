@@ -1,0 +1,71 @@
+"""An application for a real web server under test: the real one, a key that needs no database, and a few odd addresses.
+
+The deadlines and limits of the server are made small, so that a test sees them pass.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import django
+
+from dlqsite import webserver, wire
+
+webserver.HEAD_S = wire.WINDOW_S = webserver._LINGER_S = float(os.environ["PATIENCE_S"])  # type: ignore[misc]
+webserver.MAX_HELD = 10_000_000  # type: ignore[misc]
+wire.HIGH_WATER = 256 * 1024  # type: ignore[misc]
+
+django.setup()
+
+from dlqsite.access import believed  # noqa: E402  # needs the apps
+from dlqsite.wsgi import _django  # noqa: E402
+from messages_app.clients import Client  # noqa: E402
+from messages_app.front import Front  # noqa: E402
+
+_folder = Path(os.environ["DATA_DIR"])
+
+
+class Endless:
+    """An answer without an end; says in a file that somebody ended it."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            yield b"x" * 65536
+
+    def close(self) -> None:
+        (_folder / "ended").touch()
+
+
+def _odd(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    path = environ["PATH_INFO"]
+    answer: Iterable[bytes] = [b"?"]
+    if path == "/big":
+        answer = [b"x" * 8_000_000]
+    elif path == "/endless":
+        answer = Endless()
+    elif path == "/echo":
+        answer = [environ["wsgi.input"].read()]
+    elif path == "/wait":
+        (_folder / "waits").touch()
+        while not (_folder / "go").exists():
+            time.sleep(0.01)
+        answer = [b"done"]
+    elif path == "/peer":
+        answer = [repr((environ["SCRIPT_NAME"], environ.get("HTTP_X_FORWARDED_PROTO"))).encode()]
+    else:
+        return _django(environ, start_response)
+    length = [("Content-Length", str(len(answer[0])))] if isinstance(answer, list) else []
+    start_response("200 OK", [("Content-Type", "text/plain"), *length])
+    return answer
+
+
+def _known(environ: Any) -> Client | None:
+    known = environ.get("HTTP_AUTHORIZATION") == "Api-Key known"
+    return Client(label="key:known", rate_key="key:known", rate_limit_per_minute=0) if known else None
+
+
+application = believed(Front(_odd, _known))
