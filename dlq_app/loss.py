@@ -18,7 +18,7 @@ class Loss:
     #: The last state that is known to have been.
     until: datetime
     seen_at: datetime
-    #: Messages accepted in between, at most; 0 for MongoDB.
+    #: Messages accepted in between, at most. MongoDB: outcomes recorded in between, as far as Redis remembers them.
     missing: int = 0
     #: Claims and outcomes in between, at most; 0 for MongoDB.
     moves: int = 0

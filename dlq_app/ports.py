@@ -91,6 +91,9 @@ class IntakePort(Protocol):
     def resettle(self, message_id: str, epoch: int) -> None:
         """Put an ended epoch's outcome up for recording again."""
 
+    def unlist(self, message_ids: Sequence[str]) -> None:
+        """The letters of these messages are about to be deleted: intake no longer compares them."""
+
     def check_payload(self, payload: bytes) -> None:
         """Raise ``dlq_app.errors.PayloadInvalid`` unless intake would accept this payload text."""
 

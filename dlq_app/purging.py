@@ -10,6 +10,7 @@ from dlq_app import repository
 from dlq_app.criteria import LetterCriteria
 from dlq_app.errors import CriteriaInvalid
 from dlq_app.paging import Total
+from dlq_app.ports import intake
 from dlq_app.repository import LEAST_AGE
 from dlq_app.states import Status
 
@@ -30,7 +31,7 @@ def purge(
 ) -> int:
     """Delete the letters that fit and were resolved longer ago than ``older_than``; how many.
 
-    In steps of 500: what is deleted stays so when MongoDB goes away in between (``StoreUnavailable``). Letters in the
+    In steps of 500: what is deleted stays so when a store goes away in between (``StoreUnavailable``). Letters in the
     plan of a running batch end there as skipped. Raises ``CriteriaInvalid`` for another status than ``dlq_resolved``,
     and for less than an hour: a write that was under way when its letter went would bring it back with an old fence.
     """
@@ -38,7 +39,7 @@ def purge(
     letters = repository.letters()
     deleted = 0
     try:
-        while step := letters.purge(criteria, before):
+        while step := letters.purge(criteria, before, intake().unlist):
             deleted += step
             progress(deleted)
     finally:

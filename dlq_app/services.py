@@ -37,6 +37,19 @@ def record_outcomes(deaths: Sequence[Death], settles: Sequence[Settled]) -> list
     return recording.record(repository.letters(), [*deaths, *settles], conf.replay_policy(), _now())
 
 
+def lacking(outcomes: Sequence[tuple[str, int, bool]]) -> list[bool]:
+    """Which of these outcomes, as (message id, epoch, whether it is a death), the letters do not have.
+
+    A replay that ended well is never missing where there is no letter: it was resolved, and deleted.
+    """
+    standings = repository.letters().standings((message_id for message_id, _, _ in outcomes), with_body=False)
+    answers = []
+    for message_id, epoch, is_death in outcomes:
+        standing = standings.get(message_id)
+        answers.append(is_death if standing is None else not standing.has(epoch))
+    return answers
+
+
 # --- replays ---
 
 

@@ -121,6 +121,7 @@ class MemoryIntake:
     voids: dict[str, int] = field(default_factory=dict)
     forwarded: list[ForwardOrder] = field(default_factory=list)
     resettled: list[tuple[str, int]] = field(default_factory=list)
+    unlisted: list[str] = field(default_factory=list)
     open_types: dict[str, int] = field(default_factory=dict)
     #: Type → its breakers, where the payload, which holds the name, chooses; else the type is its breaker's name.
     destinations: dict[str, Sequence[str]] = field(default_factory=dict)
@@ -196,6 +197,10 @@ class MemoryIntake:
     def open_among(self, message_ids: Sequence[str]) -> set[str]:
         self._hook("before_open_among")
         return {name for name in message_ids if name in self.records and self.records[name].state not in _ENDED}
+
+    def unlist(self, message_ids: Sequence[str]) -> None:
+        self._hook("before_unlist")
+        self.unlisted += message_ids
 
     def resettle(self, message_id: str, epoch: int) -> None:
         self.resettled.append((message_id, epoch))

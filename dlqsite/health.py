@@ -25,6 +25,7 @@ from breaker_app.services import cards
 from breaker_app.states import State as BreakerState
 from dlq_app.errors import DeadLetterError
 from dlq_app.mongo import database, translated
+from dlqsite import losses
 from dlqsite.access import OPEN, may
 from messages_app import presence
 from messages_app.errors import MessagesError
@@ -160,6 +161,18 @@ def check_accounting() -> Finding:
     return Finding(Status.HEALTHY, facts=facts)
 
 
+def check_losses() -> Finding:
+    """Neither store fell back to an earlier state, as far as marks tell, or a person knows of it."""
+    detail, facts = losses.seen()
+    return Finding(Status.DEGRADED if detail else Status.HEALTHY, detail, facts)
+
+
+def check_letters() -> Finding:
+    """The dead letters have every outcome that Redis remembers, as far as cron has compared them."""
+    detail, facts = losses.lacking()
+    return Finding(Status.DEGRADED if detail else Status.HEALTHY, detail, facts)
+
+
 @cache
 def _accounts() -> list[tuple[float, list[AccountRow]]]:
     return []
@@ -186,6 +199,8 @@ CHECKS: Mapping[str, Callable[[], Finding]] = {
     "queues": check_queues,
     "breakers": check_breakers,
     "accounting": check_accounting,
+    "losses": check_losses,
+    "letters": check_letters,
 }
 #: Without these nothing can be accepted or shown. MongoDB is not among them: intake and workers go on without it.
 VITAL = frozenset({"redis", "database"})

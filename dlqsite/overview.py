@@ -29,7 +29,7 @@ from dlq_app.replay_batch import ReplayBatch, Stage
 from dlqsite import charts, health
 from dlqsite.charts import Chart, Span
 from dlqsite.lookout import Part, Source, look
-from dlqsite.sight import BatchSight, BreakerSight, GroupSight, Sight
+from dlqsite.sight import BatchSight, BreakerSight, GroupSight, LossSight, Sight
 from dlqsite.verdict import Verdict, judge
 from messages_app import registry
 from messages_app.errors import MessagesError
@@ -376,6 +376,8 @@ def _sight(
         found = checks[check].facts.get("alive") if check in checks and not book.is_away else None
         return found if isinstance(found, int) else None
 
+    lost = checks["losses"].facts.get("losses", ()) if "losses" in checks and not book.is_away else ()
+    lacking = checks["letters"].facts if "letters" in checks and not book.is_away else {}
     where = ""
     if books and books.differences:
         row = books.differences[0]
@@ -396,9 +398,24 @@ def _sight(
         stopped=[_batch_sight(batch) for batch in runs.value or () if batch.stage is Stage.STOPPED],
         open_letters=stats.get("open"),
         by_status=stats.get("byStatus", {}),
+        losses=[_loss_sight(loss) for loss in reversed(lost)],
+        lacking=lacking.get("lacking", 0),
+        lacking_since=datetime.fromisoformat(lacking["since"]) if lacking.get("since") else None,
         unaccounted=books.difference if books else 0,
         unaccounted_where=where,
         **known,
+    )
+
+
+def _loss_sight(loss: Mapping[str, Any]) -> LossSight:
+    return LossSight(
+        store=loss["store"],
+        sentence=loss["sentence"],
+        since=datetime.fromisoformat(loss["from"]) if loss["from"] else None,
+        until=datetime.fromisoformat(loss["to"]),
+        missing=loss["missing"],
+        moves=loss["moves"],
+        open=loss["open"],
     )
 
 

@@ -19,6 +19,7 @@ from messages_app.records import AccountRow
 _CHECKS: Final = {
     "redis": "Redis", "mongodb": "MongoDB", "database": "Database", "workers": "Workers", "scheduler": "Scheduler",
     "dlqWorker": "DLQ worker", "queues": "Queues", "breakers": "Breakers", "accounting": "Accounting",
+    "losses": "Losses", "letters": "Letters",
 }  # fmt: skip
 #: Bar of each open status.
 _SPLIT: Final = (
@@ -207,6 +208,10 @@ def _finding_words(finding: Finding) -> str:
     facts = finding.facts
     if "alive" in facts:
         return f"{facts['alive']} alive"
+    if "lacking" in facts:
+        return "none is missing"
+    if "losses" in facts:
+        return "neither store fell back" if not facts.get("incomplete") else "MongoDB could not be asked"
     if "differences" in facts:
         return "every day adds up"
     if "states" in facts:

@@ -83,6 +83,22 @@ class BatchSight:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LossSight:
+    """A store that fell back to an earlier state, and that nobody has acknowledged."""
+
+    #: ``redis`` or ``mongodb``.
+    store: str
+    #: What happened, in a sentence.
+    sentence: str
+    #: None: nothing is left.
+    since: datetime | None
+    until: datetime
+    missing: int = 0
+    moves: int = 0
+    open: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sight:
     """What is known at one instant. A figure that nobody knows is None."""
 
@@ -113,6 +129,11 @@ class Sight:
     #: Open letters by status.
     by_status: Mapping[str, int] = field(default_factory=dict)
     last_death_at: datetime | None = None
+    #: Newest first.
+    losses: Sequence[LossSight] = ()
+    #: Outcomes that the dead letters lack, and since when.
+    lacking: int = 0
+    lacking_since: datetime | None = None
     #: Messages that are not accounted for, with the first place where.
     unaccounted: int = 0
     unaccounted_where: str = ""

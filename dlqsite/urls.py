@@ -7,7 +7,7 @@ from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path
 from django.views.generic import RedirectView
 
-from dlqsite import apidocs, health, overview_views
+from dlqsite import apidocs, health, losses, overview_views
 
 handler403 = "dlqsite.pages.refused"
 handler404 = "dlqsite.pages.not_found"
@@ -21,6 +21,8 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("api/system/ready", health.ReadyView.as_view(), name="ready"),
     path("api/system/health", health.HealthView.as_view(), name="health"),
     path("api/system/overview", overview_views.OverviewView.as_view(), name="overview"),
+    path("api/system/losses", losses.LossesView.as_view(), name="losses"),
+    path("api/system/losses/<str:loss_id>/acknowledge", losses.AcknowledgeView.as_view(), name="loss_acknowledge"),
     path("api/schema", apidocs.SchemaView.as_view(), name="schema"),
     path("api/docs", apidocs.DocsView.as_view(), name="docs"),
     path("", include("messages_app.urls")),

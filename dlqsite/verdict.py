@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Final
 from urllib.parse import urlencode
 
-from dlqsite.sight import BatchSight, BreakerSight, GroupSight, Sight
+from dlqsite.sight import BatchSight, BreakerSight, GroupSight, LossSight, Sight
 
 #: Worst first. ``bad`` burns; ``hand`` waits for a person; ``ok`` is all quiet.
 LEVELS: Final = ("bad", "warn", "hand", "ok", "empty")
@@ -87,6 +87,10 @@ def _troubles(sight: Sight) -> Iterator[Trouble]:
         if sight.mongodb_away_since:
             yield _mongodb_away(sight, sight.mongodb_away_since)
         return  # all else would be guesses
+    for loss in sight.losses:
+        yield _lost(sight, loss)
+    if sight.lacking:
+        yield _lacking(sight)
     if sight.workers == 0:
         yield _nobody_works(sight)
     opened = [breaker for breaker in sight.breakers if breaker.state == "OPEN"]
@@ -215,6 +219,50 @@ def _redis_away(sight: Sight, moment: datetime) -> Trouble:
             "Bring Redis back", "manage.py doctor tells what is wrong with it",
             many_more="waiting ones are safe", by_itself_more="web and workers go on when it answers",
             worse=Answer("Getting worse?", "Callers see 503", "their repetitions are safe: the id decides"),
+        ),
+        links=(Link("Health", "#health"),),
+    )  # fmt: skip
+
+
+def _lost(sight: Sight, loss: LossSight) -> Trouble:
+    is_ledger, store = loss.store == "redis", {"redis": "Redis", "mongodb": "MongoDB"}[loss.store]
+    fell = f"{store} fell back to an earlier state" if loss.since else f"{store} was emptied or replaced"
+    if not is_ledger:
+        missing = "dead letters are missing"
+    elif loss.missing:
+        missing = f"{count_of(loss.missing, 'accepted message')} {'is' if loss.missing == 1 else 'are'} missing"
+    else:
+        missing = f"{count_of(loss.moves, 'claim or outcome', 'claims and outcomes')} are missing"
+    began = f"{loss.since:%H:%M:%S}" if loss.since else "the beginning"
+    again = f" --since {loss.since:%Y-%m-%dT%H:%M:%SZ}" if loss.since else " --since 24h"
+    return Trouble(
+        "bad", "db", f"{fell}: {missing}.", loss.sentence,
+        answers=_answers(
+            sight, f"{began} to {loss.until:%H:%M:%S} UTC",
+            f"up to {count_of(loss.missing, 'message' if is_ledger else 'outcome')}",
+            "Nothing", "Find out why, then acknowledge it" if is_ledger else "Bring the letters again",
+            "clients submit again, with the same ids, what was accepted in that time" if is_ledger
+            else f"manage.py bring_again{again}, then acknowledge",
+            since_more=f"{loss.until.day} {loss.until:%b %Y}",
+            many_more=f"{loss.open:,} had not ended" if is_ledger else "manage.py doctor compares",
+            by_itself_more="this stays until a person acknowledges it",
+            worse=Answer("Getting worse?", "No", "what is accepted now is kept"),
+        ),
+        links=(Link("Acknowledge", "messages_app/message/#losses"), Link("Health", "#health")),
+    )  # fmt: skip
+
+
+def _lacking(sight: Sight) -> Trouble:
+    outcomes = count_of(sight.lacking, "outcome")
+    again = f"{sight.lacking_since:%Y-%m-%dT%H:%M:%SZ}" if sight.lacking_since else "24h"
+    return Trouble(
+        "bad", "db", f"The dead letters lack at least {outcomes}.",
+        "Redis remembers deaths that have no letter, or replays that ended well and whose letter waits.",
+        answers=_answers(
+            sight, since(sight.lacking_since, sight.now), f"at least {outcomes}", "Nothing", "Bring them again",
+            f"manage.py bring_again --since {again}", many_more="found by comparing samples, each minute",
+            by_itself_more="Redis forgets them 24 hours after they were recorded (RECORD_TTL_S)",
+            worse=Answer("Getting worse?", "Yes, with time", "what Redis forgets cannot be brought again"),
         ),
         links=(Link("Health", "#health"),),
     )  # fmt: skip

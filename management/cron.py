@@ -117,6 +117,7 @@ class Heartbeat:
 
 def duties(heartbeat: Heartbeat) -> list[Duty]:
     """What the cron role does, with its intervals."""
+    from messages_app import comparing
     from messages_app.ledger import ledger
     from messages_app.series import series
     from messages_app.witness import keeper
@@ -128,5 +129,6 @@ def duties(heartbeat: Heartbeat) -> list[Duty]:
         Duty("keep the ledger's mark", 10, keeper(every_s=0)),
         Duty("replay what is due", 60, replay_what_is_due),
         Duty("check recent accounts", 60, lambda: accounts.check(RECENT_DAYS)),
+        Duty("compare the letters", 60, comparing.check),
         Duty("check all accounts", 3600, lambda: accounts.check(400)),
     ]

@@ -28,10 +28,11 @@ from dlq_app import indexes
 from dlq_app.errors import DeadLetterError
 from dlq_app.mongo import database, translated
 from dlqsite.models import ApiKey
-from messages_app import presence
+from messages_app import comparing, presence, witness
 from messages_app.connection import connection
 from messages_app.errors import MessagesError
 from messages_app.ledger import ledger
+from messages_app.recorded import recorded
 
 #: Leases and due times are compared across hosts; more than this (ms) makes them wrong in ways that people notice.
 CLOCK_TOLERANCE_MS = 1000
@@ -41,6 +42,8 @@ MEMORY_WARNING = 0.8
 DISK_WARNING = 1024**3
 #: An outcome that MongoDB has not acknowledged for this long (ms) is worth a warning.
 OUTBOX_WARNING_MS = 120_000
+#: Outcomes that are compared with the letters: all of them, if there are no more.
+COMPARED = 10_000
 
 
 class Status(StrEnum):
@@ -278,6 +281,30 @@ def look_at_work() -> Iterator[Finding]:
         yield _ok("accounts", "accepted = done + dead + open")
 
 
+def look_at_losses() -> Iterator[Finding]:
+    known = witness.open_losses()
+    for loss in known.losses:
+        yield _fail(f"loss {loss.id}", witness.sentence(loss), witness.advice(loss))
+    if known.incomplete:
+        yield _warn("losses", known.incomplete, "Look at MongoDB.")
+    elif not known.losses:
+        yield _ok("losses", "neither store fell back to an earlier state, or a person knows of it")
+
+
+def look_at_letters() -> Iterator[Finding]:
+    found = comparing.compare(COMPARED)
+    of = f"{found.looked_at:,} of {found.of:,} outcomes that Redis remembers"
+    lacking = recorded().lacking_count()
+    if lacking:
+        yield _fail(
+            "letters",
+            f"of {of}, the letters lack at least {lacking:,}",
+            "Run manage.py bring_again --since 24h --dry-run.",
+        )
+    else:
+        yield _ok("letters", f"they have {of}")
+
+
 def look_at_breakers() -> Iterator[Finding]:
     states = {card.name: card.seen.state for card in cards()}
     for name, state in states.items():
@@ -306,6 +333,8 @@ LOOKS: Sequence[Look] = (
     Look("mongodb", look_at_mongodb),
     Look("roles", look_at_roles, needs="redis"),
     Look("work", look_at_work, needs="redis"),
+    Look("losses", look_at_losses, needs="redis"),
+    Look("letters", look_at_letters, needs="mongodb"),
     Look("breakers", look_at_breakers, needs="redis"),
 )
 _FIXES = {

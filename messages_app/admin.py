@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, TypeVar
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.loader import render_to_string
@@ -25,9 +25,10 @@ from django.urls import URLPattern, path, reverse
 from django.utils.http import urlencode
 
 from dlq_app.conf import masking_policy
+from dlq_app.errors import DeadLetterError
 from dlq_app.masking import mask_json, mask_text
-from messages_app import flight, registry
-from messages_app.errors import StoreUnavailable
+from messages_app import flight, registry, witness
+from messages_app.errors import MessagesError, StoreUnavailable
 from messages_app.flight import Flying
 from messages_app.ledger import ledger
 from messages_app.models import Message
@@ -41,6 +42,8 @@ ALL_DAYS = 400
 MOST_ROWS = 200
 MOST_TEXT = 20_000
 MOST_SET_ASIDE = 20
+#: Who may acknowledge losses.
+CONTROL = "dlqsite.admin"
 
 _T = TypeVar("_T")
 
@@ -133,8 +136,10 @@ class MessageAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return Message(id=object_id) if _ID.match(object_id) else None
 
     def get_urls(self) -> list[URLPattern]:
-        live = path("live/", self.admin_site.admin_view(self.live_view), name="messages_app_message_live")
-        return [live, *super().get_urls()]
+        view = self.admin_site.admin_view
+        live = path("live/", view(self.live_view), name="messages_app_message_live")
+        known = path("acknowledge/", view(self.acknowledge_view), name="messages_app_message_acknowledge")
+        return [live, known, *super().get_urls()]
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
@@ -158,6 +163,10 @@ class MessageAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             "found": None,
             "origin": f"{request.scheme}://{request.get_host()}",
             "may_see_letters": request.user.has_perm("dlq_app.view_deadletter"),
+            "may_acknowledge": request.user.has_perm(CONTROL),
+            "reason": request.GET.get("reason", "")[: witness.MAX_REASON],
+            "most": witness.MAX_REASON,
+            **_losses(),
         }
         if asked:
             context |= look_up(asked)
@@ -177,6 +186,25 @@ class MessageAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         answer["ETag"] = f'"{etag}"'
         answer["X-As-Of"] = f"{datetime.now(UTC):%H:%M:%S}"
         return answer
+
+    def acknowledge_view(self, request: HttpRequest) -> HttpResponse:
+        """Note that a person knows of the losses of stores that the page showed."""
+        if request.method != "POST":
+            return HttpResponseRedirect(self._address())
+        if not (self.has_view_permission(request) and request.user.has_perm(CONTROL)):
+            raise PermissionDenied("Acknowledging losses needs the role administrator.")
+        ids, reason = request.POST.getlist("loss"), request.POST.get("reason", "").strip()
+        try:
+            new = witness.acknowledge(ids, actor=f"user:{request.user.get_username()}", reason=reason)
+        except (MessagesError, DeadLetterError) as error:
+            messages.error(request, str(error))
+            return HttpResponseRedirect(
+                f"{self._address()}?{urlencode({'reason': reason[: witness.MAX_REASON]})}#losses"
+            )
+        for loss_id in new:
+            self.log_change(request, Message(id=loss_id), f"acknowledge loss: {reason}")
+        messages.success(request, f"{len(new)} loss{'' if len(new) == 1 else 'es'} acknowledged.")
+        return HttpResponseRedirect(self._address())
 
     def _address(self) -> str:
         return reverse(f"{self.admin_site.name}:messages_app_message_changelist")
@@ -203,6 +231,18 @@ def live_context(days: int) -> dict[str, Any]:
     except StoreUnavailable as error:
         context["away"] = str(error)
     return context
+
+
+def _losses() -> dict[str, Any]:
+    """Losses of stores that nobody has acknowledged, with what can be done."""
+    try:
+        known = witness.open_losses()
+    except StoreUnavailable:
+        return {}
+    shown = [
+        {"id": loss.id, "sentence": witness.sentence(loss), "advice": witness.advice(loss)} for loss in known.losses
+    ]
+    return {"losses": shown, "losses_incomplete": known.incomplete}
 
 
 def _lanes(seen: Board) -> dict[str, Any]:

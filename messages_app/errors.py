@@ -125,3 +125,22 @@ class MessageNotFound(MessagesError):
     code = "message_not_found"
     title = "No such message."
     status = 404
+
+
+class InvalidRequest(MessagesError):
+    """A body that is not as it must be; ``errors`` names the fields."""
+
+    code = "invalid_request"
+    title = "The request is not as it must be."
+    status = 400
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}" if field else message, errors=[{"field": field, "message": message}])
+
+
+class LossNotFound(MessagesError):
+    """No loss of a store has this id."""
+
+    code = "loss_not_found"
+    title = "No such loss."
+    status = 404

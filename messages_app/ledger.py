@@ -271,6 +271,10 @@ class Ledger:
         """Put an ended epoch's outcome into the outbox again; False when no ended message stands at that epoch."""
         return bool(self._scripts.run("resettle", message_id, epoch))
 
+    def resettle_many(self, ended: Sequence[tuple[str, int]]) -> int:
+        """``resettle`` for each (id, epoch), in one round trip; how many went."""
+        return sum(map(bool, self._scripts.run_many([("resettle", one) for one in ended])))
+
     def quarantine(self, message_id: str, epoch: int, why: str) -> bool:
         """Set aside an outcome that MongoDB can never take in this form; False when it has moved on."""
         return bool(self._scripts.run("quarantine", message_id, epoch, why[:1000]))

@@ -20,6 +20,7 @@ from messages_app.ledger import Ledger, ledger
 from messages_app.names import process_name
 from messages_app.parsing import parse_payload
 from messages_app.pool import GRACE_S, WATCH_S
+from messages_app.recorded import recorded
 from messages_app.records import Completed, Deferred, Failed, Outcome, State
 from messages_app.runner import Attempt, Runner, payload_of
 
@@ -125,6 +126,9 @@ class IntakePort:
 
     def resettle(self, message_id: str, epoch: int) -> None:
         _answered(lambda: ledger().resettle(message_id, epoch))
+
+    def unlist(self, message_ids: Sequence[str]) -> None:
+        _answered(lambda: recorded().unlist(message_ids))
 
     def check_payload(self, payload: bytes) -> None:
         try:

@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING, Any
 from django.conf import settings
 
 from dlq_app.errors import StoreUnavailable as LettersUnavailable
+from dlq_app.instants import iso
 from dlq_app.loss import Loss
-from messages_app.errors import StoreUnavailable
+from messages_app.errors import InvalidRequest, LossNotFound, StoreUnavailable
 from messages_app.ledger import ledger
 from messages_app.marks import EVERY_MS, Mark, Marks, Noted, Said, marks
+from messages_app.recorded import recorded
 
 if TYPE_CHECKING:
     from dlq_app.repository import Losses
@@ -34,6 +36,7 @@ log = logging.getLogger(__name__)
 
 #: How often a mark is kept in MongoDB.
 KEEP_EVERY_S = 10.0
+MAX_REASON = 1000
 
 
 class Witness:
@@ -85,7 +88,7 @@ class Keeper:
         from_ms = stored.at_ms if stored else 0
         loss = Loss(
             id=f"mongodb-{token}", store="mongodb", since=_instant(from_ms) if stored else None,
-            until=_instant(at_ms), seen_at=_instant(newest.at_ms),
+            until=_instant(at_ms), seen_at=_instant(newest.at_ms), missing=recorded().count(from_ms, at_ms),
         )  # fmt: skip
         store.note(self._prefix, loss)
         log.error("letters_fell_back", extra={"since": _said(loss.since), "until": _said(loss.until)})
@@ -156,20 +159,87 @@ def all_losses() -> list[Loss]:
 
 
 def acknowledge(ids: Sequence[str], *, actor: str, reason: str) -> list[str]:
-    """Note that ``actor`` knows of these losses and why they may be forgotten; the ids for which that is new.
+    """Note that ``actor`` knows of these losses, and why they may be forgotten; the ids for which that is new.
 
-    Also puts accounts right that an earlier version left below zero. Raises the StoreUnavailable of either side: then
-    some may be acknowledged, and asking again does no harm.
+    Also corrects accounts that an earlier version left below zero. Raises ``InvalidRequest`` for a reason that is empty
+    or too long, ``LossNotFound`` before anything is noted, and the StoreUnavailable of either side: then some may be
+    acknowledged, and asking again does no harm.
     """
     from dlq_app import repository
 
+    why = reason.strip()
+    if not 1 <= len(why) <= MAX_REASON:
+        raise InvalidRequest("reason", f"say in 1 to {MAX_REASON} characters what happened")
+    known = {loss.id for loss in all_losses()}
+    for loss_id in ids:
+        if loss_id not in known:
+            raise LossNotFound(f"No loss is called {loss_id[:100]}.")
     store = repository.losses()
-    carry(marks(), store, settings.REDIS_PREFIX)
-    new = store.acknowledge(settings.REDIS_PREFIX, ids, by=actor, why=reason, at=datetime.now(UTC))
+    new = store.acknowledge(settings.REDIS_PREFIX, ids, by=actor, why=why, at=datetime.now(UTC))
     for loss_id in new:
-        log.warning("loss_acknowledged", extra={"loss": loss_id, "by": actor, "why": reason})
+        log.warning("loss_acknowledged", extra={"loss": loss_id, "by": actor, "why": why})
     ledger().balance()
     return new
+
+
+def sentence(loss: Loss) -> str:
+    """What was lost, in a sentence or two for people."""
+    if loss.store == "mongodb":
+        if loss.since is None:
+            return f"MongoDB was emptied or replaced: the dead letters that it had at {_clock(loss.until)} are missing."
+        return (
+            f"MongoDB fell back to its state of {_clock(loss.since)}: what was recorded until {_clock(loss.until)} "
+            f"is missing in the dead letters, up to {loss.missing:,} outcome{'' if loss.missing == 1 else 's'}."
+        )
+    what = f"{loss.missing:,} accepted message{'' if loss.missing == 1 else 's'}"
+    if loss.since is None:
+        return (
+            f"Redis was emptied or replaced: its state of {_clock(loss.until)} is missing, with {what} since the "
+            f"beginning. {loss.open:,} of them had not ended."
+        )
+    if not loss.missing:
+        what = f"{loss.moves:,} claims and outcomes"
+    return (
+        f"Redis fell back to its state of {_clock(loss.since)}: what it did until {_clock(loss.until)} is missing, "
+        f"with up to {what}."
+    )
+
+
+def advice(loss: Loss) -> str:
+    """What a person can do about it."""
+    if loss.store == "mongodb":
+        since = f"{loss.since:%Y-%m-%dT%H:%M:%SZ}" if loss.since else "24h"
+        return f"Run manage.py bring_again --since {since}, then acknowledge the loss."
+    return (
+        "Find out why. Have clients submit again, with the same ids, what was accepted in that time. Then acknowledge "
+        "the loss: manage.py losses acknowledge --all --reason TEXT."
+    )
+
+
+def wire(loss: Loss) -> dict[str, Any]:
+    """A loss as JSON."""
+    return {
+        "id": loss.id,
+        "store": loss.store,
+        "from": iso(loss.since) if loss.since else None,
+        "to": iso(loss.until),
+        "seenAt": iso(loss.seen_at),
+        "missing": loss.missing,
+        "moves": loss.moves,
+        "open": loss.open,
+        "sentence": sentence(loss),
+        "acknowledged": {
+            "at": iso(loss.acknowledged_at),
+            "by": loss.acknowledged_by,
+            "reason": loss.reason,
+        }
+        if loss.acknowledged_at
+        else None,
+    }
+
+
+def _clock(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def keeper(every_s: float = KEEP_EVERY_S) -> Quietly:

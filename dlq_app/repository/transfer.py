@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -130,17 +130,25 @@ class Transfer:
             with translated():
                 return Total(count=self._letters.count_documents(where, limit=MAX_COUNTED), is_capped=True)
 
-    def purge(self, criteria: LetterCriteria, resolved_before: datetime) -> int:
+    def purge(
+        self,
+        criteria: LetterCriteria,
+        resolved_before: datetime,
+        before: Callable[[list[str]], None] = lambda message_ids: None,
+    ) -> int:
         """Delete at most 500 letters that fit, are resolved and were so before; how many went. 0: none is left.
 
-        Each delete judges the letter anew, so one that is claimed at the same instant stays.
+        Each delete judges the letter anew, so one that is claimed at the same instant stays. ``before`` is called with
+        the message ids before anything is deleted.
         """
         where = _purgeable(criteria, resolved_before)
         with translated():
-            found = self._letters.find(where, {"_id": 1}).limit(_PURGED_AT_ONCE)
-            ids = [document["_id"] for document in found]
-            if not ids:
-                return 0
+            found = list(self._letters.find(where, {"messageId": 1}).limit(_PURGED_AT_ONCE))
+        if not found:
+            return 0
+        before([document["messageId"] for document in found])
+        ids = [document["_id"] for document in found]
+        with translated():
             return self._letters.delete_many({"$and": [{"_id": {"$in": ids}}, where]}).deleted_count
 
 

@@ -119,11 +119,12 @@ class TestTheEndpoints:
 
         assert list(data["checks"]) == [
             "redis", "mongodb", "database", "workers", "scheduler", "dlqWorker", "queues", "breakers", "accounting",
+            "losses", "letters",
         ]  # fmt: skip
         assert {name: check["status"] for name, check in data["checks"].items()} == {
             "redis": "healthy", "mongodb": "healthy", "database": "healthy", "workers": "healthy",
             "scheduler": "degraded", "dlqWorker": "degraded", "queues": "healthy", "breakers": "healthy",
-            "accounting": "healthy",
+            "accounting": "healthy", "losses": "healthy", "letters": "healthy",
         }  # fmt: skip
         assert data["checks"]["workers"]["alive"] == 1
         assert data["checks"]["redis"]["latencyMs"] > 0

@@ -19,7 +19,7 @@ from dlq_app import batches
 from dlq_app.replay_batch import BatchOrder
 from dlqsite import charts, lookout, overview, overview_page, overview_views
 from dlqsite.lookout import Source
-from dlqsite.sight import BatchSight, BreakerSight, GroupSight, Sight
+from dlqsite.sight import BatchSight, BreakerSight, GroupSight, LossSight, Sight
 from dlqsite.tests import scenes
 from dlqsite.tests.people import member, signed_in, with_key
 from dlqsite.verdict import judge
@@ -64,6 +64,21 @@ class TestVerdict:
             "No cron process is alive: accounts are not checked.",
             "330 letters need a person.",
         ]
+
+    def test_what_a_store_lost_comes_first_until_a_person_knows(self) -> None:
+        until = NOW - timedelta(minutes=5)
+        lost = LossSight(store="redis", sentence="Redis fell back.", since=until - timedelta(seconds=2), until=until,
+                         missing=104, open=3)  # fmt: skip
+        emptied = replace(lost, since=None, missing=1)
+        letters = replace(lost, store="mongodb", missing=0)
+
+        worst = judge(Sight(now=NOW, workers=0, breakers=[OPEN], losses=[lost])).worst
+
+        assert worst.headline == "Redis fell back to an earlier state: 104 accepted messages are missing."
+        assert [answer.short for answer in worst.answers[:2]] == ["03:07:58 to 03:08:00 UTC", "up to 104 messages"]
+        assert told(losses=[emptied])[0] == "Redis was emptied or replaced: 1 accepted message is missing."
+        assert told(losses=[replace(lost, missing=0, moves=7)])[0].endswith("7 claims and outcomes are missing.")
+        assert told(losses=[letters])[0] == "MongoDB fell back to an earlier state: dead letters are missing."
 
     def test_it_answers_what_the_one_on_call_asks(self) -> None:
         worst = judge(Sight(now=NOW, workers=1, breakers=[OPEN], dying_now=61.0, dying_before=0.5)).worst

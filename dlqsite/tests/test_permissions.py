@@ -76,6 +76,7 @@ CONSOLE_ROLES: dict[str, tuple[str, str]] = {
     "breaker_app_breaker_history": (SHUT, SHUT),
     "messages_app_message_changelist": ("viewer", "viewer"),
     "messages_app_message_live": ("viewer", "viewer"),
+    "messages_app_message_acknowledge": (SHUT, "administrator"),
     "messages_app_message_change": (SHUT, SHUT),
     "messages_app_message_history": ("viewer", "viewer"),
     "dlqsite_apikey_changelist": ("administrator", "administrator"),

@@ -1,4 +1,5 @@
--- Take outcomes that MongoDB has acknowledged out of the outbox; from now on their records age.
+-- Take outcomes that MongoDB has acknowledged out of the outbox; from now on their records age. As long as one is
+-- remembered, `recorded` says when: what Redis knows can be compared with what MongoDB has.
 -- KEYS  1 prefix of every key
 -- ARGV  1 ms a record is kept  2 ms the payload of a done one is kept, then for each: id, epoch, kind (death, settle)
 -- RETURNS  for each: 1, or 0 when the message has moved on
@@ -6,6 +7,7 @@
 local prefix = KEYS[1]
 --@use time check account outcome
 local record_ttl, body_ttl = whole(ARGV[1], 'record ttl'), whole(ARGV[2], 'body ttl')
+local TRIMMED = 200 -- more than a call adds; a burst long ago must not hold up the server
 local ENDED = { death = 'dead_pending', settle = 'done' }
 
 local function drained(id, epoch, kind)
@@ -26,6 +28,7 @@ local function drained(id, epoch, kind)
   redis.call('PEXPIRE', prefix .. 'run:' .. id, payload_ttl)
   redis.call('ZREM', prefix .. 'outbox', id)
   redis.call('HDEL', prefix .. 'quarantine', id)
+  redis.call('ZADD', prefix .. 'recorded', stamp, id)
   return 1
 end
 
@@ -33,5 +36,7 @@ local answers = {}
 for at = 3, #ARGV, 3 do
   answers[#answers + 1] = drained(ARGV[at], ARGV[at + 1], ARGV[at + 2])
 end
+local old = redis.call('ZRANGEBYSCORE', prefix .. 'recorded', '-inf', now - record_ttl, 'LIMIT', 0, TRIMMED)
+if #old > 0 then redis.call('ZREM', prefix .. 'recorded', unpack(old)) end
 write_accounts() --[g] drained: the account in the same script
 return answers

@@ -14,6 +14,7 @@ from dlq_app.errors import StoreUnavailable
 from dlq_app.loss import Loss
 from dlq_app.repository import Losses
 from messages_app import witness
+from messages_app.errors import InvalidRequest, LossNotFound
 from messages_app.marks import EVERY_MS, Mark
 from messages_app.tests.test_marks import Bench
 from messages_app.witness import Keeper, Quietly, Witness
@@ -220,7 +221,11 @@ def test_a_loss_stays_until_a_person_acknowledges_it_and_marks_go_on_from_the_pr
     turn(bench)
     (loss,) = witness.open_losses().losses
 
-    assert witness.acknowledge([loss.id, "unknown"], actor="user:ann", reason="fail-over") == [loss.id]
+    for ids, reason in (([loss.id, "unknown"], "why"), ([loss.id], " "), ([loss.id], "x" * 1001)):
+        with pytest.raises((LossNotFound, InvalidRequest)):
+            witness.acknowledge(ids, actor="user:ann", reason=reason)
+    assert len(witness.open_losses().losses) == 1
+    assert witness.acknowledge([loss.id], actor="user:ann", reason="fail-over") == [loss.id]
     assert witness.acknowledge([loss.id], actor="user:bob", reason="again") == []
     turn(bench)
 

@@ -67,9 +67,9 @@ class Command(terminal.StrictCommand):
             self.stdout.write(f"{deleted} deleted.")
 
 
-def age_of(text: str) -> timedelta:
+def age_of(text: str, flag: str = "--older-than") -> timedelta:
     """The span that ``30d`` and the like name; raises ``CommandError`` for anything else."""
     found = _AGE.match(text)
     if not found:
-        raise CommandError("--older-than must be a number with its unit, such as 90m, 12h, 30d or 8w.")
+        raise CommandError(f"{flag} must be a number with its unit, such as 90m, 12h, 30d or 8w.")
     return timedelta(**{_UNITS[found[2]]: int(found[1])})

@@ -1,0 +1,60 @@
+"""List what the stores have forgotten, and acknowledge it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from django.core.management.base import CommandError, CommandParser
+
+from dlq_app.errors import DeadLetterError
+from dlq_app.loss import Loss
+from management.terminal import StrictCommand, actor, printable
+from messages_app import witness
+from messages_app.errors import MessagesError
+
+
+class Command(StrictCommand):
+    help = (
+        "Redis or MongoDB fell back to an earlier state, or was emptied: `list` shows each time with what is missing. "
+        "Health is degraded until `acknowledge` says that a person knows of it. Exit 1 when a store does not answer."
+    )
+    requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own attribute; `prepare` has checked
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        verbs = parser.add_subparsers(dest="verb", required=True)
+        listing = verbs.add_parser("list", help="show every loss, newest first")
+        listing.add_argument("--open", action="store_true", help="only those that nobody has acknowledged")
+        listing.add_argument("--json", action="store_true", help="one JSON object a line")
+        known = verbs.add_parser("acknowledge", help="say that you know of losses")
+        known.add_argument("ids", nargs="*", metavar="ID", help="as `list` shows them")
+        known.add_argument("--all", action="store_true", help="all that nobody has acknowledged")
+        known.add_argument("--reason", required=True, help="what happened; kept with the loss")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            if options["verb"] == "list":
+                self._list(only_open=options["open"], as_json=options["json"])
+            else:
+                self._acknowledge(options["ids"], options["reason"], every=options["all"])
+        except (MessagesError, DeadLetterError) as error:
+            raise CommandError(str(error)) from error
+
+    def _list(self, *, only_open: bool, as_json: bool) -> None:
+        found = [loss for loss in witness.all_losses() if not (only_open and loss.acknowledged_at)]
+        for loss in found:
+            self.stdout.write(json.dumps(witness.wire(loss)) if as_json else _line(loss))
+        if not found and not as_json:
+            self.stdout.write("No loss is known.")
+
+    def _acknowledge(self, ids: list[str], reason: str, *, every: bool) -> None:
+        if every == bool(ids):
+            raise CommandError("Name the losses to acknowledge, or say --all.")
+        wanted = [loss.id for loss in witness.open_losses().losses] if every else ids
+        new = witness.acknowledge(wanted, actor=actor(), reason=reason)
+        self.stdout.write(f"{len(new)} acknowledged.")
+
+
+def _line(loss: Loss) -> str:
+    known = f"acknowledged by {loss.acknowledged_by}: {loss.reason}" if loss.acknowledged_at else "NOT ACKNOWLEDGED"
+    return f"{loss.id}  {witness.sentence(loss)}  {printable(known)}"
