@@ -7,6 +7,8 @@ from django.contrib.contenttypes.models import ContentType
 from django.db.models import Model
 from rest_framework.request import Request
 
+from dlq_app import conf
+from dlq_app.masking import mask_text
 from dlq_app.models import DeadLetter, LetterGroup, ReplayBatch
 
 
@@ -18,6 +20,11 @@ def log_batch(request: Request, batch_id: str, name: str, what: str, why: str) -
 def log_group(request: Request, fingerprint: str, title: str, what: str, why: str) -> None:
     """Add a line about the group if staff sent the request."""
     _log(request, LetterGroup, fingerprint, title, what, why)
+
+
+def log_about(request: Request, model: type[Model], object_id: str, name: str, what: str, why: str) -> None:
+    """Add a line about something else, which ``model`` says, if staff sent the request."""
+    _log(request, model, object_id, name, what, why)
 
 
 def log(request: Request, letter_id: str, message_id: str, what: str, why: str) -> None:
@@ -33,7 +40,7 @@ def _log(request: Request, model: type[Model], object_id: str, name: str, what: 
         user_id=user.pk,  # type: ignore[misc]
         content_type=ContentType.objects.get_for_model(model),
         object_id=object_id,
-        object_repr=name[:200],
+        object_repr=mask_text(name, conf.masking_policy())[:200],
         action_flag=CHANGE,
-        change_message=f"{what}: {why}" if why else what,
+        change_message=mask_text(f"{what}: {why}" if why else what, conf.masking_policy()),
     )

@@ -83,7 +83,7 @@ class StartView(APIView):
             batch = known
         if batch_id and not _was_ordered(batch, order):
             raise OtherOrder("This Idempotency-Key started another batch; send a new one with a new order.")
-        answer = {"data": wire.batch(batch)}
+        answer = {"data": wire.batch(batch, conf.masking_policy())}
         return Response(
             answer, status=200 if known else 202, headers={"Location": f"/api/dlq/replay-batches/{batch.id}"}
         )
@@ -165,7 +165,7 @@ class BatchesView(APIView):
         found = batches.page(stages=wanted.stages, limit=wanted.limit, cursor=wanted.cursor)
         return Response(
             {
-                "data": [wire.batch(batch) for batch in found.batches],
+                "data": [wire.batch(batch, conf.masking_policy()) for batch in found.batches],
                 "pagination": {"limit": wanted.limit, "nextCursor": found.next_cursor},
             }
         )
@@ -184,7 +184,7 @@ class BatchView(APIView):
     )
     def get(self, request: Request, batch_id: str) -> Response:
         requests.refuse_parameters(request.query_params)
-        return Response({"data": wire.batch(batches.get(batch_id))})
+        return Response({"data": wire.batch(batches.get(batch_id), conf.masking_policy())})
 
 
 class ItemsView(APIView):
@@ -252,7 +252,7 @@ class BatchMoveView(APIView):
         fields = requests.body(request.data, "reason")
         batch = type(self).move(batch_id, actor=actor(request), **fields)
         audit.log_batch(request, batch.id, batch.name, self.verb, fields.get("reason", ""))
-        return Response({"data": wire.batch(batch)})
+        return Response({"data": wire.batch(batch, conf.masking_policy())})
 
 
 def _described(operation: str, summary: str, description: str) -> Callable[[type[BatchMoveView]], type[BatchMoveView]]:

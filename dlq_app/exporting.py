@@ -13,7 +13,7 @@ import logging
 import threading
 from base64 import b64encode
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -27,6 +27,7 @@ from dlq_app.instants import iso
 from dlq_app.letter import DeadLetter
 from dlq_app.masking import MaskingPolicy, mask, mask_json, mask_text
 from dlq_app.policy import ReplayPolicy
+from dlq_app.versions import masked_diff
 from dlq_app.wire import plain
 
 log = logging.getLogger(__name__)
@@ -222,7 +223,7 @@ def record(letter: DeadLetter, masking: MaskingPolicy | None) -> dict[str, Any]:
     shown = _unmasked(letter)
     if masking is None:
         return {**shown, "masked": False}
-    hidden = {**shown, **_masked(shown, masking)}
+    hidden = {**shown, **_masked(letter, shown, masking)}
     return {**hidden, "masked": hidden != shown}
 
 
@@ -271,38 +272,22 @@ def _body(body: bytes) -> dict[str, str]:
         return {"originalMessage": "", "originalMessageBase64": b64encode(body).decode()}
 
 
-def _masked(shown: Mapping[str, Any], masking: MaskingPolicy) -> dict[str, Any]:
-    """The fields that can hold what a client or an error said, with secrets hidden."""
-
-    def entries(found: Sequence[Mapping[str, Any]], *documents: str) -> list[dict[str, Any]]:
-        """Entries of a list; those fields of theirs that hold JSON text are masked as JSON."""
-        return [
-            {
-                name: _text(value, masking, mask_json if name in documents else mask_text)
-                for name, value in entry.items()
-            }
-            for entry in mask(found, masking)
-        ]
-
+def _masked(letter: DeadLetter, shown: Mapping[str, Any], masking: MaskingPolicy) -> dict[str, Any]:
+    """The fields that can hold what a client, an error or a person said, with secrets hidden."""
+    lists = ("attempts", "replayAttempts", "formerMessages", "notes", "history")
     found = {
         "errorReason": mask_text(shown["errorReason"], masking),
         "errorStack": mask_text(shown["errorStack"], masking),
-        "metadata": mask(shown["metadata"], masking),
         "originalMessage": mask_json(shown["originalMessage"], masking),
-        "attempts": entries(shown["attempts"]),
-        "replayAttempts": entries(shown["replayAttempts"]),
-        "versions": entries(shown["versions"], "payload"),
-        "formerMessages": entries(shown["formerMessages"], "originalMessage"),
-        "notes": entries(shown["notes"]),
-        "history": entries(shown["history"]),
+        "versions": [
+            {**mask(entry, masking), "diff": masked_diff(letter, version, masking)}
+            for entry, version in zip(shown["versions"], letter.versions, strict=True)
+        ],
+        **{name: mask(shown[name], masking) for name in ("metadata", *lists)},
     }
     if "originalMessageBase64" in shown:
         found["originalMessageBase64"] = ""  # it is no text, so nobody can tell what in it is a secret
     return found
-
-
-def _text(value: Any, masking: MaskingPolicy, how: Callable[[str, MaskingPolicy], str]) -> Any:
-    return how(value, masking) if isinstance(value, str) else value
 
 
 def row(letter: DeadLetter, policy: ReplayPolicy, masking: MaskingPolicy | None, now: datetime) -> list[str]:
@@ -312,7 +297,8 @@ def row(letter: DeadLetter, policy: ReplayPolicy, masking: MaskingPolicy | None,
     found |= {name: metadata.get(name) for name in ("source", "priority", "client")}
     tags = metadata.get("tags")
     found["tags"] = " ".join(map(str, tags)) if isinstance(tags, list) else ""
-    found["explanation"] = explain(letter, policy, now)
+    why = explain(letter, policy, now)
+    found["explanation"] = why if masking is None else mask_text(why, masking)
     return [cell(found[name]) for name in COLUMNS]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
 
-from dlq_app.masking import MASK, MaskingPolicy
+from dlq_app.masking import MASK, MaskingPolicy, holds_value, is_named_pair, mask_text, names_a_secret
 
 #: Deeper than intake accepts; a letter written by hand may hold anything.
 MAX_DEPTH = 64
@@ -40,7 +40,7 @@ class Object:
 
 @dataclass(frozen=True, slots=True)
 class Hidden:
-    """A value that is not shown, because of the name of its key."""
+    """A value that is not shown at all, because of the name of its key."""
 
 
 Node: TypeAlias = "Object | list[Node] | Number | Hidden | str | bool | None"
@@ -85,17 +85,30 @@ def parse(text: str) -> Node:
 
 
 def masked(node: Node, policy: MaskingPolicy) -> Node:
-    """The same with the values of secret keys hidden, as ``masking.mask`` hides them."""
+    """The same with secrets hidden, as ``masking.mask`` hides them: whole values, and parts of strings."""
     match node:
         case Object(pairs):
+            is_named = any(holds_value(key) for key, _ in pairs) and names_a_secret(pairs, policy)
             return Object(
                 tuple(
-                    (key, Hidden() if policy.is_secret(key) and inner not in (None, "") else masked(inner, policy))
+                    (
+                        key,
+                        Hidden()
+                        if inner not in (None, "") and (policy.is_secret(key) or (is_named and holds_value(key)))
+                        else masked(inner, policy),
+                    )
                     for key, inner in pairs
                 )
             )
         case list():
-            return [masked(inner, policy) for inner in node]
+            return [
+                [inner[0], Hidden()]
+                if isinstance(inner, list) and is_named_pair(inner, policy) and inner[1] not in (None, "")
+                else masked(inner, policy)
+                for inner in node
+            ]
+        case str():
+            return mask_text(node, policy)
     return node
 
 
@@ -103,9 +116,14 @@ def restored(edited: Node, original: Node, policy: MaskingPolicy) -> Node:
     """``edited`` with every hidden value put back from the same place of ``original``: people edit around secrets.
 
     In lists, whose elements may have been moved, added and removed, the same place is the element that it is certain to
-    be. Raises ``NotRestorable`` naming the place when the original hides nothing there, or when it is not certain.
+    be. A string of which a part is hidden is put back whole, so it must read as it was shown. Raises ``NotRestorable``
+    naming the place when the original hides nothing there, or when it is not certain; also when something would be put
+    back where it would no longer be hidden.
     """
-    return _restored(edited, original, policy, "payload")
+    found = _restored(edited, original, masked(original, policy), "payload")
+    if masked(found, policy) != masked(edited, policy):
+        raise NotRestorable("payload", "in a place where the value would be shown")
+    return found
 
 
 def written(node: Node, *, indent: int | None = None) -> str:
@@ -113,63 +131,75 @@ def written(node: Node, *, indent: int | None = None) -> str:
     return "".join(_written(node, indent, 0))
 
 
-def _restored(edited: Node, original: Node, policy: MaskingPolicy, path: str) -> Node:
+def _restored(edited: Node, original: Node, shown: Node, path: str) -> Node:
+    """``shown`` is ``original`` with its secrets hidden."""
     match edited:
         case Object(pairs):
-            before = list(original.pairs) if isinstance(original, Object) else []
-            repeated = {name: n for name, n in Counter(name for name, _ in before).items() if n > 1}
+            fields = (
+                [(name, inner, seen[1]) for (name, inner), seen in zip(original.pairs, shown.pairs, strict=True)]
+                if isinstance(original, Object) and isinstance(shown, Object)
+                else []
+            )
+            repeated = {name: n for name, n in Counter(name for name, _, _ in fields).items() if n > 1}
             now = Counter(name for name, _ in pairs)
             found: list[tuple[str, Node]] = []
-            for key, inner in pairs:
-                if repeated.get(key, now[key]) != now[key] and _hidden_in(inner, policy, key):
-                    raise NotRestorable(f"{path}.{key}", _UNCERTAIN)
+            for name, inner in pairs:
+                if repeated.get(name, now[name]) != now[name] and _hidden_in(inner):
+                    raise NotRestorable(f"{path}.{name}", _UNCERTAIN)
                 # The first of the same name that is not taken yet: repeated keys keep their order.
-                place = next((n for n, (name, _) in enumerate(before) if name == key), None)
-                counterpart = before.pop(place)[1] if place is not None else None
-                where = f"{path}.{key}"
-                if policy.is_secret(key) and inner == MASK:
-                    if place is None or counterpart in (None, ""):
-                        raise NotRestorable(where)
-                    found.append((key, counterpart))
-                else:
-                    found.append((key, _restored(inner, counterpart, policy, where)))
+                place = next((n for n, one in enumerate(fields) if one[0] == name), None)
+                _, counterpart, seen = fields.pop(place) if place is not None else (name, None, None)
+                found.append((name, _restored(inner, counterpart, seen, f"{path}.{name}")))
             return Object(tuple(found))
         case list():
-            others = _counterparts(edited, original if isinstance(original, list) else [], policy, path)
-            return [_restored(inner, others.get(n), policy, f"{path}[{n}]") for n, inner in enumerate(edited)]
+            before = (original, shown) if isinstance(original, list) and isinstance(shown, list) else ([], [])
+            others = _counterparts(edited, *before, path)
+            return [_restored(inner, *others.get(n, (None, None)), f"{path}[{n}]") for n, inner in enumerate(edited)]
+        case str() if MASK in edited:
+            return _put_back(edited, original, shown, path)
     return edited
 
 
-def _counterparts(edited: list[Node], original: list[Node], policy: MaskingPolicy, path: str) -> dict[int, Node]:
-    """For the elements of an edited list in which something is hidden: those of the original that it belongs to.
+def _put_back(edited: str, original: Node, shown: Node, path: str) -> Node:
+    """The original of a string in which ``MASK`` stands."""
+    if edited == (MASK if isinstance(shown, Hidden) else shown):
+        return original
+    if isinstance(shown, str) and shown != original:
+        raise NotRestorable(path, "and the text around it was changed: write the whole text, or leave it as it was")
+    raise NotRestorable(path)
+
+
+def _counterparts(
+    edited: list[Node], original: list[Node], shown: list[Node], path: str
+) -> dict[int, tuple[Node, Node]]:
+    """For the elements of an edited list in which something is hidden: those of the original, and as they are shown.
 
     An element that reads as one of the original is that one, wherever it stands now. One that was changed is what stood
     in its place, if that is the only one missing, or if nothing was added or removed and it resembles no other as much.
     """
-    hiding = [n for n, inner in enumerate(edited) if _hidden_in(inner, policy)]
+    hiding = [n for n, inner in enumerate(edited) if _hidden_in(inner)]
     if not hiding:
         return {}
-    shown = [masked(one, policy) for one in original]
     before, now = _places([_meaning(one) for one in shown]), _places([_meaning(one) for one in edited])
-    found: dict[int, Node] = {}
+    found: dict[int, int] = {}
     missing = {m for m, one in enumerate(shown) if one != original[m]}
     for meaning, places in before.items():
         here = now.get(meaning, [])
         if len(here) == len(places) or len({written(original[m]) for m in places}) == 1:
             # Which of several that read the same cannot matter, or they are all there, in their order.
-            found |= {n: original[places[min(nth, len(places) - 1)]] for nth, n in enumerate(here)}
+            found |= {n: places[min(nth, len(places) - 1)] for nth, n in enumerate(here)}
             missing -= set(places[: len(here)])
         elif set(here) & set(hiding):
             raise NotRestorable(f"{path}[{here[0]}]", _UNCERTAIN)
     changed = [n for n in hiding if n not in found]
     for n in changed:
         if missing == {n} and len(changed) == 1:
-            found[n] = original[n]
+            found[n] = n
         elif missing:
             if len(edited) != len(original) or not _is_in_place(n, edited, shown, missing):
                 raise NotRestorable(f"{path}[{n}]", _UNCERTAIN)
-            found[n] = original[n]
-    return found
+            found[n] = n
+    return {n: (original[m], shown[m]) for n, m in found.items()}
 
 
 def _is_in_place(n: int, edited: list[Node], shown: list[Node], missing: set[int]) -> bool:
@@ -182,14 +212,16 @@ def _is_in_place(n: int, edited: list[Node], shown: list[Node], missing: set[int
     return all(len(mine & _leaves(rival)) < alike for rival in rivals)
 
 
-def _hidden_in(node: Node, policy: MaskingPolicy, key: str = "") -> bool:
-    """Whether something below a key of this name is hidden."""
+def _hidden_in(node: Node) -> bool:
+    """Whether something in an edited value reads ``MASK``, in whole or in part."""
     match node:
         case Object(pairs):
-            return any(_hidden_in(inner, policy, name) for name, inner in pairs)
+            return any(_hidden_in(inner) for _, inner in pairs)
         case list():
-            return any(_hidden_in(inner, policy) for inner in node)
-    return node == MASK and policy.is_secret(key)
+            return any(_hidden_in(inner) for inner in node)
+        case str():
+            return MASK in node
+    return False
 
 
 def _places(meanings: list[str]) -> dict[str, list[int]]:

@@ -175,6 +175,11 @@ def body(data: Any, *names: str, required: Sequence[str] = ()) -> dict[str, Any]
         if name not in names
     ]
     errors += [{"field": name, "message": "is required"} for name in required if name not in data]
+    errors += [
+        {"field": name, "message": "must not be empty"}
+        for name in required
+        if isinstance(data.get(name), str) and not data[name].strip() and name != "text"
+    ]
     found: dict[str, Any] = {}
     for name in names:
         if name in data:

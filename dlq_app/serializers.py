@@ -145,6 +145,10 @@ class LetterReasonIn(serializers.Serializer[Any]):
     reason = serializers.CharField(required=False, allow_blank=True, max_length=2000)
 
 
+class RevealReasonIn(serializers.Serializer[Any]):
+    reason = serializers.CharField(max_length=2000, help_text="Why the secrets are needed.")
+
+
 class NoteIn(serializers.Serializer[Any]):
     text = serializers.CharField(max_length=4000)
 

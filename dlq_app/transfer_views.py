@@ -59,12 +59,13 @@ class ExportView(APIView):
             '`{"end": {"count": …, "complete": true}}`; without it, or with `false`, something is missing. A table '
             "has no such line: there a transfer that is broken off is what tells. What looks like a secret is hidden, "
             "and a line in which something is hidden cannot be imported. `reveal=true` hides nothing; it needs the "
-            "scope `admin` and is written down."
+            "scope `admin` and a `reason`, and is written down."
         ),
         parameters=[
             *openapi.FILTERS,
             OpenApiParameter("format", str, enum=list(FORMS), description="`jsonl` unless given."),
             OpenApiParameter("reveal", str, enum=["true", "false"], description="Show secrets too."),
+            OpenApiParameter("reason", str, description="Why the secrets are needed; required with `reveal=true`."),
         ],
         responses={
             (200, "application/x-ndjson"): OpenApiResponse(OpenApiTypes.STR, description="One letter a line."),
@@ -76,24 +77,23 @@ class ExportView(APIView):
         },
     )
     def get(self, request: Request) -> StreamingHttpResponse:
-        export = _export_of(request.query_params)
+        export, reason = _export_of(request.query_params)
         if export.reveal:
-            self._write_down(request, export.criteria)
+            self._write_down(request, export.criteria, reason)
         response = StreamingHttpResponse(Stream(export), content_type=FORMS[export.form])
         name = f"dead-letters-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.{export.form}"
         response["Content-Disposition"] = f'attachment; filename="{name}"'
         response["Cache-Control"] = "no-store"
         return response
 
-    def _write_down(self, request: Request, criteria: LetterCriteria) -> None:
-        """Who sees secrets of how many letters, before the first of them leaves."""
+    def _write_down(self, request: Request, criteria: LetterCriteria, reason: str) -> None:
+        """Who sees secrets of how many letters, and why, before the first of them leaves."""
         total = repository.letters().count(criteria)
         how_many = f"{'more than ' if total.is_capped else ''}{total.count}"
         which = criteria.as_query() or "all"
-        log.warning(
-            "secrets_exported", extra={"by": getattr(request, "actor", ""), "letters": how_many, "filter": which}
-        )
-        audit.log(request, "", "export", f"reveal {how_many} letters", which)
+        said = {"by": getattr(request, "actor", ""), "letters": how_many, "filter": which, "why": reason}
+        log.warning("secrets_exported", extra=said)
+        audit.log(request, "", "export", f"reveal {how_many} letters", f"{which}: {reason}")
 
 
 class Lines(BaseParser):
@@ -149,8 +149,8 @@ class ImportView(APIView):
         return Response({"data": summary.wire()})
 
 
-def _export_of(query: QueryDict) -> Export:
-    """What a query string asks for; raises ``CriteriaInvalid`` naming every problem."""
+def _export_of(query: QueryDict) -> tuple[Export, str]:
+    """What a query string asks for, and the reason to see secrets; raises ``CriteriaInvalid`` naming every problem."""
     given = dict(query.lists())
     errors: list[dict[str, str]] = []
     own: dict[str, str] = {}
@@ -159,6 +159,12 @@ def _export_of(query: QueryDict) -> Export:
         own[name] = values[0]
         if len(values) != 1 or values[0] not in allowed:
             errors.append({"field": name, "message": "must be one of " + ", ".join(allowed)})
+    reasons = given.pop("reason", [""])
+    reason = reasons[0].strip()
+    if len(reasons) != 1 or len(reason) > requests.MAX_REASON:
+        errors.append({"field": "reason", "message": f"must be one text of at most {requests.MAX_REASON} characters"})
+    elif not reason and own["reveal"] == "true":
+        errors.append({"field": "reason", "message": "is required with reveal=true: say why the secrets are needed"})
     criteria = LetterCriteria()
     try:
         criteria = LetterCriteria.parse(given)
@@ -166,4 +172,4 @@ def _export_of(query: QueryDict) -> Export:
         errors = [*error.errors, *errors]
     if errors:
         raise CriteriaInvalid("; ".join(f"{e['field']}: {e['message']}" for e in errors[:5]), errors=errors)
-    return Export(criteria, own["format"], reveal=own["reveal"] == "true")
+    return Export(criteria, own["format"], reveal=own["reveal"] == "true"), reason

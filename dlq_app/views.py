@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from math import ceil
@@ -17,6 +18,8 @@ from dlq_app.errors import LetterNotFound
 from dlq_app.letter import DeadLetter
 from dlq_app.replaying import Replayed, refusal
 from dlq_app.states import Status
+
+log = logging.getLogger(__name__)
 
 
 def actor(request: Request) -> str:
@@ -245,14 +248,22 @@ class RevealView(APIView):
         tags=["Dead letters"],
         summary="See the secrets of a dead letter",
         description="The letter with nothing hidden. Who looked, and why, is kept in its history.",
-        request=serializers.LetterReasonIn,
-        responses={200: serializers.LetterOut, **openapi.problems(s404="`dead_letter_not_found`", s503=openapi.AWAY)},
+        request=serializers.RevealReasonIn,
+        responses={
+            200: serializers.LetterOut,
+            **openapi.problems(
+                s400="`invalid_request`: `reason` is missing or empty.",
+                s404="`dead_letter_not_found`",
+                s503=openapi.AWAY,
+            ),
+        },
     )
     def post(self, request: Request, ref: str) -> Response:
         requests.refuse_parameters(request.query_params)
-        fields = requests.body(request.data, "reason")
-        letter = services.reveal(ref, actor=actor(request), **fields)
-        audit.log(request, letter.id, letter.message_id, "reveal", fields.get("reason", ""))
+        reason = requests.body(request.data, "reason", required=("reason",))["reason"]
+        letter = services.reveal(ref, actor=actor(request), reason=reason)
+        log.warning("secrets_revealed", extra={"by": actor(request), "letter_id": letter.id, "why": reason})
+        audit.log(request, letter.id, letter.message_id, "reveal", reason)
         return _whole(letter, masked=False)
 
 

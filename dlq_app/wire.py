@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from dlq_app.letter import DeadLetter
 from dlq_app.masking import MaskingPolicy, mask, mask_json, mask_text
 from dlq_app.policy import ReplayPolicy
 from dlq_app.replay_batch import BatchItem, DryRun, ReplayBatch
+from dlq_app.versions import masked_diff
 
 if TYPE_CHECKING:
     from dlq_app.groups import Group
@@ -44,6 +46,9 @@ def plain(value: Any) -> Any:
 def summary(letter: DeadLetter, masking: MaskingPolicy | None) -> dict[str, Any]:
     """What a list shows of a letter: no payload, no stack, the beginning of the error text."""
     reason = letter.error_reason if masking is None else mask_text(letter.error_reason, masking)
+    source, tags = plain(letter.metadata.get("source")), plain(letter.metadata.get("tags") or [])
+    if masking is not None:
+        source, tags = mask(source, masking), mask(tags, masking)
     return {
         "_id": letter.id,
         "messageId": letter.message_id,
@@ -58,9 +63,9 @@ def summary(letter: DeadLetter, masking: MaskingPolicy | None) -> dict[str, Any]
         "retryCount": letter.retry_count,
         "dlqRetryCount": letter.dlq_retry_count,
         "nextRetryAt": _iso(letter.next_retry_at),
-        "source": plain(letter.metadata.get("source")),
+        "source": source,
         "priority": plain(letter.metadata.get("priority")),
-        "tags": plain(letter.metadata.get("tags") or []),
+        "tags": tags,
         "createdAt": iso(letter.created_at),
         "firstFailedAt": iso(letter.first_failed_at),
         "lastFailedAt": iso(letter.last_failed_at),
@@ -83,27 +88,22 @@ def whole(letter: DeadLetter, policy: ReplayPolicy, masking: MaskingPolicy | Non
         return str(given) if masking is None else mask_text(str(given), masking)
 
     def entries(given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        found = [plain(entry) for entry in given]
-        if masking is not None:
-            found = [
-                {key: mask_text(inner, masking) if isinstance(inner, str) else inner for key, inner in entry.items()}
-                for entry in mask(found, masking)
-            ]
-        return found
+        found: list[dict[str, Any]] = [plain(entry) for entry in given]
+        return found if masking is None else mask(found, masking)
 
     claim = letter.claim
     return {
         **summary(letter, masking),
-        "explanation": explain(letter, policy, now),
+        "explanation": text(explain(letter, policy, now)),
         "errorReason": text(letter.error_reason),
         "errorStack": text(letter.error_stack),
         "originalMessage": shown,
         "payload": _json(shown),
         "masked": shown != letter.text,
-        "metadata": plain(letter.metadata if masking is None else mask(letter.metadata, masking)),
+        "metadata": plain(letter.metadata) if masking is None else mask(plain(letter.metadata), masking),
         "attempts": entries(letter.attempts),
         "replayAttempts": entries(letter.replay_attempts),
-        "versions": [_version(entry, masking) for entry in letter.versions],
+        "versions": [_version(letter, entry, masking) for entry in letter.versions],
         "formerMessages": [_former(entry, masking) for entry in letter.former_messages],
         "notes": entries(letter.notes),
         "history": entries(letter.history),
@@ -115,7 +115,7 @@ def whole(letter: DeadLetter, policy: ReplayPolicy, masking: MaskingPolicy | Non
             "id": claim.replay_id,
             "kind": claim.kind,
             "by": claim.by,
-            "why": claim.why,
+            "why": text(claim.why),
             "batchId": claim.batch_id or None,
             "version": claim.version,
             "lockedBy": claim.locked_by,
@@ -125,8 +125,21 @@ def whole(letter: DeadLetter, policy: ReplayPolicy, masking: MaskingPolicy | Non
     }
 
 
-def batch(of: ReplayBatch) -> dict[str, Any]:
-    """A replay batch. What people wrote (name, reasons) is given as they wrote it."""
+def masked_batch(of: ReplayBatch, masking: MaskingPolicy) -> ReplayBatch:
+    """The batch with secrets hidden in what people wrote and what it met: name, reasons, history."""
+    return replace(
+        of,
+        name=mask_text(of.name, masking),
+        reason=mask_text(of.reason, masking),
+        stop_reason=mask_text(of.stop_reason, masking),
+        waiting=mask_text(of.waiting, masking),
+        history=[{**entry, "why": mask_text(str(entry.get("why") or ""), masking)} for entry in of.history],
+    )
+
+
+def batch(of: ReplayBatch, masking: MaskingPolicy) -> dict[str, Any]:
+    """A replay batch, secrets hidden."""
+    of = masked_batch(of, masking)
     return {
         "batchId": of.id,
         "name": of.name,
@@ -145,7 +158,7 @@ def batch(of: ReplayBatch) -> dict[str, Any]:
             "skipped": of.counts.skipped,
             "remaining": of.counts.remaining,
         },
-        "filter": None if of.ids_given or of.criteria is None else of.criteria.as_filter(),
+        "filter": None if of.ids_given or of.criteria is None else mask(of.criteria.as_filter(), masking),
         "limit": of.limit,
         "ratePerSecond": of.rate_per_second,
         "canary": of.canary and {"size": of.canary.size, "minSuccess": of.canary.min_success},
@@ -240,11 +253,11 @@ def group(found: Group, masking: MaskingPolicy | None, *, with_history: bool = F
     return shown
 
 
-def _version(entry: Mapping[str, Any], masking: MaskingPolicy | None) -> dict[str, Any]:
+def _version(letter: DeadLetter, entry: Mapping[str, Any], masking: MaskingPolicy | None) -> dict[str, Any]:
     found: dict[str, Any] = plain(entry)
     payload, diff = str(found.pop("payload", "")), str(found.pop("diff", ""))
     if masking is not None:
-        payload, diff = mask_json(payload, masking), mask_text(diff, masking)
+        payload, diff, found = mask_json(payload, masking), masked_diff(letter, entry, masking), mask(found, masking)
     return {**found, "payload": _json(payload), "diff": diff}
 
 

@@ -15,6 +15,8 @@ from django.utils.safestring import SafeString
 from rest_framework_api_key.admin import APIKeyModelAdmin
 from rest_framework_api_key.models import APIKey
 
+from dlq_app.conf import masking_policy
+from dlq_app.masking import mask_text
 from dlqsite import rq_pages  # noqa: F401  # registers them
 from dlqsite.models import SCOPES, ApiKey
 from dlqsite.templatetags.console import badge
@@ -136,11 +138,11 @@ class AuditLogAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             url = entry.get_admin_url() if entry.action_flag != DELETION else None
         except NoReverseMatch:
             url = None  # its page is not part of this console
-        name = entry.object_repr or entry.object_id or "?"
+        name = mask_text(entry.object_repr, masking_policy()) or entry.object_id or "?"
         if not url:
             return f"{kind} {name}"
         return format_html('<span class="muted">{}</span> <a href="{}">{}</a>', kind, url, name)
 
     @admin.display(description="How and why")
     def said(self, entry: LogEntry) -> str:
-        return entry.get_change_message() or "—"
+        return mask_text(entry.get_change_message(), masking_policy()) or "—"

@@ -7,13 +7,21 @@ import logging.config
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import structlog
+from django.conf import settings
 from django.http import HttpRequest, HttpResponseBase
 
+from dlq_app import conf
+from dlq_app.errors import PolicyError
+from dlq_app.masking import MaskingPolicy, mask, mask_text
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
+#: Fields of a line that hold no text from outside.
+_OURS = frozenset({"time", "level", "logger", "request_id", "method"})
+_PLAIN_POLICY = MaskingPolicy()
 _QUIET = ("/api/system/live", "/api/system/ready", "/metrics", "/static/")
 
 access_log = logging.getLogger("dlqsite.access_log")
@@ -29,6 +37,7 @@ def configure_logging(*, level: str, form: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
         structlog.processors.StackInfoRenderer(),
         structlog.processors.format_exc_info,
+        hide_secrets,
     ]
     # JSON escapes control characters, so nobody can forge a line. A console shows repr() of values, which does too.
     renderer: Any = (
@@ -66,6 +75,22 @@ def configure_logging(*, level: str, form: str) -> None:
             },
         }
     )
+
+
+def hide_secrets(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Mask the texts of a log line, stacks of exceptions included: an error of a driver may name a whole URL."""
+    try:
+        policy = conf.masking_policy() if settings.configured else _PLAIN_POLICY
+    except PolicyError:
+        policy = _PLAIN_POLICY  # a check says what is wrong
+    for name, value in event.items():
+        if isinstance(value, str) and name not in _OURS:
+            event[name] = mask_text(value, policy)
+        elif isinstance(value, dict | list | tuple):
+            event[name] = mask(value, policy)
+        elif isinstance(value, BaseException):
+            event[name] = mask_text(repr(value), policy)
+    return event
 
 
 def request_id_of(given: str) -> str:

@@ -26,6 +26,7 @@ from dlq_app.group_states import OPEN_STATES
 from dlq_app.groups import Group
 from dlq_app.masking import mask_text
 from dlq_app.replay_batch import ReplayBatch, Stage
+from dlq_app.wire import masked_batch
 from dlqsite import charts, health
 from dlqsite.charts import Chart, Span
 from dlqsite.lookout import Part, Source, look
@@ -181,7 +182,8 @@ def _batches() -> tuple[ReplayBatch, ...]:
     stopped = batches.page(stages=[Stage.STOPPED.value], limit=STOPPED_BATCHES).batches
     since = datetime.now(UTC) - STOPPED_FOR
     lately = [batch for batch in stopped if batch.finished_at and batch.finished_at >= since]
-    return (*batches.running(RUNNING_BATCHES), *lately)
+    policy = masking_policy()
+    return tuple(masked_batch(batch, policy) for batch in (*batches.running(RUNNING_BATCHES), *lately))
 
 
 def _batch_sight(batch: ReplayBatch) -> BatchSight:

@@ -299,7 +299,8 @@ def shown(record: Record) -> dict[str, Any]:
     payload = _text(record.run_body if record.run_body is not None else record.body)
     return {
         "attempts": [_attempt(entry) for entry in _entries(f"[{record.attempts}]")],
-        "tags": [str(tag) for tag in _entries(record.tags or "[]")],
+        "source": mask_text(record.source, masking_policy()),
+        "tags": [mask_text(str(tag), masking_policy()) for tag in _entries(record.tags or "[]")],
         "payload": payload[:MOST_TEXT],
         "payload_more": max(len(payload) - MOST_TEXT, 0),
         "result": _text(record.result.encode())[:MOST_TEXT] if record.result not in ("", "null") else "",

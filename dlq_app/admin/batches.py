@@ -32,11 +32,13 @@ from dlq_app.errors import (
     RequestInvalid,
     StoreUnavailable,
 )
+from dlq_app.masking import mask_text
 from dlq_app.models import ReplayBatch
 from dlq_app.replay_batch import OUTCOME_FILTERS, Stage
 from dlq_app.replay_batch import ReplayBatch as Batch
 from dlq_app.shown import visible
 from dlq_app.strategies import Strategy
+from dlq_app.wire import masked_batch
 
 _BATCH_ID = re.compile(r"b-[0-9a-f]{32}\Z")
 _STEER: dict[str, tuple[Callable[..., Batch], str]] = {
@@ -61,7 +63,7 @@ class ReplayBatchAdmin(StoredAdmin):
             batch = batches.get(object_id)
         except BatchNotFound:
             return None
-        return ReplayBatch(id=batch.id, name=batch.name)
+        return ReplayBatch(id=batch.id, name=mask_text(batch.name, conf.masking_policy()))
 
     # --- the list ---
 
@@ -78,7 +80,7 @@ class ReplayBatchAdmin(StoredAdmin):
             return HttpResponseRedirect(request.path)
         except (StoreUnavailable, QueryTooSlow) as error:
             return self._away(request, error)
-        rows = [batch_page.row(batch, now) for batch in found.batches]
+        rows = [batch_page.row(masked_batch(batch, conf.masking_policy()), now) for batch in found.batches]
         context = {
             **self.context(request, "Replay batches"),
             "rows": rows,
@@ -290,7 +292,7 @@ class ReplayBatchAdmin(StoredAdmin):
         """The answer for this batch, or the page that says why there is none."""
         self.must_view(request)
         try:
-            return answer(batches.get(object_id))
+            return answer(masked_batch(batches.get(object_id), conf.masking_policy()))
         except BatchNotFound:
             context = self.context(request, "No such replay batch") | {"ref": object_id[:100]}
             return TemplateResponse(request, "console/batch_missing.html", context, status=404)

@@ -105,7 +105,7 @@ def payload(letter: DeadLetter, masking: MaskingPolicy | None) -> dict[str, Any]
     try:
         node = parse(letter.text)
     except NotJson as error:
-        text = letter.text if masking is None else mask_text(letter.text, masking)
+        text = letter.text if masking is None else mask_json(letter.text, masking)
         shown = text[:_MAX_STACK]
         return {"text": shown, "why": str(error), "is_cut": len(shown) < len(text), "bytes": len(letter.body)}
     shown_node = node if masking is None else masked(node, masking)
@@ -137,9 +137,9 @@ def facts(letter: DeadLetter, masking: MaskingPolicy) -> dict[str, Any]:
     tags = letter.metadata.get("tags")
     return {
         "priority": str(letter.metadata.get("priority") or ""),
-        "source": str(letter.metadata.get("source") or ""),
+        "source": mask_text(str(letter.metadata.get("source") or ""), masking),
         "client": mask_text(str(letter.metadata.get("client") or ""), masking),
-        "tags": [str(one) for one in tags[:20]] if isinstance(tags, list) else [],
+        "tags": [mask_text(str(one), masking) for one in tags[:20]] if isinstance(tags, list) else [],
         "strategy": _STRATEGIES.get(letter.strategy, letter.strategy.value),
         "most": conf.replay_policy().max_automatic_replays,
         "by_hand": by_hand,

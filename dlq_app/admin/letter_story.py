@@ -14,6 +14,7 @@ from dlq_app import conf
 from dlq_app.letter import DeadLetter
 from dlq_app.masking import MaskingPolicy, mask_json, mask_text
 from dlq_app.states import Resolution, Status, Verb
+from dlq_app.versions import masked_diff
 
 #: Characters of a text that the page shows.
 MAX_TEXT = 4_000
@@ -76,7 +77,7 @@ class Moment:
 def timeline(letter: DeadLetter, masking: MaskingPolicy) -> list[Moment]:
     """Acceptance, attempts, replays and moves in the order of time, and what comes next by itself."""
     found: list[Moment] = []
-    source = str(letter.metadata.get("source") or "")
+    source = mask_text(str(letter.metadata.get("source") or ""), masking)
     priority = str(letter.metadata.get("priority") or "normal")
     if letter.queued_at:
         text = f"from {source}, {priority} priority" if source else f"{priority} priority"
@@ -204,7 +205,7 @@ def versions(letter: DeadLetter, masking: MaskingPolicy) -> list[dict[str, Any]]
                 "at": entry.get("at"),
                 "why": mask_text(str(entry.get("why") or ""), masking)[:MAX_TEXT],
                 "outcome": _OUTCOMES.get(outcome, ("", "", str(outcome)))[2],
-                "lines": diff_lines(mask_text(str(entry.get("diff") or ""), masking)),
+                "lines": diff_lines(masked_diff(letter, entry, masking)),
             }
         )
     return found

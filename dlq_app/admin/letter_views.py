@@ -21,12 +21,14 @@ from dlq_app.admin import letter_page, letter_story, people
 from dlq_app.admin.bulk_pages import BULK, reason_of
 from dlq_app.errors import DeadLetterError, LetterNotFound, PayloadInvalid, QueryTooSlow, StoreUnavailable
 from dlq_app.letter import DeadLetter as Letter
+from dlq_app.masking import mask_text
 from dlq_app.payload import NotJson, NotRestorable, masked, parse, restored, written
 from dlq_app.ports import intake
 from dlq_app.replaying import Replayed, new_replay_id, refusal
 from dlq_app.requests import MAX_NOTE, MAX_REASON
 from dlq_app.shown import json_visible, visible
 from dlq_app.states import Status
+from dlq_app.versions import only_hidden
 
 _REPLAY_ID = re.compile(r"r-[0-9a-f]{32}\Z")
 _SERVICES: Mapping[str, Callable[..., Letter]] = {
@@ -76,11 +78,14 @@ class LetterViews:
     ) -> HttpResponse:
         """Django's own history page: what staff did, from the audit log."""
         inherited: Any = super()
-        page: Callable[[Letter], HttpResponse] = lambda letter: inherited.history_view(  # noqa: E731
-            request,
-            letter.id,
-            {"title": f"Audit log of {letter.message_id}", "subtitle": None, **(extra_context or {})},
-        )
+
+        def page(letter: Letter) -> HttpResponse:
+            title = {"title": f"Audit log of {letter.message_id}", "subtitle": None}
+            response: TemplateResponse = inherited.history_view(request, letter.id, {**title, **(extra_context or {})})
+            for entry in (response.context_data or {}).get("action_list", ()):
+                entry.change_message = mask_text(entry.get_change_message(), conf.masking_policy())
+            return response
+
         return self._with(request, object_id, page)
 
     @method_decorator(require_safe)
@@ -182,7 +187,9 @@ class LetterViews:
             errors["payload"] = "; ".join(f"{e['field']}: {e['message']}" for e in error.errors[:5]) or error.detail
         if errors or request.POST.get("step") == "edit":
             return self._editor(request, letter, before, text, errors=errors)
-        lines = letter_story.diff_lines(replaying.diff(before, after))
+        lines = letter_story.diff_lines(
+            replaying.diff(before, after) or only_hidden(letter.text, body.decode("utf-8", "surrogatepass"), policy)
+        )
         if request.POST.get("step") != "send":
             return self._editor(request, letter, before, text, diff=lines, is_preview=True)
         return self._started(request, letter, reason, force=force, payload=body)

@@ -49,6 +49,7 @@ class Line:
     letter: Letter
     url: str
     reason: str
+    source: str
     tags: str
     next_words: str
     is_nothing_next: bool
@@ -87,11 +88,13 @@ class LetterList(ChangeList):
         priority = str(letter.metadata.get("priority") or "")
         words, is_nothing = letter_story.next_words(letter)
         shown = [f"{priority} priority"] if priority not in ("", "normal") else []
-        shown += [str(tag) for tag in tags[:3]] if isinstance(tags, list) else []
+        masking = conf.masking_policy()
+        shown += [mask_text(str(tag), masking) for tag in tags[:3]] if isinstance(tags, list) else []
         return Line(
             letter=letter,
             url=reverse("admin:dlq_app_deadletter_change", args=[letter.id]),
-            reason=mask_text(letter.error_reason, conf.masking_policy())[:_EXCERPT],
+            reason=mask_text(letter.error_reason, masking)[:_EXCERPT],
+            source=mask_text(str(letter.metadata.get("source") or ""), masking),
             tags=" · ".join(shown),
             next_words=words,
             is_nothing_next=is_nothing,

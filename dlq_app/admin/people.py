@@ -11,6 +11,8 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import Model
 from django.http import HttpRequest
 
+from dlq_app import conf
+from dlq_app.masking import mask_text
 from dlq_app.models import DeadLetter
 
 #: Permission of ``dlqsite`` → the role that has it.
@@ -47,7 +49,7 @@ def write_down(
         user_id=request.user.pk,  # type: ignore[misc]
         content_type=ContentType.objects.get_for_model(about),
         object_id=object_id,
-        object_repr=name[:200],
+        object_repr=mask_text(name, conf.masking_policy())[:200],
         action_flag=CHANGE,
-        change_message=f"{what}: {why}" if why else what,
+        change_message=mask_text(f"{what}: {why}" if why else what, conf.masking_policy()),
     )

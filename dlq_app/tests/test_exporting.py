@@ -104,14 +104,22 @@ def test_revealing_needs_the_scope_admin_and_is_written_down(
     assert staff("olga", "replay").get("/api/dlq/export?reveal=true").status_code == 403
     assert not LogEntry.objects.exists()
 
-    (line, _) = lines(fetch(staff("ada", "admin"), "reveal=true&type=payment.capture"))
+    (line, _) = lines(fetch(staff("ada", "admin"), "reveal=true&type=payment.capture&reason=audit"))
 
     assert (line["originalMessage"], line["masked"]) == ('{"token": "tok_123"}', False)
     entry = LogEntry.objects.get()
-    assert (entry.object_repr, entry.change_message) == ("export", "reveal 1 letters: type=payment.capture")
-    assert b"tok_123" in fetch(with_key("admin", name="root"), "reveal=true")
+    assert (entry.object_repr, entry.change_message) == ("export", "reveal 1 letters: type=payment.capture: audit")
+    assert b"tok_123" in fetch(with_key("admin", name="root"), "reveal=true&reason=audit")
     (told,) = [r for r in caplog.records if r.message == "secrets_exported" and getattr(r, "by", "") == "key:root"]
-    assert told.levelname == "WARNING"
+    assert (told.levelname, getattr(told, "why", "")) == ("WARNING", "audit")
+
+
+@pytest.mark.parametrize("reason", ["", "&reason=", "&reason=%20", "&reason=a&reason=b", f"&reason={'x' * 2001}"])
+def test_secrets_leave_only_with_a_reason(letters: Letters, reason: str) -> None:
+    answer = with_key("admin", name="root").get(f"/api/dlq/export?reveal=true{reason}")
+
+    assert answer.status_code == 400
+    assert [error["field"] for error in answer.json()["errors"]] == ["reason"]
 
 
 def test_a_table_has_fixed_columns_and_no_formula(letters: Letters) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import pytest
@@ -88,21 +87,6 @@ def test_json_without_secrets_is_shown_byte_for_byte() -> None:
     assert mask_json("no json, password=x", POLICY) == f"no json, password={MASK}"
 
 
-def test_hostile_text_costs_no_time() -> None:
-    """CPU seconds of this thread; what is quadratic here would take minutes."""
-    began = time.thread_time()
-    for text in (
-        "password" * 5000,
-        "token=" * 8000,
-        "api_key" + " " * 30_000,
-        'secret="' * 6000,
-        "token" + "-" * 40_000,
-    ):
-        mask_text(text, POLICY)
-
-    assert time.thread_time() - began < 10
-
-
 @pytest.mark.parametrize(
     "raw", [{"contains": "token"}, {"contains": ["Api-Key"]}, {"exact": [1]}, {"exact": ["x"]}, {"names": []}]
 )
@@ -114,20 +98,6 @@ def test_a_policy_that_is_wrong_says_so(raw: dict[str, Any]) -> None:
 def test_the_shipped_policy_is_valid() -> None:
     assert conf.masking_policy().is_secret("X-Hub-Signature-256")
     assert not conf.masking_policy().is_secret("orderId")
-
-
-_PARTS = some.sampled_from(
-    ["password", "PASSWD", "api", "Key", "to", "KEN", "\u017fecret", "K", "-", "_", " ", ":", "=", "x", "'"]
-)
-
-
-@given(some.lists(_PARTS, max_size=8).map("".join))
-def test_the_quick_look_at_a_text_misses_nothing(text: str) -> None:
-    policy = MaskingPolicy()
-
-    found = policy._in_text.sub(MASK, text)
-
-    assert policy.may_show(text) or found == text
 
 
 def test_many_names_of_keys_are_not_remembered_for_ever() -> None:

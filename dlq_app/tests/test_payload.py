@@ -179,3 +179,38 @@ def test_no_secret_ever_changes_its_owner(users: list[tuple[int, int]], data: An
     except NotRestorable:
         return
     assert all(one["pin"] == 100 + one["id"] for one in json.loads(written(found)))
+
+
+_HOST = '{"url": "amqp://ann:s3cret@mq/", "n": 1.10, "body": "{\\"pin\\":1}", '
+_HOST += '"env": [{"name": "DB_PASSWORD", "value": "s3cret"}]}'
+
+
+def test_strings_with_hidden_parts_and_named_values_are_put_back() -> None:
+    original = parse(_HOST)
+    shown = written(masked(original, POLICY))
+
+    assert "s3cret" not in shown
+    assert restored(parse(shown), original, POLICY) == original
+    assert written(restored(parse(shown.replace("1.10", "2")), original, POLICY)) == _HOST.replace("1.10", "2")
+    assert "amqp://new" in written(restored(parse(shown.replace(f"amqp://ann:{MASK}", "amqp://new")), original, POLICY))
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "path"),
+    [
+        ("@mq", "@evil", "payload.url"),
+        ('"url"', '"note"', "payload.note"),
+        ("DB_PASSWORD", "NOTE", "payload"),
+        (f'"value": "{MASK}"', f'"value": "x{MASK}"', "payload.env[0]"),
+    ],
+    ids=["text around it", "another key", "another name", "inside a new text"],
+)
+def test_a_hidden_part_is_never_put_back_where_it_would_be_shown(was: str, now: str, path: str) -> None:
+    original = parse(_HOST)
+    shown = written(masked(original, POLICY))
+    assert was in shown
+
+    with pytest.raises(NotRestorable) as caught:
+        restored(parse(shown.replace(was, now)), original, POLICY)
+
+    assert caught.value.path.startswith(path)

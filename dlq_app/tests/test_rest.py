@@ -14,6 +14,7 @@ from dlq_app import services
 from dlq_app.masking import MASK
 from dlq_app.repository import Letters
 from dlq_app.testing import MemoryIntake, a_death, a_document
+from dlq_app.versions import ONLY_HIDDEN
 from dlqsite.tests.people import staff, with_key
 
 pytestmark = [pytest.mark.mongo, pytest.mark.redis, pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
@@ -189,6 +190,58 @@ def test_it_hides_secrets_until_they_are_revealed(letters: Letters, vic: Client)
     assert revealed["payload"] == {"card": {"token": "tok_123"}}
     assert revealed["history"][-1]["what"] == "reveal"
     assert revealed["history"][-1]["who"] == "key:ada"
+
+
+@pytest.mark.parametrize("body", [{}, {"reason": ""}, {"reason": " "}, {"reason": None}, {"reason": "x" * 2001}])
+def test_revealing_needs_a_reason(letters: Letters, body: dict[str, Any]) -> None:
+    services.record_outcomes([a_death(body=b'{"token": "tok_123"}')], [])
+
+    answer = post(with_key("admin", name="ada"), "/api/dlq/m-1/reveal", body)
+
+    assert answer.status_code == 400
+    assert [error["field"] for error in answer.json()["errors"]] == ["reason"]
+    found = letters.find("m-1")
+    assert found is not None
+    assert "reveal" not in [entry["what"] for entry in found.history]
+
+
+def test_secrets_of_tags_source_reasons_and_batches_are_hidden(letters: Letters, vic: Client) -> None:
+    death = a_death(tags=["pin=8842", "eu"], source="https://u:s3cret@shop")
+    services.record_outcomes([death], [])
+    services.set_aside("m-1", actor="key:ada", reason="postgres://ann:s3cret@db is down")
+    services.add_note("m-1", actor="key:ada", text="the password is s3cret")
+
+    shown = json.dumps([vic.get("/api/dlq").json(), vic.get("/api/dlq/m-1").json()])
+
+    assert "s3cret" not in shown
+    assert "8842" not in shown
+
+
+def test_the_difference_of_a_version_shows_no_secret(letters: Letters, olga: Client, intake: MemoryIntake) -> None:
+    body = b'{"credentials": {"value": "s3cr3t"}, "pin": 8842, "url": "amqp://u:s3cr3t@mq", "note": 1}'
+    services.record_outcomes([a_death(body=body)], [])
+    payload = olga.get("/api/dlq/m-1").json()["data"]["payload"] | {"note": 2, "pin": 9953}
+
+    assert post(olga, "/api/dlq/m-1/replay", {"payload": payload}).status_code == 202
+
+    (version,) = olga.get("/api/dlq/m-1").json()["data"]["versions"]
+    assert '-  "note": 1' in version["diff"]
+    for secret in ("s3cr3t", "8842", "9953"):
+        assert secret not in json.dumps(version)
+    found = letters.find("m-1")
+    assert found is not None
+    assert "s3cr3t" in str(found.versions[0]["payload"])
+    revealed = post(with_key("admin", name="ada"), "/api/dlq/m-1/reveal", {"reason": "case 7"}).json()["data"]
+    assert "8842" in revealed["versions"][0]["diff"]
+
+
+def test_an_edit_of_a_secret_alone_says_so(letters: Letters, olga: Client, intake: MemoryIntake) -> None:
+    services.record_outcomes([a_death(body=b'{"pin": 8842}')], [])
+
+    assert post(olga, "/api/dlq/m-1/replay", {"payload": {"pin": 9953}}).status_code == 202
+
+    (version,) = olga.get("/api/dlq/m-1").json()["data"]["versions"]
+    assert version["diff"] == ONLY_HIDDEN
 
 
 def test_an_unknown_letter_is_not_found(store: Database[dict[str, Any]], vic: Client, olga: Client) -> None:

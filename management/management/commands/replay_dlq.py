@@ -142,7 +142,7 @@ class Command(StrictCommand):
 
     def _tell(self, batch: ReplayBatch, options: dict[str, Any]) -> None:
         if options["json"]:
-            self._print_json(wire.batch(batch), indent=2)
+            self._print_json(wire.batch(batch, conf.masking_policy()), indent=2)
         else:
             self.stdout.write(f"Batch {batch.id} with {letters(batch.total)} is {stage_of(batch)}. {watching(batch)}")
         self._warn_without_worker()
@@ -216,7 +216,7 @@ class _Shown:
             self._progress.end(batch)
 
     def _print(self, batch: ReplayBatch) -> None:
-        self._command._print_json(wire.batch(batch))
+        self._command._print_json(wire.batch(batch, conf.masking_policy()))
         self._command.stdout.flush()
 
 
