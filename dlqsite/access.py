@@ -86,6 +86,7 @@ def client_of(key: ApiKey) -> Client:
         rate_key=f"key:{key.prefix}",
         source=key.name,
         rate_limit_per_minute=key.rate_limit_per_minute,
+        may_read=bool({"read", "admin"} & set(key.scopes)),
     )
 
 

@@ -111,6 +111,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "dlqsite.logs.RequestLog",
+    "dlqsite.private.PrivateAnswers",
     "dlqsite.problems.ApiProblems",
     "dlqsite.pages.ConsoleErrors",
     "django.middleware.security.SecurityMiddleware",

@@ -17,3 +17,5 @@ class Client:
     source: str = "api"
     #: Own requests per minute; None is the default of the settings, 0 no limit.
     rate_limit_per_minute: int | None = None
+    #: Whether it may look at messages of other clients.
+    may_read: bool = True

@@ -156,9 +156,10 @@ def submit(head: Mapping[str, Any], read: Callable[[int], bytes], client: Client
     limit = submit_limit(client)
     try:
         answer = ledger().accept(submission.acceptance(client), limit)
+        hides = _of_others([answer], client)
     except StoreUnavailable as error:
         return _problem_reply(error)
-    return _accepted_reply(answer)
+    return _accepted_reply(answer, hides_state=bool(hides))
 
 
 def submit_batch(head: Mapping[str, Any], read: Callable[[int], bytes], client: Client) -> Reply:
@@ -473,6 +474,7 @@ def _take_all(text: str, items: Sequence[_Item], client: Client) -> list[dict[st
             results.append({})
             acceptances.append((index, submission.acceptance(client)))
     answers = ledger().accept_many([acceptance for _, acceptance in acceptances])
+    others = _of_others(answers, client)
     for (index, _), answer in zip(acceptances, answers, strict=True):
         if answer.status is AcceptStatus.CONFLICT:
             results[index] = _rejected(index, answer.message_id, IdempotencyConflict())
@@ -481,8 +483,9 @@ def _take_all(text: str, items: Sequence[_Item], client: Client) -> list[dict[st
                 "index": index,
                 "status": answer.status.value,
                 "messageId": answer.message_id,
-                "state": str(answer.state),
             }
+            if answer.message_id not in others:
+                results[index]["state"] = str(answer.state)
     return results
 
 
@@ -495,10 +498,19 @@ def _rejected(index: int, message_id: str | None, error: MessagesError) -> dict[
     }
 
 
+def _of_others(answers: Sequence[AcceptAnswer], client: Client) -> frozenset[str]:
+    """Ids of duplicates that another client submitted, if this one may not read: that they exist is all it learns."""
+    ids = [answer.message_id for answer in answers if answer.status is AcceptStatus.DUPLICATE]
+    if client.may_read or not ids:
+        return frozenset()
+    found = zip(ids, ledger().get_many(ids), strict=True)
+    return frozenset(message_id for message_id, record in found if record is None or record.client != client.label)
+
+
 # -- replies
 
 
-def _accepted_reply(answer: AcceptAnswer) -> Reply:
+def _accepted_reply(answer: AcceptAnswer, *, hides_state: bool = False) -> Reply:
     headers = rate_headers(_SUBMIT, answer.rate) if answer.rate else {}
     if answer.status is AcceptStatus.THROTTLED and answer.rate:
         return _rate_limited_reply(answer.rate)
@@ -509,9 +521,11 @@ def _accepted_reply(answer: AcceptAnswer) -> Reply:
         )
     duplicate = answer.status is AcceptStatus.DUPLICATE
     # Ids, types and states hold nothing that JSON would have to escape.
+    state = "" if hides_state else f'"status":"{answer.state}",'
+    queued_at = "" if hides_state else f'"queuedAt":"{instant(answer.queued_at_ms)}",'
     body = (
-        f'{{"data":{{"messageId":"{answer.message_id}","status":"{answer.state}","type":"{answer.type}",'
-        f'"queuedAt":"{instant(answer.queued_at_ms)}",{_DUPLICATE if duplicate else ""}'
+        f'{{"data":{{"messageId":"{answer.message_id}",{state}"type":"{answer.type}",'
+        f"{queued_at}{_DUPLICATE if duplicate else ''}"
         f'"links":{{"self":"{message_path(answer.message_id)}"}}}}}}'
     )
     return Reply(200 if duplicate else 202, body.encode(), headers=headers)

@@ -54,11 +54,14 @@ class SelfLink(serializers.Serializer[Any]):
     self = serializers.CharField()
 
 
+_NOT_OF_OTHERS = "Absent for a duplicate that another client submitted, unless you have the scope `read`."
+
+
 class AcceptedMessage(serializers.Serializer[Any]):
     messageId = serializers.CharField()  # noqa: N815
-    status = serializers.ChoiceField([s.value for s in State])
+    status = serializers.ChoiceField([s.value for s in State], required=False, help_text=_NOT_OF_OTHERS)
     type = serializers.CharField()
-    queuedAt = serializers.DateTimeField(help_text=_INSTANT)  # noqa: N815
+    queuedAt = serializers.DateTimeField(required=False, help_text=f"{_INSTANT} {_NOT_OF_OTHERS}")  # noqa: N815
     duplicate = serializers.BooleanField(required=False, help_text="True when the message was accepted before.")
     links = SelfLink()
 
@@ -67,7 +70,9 @@ class BatchResult(serializers.Serializer[Any]):
     index = serializers.IntegerField(help_text="Position in the request, from 0.")
     status = serializers.ChoiceField(["accepted", "duplicate", "rejected"])
     messageId = serializers.CharField(allow_null=True)  # noqa: N815
-    state = serializers.ChoiceField([s.value for s in State], required=False, help_text="Unless rejected.")
+    state = serializers.ChoiceField(
+        [s.value for s in State], required=False, help_text=f"Unless rejected. {_NOT_OF_OTHERS}"
+    )
     problem = serializers.DictField(required=False, help_text="Only when rejected: a problem as for a single message.")
 
 
@@ -93,6 +98,10 @@ class AttemptOut(serializers.Serializer[Any]):
     worker = serializers.CharField(allow_null=True)
 
 
+class RevealIn(serializers.Serializer[Any]):
+    reason = serializers.CharField(max_length=2000, help_text="Why the secrets are needed.")
+
+
 class MessageLinks(serializers.Serializer[Any]):
     self = serializers.CharField()
     deadLetter = serializers.CharField(allow_null=True)  # noqa: N815
@@ -114,7 +123,9 @@ class MessageStatus(serializers.Serializer[Any]):
     )
     attempts = AttemptOut(many=True)
     result = AnyJson(allow_null=True, help_text="What the handler returned.")
-    payload = AnyJson(allow_null=True, help_text="As received. Null once dropped, an hour after it was done.")
+    payload = AnyJson(
+        allow_null=True, help_text="As received, secrets hidden. Null once dropped, an hour after it was done."
+    )
     deadLetterId = serializers.CharField(allow_null=True)  # noqa: N815
     links = MessageLinks()
 

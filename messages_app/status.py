@@ -1,10 +1,11 @@
-"""A ledger record as ``GET /api/messages/{messageId}`` shows it, the payload byte for byte as it was received."""
+"""A ledger record as ``GET /api/messages/{messageId}`` shows it: secrets hidden, all else byte for byte as received."""
 
 from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
 
+from dlq_app.masking import MaskingPolicy, mask_json, mask_text
 from messages_app.records import Record, State
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -22,10 +23,11 @@ def message_path(message_id: str) -> str:
     return f"/api/messages/{message_id}"
 
 
-def status_body(record: Record) -> bytes:
-    """The whole answer.
+def status_body(record: Record, masking: MaskingPolicy | None) -> bytes:
+    """The whole answer. Without a masking policy nothing is hidden: only for who may see secrets.
 
-    What is stored as JSON text (payload, tags, attempts, result) is put in as it is: parsing it again could change it.
+    What is stored as JSON text (payload, tags, attempts, result) is put in as it is unless something in it is hidden:
+    writing it anew could change it.
     ``deadLetterId`` is the message's own id, which ``/api/dlq/{id}`` takes too: it is known without asking MongoDB.
     """
     has_letter = record.state is State.DEAD or bool(record.replay_id)
@@ -36,7 +38,7 @@ def status_body(record: Record) -> bytes:
             "messageId": record.message_id,
             "type": record.type,
             "status": record.state.value,
-            "source": record.source,
+            "source": record.source if masking is None else mask_text(record.source, masking),
             "priority": record.priority,
         }
     )
@@ -63,20 +65,28 @@ def status_body(record: Record) -> bytes:
             b'{"data":',
             head[:-1].encode(),
             b',"tags":',
-            (record.tags or "[]").encode(),
+            _json((record.tags or "[]").encode(), masking),
             b",",
             middle[1:-1].encode(),
-            b',"attempts":[',
-            record.attempts.encode(),
-            b'],"result":',
-            (record.result or "null").encode(),
+            b',"attempts":',
+            _json(f"[{record.attempts}]".encode(), masking),
+            b',"result":',
+            _json((record.result or "null").encode(), masking),
             b',"payload":',
-            b"null" if record.body is None else record.body,
+            b"null" if record.body is None else _json(record.body, masking),
             b",",
             tail[1:].encode(),
             b"}",
         )
     )
+
+
+def _json(stored: bytes, masking: MaskingPolicy | None) -> bytes:
+    if masking is None:
+        return stored
+    text = stored.decode("utf-8", "backslashreplace")
+    shown = mask_json(text, masking)
+    return stored if shown == text else shown.encode("utf-8", "backslashreplace")
 
 
 def _optional(ms: int | None) -> str | None:

@@ -10,4 +10,5 @@ urlpatterns = [
     path("api/messages", views.MessagesView.as_view(), name="messages"),
     path("api/messages/batch", views.BatchView.as_view(), name="messages-batch"),
     path("api/messages/<str:message_id>", views.MessageView.as_view(), name="message"),
+    path("api/messages/<str:message_id>/reveal", views.RevealView.as_view(), name="message-reveal"),
 ]

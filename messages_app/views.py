@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, ClassVar
 
 from django.http import HttpResponse
@@ -11,10 +12,15 @@ from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 from rest_framework.views import APIView
 
+from dlq_app import audit, conf, requests
 from messages_app import intake, serializers
 from messages_app.errors import MessageNotFound
 from messages_app.ledger import ledger
+from messages_app.models import Message
+from messages_app.records import Record
 from messages_app.status import status_body
+
+log = logging.getLogger(__name__)
 
 _PROBLEM = "application/problem+json"
 _RATE_HEADERS = [
@@ -47,11 +53,15 @@ def _response(reply: intake.Reply) -> HttpResponse:
     return HttpResponse(reply.body, status=reply.status, content_type=reply.content_type, headers=dict(reply.headers))
 
 
-def _status_of(message_id: str) -> HttpResponse:
+def _record(message_id: str) -> Record:
     record = ledger().get(message_id) if intake.MESSAGE_ID.fullmatch(message_id) else None
     if record is None:
         raise MessageNotFound(f"No message {message_id} is known here.")
-    return HttpResponse(status_body(record), content_type="application/json")
+    return record
+
+
+def _status_of(message_id: str) -> HttpResponse:
+    return HttpResponse(status_body(_record(message_id), conf.masking_policy()), content_type="application/json")
 
 
 class MessagesView(APIView):
@@ -69,6 +79,10 @@ class MessagesView(APIView):
         description=(
             "Accepts a message for processing and answers at once. The same `messageId` with the same content is "
             "answered with 200, its present state and `duplicate: true`, and nothing is queued again. "
+            "Ids are one space for all clients, because an id is also the key of the dead letter: begin yours with a "
+            "name of your own, such as `shop-`. Of a message that another client submitted, a client without the "
+            "scope `read` learns only that the id is taken: 409, or for the same content 200 without `status` and "
+            "`queuedAt`. "
             "The whole body has at most 256 KiB."
         ),
         parameters=[_IDEMPOTENCY_KEY, *_RATE_HEADERS, _RETRY_AFTER],
@@ -172,7 +186,8 @@ class MessageView(APIView):
         tags=["Messages"],
         summary="Look a message up",
         description=(
-            "Where the message is, every attempt, its result, and its payload byte for byte as it was received. "
+            "Where the message is, every attempt, its result, and its payload. What looks like a secret is hidden, as "
+            "in a dead letter; all else is byte for byte as it was received. "
             "Known until 24 h after the message ended; a dead letter is kept beyond that, see `/api/dlq/{id}`."
         ),
         responses={
@@ -182,3 +197,37 @@ class MessageView(APIView):
     )
     def get(self, request: Request, message_id: str) -> HttpResponse:
         return _status_of(message_id)
+
+
+class RevealView(APIView):
+    """One message with its secrets; that somebody looked is written down."""
+
+    required_scopes: ClassVar = {"POST": "admin"}
+    parser_classes = (requests.ActionParser,)
+
+    @extend_schema(
+        operation_id="revealMessage",
+        tags=["Messages"],
+        summary="See the secrets of a message",
+        description=(
+            "The message with nothing hidden. Who looked, and why, is written to the log, and to the audit log when a "
+            "member of staff did."
+        ),
+        request=serializers.RevealIn,
+        responses={
+            200: serializers.MessageOut,
+            **_problems(
+                s400="`invalid_request`: `reason` is missing or empty.",
+                s404="`message_not_found`",
+                s503="`store_unavailable`",
+            ),
+        },
+    )
+    def post(self, request: Request, message_id: str) -> HttpResponse:
+        requests.refuse_parameters(request.query_params)
+        reason = requests.body(request.data, "reason", required=("reason",))["reason"]
+        record = _record(message_id)
+        by = str(getattr(request, "actor", "")) or "unknown"
+        log.warning("secrets_revealed", extra={"by": by, "message_id": message_id, "why": reason})
+        audit.log_about(request, Message, message_id, message_id, "reveal", reason)
+        return HttpResponse(status_body(record, None), content_type="application/json")

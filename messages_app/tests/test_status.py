@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dlq_app.masking import MASK, MaskingPolicy
 from messages_app.records import Record, State
 from messages_app.status import instant, status_body
 
@@ -25,7 +26,7 @@ def a_record(**changes: Any) -> Record:
 
 
 def shown(record: Record) -> dict[str, Any]:
-    return json.loads(status_body(record))["data"]  # type: ignore[no-any-return]
+    return json.loads(status_body(record, MaskingPolicy()))["data"]  # type: ignore[no-any-return]
 
 
 def test_it_shows_exactly_the_promised_fields_in_their_order() -> None:
@@ -36,8 +37,25 @@ def test_it_shows_exactly_the_promised_fields_in_their_order() -> None:
 
 
 def test_the_payload_is_put_in_byte_for_byte() -> None:
-    assert b'"payload":{"a":1.0},' in status_body(a_record())
+    assert b'"payload":{"a":1.0},' in status_body(a_record(), MaskingPolicy())
     assert shown(a_record(body=None))["payload"] is None
+
+
+def test_secrets_are_hidden_in_every_part() -> None:
+    record = a_record(
+        body=b'{"n":1.10,"password":"s3cret","url":"amqp://u:s3cret@mq"}',
+        attempts='{"number":1,"errorReason":"pin=8842"},{"number":2,"errorReason":"Pwd=s3cret;"}',
+        result='{"token":"s3cret","n":2.50}',
+        tags='["password=s3cret"]',
+        source="https://u:s3cret@shop",
+    )
+
+    hidden = status_body(record, MaskingPolicy()).decode()
+
+    assert "s3cret" not in hidden
+    assert "8842" not in hidden
+    assert f'{{"n": 1.10, "password": "{MASK}", "url": "amqp://u:{MASK}@mq"}}' in hidden
+    assert "s3cret" in status_body(record, None).decode()
 
 
 @pytest.mark.parametrize("state", list(State))
