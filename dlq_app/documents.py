@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from bson import ObjectId
 from bson.binary import Binary
 
 from dlq_app.fingerprint import fingerprint
@@ -45,11 +46,18 @@ HEAVY = (
 
 _INT64 = range(-(2**63), 2**63)
 _PLAIN = (bool, float, datetime)
+#: Fields of the entries of lists that are whole numbers, and those that are instants (text, if none could be read).
+_NUMBERS = frozenset({"epoch", "number", "version", "durationMs", "retryDelayMs"})
+_INSTANTS = frozenset({"at", "startedAt", "endedAt", "until", "lastFailedAt"})
 _MAX_DEPTH = 40
 
 
 class Unreadable(ValueError):
-    """A document that is not a letter: somebody wrote it by hand, or something is broken."""
+    """A document that is not a letter: somebody wrote it by hand, or something is broken. ``id`` is its ``_id``."""
+
+    def __init__(self, document: Mapping[str, Any], why: str) -> None:
+        super().__init__(text(why, 200))
+        self.id = text(str(document.get("_id")), 100)
 
 
 # --- out of the house: to documents ---
@@ -208,13 +216,17 @@ def letter_from(document: Document) -> DeadLetter:
 
     What a letter can be without gets an empty value: a letter that an operator sees is better than a tidy absence.
     """
+    message_id, last_failed_at = document.get("messageId"), _instant(document, "lastFailedAt")
     try:
         status = Status(document["status"])
-        message_id, last_failed_at = document["messageId"], document["lastFailedAt"]
-    except (KeyError, ValueError, TypeError) as error:
-        raise Unreadable(f"{type(error).__name__}: {error}"[:200]) from error
-    if not isinstance(message_id, str) or not isinstance(last_failed_at, datetime):
-        raise Unreadable("messageId is no text or lastFailedAt no instant")
+    except (KeyError, ValueError, TypeError):
+        raise Unreadable(document, "status is none that letters have") from None
+    if type(message_id) is not str:  # code of JavaScript is a text for Python, too, and cannot be hashed
+        raise Unreadable(document, "messageId is missing or no text")
+    if last_failed_at is None:
+        raise Unreadable(document, "lastFailedAt is missing or no date between the years 1 and 9999")
+    if not ObjectId.is_valid(document["_id"]):
+        raise Unreadable(document, "_id is no ObjectId")
     created_at = _instant(document, "createdAt") or last_failed_at
     resolution, strategy = document.get("resolution"), document.get("strategy")
     return DeadLetter(
@@ -261,7 +273,7 @@ def letters_from(documents: Sequence[Document]) -> list[DeadLetter]:
         try:
             letters.append(letter_from(document))
         except Unreadable as error:
-            log.warning("dead letter %s is unreadable: %s", document.get("_id"), error)
+            log.warning("letter_unreadable", extra={"id": error.id, "why": str(error)})
     return letters
 
 
@@ -288,7 +300,7 @@ def _is_body(document: Document) -> bool:
 
 def _text(document: Mapping[str, Any], name: str) -> str:
     value = document.get(name)
-    return value if isinstance(value, str) else ""
+    return value if type(value) is str else ""
 
 
 def _number(document: Mapping[str, Any], name: str) -> int:
@@ -308,4 +320,21 @@ def _mapping(document: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _entries(document: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     value = document.get(name)
-    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+    return [_entry(entry) for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
+def _entry(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry of a list with each field of the kind that readers reckon with; a field of another kind is left out."""
+    found: dict[str, Any] = {}
+    for name, value in stored.items():
+        if name in _NUMBERS:
+            if isinstance(value, int) and not isinstance(value, bool):
+                found[name] = value
+        elif name in _INSTANTS:
+            if isinstance(value, datetime | None) or type(value) is str:
+                found[name] = value
+        elif type(value) is str or isinstance(value, bytes | bool | int | float | datetime | None):
+            found[name] = value
+        else:
+            found[name] = text(str(value), 1000)
+    return found

@@ -22,7 +22,7 @@ _NATURE = {
 def explain(letter: DeadLetter, policy: ReplayPolicy, now: datetime) -> str:
     """The kind of error; the attempts; the replays, if any; what happens next. Says only what the letter holds.
 
-    "TIMEOUT_ERROR is transient; 4 of 4 attempts failed over 7.3 s; next automatic replay at 10:42 (2 of 5)"
+    "TIMEOUT_ERROR is transient; 4 of 4 attempts failed over 7.3 s; next automatic replay at 10:42 UTC (2 of 5)"
     """
     nature = f"{letter.error_type} {_NATURE.get(letter.error_kind, 'is of unknown kind')}"
     parts = [nature, _attempts(letter), _replays(letter), _next(letter, policy, now)]
@@ -112,9 +112,13 @@ def _span(attempts: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _clock(moment: datetime, now: datetime, zone: str) -> str:
-    local, today = moment.astimezone(ZoneInfo(zone)), now.astimezone(ZoneInfo(zone))
-    suffix = "" if local.date() == today.date() else f" on {local:%Y-%m-%d}"
-    return f"{local:%H:%M}{suffix}"
+    """The time of day in ``zone``, with the zone's short name, and with the date unless it is today's there."""
+    try:
+        local = moment.astimezone(ZoneInfo(zone))
+    except OverflowError:
+        local = moment  # an edge of the calendar, which the offset would leave
+    suffix = "" if local.date() == now.astimezone(local.tzinfo).date() else f" on {local.date().isoformat()}"
+    return f"{local:%H:%M} {local.tzname() or 'UTC'}{suffix}"
 
 
 def _plural(count: int, word: str) -> str:

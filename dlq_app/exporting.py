@@ -87,6 +87,7 @@ class Export:
     unreadable: int = 0
     #: Of ``ids``, those that no letter has any more: said in the last line of JSON lines.
     missing: int = 0
+    _unreadable_ids: list[str] = field(default_factory=list)
     _policy: ReplayPolicy = field(default_factory=conf.replay_policy)
 
     def chunks(self) -> Iterator[bytes]:
@@ -148,7 +149,8 @@ class Export:
         for found in repository.letters().walk(self.criteria):
             if isinstance(found, Unreadable):
                 self.unreadable += 1
-                log.warning("export_left_out", extra={"why": str(found)})
+                self._unreadable_ids.append(found.id)
+                log.warning("export_left_out", extra={"id": found.id, "why": str(found)})
                 continue
             self.count += 1
             yield found
@@ -156,7 +158,7 @@ class Export:
     def _end(self, trouble: DeadLetterError | None) -> str:
         end: dict[str, Any] = {"count": self.count, "complete": trouble is None}
         if self.unreadable:
-            end["unreadable"] = self.unreadable
+            end |= {"unreadable": self.unreadable, "unreadableIds": self._unreadable_ids[: repository.MAX_NAMED]}
         if self.missing:
             end["missing"] = self.missing
         if trouble:

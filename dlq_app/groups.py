@@ -361,7 +361,8 @@ def _decoded(cursor: str) -> tuple[str, int, str]:
         sort, value, fingerprint = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (ValueError, TypeError, RecursionError, binascii.Error) as error:
         raise problem from error
-    if sort not in SORTS or not isinstance(value, int) or not isinstance(fingerprint, str):
+    is_whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+    if not isinstance(sort, str) or sort not in SORTS or not is_whole or not isinstance(fingerprint, str):
         raise problem
     return sort, value, fingerprint
 

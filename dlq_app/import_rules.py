@@ -24,6 +24,7 @@ MAX_PAYLOAD = 256 * 1024
 _EPOCHS = (0, 10**14 - 1)
 _COUNTS = (0, 1_000_000)
 _INT64 = (-(2**63), 2**63 - 1)
+_EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 _MAX_FREE, _MAX_FREE_DEPTH = 16 * 1024, 20
 
 _ENDS = ("succeeded", "failed_same", "failed_new")
@@ -217,6 +218,9 @@ def _instant(value: Any) -> datetime:
     if not isinstance(value, str):
         raise ValueError("must be an ISO 8601 instant")
     moment = parse_instant(value)
+    if not _EARLIEST <= moment < _LATEST:
+        # Intake counts milliseconds since 1970, and pages show times in zones that would leave the calendar.
+        raise ValueError("must lie from 1970 to 2199")
     # Stored to the millisecond: what is finer would not come out again.
     return moment.astimezone(UTC).replace(microsecond=moment.microsecond // 1000 * 1000)
 

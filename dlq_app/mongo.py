@@ -43,6 +43,8 @@ def connect(url: str, *, retries: bool = True) -> MongoClient[Document]:
         appname="dlq",
         connect=False,
         tz_aware=True,
+        # BSON dates reach far beyond the years of Python: one of them must not spoil everything read with it.
+        datetime_conversion="DATETIME_AUTO",
         w="majority",
         journal=True,
         retryWrites=retries,

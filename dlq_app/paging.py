@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from dlq_app.errors import CriteriaInvalid
@@ -24,6 +24,7 @@ Kind = Literal["instant", "text", "id"]
 _OBJECT_ID = re.compile(r"[0-9a-f]{24}\Z")
 _CURSOR = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_CURSOR}}}\Z")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,16 +161,19 @@ def _sort(text: str) -> Sort:
 
 def _to_plain(kind: Kind, value: Any) -> str | int:
     if kind == "instant":
-        milliseconds: int = round((value - _EPOCH).total_seconds() * 1000)
-        return milliseconds
+        # Exact, also at the edges of the calendar. A whole number already for what is beyond the years of Python.
+        return value if isinstance(value, int) else (value - _EPOCH) // _MILLISECOND
     return str(value)
 
 
 def _from_plain(kind: Kind, value: object) -> object:
     if kind == "instant":
-        if not isinstance(value, int) or isinstance(value, bool):
+        if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
             raise ValueError("not an instant")
-        return datetime.fromtimestamp(value / 1000, UTC)
+        try:
+            return _EPOCH + value * _MILLISECOND
+        except OverflowError:
+            return value
     if not isinstance(value, str) or (kind == "id" and not _OBJECT_ID.match(value)):
         raise ValueError("not a text")
     value.encode()

@@ -7,11 +7,13 @@ from typing import Any
 
 from dlq_app.criteria import ID_PREFIX, LetterCriteria
 from dlq_app.paging import Cursor, Sort
+from dlq_app.states import Status
 from dlq_app.words import words
 
 #: Sorts after every character a message id may hold.
 _AFTER = "\uffff"
 _BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
+_END = datetime(9999, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC)
 
 #: Each with an index of its own, in which letters come by their last failure.
 _INDEXED = ("status", "errorType", "type", "metadata.source", "fingerprint")
@@ -25,6 +27,27 @@ _ANY_OF = {
     "tags": "metadata.tags",
     "fingerprints": "fingerprint",
 }
+
+#: Kinds of values of BSON but texts, dates and ids. Not lists, which no index tells from what they hold, nor symbols,
+#: which stand among the texts.
+_OTHER_KINDS = (
+    "double", "object", "binData", "undefined", "bool", "null", "regex", "dbPointer", "javascript",
+    "javascriptWithScope", "int", "timestamp", "long", "decimal", "minKey", "maxKey",
+)  # fmt: skip
+#: Any of these makes a document no letter. Each has an index that begins with its field, and asks for no other keys.
+WITHOUT_ID: list[dict[str, Any]] = [
+    {"messageId": None},
+    {"messageId": {"$type": [*_OTHER_KINDS, "date", "objectId"]}},
+]
+UNREADABLE: list[dict[str, Any]] = [
+    *WITHOUT_ID,
+    {"lastFailedAt": None},
+    {"lastFailedAt": {"$type": [*_OTHER_KINDS, "string", "objectId"]}},
+    {"lastFailedAt": {"$lt": _BEGINNING}},
+    {"lastFailedAt": {"$gt": _END}},
+    {"status": {"$nin": [status.value for status in Status]}},
+    {"_id": {"$type": [*_OTHER_KINDS, "string", "date"]}},
+]
 
 
 def matching(criteria: LetterCriteria) -> dict[str, Any]:

@@ -203,7 +203,10 @@ class ItemPage:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """Letters that fit the order and would not be replayed: ``resolved``, ``in_flight``, ``limit``, ``not_found``."""
+    """Letters that fit the order and would not be replayed: ``resolved``, ``in_flight``, ``limit``, ``not_found``.
+
+    ``unreadable``: documents that are no letters.
+    """
 
     why: str
     count: int

@@ -330,6 +330,8 @@ def order_of(claimed: DeadLetter, deadline_ms: int, *, force: bool) -> ForwardOr
     metadata = claimed.metadata
     tags = metadata.get("tags")
     queued_at = claimed.queued_at or claimed.first_failed_at
+    # Intake takes no time before 1970, and none after this order ends. A letter that says so is still replayable.
+    queued_at_ms = min(max(round(queued_at.timestamp() * 1000), 0), deadline_ms)
     return ForwardOrder(
         message_id=claimed.message_id,
         epoch=claimed.fence,
@@ -341,7 +343,7 @@ def order_of(claimed: DeadLetter, deadline_ms: int, *, force: bool) -> ForwardOr
         source=str(metadata.get("source") or ""),
         client=str(metadata.get("client") or ""),
         tags=json.dumps(tags if isinstance(tags, list) else [], ensure_ascii=False),
-        queued_at_ms=round(queued_at.timestamp() * 1000),
+        queued_at_ms=queued_at_ms,
         acct_day=claimed.acct_day,
         replay_id=claim.replay_id if claim else "",
         batch_id=claim.batch_id if claim else "",

@@ -77,9 +77,19 @@ class LettersPagination(serializers.Serializer[Any]):
     nextCursor = serializers.CharField(allow_null=True, help_text="Null on the last page.")
 
 
+class UnreadableDocument(serializers.Serializer[Any]):
+    _id = serializers.CharField()
+    why = serializers.CharField()
+
+
 class LetterList(serializers.Serializer[Any]):
     data = DeadLetterSummary(many=True)
     pagination = LettersPagination()
+    unreadable = UnreadableDocument(
+        many=True,
+        help_text="Documents in the collection that are no letters, whatever was asked; at most 20. Lists, exports and "
+        "batches leave them out.",
+    )
 
 
 class LetterOut(serializers.Serializer[Any]):

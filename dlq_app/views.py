@@ -58,6 +58,7 @@ class LettersView(APIView):
                     "pages": ceil(total.count / page.limit),
                     "nextCursor": found.next_cursor.encode() if found.next_cursor else None,
                 },
+                "unreadable": [{"_id": one.id, "why": str(one)} for one in letters.unreadable(repository.MAX_NAMED)],
             }
         )
 

@@ -24,7 +24,7 @@ from django.db.migrations.executor import MigrationExecutor
 from breaker_app.errors import BreakerError
 from breaker_app.services import cards
 from breaker_app.states import State as BreakerState
-from dlq_app import indexes
+from dlq_app import indexes, repository
 from dlq_app.errors import DeadLetterError
 from dlq_app.mongo import database, translated
 from dlqsite.models import ApiKey
@@ -230,6 +230,17 @@ def look_at_mongodb() -> Iterator[Finding]:
         yield _fail("indexes", f"missing or different: {', '.join(missing)}", "Run manage.py prepare.")
     else:
         yield _ok("indexes", "every index is there, the unique one included")
+    unreadable = repository.letters().unreadable(repository.MAX_NAMED)
+    if unreadable:
+        count = f"{len(unreadable)}{' or more' if len(unreadable) == repository.MAX_NAMED else ''}"
+        named = "; ".join(f"{one.id}: {one}" for one in unreadable)
+        yield _fail(
+            "letters",
+            f"documents in the collection dead_letters that are no letters, left out everywhere: {count} ({named})",
+            "Correct or delete them in MongoDB: something other than this system wrote them.",
+        )
+    else:
+        yield _ok("letters", "every document is a letter")
 
 
 _ROLES = {

@@ -178,13 +178,17 @@ def what_will_happen(order: BatchOrder, count: int, breakers: Sequence[BreakerSe
     rate = order.rate_per_second
     takes = timedelta(seconds=count / rate) if rate else None
     begins = order.scheduled_at or now
+    try:
+        done_near = begins + takes if takes else None
+    except OverflowError:
+        done_near = None  # ordered for the end of the calendar
     return {
         "canary": order.canary,
         "first": min(order.canary.size, count) if order.canary else 0,
         "has_rest": order.canary is None or order.canary.size < count,
         "rate": rate,
         "takes": takes,
-        "done_near": begins + takes if takes else None,
+        "done_near": done_near,
         "begins": order.scheduled_at,
         "breakers": ", ".join(one.name for one in breakers),
         "budget": None if order.max_failure_rate is None else order.max_failure_rate * 100,

@@ -159,7 +159,7 @@ def _last_step(batch: ReplayBatch, now: datetime, left: timedelta | None) -> Ste
             return Step(name="Stopped", state="bad", icon="octx", text="by itself")
         case Stage.CANCELLED:
             return Step(name="Cancelled", state="bad", icon="x", text="by a person")
-    text = f"about {now + left:%H:%M:%S}" if left else "when every letter has its outcome"
+    text = f"about {now + left:%H:%M:%S} UTC" if left else "when every letter has its outcome"
     return Step(name="Finished", state="todo", icon="", text=text)
 
 

@@ -81,6 +81,7 @@ class LetterList(ChangeList):
         self.title = "Dead letters"
         # Asked for here, where a store that is away can still be answered with a page that says so.
         self.lines = [self._line(row) for row in self.result_list]
+        self.unreadable = repository.letters().unreadable(repository.MAX_NAMED)
 
     def _line(self, row: DeadLetter) -> Line:
         letter = letter_of(row)
@@ -149,8 +150,8 @@ class LetterList(ChangeList):
             # The times of letters are whole milliseconds.
             criteria = replace(self.criteria, failed_from=newest + timedelta(milliseconds=1))
             LetterCriteria.parse(criteria.as_filter())
-        except CriteriaInvalid:
-            return ""  # it shows letters up to a time that is past
+        except (CriteriaInvalid, OverflowError):
+            return ""  # it shows letters up to a time that is past, or that nothing comes after
         return f"{reverse('admin:dlq_app_deadletter_newer')}?{criteria.as_query()}"
 
     @property
@@ -251,8 +252,9 @@ class DeadLetterAdmin(BulkPages, LetterViews, StoredAdmin):  # type: ignore[misc
         return letter_of(row).retry_count + 1
 
     @admin.display(description="Last failed", ordering="lastFailedAt")
-    def last_failed(self, row: DeadLetter) -> datetime:
-        return letter_of(row).last_failed_at
+    def last_failed(self, row: DeadLetter) -> str:
+        # Not the time itself, which Django would bring into its own zone: at the edges of the calendar there is none.
+        return iso(letter_of(row).last_failed_at)
 
     @admin.display(description="Next, by itself")
     def next(self, row: DeadLetter) -> str:

@@ -14,7 +14,7 @@ from dlq_app.repository.leases import Leases
 from dlq_app.repository.losses import Losses
 from dlq_app.repository.moves import Moves, Selection
 from dlq_app.repository.outcomes import Inserted, Outcomes, Standing, Written
-from dlq_app.repository.reading import Page, Reading
+from dlq_app.repository.reading import MAX_NAMED, Page, Reading
 from dlq_app.repository.transfer import IMPORTED, LEAST_AGE, UNCHANGED, Transfer
 
 
@@ -50,6 +50,7 @@ def losses() -> Losses:
 __all__ = [
     "IMPORTED",
     "LEAST_AGE",
+    "MAX_NAMED",
     "UNCHANGED",
     "BatchLetter",
     "Batches",

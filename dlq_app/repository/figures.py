@@ -272,7 +272,7 @@ class Figures:
     ) -> tuple[list[int], dict[str, list[int]]]:
         hour = {"$dateTrunc": {"date": "$createdAt", "unit": "hour"}}
         pipeline: list[Document] = [
-            {"$match": {"createdAt": {"$gte": hours_from}, **(where or {})}},
+            {"$match": {"createdAt": _within(hours_from), **(where or {})}},
             {"$group": {"_id": {"f": "$fingerprint", "h": hour}, "n": {"$sum": 1}}},
             {"$sort": {"n": -1}},
             {"$limit": _ROWS},
@@ -290,7 +290,7 @@ class Figures:
 
     def _outflow(self, hours_from: datetime) -> list[int]:
         pipeline: list[Document] = [
-            {"$match": {"status": Status.RESOLVED.value, "resolvedAt": {"$gte": hours_from}}},
+            {"$match": {"status": Status.RESOLVED.value, "resolvedAt": _within(hours_from)}},
             {"$group": {"_id": {"$dateTrunc": {"date": "$resolvedAt", "unit": "hour"}}, "n": {"$sum": 1}}},
         ]
         total = [0] * HOURS
@@ -391,6 +391,11 @@ def _reduced(rows: Iterable[Document]) -> dict[str, Any]:
 
 def _largest(counts: Counter[str]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_VALUES]
+
+
+def _within(hours_from: datetime) -> Document:
+    """The clock hours. Bounded above, too: the server cannot truncate dates at the end of what BSON holds."""
+    return {"$gte": hours_from, "$lt": hours_from + _HOUR * HOURS}
 
 
 def _hour(at: object, hours_from: datetime) -> int | None:

@@ -80,7 +80,7 @@ class Items:
     def groups(self, order: BatchOrder) -> list[Group]:
         """What a plan made now would hold, by error type and type. Looks at every letter that fits."""
         pipeline = [
-            *_chosen(order),
+            *_chosen(order, self._readable(order)),
             {"$group": {"_id": {"e": "$errorType", "t": "$type"}, "n": {"$sum": 1}}},
             {"$sort": {"n": -1, "_id": 1}},
         ]
@@ -90,7 +90,7 @@ class Items:
 
     def sample(self, order: BatchOrder, size: int) -> list[DeadLetter]:
         """The first letters of a plan made now, without their heavy fields."""
-        where = {"$and": [_wanted(order), _WAITING]}
+        where = {"$and": [_wanted(order), _WAITING, *self._readable(order)]}
         with patiently(LOOK_S):
             return letters_from(list(self._letters.find(where, _LIGHT).sort(list(_ORDER.items())).limit(size)))
 
@@ -102,14 +102,24 @@ class Items:
                 "resolved": self._count(wanted, {"status": Status.RESOLVED.value}),
                 "in_flight": self._count(wanted, {"status": Status.PROCESSING.value}),
             }
+            found["unreadable"] = self._unreadable(order)
             if order.limit is not None:
-                found["limit"] = max(0, self._count(wanted, _WAITING) - order.limit)
+                found["limit"] = max(0, self._count(wanted, _WAITING) - found["unreadable"] - order.limit)
             if order.ids:
                 rows = self._letters.find(wanted, {"messageId": 1})
                 # Both ids of a letter may be given.
                 known = {name for row in rows for name in (str(row["_id"]), row.get("messageId"))}
                 found["not_found"] = sum(one not in known for one in order.ids)
         return {why: count for why, count in found.items() if count > 0}
+
+    def _unreadable(self, order: BatchOrder) -> int:
+        """Documents that fit and wait, but are no letters. A few steps into indexes as long as there are none."""
+        with patiently(LOOK_S):
+            return self._count(_wanted(order), _WAITING, {"$or": queries.UNREADABLE})
+
+    def _readable(self, order: BatchOrder) -> list[Document]:
+        """The condition that leaves those out. Only when there are some: it makes the server read every letter."""
+        return [{"$nor": queries.UNREADABLE}] if self._unreadable(order) else []
 
     def _count(self, *conditions: Document) -> int:
         return self._letters.count_documents({"$and": list(conditions)})
@@ -124,7 +134,7 @@ class Items:
         come twice, and then the plan is refused with ``StoreUnavailable``.
         """
         # Not by $merge: it writes one document after the other, and takes four times as long.
-        where = {"$and": [_wanted(order), _WAITING]}
+        where = {"$and": [_wanted(order), _WAITING, *self._readable(order)]}
         total = 0
         with patiently(PLAN_S), self._instant() as session:
             found = self._letters.find(where, {"messageId": 1}, session=session, batch_size=_CHUNK)
@@ -331,9 +341,9 @@ def _wanted(order: BatchOrder) -> Document:
     return queries.matching(order.criteria or LetterCriteria())
 
 
-def _chosen(order: BatchOrder) -> list[Document]:
-    """Pipeline stages that leave the letters of an order's plan: those that fit and wait."""
-    stages: list[Document] = [{"$match": {"$and": [_wanted(order), _WAITING]}}]
+def _chosen(order: BatchOrder, readable: Sequence[Document]) -> list[Document]:
+    """Pipeline stages that leave the letters of an order's plan: those that fit, wait and are letters."""
+    stages: list[Document] = [{"$match": {"$and": [_wanted(order), _WAITING, *readable]}}]
     if order.limit is not None:
         stages += [{"$sort": _ORDER}, {"$limit": order.limit}]
     return stages

@@ -8,12 +8,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bson import ObjectId
+from bson.datetime_ms import DatetimeMS
 from pymongo.collection import Collection
 from pymongo.cursor import Cursor as PyMongoCursor
 
 from dlq_app import queries
 from dlq_app.criteria import LetterCriteria
-from dlq_app.documents import HEAVY, letter_from, letters_from
+from dlq_app.documents import HEAVY, Unreadable, letter_from, letters_from
 from dlq_app.errors import QueryTooSlow, StoreUnavailable
 from dlq_app.indexes import FIGURES
 from dlq_app.letter import DeadLetter
@@ -23,6 +24,10 @@ from dlq_app.repository.hinted import hinted
 from dlq_app.words import words
 
 _LIGHT = dict.fromkeys(HEAVY, 0)
+#: Documents that are no letters and are named.
+MAX_NAMED = 20
+#: What tells a letter from other documents.
+_TOLD = {"messageId": 1, "status": 1, "lastFailedAt": 1}
 #: So many keys are sorted in less time than it takes to find a page of letters among those that do not fit.
 _FEW = 5000
 #: Seconds after which looking for letters that fit, one by one, is given up for sorting all keys that do.
@@ -67,8 +72,17 @@ class Reading:
     def get(self, letter_id: str) -> DeadLetter | None:
         """The letter with this ``_id``, whole."""
         with translated():
-            document = self._letters.find_one({"_id": ObjectId(letter_id)})
-        return letter_from(document) if document else None
+            documents = list(self._letters.find({"_id": ObjectId(letter_id)}))
+        return next(iter(letters_from(documents)), None)
+
+    def unreadable(self, limit: int) -> list[Unreadable]:
+        """Documents that are no letters, at most ``limit``. Lists, exports and batches leave them out.
+
+        Costs a few steps into indexes, however many letters there are.
+        """
+        with translated():
+            found = list(self._letters.find({"$or": queries.UNREADABLE}, _TOLD).limit(limit))
+        return [error for document in found if (error := _why_unreadable(document))]
 
     def page(self, criteria: LetterCriteria, request: PageRequest) -> Page:
         """One page. By cursor each letter is seen exactly once, as long as its own sort keys stay as they are."""
@@ -92,9 +106,14 @@ class Reading:
     def _page_in_order(self, where: Document, request: PageRequest) -> Page:
         """The page from an index that has its order, leaving out what does not fit."""
         found = list(self._ordered(where, request, _LIGHT))
-        shown = found[: request.limit]
-        more = len(found) > request.limit
-        return Page(letters_from(shown), _cursor_after(shown, request.sort) if more else None)
+        shown, cursor = found[: request.limit], _cursor_after(found[: request.limit], request.sort)
+        if len(found) > request.limit and cursor is None:
+            # None of them has keys to continue from: on to the first that has, so that what comes after is reached.
+            found = list(self._ordered(where, request, _LIGHT, limit=_FEW))
+            good = (n for n in range(len(shown), len(found)) if _cursor_after(found[n : n + 1], request.sort))
+            shown = found[: next(good, len(found)) + 1]
+            cursor = _cursor_after(shown, request.sort)
+        return Page(letters_from(shown), cursor if len(found) > len(shown) else None)
 
     def _page_by_keys(self, where: Document, request: PageRequest) -> Page:
         """The page by sorting the keys of all that fit, and reading only the letters that are shown."""
@@ -108,13 +127,13 @@ class Reading:
         return Page(letters_from(shown), _cursor_after(found[: request.limit], request.sort) if more else None)
 
     def _ordered(
-        self, where: Document, request: PageRequest, fields: Document, index: str | None = None
+        self, where: Document, request: PageRequest, fields: Document, index: str | None = None, *, limit: int = 0
     ) -> PyMongoCursor[Document]:
         if request.cursor:
             where = {"$and": [where, queries.after(_with_ids(request.cursor))]}
         order = [(key.field, key.direction) for key in request.sort.keys]
         skip = (request.page - 1) * request.limit
-        found = self._letters.find(where, fields).sort(order).skip(skip).limit(request.limit + 1)
+        found = self._letters.find(where, fields).sort(order).skip(skip).limit(limit or request.limit + 1)
         return found.hint(index) if index else found
 
     def _are_few(self, keys: Document) -> bool:
@@ -213,17 +232,37 @@ def _advice(criteria: LetterCriteria) -> str:
     )
 
 
-def _cursor_after(documents: Sequence[Document], sort: Sort) -> Cursor | None:
-    """The cursor after the last document whose sort keys are of the right kind: no other can be continued from."""
-    kinds = {"instant": datetime, "text": str, "id": ObjectId}
-    for document in reversed(documents):
-        values = [document.get(key.field) for key in sort.keys]
-        if all(isinstance(value, kinds[key.kind]) for key, value in zip(sort.keys, values, strict=True)):
-            return Cursor(sort, tuple(str(value) if isinstance(value, ObjectId) else value for value in values))
+def _why_unreadable(document: Document) -> Unreadable | None:
+    try:
+        letter_from(document)
+    except Unreadable as error:
+        return error
     return None
 
 
+def _cursor_after(documents: Sequence[Document], sort: Sort) -> Cursor | None:
+    """The cursor after the last document whose sort keys are of the right kind: no other can be continued from."""
+    kinds = {"instant": (datetime, DatetimeMS), "text": str, "id": ObjectId}
+    for document in reversed(documents):
+        values = [document.get(key.field) for key in sort.keys]
+        if all(isinstance(value, kinds[key.kind]) for key, value in zip(sort.keys, values, strict=True)):  # type: ignore[arg-type]
+            return Cursor(sort, tuple(map(_as_in_cursor, values)))
+    return None
+
+
+def _as_in_cursor(value: Any) -> Any:
+    if isinstance(value, ObjectId):
+        return str(value)
+    return int(value) if isinstance(value, DatetimeMS) else value
+
+
+def _as_stored(kind: str, value: Any) -> Any:
+    if kind == "id":
+        return ObjectId(value)
+    return DatetimeMS(value) if isinstance(value, int) else value
+
+
 def _with_ids(cursor: Cursor) -> Cursor:
-    """The cursor with its id as the store compares it. Cursors carry it as text."""
+    """The cursor with its values as the store compares them. Cursors carry ids as text."""
     pairs = zip(cursor.sort.keys, cursor.values, strict=True)
-    return Cursor(cursor.sort, tuple(ObjectId(value) if key.kind == "id" else value for key, value in pairs))
+    return Cursor(cursor.sort, tuple(_as_stored(key.kind, value) for key, value in pairs))

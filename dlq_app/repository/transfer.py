@@ -67,7 +67,16 @@ class Transfer:
                 time.sleep(_PAUSE_S)
                 continue
             if met < _CHUNK:
-                return
+                break
+        yield from self._without_id(criteria)
+
+    def _without_id(self, criteria: LetterCriteria) -> Iterator[Unreadable]:
+        """Documents that fit and have no message id that is a text: ``walk`` cannot meet them in its order."""
+        where = {"$and": [queries.matching(criteria), {"$or": queries.WITHOUT_ID}]}
+        with translated():
+            found = list(self._letters.find(where, {"_id": 1}).limit(_CHUNK))
+        for document in found:
+            yield Unreadable(document, "messageId is missing or no text")
 
     def _after(self, criteria: LetterCriteria, after: str) -> Iterator[Document]:
         """The next thousand, at most 16 MiB of them in memory at a time."""

@@ -25,7 +25,7 @@ def sentence(policy: ReplayPolicy = POLICY, **changes: Any) -> str:
 
 def test_a_letter_that_waits_for_its_second_replay() -> None:
     assert sentence(dlqRetryCount=1, nextRetryAt=NOW + timedelta(minutes=1)) == (
-        "TIMEOUT_ERROR is transient; 4 of 4 attempts failed over 7.3 s; next automatic replay at 10:42 (2 of 5)"
+        "TIMEOUT_ERROR is transient; 4 of 4 attempts failed over 7.3 s; next automatic replay at 10:42 UTC (2 of 5)"
     )
 
 
@@ -34,7 +34,7 @@ def test_a_letter_that_waits_for_its_second_replay() -> None:
     [
         (
             {"nextRetryAt": datetime(2026, 11, 25, 2, tzinfo=UTC)},
-            "automatic replay at 02:00 on 2026-11-25 (1 of 5)",
+            "automatic replay at 02:00 UTC on 2026-11-25 (1 of 5)",
         ),
         ({"status": Status.MANUAL}, "set aside: it waits for a person"),
         ({"status": Status.MANUAL, "strategy": "manual"}, "; it waits for a person"),

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from bson import ObjectId
 from django.contrib.admin.models import LogEntry
 from django.test import Client
 from pymongo.database import Database
@@ -154,12 +155,13 @@ def test_other_cells_stay_as_they_are(harmless: str) -> None:
 
 
 def test_a_document_that_is_no_letter_is_told_of(store: Database[dict[str, Any]]) -> None:
-    store["dead_letters"].insert_many([a_document("m-1"), a_document("m-2", status="nonsense"), a_document("m-3")])
+    odd = {**a_document("m-2", status="nonsense"), "_id": ObjectId("b" * 24)}
+    store["dead_letters"].insert_many([a_document("m-1"), odd, a_document("m-3")])
 
     *found, end = lines(b"".join(Export(LetterCriteria(), "jsonl").chunks()))
 
     assert [line["messageId"] for line in found] == ["m-1", "m-3"]
-    assert end == {"end": {"count": 2, "complete": True, "unreadable": 1}}
+    assert end == {"end": {"count": 2, "complete": True, "unreadable": 1, "unreadableIds": ["b" * 24]}}
 
 
 def a_store_that_goes_away(monkeypatch: pytest.MonkeyPatch, after: int) -> None:

@@ -180,13 +180,11 @@ def thousands(value: Any) -> str:
 
 
 def _moment(value: Any) -> datetime | None:
-    if isinstance(value, datetime):
-        return value.astimezone(UTC)
-    if isinstance(value, int | float):
-        return datetime.fromtimestamp(value / 1000, UTC)
-    if isinstance(value, str) and value:
-        try:
-            return datetime.fromisoformat(value).astimezone(UTC)
-        except ValueError:
-            return None
-    return None
+    try:
+        if isinstance(value, datetime):
+            return value.astimezone(UTC)
+        if isinstance(value, int | float):
+            return datetime.fromtimestamp(value / 1000, UTC)
+        return datetime.fromisoformat(value).astimezone(UTC) if isinstance(value, str) and value else None
+    except (ValueError, OverflowError, OSError):
+        return None  # no time, or one beyond the calendar

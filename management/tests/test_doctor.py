@@ -60,6 +60,7 @@ def test_whatever_is_not_well_has_a_fix(
     found = by_name(examine())
 
     assert [one for one in found.values() if one.status is not Status.OK and not one.fix] == []
+    assert found["letters"].status is Status.OK
     failing = {name for name, one in found.items() if one.status is Status.FAIL}
     assert {"data directory", "serializer", "indexes", "worker", "dlq_worker", "cron"} <= failing
     assert {"administrator", "api keys", "static files"} <= {n for n, f in found.items() if f.status is Status.WARN}
@@ -151,3 +152,15 @@ def test_alive_means_that_a_role_here_has_reported(redis_client: Any) -> None:
     presence.announce("worker-1", "worker", started_at_ms=0)
 
     call_command("doctor", "--alive")
+
+
+@pytest.mark.redis
+@pytest.mark.mongo
+def test_a_document_that_is_no_letter_is_named(redis_client: Any, mongo_db: Any, db: None) -> None:
+    mongo_db["dead_letters"].insert_one({"_id": "stray\u202e", "note": "by hand"})
+
+    finding = by_name(examine())["letters"]
+
+    assert finding.status is Status.FAIL
+    assert "left out everywhere: 1 (" in finding.detail
+    assert "stray" in finding.detail
