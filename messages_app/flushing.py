@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from queue import Empty
 
+from messages_app import trace
 from messages_app.errors import StoreUnavailable
+from messages_app.failures import UNKNOWN_ERROR, ErrorKind, Failure, clip
 from messages_app.ledger import Ledger
 from messages_app.pool import Pool
 from messages_app.records import Completed, Deferred, Failed, Outcome, Verdict
@@ -27,6 +30,36 @@ _IDS_SHOWN = 20
 _LONGEST_PAUSE_S = 2.0
 #: After the last flush, seconds for the breakers to be told what is left.
 _LAST_WORD_S = 0.3
+
+_UNWRITTEN = "The attempt failed, and what was known of it could not be written: "
+_NOTE = '{"note":"The result could not be written and was not kept."}'
+#: Longer waits than this are not computed by any policy.
+_LONGEST_WAIT_MS = 86_400_000
+
+
+def reduced(outcome: Outcome, why: str) -> Outcome:
+    """What can always be written of an outcome: the same move, with a plain text in the place of what it says.
+
+    The same again when it has been reduced before. ``why`` goes into a failure.
+    """
+    match outcome:
+        case Completed():
+            return replace(outcome, result=_NOTE, attempt_json="", sample=None)
+        case Failed():
+            if not outcome.attempt_json and _UNWRITTEN in outcome.error:
+                return outcome
+            failure = Failure(UNKNOWN_ERROR, ErrorKind.UNKNOWN, _UNWRITTEN + clip(why, 300))
+            error = trace.last_error(failure, int(time.time() * 1000), "", "{}")
+            return replace(outcome, delay_ms=_wait(outcome.delay_ms), error=error, attempt_json="", sample=None)
+        case Deferred():
+            return replace(outcome, delay_ms=_wait(outcome.delay_ms) or 0, attempt_json="", sample=None)
+
+
+def _wait(delay_ms: int | None) -> int | None:
+    """The wait as it is if it can be one, else a second: too early is better than never."""
+    if delay_ms is None or (type(delay_ms) is int and 0 <= delay_ms <= _LONGEST_WAIT_MS):
+        return delay_ms
+    return 1000
 
 
 class Flusher:
@@ -111,9 +144,9 @@ class Flusher:
                     told = True
                 time.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_S)
-            except Exception:
+            except Exception as error:
                 # One outcome that cannot be sent must not hold up the others, nor this thread.
-                self._send_each(batch, told)
+                self._send_each(batch, told, error)
                 return
             else:
                 break
@@ -123,26 +156,40 @@ class Flusher:
         if not told:
             self._tell(batch, probes=False)
         self._count(batch, verdicts)
+        for outcome, verdict in zip(batch, verdicts, strict=True):
+            if verdict is Verdict.REFUSED:
+                self._send_reduced(outcome, "the ledger cannot write it")
 
     def _tell(self, batch: Sequence[Outcome], *, probes: bool) -> None:
         self._teller.tell([
             outcome.sample for outcome in batch if outcome.sample is not None and outcome.sample.of_probe is probes
         ])  # fmt: skip
 
-    def _send_each(self, batch: Sequence[Outcome], told: bool) -> None:
+    def _send_each(self, batch: Sequence[Outcome], told: bool, error: Exception) -> None:
         if len(batch) == 1:
-            log.exception("outcome_refused", extra={"message_id": batch[0].message_id})
-            self.deferred += 1  # out of the way; its lease ends and the message comes back
             if not told:
                 self._tell(batch, probes=False)
+            self._send_reduced(batch[0], f"{type(error).__name__}: {error}")
             return
         for outcome in batch:
             self._send([outcome], told)
+
+    def _send_reduced(self, outcome: Outcome, why: str) -> None:
+        """Send what can be written of an outcome that cannot be written as it is."""
+        less = reduced(outcome, why)
+        if less == outcome:
+            log.error("outcome_refused", extra={"message_id": outcome.message_id, "why": why})
+            self.deferred += 1  # out of the way; its lease ends and the message comes back
+            return
+        log.error("outcome_reduced", extra={"message_id": outcome.message_id, "why": why})
+        self._send([less], told=True)
 
     def _count(self, batch: Sequence[Outcome], verdicts: Sequence[Verdict]) -> None:
         fills_outbox = False
         given_up: list[str] = []
         for outcome, verdict in zip(batch, verdicts, strict=True):
+            if verdict is Verdict.REFUSED:
+                continue  # it is sent again, reduced
             if isinstance(outcome, Completed):
                 self.completed += 1
             elif isinstance(outcome, Failed):

@@ -251,13 +251,28 @@ class Ledger:
             if size > OUTBOX_BYTES:
                 break
             chunk = ids[first : first + OUTBOX_CHUNK]
-            read = [OutboxEntry(found.outbox, found) for found in self.get_many(chunk) if found and found.outbox]
+            records = self._readable_records(chunk)
+            read = [OutboxEntry(found.outbox, found) for found in records if found.outbox]
             entries += read
             size += sum(len(entry.record.body or b"") + len(entry.record.run_body or b"") for entry in read)
             # What stands for nothing would hold up what is behind it; the script looks again before it clears it.
             told = {entry.record.message_id for entry in read}
             self.drained([(message_id, 0, "death") for message_id in chunk if message_id not in told])
         return entries
+
+    def _readable_records(self, message_ids: Sequence[str]) -> list[Record]:
+        """The records that are there; one that is broken in the store is set aside and does not hold up the others."""
+        try:
+            return [found for found in self.get_many(message_ids) if found]
+        except (ValueError, KeyError, TypeError, AttributeError, redis.ResponseError) as error:
+            if len(message_ids) > 1:
+                return [found for message_id in message_ids for found in self._readable_records([message_id])]
+            log.exception("outcome_unreadable", extra={"message_id": message_ids[0]})
+            epoch = self._lines.call("HGET", f"{self._prefix}msg:{message_ids[0]}", "epoch")
+            self.quarantine(
+                message_ids[0], int(epoch or 0), f"The record cannot be read: {type(error).__name__}: {error}"
+            )
+            return []
 
     def drained(self, acknowledged: Sequence[tuple[str, int, str]]) -> list[bool]:
         """Take acknowledged outcomes, as (id, epoch, kind), out of the outbox; False for one that has moved on."""

@@ -228,6 +228,8 @@ class Verdict(StrEnum):
     TO_OUTBOX = "to_outbox"
     ALREADY = "already"
     STALE = "stale"
+    #: It cannot be written as it is; nothing of it was.
+    REFUSED = "refused"
 
     @property
     def applied(self) -> bool:

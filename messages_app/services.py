@@ -16,12 +16,13 @@ from dlq_app.ports import ForwardAnswer, ForwardOrder, VoidAnswer
 from dlq_app.replay_batch import BreakerSeen
 from messages_app import leases, registry
 from messages_app.errors import LedgerRefused, MessagesError, StoreUnavailable
+from messages_app.flushing import reduced
 from messages_app.ledger import Ledger, ledger
 from messages_app.names import process_name
 from messages_app.parsing import parse_payload
 from messages_app.pool import GRACE_S, WATCH_S
 from messages_app.recorded import recorded
-from messages_app.records import Completed, Deferred, Failed, Outcome, State
+from messages_app.records import Completed, Deferred, Failed, Outcome, State, Verdict
 from messages_app.runner import Attempt, Runner, payload_of
 
 log = logging.getLogger(__name__)
@@ -90,19 +91,31 @@ def _renew(book: Ledger, attempt: Attempt) -> None:
 
 
 def _offer(book: Ledger, outcome: Outcome) -> None:
-    """Send the outcome until the ledger answers; raises StoreUnavailable after a minute."""
+    """Send the outcome until the ledger answers; raises StoreUnavailable after a minute.
+
+    One that cannot be written as it is is reduced to what can.
+    """
     until = time.monotonic() + OFFER_S
     pause = 0.1
     while True:
         try:
-            book.flush([outcome])
+            (verdict,) = book.flush([outcome])
+            why = "the ledger cannot write it" if verdict is Verdict.REFUSED else ""
         except StoreUnavailable:
             if time.monotonic() > until:
                 raise
             time.sleep(pause)
             pause = min(2 * pause, 5.0)
-        else:
+            continue
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+        if not why:
             return
+        log.error("outcome_reduced", extra={"message_id": outcome.message_id, "why": why})
+        less = reduced(outcome, why)
+        if less == outcome:
+            raise RuntimeError("the outcome cannot be written; its lease ends and the message comes back")
+        outcome = less
 
 
 class IntakePort:

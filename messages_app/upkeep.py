@@ -228,14 +228,29 @@ def drain(ledger: Ledger, record_outcomes: Recorder, limit: int = BATCH) -> int:
                 deaths.append((entry, death_of(entry.record)))
             else:
                 settles.append((entry, settled_of(entry.record)))
-        except (ValueError, TypeError, KeyError) as error:
-            # One record that cannot be read must not hold up the others.
+        except Exception as error:
+            # One record that cannot be read, whatever is wrong with it, must not hold up the others.
             _quarantine(ledger, entry, f"{type(error).__name__}: {error}")
     ordered = [entry for entry, _ in deaths] + [entry for entry, _ in settles]
     if ordered:
-        recorded = record_outcomes([death for _, death in deaths], [settled for _, settled in settles])
+        recorded = _recorded(record_outcomes, [death for _, death in deaths], [settled for _, settled in settles])
         _acknowledge(ledger, zip(ordered, recorded, strict=True))
     return len(entries)
+
+
+def _recorded(record_outcomes: Recorder, deaths: Sequence[Death], settles: Sequence[Settled]) -> list[Recorded]:
+    """Record all together; when one of them breaks that, each alone, so that the others are not held up."""
+    try:
+        return record_outcomes(deaths, settles)
+    except (StoreUnavailable, LettersUnavailable):
+        raise
+    except Exception as error:
+        if len(deaths) + len(settles) == 1:
+            log.exception("outcome_broken", extra={"message_id": (deaths or settles)[0].message_id})
+            return [Recorded(ok=False, why=f"{type(error).__name__}: {error}"[:300])]
+    alone = [_recorded(record_outcomes, [death], []) for death in deaths]
+    alone += [_recorded(record_outcomes, [], [settled]) for settled in settles]
+    return [answer for answers in alone for answer in answers]
 
 
 def _acknowledge(ledger: Ledger, recorded: Iterable[tuple[OutboxEntry, Recorded]]) -> None:

@@ -1,7 +1,8 @@
 -- End running messages well. A replay's end goes to the outbox; any other record starts to age.
 -- KEYS  1 prefix of every key
 -- ARGV  1 ms a record is kept  2 ms its payload is kept, then for each message: id, fence, result JSON, attempt JSON
--- RETURNS  for each message: applied, to_outbox (applied, and the outbox has something new), already, stale
+-- RETURNS  for each message: applied, to_outbox (applied, and the outbox has something new), already, stale,
+--          refused (it cannot be written)
 -- RACES  A worker that lost its lease must not end what another runs, a repetition must not count twice, and no record
 --        may be done without its account or, for a replay, without its place in the outbox.
 local prefix = KEYS[1]
@@ -15,9 +16,9 @@ local function complete(id, fence, result, attempt)
   local verdict = judge(record, fence)
   if verdict ~= 'applied' then return verdict end
   local key = prefix .. 'msg:' .. id
+  tell(id, attempt)
   redis.call('HSET', key, 'state', 'done', 'finishedAt', stamp, 'result', result)
   ended[#ended + 1] = id
-  tell(id, attempt)
   count(record.account, 'done', 1)
   count(record.account, 'open', -1)
   tally('done')
@@ -35,7 +36,7 @@ end
 
 local verdicts = {}
 for at = 3, #ARGV, 4 do
-  verdicts[#verdicts + 1] = complete(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3])
+  verdicts[#verdicts + 1] = apply_alone(complete, ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3])
 end
 write_ended()
 write_tallies()

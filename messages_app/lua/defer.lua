@@ -2,7 +2,7 @@
 -- KEYS  1 prefix of every key
 -- ARGV  for each message: id, fence, wait in ms (0: back into its lane), why (breaker, shutdown, prefetch),
 --       attempt JSON or empty
--- RETURNS  for each message: applied, already, stale
+-- RETURNS  for each message: applied, already, stale, refused (it cannot be written)
 -- RACES  Giving back and waking up are one step, so that no message waits without anybody knowing.
 local prefix = KEYS[1]
 --@use time calendar wake outcome tally
@@ -12,12 +12,13 @@ local STORY_MAX = 65536 -- beyond this, refusals leave no more traces in the mes
 -- to the front of its lane. The attempt stays what it is.
 local function defer(id, fence, delay, why, attempt)
   local wait = tonumber(delay)
-  if not (wait and wait >= 0) then return 'stale' end
   local record = read(id, 'state', 'fence', 'epoch', 'attempt', 'priority', 'recoveries', 'wakes', 'deferrals',
     'deferredSince')
   local verdict = judge(record, fence)
   if verdict ~= 'applied' then return verdict end
+  if not (wait and wait >= 0 and wait < math.huge) then return 'refused' end
   local key, refused = prefix .. 'msg:' .. id, why == 'breaker'
+  if redis.call('STRLEN', prefix .. 'story:' .. id) < STORY_MAX then tell(id, attempt) end
   redis.call('HSET', key, 'startedAt', '', 'owner', '')
   ended[#ended + 1] = id
   if refused then
@@ -25,7 +26,6 @@ local function defer(id, fence, delay, why, attempt)
     local since = record.deferredSince ~= '' and record.deferredSince or stamp
     redis.call('HSET', key, 'deferrals', (tonumber(record.deferrals) or 0) + 1, 'deferredSince', since)
   end
-  if redis.call('STRLEN', prefix .. 'story:' .. id) < STORY_MAX then tell(id, attempt) end
   if wait > 0 then
     local due = now + math.ceil(wait)
     redis.call('HSET', key, 'state', 'scheduled', 'dueAt', due)
@@ -40,7 +40,8 @@ end
 
 local verdicts = {}
 for at = 1, #ARGV, 5 do
-  verdicts[#verdicts + 1] = defer(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4])
+  verdicts[#verdicts + 1] =
+    apply_alone(defer, ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4])
 end
 write_ended()
 write_tallies()

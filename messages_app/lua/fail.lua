@@ -1,7 +1,7 @@
 -- End attempts in failure: wait for the next one, or give the message up.
 -- KEYS  1 prefix of every key
 -- ARGV  for each message: id, fence, wait before the next attempt in ms (empty: give up), error JSON, attempt JSON
--- RETURNS  for each message: applied (it waits), to_outbox (given up), already, stale
+-- RETURNS  for each message: applied (it waits), to_outbox (given up), already, stale, refused (it cannot be written)
 -- RACES  A repeated failure must not use up a second retry, and a message given up must be in the outbox by the same
 --        step, whatever dies next.
 local prefix = KEYS[1]
@@ -9,16 +9,17 @@ local prefix = KEYS[1]
 
 local function fail(id, fence, delay, problem, attempt)
   local wait = tonumber(delay)
-  if delay ~= '' and not (wait and wait >= 0) then return 'stale' end
   local record = read(id, 'state', 'fence', 'attempt', 'maxRetries', 'priorRuns', 'replayId')
   local verdict = judge(record, fence)
   if verdict ~= 'applied' then return verdict end
-  local key, number = prefix .. 'msg:' .. id, tonumber(record.attempt)
+  local key, number, retries = prefix .. 'msg:' .. id, tonumber(record.attempt), tonumber(record.maxRetries)
+  if not (number and retries) then return 'refused' end
+  if delay ~= '' and not (wait and wait >= 0 and wait < math.huge) then return 'refused' end
+  tell(id, attempt)
   redis.call('HSET', key, 'lastError', problem, 'deferredSince', '', 'priorRuns', (tonumber(record.priorRuns) or 0) + 1)
   ended[#ended + 1] = id
-  tell(id, attempt)
   tally('failed')
-  if wait and number < tonumber(record.maxRetries) then --[g] retries left
+  if wait and number < retries then --[g] retries left
     local due = now + math.ceil(wait)
     redis.call('HSET', key, 'state', 'retry_wait', 'attempt', number + 1, 'dueAt', due)
     redis.call('ZADD', prefix .. 'due:retry_wait', due, id)
@@ -32,7 +33,8 @@ end
 
 local verdicts = {}
 for at = 1, #ARGV, 5 do
-  verdicts[#verdicts + 1] = fail(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4])
+  verdicts[#verdicts + 1] =
+    apply_alone(fail, ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4])
 end
 write_ended()
 write_tallies()

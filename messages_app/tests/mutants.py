@@ -31,7 +31,7 @@ _REPLACED = {
     ],
     "rows = again(token) or rows": [""],
     "local rows = again(token)": ["local rows"],
-    "if wait and number < tonumber(record.maxRetries) then": ["if wait then"],
+    "if wait and number < retries then": ["if wait then"],
     "if record.recoveries < LOSSES_MAX then return queue(id, record) end": ["do return queue(id, record) end"],
     "local letter_has_it = state == 'dead_pending' and old_epoch <= death_seen": [
         "local letter_has_it = false",

@@ -18,8 +18,10 @@ from messages_app import registry
 from messages_app.engine import Engine
 from messages_app.envelope import Message
 from messages_app.errors import StoreUnavailable
+from messages_app.flushing import Flusher
 from messages_app.ledger import Ledger, Terms
-from messages_app.records import Claim, Outcome, State
+from messages_app.pool import Pool
+from messages_app.records import Claim, Completed, Failed, Outcome, State
 from messages_app.runner import Attempt, Runner
 from messages_app.tests.handling import an_acceptance, handling, reaches
 
@@ -305,3 +307,54 @@ def test_a_claim_without_an_answer_is_repeated_until_it_has_one(redis_client: re
     finally:
         engine.stop(0)
     assert len(set(book.lost)) == 1
+
+
+def test_an_outcome_that_cannot_be_written_is_written_in_short_and_holds_up_nobody(
+    book: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = Pool(1, Runner("w-1"))
+    flusher = Flusher(book, pool, lambda: None)
+    odd: dict[str, Any] = {
+        "error": {"error": '{"errorReason":"\ud83e"}'}, "no-text": {"error": None}, "line": {"attempt_json": "\ud83e"},
+        "wait": {"delay_ms": -1}, "endless": {"delay_ms": float("inf")},
+    }  # fmt: skip
+    book.accept_many([an_acceptance(message_id=message_id) for message_id in ("m1", "result", *odd, "m2")])
+
+    for claimed in book.claim(token="t", limit=10, owner="w-1", holding=0).records:
+        whose: dict[str, Any] = {"message_id": claimed.message_id, "fence": claimed.fence, "attempt_json": "{}"}
+        if fields := odd.get(claimed.message_id):
+            pool.outcomes.put(Failed(**{**whose, "delay_ms": None, "error": "{}", **fields}))
+        else:
+            result = '"\ud83e"' if claimed.message_id == "result" else "1"
+            pool.outcomes.put(Completed(**whose, result=result))
+    flusher.start()
+    assert flusher.finish(20)
+
+    assert [reaches(book, message_id, State.DONE).result for message_id in ("m1", "m2")] == ["1", "1"]
+    assert "could not be written" in reaches(book, "result", State.DONE).result
+    for message_id in odd:
+        record = reaches(book, message_id, State.RETRY_WAIT if "delay_ms" in odd[message_id] else State.DEAD_PENDING)
+        error = json.loads(record.last_error)
+        assert (error["errorType"], error["errorKind"]) == ("UNKNOWN_ERROR", "unknown")
+        assert "could not be written" in error["errorReason"]
+    reduced = [vars(record)["message_id"] for record in caplog.records if record.message == "outcome_reduced"]
+    assert sorted(reduced) == sorted(["result", *odd])
+    assert (flusher.completed, flusher.failed, flusher.deferred) == (3, 5, 0)
+    assert book.accounting()[0].done == 3
+
+
+def test_a_message_whose_story_is_broken_gets_its_outcome_without_a_line(
+    book: Ledger, start: Callable[..., Engine], redis_client: redis.Redis
+) -> None:
+    release = threading.Event()
+
+    with handling(lambda message: release.wait(20)) as type:
+        start()
+        book.accept(an_acceptance(message_id="m1", type=type))
+        reaches(book, "m1", State.RUNNING)
+        redis_client.delete("dlq:story:m1")
+        redis_client.hset("dlq:story:m1", "of", "another kind")
+        release.set()
+        eventually(lambda: redis_client.hget("dlq:msg:m1", "state") == b"done")
+
+    assert book.accounting()[0].done == 1

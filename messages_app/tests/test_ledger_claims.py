@@ -388,10 +388,42 @@ def test_outcomes_are_judged_each_by_its_own_fence(desk: Desk) -> None:
             Failed(message_id="e", fence=fences["e"], delay_ms=50, error="{}", attempt_json="{}"),
         ]
     )
-    assert verdicts == ["to_outbox", "stale", "applied", "applied", "stale", "stale", "applied"]
+    assert verdicts == ["to_outbox", "stale", "applied", "applied", "refused", "stale", "applied"]
     assert [desk.record(message_id).state for message_id in "abcde"] == [
         "dead_pending", "running", "scheduled", "done", "retry_wait",
     ]  # fmt: skip
+
+
+def test_an_outcome_that_cannot_be_written_is_refused_alone(desk: Desk, redis_client: redis.Redis) -> None:
+    for message_id in ("a1", "a2", "b1", "b2", "b3", "c1", "c2"):
+        desk.accept(message_id)
+    fences = {claimed.message_id: claimed.fence for claimed in desk.claim()}
+    for message_id in ("a1", "b1", "c1"):
+        redis_client.delete(f"dlq:story:{message_id}")
+        redis_client.hset(f"dlq:story:{message_id}", "of", "another kind")
+    redis_client.hset("dlq:msg:b2", "maxRetries", "many")
+    before = {message_id: redis_client.hgetall(f"dlq:msg:{message_id}") for message_id in ("a1", "b1", "b2", "c1")}
+
+    verdicts = desk.ledger.flush(
+        [
+            Completed(message_id="a1", fence=fences["a1"], result="1", attempt_json="{}"),
+            Completed(message_id="a2", fence=fences["a2"], result="1", attempt_json="{}"),
+            *(
+                Failed(message_id=message_id, fence=fences[message_id], delay_ms=5, error="{}", attempt_json="{}")
+                for message_id in ("b1", "b2", "b3")
+            ),
+            Deferred(message_id="c1", fence=fences["c1"], delay_ms=0, why="shutdown", attempt_json="{}"),
+            Deferred(message_id="c2", fence=fences["c2"], delay_ms=0, why="shutdown", attempt_json="{}"),
+        ]
+    )
+
+    assert verdicts == ["refused", "applied", "refused", "refused", "applied", "refused", "applied"]
+    for message_id, record in before.items():
+        assert redis_client.hgetall(f"dlq:msg:{message_id}") == record
+    assert [desk.record(message_id).state for message_id in ("a2", "b3", "c2")] == ["done", "retry_wait", "queued"]
+    assert desk.account() == (7, 1, 0, 6)
+    # The others have left the index of what runs.
+    assert sorted(redis_client.zrange("dlq:due:running", 0, -1)) == [b"a1", b"b1", b"b2", b"c1"]
 
 
 # -- fail

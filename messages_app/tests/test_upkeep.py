@@ -144,17 +144,49 @@ def test_what_mongodb_can_never_take_is_set_aside_and_holds_up_nobody(book: Ledg
     assert book.outbox() == []
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("lastError", "{"), ("lastError", "[1]"), ("lastError", "[" * 5000), ("state", "gone"), ("queuedAt", "soon"),
+        ("finishedAt", str(10**17)), ("story", "{"), ("story", "[]"), ("story of another kind", "x"),
+    ],
+)  # fmt: skip
 def test_a_record_that_cannot_be_read_is_set_aside(
-    book: Ledger, letters: Letters, redis_client: redis.Redis
-) -> None:  # fmt: skip
+    book: Ledger, letters: Letters, redis_client: redis.Redis, field: str, value: str
+) -> None:
     dies(book, "m1")
     dies(book, "m2")
-    redis_client.hset("dlq:msg:m1", "lastError", "{")
+    if field == "story":
+        redis_client.set("dlq:story:m1", value)
+    elif field.startswith("story"):
+        redis_client.delete("dlq:story:m1")
+        redis_client.hset("dlq:story:m1", field, value)
+    else:
+        redis_client.hset("dlq:msg:m1", field, value)
 
     drain(book, letters)
 
     assert [entry.message_id for entry in book.quarantined()] == ["m1"]
     assert [death.message_id for death in letters.deaths] == ["m2"]
+    assert drain(book, letters) == 0
+
+
+def test_an_outcome_that_breaks_the_recording_is_set_aside_and_holds_up_nobody(book: Ledger, letters: Letters) -> None:
+    for message_id in ("m1", "m2", "m3"):
+        dies(book, message_id)
+
+    def record(deaths: Sequence[Death], settles: Sequence[Settled]) -> list[Recorded]:
+        if any(death.message_id == "m2" for death in deaths):
+            raise AttributeError("a poisonous document")
+        return letters(deaths, settles)
+
+    drain(book, record)
+
+    assert [(entry.message_id, entry.why) for entry in book.quarantined()] == [
+        ("m2", "AttributeError: a poisonous document")
+    ]
+    assert [death.message_id for death in letters.deaths] == ["m1", "m3"]
+    assert book.outbox() == []
 
 
 def test_while_mongodb_is_away_everything_stays_and_then_drains(
