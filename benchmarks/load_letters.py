@@ -26,6 +26,7 @@ from pymongo.write_concern import WriteConcern
 from dlq_app import indexes
 from dlq_app.documents import new_letter
 from dlq_app.letter import Death
+from dlq_app.masking import MaskingPolicy
 from dlq_app.mongo import LETTERS
 from dlq_app.policy import ReplayPolicy, place_first
 from dlq_app.words import error_words
@@ -104,7 +105,7 @@ def causes(dice: random.Random, now: datetime) -> list[Cause]:
         )
         death = _death(error_type, kind, message.replace("{n}", "4711"), stack, now)
         place = place_first(ReplayPolicy(), error_type=error_type, error_kind=kind, died_at=now)
-        template = new_letter(death, place, now)
+        template = new_letter(death, place, now, MaskingPolicy())
         found.append(Cause(1 / (rank + 3), begins, ends, error_type, message, types, template))
     return found
 
@@ -148,7 +149,7 @@ def _letter(n: int, cause: Cause, source: str, at: datetime, now: datetime, dice
         "originalMessage": letter["originalMessage"].replace("4711", number),
         "errorReason": reason,
         "errorStack": letter["errorStack"].replace("{reason}", reason),
-        "searchWords": error_words(cause.error_type, reason),
+        "searchWords": error_words(cause.error_type, reason, MaskingPolicy()),
         "metadata": metadata,
         "createdAt": at,
         "firstFailedAt": at - timedelta(seconds=7),

@@ -13,6 +13,7 @@ from bson.binary import Binary
 from dlq_app.fingerprint import fingerprint
 from dlq_app.instants import parse_instant
 from dlq_app.letter import Claimed, DeadLetter, Death
+from dlq_app.masking import MaskingPolicy
 from dlq_app.mongo import Document
 from dlq_app.policy import Placement
 from dlq_app.states import Resolution, Status, Verb
@@ -132,8 +133,8 @@ def metadata_of(death: Death) -> Document:
     }
 
 
-def error_fields(death: Death) -> Document:
-    """The fields of a letter that describe its last failure."""
+def error_fields(death: Death, masking: MaskingPolicy) -> Document:
+    """The fields of a letter that describe its last failure. ``masking`` says which words it is not found by."""
     reason, stack = text(death.error_reason, MAX_REASON), text(death.error_stack, MAX_STACK)
     error_type = text(death.error_type, 100)
     return {
@@ -142,18 +143,18 @@ def error_fields(death: Death) -> Document:
         "errorReason": reason,
         "errorStack": stack,
         "fingerprint": fingerprint(error_type, reason, stack).value,
-        "searchWords": error_words(error_type, reason),
+        "searchWords": error_words(error_type, reason, masking),
         "lastFailedAt": death.died_at,
     }
 
 
-def new_letter(death: Death, placement: Placement, now: datetime) -> Document:
+def new_letter(death: Death, placement: Placement, now: datetime, masking: MaskingPolicy) -> Document:
     """The document of a first death."""
     return {
         "messageId": death.message_id,
         "type": death.type,
         "originalMessage": stored_body(death.body),
-        **error_fields(death),
+        **error_fields(death, masking),
         "retryCount": death.retry_count,
         "dlqRetryCount": 0,
         "status": placement.status.value,

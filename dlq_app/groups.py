@@ -16,10 +16,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from dlq_app import figures, repository
+from dlq_app import conf, figures, repository
 from dlq_app.criteria import LetterCriteria
 from dlq_app.errors import CriteriaInvalid, GroupNotFound
 from dlq_app.group_states import OPEN_STATES, GroupState, Said, state_of
+from dlq_app.masking import mask_text
 from dlq_app.paging import DEFAULT_LIMIT, MAX_LIMIT
 from dlq_app.repository.figures import GroupFigures
 from dlq_app.repository.figures import figures as figures_store
@@ -326,8 +327,13 @@ def _fits(group: Group, criteria: LetterCriteria) -> bool:
         and (not c.fingerprints or group.fingerprint in c.fingerprints)
         and (c.failed_from is None or group.last_seen >= c.failed_from)
         and (c.failed_to is None or group.last_seen < c.failed_to)
-        and (not c.search or set(words(c.search)) <= set(words(f"{group.message} {group.error_type} {group.frame}")))
+        and (not c.search or set(words(c.search)) <= _found_by(group))
     )
+
+
+def _found_by(group: Group) -> set[str]:
+    """The words that a group is found by: of its text as it is shown, so that no search confirms what is hidden."""
+    return set(words(f"{mask_text(group.message, conf.masking_policy())} {group.error_type} {group.frame}"))
 
 
 def _read_sort(text: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from dlq_app.criteria import KINDS, PRIORITIES
 from dlq_app.fingerprint import fingerprint
 from dlq_app.instants import parse_instant
+from dlq_app.masking import MaskingPolicy
 from dlq_app.states import Resolution, Status
 from dlq_app.strategies import Strategy
 from dlq_app.words import error_words
@@ -50,7 +51,7 @@ def parse(line: bytes) -> dict[str, Any]:
     return found
 
 
-def letter_fields(given: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+def letter_fields(given: Mapping[str, Any], now: datetime, masking: MaskingPolicy) -> dict[str, Any]:
     """The fields of the letter in a parsed line, as stored, its payload not looked into.
 
     ``fence`` and ``closedEpoch`` are None when the line does not have both. A letter that was being replayed comes as
@@ -76,12 +77,12 @@ def letter_fields(given: Mapping[str, Any], now: datetime) -> dict[str, Any]:
             raise LineRefused("closedEpoch: is above fence")
     else:
         found["fence"] = found["closedEpoch"] = None
-    return {**found, **_derived(found)}
+    return {**found, **_derived(found, masking)}
 
 
-def _derived(found: Mapping[str, Any]) -> dict[str, Any]:
+def _derived(found: Mapping[str, Any], masking: MaskingPolicy) -> dict[str, Any]:
     """What a letter is found and grouped by: as it is written when a letter dies and when a replay of it ends."""
-    derived: dict[str, Any] = {"searchWords": error_words(found["errorType"], found["errorReason"])}
+    derived: dict[str, Any] = {"searchWords": error_words(found["errorType"], found["errorReason"], masking)}
     ended = [one for one in found["replayAttempts"] if one.get("endedAt") and one.get("outcome") in _ENDS]
     if ended:
         last = max(ended, key=lambda one: one.get("epoch", 0))

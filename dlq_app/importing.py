@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from dlq_app import repository
+from dlq_app import conf, repository
 from dlq_app.errors import PayloadInvalid, StoreUnavailable
 from dlq_app.import_rules import MAX_PAYLOAD, LineRefused, end_of, letter_fields, parse
 from dlq_app.ports import intake
@@ -123,7 +123,7 @@ class _Import:
                 self._ends.append(is_complete and count == self._since_end)
                 self._since_end = 0
                 return
-            letter = letter_fields(found, self._now)
+            letter = letter_fields(found, self._now, conf.masking_policy())
             self._check(letter["originalMessage"])
         except LineRefused as error:
             self._summary.refuse(number, str(error))

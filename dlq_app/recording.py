@@ -10,6 +10,7 @@ import logging
 from collections.abc import Sequence
 from datetime import datetime
 
+from dlq_app import conf
 from dlq_app.documents import new_letter
 from dlq_app.errors import StoreUnavailable
 from dlq_app.letter import Death, Recorded, Settled
@@ -61,7 +62,7 @@ class _Recording:
         """Insert letters for these deaths; the positions of those whose message has a letter already."""
         deaths = [(i, death) for i in positions if isinstance(death := self.outcomes[i], Death)]
         inserted = self.letters.dead_letter_new(
-            [new_letter(death, self._first_place(death), self.now) for _, death in deaths]
+            [new_letter(death, self._first_place(death), self.now, conf.masking_policy()) for _, death in deaths]
         )
         for place, (i, _) in enumerate(deaths):
             if place in inserted.refused:

@@ -13,6 +13,7 @@ from typing import Any
 from dlq_app.documents import letter_from, new_letter
 from dlq_app.errors import PayloadInvalid, StoreUnavailable
 from dlq_app.letter import DeadLetter, Death, Settled
+from dlq_app.masking import MaskingPolicy
 from dlq_app.policy import ReplayPolicy, place_first
 from dlq_app.ports import ForwardAnswer, ForwardOrder, ForwardStatus, VoidAnswer
 from dlq_app.replay_batch import BreakerSeen
@@ -91,7 +92,7 @@ def a_document(message_id: str = "m-1", *, death: Death | None = None, **changes
     place = place_first(
         ReplayPolicy(), error_type=of.error_type, error_kind=of.error_kind, died_at=of.died_at
     )  # fmt: skip
-    return {**new_letter(of, place, NOON), **changes}
+    return {**new_letter(of, place, NOON, MaskingPolicy()), **changes}
 
 
 def a_letter(message_id: str = "m-1", **changes: Any) -> DeadLetter:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from dlq_app.masking import MaskingPolicy, mask_text
+
 #: Words kept for one letter. The first words of an error tell most.
 MAX_WORDS = 24
 MAX_WORD = 40
@@ -20,6 +22,10 @@ def words(text: str) -> list[str]:
     return list(dict.fromkeys(word[:MAX_WORD] for word in _WORD.findall(text[:_SCANNED].casefold())))
 
 
-def error_words(error_type: str, reason: str) -> list[str]:
-    """What a letter is found by: its error type as one word, and the first words of the error."""
-    return list(dict.fromkeys([error_type.casefold()[:MAX_WORD], *words(reason)]))[:MAX_WORDS]
+def error_words(error_type: str, reason: str, masking: MaskingPolicy) -> list[str]:
+    """What a letter is found by: its error type as one word, and the first words of the error as it is shown.
+
+    Words of masked parts are left out: a search that finds them would confirm what is hidden.
+    """
+    shown = words(mask_text(reason, masking))
+    return list(dict.fromkeys([error_type.casefold()[:MAX_WORD], *shown]))[:MAX_WORDS]

@@ -15,10 +15,11 @@ from dlq_app.repository.losses import Losses
 from dlq_app.repository.moves import Moves, Selection
 from dlq_app.repository.outcomes import Inserted, Outcomes, Standing, Written
 from dlq_app.repository.reading import MAX_NAMED, Page, Reading
+from dlq_app.repository.search_words import Refreshed, SearchWords
 from dlq_app.repository.transfer import IMPORTED, LEAST_AGE, UNCHANGED, Transfer
 
 
-class Letters(Reading, Outcomes, Claims, Transfer, Moves):
+class Letters(Reading, Outcomes, Claims, Transfer, Moves, SearchWords):
     """All questions to and moves of the letters in one collection."""
 
 
@@ -61,6 +62,7 @@ __all__ = [
     "Letters",
     "Losses",
     "Page",
+    "Refreshed",
     "Selection",
     "Standing",
     "StoredBatch",

@@ -13,7 +13,7 @@ from pymongo import InsertOne, UpdateOne
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure, WriteError
 
-from dlq_app import documents
+from dlq_app import conf, documents
 from dlq_app.documents import (
     KEPT_ATTEMPTS,
     KEPT_FORMER,
@@ -228,7 +228,7 @@ def death_update(death: Death, standing: Standing, placement: Placement, now: da
     per epoch and never over a newer claim. Attempts of older epochs that are still open are closed as ``superseded``.
     """
     is_replay = death.replay_id is not None
-    errors = error_fields(death)
+    errors = error_fields(death, conf.masking_policy())
     outcome = "failed_same" if errors["fingerprint"] == standing.fingerprint else "failed_new"
     automatic = is_replay and standing.kind_of(death.epoch) == "auto"
     verb = _verb(standing.status, placement.status, is_replay)

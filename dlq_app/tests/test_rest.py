@@ -10,7 +10,7 @@ from django.contrib.admin.models import LogEntry
 from django.test import Client
 from pymongo.database import Database
 
-from dlq_app import services
+from dlq_app import conf, services
 from dlq_app.masking import MASK
 from dlq_app.repository import Letters
 from dlq_app.testing import MemoryIntake, a_death, a_document
@@ -215,6 +215,29 @@ def test_secrets_of_tags_source_reasons_and_batches_are_hidden(letters: Letters,
 
     assert "s3cret" not in shown
     assert "8842" not in shown
+
+
+def test_search_confirms_no_masked_word(letters: Letters, vic: Client, store: Database[dict[str, Any]]) -> None:
+    def found(word: str) -> int:
+        groups, list_ = vic.get(f"/api/dlq/groups?search={word}"), vic.get(f"/api/dlq?search={word}")
+        return len(list_.json()["data"]) + len(groups.json()["data"])
+
+    reason = "login of amqp://bob:swordfish@mq refused, password=xyzzy"
+    services.record_outcomes([a_death("m-1", error_reason=reason), a_death("m-2", error_reason="swordfish sold")], [])
+    services.record_outcomes([a_death("m-2", error_reason=reason, epoch=a_death().epoch + 5)], [])
+    assert found("refused")
+    assert not found("swordfish") + found("xyzzy")
+
+    store["dead_letters"].update_one({"messageId": "m-1"}, {"$set": {"searchWords": ["refused", "swordfish"]}})
+    assert vic.get("/api/dlq?search=swordfish").json()["data"]
+
+    step = letters.refresh_words("", conf.masking_policy())
+
+    assert (step.read, step.changed, step.last) == (2, 1, "")
+    assert not found("swordfish")
+    assert found("refused")
+    assert letters.refresh_words("", conf.masking_policy()).changed == 0
+    assert letters.refresh_words("m-1", conf.masking_policy()).read == 1
 
 
 def test_the_difference_of_a_version_shows_no_secret(letters: Letters, olga: Client, intake: MemoryIntake) -> None:

@@ -24,7 +24,8 @@ from dlq_app.criteria import LetterCriteria
 from dlq_app.documents import Unreadable
 from dlq_app.errors import StoreUnavailable
 from dlq_app.letter import DeadLetter
-from dlq_app.repository import Letters
+from dlq_app.masking import MaskingPolicy
+from dlq_app.repository import Letters, Refreshed
 from dlq_app.testing import MemoryIntake, a_death, a_document
 from management import terminal
 
@@ -271,3 +272,22 @@ def test_a_wrong_flag_is_an_error_and_not_something_left_out(line: str, capsys: 
 
     assert caught.value.code == 1
     assert "usage:" in capsys.readouterr().err
+
+
+def test_the_words_to_search_by_are_made_anew(
+    mongo_db: Database[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services.record_outcomes([a_death(f"m-{n}", error_reason="password=xyzzy refused") for n in range(3)], [])
+    mongo_db["dead_letters"].update_many({}, {"$set": {"searchWords": ["xyzzy"]}})
+
+    assert run("refresh_search", "--after=m-1")[0] == "1 of 1 letters changed.\n"
+    assert run("refresh_search")[0] == "2 of 3 letters changed.\n"
+    assert mongo_db["dead_letters"].count_documents({"searchWords": "xyzzy"}) == 0
+
+    def interrupted(self: Letters, after: str, masking: MaskingPolicy) -> Refreshed:
+        if after:
+            raise KeyboardInterrupt
+        return Refreshed(1000, 7, "m-17")
+
+    monkeypatch.setattr(Letters, "refresh_words", interrupted)
+    assert fails(1, "refresh_search") == "Stopped. 7 of 1000 letters changed so far. Go on with --after=m-17."
