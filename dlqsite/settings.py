@@ -231,7 +231,8 @@ READ_RATE_LIMIT_PER_MINUTE = env.int("READ_RATE_LIMIT_PER_MINUTE", default=6000)
 RECORD_TTL_S = env.int("RECORD_TTL_S", default=24 * 3600)
 #: How long the payload of a message is kept after it was done.
 BODY_TTL_S = env.int("BODY_TTL_S", default=3600)
-#: ``everysec``: a power cut may lose the last second. ``fsync``: no 202 before Redis has it on its disk.
+#: ``everysec``: a power cut may lose the last seconds. ``fsync``: no 202 before Redis has it on its disk.
+#: ``replicated``: nor before a replica has.
 ACCEPT_DURABILITY = env.str("ACCEPT_DURABILITY", default="everysec")
 
 # --- processing ---

@@ -27,12 +27,15 @@ from breaker_app.states import State as BreakerState
 from dlq_app import indexes, repository
 from dlq_app.errors import DeadLetterError
 from dlq_app.mongo import database, translated
+from dlq_app.store_problem import StoreProblem
 from dlqsite.models import ApiKey
 from messages_app import comparing, presence, witness
-from messages_app.connection import connection
-from messages_app.errors import MessagesError
+from messages_app.conf import durability
+from messages_app.errors import MessagesError, StoreUnavailable
 from messages_app.ledger import ledger
 from messages_app.recorded import recorded
+from messages_app.records import Problem
+from messages_app.redis_state import ALLOW_INFO, NOT_CHECKED, refusal_problem
 
 #: Leases and due times are compared across hosts; more than this (ms) makes them wrong in ways that people notice.
 CLOCK_TOLERANCE_MS = 1000
@@ -162,14 +165,21 @@ def look_at_database() -> Iterator[Finding]:
 
 
 def look_at_redis() -> Iterator[Finding]:
+    if wrong := ledger().identity_problems():
+        raise StoreUnavailable(" ".join(f"{problem.what} {problem.fix}" for problem in wrong))
     began = time.time()
     theirs = ledger().now_ms()
     ended = time.time()
-    info = connection().info()
-    problems = ledger().require_safe_redis()
+    info = ledger().server_info()
+    problems: list[Problem | StoreProblem] = [
+        *ledger().require_safe_redis(info),
+        *ledger().durability_problems(info),
+    ]
     for problem in problems:
         yield _fail("redis", problem.what, problem.fix)
-    if not problems:
+    if not info:
+        yield _warn("redis", NOT_CHECKED, ALLOW_INFO)
+    elif not problems:
         server = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info['redis_version']}"
         yield _ok("redis", f"{server}, append-only file on, no eviction")
     if info.get("aof_last_write_status", "ok") != "ok":
@@ -183,7 +193,19 @@ def look_at_redis() -> Iterator[Finding]:
         )
     elif limit:
         yield _ok("redis memory", f"{used * 100 // limit} % of maxmemory are used")
+    if not problems:
+        yield _write_as_intake()
     yield from _clock("clock of redis", theirs, began, ended)
+
+
+def _write_as_intake() -> Finding:
+    """Whether Redis confirms a write as ``ACCEPT_DURABILITY`` asks for: only a write tells that for certain."""
+    try:
+        ledger().try_write()
+    except StoreUnavailable as error:
+        problem = refusal_problem(error)
+        return _fail("redis writes", problem.what, problem.fix)
+    return _ok("redis writes", f"confirmed as ACCEPT_DURABILITY={durability()} asks for")
 
 
 def _clock(name: str, theirs_ms: float, began_s: float, ended_s: float) -> Iterator[Finding]:

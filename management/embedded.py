@@ -232,6 +232,10 @@ class Mongod:
 
 def require_redis(url: str) -> None:
     """Raise StackError unless the Redis at ``url`` answers."""
+    from messages_app.connection import url_problem
+
+    if wrong := url_problem(url):
+        raise StackError(wrong)
     client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
     try:
         client.ping()

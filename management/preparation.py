@@ -28,13 +28,26 @@ _STAMP = ".collected-from"
 _OLD = ".replaced"
 
 
-def require_safe_redis() -> None:
-    """Refuse a Redis that could lose accepted messages. Raises CommandError with the fix."""
-    from messages_app.ledger import ledger
+def require_safe_redis() -> str:
+    """Refuse a Redis that cannot be used or could lose accepted messages. Raises CommandError with the fix.
 
-    problems = ledger().require_safe_redis()
+    Returns what could not be checked, and what to do about it; empty when all of it was.
+    """
+    from messages_app.errors import StoreUnavailable
+    from messages_app.ledger import ledger
+    from messages_app.redis_state import ALLOW_INFO, NOT_CHECKED
+    from messages_app.startup import refusal
+
+    if wrong := refusal(patience_s=0):
+        raise CommandError(wrong)
+    try:
+        info = ledger().server_info()
+        problems = ledger().require_safe_redis(info)
+    except StoreUnavailable as error:
+        raise CommandError(f"{error} Start Redis, or set REDIS_URL.") from error
     if problems:
         raise CommandError(" ".join(f"{problem.what} {problem.fix}" for problem in problems))
+    return "" if info else f"{NOT_CHECKED} {ALLOW_INFO}"
 
 
 def ensure_indexes() -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 
 from messages_app import conf, registry
+from messages_app.connection import url_problem
 from messages_app.delivery import secret_problem
 from messages_app.failures import ERROR_TYPE_PATTERN, ErrorKind
 from messages_app.policy import PolicyError, RetryPolicies
@@ -89,4 +91,17 @@ def check_worker_numbers(**_: Any) -> list[CheckMessage]:
             value = None
         if value is None or not low <= value <= high:
             found.append(Error(f"{name} is out of range; accepted: {low} to {high}", id="messages_app.E003"))
+    return found
+
+
+@register("messages_app")
+def check_store(**_: Any) -> list[CheckMessage]:
+    """E005: REDIS_URL cannot be the address of a server. E006: ACCEPT_DURABILITY is no word that is known."""
+    found: list[CheckMessage] = []
+    if wrong := url_problem(settings.REDIS_URL):
+        found.append(Error(wrong, hint="See docs/settings.md.", id="messages_app.E005"))
+    try:
+        conf.durability()
+    except PolicyError as error:
+        found.append(Error(str(error), hint="See docs/operations.md#durability.", id="messages_app.E006"))
     return found

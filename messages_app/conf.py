@@ -13,6 +13,8 @@ from messages_app.delivery_policy import DeliveryPolicy
 from messages_app.policy import PolicyError, RetryPolicies, RetryPolicy
 
 RETRY_FILE = "dlqsite/policies/retry.toml"
+#: In Redis' memory; on its disk; on its disk and that of a replica.
+DURABILITIES = ("everysec", "fsync", "replicated")
 
 
 @cache
@@ -47,6 +49,14 @@ def error_kinds() -> Mapping[str, str]:
     """``settings.ERROR_KINDS``: errorType → transient, permanent or unknown, before the built-in table."""
     extra: Mapping[str, str] = getattr(settings, "ERROR_KINDS", {})
     return extra
+
+
+def durability() -> str:
+    """``settings.ACCEPT_DURABILITY``: how safe a confirmed message is. Raises PolicyError for an unknown word."""
+    value = str(getattr(settings, "ACCEPT_DURABILITY", DURABILITIES[0]))
+    if value not in DURABILITIES:
+        raise PolicyError(f"ACCEPT_DURABILITY is {value!r}; accepted: {', '.join(DURABILITIES)}")
+    return value
 
 
 def concurrency() -> int:

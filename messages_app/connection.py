@@ -29,6 +29,7 @@ from messages_app.scripts import Script
 #: Seconds to wait for a connection and for each answer.
 SOCKET_TIMEOUT_S = 2.0
 Command = Sequence[Any]
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,40})://")
 
 #: What the ledger takes over from a client's settings: where the server is and how to get in, nothing of its habits.
 _ADDRESS = ("host", "port", "path", "db", "username", "password", "credential_provider", "client_name")
@@ -41,7 +42,22 @@ _BAD_ARGUMENT = re.compile(r"\bBADARG ([a-z ]+)")
 
 @cache
 def _client(process_id: int) -> redis.Redis:
+    if wrong := url_problem(settings.REDIS_URL):
+        raise StoreUnavailable(wrong)
     return impatient(redis.Redis.from_url(settings.REDIS_URL))
+
+
+def url_problem(url: str) -> str:
+    """Why this cannot be the address of a Redis server, and what can; empty when it can. Never names a password."""
+    scheme = _SCHEME.match(url)
+    if scheme is None or scheme[1] not in ("redis", "rediss", "unix"):
+        begins = f"begins with {scheme[0]}" if scheme else "has no scheme"
+        return f"REDIS_URL {begins}; use redis://, rediss:// or unix://, and the address of the primary."
+    try:
+        redis.Redis.from_url(url)
+    except ValueError as error:
+        return f"REDIS_URL cannot be read ({error}); use redis://USER:PASSWORD@HOST:PORT/NUMBER."
+    return ""
 
 
 def connection() -> redis.Redis:
@@ -162,23 +178,22 @@ class ScriptCaller:
         """The reply of one script; its names are given meaning by the caller, in one place per script."""
         return self.run_many([(script, arguments)])[0]
 
-    def run_many(self, calls: Sequence[tuple[str, Sequence[Any]]], after: Command | None = None) -> list[Any]:
-        """The replies of scripts sent together, and of the plain command sent behind them if there is one."""
+    def run_many(self, calls: Sequence[tuple[str, Sequence[Any]]], after: Sequence[Command] = ()) -> list[Any]:
+        """The replies of scripts sent together, and of the plain commands sent behind them."""
         replies = self.run_each(calls, after)
         for reply in replies:
             if isinstance(reply, LedgerRefused):
                 raise reply
         return replies
 
-    def run_each(self, calls: Sequence[tuple[str, Sequence[Any]]], after: Command | None = None) -> list[Any]:
+    def run_each(self, calls: Sequence[tuple[str, Sequence[Any]]], after: Sequence[Command] = ()) -> list[Any]:
         """``run_many``, with a ``LedgerRefused`` in the place of each call that can never be; the others count."""
         if not calls:
             return []
         commands: list[Command] = [
             ("EVALSHA", self._scripts[script].sha, 1, self._prefix, *arguments) for script, arguments in calls
         ]
-        if after is not None:
-            commands.append(after)
+        commands += after
         replies = self.lines.call_many(commands)
         if any(isinstance(reply, NoScriptError) for reply in replies):
             # The server is new or was restarted. Those that did run are repeated too: every script allows that.

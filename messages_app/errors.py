@@ -37,6 +37,13 @@ class StoreUnavailable(MessagesError):
         super().__init__(detail, retry_after=retry_after)
 
 
+class NotConfirmed(StoreUnavailable):
+    """The message is in Redis, but not as safe as ``ACCEPT_DURABILITY`` asks for. It may be processed, or be lost."""
+
+    code = "not_confirmed"
+    title = "The message is not stored safely enough yet."
+
+
 class LedgerRefused(MessagesError):
     """The ledger was asked for something that can never be, such as a message id outside its alphabet."""
 

@@ -24,9 +24,11 @@ from django.conf import settings
 from redis.exceptions import NoPermissionError, ResponseError
 
 from dlq_app.ports import ForwardAnswer, ForwardOrder, ForwardStatus, VoidAnswer
+from dlq_app.store_problem import StoreProblem
+from messages_app import conf
 from messages_app.connection import Lines, ScriptCaller, connection
 from messages_app.envelope import ALONE, LANES
-from messages_app.errors import LedgerRefused, StoreUnavailable
+from messages_app.errors import LedgerRefused, NotConfirmed, StoreUnavailable
 from messages_app.records import (
     Acceptance,
     AcceptAnswer,
@@ -50,6 +52,7 @@ from messages_app.records import (
     State,
     Verdict,
 )
+from messages_app.redis_state import identity_problems, replica_problems
 from messages_app.scripts import Script, shipped
 
 #: Messages per pipeline of ``accept_many``: larger ones would hold up everybody else's requests.
@@ -66,6 +69,9 @@ LATE_MS = 5_000
 PROBE_TTL_MS = 60_000
 #: Longer than any order can be under way.
 VOID_TTL_MS = 24 * 3600 * 1000
+#: Between two questions to replicas about what they have on disk.
+_FIRST_WAIT_MS = 5
+_LONGEST_WAIT_MS = 250
 #: Looking at breakers is a script that the server runs read-only (EVALSHA_RO).
 _OLDEST_REDIS = (7, 0)
 _VERDICTS = {verdict.encode(): verdict for verdict in Verdict}
@@ -87,6 +93,8 @@ class Terms:
     body_ttl_ms: int = 3600 * 1000
     #: Confirm an acceptance only when it is on disk, and wait at most this long for that; None: do not wait.
     fsync_timeout_ms: int | None = None
+    #: And on the disks of so many replicas.
+    replicas: int = 0
 
 
 class Ledger:
@@ -130,15 +138,22 @@ class Ledger:
         return bool(allowed), RateState(limit.limit, remaining, reset)
 
     def _confirmed(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
-        """The replies of scripts whose writes are as safe as the terms ask for."""
-        fsync_ms = self._terms.fsync_timeout_ms
-        if fsync_ms is None:
+        """The replies of scripts whose writes are as safe as the terms ask for. Raises ``NotConfirmed``."""
+        terms = self._terms
+        if terms.fsync_timeout_ms is None:
             return self._scripts.run_many(calls)
-        # Behind all of them in the same round trip, so that one wait covers the whole batch.
-        *replies, (on_disk, _) = self._scripts.run_many(calls, after=("WAITAOF", 1, 0, fsync_ms))
-        if on_disk < 1:
-            raise StoreUnavailable("Redis did not confirm that the message reached its disk.")
-        return replies
+        # Behind all of them in the same round trip, so that one wait covers the whole batch. WAITAOF waits for what
+        # this connection wrote. A duplicate writes nothing; the probe makes it wait for the first acceptance, too.
+        waits = [("WAITAOF", 1, terms.replicas, ms) for ms in _waits_ms(terms.fsync_timeout_ms, terms.replicas)]
+        replies = self._scripts.run_many([*calls, ("probe", [PROBE_TTL_MS])], after=waits)
+        on_disk, on_replicas = replies[-1]
+        if on_disk < 1 or on_replicas < terms.replicas:
+            where = "its disk" if on_disk < 1 else "the disk of a replica"
+            raise NotConfirmed(
+                f"Redis did not confirm within {terms.fsync_timeout_ms / 1000:g} s that the message reached {where}. "
+                "It may be processed all the same: send it again with the same messageId."
+            )
+        return replies[: len(calls)]
 
     def _accept(self, acceptances: Sequence[Acceptance], limit: RateLimit | None) -> list[AcceptAnswer]:
         replies = self._confirmed([_accept_call(acceptance, limit) for acceptance in acceptances])
@@ -343,6 +358,16 @@ class Ledger:
         except ResponseError as error:  # such as a user who may not run scripts
             raise StoreUnavailable(f"Redis refuses: {error}") from error
 
+    def identity_problems(self) -> list[StoreProblem]:
+        """Why this server cannot be used, whatever its settings: what kind it is, which every user may ask."""
+        answer = self._lines.call("HELLO")
+        pairs = zip(answer[::2], answer[1::2], strict=True)
+        hello = {name.decode(): value.decode() for name, value in pairs if isinstance(value, bytes)}
+        problems = list(identity_problems(hello))
+        if problems:
+            self._lines.close()  # the address may lead elsewhere next time
+        return problems
+
     def server_info(self) -> Mapping[str, str]:
         """What the server says about itself; empty when this user may not ask (INFO)."""
         try:
@@ -357,7 +382,24 @@ class Ledger:
         ``info``: what ``server_info`` has answered, so as not to ask again.
         """
         info = self.server_info() if info is None else info
-        return _server_problems(info, wants_fsync=self._terms.fsync_timeout_ms is not None) if info else []
+        return _server_problems(info, self._terms) if info else []
+
+    def durability_problems(self, info: Mapping[str, str]) -> list[StoreProblem]:
+        """Why acceptances cannot be confirmed as the terms ask for, as far as ``server_info`` tells."""
+        return list(replica_problems(info)) if info and self._terms.replicas else []
+
+
+def _waits_ms(timeout_ms: int, replicas: int) -> list[int]:
+    """How long to wait for a confirmation, in parts. With replicas each part begins by asking them again.
+
+    A replica says by itself once a second what it has on disk, and else only when it is asked.
+    """
+    parts: list[int] = []
+    part = _FIRST_WAIT_MS if replicas else timeout_ms
+    while (left := timeout_ms - sum(parts)) > 0:
+        parts.append(min(part, left))
+        part = min(2 * part, _LONGEST_WAIT_MS)
+    return parts
 
 
 def _parts(orders: Sequence[ForwardOrder]) -> Iterator[list[ForwardOrder]]:
@@ -559,15 +601,16 @@ def _account_row(name: str, fields: dict[str, str]) -> AccountRow:
     return AccountRow(day=day, type=message_type, accepted=accepted, done=done, dead=dead, open=still_open)
 
 
-def _server_problems(info: Mapping[str, str], *, wants_fsync: bool) -> list[Problem]:
+def _server_problems(info: Mapping[str, str], terms: Terms) -> list[Problem]:
     problems = []
     version = tuple(int(part) for part in info["redis_version"].split(".")[:2])
     if version < _OLDEST_REDIS:
         problems.append(Problem(f"Redis {info['redis_version']} is too old.", "Use Redis 7.0 or newer, or Valkey."))
-    if wants_fsync and version < (7, 2):
+    if terms.fsync_timeout_ms is not None and version < (7, 2):
+        name = "replicated" if terms.replicas else "fsync"
         problems.append(
             Problem(
-                "ACCEPT_DURABILITY is fsync, but this Redis knows no WAITAOF.", "Use Redis 7.2 or newer, or Valkey."
+                f"ACCEPT_DURABILITY is {name}, but this Redis knows no WAITAOF.", "Use Redis 7.2 or newer, or Valkey."
             )
         )
     if info.get("aof_enabled") != "1":
@@ -585,14 +628,15 @@ def _server_problems(info: Mapping[str, str], *, wants_fsync: bool) -> list[Prob
 
 
 def terms_from_settings() -> Terms:
-    """The terms that settings name; ``ACCEPT_DURABILITY`` is ``everysec`` or ``fsync``."""
+    """The terms that settings name. Raises PolicyError when ``ACCEPT_DURABILITY`` is none of what it may be."""
     default = Terms()
-    fsync = getattr(settings, "ACCEPT_DURABILITY", "everysec") == "fsync"
+    durability = conf.durability()
     return Terms(
         lease_ms=int(getattr(settings, "LEASE_S", default.lease_ms / 1000) * 1000),
         record_ttl_ms=int(getattr(settings, "RECORD_TTL_S", default.record_ttl_ms / 1000) * 1000),
         body_ttl_ms=int(getattr(settings, "BODY_TTL_S", default.body_ttl_ms / 1000) * 1000),
-        fsync_timeout_ms=int(getattr(settings, "ACCEPT_FSYNC_TIMEOUT_MS", 1500)) if fsync else None,
+        fsync_timeout_ms=int(getattr(settings, "ACCEPT_FSYNC_TIMEOUT_MS", 1500)) if durability != "everysec" else None,
+        replicas=1 if durability == "replicated" else 0,
     )
 
 

@@ -77,6 +77,45 @@ def writes_paused() -> StoreProblem:
     )
 
 
+#: Said where ``INFO`` would have been looked at.
+NOT_CHECKED = "This Redis user may not run INFO: append-only file, eviction, memory, disk and replicas are not checked."
+ALLOW_INFO = "Check them yourself, or allow it: ACL SETUSER name +info."
+
+
+def identity_problems(hello: Mapping[str, str]) -> Iterator[StoreProblem]:
+    """Why a server of this kind cannot be used, from its answer to ``HELLO``, which needs no permission."""
+    mode = hello.get("mode", "")
+    if mode == "sentinel":
+        yield _Problem(
+            code="sentinel",
+            what="REDIS_URL leads to a Sentinel, which keeps no messages.",
+            fix="Set REDIS_URL to the primary, or to a proxy that follows what Sentinel decides.",
+            stops=True,
+        )
+    elif mode == "cluster":
+        yield _Problem(
+            code="cluster",
+            what="REDIS_URL leads to a node of a Redis Cluster, which is not supported.",
+            fix="Set REDIS_URL to one primary, with replicas.",
+            stops=True,
+        )
+    elif hello.get("role", "master") != "master":
+        yield _Problem(
+            code="read_only", what="REDIS_URL leads to a replica, which takes no writes.", fix=_PRIMARY, stops=True
+        )
+
+
+def replica_problems(info: Mapping[str, str]) -> Iterator[StoreProblem]:
+    """Why no replica can confirm a message, from ``INFO``."""
+    if info.get("role") == "master" and _number(info, "connected_slaves") == 0:
+        yield _Problem(
+            code="no_replica",
+            what="ACCEPT_DURABILITY is replicated and Redis has no connected replica: no message is accepted.",
+            fix="Connect a replica with appendonly yes, or set ACCEPT_DURABILITY to fsync or everysec.",
+            stops=True,
+        )
+
+
 def reported_problems(info: Mapping[str, str]) -> Iterator[StoreProblem]:
     """What ``INFO`` gives away. Whether writes are still taken, only a write tells."""
     if info.get("role") == "slave":

@@ -98,7 +98,7 @@ class MessagesView(APIView):
                 s411="`length_required`",
                 s413="`payload_too_large`",
                 s415="`unsupported_media_type`",
-                s503="`store_unavailable`, or `circuit_open`: what the handler calls is failing.",
+                s503="`store_unavailable`, `not_confirmed`, or `circuit_open`: what the handler calls is failing.",
             ),
         },
         examples=[
@@ -162,7 +162,7 @@ class BatchView(APIView):
                 s411="`length_required`",
                 s413="`payload_too_large`",
                 s415="`unsupported_media_type`",
-                s503="`store_unavailable`: some of the messages may have been accepted.",
+                s503="`store_unavailable`, `not_confirmed`: some of the messages may have been accepted.",
             ),
         },
     )

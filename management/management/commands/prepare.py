@@ -33,7 +33,8 @@ class Command(BaseCommand):
             self.stdout.write(f"{preparation.collect_static_files()} static files collected.")
             return
         call_command("check")
-        preparation.require_safe_redis()
+        if not_checked := preparation.require_safe_redis():
+            self.stdout.write(self.style.WARNING(not_checked))
         call_command("migrate", interactive=False, verbosity=0)
         preparation.ensure_indexes()
         collected = preparation.collect_static_files()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.management.base import CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django_rq.management.commands import rqworker
 
 from messages_app.protection import announce_breakers
 from messages_app.queues import NAMES
+from messages_app.startup import refusal
 
 
 class Command(rqworker.Command):
@@ -23,6 +24,8 @@ class Command(rqworker.Command):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if wrong := refusal():
+            raise CommandError(wrong)
         # Before it forks: each process that runs a message then leases probes for as long as its handler may take.
         announce_breakers()
         super().handle(*(args or NAMES), **options)

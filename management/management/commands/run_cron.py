@@ -9,10 +9,11 @@ from _thread import start_new_thread
 from contextlib import suppress
 from typing import Any
 
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 
 from management.cron import Cron, Heartbeat, duties
 from messages_app.errors import StoreUnavailable
+from messages_app.startup import refusal
 from processes import forks
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own attribute; `prepare` has checked
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if wrong := refusal():
+            raise CommandError(wrong)
         forks.protect()
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -6,10 +6,11 @@ import signal
 from _thread import start_new_thread
 from typing import Any
 
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 
 from dlq_app.worker import DlqWorker
 from messages_app.ledger import ledger
+from messages_app.startup import refusal
 from messages_app.upkeep import LEAVE_MS, Upkeep
 from messages_app.witness import keeper
 from processes import forks
@@ -23,6 +24,8 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own attribute; `prepare` has checked
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if wrong := refusal():
+            raise CommandError(wrong)
         forks.protect()
         worker = DlqWorker()
         # On threads of their own: the main thread may hold the lock that they need at the moment of the signal.

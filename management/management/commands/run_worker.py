@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from messages_app.startup import refusal
 from messages_app.worker import make_worker
 
 
@@ -25,6 +26,8 @@ class Command(BaseCommand):
         parser.add_argument("--burst", action="store_true", help="stop when nothing waits any more")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if wrong := refusal():
+            raise CommandError(wrong)
         worker = make_worker(options["concurrency"])
         worker.work(burst=options["burst"])
         if worker.exit_code:
