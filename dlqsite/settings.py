@@ -242,6 +242,8 @@ VERSION = RELEASE
 WORKER_CONCURRENCY = env.int("WORKER_CONCURRENCY", default=10)
 #: Seconds for which a worker that was told to stop lets running attempts finish.
 WORKER_SHUTDOWN_GRACE = env.float("WORKER_SHUTDOWN_GRACE", default=10.0)
+#: Seconds for which code may hold a process's interpreter before the process is killed. Less than a lease of 30 s.
+WATCHDOG_TIMEOUT = env.float("WATCHDOG_TIMEOUT", default=20.0)
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["dlqsite.access.ApiKeyAuthentication", "dlqsite.access.StaffSession"],

@@ -84,6 +84,7 @@ def check_worker_numbers(**_: Any) -> list[CheckMessage]:
     for name, read, low, high in (
         ("WORKER_CONCURRENCY", conf.concurrency, 1, 500),
         ("WORKER_SHUTDOWN_GRACE", conf.shutdown_grace_s, 0, 600),
+        ("WATCHDOG_TIMEOUT", conf.watchdog_timeout_s, 2, 28),
     ):
         try:
             value = read()

@@ -69,6 +69,11 @@ def shutdown_grace_s() -> float:
     return float(getattr(settings, "WORKER_SHUTDOWN_GRACE", 10.0))
 
 
+def watchdog_timeout_s() -> float:
+    """``settings.WATCHDOG_TIMEOUT``: seconds for which code may hold a process's interpreter."""
+    return float(getattr(settings, "WATCHDOG_TIMEOUT", 20.0))
+
+
 def code_version() -> str:
     """``settings.VERSION``: what is deployed, for presence and dead letters."""
     return str(getattr(settings, "VERSION", ""))

@@ -26,7 +26,6 @@ from messages_app.names import process_name
 from messages_app.protection import announce_breakers
 from messages_app.queues import queues
 from messages_app.upkeep import Upkeep
-from processes import forks
 from processes.essential import Essential
 
 log = logging.getLogger(__name__)
@@ -140,7 +139,6 @@ class ThreadedWorker(Worker):
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, self.request_stop)
             signal.signal(signal.SIGTERM, self.request_stop)
-            forks.protect()
 
     def _stand_by(self, engine: Engine, *, burst: bool) -> None:
         """Look whether to stop, while the engine's threads work. Asks no store anything: a signal is heard at once."""

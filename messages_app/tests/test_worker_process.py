@@ -305,6 +305,38 @@ def test_children_of_handlers_never_work_as_the_worker(book: Ledger, spawn: Spaw
     assert stopped(worker) == 0
 
 
+def test_a_worker_whose_interpreter_is_held_is_killed_and_its_message_comes_back(
+    book: Ledger, spawn: Spawn, tmp_path: Path
+) -> None:  # fmt: skip
+    (tmp_path / "holding").mkdir()
+    (tmp_path / "holding" / "__init__.py").touch()
+    (tmp_path / "holding" / "handlers.py").write_text(
+        "import ctypes\n"
+        "from messages_app.registry import handler\n"
+        "@handler('test.hold')\n"
+        "def hold(message):\n"
+        "    lock = ctypes.create_string_buffer(128)\n"
+        "    for _ in range(2):\n"
+        "        ctypes.PyDLL(None).pthread_mutex_lock(lock)\n"
+    )
+    settings = "LEASE_S = 3\nINSTALLED_APPS += ['holding']"
+    worker = spawn("run_worker", settings=settings, WATCHDOG_TIMEOUT="2")
+    book.accept(an_acceptance({"secret": "payload-7f3a"}, message_id="m1", type="test.hold"))
+
+    assert worker.wait(50) == -signal.SIGKILL
+
+    said = (tmp_path / "0.log").read_text()
+    assert '"event": "process_mute", "role": "worker"' in said
+    assert "in hold\n" in said
+    assert "payload-7f3a" not in said
+    upkeep = Upkeep(book, name="other", role="worker", details=dict, record_outcomes=_nobody)
+    upkeep.start()
+    try:
+        assert reaches(book, "m1", State.QUEUED, seconds=20).recoveries == 1
+    finally:
+        upkeep.stop()
+
+
 class TestRqsOwnWorker:
     """``manage.py rqworker`` with nothing else said."""
 

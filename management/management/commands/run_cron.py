@@ -12,9 +12,10 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from management.cron import Cron, Heartbeat, duties
+from messages_app import conf
 from messages_app.errors import StoreUnavailable
 from messages_app.startup import refusal
-from processes import forks
+from processes.watchdog import guard
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         if wrong := refusal():
             raise CommandError(wrong)
-        forks.protect()
+        guard("cron", conf.watchdog_timeout_s())
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             # On a thread of its own: the main thread may hold the event's lock at the moment of the signal.

@@ -9,11 +9,12 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from dlq_app.worker import DlqWorker
+from messages_app import conf
 from messages_app.ledger import ledger
 from messages_app.startup import refusal
 from messages_app.upkeep import LEAVE_MS, Upkeep
 from messages_app.witness import keeper
-from processes import forks
+from processes.watchdog import guard
 
 
 class Command(BaseCommand):
@@ -26,7 +27,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         if wrong := refusal():
             raise CommandError(wrong)
-        forks.protect()
+        guard("dlq_worker", conf.watchdog_timeout_s())
         worker = DlqWorker()
         # On threads of their own: the main thread may hold the lock that they need at the moment of the signal.
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -7,8 +7,10 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from messages_app import conf
 from messages_app.startup import refusal
 from messages_app.worker import make_worker
+from processes.watchdog import guard
 
 
 class Command(BaseCommand):
@@ -28,6 +30,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         if wrong := refusal():
             raise CommandError(wrong)
+        guard("worker", conf.watchdog_timeout_s())
         worker = make_worker(options["concurrency"])
         worker.work(burst=options["burst"])
         if worker.exit_code:
