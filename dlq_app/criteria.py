@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 
 from dlq_app.errors import CriteriaInvalid
 from dlq_app.instants import iso, parse_instant
+from dlq_app.labels import MAX_FILTER, is_storable
 from dlq_app.states import Status
 from dlq_app.words import words
 
@@ -24,7 +25,6 @@ MAX_SEARCH = 100
 KINDS = ("transient", "permanent", "unknown")
 PRIORITIES = ("high", "normal", "low")
 
-_ERROR_TYPE = re.compile(r"[A-Z][A-Z0-9_]{0,63}\Z")
 _TYPE = re.compile(r"[a-z][a-z0-9_.-]{0,63}\Z")
 _FINGERPRINT = re.compile(r"[0-9a-f]{16}\Z")
 #: What a message id may consist of: such a search also means "ids that begin so".
@@ -64,7 +64,7 @@ class LetterCriteria:
                 errors.append(_problem(name, "unknown field; known are " + ", ".join(_FIELDS)))
                 continue
             try:
-                values = _texts(raw)
+                values = _texts(raw, as_it_is=field.as_it_is)
                 if values:
                     found[field.attribute] = field.read(values)
             except ValueError as error:
@@ -110,21 +110,28 @@ class LetterCriteria:
 class _Field:
     attribute: str
     read: Callable[[Sequence[str]], object]
+    #: Spaces at the ends are part of the value.
+    as_it_is: bool = False
 
 
 def _problem(name: str, message: str) -> dict[str, str]:
     return {"field": name[:64].encode("utf-8", "backslashreplace").decode(), "message": message}
 
 
-def _texts(raw: object) -> list[str]:
+def is_blank(name: str, value: str) -> bool:
+    """Whether this value of a field is left out, and so means any."""
+    return not (value if name in _FIELDS and _FIELDS[name].as_it_is else value.strip())
+
+
+def _texts(raw: object, *, as_it_is: bool) -> list[str]:
     values: list[str] = []
     for value in raw if isinstance(raw, list | tuple) else [raw]:
         if not isinstance(value, str):
             raise ValueError("must be a text or a list of texts")
         values.append(value)
-        if "\0" in value or not value.isprintable():
-            raise ValueError("must not contain control characters")
-    unique = list(dict.fromkeys(value.strip() for value in values))
+        if not is_storable(value):
+            raise ValueError("must not contain U+0000 or half of a surrogate pair")
+    unique = list(dict.fromkeys(value if as_it_is else value.strip() for value in values))
     if len(unique) > MAX_VALUES:
         raise ValueError(f"at most {MAX_VALUES} values")
     return [value for value in unique if value]
@@ -148,9 +155,9 @@ def _matching(pattern: re.Pattern[str], what: str) -> Callable[[Sequence[str]], 
     return read
 
 
-def _short(values: Sequence[str]) -> tuple[str, ...]:
-    if any(len(value) > 64 for value in values):
-        raise ValueError("must be at most 64 characters")
+def _free(values: Sequence[str]) -> tuple[str, ...]:
+    if any(len(value) > MAX_FILTER for value in values):
+        raise ValueError(f"must be at most {MAX_FILTER} characters")
     return tuple(values)
 
 
@@ -175,12 +182,12 @@ def _search(values: Sequence[str]) -> str:
 
 _FIELDS: dict[str, _Field] = {
     "status": _Field("statuses", _one_of([status.value for status in Status])),
-    "errorType": _Field("error_types", _matching(_ERROR_TYPE, "an error type in capitals, such as TIMEOUT_ERROR")),
+    "errorType": _Field("error_types", _free, as_it_is=True),
     "errorKind": _Field("error_kinds", _one_of(KINDS)),
     "type": _Field("types", _matching(_TYPE, "a message type, such as order.created")),
-    "source": _Field("sources", _short),
+    "source": _Field("sources", _free, as_it_is=True),
     "priority": _Field("priorities", _one_of(PRIORITIES)),
-    "tag": _Field("tags", _short),
+    "tag": _Field("tags", _free, as_it_is=True),
     "fingerprint": _Field("fingerprints", _matching(_FINGERPRINT, "16 hexadecimal digits")),
     "from": _Field("failed_from", _instant),
     "to": _Field("failed_to", _instant),

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from dlq_app.criteria import KINDS, PRIORITIES
 from dlq_app.fingerprint import fingerprint
 from dlq_app.instants import parse_instant
+from dlq_app.labels import ERROR_TYPE, LABEL, MAX_ERROR_TYPE, MAX_LABEL, WHAT
 from dlq_app.masking import MaskingPolicy
 from dlq_app.states import Resolution, Status
 from dlq_app.strategies import Strategy
@@ -186,7 +187,7 @@ def _storable(value: str) -> str:
     return value
 
 
-def _matching(pattern: str, what: str) -> Reader:
+def _matching(pattern: str | re.Pattern[str], what: str) -> Reader:
     compiled = re.compile(pattern)
 
     def read(value: Any) -> str:
@@ -297,7 +298,9 @@ def _no_constant(name: str) -> NoReturn:
 
 
 _epoch, _count = _whole(*_EPOCHS), _whole(*_COUNTS)
-_name, _why, _error_type = _text(200), _text(2000), _text(100, empty=False)
+_name, _why = _text(200), _text(2000)
+_error_type = _matching(ERROR_TYPE, f"a text of 1 to {MAX_ERROR_TYPE} characters {WHAT}")
+_label = _matching(LABEL, f"a text of 1 to {MAX_LABEL} characters {WHAT}")
 _waiting = [status.value for status in Status if status is not Status.PROCESSING]
 
 _ATTEMPT: dict[str, Reader] = {
@@ -342,9 +345,9 @@ _FORMER: dict[str, Reader] = {
 }
 _HISTORY: dict[str, Reader] = {"at": _instant, "who": _name, "what": _text(40), "why": _why, "batchId": _name}
 _METADATA: dict[str, Reader] = {
-    "source": _text(64),
+    "source": lambda value: value and _label(value),
     "priority": _one_of(PRIORITIES),
-    "tags": _list(_text(64), 20),
+    "tags": _list(_label, 20),
     "client": _text(300),
     "systemState": _free,
 }

@@ -14,7 +14,7 @@ from enum import StrEnum
 from math import ceil
 from typing import Any
 
-from dlq_app.criteria import LetterCriteria
+from dlq_app.criteria import LetterCriteria, is_blank
 from dlq_app.errors import CriteriaInvalid, RequestInvalid, sentence
 from dlq_app.instants import parse_instant
 from dlq_app.letter import DeadLetter
@@ -304,7 +304,7 @@ def _filter(value: object) -> LetterCriteria:
     for name, given in value.items():
         # As from a variable that is not set: left out, it would quietly mean more letters.
         values = given if isinstance(given, list) else [given]
-        if not values or any(isinstance(one, str) and not one.strip() for one in values):
+        if not values or any(isinstance(one, str) and is_blank(str(name), one) for one in values):
             raise _Nested(str(name), "must not be empty; leave the field out instead")
     return LetterCriteria.parse({str(name): given for name, given in value.items()})
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from dlq_app.criteria import KINDS, PRIORITIES, LetterCriteria
+from dlq_app.criteria import KINDS, PRIORITIES, LetterCriteria, is_blank
 from dlq_app.errors import CriteriaInvalid
 from dlq_app.states import Status
 
@@ -47,7 +47,7 @@ def criteria_from(options: Mapping[str, Any]) -> LetterCriteria:
     given = {name: options[_PREFIX + name] for name in _FLAGS if options.get(_PREFIX + name) is not None}
     for name, value in given.items():
         # As from a variable that is not set: left out, it would quietly mean every letter.
-        if not all(one.strip() for one in (value if isinstance(value, list) else [value])):
+        if any(is_blank(name, one) for one in (value if isinstance(value, list) else [value])):
             raise CommandError(f"{_FLAGS[name][0]} is empty.")
     try:
         return LetterCriteria.parse(given)

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from breaker_app.conf import breaker_for
 from breaker_app.policy import WhenOpen
+from dlq_app.labels import LABEL, MAX_LABEL
 from messages_app import registry
 from messages_app.clients import Client
 from messages_app.conf import retry_policy
@@ -60,13 +61,11 @@ MAX_BATCH: Final = 1000
 #: Of a body that is too long, up to this many bytes are read off, so that the client comes to read the answer.
 MAX_SKIPPED: Final = 2 * MAX_BATCH_BODY
 MAX_TAGS: Final = 20
-MAX_LABEL: Final = 64
 MAX_AHEAD: Final = timedelta(days=30)
 
 MESSAGE_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _FIELDS: Final = ("payload", "type", "messageId", "priority", "source", "tags", "notBefore")
 _KNOWN: Final = frozenset(_FIELDS)
-_LABEL = re.compile("[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{1,64}")
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?([Zz]|[+-]\d\d:?\d\d)")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -316,7 +315,7 @@ def _message_id(value: Any, idempotency_key: str | None, faults: list[Fault]) ->
 
 
 def _is_label(value: Any) -> bool:
-    return isinstance(value, str) and _LABEL.fullmatch(value) is not None
+    return isinstance(value, str) and LABEL.fullmatch(value) is not None
 
 
 def _not_before(value: Any, faults: list[Fault]) -> int | None:

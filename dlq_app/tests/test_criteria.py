@@ -80,7 +80,7 @@ def test_every_problem_is_named_at_once() -> None:
 @pytest.mark.parametrize("name", FIELD_NAMES)
 @pytest.mark.parametrize(
     "value",
-    [{"$ne": None}, {"$gt": ""}, [{"$ne": 1}], None, 5, True, [None], [["x"]], "\0", "a\x1bb", "\ud800", "x" * 5000],
+    [{"$ne": None}, {"$gt": ""}, [{"$ne": 1}], None, 5, True, [None], [["x"]], "\0", "\ud800", "x" * 5000],
     ids=str,
 )
 def test_no_field_takes_anything_but_its_own_texts(name: str, value: object) -> None:

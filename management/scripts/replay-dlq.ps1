@@ -128,7 +128,9 @@ foreach ($field in $lists.Keys) {
     if (-not $PSBoundParameters.ContainsKey($lists[$field])) { continue }
     $values = @($PSBoundParameters[$lists[$field]])
     # Left out, an empty value would quietly mean any.
-    if (@($values | Where-Object { -not "$_".Trim() }).Count) { Stop-WithError "-$($lists[$field]) is empty" }
+    # A tag, a source or an error type may be a space.
+    $spaces = $field -in 'tag', 'source', 'errorType'
+    if (@($values | Where-Object { -not $(if ($spaces) { "$_" } else { "$_".Trim() }) }).Count) { Stop-WithError "-$($lists[$field]) is empty" }
     $filter[$field] = $values
 }
 $order = @{}

@@ -56,5 +56,5 @@ def test_an_empty_value_is_refused_rather_than_ignored(value: str) -> None:
 
 
 def test_what_is_not_allowed_is_named_by_its_flag() -> None:
-    with pytest.raises(CommandError, match=r"--status must be one of dlq_pending.*; --error-type must be"):
-        filters.criteria_from(options("--status", "dead", "--error-type", "timeout"))
+    with pytest.raises(CommandError, match=r"--status must be one of dlq_pending.*; --error-kind must be"):
+        filters.criteria_from(options("--status", "dead", "--error-kind", "odd"))

@@ -205,7 +205,7 @@ def test_where_nobody_can_be_asked_a_yes_is_needed(monkeypatch: pytest.MonkeyPat
         ("m-1 --all", "ID give ids or a filter"),
         ("m!1", "ID must be ids"),
         ("--status lost", "--status must be one of"),
-        ("--error-type timeout", "--error-type must be"),
+        ("--error-kind odd", "--error-kind must be"),
         ("--from yesterday", "--from must be"),
         ("--all --limit 0", "--limit must be"),
         ("--all --rate 0", "--rate must be"),
