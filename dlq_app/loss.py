@@ -18,9 +18,10 @@ class Loss:
     #: The last state that is known to have been.
     until: datetime
     seen_at: datetime
-    #: Messages accepted in between, at most. MongoDB: outcomes recorded in between, as far as Redis remembers them.
+    #: Messages accepted in between, as marks half a second apart tell. MongoDB: outcomes recorded in between, as far as
+    #: Redis remembers them.
     missing: int = 0
-    #: Claims and outcomes in between, at most; 0 for MongoDB.
+    #: Claims and outcomes in between; 0 for MongoDB.
     moves: int = 0
     #: Messages that had not ended at ``until``; 0 for MongoDB.
     open: int = 0

@@ -79,7 +79,7 @@ class LossData(serializers.Serializer[Any]):
     to = serializers.CharField(help_text="The last state that is known to have been. ISO 8601 in UTC.")
     seenAt = serializers.CharField()  # noqa: N815
     missing = serializers.IntegerField(
-        help_text="Messages accepted between `from` and `to`, at most; of MongoDB outcomes recorded."
+        help_text="Messages accepted between `from` and `to`; of MongoDB outcomes recorded."
     )
     moves = serializers.IntegerField(help_text="Claims and outcomes between `from` and `to`; Redis only.")
     open = serializers.IntegerField(help_text="Messages that had not ended at `to`; Redis only.")

@@ -228,9 +228,9 @@ def _lost(sight: Sight, loss: LossSight) -> Trouble:
     is_ledger, store = loss.store == "redis", {"redis": "Redis", "mongodb": "MongoDB"}[loss.store]
     fell = f"{store} fell back to an earlier state" if loss.since else f"{store} was emptied or replaced"
     if not is_ledger:
-        missing = "dead letters are missing"
+        missing = "dead letters may be missing"
     elif loss.missing:
-        missing = f"{count_of(loss.missing, 'accepted message')} {'is' if loss.missing == 1 else 'are'} missing"
+        missing = f"about {count_of(loss.missing, 'accepted message')} {'is' if loss.missing == 1 else 'are'} missing"
     else:
         missing = f"{count_of(loss.moves, 'claim or outcome', 'claims and outcomes')} are missing"
     began = f"{loss.since:%H:%M:%S}" if loss.since else "the beginning"
@@ -239,7 +239,7 @@ def _lost(sight: Sight, loss: LossSight) -> Trouble:
         "bad", "db", f"{fell}: {missing}.", loss.sentence,
         answers=_answers(
             sight, f"{began} to {loss.until:%H:%M:%S} UTC",
-            f"up to {count_of(loss.missing, 'message' if is_ledger else 'outcome')}",
+            f"about {count_of(loss.missing, 'message' if is_ledger else 'outcome')}",
             "Nothing", "Find out why, then acknowledge it" if is_ledger else "Bring the letters again",
             "clients submit again, with the same ids, what was accepted in that time" if is_ledger
             else f"manage.py bring_again{again}, then acknowledge",

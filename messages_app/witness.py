@@ -189,19 +189,19 @@ def sentence(loss: Loss) -> str:
             return f"MongoDB was emptied or replaced: the dead letters that it had at {_clock(loss.until)} are missing."
         return (
             f"MongoDB fell back to its state of {_clock(loss.since)}: what was recorded until {_clock(loss.until)} "
-            f"is missing in the dead letters, up to {loss.missing:,} outcome{'' if loss.missing == 1 else 's'}."
+            f"is missing in the dead letters, about {loss.missing:,} outcome{'' if loss.missing == 1 else 's'}."
         )
     what = f"{loss.missing:,} accepted message{'' if loss.missing == 1 else 's'}"
     if loss.since is None:
         return (
-            f"Redis was emptied or replaced: its state of {_clock(loss.until)} is missing, with {what} since the "
+            f"Redis was emptied or replaced: its state of {_clock(loss.until)} is missing, with about {what} since the "
             f"beginning. {loss.open:,} of them had not ended."
         )
     if not loss.missing:
         what = f"{loss.moves:,} claims and outcomes"
     return (
         f"Redis fell back to its state of {_clock(loss.since)}: what it did until {_clock(loss.until)} is missing, "
-        f"with up to {what}."
+        f"with about {what}."
     )
 
 

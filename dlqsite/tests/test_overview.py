@@ -74,11 +74,11 @@ class TestVerdict:
 
         worst = judge(Sight(now=NOW, workers=0, breakers=[OPEN], losses=[lost])).worst
 
-        assert worst.headline == "Redis fell back to an earlier state: 104 accepted messages are missing."
-        assert [answer.short for answer in worst.answers[:2]] == ["03:07:58 to 03:08:00 UTC", "up to 104 messages"]
-        assert told(losses=[emptied])[0] == "Redis was emptied or replaced: 1 accepted message is missing."
+        assert worst.headline == "Redis fell back to an earlier state: about 104 accepted messages are missing."
+        assert [answer.short for answer in worst.answers[:2]] == ["03:07:58 to 03:08:00 UTC", "about 104 messages"]
+        assert told(losses=[emptied])[0] == "Redis was emptied or replaced: about 1 accepted message is missing."
         assert told(losses=[replace(lost, missing=0, moves=7)])[0].endswith("7 claims and outcomes are missing.")
-        assert told(losses=[letters])[0] == "MongoDB fell back to an earlier state: dead letters are missing."
+        assert told(losses=[letters])[0] == "MongoDB fell back to an earlier state: dead letters may be missing."
 
     def test_it_answers_what_the_one_on_call_asks(self) -> None:
         worst = judge(Sight(now=NOW, workers=1, breakers=[OPEN], dying_now=61.0, dying_before=0.5)).worst

@@ -40,6 +40,7 @@ def test_it_holds_in_every_state_and_always_ends(name: str, bounds: Bounds) -> N
         ("batch", "batch: the breaker lifts only its own pause", {"pauses": 1, "trips": 1}, "B4"),
         ("batch", "batch: paused twice, it still knows the stage it came from", {"pauses": 1, "trips": 1}, "LIVE"),
         ("fallback", "claim: fence from the server's clock as well as from the count", {}, "I3"),
+        ("fallback", "accounts: what an account lacks enters it", {}, "I10"),
     ],
 )
 def test_it_notices_a_guard_that_is_missing(name: str, guard: str, bounds: Bounds, broken: str) -> None:

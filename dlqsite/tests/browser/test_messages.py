@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
+from dlq_app import repository
+from dlq_app.loss import Loss
 from dlqsite.tests import scenes
 from dlqsite.tests.browser.conftest import SignIn
 from messages_app import admin
@@ -54,6 +57,35 @@ def test_an_empty_house(
     expect(viewer.locator("#flight")).to_contain_text("Nothing waits and nothing runs.")
     assert_accessible(viewer)
     shoot(viewer, "messages-empty")
+
+
+@pytest.mark.parametrize(("phone", "scheme"), [(False, "light"), (True, "dark")], ids=["desktop", "phone"])
+def test_losses_are_acknowledged(
+    sign_in: SignIn, assert_accessible: Callable[[Page], None], assert_fits: Callable[[Page], None],
+    shoot: Callable[..., None], phone: bool, scheme: Any,
+) -> None:  # fmt: skip
+    page = sign_in("administrator", phone=phone, scheme=scheme)
+    until = datetime(2026, 11, 30, 7, 0, tzinfo=UTC)
+    since = until - timedelta(seconds=2)
+    for loss in (
+        Loss(id="a1", store="redis", since=since, until=until, seen_at=until, missing=104, open=3),
+        Loss(id="mongodb-b2", store="mongodb", since=since, until=until, seen_at=until, missing=12),
+    ):
+        repository.losses().note("dlq:", loss)
+    page.goto("/admin/")
+    expect(page.locator("h2").first).to_contain_text("fell back to an earlier state")
+    assert_fits(page)
+    shoot(page, f"losses-home-{'phone' if phone else 'desktop'}-{scheme}")
+    page.goto(PAGE)
+    expect(page.locator("#losses")).to_contain_text("about 104 accepted messages")
+    assert_accessible(page)
+    assert_fits(page)
+    shoot(page, f"losses-{'phone' if phone else 'desktop'}-{scheme}")
+    page.get_by_label("Reason").fill("power cut")
+    page.get_by_role("button", name="Acknowledge 2 losses").click()
+
+    expect(page.locator(".messagelist")).to_contain_text("2 losses acknowledged.")
+    expect(page.locator("#losses")).to_have_count(0)
 
 
 def test_what_waits_renews_itself_and_the_lookup_stays(viewer: Page, redis_client: Any) -> None:

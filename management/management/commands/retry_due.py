@@ -10,6 +10,7 @@ from django.core.management.base import CommandError, CommandParser
 from dlq_app import services
 from dlq_app.errors import DeadLetterError
 from management.terminal import StrictCommand
+from messages_app.witness import keeper
 
 _ROUND = 100
 
@@ -38,6 +39,8 @@ class Command(StrictCommand):
                     break
         except DeadLetterError as error:
             raise CommandError(f"{error} Started so far: {figures['replayed']}.", returncode=1) from error
+        # Where this command stands in for the roles, nobody else keeps the ledger's mark.
+        keeper()()
         if options["json"]:
             self.stdout.write(json.dumps(figures))
         else:
