@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from dlqsite import health
 from management import stack
 from management.errors import StackError
 from management.stack import DataDirectory, Options, listen, write_private
@@ -131,3 +132,18 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     assert stack.full_disk(tmp_path).startswith(f"the disk of {tmp_path} is full (")
     assert stack.full_disk(tmp_path / "gone") == f"{tmp_path / 'gone'}: No such file or directory"
+
+
+def test_what_is_wrong_with_the_data_is_announced_and_holds_up_no_start() -> None:
+    checks: dict[str, dict[str, object]] = {name: {"status": "healthy"} for name in health.CHECKS}
+    ailing: dict[str, dict[str, object]] = {
+        name: {"status": "degraded", "detail": "x"} for name in ("losses", "letters", "accounting", "breakers")
+    }
+
+    assert stack.judged(checks) == (True, [])
+    assert stack.judged(checks | ailing) == (
+        True, ["breakers: x", "accounting: x", "losses: x", "letters: x"],
+    )  # fmt: skip
+    for name in ("redis", "mongodb", "database", "workers", "dlqWorker"):
+        assert stack.judged(checks | {name: {"status": "degraded", "detail": "x"}}) == (False, [])
+    assert stack.judged({}) == (False, [])
