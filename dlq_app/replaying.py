@@ -6,7 +6,6 @@ says whose claim it is; and a claim is given back only after intake has promised
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from dlq_app import errors
+from dlq_app.difference import diff
 from dlq_app.errors import DeadLetterError, OrderRefused, StoreUnavailable
 from dlq_app.letter import DeadLetter
 from dlq_app.ports import ForwardAnswer, ForwardOrder, ForwardStatus, IntakePort
@@ -37,7 +37,6 @@ BUSY_WAIT = timedelta(minutes=5)
 _PAUSE_S = 0.1
 #: A letter that changes hands at every look is not ours to replay now.
 _CLAIM_TURNS = 5
-_MAX_DIFF = 64 * 1024
 _NOT_STARTED: dict[ForwardStatus | None, str] = {
     ForwardStatus.VOIDED: "the claim had been ended by the sweep",
     ForwardStatus.TOO_LATE: "it took too long to reach intake",
@@ -353,21 +352,6 @@ def order_of(claimed: DeadLetter, deadline_ms: int, *, force: bool) -> ForwardOr
         force=force,
         ended_done=claimed.resolution is Resolution.REPLAYED,
     )
-
-
-def diff(before: str, after: str) -> str:
-    """Unified diff of two payloads, each laid out as indented JSON; cut at 64 kB."""
-    lines = difflib.unified_diff(
-        _laid_out(before), _laid_out(after), fromfile="original", tofile="edited", lineterm="", n=3
-    )
-    return "\n".join(lines)[:_MAX_DIFF]
-
-
-def _laid_out(text: str) -> list[str]:
-    try:
-        return json.dumps(json.loads(text), indent=2, ensure_ascii=False).splitlines()
-    except (ValueError, RecursionError):
-        return text.splitlines()
 
 
 def _replayed(claimed: DeadLetter) -> Replayed:

@@ -9,10 +9,10 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Any, Final
 
+from dlq_app.difference import diff
 from dlq_app.letter import DeadLetter
 from dlq_app.masking import MaskingPolicy, mask_json
 from dlq_app.payload import NotJson, masked, parse, written
-from dlq_app.replaying import diff
 
 ONLY_HIDDEN: Final = "(only hidden values differ)"
 #: Differences kept: a page that refreshes asks for the same ones every few seconds. Each has at most 64 KiB.

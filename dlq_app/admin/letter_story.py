@@ -224,11 +224,14 @@ def former(letter: DeadLetter, masking: MaskingPolicy) -> list[dict[str, Any]]:
 def diff_lines(diff: str) -> list[tuple[str, str]]:
     """Lines of a unified diff with the class each is drawn with."""
     lines: list[tuple[str, str]] = []
-    for line in diff.splitlines()[:_MAX_DIFF_LINES]:
+    given = diff.splitlines()
+    for line in given[:_MAX_DIFF_LINES]:
         if line.startswith(("---", "+++")):
             continue
         kind = {"@": "hunk", "-": "del", "+": "add"}.get(line[:1], "")
         lines.append((kind, line))
+    if len(given) > _MAX_DIFF_LINES:
+        lines.append(("hunk", f"\\ {len(given) - _MAX_DIFF_LINES} more lines are not shown."))
     return lines
 
 

@@ -16,9 +16,10 @@ from django.utils.decorators import method_decorator
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_POST, require_safe
 
-from dlq_app import conf, replaying, repository, services
+from dlq_app import conf, repository, services
 from dlq_app.admin import letter_page, letter_story, people
 from dlq_app.admin.bulk_pages import BULK, reason_of
+from dlq_app.difference import diff
 from dlq_app.errors import DeadLetterError, LetterNotFound, PayloadInvalid, QueryTooSlow, StoreUnavailable
 from dlq_app.letter import DeadLetter as Letter
 from dlq_app.masking import mask_text
@@ -188,7 +189,7 @@ class LetterViews:
         if errors or request.POST.get("step") == "edit":
             return self._editor(request, letter, before, text, errors=errors)
         lines = letter_story.diff_lines(
-            replaying.diff(before, after) or only_hidden(letter.text, body.decode("utf-8", "surrogatepass"), policy)
+            diff(before, after) or only_hidden(letter.text, body.decode("utf-8", "surrogatepass"), policy)
         )
         if request.POST.get("step") != "send":
             return self._editor(request, letter, before, text, diff=lines, is_preview=True)
