@@ -90,6 +90,7 @@ def _order(operation_id: str, summary: str, description: str) -> Any:
             **_problems(
                 s400="`invalid_request`: no reason, or a field that is not read. `invalid_json`.",
                 s404="`breaker_not_found`",
+                s413="`payload_too_large`",
                 s503="`store_unavailable`: the order may have been carried out; giving it again does no harm.",
             ),
         },

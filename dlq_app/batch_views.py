@@ -34,7 +34,6 @@ class StartView(APIView):
     """The door to replaying many letters at once."""
 
     required_scopes: ClassVar = {"POST": "replay"}
-    parser_classes = (requests.ActionParser,)
 
     @extend_schema(
         operation_id="startReplayBatch",
@@ -243,7 +242,6 @@ class BatchMoveView(APIView):
     """An operator's order to a batch; which one, its URL says."""
 
     required_scopes: ClassVar = {"POST": "replay"}
-    parser_classes = (requests.ActionParser,)
     verb: ClassVar[str]
     move: ClassVar[Callable[..., ReplayBatch]]
 

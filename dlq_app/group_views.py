@@ -88,7 +88,6 @@ class SayView(APIView):
     """Somebody says something about a group; what, its URL says."""
 
     required_scopes: ClassVar = {"POST": "replay"}
-    parser_classes = (requests.ActionParser,)
     what: ClassVar[str]
     fields: ClassVar[tuple[str, ...]] = ("reason",)
     say: ClassVar[Callable[..., groups.Group]]
@@ -165,7 +164,6 @@ class NoteGroupView(APIView):
     """The note on a group."""
 
     required_scopes: ClassVar = {"POST": "replay"}
-    parser_classes = (requests.ActionParser,)
 
     @extend_schema(
         operation_id="noteDeadLetterGroup",

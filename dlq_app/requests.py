@@ -42,7 +42,9 @@ class Verbatim(str):
 
 
 class ActionParser(JSONParser):
-    """JSON of at most 1 MiB; nesting and numbers beyond what Python takes are the client's mistake, not a crash.
+    """The parser of every JSON body that Django REST framework reads: at most 1 MiB.
+
+    Nesting and numbers beyond what Python takes are the client's mistake, not a crash.
 
     A ``payload`` comes as ``Verbatim`` text: what is run shall be what was sent.
     """

@@ -126,7 +126,6 @@ class ReplayView(APIView):
     """Replays of one letter."""
 
     required_scopes: ClassVar = {"POST": "replay"}
-    parser_classes = (requests.ActionParser,)
 
     @extend_schema(
         operation_id="replayDeadLetter",
@@ -170,7 +169,6 @@ class MoveView(APIView):
     """An operator's move; which one, its URL says."""
 
     required_scopes: ClassVar = {"POST": "replay"}
-    parser_classes = (requests.ActionParser,)
     verb: ClassVar[str]
     move: ClassVar[Callable[..., DeadLetter]]
 
@@ -221,7 +219,6 @@ class NotesView(APIView):
     """Notes on a letter."""
 
     required_scopes: ClassVar = {"POST": "replay"}
-    parser_classes = (requests.ActionParser,)
 
     @extend_schema(
         operation_id="noteDeadLetter",
@@ -242,7 +239,6 @@ class RevealView(APIView):
     """A letter with its secrets; that somebody looked is written down."""
 
     required_scopes: ClassVar = {"POST": "admin"}
-    parser_classes = (requests.ActionParser,)
 
     @extend_schema(
         operation_id="revealDeadLetter",

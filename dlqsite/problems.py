@@ -9,7 +9,7 @@ from http import HTTPStatus
 from math import ceil
 from typing import Any
 
-from django.core.exceptions import DisallowedHost, PermissionDenied, SuspiciousOperation
+from django.core.exceptions import DisallowedHost, PermissionDenied, RequestDataTooBig, SuspiciousOperation
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from rest_framework import exceptions
 from rest_framework.views import set_rollback
@@ -79,6 +79,8 @@ def handle(error: Exception, context: Mapping[str, Any]) -> HttpResponse:
         return plain(404)
     if isinstance(error, PermissionDenied):
         return plain(403)
+    if isinstance(error, RequestDataTooBig):
+        return plain(413)
     if isinstance(error, SuspiciousOperation):
         return plain(400)
     log.error("unhandled error in %s", type(context.get("view")).__name__, exc_info=error)

@@ -219,6 +219,8 @@ AXES_VERBOSE = False
 AXES_LOCKOUT_CALLABLE = "dlqsite.pages.locked_out"
 AXES_CLIENT_IP_CALLABLE = "dlqsite.access.client_address"
 DATA_UPLOAD_MAX_MEMORY_SIZE = 9 * 1024 * 1024
+# No page takes a file.
+FILE_UPLOAD_HANDLERS = ["dlqsite.uploads.NoFiles"]
 
 # --- intake ---
 
@@ -250,7 +252,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PERMISSION_CLASSES": ["dlqsite.access.HasScope"],
     "DEFAULT_THROTTLE_CLASSES": ["messages_app.throttles.ReadThrottle"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["dlq_app.requests.ActionParser"],
     "DEFAULT_METADATA_CLASS": None,
     "DEFAULT_SCHEMA_CLASS": "dlqsite.schema.DocumentedView",
     "EXCEPTION_HANDLER": "dlqsite.problems.handle",

@@ -51,7 +51,7 @@ from messages_app.parsing import (
 from messages_app.problem import CONTENT_TYPE as PROBLEM_TYPE
 from messages_app.problem import encode, problem
 from messages_app.protection import open_for_ms
-from messages_app.records import Acceptance, AcceptAnswer, AcceptStatus, RateState
+from messages_app.records import Acceptance, AcceptAnswer, AcceptStatus, RateLimit, RateState
 from messages_app.status import instant, message_path
 from messages_app.throttles import count, rate_headers, retry_after_s, submit_limit
 
@@ -61,6 +61,8 @@ MAX_BATCH: Final = 1000
 #: Of a body that is too long, up to this many bytes are read off, so that the client comes to read the answer.
 MAX_SKIPPED: Final = 2 * MAX_BATCH_BODY
 MAX_TAGS: Final = 20
+#: Faults of one message that an answer names: it shall not be many times as long as the request.
+MAX_FAULTS: Final = 20
 MAX_AHEAD: Final = timedelta(days=30)
 
 MESSAGE_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -75,6 +77,9 @@ _canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 #: A breaker's state is asked for at most this often in each process.
 _PEEK_S = 0.25
+#: Who is past the limit shall not make this process parse: only a body up to this size is parsed before the request is
+#: counted, in the same round trip to Redis that accepts it.
+_CHEAP_BODY = 8 * 1024
 _SUBMIT = "submit"
 _PIECE = 64 * 1024
 
@@ -146,36 +151,48 @@ def submit(head: Mapping[str, Any], read: Callable[[int], bytes], client: Client
 
     ``head`` holds the request's headers under their CGI names; ``read`` gives its body and is called only if it may be.
     """
+    limit = submit_limit(client)
+    rate = None
     try:
         body = _read(head, read, MAX_BODY)
+    except MessagesError as error:
+        return _refused(error, limit)
+    # Without an answer of the store the limit is left for the acceptance, which needs the store itself.
+    if limit and len(body) > _CHEAP_BODY and (counted := count(limit)):
+        passed, rate = counted
+        if not passed:
+            return _rate_limited_reply(rate)
+        limit = None
+    try:
         submission = check(parse_envelope(decode(body)), head.get("HTTP_IDEMPOTENCY_KEY"))
         breaker_must_let_pass(submission)
     except MessagesError as error:
-        return _refused(error, client)
-    limit = submit_limit(client)
+        return _problem_reply(error, rate) if rate else _refused(error, limit)
     try:
         answer = ledger().accept(submission.acceptance(client), limit)
         hides = _of_others([answer], client)
     except StoreUnavailable as error:
-        return _problem_reply(error)
-    return _accepted_reply(answer, hides_state=bool(hides))
+        return _problem_reply(error, rate)
+    return _accepted_reply(answer, rate or answer.rate, hides_state=bool(hides))
 
 
 def submit_batch(head: Mapping[str, Any], read: Callable[[int], bytes], client: Client) -> Reply:
     """Take up to a thousand messages; one that cannot be taken spoils none of the others. Counts as one request."""
+    limit = submit_limit(client)
     try:
-        text = decode(_read(head, read, MAX_BATCH_BODY))
+        body = _read(head, read, MAX_BATCH_BODY)
+    except MessagesError as error:
+        return _refused(error, limit)
+    rate = None
+    if limit and (counted := count(limit)):
+        passed, rate = counted
+        if not passed:
+            return _rate_limited_reply(rate)
+    try:
+        text = decode(body)
         items = list(_scan_batch(text))
     except MessagesError as error:
-        return _refused(error, client)
-    limit = submit_limit(client)
-    rate = None
-    if limit is not None:
-        counted = count(limit)
-        if counted is not None:
-            passed, rate = counted
-            if not passed:
-                return _rate_limited_reply(rate)
+        return _problem_reply(error, rate)
     try:
         results = _take_all(text, items, client)
     except StoreUnavailable as error:
@@ -183,8 +200,8 @@ def submit_batch(head: Mapping[str, Any], read: Callable[[int], bytes], client: 
     counts = dict.fromkeys(("accepted", "duplicate", "rejected"), 0)
     for result in results:
         counts[result["status"]] += 1
-    body = _encode({"data": {"results": results, "counts": counts}}).encode()
-    return Reply(202, body, headers=rate_headers(_SUBMIT, rate) if rate else {})
+    told = _encode({"data": {"results": results, "counts": counts}}).encode()
+    return Reply(202, told, headers=rate_headers(_SUBMIT, rate) if rate else {})
 
 
 # -- what is asked of a request and of a message
@@ -277,7 +294,9 @@ def check(envelope: Envelope, idempotency_key: str | None = None) -> Submission:
 
 
 def _gravest_first(faults: list[Fault]) -> list[Fault]:
-    return sorted(faults, key=lambda fault: _GRAVEST_FIRST[fault.code])
+    ordered = sorted(faults, key=lambda fault: _GRAVEST_FIRST[fault.code])
+    more = len(ordered) - MAX_FAULTS
+    return ordered if more <= 0 else [*ordered[:MAX_FAULTS], Fault(ordered[0].code, "", f"and {more} more faults")]
 
 
 def _type(value: Any, faults: list[Fault]) -> str:
@@ -509,14 +528,14 @@ def _of_others(answers: Sequence[AcceptAnswer], client: Client) -> frozenset[str
 # -- replies
 
 
-def _accepted_reply(answer: AcceptAnswer, *, hides_state: bool = False) -> Reply:
-    headers = rate_headers(_SUBMIT, answer.rate) if answer.rate else {}
-    if answer.status is AcceptStatus.THROTTLED and answer.rate:
-        return _rate_limited_reply(answer.rate)
+def _accepted_reply(answer: AcceptAnswer, rate: RateState | None, *, hides_state: bool) -> Reply:
+    headers = rate_headers(_SUBMIT, rate) if rate else {}
+    if answer.status is AcceptStatus.THROTTLED and rate:
+        return _rate_limited_reply(rate)
     if answer.status is AcceptStatus.CONFLICT:
         return _problem_reply(
             IdempotencyConflict(f"{answer.message_id} was accepted with other content; use another messageId."),
-            answer.rate,
+            rate,
         )
     duplicate = answer.status is AcceptStatus.DUPLICATE
     # Ids, types and states hold nothing that JSON would have to escape.
@@ -533,9 +552,8 @@ def _accepted_reply(answer: AcceptAnswer, *, hides_state: bool = False) -> Reply
 _DUPLICATE = '"duplicate":true,'
 
 
-def _refused(error: MessagesError, client: Client) -> Reply:
+def _refused(error: MessagesError, limit: RateLimit | None) -> Reply:
     """The reply to what is not taken; it is a request like any other and counts against the limit."""
-    limit = submit_limit(client)
     counted = count(limit) if limit else None
     if counted is None:
         return _problem_reply(error)

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 from django.http import HttpResponse
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
-from rest_framework.parsers import JSONParser
 from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 from rest_framework.views import APIView
@@ -68,7 +67,6 @@ class MessagesView(APIView):
     """Submit one message."""
 
     required_scopes: ClassVar = {"POST": "submit"}
-    parser_classes = (JSONParser,)
     # Counted inside the acceptance, in the same step on the server.
     throttle_classes = ()
 
@@ -138,7 +136,6 @@ class BatchView(APIView):
     """Submit many messages in one request."""
 
     required_scopes: ClassVar = {"POST": "submit", "GET": "read"}
-    parser_classes = (JSONParser,)
 
     def get_throttles(self) -> list[BaseThrottle]:
         # A batch is counted where it is accepted, a look-up like any other.

@@ -456,6 +456,37 @@ def test_no_two_of_many_threads_take_the_last_place(settings: Settings) -> None:
     assert statuses.count(429) == 60
 
 
+@pytest.mark.parametrize("put", [submit, submit_batch])
+def test_who_is_past_the_limit_is_refused_before_the_body_is_parsed(put: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    eve = Client(label="key:eve", rate_key="key:eve", rate_limit_per_minute=1)
+    item = {"payload": "x" * 20_000}
+    body = json.dumps(item if put is submit else {"messages": [item]}).encode()
+    assert put(head(body), io.BytesIO(body).read, eve).headers["RateLimit"].startswith('"submit";r=0;')
+
+    monkeypatch.setattr(intake, "decode", lambda _: pytest.fail("parsed"))
+    refused = put(head(body), io.BytesIO(body).read, eve)
+
+    assert (refused.status, said(refused)["code"]) == (429, "rate_limited")
+    assert int(refused.headers["Retry-After"]) >= 1
+
+
+def test_a_large_message_counts_once() -> None:
+    eve = Client(label="key:eve", rate_key="key:eve", rate_limit_per_minute=3)
+
+    answers = [send({"payload": payload}, eve) for payload in ("x" * 20_000, "x", "x" * 20_000, "x")]
+
+    assert [answer.status for answer in answers] == [202, 202, 202, 429]
+    assert [answer.headers["RateLimit"][:12] for answer in answers[:3]] == [f'"submit";r={n}' for n in (2, 1, 0)]
+
+
+def test_an_answer_names_so_many_faults_and_no_more() -> None:
+    answer = send({"payload": 1} | {f"x{n}": n for n in range(1000)})
+
+    errors = said(answer)["errors"]
+    assert len(errors) == intake.MAX_FAULTS + 1
+    assert errors[-1] == {"field": "", "message": "and 980 more faults"}
+
+
 def test_a_passed_request_tells_what_is_left(settings: Settings) -> None:
     eve = Client(label="key:eve", rate_key="key:eve", rate_limit_per_minute=3)
 
