@@ -14,6 +14,7 @@ from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import psutil
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.checks import ERROR, run_checks
@@ -34,7 +35,7 @@ from messages_app.conf import durability
 from messages_app.errors import MessagesError, StoreUnavailable
 from messages_app.ledger import ledger
 from messages_app.recorded import recorded
-from messages_app.records import Problem
+from messages_app.records import Presence, Problem
 from messages_app.redis_state import ALLOW_INFO, NOT_CHECKED, refusal_problem
 
 #: Leases and due times are compared across hosts; more than this (ms) makes them wrong in ways that people notice.
@@ -391,6 +392,23 @@ def examine(looks: Sequence[Look] = LOOKS) -> Iterator[Finding]:
             yield _fail(look.part, str(error), _FIXES.get(look.part, "See the message."))
 
 
-def reports_from_here() -> bool:
-    """Whether a process on this host (a container is one) has reported itself alive within the last seconds."""
-    return any(one.host == socket.gethostname() for one in presence.present())
+def alive_here() -> tuple[list[Presence], list[Presence]]:
+    """The processes on this host (a container is one) that report themselves alive, and those that run but are silent.
+
+    A process is silent when it is stopped, holds its interpreter, or cannot reach Redis. One that has ended is neither.
+    """
+    reporting = {one.name for one in presence.present()}
+    newest: dict[int, Presence] = {}
+    for one in presence.present(silence_ms=presence.FORGET_MS):
+        if one.host == socket.gethostname() and one.seen_at_ms >= newest.get(one.pid, one).seen_at_ms:
+            newest[one.pid] = one
+    alive = [one for one in newest.values() if one.name in reporting]
+    return alive, [one for one in newest.values() if one.name not in reporting and _still_runs(one)]
+
+
+def _still_runs(one: Presence) -> bool:
+    """Whether its process runs, and is not a later one with the same id."""
+    try:
+        return psutil.Process(one.pid).create_time() * 1000 < one.seen_at_ms + 10 * CLOCK_TOLERANCE_MS
+    except psutil.Error:
+        return False

@@ -82,6 +82,6 @@ def withdraw(name: str) -> None:
     _register(os.getpid()).withdraw(name)
 
 
-def present(role: str | None = None) -> list[Presence]:
+def present(role: str | None = None, *, silence_ms: int = SILENCE_MS) -> list[Presence]:
     """``Register.present`` on the server that settings name."""
-    return _register(os.getpid()).present(role)
+    return _register(os.getpid()).present(role, silence_ms=silence_ms)

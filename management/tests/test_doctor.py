@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -151,6 +153,23 @@ def test_alive_means_that_a_role_here_has_reported(redis_client: Any) -> None:
 
     presence.announce("worker-1", "worker", started_at_ms=0)
 
+    call_command("doctor", "--alive")
+
+
+@pytest.mark.redis
+def test_alive_names_a_process_that_runs_and_says_nothing(redis_client: Any) -> None:
+    for name, pid, host in (("mute", 1, ""), ("gone", 2**22 + 1, ""), ("elsewhere", 1, "other")):
+        about = {"role": "worker", "pid": pid, "host": host or socket.gethostname()}
+        redis_client.hset("dlq:presence:about", name, json.dumps(about))
+        redis_client.zadd("dlq:presence", {name: (time.time() - 20) * 1000})
+    presence.announce("well", "cron", started_at_ms=0)
+
+    with pytest.raises(CommandError, match=r"silent: worker \(pid 1\)\."):
+        call_command("doctor", "--alive")
+
+    about = {"role": "worker", "pid": 1, "host": socket.gethostname()}  # started again, with the same id
+    redis_client.hset("dlq:presence:about", "next", json.dumps(about))
+    redis_client.zadd("dlq:presence", {"next": time.time() * 1000})
     call_command("doctor", "--alive")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from management.doctor import Finding, Status, examine, reports_from_here
+from management.doctor import Finding, Status, alive_here, examine
 
 
 class Command(BaseCommand):
@@ -22,12 +22,16 @@ class Command(BaseCommand):
         parser.add_argument(
             "--alive",
             action="store_true",
-            help="Only look whether a role on this host reports itself (for health checks)",
+            help="Only look whether every role that runs on this host reports itself (for health checks)",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
         if options["alive"]:
-            if not reports_from_here():
+            alive, silent = alive_here()
+            if silent:
+                named = ", ".join(f"{one.role} (pid {one.pid})" for one in silent)
+                raise CommandError(f"running but silent: {named}. See its log; it may be stopped (SIGSTOP)")
+            if not alive:
                 raise CommandError("no role on this host has reported itself alive")
             return
         findings = []
