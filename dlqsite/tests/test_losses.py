@@ -111,3 +111,9 @@ def test_the_command_lists_and_acknowledges(loss: Loss) -> None:
     (line,) = run("losses", "list").splitlines()
     assert "acknowledged by cli:" in line
     assert "\u202e" not in line
+
+
+def test_retry_due_keeps_the_mark_where_no_role_does() -> None:
+    run("retry_due")
+
+    assert repository.losses().mark("dlq:") is not None
