@@ -42,8 +42,8 @@ end
 local function recover(id, record)
   local key = prefix .. 'msg:' .. id
   record.recoveries = record.recoveries + 1
-  redis.call('HSET', key, 'recoveries', record.recoveries, 'fence', (tonumber(record.fence) or 0) + 1)
   tell(id, lost_attempt(record))
+  redis.call('HSET', key, 'recoveries', record.recoveries, 'fence', (tonumber(record.fence) or 0) + 1)
   recovered = recovered + 1
   tally('lost')
   if record.recoveries < LOSSES_MAX then return queue(id, record) end --[g] ends at the third loss
@@ -54,20 +54,25 @@ local function recover(id, record)
   if record.replayId == '' then tally('died') end
 end
 
+local function move_one(index, key, id)
+  local record = look(id)
+  local at = tonumber(index == 'running' and record.leaseUntil or record.dueAt) or 0
+  if record.state ~= index then --[g] state checked again
+    redis.call('ZREM', key, id)
+  elseif at > now then --[g] time checked again
+    redis.call('ZADD', key, at, id)
+  else
+    if index == 'running' then recover(id, record) else queue(id, record) end
+    redis.call('ZREM', key, id)
+    moved = moved + 1
+  end
+end
+
+-- What cannot be moved stays where it is, overdue for all to see, and holds up nothing else.
 local function move(index)
   local key = prefix .. 'due:' .. index
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, limit)) do
-    local record = look(id)
-    local at = tonumber(index == 'running' and record.leaseUntil or record.dueAt) or 0
-    if record.state ~= index then --[g] state checked again
-      redis.call('ZREM', key, id)
-    elseif at > now then --[g] time checked again
-      redis.call('ZADD', key, at, id)
-    else
-      if index == 'running' then recover(id, record) else queue(id, record) end
-      redis.call('ZREM', key, id)
-      moved = moved + 1
-    end
+    apply_alone(move_one, index, key, id)
   end
 end
 
@@ -102,4 +107,5 @@ for _, lane in ipairs(LANES) do
 end
 write_tallies()
 local next_at = math.min(first('scheduled'), first('retry_wait'), first('running'))
+if next_at <= now and moved == 0 then next_at = now + 1000 end -- it cannot be moved: no reason to look at once again
 return { moved, next_at < math.huge and next_at or -1, now, recovered, given_up, rewoken }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import redis
 
 from messages_app.records import State, Verdict
 from messages_app.tests.ledgers import START_MS, Desk, order, token
@@ -84,6 +85,29 @@ def test_an_entry_that_stands_for_nothing_is_cleared_away(desk: Desk) -> None:
     desk.client.zadd("dlq:due:retry_wait", {"a": 1, "nobody": 1})
     due = desk.ledger.due()
     assert (due.moved, due.next_ms, desk.record().state) == (0, None, State.DONE)
+
+
+def test_what_cannot_be_moved_stays_overdue_and_holds_up_nobody(desk: Desk, redis_client: redis.Redis) -> None:
+    for message_id in "abc":
+        desk.accept(message_id)
+    assert len(desk.claim()) == 3
+    redis_client.delete("dlq:story:a", "dlq:msg:b")
+    redis_client.hset("dlq:story:a", "of", "another kind")
+    redis_client.set("dlq:msg:b", "of another kind")
+    before = redis_client.hgetall("dlq:msg:a")
+    for message_id in "abc":
+        redis_client.zadd("dlq:due:running", {message_id: 1})
+    redis_client.hset("dlq:msg:a", "leaseUntil", 1)
+    redis_client.hset("dlq:msg:c", "leaseUntil", 1)
+
+    due = desk.ledger.due()
+
+    assert (due.moved, due.recovered) == (1, 1)
+    assert desk.record("c").state is State.QUEUED
+    assert redis_client.hgetall("dlq:msg:a") == {**before, b"leaseUntil": b"1"}
+    assert desk.ledger.figures().overdue == 2
+    again = desk.ledger.due()
+    assert (again.moved, (again.next_ms or 0) > again.now_ms) == (0, True)
 
 
 def test_upkeep_works_in_parts(desk: Desk) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 from dlq_app.errors import OrderRefused, PayloadInvalid
 from dlq_app.errors import StoreUnavailable as IntakeUnavailable
 from dlq_app.ports import ForwardOrder, ForwardStatus, IntakePort, intake
-from messages_app import services
+from messages_app import services, trace
 from messages_app.envelope import Message
 from messages_app.errors import StoreUnavailable
 from messages_app.ledger import Ledger
@@ -95,6 +96,37 @@ def test_an_attempt_of_rqs_worker_has_the_same_time_limit(book: Ledger, monkeypa
         assert services.process("m1", record.epoch, 0) == "failed"
 
     assert '"errorType":"TIMEOUT_ERROR"' in book.get("m1").last_error  # type: ignore[union-attr]
+
+
+def test_rqs_worker_runs_coroutines_to_their_end(book: Ledger) -> None:
+    async def works(message: Message) -> str:
+        await asyncio.sleep(0)
+        return message.id
+
+    with handling(works) as type_:
+        book.accept(an_acceptance(message_id="m1", type=type_))
+        record = book.get("m1")
+        assert record is not None
+        assert services.process("m1", record.epoch, 0) == "completed"
+
+    done = book.get("m1")
+    assert done is not None
+    assert (done.state, done.result) == (State.DONE, '"m1"')
+
+
+def test_an_outcome_of_rqs_worker_that_cannot_be_written_is_written_in_short(
+    book: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trace, "result", lambda value: "half \ud83e")
+    book.accept(an_acceptance(message_id="m1"))
+    record = book.get("m1")
+    assert record is not None
+
+    assert services.process("m1", record.epoch, 0) == "completed"
+
+    done = book.get("m1")
+    assert done is not None
+    assert (done.state, "could not be written" in done.result) == (State.DONE, True)
 
 
 def test_a_stuck_attempt_of_rqs_worker_is_reported_for_it(book: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
