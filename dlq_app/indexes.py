@@ -13,6 +13,8 @@ from dlq_app.mongo import BATCHES, ITEMS, LETTERS, Document, patiently, translat
 from dlq_app.states import Status
 
 TTL = "resolved_ttl"
+#: Keeps one letter per message.
+UNIQUE = "message_id"
 #: Seconds that building all of them may take.
 BUILD_S = 1800.0
 CREATED = "created_fingerprint"
@@ -38,7 +40,7 @@ def _by(name: str, path: str, serves: str) -> Index:
 
 #: Compound ones end in _id, so that pages have a total order without a sort.
 INDEXES = (
-    Index("message_id", (("messageId", 1),), "one letter per message; find and sort by message id", {"unique": True}),
+    Index(UNIQUE, (("messageId", 1),), "one letter per message; find and sort by message id", {"unique": True}),
     Index("last_failed", (("lastFailedAt", -1), ("_id", -1)), "the list as it opens; from and to"),
     Index(
         CREATED,

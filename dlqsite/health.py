@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any, ClassVar
 
 from django.conf import settings
 from django.db import Error as DatabaseError
-from django.db import connections
 from drf_spectacular.utils import OpenApiExample, OpenApiResponse, extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -24,13 +23,24 @@ from breaker_app.errors import BreakerError
 from breaker_app.services import cards
 from breaker_app.states import State as BreakerState
 from dlq_app.errors import DeadLetterError
-from dlq_app.mongo import database, translated
+from dlq_app.store_problem import StoreProblem
 from dlqsite import losses
 from dlqsite.access import OPEN, may
+from dlqsite.findings import Finding, Status, finding_of
+from dlqsite.store_checks import (
+    check_database,
+    check_disk,
+    check_intake,
+    check_mongodb,
+    check_redis,
+    check_workers,
+    outbox_problems,
+)
 from messages_app import presence
 from messages_app.errors import MessagesError
 from messages_app.ledger import ledger
 from messages_app.records import AccountRow
+from messages_app.redis_state import writes_paused
 from messages_app.serializers import enveloped
 
 #: Every check has this long; what has not answered by then is taken for down.
@@ -43,60 +53,17 @@ BOOKS_S = 30.0
 _started = time.monotonic()
 
 
-class Status(StrEnum):
-    HEALTHY = "healthy"
-    DEGRADED = "degraded"
-    UNHEALTHY = "unhealthy"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check found. ``facts`` are shown to those who may read."""
-
-    status: Status
-    detail: str = ""
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    latency_ms: float = 0.0
-
-    def wire(self) -> dict[str, Any]:
-        said = {"detail": self.detail} if self.detail else {}
-        return {"status": self.status.value, **said, **self.facts, "latencyMs": self.latency_ms}
-
-
 @dataclass(frozen=True, slots=True)
 class Health:
     """All findings of one round, and what they come to."""
 
     status: Status
     checks: Mapping[str, Finding]
+    #: What is wrong with the parts, once each, and since when this process has seen it.
+    problems: tuple[tuple[StoreProblem, datetime], ...] = ()
 
 
 # -- the checks
-
-
-def check_redis() -> Finding:
-    book = ledger()
-    book.now_ms()
-    problems = book.require_safe_redis()
-    if problems:
-        return Finding(Status.DEGRADED, " ".join(f"{problem.what} {problem.fix}" for problem in problems))
-    return Finding(Status.HEALTHY)
-
-
-def check_mongodb() -> Finding:
-    with translated():
-        database().command("ping")
-    return Finding(Status.HEALTHY)
-
-
-def check_database() -> Finding:
-    try:
-        with connections["default"].cursor() as cursor:
-            cursor.execute("SELECT 1")
-            cursor.fetchone()
-    finally:
-        connections.close_all()  # this thread's own
-    return Finding(Status.HEALTHY)
 
 
 def _presence_of(role: str, missing: str) -> Finding:
@@ -104,10 +71,6 @@ def _presence_of(role: str, missing: str) -> Finding:
     if not alive:
         return Finding(Status.DEGRADED, missing, {"alive": 0})
     return Finding(Status.HEALTHY, facts={"alive": len(alive)})
-
-
-def check_workers() -> Finding:
-    return _presence_of("worker", "No message worker is alive: messages wait.")
 
 
 def check_scheduler() -> Finding:
@@ -134,11 +97,11 @@ def check_queues() -> Finding:
         "deadPending": figures.outbox,
         "quarantined": figures.quarantined,
     }
+    waits = finding_of(outbox_problems(figures), facts)
     if figures.quarantined:
-        return Finding(
-            Status.DEGRADED, f"{figures.quarantined} outcomes could not be recorded and need a person.", facts
-        )
-    return Finding(Status.HEALTHY, facts=facts)
+        detail = f"{figures.quarantined} outcomes could not be recorded and need a person. {waits.detail}".rstrip()
+        return Finding(Status.DEGRADED, detail, facts, problems=waits.problems)
+    return waits
 
 
 def check_breakers() -> Finding:
@@ -191,8 +154,10 @@ def _books() -> list[AccountRow]:
 
 CHECKS: Mapping[str, Callable[[], Finding]] = {
     "redis": check_redis,
+    "intake": check_intake,
     "mongodb": check_mongodb,
     "database": check_database,
+    "disk": check_disk,
     "workers": check_workers,
     "scheduler": check_scheduler,
     "dlqWorker": check_dlq_worker,
@@ -203,7 +168,9 @@ CHECKS: Mapping[str, Callable[[], Finding]] = {
     "letters": check_letters,
 }
 #: Without these nothing can be accepted or shown. MongoDB is not among them: intake and workers go on without it.
-VITAL = frozenset({"redis", "database"})
+VITAL = frozenset({"redis", "intake", "database"})
+#: What processes report of themselves. They report by writing to Redis.
+_PRESENCE = ("workers", "scheduler", "dlqWorker")
 _EXPECTED = (MessagesError, DeadLetterError, BreakerError, DatabaseError)
 
 
@@ -215,7 +182,7 @@ def _timed(check: Callable[[], Finding]) -> Finding:
         # The text of a driver's error may hold addresses and passwords; the kind of error is enough here.
         found = Finding(Status.UNHEALTHY, f"No answer ({type(error).__name__}).")
     took_ms = round((time.perf_counter() - began) * 1000, 1)
-    return Finding(found.status, found.detail, found.facts, took_ms)
+    return replace(found, latency_ms=took_ms)
 
 
 class Doctor:
@@ -228,6 +195,9 @@ class Doctor:
         self._threads = ThreadPoolExecutor(2 * len(checks), thread_name_prefix="health")
         self._lock = threading.Lock()
         self._kept: tuple[float, Health] | None = None
+        self._since: dict[tuple[str, str], datetime] = {}
+        #: Until then (monotonic) processes may not have had the time to report themselves again.
+        self._unheard_until = 0.0
 
     def look(self) -> Health:
         kept = self._kept
@@ -244,16 +214,65 @@ class Doctor:
     def _round(self) -> Health:
         asked = {name: self._threads.submit(_timed, check) for name, check in self._checks.items()}
         wait(asked.values(), timeout=self._timeout_s)
-        findings = {name: self._finding(future) for name, future in asked.items()}
-        return Health(overall(findings), findings)
+        findings = _with_causes({name: self._finding(future) for name, future in asked.items()})
+        if findings.get("intake", _WELL).status is Status.UNHEALTHY:
+            self._unheard_until = time.monotonic() + presence.SILENCE_MS / 1000
+        elif time.monotonic() < self._unheard_until:
+            findings = _without_absence(findings, "Not known yet: until a moment ago no process could report itself.")
+        problems = _merged(problem for finding in findings.values() for problem in finding.problems)
+        now = datetime.now(UTC)
+        self._since = {key: self._since.get(key, now) for key in problems}
+        told = tuple((problem, self._since[key]) for key, problem in problems.items())
+        return Health(overall(findings), findings, told)
 
     def _finding(self, future: Future[Finding]) -> Finding:
         if not future.done():
             future.cancel()
             return Finding(
-                Status.UNHEALTHY, f"No answer within {self._timeout_s:g} s.", latency_ms=self._timeout_s * 1000
+                Status.UNHEALTHY,
+                f"No answer within {self._timeout_s:g} s.",
+                latency_ms=self._timeout_s * 1000,
+                is_silent=True,
             )
         return future.result()
+
+
+_WELL = Finding(Status.HEALTHY)
+
+
+def _with_causes(findings: Mapping[str, Finding]) -> Mapping[str, Finding]:
+    """The findings, each with its real cause: what only follows from another is told as that."""
+    redis, intake = findings.get("redis", _WELL), findings.get("intake", _WELL)
+    codes = {problem.code for problem in intake.problems}
+    if redis.status is not Status.UNHEALTHY and (intake.is_silent or "away" in codes):
+        # One that answers is not away.
+        intake = replace(finding_of([writes_paused()]), latency_ms=intake.latency_ms)
+        findings = {**findings, "intake": intake}
+    if intake.status is Status.UNHEALTHY:
+        return _without_absence(findings, "Not known: Redis takes no writes, so no process can report itself.")
+    return findings
+
+
+def _without_absence(findings: Mapping[str, Finding], why: str) -> Mapping[str, Finding]:
+    """The findings, such that nobody is missed who may have been unable to report himself."""
+    return {
+        name: replace(
+            finding, status=Status.DEGRADED, detail=why, facts={k: v for k, v in finding.facts.items() if k != "alive"}
+        )
+        if name in _PRESENCE and finding.facts.get("alive") == 0
+        else finding
+        for name, finding in findings.items()
+    }
+
+
+def _merged(problems: Iterable[StoreProblem]) -> dict[tuple[str, str], StoreProblem]:
+    """Each problem once: as it was told first, and stopping if any source says so."""
+    found: dict[tuple[str, str], StoreProblem] = {}
+    for problem in problems:
+        key = (problem.part, problem.code)
+        first = found.setdefault(key, problem)
+        found[key] = replace(first, stops=first.stops or problem.stops)
+    return found
 
 
 def overall(findings: Mapping[str, Finding]) -> Status:
@@ -316,7 +335,7 @@ class LiveView(APIView):
 
 
 class ReadyView(APIView):
-    """Redis and the database can be reached."""
+    """Messages can be accepted."""
 
     required_scopes: ClassVar = {"GET": OPEN}
     authentication_classes = ()
@@ -326,7 +345,10 @@ class ReadyView(APIView):
         operation_id="ready",
         tags=["System"],
         summary="Can it serve",
-        description="Whether Redis and the database can be reached: send no requests here while this fails.",
+        description=(
+            "Whether messages can be accepted: Redis takes writes and the database answers. Send no requests here "
+            "while this fails. MongoDB and workers are not looked at: messages are accepted without them."
+        ),
         responses={200: ProbeOut, 503: OpenApiResponse(ProbeOut, description="Not now.")},
     )
     def get(self, request: Request) -> Response:
@@ -346,7 +368,8 @@ class HealthView(APIView):
         summary="How every part is",
         description=(
             "The status alone for everybody; what each check found with a key that may read. `degraded` while "
-            "MongoDB or a worker is away: messages are still accepted. `unhealthy` without Redis or the database."
+            "MongoDB or a worker is away: messages are still accepted. `unhealthy` while Redis is away or refuses "
+            "writes, and without the database."
         ),
         responses={200: HealthOut, 503: OpenApiResponse(HealthOut, description="Unhealthy.")},
         examples=[OpenApiExample("Short", value={"data": {"status": "healthy"}}, response_only=True)],

@@ -26,11 +26,13 @@ from dlq_app.group_states import OPEN_STATES
 from dlq_app.groups import Group
 from dlq_app.masking import mask_text
 from dlq_app.replay_batch import ReplayBatch, Stage
+from dlq_app.store_problem import StoreProblem
 from dlq_app.wire import masked_batch
 from dlqsite import charts, health
 from dlqsite.charts import Chart, Span
+from dlqsite.findings import Status
 from dlqsite.lookout import Part, Source, look
-from dlqsite.sight import BatchSight, BreakerSight, GroupSight, LossSight, Sight
+from dlqsite.sight import BatchSight, BreakerSight, GroupSight, LossSight, ProblemSight, Sight
 from dlqsite.verdict import Verdict, judge
 from messages_app import registry
 from messages_app.errors import MessagesError
@@ -380,6 +382,7 @@ def _sight(
 
     lost = checks["losses"].facts.get("losses", ()) if "losses" in checks and not book.is_away else ()
     lacking = checks["letters"].facts if "letters" in checks and not book.is_away else {}
+    current = well.value if well.value and not well.is_away else None
     where = ""
     if books and books.differences:
         row = books.differences[0]
@@ -388,6 +391,12 @@ def _sight(
         now=now,
         redis_away_since=book.away_since if book.is_away else None,
         mongodb_away_since=dead.away_since if dead.is_away else None,
+        problems=[_problem_sight(problem, since) for problem, since in current.problems] if current else [],
+        unwell={
+            name: finding.detail
+            for name, finding in (current.checks if current else {}).items()
+            if finding.status is not Status.HEALTHY
+        },
         workers=alive("workers"),
         dlq_workers=alive("dlqWorker"),
         crons=alive("scheduler"),
@@ -418,6 +427,12 @@ def _loss_sight(loss: Mapping[str, Any]) -> LossSight:
         missing=loss["missing"],
         moves=loss["moves"],
         open=loss["open"],
+    )
+
+
+def _problem_sight(problem: StoreProblem, since: datetime) -> ProblemSight:
+    return ProblemSight(
+        part=problem.part, code=problem.code, what=problem.what, fix=problem.fix, stops=problem.stops, since=since
     )
 
 

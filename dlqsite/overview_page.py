@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from breaker_app.states import State as BreakerState
 from dlq_app.states import Status
-from dlqsite.health import Finding
-from dlqsite.health import Status as Health
+from dlqsite.findings import Finding
+from dlqsite.findings import Status as Health
 from dlqsite.lookout import Part
 from dlqsite.overview import BreakerSeen, Overview
 from dlqsite.verdict import SLOW_S, count_of, letters_page, per_minute, since, took
@@ -17,7 +17,8 @@ from messages_app.records import AccountRow
 
 #: What a check is called on the page.
 _CHECKS: Final = {
-    "redis": "Redis", "mongodb": "MongoDB", "database": "Database", "workers": "Workers", "scheduler": "Scheduler",
+    "redis": "Redis", "intake": "Intake", "disk": "Disk",
+    "mongodb": "MongoDB", "database": "Database", "workers": "Workers", "scheduler": "Scheduler",
     "dlqWorker": "DLQ worker", "queues": "Queues", "breakers": "Breakers", "accounting": "Accounting",
     "losses": "Losses", "letters": "Letters",
 }  # fmt: skip

@@ -99,6 +99,21 @@ class LossSight:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProblemSight:
+    """A part that cannot do all of its work, as health found it."""
+
+    #: ``redis``, ``mongodb``, ``database``, ``disk`` or ``workers``.
+    part: str
+    code: str
+    what: str
+    fix: str
+    #: Whether the part does not do its work at all.
+    stops: bool
+    #: Since when this process has seen it.
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sight:
     """What is known at one instant. A figure that nobody knows is None."""
 
@@ -106,6 +121,10 @@ class Sight:
     #: Since when each store gives no answer.
     redis_away_since: datetime | None = None
     mongodb_away_since: datetime | None = None
+    #: What health found, in the order of its checks.
+    problems: Sequence[ProblemSight] = ()
+    #: Checks that are not healthy, with what they say.
+    unwell: Mapping[str, str] = field(default_factory=dict)
     #: None: not known.
     workers: int | None = None
     dlq_workers: int | None = None

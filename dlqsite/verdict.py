@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Final
 from urllib.parse import urlencode
 
-from dlqsite.sight import BatchSight, BreakerSight, GroupSight, LossSight, Sight
+from dlqsite.sight import BatchSight, BreakerSight, GroupSight, LossSight, ProblemSight, Sight
 
 #: Worst first. ``bad`` burns; ``hand`` waits for a person; ``ok`` is all quiet.
 LEVELS: Final = ("bad", "warn", "hand", "ok", "empty")
@@ -22,6 +22,22 @@ DYING_PER_MINUTE: Final = 1.0
 SLOW_S: Final = 60.0
 #: Seconds before a breaker opens in which the failures that open it happen.
 _WINDOW_S: Final = 300.0
+#: Problems that another sentence tells better.
+_AWAY: Final = frozenset({"away"})
+#: What follows when a part does not do its work: a sentence, how many are concerned, what happens by itself.
+_CONSEQUENCES: Final = {
+    "redis": (
+        "Submissions are refused with 503, and nothing is processed. Accepted messages are kept.",
+        "All new messages", "Everything tries again",
+    ),
+    "mongodb": (
+        "Messages are accepted, processed and retried as always. Deaths wait in Redis, and replays do not start.",
+        "All dead letters", "Deaths move over",
+    ),
+    "database": ("Keys and sessions cannot be checked: most requests are refused.", "Most requests", "Nothing"),
+    "workers": ("Messages are accepted and kept, and nobody processes them.", "All messages", "They run again"),
+    "disk": ("", "See health", "Nothing"),
+}  # fmt: skip
 #: At most so many troubles are listed below the worst.
 MOST_ALSO: Final = 5
 
@@ -73,7 +89,7 @@ class Verdict:
 
 def judge(sight: Sight) -> Verdict:
     """The verdict over what is seen."""
-    troubles = sorted(_troubles(sight), key=lambda trouble: LEVELS.index(trouble.level))
+    troubles = sorted([*_troubles(sight)] or _unwell(sight), key=lambda trouble: LEVELS.index(trouble.level))
     if not troubles:
         return Verdict(_quiet(sight))
     worst, *also = troubles
@@ -82,22 +98,35 @@ def judge(sight: Sight) -> Verdict:
 
 def _troubles(sight: Sight) -> Iterator[Trouble]:
     """In the order of how bad they are within one level."""
+    problems = {
+        part: [_problem(sight, one) for one in sight.problems if one.part == part and one.code not in _AWAY]
+        for part in ("redis", "mongodb", "database", "workers", "disk")
+    }
+    redis_refuses = any(one.part == "redis" and one.stops for one in sight.problems)
+    yield from problems["redis"]
     if sight.redis_away_since:
-        yield _redis_away(sight, sight.redis_away_since)
-        if sight.mongodb_away_since:
+        # A server that refuses says why; one that says nothing is away.
+        if not redis_refuses or not problems["redis"]:
+            yield _redis_away(sight, sight.redis_away_since)
+        yield from problems["mongodb"]
+        if sight.mongodb_away_since and not problems["mongodb"]:
             yield _mongodb_away(sight, sight.mongodb_away_since)
         return  # all else would be guesses
+    yield from problems["database"]
     for loss in sight.losses:
         yield _lost(sight, loss)
     if sight.lacking:
         yield _lacking(sight)
-    if sight.workers == 0:
+    yield from problems["workers"]
+    if sight.workers == 0 and not redis_refuses:
         yield _nobody_works(sight)
     opened = [breaker for breaker in sight.breakers if breaker.state == "OPEN"]
     for breaker in sorted(opened, key=lambda one: -_letters_of(sight, one)):
         yield _open_breaker(sight, breaker)
-    if sight.mongodb_away_since:
+    yield from problems["mongodb"]
+    if sight.mongodb_away_since and not any(one.part == "mongodb" and one.stops for one in sight.problems):
         yield _mongodb_away(sight, sight.mongodb_away_since)
+    yield from problems["disk"]
     blamed = {group.fingerprint for breaker in opened for group in _behind(sight, breaker)}
     fresh = _dying_groups(sight, blamed)
     yield from _dying(sight, blamed, fresh)
@@ -105,7 +134,9 @@ def _troubles(sight: Sight) -> Iterator[Trouble]:
         yield _unaccounted(sight)
     if sight.quarantined:
         yield _quarantined(sight)
-    yield from _slow(sight)
+    # While Redis refuses writes nothing is in time, and no process can report itself.
+    if not redis_refuses:
+        yield from _slow(sight)
     for breaker in sight.breakers:
         if breaker.state == "HALF_OPEN":
             yield _half_open(breaker)
@@ -115,7 +146,7 @@ def _troubles(sight: Sight) -> Iterator[Trouble]:
         ("DLQ worker", sight.dlq_workers, "automatic replays and replay batches wait"),
         ("cron process", sight.crons, "accounts are not checked"),
     ):
-        if number == 0:
+        if number == 0 and not redis_refuses:
             yield Trouble(
                 "warn", "clock", f"No {missing} is alive: {what}.", "Messages are accepted and processed as always.",
                 answers=_answers(
@@ -266,6 +297,31 @@ def _lacking(sight: Sight) -> Trouble:
         ),
         links=(Link("Health", "#health"),),
     )  # fmt: skip
+
+
+def _problem(sight: Sight, problem: ProblemSight) -> Trouble:
+    do, _, do_more = problem.fix.partition(". ")
+    lead, many, by_itself = _CONSEQUENCES[problem.part] if problem.stops else ("", "See health", "Nothing")
+    icon = {"workers": "octx", "disk": "tri"}.get(problem.part, "db")
+    return Trouble(
+        "bad" if problem.stops else "warn", icon if problem.stops else "tri", problem.what, lead,
+        answers=_answers(
+            sight, since(problem.since, sight.now), many, by_itself, do.rstrip("."), do_more,
+            since_more="as far as this process has seen",
+            by_itself_more="once the cause is gone" if problem.stops else "",
+            worse=Answer("Getting worse?", "Callers see 503", "their repetitions are safe: the id decides")
+            if problem.stops and problem.part == "redis" else None,
+        ),
+        links=(Link("Health", "#health"),),
+    )  # fmt: skip
+
+
+def _unwell(sight: Sight) -> list[Trouble]:
+    """Checks that are not healthy and that no other sentence is about: never is all said to be quiet."""
+    return [
+        Trouble("warn", "tri", f"Health is degraded: {name}.", detail, links=(Link("Health", "#health"),))
+        for name, detail in sight.unwell.items()
+    ]
 
 
 def _nobody_works(sight: Sight) -> Trouble:

@@ -8,9 +8,10 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from errno import ENOSPC
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -25,27 +26,27 @@ from django.db.migrations.executor import MigrationExecutor
 from breaker_app.errors import BreakerError
 from breaker_app.services import cards
 from breaker_app.states import State as BreakerState
-from dlq_app import indexes, repository
+from dlq_app import indexes, mongo_state, repository
 from dlq_app.errors import DeadLetterError
 from dlq_app.mongo import database, translated
 from dlq_app.store_problem import StoreProblem
+from dlqsite import store_checks
 from dlqsite.models import ApiKey
 from messages_app import comparing, presence, witness
 from messages_app.conf import durability
 from messages_app.errors import MessagesError, StoreUnavailable
+from messages_app.lane_workers import lane_workers
 from messages_app.ledger import ledger
 from messages_app.recorded import recorded
-from messages_app.records import Presence, Problem
-from messages_app.redis_state import ALLOW_INFO, NOT_CHECKED, refusal_problem
+from messages_app.records import Presence
+from messages_app.redis_state import ALLOW_INFO, NEARLY, refusal_problem, writes_paused
 
 #: Leases and due times are compared across hosts; more than this (ms) makes them wrong in ways that people notice.
 CLOCK_TOLERANCE_MS = 1000
-#: Share of Redis's memory limit from which on it is worth a warning.
-MEMORY_WARNING = 0.8
 #: Free bytes under DATA_DIR below which it is worth a warning.
 DISK_WARNING = 1024**3
-#: An outcome that MongoDB has not acknowledged for this long (ms) is worth a warning.
-OUTBOX_WARNING_MS = 120_000
+#: Problems that only grow into something: a warning. Every other one is a failure.
+_MILD = frozenset({"memory_high", "clients_high", "disk_low", "foreign_worker"})
 #: Outcomes that are compared with the letters: all of them, if there are no more.
 COMPARED = 10_000
 
@@ -130,9 +131,13 @@ def look_at_data_directory() -> Iterator[Finding]:
         with tempfile.TemporaryFile(dir=path):
             free = shutil.disk_usage(path).free
     except OSError as error:
-        yield _fail("data directory", f"{path}: {error.strerror}", "Create it for this user, or set DATA_DIR.")
+        fix = "Make room on its disk." if error.errno == ENOSPC else "Create it for this user, or set DATA_DIR."
+        yield _fail("data directory", f"{path}: {error.strerror}", fix)
         return
-    if free < DISK_WARNING:
+    full = [problem for problem in store_checks.data_disk_problems() if problem.code == "disk_full"]
+    if full:
+        yield from _problems(full)
+    elif free < DISK_WARNING:
         yield _warn(
             "data directory", f"{path} has {free // 1024**2} MB left", "Make room: stores stop when it is full."
         )
@@ -148,6 +153,11 @@ def look_at_static_files() -> Iterator[Finding]:
 
 
 def look_at_database() -> Iterator[Finding]:
+    # Migrations are named below, with their number.
+    problems = [problem for problem in store_checks.database_problems() if problem.code != "migrations"]
+    yield from _problems(problems)
+    if any(problem.code == "tables_missing" for problem in problems):
+        return
     executor = MigrationExecutor(database_connection)
     plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
     if plan:
@@ -166,47 +176,38 @@ def look_at_database() -> Iterator[Finding]:
 
 
 def look_at_redis() -> Iterator[Finding]:
-    if wrong := ledger().identity_problems():
-        raise StoreUnavailable(" ".join(f"{problem.what} {problem.fix}" for problem in wrong))
-    began = time.time()
-    theirs = ledger().now_ms()
-    ended = time.time()
-    info = ledger().server_info()
-    problems: list[Problem | StoreProblem] = [
-        *ledger().require_safe_redis(info),
-        *ledger().durability_problems(info),
-    ]
-    for problem in problems:
-        yield _fail("redis", problem.what, problem.fix)
-    if not info:
-        yield _warn("redis", NOT_CHECKED, ALLOW_INFO)
-    elif not problems:
-        server = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info['redis_version']}"
-        yield _ok("redis", f"{server}, append-only file on, no eviction")
-    if info.get("aof_last_write_status", "ok") != "ok":
-        yield _fail(
-            "redis writes", "the last write to the append-only file failed", "Look at Redis's disk and its log."
-        )
-    limit, used = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
-    if limit and used > MEMORY_WARNING * limit:
-        yield _warn(
-            "redis memory", f"{used * 100 // limit} % of maxmemory are used", "Raise maxmemory: at 100 % intake stops."
-        )
-    elif limit:
-        yield _ok("redis memory", f"{used * 100 // limit} % of maxmemory are used")
-    if not problems:
-        yield _write_as_intake()
-    yield from _clock("clock of redis", theirs, began, ended)
-
-
-def _write_as_intake() -> Finding:
-    """Whether Redis confirms a write as ``ACCEPT_DURABILITY`` asks for: only a write tells that for certain."""
+    problems, unasked = store_checks.redis_problems()
     try:
         ledger().try_write()
     except StoreUnavailable as error:
-        problem = refusal_problem(error)
-        return _fail("redis writes", problem.what, problem.fix)
-    return _ok("redis writes", f"confirmed as ACCEPT_DURABILITY={durability()} asks for")
+        refusal = refusal_problem(error)
+        if refusal.code == "away":  # it has just answered
+            refusal = writes_paused()
+        # What it reports about itself is told in more detail than how it refuses.
+        problems = [*problems, *([] if refusal.code in {one.code for one in problems} else [refusal])]
+    else:
+        yield _ok("redis writes", f"confirmed as ACCEPT_DURABILITY={durability()} asks for")
+    yield from _problems(problems)
+    info = ledger().server_info()
+    if not info:
+        yield _warn("redis", unasked, ALLOW_INFO)
+    elif not problems:
+        server = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info['redis_version']}"
+        yield _ok("redis", f"{server}, append-only file on, no eviction")
+    limit, used = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
+    if limit and used <= NEARLY * limit:
+        yield _ok("redis memory", f"{used * 100 // limit} % of maxmemory are used")
+    if not any(problem.stops for problem in problems):
+        began = time.time()
+        theirs = ledger().now_ms()
+        yield from _clock("clock of redis", theirs, began, time.time())
+
+
+def _problems(problems: Iterable[StoreProblem]) -> Iterator[Finding]:
+    for problem in problems:
+        name = problem.part if problem.code == "unsafe" else f"{problem.part} {problem.code.replace('_', ' ')}"
+        tell = _warn if problem.code in _MILD else _fail
+        yield tell(name, problem.what, problem.fix)
 
 
 def _clock(name: str, theirs_ms: float, began_s: float, ended_s: float) -> Iterator[Finding]:
@@ -219,6 +220,12 @@ def _clock(name: str, theirs_ms: float, began_s: float, ended_s: float) -> Itera
 
 
 def look_at_mongodb() -> Iterator[Finding]:
+    problems, unasked = mongo_state.problems()
+    yield from _problems(problems)
+    if any(problem.stops for problem in problems):
+        return  # the rest would wait for a primary
+    if unasked:
+        yield _warn("mongodb", f"this user may not ask: {', '.join(unasked)}", "Give it the role clusterMonitor.")
     with translated():
         letters = database()
         began = time.time()
@@ -258,12 +265,12 @@ def look_at_mongodb() -> Iterator[Finding]:
         count = f"{len(unreadable)}{' or more' if len(unreadable) == repository.MAX_NAMED else ''}"
         named = "; ".join(f"{one.id}: {one}" for one in unreadable)
         yield _fail(
-            "letters",
+            "documents",
             f"documents in the collection dead_letters that are no letters, left out everywhere: {count} ({named})",
             "Correct or delete them in MongoDB: something other than this system wrote them.",
         )
     else:
-        yield _ok("letters", "every document is a letter")
+        yield _ok("documents", "every document is a letter")
 
 
 _ROLES = {
@@ -274,12 +281,25 @@ _ROLES = {
 
 
 def look_at_roles() -> Iterator[Finding]:
+    yield from _problems(store_checks.lane_problems(lane_workers()))
+    by_role = {role: presence.present(role) for role in _ROLES}
+    can_report = all(by_role.values()) or _takes_writes()
     for role, (consequence, fix) in _ROLES.items():
-        alive = presence.present(role)
-        if alive:
+        alive = by_role[role]
+        if not alive and not can_report:
+            yield _warn(role, "not known: Redis takes no writes, so no process can report itself", "Fix Redis first.")
+        elif alive:
             yield _ok(role, f"{len(alive)} alive on {', '.join(sorted({one.host for one in alive}))}")
         else:
             yield _fail(role, f"none is alive: {consequence}", fix)
+
+
+def _takes_writes() -> bool:
+    try:
+        ledger().try_write()
+    except StoreUnavailable:
+        return False
+    return True
 
 
 def look_at_work() -> Iterator[Finding]:
@@ -288,11 +308,10 @@ def look_at_work() -> Iterator[Finding]:
         yield _warn("overdue", f"{figures.overdue} messages are late by more than 5 s", "Look at the workers' logs.")
     else:
         yield _ok("overdue", "nothing is late")
-    oldest = figures.outbox_oldest_ms
-    if oldest is not None and figures.now_ms - oldest > OUTBOX_WARNING_MS:
-        age = (figures.now_ms - oldest) // 1000
-        yield _warn("outbox", f"{figures.outbox} outcomes wait for MongoDB, the oldest for {age} s", "Look at MongoDB.")
-    else:
+    late = [*store_checks.outbox_problems(figures)]
+    for problem in late:
+        yield _warn("outbox", problem.what, problem.fix)
+    if not late:
         yield _ok("outbox", f"{figures.outbox} outcomes wait for MongoDB")
     if figures.quarantined:
         yield _fail(
@@ -389,7 +408,11 @@ def examine(looks: Sequence[Look] = LOOKS) -> Iterator[Finding]:
             yield from look.look()
         except (MessagesError, DeadLetterError, BreakerError, DatabaseError) as error:
             away.add(look.part)
-            yield _fail(look.part, str(error), _FIXES.get(look.part, "See the message."))
+            refusal = refusal_problem(error) if isinstance(error, StoreUnavailable) else None
+            if refusal is not None and refusal.code != "away":
+                yield _fail(look.part, refusal.what, refusal.fix)
+            else:
+                yield _fail(look.part, str(error), _FIXES.get(look.part, "See the message."))
 
 
 def alive_here() -> tuple[list[Presence], list[Presence]]:

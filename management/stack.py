@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 
+from dlq_app.store_problem import FULL_DISK
 from management import embedded
 from management.child_log import ChildLog
 from management.errors import StackError, Stopped
@@ -30,10 +31,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 ADMIN_USER = "admin"
 #: Seconds that the children of a killed supervisor get to end before a new stack gives up on them.
 LEFTOVERS = 30.0
-#: Bytes: a disk with less room is full.
-FULL = 16 * 1024**2
-#: Checks of the health page that say whether the processes run. The others are about their work and data.
-_PARTS = frozenset({"redis", "mongodb", "database", "workers", "dlqWorker"})
+#: Roles that say in health how many of them are alive.
+_ROLES = ("workers", "scheduler", "dlqWorker")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +162,7 @@ def full_disk(folder: Path) -> str:
         free = shutil.disk_usage(folder).free
     except OSError as error:
         return f"{folder}: {error.strerror}"
-    return f"the disk of {folder} is full ({free // 1024**2} MB left)" if free < FULL else ""
+    return f"the disk of {folder} is full ({free // 1024**2} MB left)" if free < FULL_DISK else ""
 
 
 def _lives(pid: int) -> bool:
@@ -455,8 +454,12 @@ Ctrl-C stops everything; the data stays."""
 
 
 def judged(checks: Mapping[str, Mapping[str, Any]]) -> tuple[bool, list[str]]:
-    """Whether every part runs, and what else health complains about."""
-    all_run = checks.keys() >= _PARTS and all(checks[name].get("status") == "healthy" for name in _PARTS)
-    return all_run, [
-        f"{name}: {check['detail']}" for name, check in checks.items() if check.get("detail") and name not in _PARTS
+    """Whether every part runs, and what else health complains about.
+
+    Workers that RQ's command has suspended are unhealthy, and they run.
+    """
+    stopped = {name for name, check in checks.items() if check.get("status") == "unhealthy"} - {"workers"}
+    absent = {name for name in _ROLES if not checks.get(name, {}).get("alive")}
+    return not stopped | absent, [
+        f"{name}: {check['detail']}" for name, check in checks.items() if check.get("detail") and name not in absent
     ]

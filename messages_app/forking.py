@@ -13,6 +13,7 @@ from rq.exceptions import StopRequested
 from rq.worker import Worker
 
 from messages_app.connection import SOCKET_TIMEOUT_S, impatient
+from messages_app.lane_workers import MarkedWorker
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ def _for_the_pages(method: Any) -> Callable[..., None]:
     return tell
 
 
-class ForkingWorker(Worker):
+class ForkingWorker(MarkedWorker):
     """RQ's worker with time-outs of seconds: RQ lets each answer of Redis take more than 400 s, the last ones too."""
 
     heartbeat = _for_the_pages(Worker.heartbeat)

@@ -34,7 +34,7 @@ _REFUSALS: tuple[tuple[str, str, str, str], ...] = (
     (r"BusyLoadingError|\bLOADING\b", "loading", "Redis is loading its data and answers once that is done.",
      "Wait. INFO persistence shows loading_eta_seconds."),
     (r"ReadOnlyError|MasterDownError|\b(READONLY|MASTERDOWN|UNBLOCKED)\b", "read_only",
-     "Redis is a replica and takes no writes.", _PRIMARY),
+     "REDIS_URL leads to a replica, which takes no writes.", _PRIMARY),
     (r"\bBUSY\b", "busy_script", "A script keeps Redis busy: nothing else is served.",
      "Run SCRIPT KILL, and find out who runs scripts there."),
     (r"CLUSTERDOWN|MOVED|CROSSSLOT", "cluster", "Redis is a cluster, which is not supported.",
@@ -121,7 +121,10 @@ def reported_problems(info: Mapping[str, str]) -> Iterator[StoreProblem]:
     if info.get("role") == "slave":
         link = "" if info.get("master_link_status") == "up" else " Its link to the primary is down."
         yield _Problem(
-            code="read_only", what=f"Redis is a replica and takes no writes.{link}", fix=_PRIMARY, stops=True
+            code="read_only",
+            what=f"REDIS_URL leads to a replica, which takes no writes.{link}",
+            fix=_PRIMARY,
+            stops=True,
         )
     if info.get("master_failover_state", "no-failover") != "no-failover":
         yield _Problem(

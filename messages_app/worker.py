@@ -13,7 +13,7 @@ from typing import Any
 from rq.defaults import DEFAULT_LOGGING_DATE_FORMAT, DEFAULT_LOGGING_FORMAT
 from rq.serializers import JSONSerializer
 from rq.suspension import is_suspended
-from rq.worker import DequeueStrategy, Worker, WorkerStatus
+from rq.worker import DequeueStrategy, WorkerStatus
 
 from breaker_app.conf import remind
 from breaker_app.primary import demotions
@@ -21,6 +21,7 @@ from messages_app import conf, vitals
 from messages_app.connection import impatient
 from messages_app.engine import Engine
 from messages_app.jobs import WakeUpJob
+from messages_app.lane_workers import MarkedWorker
 from messages_app.ledger import ledger
 from messages_app.names import process_name
 from messages_app.protection import announce_breakers
@@ -43,7 +44,7 @@ _LAST_WORD_S = 1.5
 _ECHO_S = 1.0
 
 
-class ThreadedWorker(Worker):
+class ThreadedWorker(MarkedWorker):
     """Runs messages on threads of one process. ``work`` returns when it was told to stop and has put everything away.
 
     To RQ it is a worker like any other: listed, with heartbeats and counts, stopped by its commands and suspended by

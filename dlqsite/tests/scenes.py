@@ -11,10 +11,11 @@ from typing import Any
 
 from breaker_app import conf as breaker_conf
 from breaker_app.states import Outcome, State
+from dlq_app import indexes, mongo
 from dlq_app.services import record_outcomes
 from dlq_app.testing import a_death
-from dlqsite import health, overview, overview_views, tabs
-from messages_app import connection, flight, presence, series
+from dlqsite import health, overview, overview_views, store_checks, tabs
+from messages_app import connection, flight, lane_workers, presence, series
 from messages_app import ledger as ledger_module
 from messages_app.ledger import ledger
 from messages_app.records import Acceptance, Completed, Failed
@@ -29,7 +30,14 @@ def forget() -> None:
     overview_views.rendered.cache_clear()
     health.doctor.cache_clear()
     health._accounts.cache_clear()
+    store_checks.index_problems.forget()
+    store_checks.schema_problems.forget()
     tabs.counts.forget()
+
+
+def indexed() -> None:
+    """MongoDB has its indexes."""
+    indexes.ensure(mongo.database(), keep_resolved_days=90)
 
 
 @contextmanager
@@ -37,7 +45,8 @@ def away(settings: Any, store: str) -> Iterator[None]:
     """``redis`` or ``mongodb`` gives no answer; what was seen of it before is still known."""
 
     def reconnect() -> None:
-        for kept in (connection._client, ledger_module._ledger, presence._register, series._series, flight._radar):
+        for kept in (connection._client, ledger_module._ledger, presence._register, series._series, flight._radar,
+                     lane_workers._lines):  # fmt: skip
             kept.cache_clear()
         breaker_conf.forget()
 

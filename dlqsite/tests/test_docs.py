@@ -21,6 +21,7 @@ from dlq_app.policy import ReplayPolicy
 from dlq_app.states import Resolution, Status, Verb
 from dlq_app.strategies import Strategy
 from dlqsite import health, problems
+from dlqsite.findings import Status as HealthStatus
 from dlqsite.models import SCOPES
 from messages_app import failures, intake
 from messages_app.policy import RetryPolicy
@@ -136,7 +137,7 @@ def test_every_policy_file_has_its_chapter() -> None:
         (BreakerState, "breaker.md"),
         (SCOPES, "settings.md"),
         (health.CHECKS, "operations.md"),
-        (health.Status, "operations.md"),
+        (HealthStatus, "operations.md"),
     ],
     ids=["status", "verb", "resolution", "message", "strategy", "breaker", "scope", "check", "health"],
 )

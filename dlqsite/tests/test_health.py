@@ -11,7 +11,9 @@ import pytest
 from django.test import Client
 
 from dlqsite import health
-from dlqsite.health import Doctor, Finding, Status, overall
+from dlqsite.findings import Finding, Status
+from dlqsite.health import Doctor, overall
+from dlqsite.tests import scenes
 from dlqsite.tests.people import staff, with_key
 from dlqsite.version import read_version
 from messages_app import presence
@@ -23,10 +25,10 @@ DOWN = Finding(Status.UNHEALTHY)
 
 @pytest.fixture(autouse=True)
 def _nothing_kept() -> Iterator[None]:
-    health.doctor.cache_clear()
+    scenes.forget()
     health.gatekeeper.cache_clear()
     yield
-    health.doctor.cache_clear()
+    scenes.forget()
     health.gatekeeper.cache_clear()
 
 
@@ -97,6 +99,7 @@ class TestTheEndpoints:
     @pytest.fixture(autouse=True)
     def _stores(self, redis_client: Any, mongo_db: Any) -> None:
         """Real ones, empty."""
+        scenes.indexed()
 
     def test_live_depends_on_nothing(self, django_assert_num_queries: Any) -> None:
         with django_assert_num_queries(0):
@@ -118,13 +121,13 @@ class TestTheEndpoints:
         data = with_key("read").get("/api/system/health").json()["data"]
 
         assert list(data["checks"]) == [
-            "redis", "mongodb", "database", "workers", "scheduler", "dlqWorker", "queues", "breakers", "accounting",
-            "losses", "letters",
+            "redis", "intake", "mongodb", "database", "disk", "workers", "scheduler", "dlqWorker", "queues", "breakers",
+            "accounting", "losses", "letters",
         ]  # fmt: skip
         assert {name: check["status"] for name, check in data["checks"].items()} == {
-            "redis": "healthy", "mongodb": "healthy", "database": "healthy", "workers": "healthy",
-            "scheduler": "degraded", "dlqWorker": "degraded", "queues": "healthy", "breakers": "healthy",
-            "accounting": "healthy", "losses": "healthy", "letters": "healthy",
+            "redis": "healthy", "intake": "healthy", "mongodb": "healthy", "database": "healthy", "disk": "healthy",
+            "workers": "healthy", "scheduler": "degraded", "dlqWorker": "degraded", "queues": "healthy",
+            "breakers": "healthy", "accounting": "healthy", "losses": "healthy", "letters": "healthy",
         }  # fmt: skip
         assert data["checks"]["workers"]["alive"] == 1
         assert data["checks"]["redis"]["latencyMs"] > 0
@@ -147,7 +150,7 @@ class TestTheEndpoints:
 
         found = health.check_accounting()
 
-        assert (found.status, found.facts) == (health.Status.DEGRADED, {"differences": 1, "messages": 50})
+        assert (found.status, found.facts) == (Status.DEGRADED, {"differences": 1, "messages": 50})
 
     def test_without_redis_it_is_unhealthy_and_not_ready(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def away() -> Finding:

@@ -13,7 +13,7 @@ from django.test import Client
 
 from dlq_app import repository
 from dlq_app.loss import Loss
-from dlqsite import health
+from dlqsite import findings, health
 from dlqsite.tests import scenes
 from dlqsite.tests.people import member, signed_in, with_key
 from management.doctor import Status, look_at_losses
@@ -44,7 +44,7 @@ def loss() -> Loss:
 def test_health_is_degraded_and_the_overview_says_so_first(loss: Loss) -> None:
     found = health.check_losses()
 
-    assert found.status is health.Status.DEGRADED
+    assert found.status is findings.Status.DEGRADED
     assert "state of 2026-11-30 06:59:58 UTC" in found.detail
     assert "about 104 accepted messages" in found.detail
     assert found.facts["losses"][0]["from"] == "2026-11-30T06:59:58.000Z"
@@ -57,7 +57,7 @@ def test_health_is_degraded_and_the_overview_says_so_first(loss: Loss) -> None:
 
 
 def test_without_a_loss_all_is_well() -> None:
-    assert health.check_losses() == health.Finding(health.Status.HEALTHY, "", {"losses": [], "unacknowledged": 0})
+    assert health.check_losses() == findings.Finding(findings.Status.HEALTHY, "", {"losses": [], "unacknowledged": 0})
     assert [told.status for told in look_at_losses()] == [Status.OK]
     assert run("losses", "list") == "No loss is known.\n"
     assert 'id="losses"' not in signed_in(member("viewer")).get(PAGE).content.decode()
@@ -78,7 +78,7 @@ def test_rest_lists_and_acknowledges(loss: Loss) -> None:
     assert told["acknowledged"]["reason"] == again["acknowledged"]["reason"] == "fail-over"
     assert told["acknowledged"]["by"].startswith("key:")
     assert with_key("read").get("/api/system/losses").json()["data"] == [told]
-    assert health.check_losses().status is health.Status.HEALTHY
+    assert health.check_losses().status is findings.Status.HEALTHY
 
 
 def test_staff_acknowledge_on_the_console_and_it_is_in_the_audit_log(loss: Loss) -> None:

@@ -19,10 +19,10 @@ from dlq_app import batches
 from dlq_app.replay_batch import BatchOrder
 from dlqsite import charts, lookout, overview, overview_page, overview_views
 from dlqsite.lookout import Source
-from dlqsite.sight import BatchSight, BreakerSight, GroupSight, LossSight, Sight
+from dlqsite.sight import BatchSight, BreakerSight, GroupSight, LossSight, ProblemSight, Sight
 from dlqsite.tests import scenes
 from dlqsite.tests.people import member, signed_in, with_key
-from dlqsite.verdict import judge
+from dlqsite.verdict import Answer, judge
 from messages_app import registry
 
 NOW = datetime(2026, 11, 24, 3, 13, tzinfo=UTC)
@@ -190,6 +190,29 @@ class TestVerdict:
     def test_each_trouble_has_its_sentence(self, known: dict[str, Any], headline: str) -> None:
         assert told(**known)[0] == headline
 
+    def test_the_cause_comes_first_and_nobody_else_is_blamed(self) -> None:
+        full = ProblemSight(part="redis", code="memory_full", what="Redis is full.", fix="Raise maxmemory. Or else.",
+                            stops=True, since=NOW - timedelta(seconds=40))  # fmt: skip
+
+        verdict = judge(Sight(now=NOW, problems=[full], workers=0, dlq_workers=0, crons=0, oldest_wait_s=99.0))
+
+        assert (verdict.worst.level, verdict.worst.headline, verdict.also) == ("bad", "Redis is full.", ())
+        assert verdict.worst.answers[-1] == Answer("What you can do", "Raise maxmemory", "Or else.")
+        assert verdict.worst.answers[0].short == "03:12:20, 40 s"
+        assert told(problems=[full], redis_away_since=NOW) == ["Redis is full."]
+        assert told(problems=[replace(full, code="away")], redis_away_since=NOW, workers=0) == [
+            "Redis does not answer. Nothing can be accepted or processed."
+        ]
+
+    def test_what_is_at_risk_is_a_warning(self) -> None:
+        low = ProblemSight(part="disk", code="disk_low", what="Little room.", fix="Make room.", stops=False, since=NOW)
+
+        assert judge(Sight(now=NOW, workers=1, problems=[low])).worst.level == "warn"
+
+    def test_nothing_is_quiet_while_a_check_is_not_healthy(self) -> None:
+        assert told(unwell={"queues": "It is so."}) == ["Health is degraded: queues."]
+        assert told(unwell={"workers": "x"}, workers=0) == ["No message worker is alive. Nothing waits yet."]
+
 
 class TestLookout:
     def test_one_that_hangs_is_away_and_holds_up_nobody(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,6 +332,7 @@ class TestPage:
     @pytest.fixture(autouse=True)
     def _empty(self, redis_client: Any, mongo_db: Any) -> None:
         self.redis = redis_client
+        scenes.indexed()
 
     def page(self, role: str = "viewer") -> str:
         scenes.settle()

@@ -178,7 +178,7 @@ def test_alive_names_a_process_that_runs_and_says_nothing(redis_client: Any) -> 
 def test_a_document_that_is_no_letter_is_named(redis_client: Any, mongo_db: Any, db: None) -> None:
     mongo_db["dead_letters"].insert_one({"_id": "stray\u202e", "note": "by hand"})
 
-    finding = by_name(examine())["letters"]
+    finding = by_name(examine())["documents"]
 
     assert finding.status is Status.FAIL
     assert "left out everywhere: 1 (" in finding.detail

@@ -128,22 +128,27 @@ def test_an_address_that_is_not_ours_is_named() -> None:
 def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert stack.full_disk(tmp_path) == ""
 
-    monkeypatch.setattr(stack, "FULL", 1 << 60)
+    monkeypatch.setattr(stack, "FULL_DISK", 1 << 60)
 
     assert stack.full_disk(tmp_path).startswith(f"the disk of {tmp_path} is full (")
     assert stack.full_disk(tmp_path / "gone") == f"{tmp_path / 'gone'}: No such file or directory"
 
 
 def test_what_is_wrong_with_the_data_is_announced_and_holds_up_no_start() -> None:
-    checks: dict[str, dict[str, object]] = {name: {"status": "healthy"} for name in health.CHECKS}
+    checks: dict[str, dict[str, object]] = {name: {"status": "healthy", "alive": 1} for name in health.CHECKS}
     ailing: dict[str, dict[str, object]] = {
-        name: {"status": "degraded", "detail": "x"} for name in ("losses", "letters", "accounting", "breakers")
+        name: {"status": "degraded", "detail": "x"} for name in ("losses", "letters", "accounting", "breakers", "disk")
     }
 
     assert stack.judged(checks) == (True, [])
     assert stack.judged(checks | ailing) == (
-        True, ["breakers: x", "accounting: x", "losses: x", "letters: x"],
+        True, ["disk: x", "breakers: x", "accounting: x", "losses: x", "letters: x"],
     )  # fmt: skip
-    for name in ("redis", "mongodb", "database", "workers", "dlqWorker"):
-        assert stack.judged(checks | {name: {"status": "degraded", "detail": "x"}}) == (False, [])
+    assert stack.judged(checks | {"workers": {"status": "unhealthy", "alive": 1, "detail": "suspended"}}) == (
+        True, ["workers: suspended"],
+    )  # fmt: skip
+    for name in ("redis", "intake", "mongodb", "database"):
+        assert stack.judged(checks | {name: {"status": "unhealthy", "detail": "x"}}) == (False, [f"{name}: x"])
+    for name in ("workers", "scheduler", "dlqWorker"):
+        assert stack.judged(checks | {name: {"status": "degraded", "alive": 0, "detail": "x"}}) == (False, [])
     assert stack.judged({}) == (False, [])

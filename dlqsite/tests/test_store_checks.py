@@ -1,0 +1,247 @@
+"""A part that cannot do its work is named by health, the verdict and doctor alike, made so for real."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django_rq.queues import get_queue
+from rq.suspension import resume, suspend
+from rq.worker import Worker
+
+from dlqsite import health, store_checks
+from dlqsite.findings import Finding, Status
+from dlqsite.health import Doctor
+from dlqsite.tests import scenes
+from dlqsite.tests.patience import eventually
+from management import doctor as doctoring
+from messages_app.lane_workers import MarkedWorker
+from messages_app.tests.redis_states import State, demoted, full, without_replicas, without_snapshot
+
+pytestmark = [pytest.mark.redis, pytest.mark.mongo, pytest.mark.django_db(transaction=True)]
+
+
+@pytest.fixture(autouse=True)
+def _afresh(redis_client: Any, mongo_db: Any) -> Iterator[None]:
+    scenes.indexed()
+    forget()
+    yield
+    forget()
+
+
+def forget() -> None:
+    scenes.forget()
+    health.gatekeeper.cache_clear()
+
+
+def check(name: str) -> Finding:
+    """What a check finds, on a thread of its own as always: it closes that thread's connections."""
+    return Doctor({name: health.CHECKS[name]}).look().checks[name]
+
+
+@contextmanager
+def changed(there: str, back: str) -> Iterator[None]:
+    with connection.cursor() as cursor:
+        cursor.execute(there)
+    try:
+        yield
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(back)
+
+
+def headlines() -> list[str]:
+    """What the overview says, the worst first."""
+    forget()
+    verdict = scenes.settle().verdict
+    return [verdict.worst.headline, *(trouble.headline for trouble in verdict.also)]
+
+
+def failures(look: Callable[[], Iterator[doctoring.Finding]]) -> list[str]:
+    return [found.detail for found in look() if found.status is doctoring.Status.FAIL]
+
+
+@pytest.mark.parametrize(
+    ("state", "what"),
+    [
+        (full, "Redis is full: "),
+        (demoted, "REDIS_URL leads to a replica, which takes no writes."),
+        (without_snapshot, "The last snapshot of Redis failed."),
+        (without_replicas, "Redis refuses writes: fewer replicas are connected"),
+    ],
+)
+def test_a_redis_that_takes_no_writes_is_named_and_nobody_is_blamed(redis_client: Any, state: State, what: str) -> None:
+    with state(redis_client):
+        checks = health.doctor().look().checks
+        ready, said = Client().get("/api/system/ready"), headlines()
+        told, roles = failures(doctoring.look_at_redis), failures(doctoring.look_at_roles)
+
+    assert checks["intake"].status is Status.UNHEALTHY
+    assert checks["workers"].detail == "Not known: Redis takes no writes, so no process can report itself."
+    assert (ready.status_code, ready.json()["data"]["status"]) == (503, "not_ready")
+    assert said[0].startswith(what)
+    assert not [line for line in said if "is alive" in line]
+    assert [line for line in told if line.startswith(what)]
+    assert roles == []
+
+    forget()
+    assert Client().get("/api/system/ready").status_code == 200
+
+
+def test_paused_writes_are_told_from_a_server_that_is_away(redis_client: Any) -> None:
+    doctor = Doctor({name: health.CHECKS[name] for name in ("redis", "intake", "workers")}, timeout_s=0.5)
+    doctor.look()
+    redis_client.client_pause(30_000, all=False)
+    try:
+        found = Doctor(doctor._checks, timeout_s=0.5).look()
+    finally:
+        redis_client.client_unpause()
+
+    assert found.checks["redis"].status is Status.HEALTHY
+    assert found.checks["intake"].detail.startswith("Redis answers but takes no writes: ")
+    assert [problem.code for problem, _ in found.problems] == ["paused"]
+
+
+def test_processes_get_time_to_report_themselves_again() -> None:
+    intake, absent = Finding(Status.UNHEALTHY), Finding(Status.DEGRADED, "No message worker is alive.", {"alive": 0})
+    doctor = Doctor({"intake": lambda: intake, "workers": lambda: absent})
+    doctor.look()
+    doctor._kept, intake = None, Finding(Status.HEALTHY)
+
+    assert doctor.look().checks["workers"].detail.startswith("Not known yet: ")
+
+
+def test_workers_that_are_suspended_are_not_healthy(redis_client: Any) -> None:
+    scenes.processes("worker", "cron", "dlq_worker")
+    suspend(redis_client, ttl=100)
+
+    found = store_checks.check_workers()
+
+    assert (found.status, found.facts) == (Status.UNHEALTHY, {"alive": 1})
+    assert found.detail.endswith("no message is started. Run manage.py rqresume.")
+    assert headlines()[0].startswith("Workers are suspended by RQ's command (rqsuspend) for ")
+    assert failures(doctoring.look_at_roles)[0].startswith("Workers are suspended")
+    assert Client().get("/api/system/ready").status_code == 200
+
+    resume(redis_client)
+    assert store_checks.check_workers().status is Status.HEALTHY
+
+
+@pytest.mark.filterwarnings("ignore:CLIENT SETNAME")  # RQ expects an address with a port
+def test_a_foreign_worker_on_the_lanes_is_named() -> None:
+    scenes.processes("worker", "cron", "dlq_worker")
+    queue = get_queue("normal")
+    ours: Any = MarkedWorker([queue], connection=queue.connection, name="ours")
+    foreign: Any = Worker([queue], connection=queue.connection, name="rogue\x1b")
+    ours.register_birth()
+    assert store_checks.check_workers().status is Status.HEALTHY
+
+    foreign.register_birth()
+    found = store_checks.check_workers()
+    foreign.register_death()
+
+    assert found.status is Status.DEGRADED
+    assert "so that messages are late: rogue\\x1b (pid " in found.detail
+    assert store_checks.check_workers().status is Status.HEALTHY
+
+
+@contextmanager
+def stepped_down(admin: Any) -> Iterator[None]:
+    admin.command({"replSetStepDown": 60, "force": True, "secondaryCatchUpPeriodSecs": 0})
+    try:
+        yield
+    finally:
+        admin.command({"replSetFreeze": 0})
+        eventually(lambda: admin.command("hello")["isWritablePrimary"], seconds=30)
+
+
+@contextmanager
+def locked(admin: Any) -> Iterator[None]:
+    admin.command("fsync", lock=True)
+    try:
+        yield
+    finally:
+        admin.command("fsyncUnlock")
+
+
+@pytest.mark.parametrize(
+    ("state", "what"),
+    [
+        (stepped_down, "MongoDB has no primary: it takes no writes."),
+        (locked, "MongoDB is locked against writes (fsync)"),
+    ],
+)
+def test_a_mongodb_that_takes_no_writes_is_named(mongo_db: Any, state: Any, what: str) -> None:
+    with state(mongo_db.client.admin):
+        found, said = store_checks.check_mongodb(), headlines()
+        told = failures(doctoring.look_at_mongodb)
+        ready = Client().get("/api/system/ready")
+
+    assert found.status is Status.UNHEALTHY
+    assert found.detail.startswith(what)
+    assert [line for line in said if line.startswith(what)]
+    assert not [line for line in said if line.startswith("MongoDB does not answer")]
+    assert told[0].startswith(what)
+    assert ready.status_code == 200
+    eventually(lambda: store_checks.check_mongodb().status is Status.HEALTHY, seconds=20)
+
+
+def test_a_replica_set_without_a_primary_is_not_called_away(settings: Any, mongo_db: Any) -> None:
+    host = mongo_db.client.admin.command("hello")["me"]
+    settings.MONGODB_URL = f"mongodb://{host.replace('/', '%2F')}/?replicaSet=rs0"
+    with stepped_down(mongo_db.client.admin):
+        assert [problem.code for problem in store_checks.check_mongodb().problems] == ["no_primary"]
+
+
+def test_a_missing_unique_index_is_named(mongo_db: Any) -> None:
+    mongo_db["dead_letters"].drop_index("message_id")
+
+    found = store_checks.check_mongodb()
+
+    assert found.status is Status.DEGRADED
+    assert found.detail.startswith("MongoDB lacks the unique index message_id: one message may get two letters.")
+    mongo_db.drop_collection("dead_letters")
+    assert "other indexes are missing too. Run manage.py prepare." in store_checks.check_mongodb().detail
+    scenes.indexed()
+    assert store_checks.check_mongodb().status is Status.HEALTHY
+
+
+def test_outcomes_that_mongodb_does_not_take_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenes.processes("worker", "cron", "dlq_worker")
+    scenes.accept("a")
+    scenes.fail("a", scenes.claim()["a"], None)
+    assert health.check_queues().status is Status.HEALTHY
+    monkeypatch.setattr(store_checks, "OUTBOX_S", -1.0)
+
+    assert health.check_queues().detail.startswith("1 outcome waits for MongoDB, the oldest for ")
+    assert headlines()[0].startswith("1 outcome waits for MongoDB")
+
+
+@pytest.mark.parametrize(
+    ("table", "status", "ready"),
+    [("django_session", Status.DEGRADED, 200), ("dlqsite_apikey", Status.UNHEALTHY, 503)],
+)
+def test_missing_tables_are_named(table: str, status: Status, ready: int) -> None:
+    with changed(f"ALTER TABLE {table} RENAME TO elsewhere", f"ALTER TABLE elsewhere RENAME TO {table}"):
+        found = check("database")
+        answer = Client().get("/api/system/ready").status_code
+        told = failures(doctoring.look_at_database)
+
+    assert (found.status, answer) == (status, ready)
+    assert found.detail.startswith(f"The database lacks tables: {table}.")
+    assert told[0].startswith("The database lacks tables")
+
+
+def test_a_migration_that_is_not_applied_is_named() -> None:
+    with changed(
+        "UPDATE django_migrations SET name = name || '_' WHERE app = 'sessions'",
+        "UPDATE django_migrations SET name = rtrim(name, '_') WHERE app = 'sessions'",
+    ):
+        found = check("database")
+
+    assert found.detail.startswith("Tables are of an earlier version: sessions 0001_initial is not applied.")
+    assert check("database").status is Status.HEALTHY
