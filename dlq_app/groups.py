@@ -20,12 +20,11 @@ from dlq_app import conf, figures, repository
 from dlq_app.criteria import LetterCriteria
 from dlq_app.errors import CriteriaInvalid, GroupNotFound
 from dlq_app.group_states import OPEN_STATES, GroupState, Said, state_of
-from dlq_app.masking import mask_text
 from dlq_app.paging import DEFAULT_LIMIT, MAX_LIMIT
 from dlq_app.repository.figures import GroupFigures
 from dlq_app.repository.figures import figures as figures_store
 from dlq_app.repository.groups import Described, Note, groups
-from dlq_app.words import words
+from dlq_app.words import error_words, words
 
 #: Filters of letters that also make sense for groups; ``from`` and ``to`` mean the last failure of the group.
 FILTERS = ("errorType", "errorKind", "type", "fingerprint", "from", "to", "search")
@@ -333,7 +332,7 @@ def _fits(group: Group, criteria: LetterCriteria) -> bool:
 
 def _found_by(group: Group) -> set[str]:
     """The words that a group is found by: of its text as it is shown, so that no search confirms what is hidden."""
-    return set(words(f"{mask_text(group.message, conf.masking_policy())} {group.error_type} {group.frame}"))
+    return set(error_words(group.error_type, f"{group.message} {group.frame}", conf.masking_policy()))
 
 
 def _read_sort(text: str) -> str:

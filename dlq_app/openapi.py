@@ -8,6 +8,7 @@ from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
 
 from dlq_app import criteria, paging
 from dlq_app.states import Status
+from dlq_app.words import MAX_WORDS
 
 _PROBLEM = "application/problem+json"
 
@@ -40,7 +41,14 @@ FILTERS = [
     query("fingerprint", f"A group. {_ANY}", many=True),
     query("from", "Last failure at or after this instant."),
     query("to", "Last failure before this instant."),
-    query("search", "Beginning of a message id, or words of the error text."),
+    query(
+        "search",
+        "Beginning of a message id; or words of the error, all of which a letter must hold. The search looks at the "
+        f"error's type and the first {MAX_WORDS} words and parts of words of its text as shown, with secrets hidden; "
+        "not at the stack, the payload or notes. Case and Unicode form make no difference. `timeout` finds "
+        "`SocketTimeout`, `email` finds `email_address`, `5521` finds `order5521`. Of Chinese, Japanese and Korean any "
+        "two neighbouring characters are found.",
+    ),
 ]
 #: What a list of letters takes beside them.
 PAGES = [

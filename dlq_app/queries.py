@@ -8,7 +8,7 @@ from typing import Any
 from dlq_app.criteria import ID_PREFIX, LetterCriteria
 from dlq_app.paging import Cursor, Sort
 from dlq_app.states import Status
-from dlq_app.words import words
+from dlq_app.words import whole_words, words
 
 #: Sorts after every character a message id may hold.
 _AFTER = "\uffff"
@@ -124,7 +124,8 @@ def _search(text: str) -> dict[str, Any]:
     either: list[dict[str, Any]] = []
     if ID_PREFIX.match(text):
         either.append({"messageId": {"$gte": text, "$lt": text + _AFTER}})
-    wanted = words(text)
-    if wanted:
-        either.append({"searchWords": {"$all": wanted}})
+    # Letters of earlier versions hold other words until `refresh_search` has run.
+    for wanted in {tuple(words(text)): None, tuple(whole_words(text)): None}:
+        if wanted:
+            either.append({"searchWords": {"$all": list(wanted)}})
     return either[0] if len(either) == 1 else {"$or": either}

@@ -441,7 +441,7 @@ def test_groups_by_state_and_how_many_are_in_each(orchard: dict[str, str]) -> No
         ({"cursor": ["eA"]}, ["cursor"]),
         ({"cursor": ["x" * 300]}, ["cursor"]),
         ({"cursor": [groups._encoded("-count", 3, "f" * 16)], "sort": ["-open"]}, ["sort"]),
-        ({"errorType": ["low"]}, ["errorType"]),
+        ({"errorKind": ["low"]}, ["errorKind"]),
         ({"source": ["shop"], "tag": ["eu"]}, ["source", "tag"]),
     ],
 )
