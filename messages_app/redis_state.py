@@ -47,7 +47,7 @@ _REFUSALS: tuple[tuple[str, str, str, str], ...] = (
      "Allow it what ACL LOG says was denied."),
     (r"did not confirm|\bWAITAOF\b", "not_confirmed",
      "Redis does not confirm in time that a message is stored as safely as ACCEPT_DURABILITY asks for.",
-     "Look at its disk and its replicas."),
+     "Look at Redis' disk. For `replicated`, a replica with appendonly yes must be connected."),
 )  # fmt: skip
 
 
