@@ -13,13 +13,15 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from dlq_app import repository
+from dlq_app import conf, repository
 from dlq_app.errors import DeadLetterError, QueryTooSlow, StoreUnavailable
 from dlq_app.group_states import GroupState, Said, Seen, why_ended
 from dlq_app.instants import iso
+from dlq_app.masking import mask_text
 from dlq_app.repository.figures import MAX_GROUPS, Figures, GroupFigures, Snapshot, figures
 from dlq_app.repository.groups import groups
 
@@ -163,7 +165,7 @@ def stats() -> dict[str, Any]:
         "byStatus": dict(found.by_status),
         "topErrorTypes": [{"errorType": name, "count": n} for name, n in found.error_types[:_TOP]],
         "byType": dict(found.types),
-        "bySource": dict(found.sources),
+        "bySource": _masked_counts(found.sources),
         "oldestOpenSeconds": None if age is None else max(0, round(age)),
         "replaySuccessRate": round(found.replays_succeeded / replays, 4) if replays else None,
         "replays": {"succeeded": found.replays_succeeded, "failed": found.replays_failed},
@@ -171,6 +173,15 @@ def stats() -> dict[str, Any]:
         "groups": found.group_count,
         "asOf": iso(found.as_of),
     }
+
+
+def _masked_counts(sources: Sequence[tuple[str, int]]) -> dict[str, int]:
+    """Counts by name as it is shown; sources that differ in what is hidden only are counted together."""
+    counts: dict[str, int] = {}
+    for source, count in sources:
+        name = mask_text(source, conf.masking_policy())
+        counts[name] = counts.get(name, 0) + count
+    return counts
 
 
 def seen(group: GroupFigures, hours_from: datetime, said: Said | None) -> Seen:

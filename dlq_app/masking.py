@@ -17,7 +17,7 @@ MASK: Final = text_secrets.MASK
 FILE = "masking.toml"
 _NOT_ALNUM = re.compile(r"[^a-z0-9]")
 _NAME = re.compile(r"[a-z0-9]{2,64}\Z")
-#: Names of keys, and their length, that are remembered as secret or not.
+#: Names of keys, and short texts, that are remembered as masked or not; and their length.
 _KEPT_NAMES, _KEPT_LENGTH = 2000, 100
 #: Letters of other alphabets that look like Latin ones in lower case.
 _LOOKALIKES = str.maketrans(
@@ -88,6 +88,10 @@ class MaskingPolicy:
         return any(name in squeezed for name in self._names)
 
     @cached_property
+    def _masked_texts(self) -> dict[str, str]:
+        return {}
+
+    @cached_property
     def _names(self) -> tuple[str, ...]:
         return (*self.contains, *self.exact)
 
@@ -156,6 +160,18 @@ def _is_pair(item: Any) -> bool:
 
 def mask_text(text: str, policy: MaskingPolicy) -> str:
     """The text with secrets hidden: by names, URLs and shapes, see ``text_secrets``; JSON in a string as JSON."""
+    if len(text) > _KEPT_LENGTH:
+        return _mask_text(text, policy)
+    known = policy._masked_texts.get(text)
+    if known is None:
+        # Letters share their short texts, and one that hides something is masked twice.
+        if len(policy._masked_texts) >= _KEPT_NAMES:
+            policy._masked_texts.clear()
+        known = policy._masked_texts[text] = _mask_text(text, policy)
+    return known
+
+
+def _mask_text(text: str, policy: MaskingPolicy) -> str:
     if not policy.may_show(text):
         return text
     if text.lstrip()[:1] in ("{", "[", '"'):

@@ -17,6 +17,7 @@ from dlq_app import services
 from dlq_app.admin.queryset import LettersQuerySet
 from dlq_app.criteria import KINDS, PRIORITIES, LetterCriteria
 from dlq_app.errors import CriteriaInvalid, DeadLetterError
+from dlq_app.masking import MASK
 from dlq_app.states import OPEN, Status
 
 log = logging.getLogger(__name__)
@@ -169,7 +170,12 @@ class _Counted(CriteriaFilter):
     def offered(self) -> Sequence[tuple[str, int | None]]:
         raw = figures(self.request).get(self.figure) or {}
         rows = [(row[self.key], row["count"]) for row in raw] if isinstance(raw, list) else list(raw.items())
-        found: list[tuple[str, int | None]] = [(str(value), count) for value, count in rows[: self.most] if value]
+        found: list[tuple[str, int | None]] = [
+            # A name that is partly hidden fits no letter, and its address would show it.
+            (str(value), count)
+            for value, count in rows[: self.most]
+            if value and MASK not in str(value)
+        ]
         known = {value for value, _ in found}
         counts = dict(rows)
         return found + [(value, counts.get(value)) for value in self.values if value not in known]

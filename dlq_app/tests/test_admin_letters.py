@@ -9,13 +9,15 @@ from html import unescape
 from typing import Any
 
 import pytest
-from django.contrib.admin.models import LogEntry
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.contenttypes.models import ContentType
 from django.test import Client
 from pymongo.database import Database
 from pytest_django import Settings
 
 from dlq_app.admin import filters
 from dlq_app.errors import QueryTooSlow, StoreUnavailable
+from dlq_app.models import DeadLetter
 from dlq_app.repository import Letters
 from dlq_app.testing import a_document
 from dlqsite.tests.people import member, signed_in
@@ -595,3 +597,36 @@ def test_counting_what_is_newer_gives_up_before_it_costs(
     monkeypatch.setattr(Letters, "count", slow)
 
     assert viewer.get(url).status_code == 204
+
+
+def test_secrets_of_tags_and_sources_are_masked_on_lists_and_letters(
+    store: Database[dict[str, Any]], viewer: Client
+) -> None:
+    metadata = {"source": "https://u:hunter2@shop", "tags": ["pin=8842", "eu"], "priority": "normal", "client": "key:a"}
+    (letter_id,) = put(store, metadata=metadata)
+
+    listed, whole = page(viewer), viewer.get(f"{LIST}{letter_id}/change/").content.decode()
+
+    for html in (listed, whole):
+        assert "https://•••@shop" in html
+        assert "pin=•••" in html
+        assert "hunter2" not in html
+        assert "8842" not in html
+    assert viewer.get("/api/dlq/stats").json()["data"]["bySource"] == {"https://•••@shop": 1}
+
+
+def test_old_lines_of_the_audit_log_are_masked(store: Database[dict[str, Any]], administrator: Client) -> None:
+    (letter_id,) = put(store)
+    LogEntry.objects.create(
+        user_id=administrator.session["_auth_user_id"],
+        content_type=ContentType.objects.get_for_model(DeadLetter),
+        object_id=letter_id,
+        object_repr="m-0000",
+        action_flag=CHANGE,
+        change_message="note: the password is hunter2",
+    )
+
+    for url in ("/admin/admin/logentry/", f"{LIST}{letter_id}/history/"):
+        html = administrator.get(url).content.decode()
+        assert "the password is •••" in html
+        assert "hunter2" not in html
