@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from django.conf import settings
 from django.contrib import admin
@@ -10,6 +10,8 @@ from django.contrib.admin.forms import AdminAuthenticationForm
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, URLResolver, path
+from django.utils.decorators import method_decorator
+from django.views.decorators.cache import never_cache
 
 from dlqsite import tabs
 from dlqsite.roles import MAY, role_of
@@ -46,6 +48,19 @@ class ConsoleSite(admin.AdminSite):
             context["console_tabs"] = tabs.for_request(request)
             context["console_role"] = role_of(request.user)
         return context
+
+    @method_decorator(never_cache)
+    def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """Django's login page, with limits on what is tried."""
+
+        def sign_in() -> HttpResponse:
+            return super(ConsoleSite, self).login(request, extra_context)
+
+        if request.method != "POST":
+            return sign_in()
+        from dlqsite import sign_in as limits  # needs the apps, and this module is what Django makes the site of
+
+        return cast("HttpResponse", limits.guarded(request, sign_in))
 
     def get_urls(self) -> list[URLPattern | URLResolver]:
         return [path("you/", self.admin_view(self.account), name="account"), *super().get_urls()]

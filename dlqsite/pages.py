@@ -63,18 +63,32 @@ def broken(request: HttpRequest) -> HttpResponse:
     return render(None, "500.html", context, status=500)
 
 
+def sign_in_later(request: HttpRequest, status: int, seconds: int, why: str) -> HttpResponse:
+    """Nobody looked at the password: the login page again, saying when to try."""
+    return _login_page(request, status, seconds, f"{why} Try again in {seconds} seconds.")
+
+
 def locked_out(request: HttpRequest, credentials: Any = None, *args: Any, **kwargs: Any) -> HttpResponse:
     """Too many wrong passwords: the login page again, saying for how long."""
     minutes = round(settings.AXES_COOLOFF_TIME.total_seconds() / 60)
+    return _login_page(
+        request,
+        HTTPStatus.TOO_MANY_REQUESTS,
+        minutes * 60,
+        f"Too many wrong passwords for this name from your address. It is closed for {minutes} minutes; "
+        "others are not affected.",
+    )
+
+
+def _login_page(request: HttpRequest, status: int, seconds: int, said: str) -> HttpResponse:
     context = {
         **admin.site.each_context(request),
         "form": admin.site.login_form(request),  # type: ignore[misc]
         "app_path": request.get_full_path(),
-        "locked_out": f"Too many wrong passwords for this name from your address. It is closed for {minutes} minutes; "
-        "others are not affected.",
+        "locked_out": said,
     }
-    answer = render(request, "admin/login.html", context, status=HTTPStatus.TOO_MANY_REQUESTS)
-    answer["Retry-After"] = str(minutes * 60)
+    answer = render(request, "admin/login.html", context, status=status)
+    answer["Retry-After"] = str(seconds)
     return answer
 
 
