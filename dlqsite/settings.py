@@ -239,6 +239,9 @@ ACCEPT_DURABILITY = env.str("ACCEPT_DURABILITY", default="everysec")
 
 # --- processing ---
 
+#: Whether messages of type ``demo`` are taken: simulated work, with which whoever may submit can occupy workers.
+DEMO_HANDLER = env.bool("DEMO_HANDLER") if env.str("DEMO_HANDLER", default="") else ENVIRONMENT == "local"
+
 VERSION = RELEASE
 #: Messages that one worker process runs at the same time.
 WORKER_CONCURRENCY = env.int("WORKER_CONCURRENCY", default=10)

@@ -113,6 +113,12 @@ def look_at_settings() -> Iterator[Finding]:
         yield _warn(
             "https", "plain http is served", "Keep it on loopback; for others set HTTPS=true behind a TLS proxy."
         )
+    if settings.DEMO_HANDLER and settings.ENVIRONMENT != "local":
+        yield _warn(
+            "demo", f"messages of type demo can occupy the workers of {settings.ENVIRONMENT}", "Set DEMO_HANDLER=false."
+        )
+    else:
+        yield _ok("demo", f"messages of type demo are {'taken' if settings.DEMO_HANDLER else 'refused'}")
     lanes = settings.RQ_QUEUES
     pickled = [name for name, queue in lanes.items() if queue.get("SERIALIZER") != "rq.serializers.JSONSerializer"]
     if pickled:

@@ -1,6 +1,7 @@
 """Application config of intake."""
 
 from django.apps import AppConfig
+from django.conf import settings
 from django.utils.module_loading import autodiscover_modules
 
 
@@ -9,6 +10,8 @@ class MessagesConfig(AppConfig):
     verbose_name = "Messages"
 
     def ready(self) -> None:
-        from messages_app import checks  # noqa: F401 - registers the system checks
+        from messages_app import checks, registry  # noqa: F401 - checks registers the system checks
 
         autodiscover_modules("handlers")
+        if not settings.DEMO_HANDLER:
+            registry.forget("demo")

@@ -12,7 +12,8 @@ from messages_app.envelope import Message
 from messages_app.failures import HandlerError, InvalidPayloadError, TransientError
 from messages_app.registry import handler
 
-_LONGEST_DELAY_MS = 24 * 3600 * 1000
+#: Longer than an attempt may take by default, so that time-outs can be tried; a day would only hold threads.
+_LONGEST_DELAY_MS = 60_000
 #: A sleeping thread hears that it should stop only between two slices.
 _SLICE_S = 0.1
 _RESULT = {"processed": True}
@@ -22,8 +23,9 @@ _RESULT = {"processed": True}
 def demo(message: Message) -> dict[str, Any]:
     """Simulated work, told by the payload what to do. Everything is optional.
 
-    ``delayMs`` takes that long · ``failTimes: n`` fails the first n runs, replays counted on, then succeeds ·
-    ``simulateError: true`` always fails · ``errorType`` and ``errorMessage`` say how. Other payloads just succeed.
+    ``delayMs`` takes that long, up to a minute · ``failTimes: n`` fails the first n runs, replays counted on, then
+    succeeds · ``simulateError: true`` always fails · ``errorType`` and ``errorMessage`` say how. Other payloads just
+    succeed.
     """
     payload = message.payload
     if not isinstance(payload, dict) or not payload:

@@ -119,7 +119,7 @@ def specs() -> list[HandlerSpec]:
 
 
 def forget(type: str) -> None:
-    """Take a handler out again; for tests that register their own."""
+    """Take a handler out again: one that is switched off, or that a test has registered."""
     _specs.pop(type, None)
 
 

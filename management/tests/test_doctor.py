@@ -183,3 +183,11 @@ def test_a_document_that_is_no_letter_is_named(redis_client: Any, mongo_db: Any,
     assert finding.status is Status.FAIL
     assert "left out everywhere: 1 (" in finding.detail
     assert "stray" in finding.detail
+
+
+def test_simulated_work_outside_development_is_worth_a_warning(settings: Any) -> None:
+    settings.ENVIRONMENT = "production"
+    for taken, status in ((True, Status.WARN), (False, Status.OK)):
+        settings.DEMO_HANDLER = taken
+
+        assert by_name(doctor.look_at_settings())["demo"].status is status

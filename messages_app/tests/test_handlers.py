@@ -6,10 +6,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from django.apps import apps
+from pytest_django import Settings
 
-from messages_app import failures
+from messages_app import failures, registry
 from messages_app.envelope import Message
+from messages_app.errors import MessageInvalid
 from messages_app.handlers import demo
+from messages_app.intake import check
+from messages_app.parsing import parse_envelope
 
 
 def a_message(payload: Any, *, prior_runs: int = 0, seconds: float = 30) -> Message:
@@ -69,6 +74,7 @@ def test_a_delay_ends_at_the_deadline() -> None:
         {"failTimes": True},
         {"delayMs": "100"},
         {"delayMs": -1},
+        {"delayMs": 60_001},
         {"delayMs": 10**12},
         {"errorType": ["TIMEOUT_ERROR"]},
         {"errorMessage": {}},
@@ -76,3 +82,18 @@ def test_a_delay_ends_at_the_deadline() -> None:
 )
 def test_odd_values_are_a_validation_error(payload: dict[str, Any]) -> None:
     assert the_failure(payload).error_type == "VALIDATION_ERROR"
+
+
+def test_switched_off_it_is_an_unknown_type_and_the_others_are_named(settings: Settings) -> None:
+    settings.DEMO_HANDLER = False
+    spec = registry.get("demo")
+    assert spec is not None
+    try:
+        apps.get_app_config("messages_app").ready()
+
+        with pytest.raises(MessageInvalid) as refused:
+            check(parse_envelope('{"payload": 1}'))
+    finally:
+        registry._specs["demo"] = spec
+
+    assert "demo has no handler; known types are http.deliver" in str(refused.value.errors)
