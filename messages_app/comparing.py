@@ -59,7 +59,6 @@ def compare(number: int) -> Compared:
     Raises the StoreUnavailable of either side.
     """
     index = recorded()
-    known = index.lacking()
     size, oldest = index.count(), oldest_ms()
     looked = 0
     missing: list[Told] = []
@@ -68,13 +67,21 @@ def compare(number: int) -> Compared:
         page = [one for one in sampled if one.at_ms >= oldest]
         looked += len(page)
         missing += _missing(index, page)
-    again = _missing(index, [one for one in index.of(list(known)) if one.at_ms >= oldest])
-    forgotten = [name for name, at_ms in known.items() if at_ms < oldest]
-    if forgotten:
-        log.error("outcomes_forgotten", extra={"outcomes": len(forgotten), "for_example": forgotten[0]})
-    still = {one.message_id for one in (*missing, *again)}
-    index.note([*missing, *again], [name for name in known if name not in still])
+    index.note(missing)
+    _look_again(index, oldest)
     return Compared(looked, size, missing)
+
+
+def _look_again(index: Recorded, oldest: int) -> None:
+    """Forget what was known to be missing and is there by now; oldest first, up to the first page that is not whole."""
+    while known := index.lacking():
+        still = {one.message_id for one in _missing(index, [o for o in index.of(list(known)) if o.at_ms >= oldest])}
+        forgotten = [name for name, at_ms in known.items() if at_ms < oldest]
+        if forgotten:
+            log.error("outcomes_forgotten", extra={"outcomes": len(forgotten), "for_example": forgotten[0]})
+        index.note([], [name for name in known if name not in still])
+        if still:
+            return
 
 
 def check() -> None:

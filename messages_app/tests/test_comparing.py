@@ -138,6 +138,21 @@ def test_what_is_missing_is_alarmed_until_it_is_there(
     assert [record.message for record in caplog.records] == ["letters_lack_outcomes"]
 
 
+def test_however_many_are_missing_the_alarm_ends_when_all_are_there(
+    book: Ledger, mongo_db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("messages_app.recorded.PAGE", 2)
+    for number in range(5):
+        bury(book, f"m{number}")
+    mongo_db.dead_letters.delete_many({})
+    comparing.check()
+    assert recorded().lacking_count() == 5
+
+    assert everything(comparing.bring_again(0)) == (5, 5, 5)
+
+    assert recorded().lacking_count() == 0
+
+
 def test_a_message_that_runs_again_or_waits_for_mongodb_is_not_missing(book: Ledger, mongo_db: Any) -> None:
     bury(book, "runs")
     bury(book, "waits")
