@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
+import importlib
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
 
 from breaker_app.tests.servers import OwnServer, Pair
+from dlqsite import store_checks
 from dlqsite.tests.patience import eventually
 from management import doctor, embedded, preparation
 from management.doctor import Status
@@ -24,7 +23,6 @@ from messages_app import connection, ledger, startup
 from messages_app.startup import refusal
 
 pytestmark = pytest.mark.redis
-ROOT = Path(__file__).resolve().parents[2]
 
 REFUSED = {
     "replica": "REDIS_URL leads to a replica, which takes no writes. Point REDIS_URL to the primary",
@@ -108,15 +106,11 @@ def test_up_refuses_an_address_that_is_none(urls: dict[str, str]) -> None:
         embedded.require_redis(urls["scheme"])
 
 
-def test_the_web_server_ends_with_one_line(urls: dict[str, str], tmp_path: Path) -> None:
-    command = ["-m", "gunicorn", "--config", "gunicorn.conf.py", "dlqsite.wsgi"]
-    environment = {**os.environ, "REDIS_URL": urls["cluster"], "BIND": f"unix:{tmp_path}/web.sock"}
-    done = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 1
-    assert len(done.stderr.splitlines()) == 1
-    assert REFUSED["cluster"] in done.stderr
+def test_the_web_server_is_not_loaded(urls: dict[str, str], use: Callable[..., None]) -> None:
+    module = importlib.import_module("dlqsite.wsgi")
+    use(urls["cluster"])
+    with pytest.raises(SystemExit, match=REFUSED["cluster"]):
+        importlib.reload(module)
 
 
 def test_a_replica_that_is_promoted_meanwhile_is_used(
@@ -155,11 +149,13 @@ def test_a_user_without_administrators_rights_is_enough_and_what_was_not_checked
         assert found["redis"].status is Status.WARN
         assert "append-only file, eviction" in found["redis"].detail
         assert found["redis writes"].status is Status.OK
+        seen = store_checks.check_redis()
+        assert (seen.status, "may not run INFO" in seen.detail) == ("healthy", True)
     finally:
         redis_client.execute_command("ACL", "DELUSER", "modest")
 
 
-def test_replicated_without_a_replica_fails_the_doctor(
+def test_replicated_without_a_replica_is_named_by_doctor_and_health(
     redis_client: Any, redis_url: str, use: Callable[..., None]
 ) -> None:
     use(redis_url, ACCEPT_DURABILITY="replicated")
@@ -168,3 +164,6 @@ def test_replicated_without_a_replica_fails_the_doctor(
         Status.FAIL,
         "ACCEPT_DURABILITY is replicated and Redis has no connected replica",
     )
+    seen = store_checks.check_redis()
+    assert (seen.status, found.detail in seen.detail) == ("unhealthy", True)
+    assert "ACCEPT_DURABILITY" in store_checks.check_intake().detail
