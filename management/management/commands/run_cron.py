@@ -15,6 +15,7 @@ from management.cron import Cron, Heartbeat, duties
 from messages_app import conf
 from messages_app.errors import StoreUnavailable
 from messages_app.startup import refusal
+from messages_app.witness import keeper
 from processes.watchdog import guard
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ class Command(BaseCommand):
         heartbeat = Heartbeat()
         log.info("cron_started", extra={"cron": heartbeat.name})
         Cron(duties(heartbeat), stop).run()
+        # What is stopped for a restore has its last mark in MongoDB.
+        keeper(every_s=0)()
         with suppress(StoreUnavailable):  # then it is forgotten after a while
             heartbeat.end()
         log.info("cron_stopped", extra={"cron": heartbeat.name})
