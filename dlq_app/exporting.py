@@ -27,6 +27,7 @@ from dlq_app.instants import iso
 from dlq_app.letter import DeadLetter
 from dlq_app.masking import MaskingPolicy, mask, mask_json, mask_text
 from dlq_app.policy import ReplayPolicy
+from dlq_app.shown import without_unseen
 from dlq_app.versions import masked_diff
 from dlq_app.wire import plain
 
@@ -66,6 +67,10 @@ COLUMNS = (
 )
 #: What makes spreadsheets take a cell for a formula, also in the wide forms of East Asian keyboards.
 _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+#: By this mark Excel knows that a file is UTF-8.
+_BOM = "\ufeff"
+#: How much of a cell is looked at for a formula behind blanks.
+_LOOKED_AT = 1000
 _CHUNK_CHARS = 64 * 1024
 
 _slots = threading.BoundedSemaphore(AT_ONCE)
@@ -128,6 +133,7 @@ class Export:
         masking = None if self.reveal else conf.masking_policy()
         text = io.StringIO()
         writer = csv.writer(text, quoting=csv.QUOTE_ALL)
+        text.write(_BOM)
         writer.writerow(COLUMNS)
         now = datetime.now(UTC)
         for letter in self._letters():
@@ -311,7 +317,9 @@ def cell(value: object) -> str:
     '\\'=HYPERLINK("http://evil/")'
     """
     text = "" if value is None else str(value)
-    return f"'{text}" if text.startswith(_FORMULA) or text.lstrip().startswith(_FORMULA) else text
+    # Spreadsheets skip blanks and characters that nobody sees before they look for a formula.
+    begin = without_unseen(text[:_LOOKED_AT]).lstrip()
+    return f"'{text}" if text.startswith(_FORMULA) or begin.startswith(_FORMULA) else text
 
 
 def _bytes(pieces: Sequence[str]) -> bytes:

@@ -34,6 +34,11 @@ def visible(text: str) -> str:
     return text if text.isascii() and text.isprintable() else _UNSEEN.sub(_escape, text)
 
 
+def without_unseen(text: str) -> str:
+    """The text without them."""
+    return _UNSEEN.sub("", text)
+
+
 def one_line(text: str) -> str:
     """The same on one line of a terminal or a table: line breaks and tabs become a space."""
     return visible(_BREAKS.sub(" ", text))

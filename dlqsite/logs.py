@@ -17,6 +17,7 @@ from django.http import HttpRequest, HttpResponseBase
 from dlq_app import conf
 from dlq_app.errors import PolicyError
 from dlq_app.masking import MaskingPolicy, mask, mask_text
+from dlq_app.shown import json_visible, visible
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 #: Fields of a line that hold no text from outside.
@@ -39,12 +40,14 @@ def configure_logging(*, level: str, form: str) -> None:
         structlog.processors.format_exc_info,
         hide_secrets,
     ]
-    # JSON escapes control characters, so nobody can forge a line. A console shows repr() of values, which does too.
+    # JSON escapes control characters, so nobody can forge a line; a console shows repr() of values with any. What
+    # they let through and nobody sees, such as U+0085 or U+202E, is written out at the end.
     renderer: Any = (
         structlog.dev.ConsoleRenderer(colors=False)
         if form == "console"
         else structlog.processors.JSONRenderer(ensure_ascii=False)
     )
+    shown = _shown_in_console if form == "console" else _shown_in_json
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -59,7 +62,7 @@ def configure_logging(*, level: str, form: str) -> None:
                 "lines": {
                     "()": structlog.stdlib.ProcessorFormatter,
                     "foreign_pre_chain": shared,
-                    "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+                    "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer, shown],
                 }
             },
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "lines"}},
@@ -91,6 +94,14 @@ def hide_secrets(logger: Any, method: str, event: MutableMapping[str, Any]) -> M
         elif isinstance(value, BaseException):
             event[name] = mask_text(repr(value), policy)
     return event
+
+
+def _shown_in_json(_: Any, __: str, line: str) -> str:
+    return json_visible(line)
+
+
+def _shown_in_console(_: Any, __: str, line: str) -> str:
+    return visible(line)
 
 
 def request_id_of(given: str) -> str:

@@ -8,6 +8,8 @@ from typing import Any, NoReturn, Protocol
 
 from django.core.management.base import BaseCommand, CommandParser
 
+from dlq_app.shown import one_line
+
 
 class _Out(Protocol):
     """A command's own stream, or any other."""
@@ -41,8 +43,8 @@ def actor() -> str:
 
 
 def printable(text: str) -> str:
-    """``text`` on one line of a terminal, without anything that could steer it."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
+    """``text`` on one line of a terminal, with everything that is not seen or could steer it written out."""
+    return one_line(text)
 
 
 def can_ask() -> bool:

@@ -611,4 +611,4 @@ def test_a_replay_leaves_its_outcome_on_the_card(operator: Client, intake: Memor
     (card,) = cards(text(operator.get(LIST)))
 
     assert "1 open of 2" in card
-    assert re.search(r"Last replay [\d:]+, succeeded Replays, 24 h 1 of 1 succeeded", card)
+    assert re.search(r"Last replay [\d:]+ UTC, succeeded Replays, 24 h 1 of 1 succeeded", card)

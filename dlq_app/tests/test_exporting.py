@@ -132,7 +132,9 @@ def test_a_table_has_fixed_columns_and_no_formula(letters: Letters) -> None:
         [],
     )
 
-    head, first, second = list(csv.reader(io.StringIO(fetch(with_key("read"), "format=csv").decode(), newline="")))
+    head, first, second = list(
+        csv.reader(io.StringIO(fetch(with_key("read"), "format=csv").decode("utf-8-sig"), newline=""))
+    )
 
     assert tuple(head) == COLUMNS
     one, two = dict(zip(head, first, strict=True)), dict(zip(head, second, strict=True))
@@ -144,7 +146,10 @@ def test_a_table_has_fixed_columns_and_no_formula(letters: Letters) -> None:
     assert two["explanation"].startswith("TIMEOUT_ERROR is transient; 4 of 4 attempts failed")
 
 
-@pytest.mark.parametrize("dangerous", ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "\nx", "  =1", "\uff1d1", "\u00a0@x"])
+@pytest.mark.parametrize(
+    "dangerous",
+    ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "\nx", "  =1", "\uff1d1", "\u00a0@x", "\u200b=1", "\ufeff \u2060+1"],
+)
 def test_what_a_spreadsheet_takes_for_a_formula_is_disarmed(dangerous: str) -> None:
     assert cell(dangerous) == "'" + dangerous
 
@@ -195,7 +200,7 @@ def test_a_table_is_broken_off_too(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StoreUnavailable):
         got.extend(Stream(Export(LetterCriteria(), "csv")))
 
-    assert len(list(csv.reader(io.StringIO(b"".join(got).decode(), newline="")))) == 1 + 1000
+    assert len(list(csv.reader(io.StringIO(b"".join(got).decode("utf-8-sig"), newline="")))) == 1 + 1000
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv"])

@@ -76,7 +76,7 @@ def test_an_export_takes_the_same_filters_as_every_command_and_hides_secrets() -
 
     table, _ = run("export_dlq", "--format", "csv", "--type", "payment.capture")
 
-    (row,) = csv.DictReader(io.StringIO(table, newline=""))
+    (row,) = csv.DictReader(io.StringIO(table.removeprefix("\ufeff"), newline=""))
     assert (row["messageId"], "tok_1" in table) == ("m-1", False)
     assert "--status must be one of" in fails(1, "export_dlq", "--status", "dead")
 

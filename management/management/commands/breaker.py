@@ -91,7 +91,9 @@ def page(card: Card) -> list[str]:
         f"  calls     {retry_after(card)}; intake {'holds' if policy.when_open == 'hold' else 'rejects'} while open",
     ]
     for one in map(serializers.transition_out, card.transitions):
-        lines.append(f"  {one['at']}  {one['from']} -> {one['to']}  {one['actor']}: {printable(one['reason'])}")
+        lines.append(
+            f"  {one['at']}  {one['from']} -> {one['to']}  {printable(one['actor'])}: {printable(one['reason'])}"
+        )
     return lines
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -10,6 +9,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from dlq_app import conf, groups, services
 from dlq_app.errors import DeadLetterError
 from dlq_app.masking import mask_text
+from dlq_app.shown import json_text
 from management.progress import in_words
 from management.terminal import printable
 
@@ -31,7 +31,7 @@ class Command(BaseCommand):
         except DeadLetterError as error:
             raise CommandError(str(error)) from error
         if options["json"]:
-            self.stdout.write(json.dumps(stats, indent=2, ensure_ascii=False))
+            self.stdout.write(json_text(stats, indent=2))
             return
         age, rate, hours = stats["oldestOpenSeconds"], stats["replaySuccessRate"], stats["hours"]
         self.stdout.write(f"{stats['total']} dead letters, {stats['open']} open, as of {stats['asOf']}")

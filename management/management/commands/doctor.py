@@ -10,6 +10,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from management.doctor import Finding, Status, alive_here, examine
+from management.terminal import printable
 
 
 class Command(BaseCommand):
@@ -52,6 +53,6 @@ class Command(BaseCommand):
     def _tell(self, finding: Finding) -> None:
         style = {Status.OK: self.style.SUCCESS, Status.WARN: self.style.WARNING, Status.FAIL: self.style.ERROR}
         mark = style[finding.status](f"{finding.status.value:4}")
-        self.stdout.write(f"{mark}  {finding.name}: {finding.detail}")
+        self.stdout.write(f"{mark}  {printable(finding.name)}: {printable(finding.detail)}")
         if finding.fix:
-            self.stdout.write(f"      fix: {finding.fix}")
+            self.stdout.write(f"      fix: {printable(finding.fix)}")

@@ -51,7 +51,7 @@ class Command(terminal.StrictCommand):
         else:
             self.stdout.write(f"{summary}.")
             for line, why in summary.told[:_TOLD]:
-                self.stderr.write(f"line {line}: {why}")
+                self.stderr.write(f"line {line}: {terminal.printable(why)}")
             if summary.refused > _TOLD:
                 self.stderr.write(f"… and {summary.refused - _TOLD} more")
         trouble = self._trouble(summary, without_end=options["without_end"])

@@ -8,6 +8,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from management.terminal import printable
 from messages_app.errors import StoreUnavailable
 from messages_app.ledger import Ledger, ledger
 from messages_app.records import Quarantined
@@ -43,7 +44,7 @@ class Command(BaseCommand):
             if as_json:
                 self.stdout.write(json.dumps({"messageId": entry.message_id, "at": at, "why": entry.why}))
             else:
-                self.stdout.write(f"{at}  {entry.message_id}  {entry.why!r}")
+                self.stdout.write(f"{at}  {printable(entry.message_id)}  {printable(entry.why)}")
         if not found and not as_json:
             self.stdout.write("The quarantine is empty.")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from time import monotonic, sleep
 from typing import Any, TextIO, cast
 
@@ -20,6 +19,7 @@ from dlq_app.replay_batch import (
     ReplayBatch,
     Stage,
 )
+from dlq_app.shown import json_text
 from management.filters import add_filter_arguments, criteria_from
 from management.progress import LINE_EVERY_S, Progress, in_words, outcomes, stage_of
 from management.terminal import StrictCommand, actor, can_ask, printable, says_yes
@@ -173,7 +173,7 @@ class Command(StrictCommand):
         return batch.stage is Stage.FINISHED and not batch.counts.failed and not batch.counts.skipped
 
     def _print_json(self, data: Any, *, indent: int | None = None) -> None:
-        self.stdout.write(json.dumps(data, ensure_ascii=False, indent=indent))
+        self.stdout.write(json_text(data, indent=indent))
 
 
 class _Shown:
@@ -334,5 +334,5 @@ def _what_came_back(batch_id: str, rows: list[tuple[str, str, int]]) -> str:
         letter = repository.letters().get(item.letter_id) if item.error_type == kinds[0] else None
         if letter is not None:
             reason = printable(mask_text(letter.error_reason, conf.masking_policy()))[:_EXCERPT]
-            return f"{printable(kinds[0])}: {reason} (message {letter.message_id})"
+            return f"{printable(kinds[0])}: {reason} (message {printable(letter.message_id)})"
     return printable(kinds[0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +9,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from dlq_app import conf, repository, wire
 from dlq_app.errors import DeadLetterError
+from dlq_app.shown import json_text
+from management.terminal import printable
 
 
 class Command(BaseCommand):
@@ -26,9 +27,9 @@ class Command(BaseCommand):
         except DeadLetterError as error:
             raise CommandError(str(error)) from error
         if letter is None:
-            raise CommandError(f"There is no dead letter {options['id']}.")
+            raise CommandError(f"There is no dead letter {printable(options['id'])}.")
         found = wire.whole(letter, conf.replay_policy(), conf.masking_policy(), datetime.now(UTC))
         if options["why"]:
-            self.stdout.write(found["explanation"])
+            self.stdout.write(printable(found["explanation"]))
         else:
-            self.stdout.write(json.dumps(found, indent=2, ensure_ascii=False))
+            self.stdout.write(json_text(found, indent=2))
