@@ -19,13 +19,15 @@ _SLICE_S = 0.1
 _RESULT = {"processed": True}
 
 
-@handler("demo")
+@handler("demo", breaker="demo")
 def demo(message: Message) -> dict[str, Any]:
     """Simulated work, told by the payload what to do. Everything is optional.
 
     ``delayMs`` takes that long, up to a minute · ``failTimes: n`` fails the first n runs, replays counted on, then
     succeeds · ``simulateError: true`` always fails · ``errorType`` and ``errorMessage`` say how. Other payloads just
     succeed.
+
+    It uses the circuit breaker ``demo`` as if it called a downstream: transient and unknown errors can open it.
     """
     payload = message.payload
     if not isinstance(payload, dict) or not payload:

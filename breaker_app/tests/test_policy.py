@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -164,4 +165,4 @@ def test_the_shipped_policy_says_what_the_defaults_are() -> None:
     default, names, mistakes = conf.read(tomllib.loads(text))
     assert mistakes == []
     assert default == BreakerPolicy()
-    assert names == {}
+    assert names == {"demo": replace(default, minimum_requests=20)}
