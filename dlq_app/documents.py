@@ -12,7 +12,7 @@ from bson.binary import Binary
 
 from dlq_app.fingerprint import fingerprint
 from dlq_app.instants import parse_instant
-from dlq_app.letter import Claimed, DeadLetter, Death
+from dlq_app.letter import KEPT_ATTEMPTS, Claimed, DeadLetter, Death
 from dlq_app.masking import MaskingPolicy
 from dlq_app.mongo import Document
 from dlq_app.policy import Placement
@@ -25,8 +25,6 @@ log = logging.getLogger(__name__)
 #: What a document may grow to; the newest entries are kept.
 MAX_REASON = 8 * 1024
 MAX_STACK = 32 * 1024
-KEPT_ATTEMPTS = 100
-KEPT_REPLAYS = 50
 KEPT_VERSIONS = 20
 KEPT_FORMER = 10
 KEPT_HISTORY = 200

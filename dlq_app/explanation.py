@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from dlq_app.letter import DeadLetter
+from dlq_app.letter import KEPT_ATTEMPTS, KEPT_REPLAYS, DeadLetter
 from dlq_app.policy import ReplayPolicy
 from dlq_app.states import Resolution, Status
 from dlq_app.strategies import Strategy
@@ -31,14 +31,21 @@ def explain(letter: DeadLetter, policy: ReplayPolicy, now: datetime) -> str:
 
 def _first_run(letter: DeadLetter) -> int:
     """The epoch in which the message itself, not a replay, ran last; 0 when the letter does not know."""
-    replayed = {entry.get("epoch") for entry in letter.replay_attempts}
+    replayed = [entry["epoch"] for entry in letter.replay_attempts if isinstance(entry.get("epoch"), int)]
     epochs = [a["epoch"] for a in letter.attempts if isinstance(a.get("epoch"), int) and a["epoch"] not in replayed]
-    return max(epochs, default=0)
+    if len(letter.replay_attempts) < KEPT_REPLAYS:
+        return max(epochs, default=0)
+    # Older replays are not listed any more, so runs before the oldest listed one can be theirs. The first is not.
+    newer = [epoch for epoch in epochs if epoch > min(replayed, default=0)]
+    return max(newer) if newer else min(epochs, default=0)
 
 
 def _attempts(letter: DeadLetter) -> str:
     epoch = _first_run(letter)
     own = [a for a in letter.attempts if a.get("epoch") == epoch and a.get("outcome") in ("failed", "lost")]
+    if len(letter.attempts) >= KEPT_ATTEMPTS and len(own) != letter.retry_count + 1:
+        # The message's own attempts are no longer all among the newest.
+        return f"{letter.retry_count + 1} of {letter.retry_count + 1} attempts failed"
     lost = sum(a["outcome"] == "lost" for a in own)
     failed, tried = len(own) - lost, f"{len(own)} {_plural(len(own), 'attempt')}"
     if not own:
@@ -66,9 +73,11 @@ def _replays(letter: DeadLetter) -> str:
     ]
     if not ended:
         return ""
+    of_last = f" of the last {KEPT_REPLAYS}" if len(letter.replay_attempts) >= KEPT_REPLAYS else ""
     new = sum(entry["outcome"] == "failed_new" for entry in ended)
     how = "the same way" if not new else "in another way" if new == len(ended) else f"too, {new} of them in another way"
-    return f"{len(ended)} {_plural(len(ended), 'replay')} failed {how}"
+    replays = f"{len(ended)}{of_last} replays" if of_last else f"{len(ended)} {_plural(len(ended), 'replay')}"
+    return f"{replays} failed {how}"
 
 
 def _next(letter: DeadLetter, policy: ReplayPolicy, now: datetime) -> str:

@@ -10,6 +10,10 @@ from typing import Any
 from dlq_app.states import Resolution, Status
 from dlq_app.strategies import Strategy
 
+#: Attempts and replays that a letter keeps: the newest.
+KEPT_ATTEMPTS = 100
+KEPT_REPLAYS = 50
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Death:
@@ -101,6 +105,7 @@ class DeadLetter:
     error_kind: str
     error_reason: str
     fingerprint: str
+    #: Retries that the message itself had used when it died; replays are not among them.
     retry_count: int
     #: Automatic replays that failed; replays by hand do not count.
     dlq_retry_count: int
@@ -120,6 +125,7 @@ class DeadLetter:
     claim: Claimed | None = None
     queued_at: datetime | None = None
     acct_day: str = ""
+    #: Runs that failed, replays included.
     prior_runs: int = 0
     #: The payload as received. Empty (like the stack and the lists) when read for a list.
     body: bytes = b""
@@ -130,6 +136,11 @@ class DeadLetter:
     former_messages: Sequence[Mapping[str, Any]] = ()
     notes: Sequence[Mapping[str, Any]] = ()
     history: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def tries(self) -> int:
+        """How often the message was run, replays that failed included. Runs lost with a worker count once at least."""
+        return max(self.prior_runs, self.retry_count + 1)
 
     @property
     def text(self) -> str:

@@ -249,7 +249,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, StoredAdmin):  # type: ignore[misc
 
     @admin.display(description="Tries")
     def tries(self, row: DeadLetter) -> int:
-        return letter_of(row).retry_count + 1
+        return letter_of(row).tries
 
     @admin.display(description="Last failed", ordering="lastFailedAt")
     def last_failed(self, row: DeadLetter) -> str:

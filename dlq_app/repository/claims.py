@@ -15,7 +15,6 @@ from pymongo.errors import BulkWriteError, WriteError
 from dlq_app.documents import (
     HEAVY,
     KEPT_HISTORY,
-    KEPT_REPLAYS,
     KEPT_VERSIONS,
     history_entry,
     letter_from,
@@ -23,7 +22,7 @@ from dlq_app.documents import (
     text,
 )
 from dlq_app.errors import StoreUnavailable
-from dlq_app.letter import Claimed, DeadLetter
+from dlq_app.letter import KEPT_REPLAYS, Claimed, DeadLetter
 from dlq_app.mongo import Document, translated
 from dlq_app.repository.many import changed_by, longer, of_this_letter
 from dlq_app.states import Status, Verb, froms, is_allowed

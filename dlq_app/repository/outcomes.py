@@ -15,7 +15,6 @@ from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure, W
 
 from dlq_app import conf, documents
 from dlq_app.documents import (
-    KEPT_ATTEMPTS,
     KEPT_FORMER,
     KEPT_HISTORY,
     attempt_entries,
@@ -27,7 +26,7 @@ from dlq_app.documents import (
     stored_body,
 )
 from dlq_app.errors import NotStorable, StoreUnavailable
-from dlq_app.letter import Death, Settled
+from dlq_app.letter import KEPT_ATTEMPTS, Death, Settled
 from dlq_app.mongo import Document, translated
 from dlq_app.policy import Placement
 from dlq_app.repository.many import changed_by, longer, of_this_letter
@@ -234,7 +233,6 @@ def death_update(death: Death, standing: Standing, placement: Placement, now: da
     verb = _verb(standing.status, placement.status, is_replay)
     changed: Document = {
         **errors,
-        "retryCount": death.retry_count,
         "dlqRetryCount": standing.dlq_retry_count + automatic if is_replay else 0,
         "status": placement.status.value,
         "strategy": placement.strategy.value,
@@ -258,7 +256,9 @@ def death_update(death: Death, standing: Standing, placement: Placement, now: da
         changed["metadata.systemState"] = documents.storable(death.system_state)
         changed["lastReplay"] = {"at": death.died_at, "outcome": outcome}
     else:
+        # A replay is one attempt of its own: what the message itself had used stays.
         changed |= {
+            "retryCount": death.retry_count,
             "type": death.type,
             "originalMessage": stored_body(death.body),
             "metadata": metadata_of(death),

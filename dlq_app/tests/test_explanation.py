@@ -118,3 +118,16 @@ def test_no_attempt_takes_no_time(times: list[float], words: str) -> None:
 
 def test_a_letter_without_attempts_still_has_a_sentence() -> None:
     assert sentence(attempts=[], errorType="", errorKind="").endswith("(1 of 5)")
+
+
+def test_numbers_stay_true_when_older_replays_are_not_listed_any_more() -> None:
+    """Of 70 failed replays the newest 50 are listed, and the attempts of all; of 120 not even all attempts."""
+    epochs = [2000 + n for n in range(120)]
+    replays = [{"epoch": epoch, "outcome": "failed_same"} for epoch in epochs]
+    runs = [attempt_entries([an_attempt(1)], epoch)[0] for epoch in epochs]
+
+    some = sentence(attempts=FOUR + runs[:70], replayAttempts=replays[20:70])
+    many = sentence(attempts=(FOUR + runs)[-100:], replayAttempts=replays[-50:], retryCount=3)
+
+    assert "; 4 of 4 attempts failed over 7.3 s; 50 of the last 50 replays failed the same way; " in some
+    assert "; 4 of 4 attempts failed; 50 of the last 50 replays failed the same way; " in many

@@ -138,12 +138,19 @@ def test_it_puts_a_letter_back_when_its_replay_failed_the_same_way(letters: Lett
     claimed = claim(letters, kind="auto")
 
     services.record_outcomes(
-        [a_death(epoch=claimed.fence, replay_id="r-1", body=b'"edited"', died_at=NOON + timedelta(hours=1))], []
-    )
+        [
+            a_death(
+                epoch=claimed.fence, replay_id="r-1", body=b'"edited"', died_at=NOON + timedelta(hours=1),
+                retry_count=0, prior_runs=5,
+            )
+        ],
+        [],
+    )  # fmt: skip
 
     letter = letters.find("m-1")
     assert letter is not None
     assert letter.status is Status.PENDING
+    assert (letter.retry_count, letter.tries) == (3, 5), "a replay adds a try and takes none away"
     assert letter.dlq_retry_count == 1
     assert letter.replay_attempts[0]["outcome"] == "failed_same"
     assert letter.next_retry_at == NOON + timedelta(hours=1, minutes=5)
