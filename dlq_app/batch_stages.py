@@ -40,8 +40,8 @@ CATCH_UP = timedelta(milliseconds=250)
 WINDOW = 2000
 #: The same in bytes of payload.
 WINDOW_BYTES = 32 * 1024 * 1024
-#: With a budget of failures fewer are under way, so that what is already sent cannot overrun it by much.
-LEAST_WINDOW = 20
+#: Keeps a rate like 0.1 times 30 from coming out a hair below 3.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,12 +194,34 @@ def window(seen: BatchSeen, bytes_each: float = 0.0) -> int:
     if bytes_each > 0:
         most = min(most, max(1, int(WINDOW_BYTES / bytes_each)))
     if seen.max_failures is not None:
-        left = max(0, seen.max_failures - seen.counts.failed)
-        most = min(most, max(LEAST_WINDOW, 4 * (left + 1)))
+        # If all of them fail, the last one is the one failure too many: none fails beyond it.
+        most = min(most, max(0, seen.max_failures - seen.counts.failed) + 1)
     if seen.max_failure_rate is not None:
-        # Never more in the dark than what has come to light.
-        most = min(most, max(LEAST_WINDOW, seen.counts.ended))
+        most = min(most, _rate_window(seen.max_failure_rate, seen.counts.failed, seen.counts.ended))
     return most
+
+
+def _rate_window(most_rate: float, failed: int, ended: int) -> int:
+    """How many may be under way so that, if all of them fail, only the last is beyond the rate.
+
+    Until ``LEAST_JUDGED`` have ended there is no verdict, and those are let go.
+    """
+    unjudged = LEAST_JUDGED - ended
+    if most_rate >= 1:
+        return WINDOW
+    # With n more failures the rate is kept while failed + n <= most_rate * (ended + n).
+    within = math.floor((most_rate * ended - failed) / (1 - most_rate) + _ROUNDING)
+    return max(unjudged, within + 1, 1)
+
+
+def failures_at_most(count: int, max_failures: int | None, max_failure_rate: float | None) -> int | None:
+    """How many of ``count`` letters may fail before a batch with this budget stops; None without a budget."""
+    bounds = [count]
+    if max_failures is not None:
+        bounds.append(max_failures + 1)
+    if max_failure_rate is not None:
+        bounds.append(max(LEAST_JUDGED, math.floor(max_failure_rate * count + _ROUNDING) + 1))
+    return min(bounds) if len(bounds) > 1 else None
 
 
 def passing(names: Sequence[str | None], breakers: Mapping[str, BreakerSeen], *, trying: bool) -> int:

@@ -62,17 +62,19 @@ def dry_run(order: BatchOrder) -> DryRun:
 
     Looks at every letter that fits: raises ``QueryTooSlow`` after 20 s, ``StoreUnavailable``.
     """
-    items = repository.items()
-    groups = items.groups(order)
+    items, unfinished = repository.items(), repository.batches().unfinished()
+    groups = items.groups(order, unfinished)
+    count = sum(group.count for group in groups)
     by_error_type = _summed((group.error_type, group.count) for group in groups)
     by_type = _summed((group.type, group.count) for group in groups)
     return DryRun(
-        count=sum(group.count for group in groups),
-        sample=items.sample(order, min(SAMPLE, order.limit or SAMPLE)),
+        count=count,
+        sample=items.sample(order, min(SAMPLE, order.limit or SAMPLE), unfinished),
         by_error_type=by_error_type,
         by_type=by_type,
         breakers=_breakers([name for name, _ in by_type]),
-        left_out=[LeftOut(why, count) for why, count in sorted(items.left_out(order).items())],
+        left_out=[LeftOut(why, number) for why, number in sorted(items.left_out(order, unfinished).items())],
+        failures_at_most=batch_stages.failures_at_most(count, order.max_failures, order.max_failure_rate),
     )
 
 
@@ -113,7 +115,7 @@ def start(order: BatchOrder, *, actor: str, batch_id: str | None = None) -> Repl
         batches.remove(batch_id, [Stage.PLANNING])
         return start(order, actor=actor, batch_id=batch_id)
     try:
-        total = items.plan(batch_id, order)
+        total = items.plan(batch_id, order, [one for one in batches.unfinished() if one != batch_id])
     except QueryTooSlow:
         # The server has given up on it: nothing more is written. What is left if this fails, an executor deletes.
         items.remove(batch_id)

@@ -203,9 +203,10 @@ class ItemPage:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """Letters that fit the order and would not be replayed: ``resolved``, ``in_flight``, ``limit``, ``not_found``.
+    """Letters that fit the order and would not be replayed.
 
-    ``unreadable``: documents that are no letters.
+    ``why`` is ``resolved``, ``in_flight``, ``in_batch`` (an unfinished batch has them), ``limit``, ``not_found`` or
+    ``unreadable`` (documents that are no letters).
     """
 
     why: str
@@ -244,6 +245,8 @@ class DryRun:
     by_type: list[tuple[str, int]]
     breakers: list[BreakerSeen] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
+    #: Letters that may fail before the batch stops; None without a budget of failures.
+    failures_at_most: int | None = None
 
 
 # --- reading an order ---

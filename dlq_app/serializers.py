@@ -378,7 +378,10 @@ class LetterBreaker(serializers.Serializer[Any]):
 
 
 class LettersLeftOut(serializers.Serializer[Any]):
-    why = serializers.CharField()
+    why = serializers.CharField(
+        help_text="`resolved`, `in_flight` (a replay is under way), `in_batch` (an unfinished replay batch has it), "
+        "`limit`, `not_found`."
+    )
     count = serializers.IntegerField()
 
 
@@ -389,6 +392,10 @@ class DryRunFields(serializers.Serializer[Any]):
     byType = serializers.DictField(child=serializers.IntegerField())
     breakers = LetterBreaker(many=True, help_text="On their way. One that is not CLOSED makes the batch wait.")
     leftOut = LettersLeftOut(many=True, help_text="Letters that fit and would not be replayed.")
+    failuresAtMost = serializers.IntegerField(
+        allow_null=True,
+        help_text="With `maxFailures` or `maxFailureRate`: how many may fail before the batch stops.",
+    )
 
 
 class DryRunOut(serializers.Serializer[Any]):

@@ -201,6 +201,7 @@ def dry_run(found: DryRun, masking: MaskingPolicy | None) -> dict[str, Any]:
         "byType": dict(found.by_type),
         "breakers": [{"name": b.name, "state": b.state, "types": list(b.types)} for b in found.breakers],
         "leftOut": [{"why": one.why, "count": one.count} for one in found.left_out],
+        "failuresAtMost": found.failures_at_most,
     }
 
 

@@ -17,7 +17,7 @@ from django.utils.decorators import method_decorator
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_POST, require_safe
 
-from dlq_app import batches, conf
+from dlq_app import batch_stages, batches, conf
 from dlq_app.admin import batch_page, letter_page, people
 from dlq_app.admin.batch_form import MAX_NAME, MAX_REASON, BatchForm, Which, limited, twins
 from dlq_app.admin.selection import back_to_list, in_words
@@ -141,6 +141,7 @@ class ReplayBatchAdmin(StoredAdmin):
             "form": form,
             "errors": errors or {},
             "what": batch_page.what_will_happen(order, dry.count, dry.breakers, now),
+            "failures_at_most": batch_stages.failures_at_most(dry.count, order.max_failures, order.max_failure_rate),
             "twins": twins(
                 limited(order, dry.count) if dry.count else order, which, request.build_absolute_uri("/").rstrip("/")
             ),

@@ -158,6 +158,12 @@ class Batches:
             found = self._batches.find(where, {"history": 0}).sort([("createdAt", -1), ("_id", -1)]).limit(limit)
             return [batch_from(row) for row in found]
 
+    def unfinished(self, limit: int = 1000) -> list[str]:
+        """Ids of the batches with letters that have no outcome yet; the oldest, if there are more than ``limit``."""
+        with translated():
+            found = self._batches.find({"active": True}, {"_id": 1}).sort("createdAt", 1).limit(limit)
+            return [row["_id"] for row in found]
+
     def ended_before(self, instant: datetime, limit: int) -> list[str]:
         """Ids of batches of which the last letter had its outcome before ``instant``."""
         with translated():

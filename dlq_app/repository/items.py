@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -77,10 +77,13 @@ class Items:
 
     # -- before
 
-    def groups(self, order: BatchOrder) -> list[Group]:
-        """What a plan made now would hold, by error type and type. Looks at every letter that fits."""
+    def groups(self, order: BatchOrder, batches: Sequence[str] = ()) -> list[Group]:
+        """What a plan made now would hold, by error type and type. Looks at every letter that fits.
+
+        ``batches``, here and below: ids of the unfinished batches, whose letters no other batch takes.
+        """
         pipeline = [
-            *_chosen(order, self._readable(order)),
+            *self._chosen(order, batches),
             {"$group": {"_id": {"e": "$errorType", "t": "$type"}, "n": {"$sum": 1}}},
             {"$sort": {"n": -1, "_id": 1}},
         ]
@@ -88,23 +91,25 @@ class Items:
             rows = list(self._letters.aggregate(pipeline))
         return [Group(str(row["_id"].get("e", "")), str(row["_id"].get("t", "")), row["n"]) for row in rows]
 
-    def sample(self, order: BatchOrder, size: int) -> list[DeadLetter]:
+    def sample(self, order: BatchOrder, size: int, batches: Sequence[str] = ()) -> list[DeadLetter]:
         """The first letters of a plan made now, without their heavy fields."""
-        where = {"$and": [_wanted(order), _WAITING, *self._readable(order)]}
+        pipeline = [*self._chosen(replace(order, limit=size), batches), {"$project": _LIGHT}]
         with patiently(LOOK_S):
-            return letters_from(list(self._letters.find(where, _LIGHT).sort(list(_ORDER.items())).limit(size)))
+            return letters_from(list(self._letters.aggregate(pipeline)))
 
-    def left_out(self, order: BatchOrder) -> dict[str, int]:
+    def left_out(self, order: BatchOrder, batches: Sequence[str] = ()) -> dict[str, int]:
         """Letters that fit an order and would not be in its plan, by why."""
         wanted = _wanted(order)
         with patiently(LOOK_S):
             found = {
                 "resolved": self._count(wanted, {"status": Status.RESOLVED.value}),
                 "in_flight": self._count(wanted, {"status": Status.PROCESSING.value}),
+                "in_batch": self._count_held(wanted, batches) if batches else 0,
             }
             found["unreadable"] = self._unreadable(order)
             if order.limit is not None:
-                found["limit"] = max(0, self._count(wanted, _WAITING) - found["unreadable"] - order.limit)
+                waiting = self._count(wanted, _WAITING) - found["unreadable"] - found["in_batch"]
+                found["limit"] = max(0, waiting - order.limit)
             if order.ids:
                 rows = self._letters.find(wanted, {"messageId": 1})
                 # Both ids of a letter may be given.
@@ -121,12 +126,33 @@ class Items:
         """The condition that leaves those out. Only when there are some: it makes the server read every letter."""
         return [{"$nor": queries.UNREADABLE}] if self._unreadable(order) else []
 
+    def _chosen(self, order: BatchOrder, batches: Sequence[str], *, is_sorted: bool = False) -> list[Document]:
+        """Pipeline stages that leave the letters of a plan: those that fit, wait, are letters and in no other plan."""
+        stages: list[Document] = [{"$match": {"$and": [_wanted(order), _WAITING, *self._readable(order)]}}]
+        if is_sorted or order.limit is not None:
+            stages.append({"$sort": _ORDER})
+        if batches:
+            stages += [*_with_items(batches), {"$match": {"held": []}}, {"$unset": ["held", "itemIds"]}]
+        if order.limit is not None:
+            stages.append({"$limit": order.limit})
+        return stages
+
     def _count(self, *conditions: Document) -> int:
         return self._letters.count_documents({"$and": list(conditions)})
 
+    def _count_held(self, wanted: Document, batches: Sequence[str]) -> int:
+        pipeline: list[Document] = [
+            {"$match": {"$and": [wanted, _WAITING]}},
+            {"$project": {"_id": 1}},
+            *_with_items(batches),
+            {"$match": {"held": {"$ne": []}}},
+            {"$count": "n"},
+        ]
+        return next((int(row["n"]) for row in self._letters.aggregate(pipeline)), 0)
+
     # -- the plan
 
-    def plan(self, batch_id: str, order: BatchOrder) -> int:
+    def plan(self, batch_id: str, order: BatchOrder, batches: Sequence[str] = ()) -> int:
         """Freeze the letters that fit now into items; how many there are. Holds a few thousand at a time.
 
         Only for a batch that has none yet. Killed or timed out half-way it leaves items of a batch nobody was told of.
@@ -134,11 +160,10 @@ class Items:
         come twice, and then the plan is refused with ``StoreUnavailable``.
         """
         # Not by $merge: it writes one document after the other, and takes four times as long.
-        where = {"$and": [_wanted(order), _WAITING, *self._readable(order)]}
+        pipeline = [*self._chosen(order, batches, is_sorted=True), {"$project": {"messageId": 1}}]
         total = 0
         with patiently(PLAN_S), self._instant() as session:
-            found = self._letters.find(where, {"messageId": 1}, session=session, batch_size=_CHUNK)
-            found = found.sort(list(_ORDER.items())).limit(order.limit or 0).allow_disk_use(True)
+            found = self._letters.aggregate(pipeline, session=session, batchSize=_CHUNK, allowDiskUse=True)
             for rows in _chunks(found, _CHUNK):
                 items = [_item(batch_id, total + place, row) for place, row in enumerate(rows)]
                 self._items.insert_many(items, ordered=False)
@@ -341,12 +366,20 @@ def _wanted(order: BatchOrder) -> Document:
     return queries.matching(order.criteria or LetterCriteria())
 
 
-def _chosen(order: BatchOrder, readable: Sequence[Document]) -> list[Document]:
-    """Pipeline stages that leave the letters of an order's plan: those that fit, wait and are letters."""
-    stages: list[Document] = [{"$match": {"$and": [_wanted(order), _WAITING, *readable]}}]
-    if order.limit is not None:
-        stages += [{"$sort": _ORDER}, {"$limit": order.limit}]
-    return stages
+def _with_items(batches: Sequence[str]) -> list[Document]:
+    """Pipeline stages that give each letter ``held``: its items without an outcome in these batches."""
+    # What somebody else wrote may have an _id of any type: it is in no plan.
+    letter_id = {"$convert": {"input": "$_id", "to": "string", "onError": "", "onNull": ""}}
+    item_ids = [{"$concat": [f"{batch_id}:", letter_id]} for batch_id in batches]
+    is_open = [{"$match": {"outcome": None}}, {"$project": {"_id": 1}}]
+    return [
+        {"$set": {"itemIds": item_ids}},
+        {
+            "$lookup": {
+                "from": ITEMS, "localField": "itemIds", "foreignField": "_id", "pipeline": is_open, "as": "held",
+            }
+        },
+    ]  # fmt: skip
 
 
 __all__ = ["LETTERS", "SKIPPED", "Group", "Items", "Tally", "item_from", "item_id"]

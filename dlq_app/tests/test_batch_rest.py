@@ -79,7 +79,7 @@ def test_a_dry_run_tells_what_would_be_done_and_writes_nothing(olga: Client, sto
 
     assert answer.status_code == 200
     found = answer.json()["data"]
-    assert set(found) == {"count", "sample", "byErrorType", "byType", "breakers", "leftOut"}
+    assert set(found) == {"count", "sample", "byErrorType", "byType", "breakers", "leftOut", "failuresAtMost"}
     assert found["count"] == 13
     assert found["byErrorType"] == {"TIMEOUT_ERROR": 11, "NETWORK_ERROR": 2}
     assert found["byType"] == {"payment.capture": 11, "demo": 2}
@@ -170,7 +170,7 @@ def test_letters_are_named_by_either_id(olga: Client) -> None:
         ({"filter": {"$where": "1"}}, "filter.$where"),
         ({"filter": {"errorType": "TIMEOUT_ERROR", "from": "yesterday"}}, "filter.from"),
         ({"filter": {"errorType": "TIMEOUT_ERROR", "type": ""}}, "filter.type"),
-        ({"filter": {"errorType": "TIMEOUT_ERROR", "tag": ["eu", " "]}}, "filter.tag"),
+        ({"filter": {"errorType": "TIMEOUT_ERROR", "tag": ["eu", ""]}}, "filter.tag"),
         ({"filter": {"errorType": "TIMEOUT_ERROR", "tag": []}}, "filter.tag"),
         ({"filter": []}, "filter"),
         ({"filter": {}}, "filter"),
@@ -239,8 +239,7 @@ def test_more_letters_than_the_approval_size_need_an_administrator(
     assert kept(store) == 0
     assert post(olga, START, {**TIMEOUTS, "dryRun": True}).json()["data"]["count"] == 3
     assert started(olga, {**TIMEOUTS, "limit": 2})["total"] == 2
-    assert started(olga, {"ids": ["m-1", "m-2"]})["total"] == 2
-    assert started(ada)["total"] == 3
+    assert started(ada)["total"] == 1, "the other two are in an unfinished batch"
 
 
 @pytest.mark.parametrize(("permission", "status"), [("replay", 403), ("admin", 202)])

@@ -127,9 +127,15 @@ def test_a_pause_over_a_pause_still_goes_back_to_the_canary() -> None:
         ({**CANARY, "counts": counts(1, 1, 7), "under_way": 2}, None, 1),
         ({**CANARY, "counts": counts(1, 1), "under_way": 3}, None, 0),
         ({**PAUSED, "canary": Canary(5, 5), "resume_to": Stage.CANARY, "counts": counts(2)}, None, 3),
-        ({"max_failures": 0, "counts": counts()}, None, 20),
-        ({"max_failures": 0, "counts": counts(), "under_way": 15}, None, 5),
-        ({"max_failure_rate": 0.1, "counts": counts(30), "under_way": 10}, None, 20),
+        ({"max_failures": 0, "counts": counts()}, None, 1),
+        ({"max_failures": 3, "counts": counts(), "under_way": 1}, None, 3),
+        ({"max_failures": 3, "counts": counts(500, 3)}, None, 1),
+        ({"max_failure_rate": 0.1, "counts": counts()}, None, 20),
+        ({"max_failure_rate": 0.1, "counts": counts(10, 5), "under_way": 2}, None, 3),
+        ({"max_failure_rate": 0.1, "counts": counts(30)}, None, 4),
+        ({"max_failure_rate": 0.1, "counts": counts(27, 3)}, None, 1),
+        ({"max_failure_rate": 0, "counts": counts(30)}, None, 1),
+        ({"max_failure_rate": 1, "counts": counts(0, 30)}, None, 50),
     ],
 )
 def test_how_many_letters_may_be_taken(changes: dict[str, Any], rate: float | None, expected: int) -> None:
@@ -309,3 +315,30 @@ def test_an_order_is_read_as_it_was_meant() -> None:
     everything = BatchOrder.parse({"all": True})
     assert everything.criteria is not None
     assert everything.criteria.is_empty
+
+
+@given(
+    st.none() | st.integers(0, 30), st.none() | st.sampled_from([0, 0.01, 0.1, 0.3, 0.5, 0.9, 1]), st.integers(1, 300),
+    st.randoms(use_true_random=False),
+)  # fmt: skip
+def test_no_more_fail_than_was_told_before_the_start(
+    most: int | None, rate: float | None, total: int, dice: Any
+) -> None:
+    """Letters end in any order, and as badly as they can: from some point on all of them fail."""
+    good, ended, failed, taken = dice.randint(0, total), 0, 0, 0
+    while ended < total:
+        now = seen(
+            max_failures=most, max_failure_rate=rate, total=total, next_seq=taken, under_way=taken - ended,
+            counts=counts(ended - failed, failed),
+        )  # fmt: skip
+        move = batch_stages.next_move(now)
+        if move is not None and move.to is Stage.STOPPED:
+            failed, ended = failed + taken - ended, total
+            break
+        taken += batch_stages.allowance(now, None)
+        for _ in range(dice.randint(1, taken - ended)):
+            failed += ended >= good
+            ended += 1
+
+    told = batch_stages.failures_at_most(total, most, rate)
+    assert failed <= (total if told is None else told)

@@ -54,7 +54,29 @@ def test_a_plan_holds_the_letters_of_its_instant_in_the_order_of_their_failures(
 
     assert (batch.stage, batch.total, batch.name, batch.requested_by) == (Stage.PLANNED, 2, "two", "key:olga")
     assert [(item.seq, item.message_id) for item in rig.items(batch)] == [(0, "oldest"), (1, "older")]
-    assert batches.dry_run(BatchOrder.parse({"all": True, "limit": 2})).left_out == [LeftOut("limit", 2)]
+
+
+def test_letters_of_an_unfinished_batch_are_left_out_until_it_is_over(rig: Rig) -> None:
+    rig.die(*ids(6))
+    first = rig.start(limit=2)
+    everything = BatchOrder.parse({"all": True})
+    by_id = BatchOrder.parse({"ids": ["m-0000", "m-0005"]})
+
+    found = batches.dry_run(everything)
+
+    assert (found.count, found.left_out) == (4, [LeftOut("in_batch", 2)])
+    assert [letter.message_id for letter in found.sample] == ids(6)[2:]
+    assert batches.dry_run(by_id).left_out == [LeftOut("in_batch", 1)]
+    assert batches.dry_run(BatchOrder.parse({"all": True, "limit": 3})).left_out == [
+        LeftOut("in_batch", 2), LeftOut("limit", 1),
+    ]  # fmt: skip
+    second = batches.start(everything, actor="key:olga")
+    assert [item.message_id for item in rig.items(second)] == ids(6)[2:], "what a dry run says is what a start does"
+
+    batches.cancel(first.id, actor="key:olga")
+    rig.run(first)
+    rig.run(second)
+    assert batches.dry_run(everything).count == 2, "those of the batch that was cancelled"
 
 
 def test_a_plan_by_ids_takes_ids_of_letters_and_of_messages(rig: Rig) -> None:
@@ -172,9 +194,14 @@ def test_letters_that_moved_since_the_plan_are_skipped_and_say_so(rig: Rig, stor
     assert skipped == {"resolved", "in-flight", "busy", "done", "impossible"}
 
 
-def test_a_letter_in_two_batches_and_replayed_by_hand_runs_once(rig: Rig) -> None:
+def test_a_letter_in_two_batches_and_replayed_by_hand_runs_once(rig: Rig, store: Store) -> None:
     rig.die("m-1")
-    first, second = rig.start(), rig.start()
+    first = rig.start()
+    # Two that are planned at the same instant do not see each other.
+    store["replay_batches"].update_one({"_id": first.id}, {"$unset": {"active": ""}})
+    second = rig.start()
+    store["replay_batches"].update_one({"_id": first.id}, {"$set": {"active": True}})
+    assert (first.total, second.total) == (1, 1)
     services.replay("m-1", actor="key:olga")
 
     one = rig.run(first, done=lambda _: None)

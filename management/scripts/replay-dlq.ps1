@@ -163,6 +163,7 @@ if (-not $Json) {
         "  by type: $(Format-Counts $found.byType)"
     }
     foreach ($left in @($found.leftOut)) { "  left out: $($left.count) $($left.why)" }
+    if ($null -ne $found.failuresAtMost) { "  at most $($found.failuresAtMost) of them can fail before the batch stops by itself" }
 }
 elseif ($DryRun) { Write-Answer $found }
 if ($DryRun) { exit 0 }

@@ -289,6 +289,11 @@ else
         words=$(counted "${part%%:*}")
         [ -z "$words" ] || echo "  ${part#*:}: $words"
     done
+    failures=$(answered failuresAtMost)
+    case $failures in
+        '' | null) ;;
+        *) echo "  at most $failures of them can fail before the batch stops by itself" ;;
+    esac
 fi
 [ -z "$dry_run" ] || exit 0
 # Each id was meant; a filter may well fit letters that need no replay.

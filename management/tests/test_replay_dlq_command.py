@@ -507,7 +507,7 @@ def test_a_log_sees_a_line_every_few_seconds_and_at_every_stage() -> None:
     lines = shown(steps, live=False).splitlines()
 
     assert [line.split("  ")[0] for line in lines] == ["running", "running", "running", "paused by breaker"]
-    assert lines[-1].endswith("(orders-db is OPEN [2J)")
+    assert lines[-1].endswith("(orders-db is OPEN\\u001b[2J)")
 
 
 @pytest.mark.parametrize(

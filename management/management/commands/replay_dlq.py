@@ -290,6 +290,8 @@ def foreseen(found: DryRun) -> list[str]:
     if found.by_type:
         lines.append(f"  by type: {counted(found.by_type)}")
     lines += [f"  left out: {one.count} {one.why}" for one in found.left_out]
+    if found.failures_at_most is not None:
+        lines.append(f"  at most {found.failures_at_most} of them can fail before the batch stops by itself")
     lines += [
         f"  breaker {printable(one.name)} is {one.state}: the batch waits for it"
         for one in found.breakers
