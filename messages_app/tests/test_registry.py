@@ -78,7 +78,10 @@ def decorated(message: Message) -> Any:
         functools.partial(functools.partial(decorated)), functools.partial(Yields()), functools.lru_cache(yields),
         contextlib.contextmanager(yields), functools.partial(yields_slowly),
     ],
-    ids=str,
+    ids=[
+        "function", "async", "callable", "method", "decorated", "partial", "partial of partial", "partial of callable",
+        "cached", "context manager", "partial async",
+    ],
 )  # fmt: skip
 def test_a_generator_is_refused_however_it_is_wrapped(function: Any) -> None:
     with pytest.raises(RegistrationError, match=rf"order\.created.*ields.*{__file__}:\d+.*generator"):
@@ -97,7 +100,11 @@ def awaits(message: Message) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("clean")
-@pytest.mark.parametrize("function", [Handles(), functools.partial(Handles()), awaits, lambda message: None])
+@pytest.mark.parametrize(
+    "function",
+    [Handles(), functools.partial(Handles()), awaits, lambda message: None],
+    ids=["callable", "partial", "async", "lambda"],
+)
 def test_what_can_be_awaited_is_no_generator(function: Any) -> None:
     assert handler("order.created")(function) is function
 
