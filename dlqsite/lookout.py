@@ -58,12 +58,15 @@ class Source(Generic[_T]):
     """
 
     def __init__(
-        self, name: str, ask: Callable[[], _T], expected: tuple[type[Exception], ...], *, keep_s: float = KEEP_S
-    ) -> None:
+        self, name: str, ask: Callable[[], _T], expected: tuple[type[Exception], ...],
+        *, keep_s: float = KEEP_S, leisure: float | None = None,
+    ) -> None:  # fmt: skip
+        """``leisure``: an answer that took long is good for so many times as long."""
         self.name = name
         self._ask = ask
         self._expected = expected
         self._keep_s = keep_s
+        self._leisure = LEISURE if leisure is None else leisure
         self._lock = threading.Lock()
         self._part: Part[_T] = Part()
         self._good_until = 0.0
@@ -112,7 +115,7 @@ class Source(Generic[_T]):
                 self._part = Part(before.value, before.as_of, why, before.away_since or self._began_at)
             else:
                 self._part = Part(value, datetime.now(UTC))
-            self._good_until = time.monotonic() + min(max(self._keep_s, LEISURE * took), KEEP_MOST_S)
+            self._good_until = time.monotonic() + min(max(self._keep_s, self._leisure * took), KEEP_MOST_S)
             self._under_way = None
 
 

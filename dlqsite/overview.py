@@ -212,8 +212,9 @@ class Sources:
         self.letters = Source[Mapping[str, Any]]("letters", letters.stats, mongodb)
         self.groups = Source[tuple[GroupSight, ...]]("groups", _groups, mongodb)
         self.batches = Source[tuple[ReplayBatch, ...]]("batches", _batches, mongodb)
-        # Its checks catch what stores do, and it waits for none of them longer than 2 s.
-        self.health = Source[health.Health]("health", lambda: health.doctor().look(), ())
+        # Its checks catch what stores do, and it waits for none of them longer than 2 s. Asked again at once, however
+        # long it took: that a store takes writes again must not be news of half a minute ago.
+        self.health = Source[health.Health]("health", lambda: health.doctor().look(), (), leisure=0)
         self.all: tuple[Source[Any], ...] = (
             self.ledger, self.history, self.accounts, self.breakers, self.letters, self.groups, self.batches,
             self.health,

@@ -12,7 +12,8 @@ from dlqsite.findings import Finding
 from dlqsite.findings import Status as Health
 from dlqsite.lookout import Part
 from dlqsite.overview import BreakerSeen, Overview
-from dlqsite.verdict import SLOW_S, count_of, letters_page, per_minute, since, took
+from dlqsite.trouble import count_of, letters_page, per_minute, since, took
+from dlqsite.verdict import SLOW_S
 from messages_app.records import AccountRow
 
 #: What a check is called on the page.

@@ -9,7 +9,7 @@ from dlqsite.charts import Chart
 from dlqsite.lookout import Part
 from dlqsite.overview import BreakerSeen, Overview
 from dlqsite.sight import GroupSight
-from dlqsite.verdict import Trouble
+from dlqsite.trouble import Trouble
 
 _COUNTS = ("sent", "succeeded", "failed", "skipped", "remaining")
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
-from urllib.parse import urlencode
 
-from dlqsite.sight import BatchSight, BreakerSight, GroupSight, LossSight, ProblemSight, Sight
+from dlqsite.sight import BatchSight, BreakerSight, GroupSight, Sight
+from dlqsite.store_troubles import AWAY, lacking, lost, mongodb_away, problem_trouble, redis_away, unwell
+from dlqsite.trouble import Answer, Link, Trouble, answers, count_of, letters_page, per_minute, since, took
 
 #: Worst first. ``bad`` burns; ``hand`` waits for a person; ``ok`` is all quiet.
 LEVELS: Final = ("bad", "warn", "hand", "ok", "empty")
@@ -22,57 +23,8 @@ DYING_PER_MINUTE: Final = 1.0
 SLOW_S: Final = 60.0
 #: Seconds before a breaker opens in which the failures that open it happen.
 _WINDOW_S: Final = 300.0
-#: Problems that another sentence tells better.
-_AWAY: Final = frozenset({"away"})
-#: What follows when a part does not do its work: a sentence, how many are concerned, what happens by itself.
-_CONSEQUENCES: Final = {
-    "redis": (
-        "Submissions are refused with 503, and nothing is processed. Accepted messages are kept.",
-        "All new messages", "Everything tries again",
-    ),
-    "mongodb": (
-        "Messages are accepted, processed and retried as always. Deaths wait in Redis, and replays do not start.",
-        "All dead letters", "Deaths move over",
-    ),
-    "database": ("Keys and sessions cannot be checked: most requests are refused.", "Most requests", "Nothing"),
-    "workers": ("Messages are accepted and kept, and nobody processes them.", "All messages", "They run again"),
-    "disk": ("", "See health", "Nothing"),
-}  # fmt: skip
 #: At most so many troubles are listed below the worst.
 MOST_ALSO: Final = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One of the questions of the one on call, answered."""
-
-    question: str
-    short: str
-    more: str = ""
-    #: Name of an icon, or empty.
-    icon: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """Where to go from here: a page of the console, relative to its home."""
-
-    text: str
-    page: str
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """One thing that is, or is not, as it should be."""
-
-    level: str
-    icon: str
-    headline: str
-    lead: str = ""
-    #: Code or text of the error, shown as code; attacker's text.
-    code: str = ""
-    answers: tuple[Answer, ...] = ()
-    links: tuple[Link, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +41,7 @@ class Verdict:
 
 def judge(sight: Sight) -> Verdict:
     """The verdict over what is seen."""
-    troubles = sorted([*_troubles(sight)] or _unwell(sight), key=lambda trouble: LEVELS.index(trouble.level))
+    troubles = sorted([*_troubles(sight)] or unwell(sight), key=lambda trouble: LEVELS.index(trouble.level))
     if not troubles:
         return Verdict(_quiet(sight))
     worst, *also = troubles
@@ -99,7 +51,7 @@ def judge(sight: Sight) -> Verdict:
 def _troubles(sight: Sight) -> Iterator[Trouble]:
     """In the order of how bad they are within one level."""
     problems = {
-        part: [_problem(sight, one) for one in sight.problems if one.part == part and one.code not in _AWAY]
+        part: [problem_trouble(sight, one) for one in sight.problems if one.part == part and one.code not in AWAY]
         for part in ("redis", "mongodb", "database", "workers", "disk")
     }
     redis_refuses = any(one.part == "redis" and one.stops for one in sight.problems)
@@ -107,25 +59,28 @@ def _troubles(sight: Sight) -> Iterator[Trouble]:
     if sight.redis_away_since:
         # A server that refuses says why; one that says nothing is away.
         if not redis_refuses or not problems["redis"]:
-            yield _redis_away(sight, sight.redis_away_since)
+            yield redis_away(sight, sight.redis_away_since)
         yield from problems["mongodb"]
         if sight.mongodb_away_since and not problems["mongodb"]:
-            yield _mongodb_away(sight, sight.mongodb_away_since)
+            yield mongodb_away(sight, sight.mongodb_away_since)
         return  # all else would be guesses
     yield from problems["database"]
     for loss in sight.losses:
-        yield _lost(sight, loss)
+        yield lost(sight, loss)
     if sight.lacking:
-        yield _lacking(sight)
+        yield lacking(sight)
     yield from problems["workers"]
     if sight.workers == 0 and not redis_refuses:
         yield _nobody_works(sight)
     opened = [breaker for breaker in sight.breakers if breaker.state == "OPEN"]
     for breaker in sorted(opened, key=lambda one: -_letters_of(sight, one)):
         yield _open_breaker(sight, breaker)
+    if sight.mongodb_away_since:
+        # That outcomes wait goes without saying.
+        problems["mongodb"] = [one for one in problems["mongodb"] if one.level == "bad"]
     yield from problems["mongodb"]
     if sight.mongodb_away_since and not any(one.part == "mongodb" and one.stops for one in sight.problems):
-        yield _mongodb_away(sight, sight.mongodb_away_since)
+        yield mongodb_away(sight, sight.mongodb_away_since)
     yield from problems["disk"]
     blamed = {group.fingerprint for breaker in opened for group in _behind(sight, breaker)}
     fresh = _dying_groups(sight, blamed)
@@ -149,7 +104,7 @@ def _troubles(sight: Sight) -> Iterator[Trouble]:
         if number == 0 and not redis_refuses:
             yield Trouble(
                 "warn", "clock", f"No {missing} is alive: {what}.", "Messages are accepted and processed as always.",
-                answers=_answers(
+                answers=answers(
                     sight, "at least 15 s ago", "All of them", "Nothing", "Start one",
                     "manage.py doctor names what is missing", many_more="none has said a word",
                     by_itself_more="what waits is done once one starts",
@@ -179,151 +134,6 @@ def _letters_of(sight: Sight, breaker: BreakerSight) -> int:
     return sum(group.open for group in _behind(sight, breaker))
 
 
-def _answers(
-    sight: Sight, since: str, many: str, by_itself: str, do: str, do_more: str = "",
-    *, since_more: str = "", many_more: str = "", by_itself_more: str = "", worse: Answer | None = None,
-) -> tuple[Answer, ...]:  # fmt: skip
-    return (
-        Answer("Since", since, since_more),
-        Answer("How many", many, many_more),
-        worse or _getting_worse(sight),
-        Answer("What happens by itself", by_itself, by_itself_more),
-        Answer("What you can do", do, do_more),
-    )
-
-
-def _getting_worse(sight: Sight) -> Answer:
-    question, now, before = "Getting worse?", sight.dying_now, sight.dying_before
-    if now is None:
-        return Answer(question, "Nobody knows", "no samples of the last minutes")
-    pace = f"{per_minute(now)} dead a minute"
-    if before is None:
-        return Answer(question, pace, "nothing older to compare with")
-    told = f"{per_minute(before)} a minute in the hour before"
-    if now < 0.05:
-        return Answer(question, "No", "nothing died in the last 3 minutes", "flat")
-    if now > 1.5 * before and now - before > 0.3:
-        return Answer(question, f"Yes: {pace}", told, "up")
-    if now < before / 1.5:
-        return Answer(question, f"No: {pace}", told, "dn")
-    return Answer(question, f"Steady: {pace}", told, "flat")
-
-
-def per_minute(rate: float) -> str:
-    return f"{rate:.0f}" if rate >= 9.5 else f"{rate:.1f}".removesuffix(".0")
-
-
-def count_of(number: int, one: str, many: str = "") -> str:
-    """``1 letter``, ``1,696 letters``."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
-def took(seconds: float) -> str:
-    """``32 min``, ``4 h 12 min``, ``3 d 4 h``."""
-    whole = max(int(seconds), 0)
-    for unit, size, below, below_size in (("d", 86_400, "h", 3600), ("h", 3600, "min", 60)):
-        if whole >= size:
-            rest = whole % size // below_size
-            return f"{whole // size} {unit} {rest} {below}" if rest else f"{whole // size} {unit}"
-    return f"{whole // 60} min" if whole >= 60 else f"{whole} s"
-
-
-def since(moment: datetime | None, now: datetime) -> str:
-    """``02:41:07, 32 min``; with the day if it was another one."""
-    if moment is None:
-        return "not known"
-    clock = f"{moment:%H:%M:%S}" if moment.date() == now.date() else f"{moment.day} {moment:%b %H:%M}"
-    return f"{clock}, {took((now - moment).total_seconds())}"
-
-
-def letters_page(**filters: str | Sequence[str]) -> str:
-    """The list of dead letters, narrowed by filters of the API; several values of one are any of them."""
-    return "dlq_app/deadletter/" + (f"?{urlencode(filters, doseq=True)}" if filters else "")
-
-
-def _redis_away(sight: Sight, moment: datetime) -> Trouble:
-    return Trouble(
-        "bad", "db", "Redis does not answer. Nothing can be accepted or processed.",
-        "Submissions are refused with 503 until it returns. What was accepted is in its append-only file.",
-        answers=_answers(
-            sight, since(moment, sight.now), "All new messages", "Everything tries again",
-            "Bring Redis back", "manage.py doctor tells what is wrong with it",
-            many_more="waiting ones are safe", by_itself_more="web and workers go on when it answers",
-            worse=Answer("Getting worse?", "Callers see 503", "their repetitions are safe: the id decides"),
-        ),
-        links=(Link("Health", "#health"),),
-    )  # fmt: skip
-
-
-def _lost(sight: Sight, loss: LossSight) -> Trouble:
-    is_ledger, store = loss.store == "redis", {"redis": "Redis", "mongodb": "MongoDB"}[loss.store]
-    fell = f"{store} fell back to an earlier state" if loss.since else f"{store} was emptied or replaced"
-    if not is_ledger:
-        missing = "dead letters may be missing"
-    elif loss.missing:
-        missing = f"about {count_of(loss.missing, 'accepted message')} {'is' if loss.missing == 1 else 'are'} missing"
-    else:
-        missing = f"{count_of(loss.moves, 'claim or outcome', 'claims and outcomes')} are missing"
-    began = f"{loss.since:%H:%M:%S}" if loss.since else "the beginning"
-    again = f" --since {loss.since:%Y-%m-%dT%H:%M:%SZ}" if loss.since else " --since 24h"
-    return Trouble(
-        "bad", "db", f"{fell}: {missing}.", loss.sentence,
-        answers=_answers(
-            sight, f"{began} to {loss.until:%H:%M:%S} UTC",
-            f"about {count_of(loss.missing, 'message' if is_ledger else 'outcome')}",
-            "Nothing", "Find out why, then acknowledge it" if is_ledger else "Bring the letters again",
-            "clients submit again, with the same ids, what was accepted in that time" if is_ledger
-            else f"manage.py bring_again{again}, then acknowledge",
-            since_more=f"{loss.until.day} {loss.until:%b %Y}",
-            many_more=f"{loss.open:,} had not ended" if is_ledger else "manage.py doctor compares",
-            by_itself_more="this stays until a person acknowledges it",
-            worse=Answer("Getting worse?", "No", "what is accepted now is kept"),
-        ),
-        links=(Link("Acknowledge", "messages_app/message/#losses"), Link("Health", "#health")),
-    )  # fmt: skip
-
-
-def _lacking(sight: Sight) -> Trouble:
-    outcomes = count_of(sight.lacking, "outcome")
-    again = f"{sight.lacking_since:%Y-%m-%dT%H:%M:%SZ}" if sight.lacking_since else "24h"
-    return Trouble(
-        "bad", "db", f"The dead letters lack at least {outcomes}.",
-        "Redis remembers deaths that have no letter, or replays that ended well and whose letter waits.",
-        answers=_answers(
-            sight, since(sight.lacking_since, sight.now), f"at least {outcomes}", "Nothing", "Bring them again",
-            f"manage.py bring_again --since {again}", many_more="found by comparing samples, each minute",
-            by_itself_more="Redis forgets them 24 hours after they were recorded (RECORD_TTL_S)",
-            worse=Answer("Getting worse?", "Yes, with time", "what Redis forgets cannot be brought again"),
-        ),
-        links=(Link("Health", "#health"),),
-    )  # fmt: skip
-
-
-def _problem(sight: Sight, problem: ProblemSight) -> Trouble:
-    do, _, do_more = problem.fix.partition(". ")
-    lead, many, by_itself = _CONSEQUENCES[problem.part] if problem.stops else ("", "See health", "Nothing")
-    icon = {"workers": "octx", "disk": "tri"}.get(problem.part, "db")
-    return Trouble(
-        "bad" if problem.stops else "warn", icon if problem.stops else "tri", problem.what, lead,
-        answers=_answers(
-            sight, since(problem.since, sight.now), many, by_itself, do.rstrip("."), do_more,
-            since_more="as far as this process has seen",
-            by_itself_more="once the cause is gone" if problem.stops else "",
-            worse=Answer("Getting worse?", "Callers see 503", "their repetitions are safe: the id decides")
-            if problem.stops and problem.part == "redis" else None,
-        ),
-        links=(Link("Health", "#health"),),
-    )  # fmt: skip
-
-
-def _unwell(sight: Sight) -> list[Trouble]:
-    """Checks that are not healthy and that no other sentence is about: never is all said to be quiet."""
-    return [
-        Trouble("warn", "tri", f"Health is degraded: {name}.", detail, links=(Link("Health", "#health"),))
-        for name, detail in sight.unwell.items()
-    ]
-
-
 def _nobody_works(sight: Sight) -> Trouble:
     waits = count_of(sight.waiting or 0, "message")
     told = f"{waits} {'waits' if sight.waiting == 1 else 'wait'}" if sight.waiting else "Nothing waits yet"
@@ -331,7 +141,7 @@ def _nobody_works(sight: Sight) -> Trouble:
     return Trouble(
         "bad", "octx", f"No message worker is alive. {told}.",
         "Messages are accepted and kept, and nobody processes them.",
-        answers=_answers(
+        answers=answers(
             sight, f"{took(sight.oldest_wait_s)} ago" if sight.oldest_wait_s else "the last 15 s", waits,
             "Nothing", "Start a worker", "manage.py doctor names what is missing",
             since_more="as far as the oldest waits", by_itself_more="they run as soon as one starts",
@@ -353,7 +163,7 @@ def _open_breaker(sight: Sight, breaker: BreakerSight) -> Trouble:
         "bad", "ringopen", f"{breaker.name} is failing." + (f" {guarded} messages are held." if guarded else ""),
         rate + (f" {cause.error_type}:" if cause else ""),
         cause.title if cause else "",
-        answers=_answers(
+        answers=answers(
             sight, since(breaker.since, sight.now), "Not known" if is_unknown else count_of(dead, "letter"),
             probes, "Look after " + breaker.name, "No replay yet: it would fail the same",
             many_more="MongoDB does not answer" if is_unknown else "its messages wait, they do not die" if not dead
@@ -362,19 +172,6 @@ def _open_breaker(sight: Sight, breaker: BreakerSight) -> Trouble:
         ),
         links=(*((Link(f"See the {count_of(dead, 'letter')}", page),) if dead else ()),
                Link("Breaker", "breaker_app/breaker/")),
-    )  # fmt: skip
-
-
-def _mongodb_away(sight: Sight, moment: datetime) -> Trouble:
-    return Trouble(
-        "bad", "db", "MongoDB does not answer. No letter is lost.",
-        "Messages are accepted, processed and retried as always. Dead letters can be neither listed nor replayed.",
-        answers=_answers(
-            sight, since(moment, sight.now), f"{count_of(sight.outbox, 'outcome')} in Redis",
-            "They move over", "Bring MongoDB back", "manage.py doctor tells what is wrong with it",
-            many_more="waiting to be recorded", by_itself_more="within 15 s of its return",
-        ),
-        links=(Link("Messages", "messages_app/message/"), Link("Health", "#health")),
     )  # fmt: skip
 
 
@@ -397,7 +194,7 @@ def _dying(sight: Sight, blamed: set[str], fresh: Sequence[GroupSight]) -> Itera
         if not blamed:
             yield Trouble(
                 "bad", "octx", f"Messages are dying: {per_minute(sight.dying_now)} a minute.",
-                answers=_answers(
+                answers=answers(
                     sight, "the last minutes", count_of(sight.open_letters or 0, "open letter"),
                     "Transient ones replay", "Look at the newest letters", by_itself_more="the others need a person",
                 ),
@@ -411,7 +208,7 @@ def _dying(sight: Sight, blamed: set[str], fresh: Sequence[GroupSight]) -> Itera
             f"{what}: {count_of(group.open, 'letter')} with {group.error_type}"
             + (", a new error." if group.is_new else "."),
             group.place, group.title,
-            answers=_answers(
+            answers=answers(
                 sight, since(group.first_seen, sight.now), count_of(group.open, "open letter"),
                 "They replay by themselves" if group.kind == "transient" else "Nothing: they wait for a person",
                 "Open one and read why", "replay all once the cause is gone",
@@ -430,7 +227,7 @@ def _unaccounted(sight: Sight) -> Trouble:
         "bad", "tri", f"{count_of(sight.unaccounted, 'message')} "
         f"{'is' if sight.unaccounted == 1 else 'are'} not accounted for: {sight.unaccounted_where}.",
         "Accepted is not done + open + dead there. A move and its counting are one step: this does not pass by itself.",
-        answers=_answers(
+        answers=answers(
             sight, "see the day", count_of(sight.unaccounted, "message"), "Nothing",
             "See the row, then the runbook", "was Redis restored from a backup, or written to by hand?",
             worse=Answer("Getting worse?", "See whether it changes", "checked every minute"),
@@ -444,7 +241,7 @@ def _quarantined(sight: Sight) -> Trouble:
         "bad", "hand", f"{count_of(sight.quarantined, 'outcome')} could not be recorded and "
         f"{'needs' if sight.quarantined == 1 else 'need'} a person.",
         "MongoDB can never take them in this form; they are kept in Redis.",
-        answers=_answers(
+        answers=answers(
             sight, "see the list", count_of(sight.quarantined, "outcome"), "Nothing: they are kept",
             "Read why each was set aside",
         ),
@@ -464,7 +261,7 @@ def _slow(sight: Sight) -> Iterator[Trouble]:
         yield Trouble(
             "warn", "clock", f"Messages wait longer than they should: the oldest for {took(oldest)}.",
             "More comes in than is processed, or a handler is slow.",
-            answers=_answers(
+            answers=answers(
                 sight, f"{took(oldest)} ago", count_of(sight.waiting or 0, "message"), "They run in their turn",
                 "Start more workers", "or raise WORKER_CONCURRENCY", many_more="wait in their lanes", worse=worse,
                 by_itself_more="high before normal before low",
@@ -476,7 +273,7 @@ def _slow(sight: Sight) -> Iterator[Trouble]:
             "warn", "clock", f"{count_of(sight.overdue, 'message')} "
             f"{'is' if sight.overdue == 1 else 'are'} more than 5 s past the time.",
             "Retries and schedules are moved by every worker; they fall behind.",
-            answers=_answers(sight, "the last seconds", count_of(sight.overdue, "message"), "They are moved in turn",
+            answers=answers(sight, "the last seconds", count_of(sight.overdue, "message"), "They are moved in turn",
                              "Look at the workers", waits, worse=worse),
             links=(Link("Messages", "messages_app/message/"),),
         )  # fmt: skip
@@ -506,7 +303,7 @@ def _stopped(sight: Sight, batch: BatchSight) -> Trouble:
     return Trouble(
         "hand", "replay", f"The replay batch {batch.title} stopped by itself: {why}.",
         f"{batch.failed:,} of {batch.sent:,} sent came back; {batch.total - batch.sent:,} were not sent.",
-        answers=_answers(
+        answers=answers(
             sight, since(batch.stopped_at, sight.now), count_of(batch.failed, "letter") + " failed again",
             "Nothing: it is over", "Read what came back", "then start another with the rest",
             many_more=f"of {batch.sent:,} sent, {batch.total:,} planned",
@@ -528,7 +325,7 @@ def _for_a_person(sight: Sight, told: int) -> Iterator[Trouble]:
         "hand", "hand", f"{count_of(number, 'letter')} {'needs' if number == 1 else 'need'} a person.",
         f"Most: {worst.error_type} in {' and '.join(worst.types[:2]) or 'one group'}." if worst else "",
         worst.title if worst else "",
-        answers=_answers(
+        answers=answers(
             sight, since(worst.first_seen, sight.now) if worst and worst.first_seen else "see the letters",
             count_of(number, "letter"), "Nothing: they are kept", "Read one, mend the cause, replay all",
             many_more=f"{waiting['dlq_manual']:,} need a decision, {waiting['dlq_failed']:,} used up their replays",

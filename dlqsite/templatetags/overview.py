@@ -9,7 +9,7 @@ from typing import Any
 from django import template
 
 from dlqsite import overview_page, overview_views
-from dlqsite.verdict import took
+from dlqsite.trouble import took
 
 register = template.Library()
 

@@ -22,7 +22,8 @@ from dlqsite.lookout import Source
 from dlqsite.sight import BatchSight, BreakerSight, GroupSight, LossSight, ProblemSight, Sight
 from dlqsite.tests import scenes
 from dlqsite.tests.people import member, signed_in, with_key
-from dlqsite.verdict import Answer, judge
+from dlqsite.trouble import Answer
+from dlqsite.verdict import judge
 from messages_app import registry
 
 NOW = datetime(2026, 11, 24, 3, 13, tzinfo=UTC)
