@@ -100,7 +100,7 @@ def _lock() -> Iterator[StoreProblem]:
         yield _Problem(
             code="locked",
             what="MongoDB is locked against writes (fsync).",
-            fix="Wait for the backup that locked it, or run db.fsyncUnlock().",
+            fix="Wait for the backup that locked it. Or run db.fsyncUnlock().",
             stops=True,
         )
 

@@ -17,6 +17,7 @@ from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.recorder import MigrationRecorder
 
 from dlq_app import mongo_state
+from dlq_app.errors import StoreUnavailable as LettersUnavailable
 from dlq_app.store_problem import StoreProblem, disk_problems
 from dlqsite.findings import Finding, Status, finding_of
 from dlqsite.models import ApiKey
@@ -87,11 +88,18 @@ def check_intake() -> Finding:
     return Finding(Status.HEALTHY)
 
 
+_START_MONGODB = "Start it, or correct MONGODB_URL. Its log says why it ended, such as a full disk."
 index_problems = Seldom(mongo_state.index_problems)
 
 
 def check_mongodb() -> Finding:
-    problems, unasked = mongo_state.problems()
+    try:
+        problems, unasked = mongo_state.problems()
+    except LettersUnavailable as error:
+        # Its text names at most how the server refuses, such as AuthenticationFailed.
+        what = error.detail if "refuses" in error.detail else "MongoDB does not answer."
+        away = StoreProblem(part="mongodb", code="away", what=what, fix=_START_MONGODB, stops=True)
+        return finding_of([away])
     if not any(problem.stops for problem in problems):
         problems = [*problems, *index_problems()]
     note = f"Not checked, since this MongoDB user may not ask: {', '.join(unasked)}." if unasked else ""

@@ -13,13 +13,13 @@ NEARLY = 0.8
 
 _Problem = partial(StoreProblem, part="redis")
 
-_MORE_MEMORY = "Raise maxmemory, or keep less: lower RECORD_TTL_S, or bring MongoDB back if outcomes wait for it."
-_DISK = "Make room on Redis' disk and look at its log; writes go on by themselves."
+_MORE_MEMORY = "Raise maxmemory. Or keep less: lower RECORD_TTL_S, or bring MongoDB back if outcomes wait for it."
+_DISK = "Make room on Redis' disk. Its log says more; writes go on by themselves."
 _SNAPSHOT = (
     "Make room on Redis' disk, then run BGSAVE. If you need no snapshots beside the append-only file, switch them off: "
     'CONFIG SET save "".'
 )
-_PRIMARY = "Point REDIS_URL to the primary, or promote this server: REPLICAOF NO ONE."
+_PRIMARY = "Point REDIS_URL to the primary. Or promote this server: REPLICAOF NO ONE."
 _CLIENTS = "Raise maxclients, or start fewer processes."
 
 #: How a refusal reads, what it means, and the fix. The first that fits counts.

@@ -197,6 +197,14 @@ def test_a_replica_set_without_a_primary_is_not_called_away(settings: Any, mongo
         assert [problem.code for problem in store_checks.check_mongodb().problems] == ["no_primary"]
 
 
+def test_a_mongodb_that_is_away_is_said_to_be(settings: Any) -> None:
+    with scenes.away(settings, "mongodb"):
+        found = store_checks.check_mongodb()
+
+    assert found.status is Status.UNHEALTHY
+    assert found.detail.startswith("MongoDB does not answer. Start it, or correct MONGODB_URL.")
+
+
 def test_a_missing_unique_index_is_named(mongo_db: Any) -> None:
     mongo_db["dead_letters"].drop_index("message_id")
 
