@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 from django.conf import settings
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
 from django.http.request import split_domain_port, validate_host
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
@@ -32,8 +33,13 @@ if TYPE_CHECKING:
 
 #: In ``required_scopes``: this method is for everybody.
 OPEN = "open"
-#: The Django permission that lets staff do what a scope lets a key do. Reading needs none beyond being staff.
-SCOPE_PERMISSIONS = {"submit": "dlqsite.submit", "replay": "dlqsite.replay", "admin": "dlqsite.admin"}
+#: The Django permission that lets staff do what a scope lets a key do. Each of the others lets them read, too.
+SCOPE_PERMISSIONS = {
+    "read": "dlq_app.view_deadletter",
+    "submit": "dlqsite.submit",
+    "replay": "dlqsite.replay",
+    "admin": "dlqsite.admin",
+}
 
 #: A bare IPv6 address has no port: its colons belong to the address.
 _HOP_WITH_PORT = re.compile(r"(?P<v4>[0-9.]{7,15}):[0-9]{1,5}|\[(?P<v6>[0-9A-Fa-f:.]{2,45})\](?::[0-9]{1,5})?")
@@ -240,6 +246,20 @@ def _introduce(request: Request, client: Client) -> None:
     structlog.contextvars.bind_contextvars(actor=client.label)
 
 
+def may_look(user: Any) -> bool:
+    """Whether a member of staff may see figures and records: whoever has any of the permissions that scopes stand for.
+
+    Without a role, nothing.
+    """
+    return any(user.has_perm(permission) for permission in SCOPE_PERMISSIONS.values())
+
+
+def must_look(request: HttpRequest) -> None:
+    """Raise ``PermissionDenied`` unless the member of staff who asks may see anything."""
+    if not may_look(request.user):
+        raise PermissionDenied("You have no role yet, so there is nothing that you may see.")
+
+
 def may(request: Request, scope: str) -> bool:
     """Whether whoever sent this request holds ``scope``: a key's scopes, or a member of staff's permissions."""
     if isinstance(request.auth, ApiKey):
@@ -247,8 +267,10 @@ def may(request: Request, scope: str) -> bool:
     user = request.user
     if not (user and user.is_active and getattr(user, "is_staff", False)):
         return False
-    if scope == "read" or user.is_superuser or user.has_perm(SCOPE_PERMISSIONS["admin"]):
+    if user.has_perm(SCOPE_PERMISSIONS["admin"]):
         return True
+    if scope == "read":
+        return may_look(user)
     return scope in SCOPE_PERMISSIONS and user.has_perm(SCOPE_PERMISSIONS[scope])
 
 

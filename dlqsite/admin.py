@@ -7,9 +7,11 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.models import ADDITION, CHANGE, DELETION, LogEntry
+from django.contrib.admin.utils import quote, unquote
+from django.contrib.admin.views.main import ChangeList
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.urls import NoReverseMatch
+from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from rest_framework_api_key.admin import APIKeyModelAdmin
@@ -33,6 +35,11 @@ _ACTIONS = {
 }
 
 
+class _KeyList(ChangeList):
+    def url_for_result(self, result: Any) -> str:
+        return reverse("admin:dlqsite_apikey_change", args=[quote(result.prefix)], current_app="admin")
+
+
 class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]
     scopes = forms.MultipleChoiceField(
         choices=[(scope, scope) for scope in SCOPES],
@@ -53,6 +60,18 @@ class ApiKeyAdmin(APIKeyModelAdmin):
     list_display: Any = ("name", "prefix", "scope_names", "rate_limit_per_minute", "created", "expiry_date", "state")
     list_filter = ("revoked",)
     search_fields = ("name", "prefix")
+    actions = None  # boxes beside the rows would hold ids, and those hold hashes
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        """Filters by the list's own only: by others the hash could be asked for sign by sign."""
+        return lookup in ("revoked__exact", "revoked")
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return _KeyList
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        """The key by its prefix: its id holds its hash. Addresses of the last version hold the id."""
+        return self.get_queryset(request).filter(prefix=unquote(object_id).partition(".")[0]).first()
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any = None, change: bool = False) -> None:
         """Save; of a new key also say, this once, what it is."""

@@ -63,7 +63,18 @@ class ConsoleSite(admin.AdminSite):
         return cast("HttpResponse", limits.guarded(request, sign_in))
 
     def get_urls(self) -> list[URLPattern | URLResolver]:
-        return [path("you/", self.admin_view(self.account), name="account"), *super().get_urls()]
+        # Django's address that leads from the admin to an object's public page: nothing here has one, and it fails for
+        # models without tables.
+        inherited = [url for url in super().get_urls() if getattr(url, "name", "") != "view_on_site"]
+        return [path("you/", self.admin_view(self.account), name="account"), *inherited]
+
+    @method_decorator(never_cache)
+    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
+        """The overview, for those who may see anything."""
+        from dlqsite.access import must_look  # needs the apps, and this module is what Django makes the site of
+
+        must_look(request)
+        return super().index(request, extra_context)
 
     def account(self, request: HttpRequest) -> HttpResponse:
         """What the one who is signed in may do, and what not, with who could change that."""

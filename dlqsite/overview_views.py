@@ -19,6 +19,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from dlqsite import overview_page, overview_wire
+from dlqsite.access import must_look
 from dlqsite.overview import Overview, overview
 from dlqsite.version import VERSION
 from messages_app.serializers import enveloped
@@ -84,6 +85,7 @@ def context(figures: Overview, origin: str) -> dict[str, Any]:
 @require_GET
 def fragment(request: HttpRequest) -> HttpResponse:
     """The live part of the home page; 304 while nothing in it has changed."""
+    must_look(request)
     figures, html, digest = rendered().get(origin(request))
     etag = f'"{digest}"'
     if request.headers.get("If-None-Match") == etag:

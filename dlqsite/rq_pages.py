@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
 
@@ -12,44 +13,87 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import URLPattern
 from django_rq.admin import QueueAdmin as StockQueueAdmin
 from django_rq.models import Dashboard
+from django_rq.queues import get_queue_by_index
+from django_rq.settings import get_queues_list
 from rq.exceptions import NoSuchJobError
+from rq.worker import Worker
+
+from dlqsite.access import may_look, must_look
 
 admin.site.unregister(Dashboard)
 
 #: Pages of django-rq that change something, by the end of their name, whatever the method.
 _RQ_WRITES = ("_clear", "requeue_all", "delete_failed_jobs", "delete_job", "requeue_job", "actions", "stop_job")
+#: Pages that show how Redis is reached: for those who may control queues.
+_RQ_CONNECTIONS = ("home_json", "metrics", "queue_details")
+#: Pages for rq-scheduler and RQ's cron, which do not run here: they fail instead of saying so.
+_RQ_ABSENT = ("scheduler_jobs", "cron_scheduler_detail", "cron_job_detail")
+#: What RQ takes for the id of a job; for any other it raises.
+_JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
 
 @admin.register(Dashboard)
 class QueueAdmin(StockQueueAdmin):
-    """RQ's own pages. Every member of staff may look; what changes something needs the permission of administrators.
+    """RQ's own pages. Who may see anything may look; changes need the permission of administrators.
 
     RQ only carries wake-ups: emptying a queue loses no message, yet it is nobody's daily work.
     """
 
     def has_module_permission(self, request: HttpRequest) -> bool:
-        return True
+        return may_look(request.user)
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return True
+        return may_look(request.user)
 
     def get_urls(self) -> list[URLPattern]:
-        return [_guarded(url) for url in super().get_urls()]  # type: ignore[no-untyped-call]
+        """RQ's pages and the list. Django's forms are left out: the model has no table."""
+        urls = super().get_urls()  # type: ignore[no-untyped-call]
+        list_name = "django_rq_dashboard_changelist"
+        ours = [url for url in urls if url.name == list_name or not _is_form(url)]
+        return [_guarded(url) for url in ours if not str(url.name).endswith(_RQ_ABSENT)]
+
+
+def _is_form(url: URLPattern) -> bool:
+    return url.name is None or url.name.startswith("django_rq_dashboard_")
 
 
 def _guarded(url: URLPattern) -> URLPattern:
     """The same URL; POSTs and the pages that lead to one are refused to those who may not control queues."""
     view: Callable[..., HttpResponse] = url.callback
-    is_write = (url.name or "").endswith((*_RQ_WRITES, "enqueue_job", "confirm_action"))
+    name = url.name or ""
+    is_write = name.endswith((*_RQ_WRITES, "enqueue_job", "confirm_action"))
 
     @wraps(view)
     def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        writes = is_write or request.method not in ("GET", "HEAD")
-        if writes and request.user.is_authenticated and not request.user.has_perm("dlqsite.admin"):
-            raise PermissionDenied("Controlling queues needs the role administrator.")
+        if not (request.user.is_authenticated and request.user.is_active and request.user.is_staff):
+            return view(request, *args, **kwargs)  # it sends strangers away itself
+        must_look(request)
+        if not request.user.has_perm("dlqsite.admin"):
+            if is_write or request.method not in ("GET", "HEAD"):
+                raise PermissionDenied("Controlling queues needs the role administrator.")
+            if name.endswith(_RQ_CONNECTIONS):
+                raise PermissionDenied("How Redis is reached is shown to administrators.")
+        _must_exist(request, kwargs)
         try:
             return view(request, *args, **kwargs)
         except NoSuchJobError as error:
             raise Http404("This job is gone: RQ forgets jobs that are over.") from error
 
     return URLPattern(url.pattern, guarded, url.default_args, url.name)
+
+
+def _must_exist(request: HttpRequest, named: Mapping[str, Any]) -> None:
+    """Raise ``Http404`` for what an address or a form names and RQ has not: the library answers it with 500."""
+    index = named.get("queue_index", 0)
+    if index >= len(get_queues_list()):
+        raise Http404("There is no such queue.")
+    jobs = [named.get("job_id", "none"), named.get("result_id", "none")]
+    jobs += [*request.POST.getlist("job_ids"), *request.POST.getlist("_selected_action")]
+    if not all(_JOB_ID.fullmatch(job) for job in jobs):
+        raise Http404("There is no such job.")
+    key = named.get("key")
+    if key is not None and (
+        not key.startswith(Worker.redis_worker_namespace_prefix)
+        or Worker.find_by_key(key, connection=get_queue_by_index(index).connection) is None
+    ):
+        raise Http404("There is no such worker.")

@@ -69,14 +69,15 @@ class _Place:
     is_wide_only: bool = False
 
 
+_LOOK = "dlq_app.view_deadletter"
 _PLACES = (
-    _Place("admin:index", "Overview", "Overview", "home"),
+    _Place("admin:index", "Overview", "Overview", "home", _LOOK),
     _Place("admin:dlq_app_deadletter_changelist", "Dead letters", "Letters", "letter", "dlq_app.view_deadletter"),
     _Place("admin:dlq_app_lettergroup_changelist", "Groups", "Groups", "group", "dlq_app.view_lettergroup"),
     _Place("admin:dlq_app_replaybatch_changelist", "Replays", "Replays", "replay", "dlq_app.view_replaybatch"),
     _Place("admin:breaker_app_breaker_changelist", "Breakers", "Breakers", "breaker", "breaker_app.view_breaker"),
     _Place("admin:messages_app_message_changelist", "Messages", "Messages", "search", "messages_app.view_message"),
-    _Place("admin:django_rq_dashboard_changelist", "Queues", "Queues", "", is_wide_only=True),
+    _Place("admin:django_rq_dashboard_changelist", "Queues", "Queues", "", _LOOK, is_wide_only=True),
 )
 
 

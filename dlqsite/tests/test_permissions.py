@@ -12,15 +12,15 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from pytest_django import Settings
 
 from dlqsite.access import OPEN
-from dlqsite.models import SCOPES
-from dlqsite.tests.people import member, signed_in, staff, with_key
+from dlqsite.models import SCOPES, ApiKey
+from dlqsite.tests.people import a_key, member, signed_in, staff, with_key
 
 pytestmark = [pytest.mark.django_db, pytest.mark.redis, pytest.mark.mongo]
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 #: What a member of staff may do without any permission, and with each.
 STAFF: dict[str, tuple[str, ...]] = {
-    "": ("read",),
+    "": (),
     "submit": ("read", "submit"),
     "replay": ("read", "replay"),
     "admin": SCOPES,
@@ -32,8 +32,8 @@ NOBODY, SHUT, NONE = "nobody", "shut", "none"
 #: Address of our own console → the least of ``STAFFS`` who may look, and who may send something there. Add a row for
 #: every new one; what Django gives to every model (``add``, ``delete`` …) has its own below.
 CONSOLE_ROLES: dict[str, tuple[str, str]] = {
-    "index": ("staff", "staff"),
-    "overview_fragment": ("staff", NONE),
+    "index": ("viewer", "viewer"),
+    "overview_fragment": ("viewer", NONE),
     "account": ("staff", "staff"),
     "dlq_app_deadletter_changelist": ("viewer", "viewer"),
     "dlq_app_deadletter_count": ("viewer", NONE),
@@ -254,3 +254,69 @@ def test_the_console_lets_in_whom_the_row_names_and_nobody_else(name: str) -> No
                 wrong.append((role, method, least, status))
 
     assert wrong == []
+
+
+#: Address below RQ's pages → the least of ``STAFFS`` who may look, and who may send something there.
+RQ = {
+    "": ("viewer", "administrator"),
+    "stats.json": ("administrator", "administrator"),
+    "queues/0/": ("viewer", "administrator"),
+    "queues/0/details/": ("administrator", "administrator"),
+    "queues/0/failed/": ("viewer", "administrator"),
+    "queues/0/empty/": ("administrator", "administrator"),
+    "queues/confirm-action/0/": ("administrator", "administrator"),
+    "workers/0/": ("viewer", "administrator"),
+}
+
+
+@pytest.mark.parametrize("address", RQ)
+def test_pages_of_rq_let_in_whom_the_row_names_and_nobody_else(address: str) -> None:
+    people = {role: staff("nobody-yet") if role == "staff" else signed_in(member(role)) for role in STAFFS}
+    url = f"/admin/django_rq/dashboard/{address}"
+    wrong = []
+    for method, least in zip(("GET", "POST"), RQ[address], strict=True):
+        for role, client in people.items():
+            status = client.generic(method, url, content_type="application/x-www-form-urlencoded").status_code
+            if (status == 403) != (STAFFS.index(role) < STAFFS.index(least)) or status >= 500:
+                wrong.append((role, method, least, status))
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "r/1/1/", "r/99/x/", "django_rq/dashboard/1/change/", "django_rq/dashboard/1/history/",
+        "django_rq/dashboard/1/delete/", "django_rq/dashboard/add/", "django_rq/dashboard/schedulers/0/",
+        "django_rq/dashboard/cron-schedulers/0/x/", "django_rq/dashboard/cron-schedulers/9/x/jobs/y/",
+        "django_rq/dashboard/workers/0/x/", "django_rq/dashboard/workers/0/rq:worker:x/",
+        "django_rq/dashboard/workers/99/", "django_rq/dashboard/queues/99/", "django_rq/dashboard/queues/99/details/",
+        "django_rq/dashboard/queues/0/os.system/", "django_rq/dashboard/queues/0/os.system/enqueue/",
+        "django_rq/dashboard/queues/0/none/results/x/", "django_rq/dashboard/queues/0/a b/stop/",
+    ],
+)  # fmt: skip
+def test_odd_addresses_are_not_there(address: str) -> None:
+    client = signed_in(member("superuser"))
+    found = {method: client.generic(method, f"/admin/{address}").status_code for method in ("GET", "POST")}
+    assert found == {"GET": 404, "POST": 404}
+
+
+@pytest.mark.parametrize("what", ["delete", "requeue", "stop"])
+def test_odd_jobs_in_forms_of_rq_are_not_there(what: str) -> None:
+    client = signed_in(member("administrator"))
+    for address, field in (("actions/0/", "job_ids"), ("confirm-action/0/", "_selected_action")):
+        url = f"/admin/django_rq/dashboard/queues/{address}"
+        assert client.post(url, {"action": what, field: "../../y"}).status_code == 404
+
+
+def test_nobody_finds_keys_by_their_hash() -> None:
+    client, key = signed_in(member("superuser")), a_key("read")
+    hashed = ApiKey.objects.get(prefix=key.partition(".")[0]).hashed_key
+    url = "/admin/dlqsite/apikey/"
+
+    for lookup in ("hashed_key__startswith", "id__contains", "pk__contains", "prefix__gt", "hashed_key__regex"):
+        assert client.get(url, {lookup: hashed[:3]}).status_code == 400
+    assert client.get(url, {"revoked__exact": "0"}).status_code == 200
+    page = client.get(url).content.decode()
+    assert f"{key.partition('.')[0]}/change/" in page
+    assert hashed not in page
+    assert client.get(f"{url}{key.partition('.')[0]}/change/").status_code == 200

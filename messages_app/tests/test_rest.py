@@ -9,7 +9,7 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.test import Client
 
-from dlqsite.tests.people import staff, with_key
+from dlqsite.tests.people import member, signed_in, staff, with_key
 
 pytestmark = [pytest.mark.redis, pytest.mark.django_db]
 
@@ -31,7 +31,7 @@ def shop(redis_client: Any) -> Client:
 
 @pytest.mark.usefixtures("shop")
 def test_readers_see_no_secret_of_a_message() -> None:
-    for reader in (with_key("read"), staff("vic"), with_key("admin", name="root")):
+    for reader in (with_key("read"), signed_in(member("viewer")), with_key("admin", name="root")):
         answer = reader.get(PATH)
 
         assert answer.json()["data"]["payload"]["n"] == 1
