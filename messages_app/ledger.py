@@ -89,7 +89,7 @@ class Terms:
     lease_ms: int = 30_000
     #: An ended message is remembered for this long (the idempotency window).
     record_ttl_ms: int = 24 * 3600 * 1000
-    #: The payload of a message that is done.
+    #: The payload of a message that is done, its tags, source and attempts.
     body_ttl_ms: int = 3600 * 1000
     #: Confirm an acceptance only when it is on disk, and wait at most this long for that; None: do not wait.
     fsync_timeout_ms: int | None = None
@@ -428,7 +428,7 @@ def _accept_call(acceptance: Acceptance, limit: RateLimit | None) -> tuple[str, 
         acceptance.message_id, acceptance.type, acceptance.body, acceptance.sha256, acceptance.priority,
         _story(acceptance, notBefore=not_before, maxRetries=acceptance.max_retries),
         "" if not_before is None else not_before, acceptance.max_retries, acceptance.accept_token,
-        *((limit.client, limit.limit, limit.window_ms) if limit else ("", 0, 0)),
+        *((limit.client, limit.limit, limit.window_ms) if limit else ("", 0, 0)), acceptance.client,
     ]  # fmt: skip
 
 
@@ -441,6 +441,7 @@ def _forward_args(order: ForwardOrder) -> list[Any]:
         order.message_id, order.epoch, order.deadline_ms, int(order.force), order.death_seen, order.type, order.body,
         int(order.run_body is not None), order.run_body or b"", order.priority, story, order.queued_at_ms,
         order.acct_day, order.replay_id, order.prior_runs, "done" if order.ended_done else "dead",
+        order.client,
     ]  # fmt: skip
 
 
@@ -527,7 +528,7 @@ def _record(message_id: str, row: list[Any]) -> Record | None:
     told = json.loads(accepted)
     state = State(fields["state"])
     waits = state in (State.SCHEDULED, State.RETRY_WAIT)
-    acct_day, _, _ = fields["account"].partition(":")
+    acct_day, _, message_type = fields["account"].partition(":")
 
     def number(name: str) -> int:
         return int(fields.get(name) or 0)
@@ -541,14 +542,15 @@ def _record(message_id: str, row: list[Any]) -> Record | None:
         epoch=number("epoch"),
         attempt=number("attempt"),
         fence=number("fence"),
-        type=told.get("type", ""),
+        # An hour after its end a message that is done has no story: what is told of it then is in the record.
+        type=told.get("type", message_type),
         body=body,
         run_body=run_body if fields.get("edited") == "1" else None,
         version=told.get("version", 0),
         sha256=fields.get("sha256", ""),
         priority=fields["priority"],
         source=told.get("source", ""),
-        client=told.get("client", ""),
+        client=told.get("client", fields.get("client", "")),
         tags=told.get("tags", "[]"),
         queued_at_ms=number("queuedAt"),
         not_before_ms=told.get("notBefore"),

@@ -185,6 +185,7 @@ class MessageView(APIView):
         description=(
             "Where the message is, every attempt, its result, and its payload. What looks like a secret is hidden, as "
             "in a dead letter; all else is byte for byte as it was received. "
+            "An hour after a message is done its payload, source, tags and attempts are gone (null or empty). "
             "Known until 24 h after the message ended; a dead letter is kept beyond that, see `/api/dlq/{id}`."
         ),
         responses={

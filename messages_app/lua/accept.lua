@@ -2,6 +2,7 @@
 -- KEYS  1 prefix of every key (one node: the others are built from it)
 -- ARGV  1 id  2 type  3 body  4 sha256 hex  5 priority  6 story: what was accepted, one line of JSON  7 not before ms,
 --       or empty  8 max retries  9 accept token  10 rate client, or empty  11 rate limit  12 rate window ms
+--       13 client that submits: kept longer than the story
 -- RETURNS  status, state, type, queuedAt ms, rate remaining, rate reset ms (the last two -1 without a limit)
 -- RACES  Two requests with one id, or one repeated after a lost answer, must not make two records, two wake-ups or
 --        two counts; and a message must never stand in the ledger without its wake-up.
@@ -43,7 +44,7 @@ if now > highest then redis.call('SET', prefix .. 'epoch:high', epoch) end
 local account = day_of(now) .. ':' .. type
 redis.call('HSET', key, 'state', queued and 'queued' or 'scheduled', 'epoch', epoch, 'attempt', '0',
   'priority', priority, 'account', account, 'maxRetries', ARGV[8], 'queuedAt', stamp, 'sha256', sha256,
-  'acceptToken', token, 'wakes', queued and '1' or '0', 'wakeAt', stamp)
+  'acceptToken', token, 'client', ARGV[13], 'wakes', queued and '1' or '0', 'wakeAt', stamp)
 redis.call('MSET', prefix .. 'story:' .. id, ARGV[6], prefix .. 'body:' .. id, body)
 if queued then
   wake(id, epoch, '0', priority, '1')

@@ -1,6 +1,6 @@
 -- End running messages well. A replay's end goes to the outbox; any other record starts to age.
 -- KEYS  1 prefix of every key
--- ARGV  1 ms a record is kept  2 ms its payload is kept, then for each message: id, fence, result JSON, attempt JSON
+-- ARGV  1 ms a record is kept  2 ms its payload and story are kept, then for each message: id, fence, result JSON, attempt JSON
 -- RETURNS  for each message: applied, to_outbox (applied, and the outbox has something new), already, stale,
 --          refused (it cannot be written)
 -- RACES  A worker that lost its lease must not end what another runs, a repetition must not count twice, and no record
@@ -29,7 +29,7 @@ local function complete(id, fence, result, attempt)
     return 'to_outbox'
   end
   redis.call('PEXPIRE', key, record_ttl)
-  redis.call('PEXPIRE', prefix .. 'story:' .. id, record_ttl)
+  redis.call('PEXPIRE', prefix .. 'story:' .. id, body_ttl)
   redis.call('PEXPIRE', prefix .. 'body:' .. id, body_ttl)
   return 'applied'
 end

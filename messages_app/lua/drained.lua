@@ -1,7 +1,7 @@
 -- Take outcomes that MongoDB has acknowledged out of the outbox; from now on their records age. As long as one is
 -- remembered, `recorded` says when: what Redis knows can be compared with what MongoDB has.
 -- KEYS  1 prefix of every key
--- ARGV  1 ms a record is kept  2 ms the payload of a done one is kept, then for each: id, epoch, kind (death, settle)
+-- ARGV  1 ms a record is kept  2 ms the payload and story of a done one are kept, then for each: id, epoch, kind (death, settle)
 -- RETURNS  for each: 1, or 0 when the message has moved on
 -- RACES  A replay may have begun meanwhile: only the epoch whose outcome was written may be marked.
 local prefix = KEYS[1]
@@ -23,7 +23,7 @@ local function drained(id, epoch, kind)
   end
   local payload_ttl = kind == 'death' and record_ttl or body_ttl
   redis.call('PEXPIRE', key, record_ttl)
-  redis.call('PEXPIRE', prefix .. 'story:' .. id, record_ttl)
+  redis.call('PEXPIRE', prefix .. 'story:' .. id, payload_ttl)
   redis.call('PEXPIRE', prefix .. 'body:' .. id, payload_ttl)
   redis.call('PEXPIRE', prefix .. 'run:' .. id, payload_ttl)
   redis.call('ZREM', prefix .. 'outbox', id)

@@ -3,6 +3,7 @@
 -- ARGV  1 id  2 epoch  3 deadline ms  4 force (1 or 0)  5 closedEpoch of the letter at its claim  6 type  7 body
 --       8 edited (1 or 0)  9 edited body  10 priority  11 story: what was accepted, one line of JSON  12 queuedAt ms
 --       13 account day, or empty  14 replay id  15 failed runs so far  16 done or dead: how a forgotten message ended
+--       17 client that submitted
 -- RETURNS  status, state of the record in the way (or empty)
 -- RACES  An order may arrive twice, or after its sender gave up: repetition, ban and deadline are judged here, in this
 --        order, because only here they exclude each other.
@@ -47,6 +48,7 @@ end
 wakes = (tonumber(wakes) or 0) + 1
 redis.call('HSET', key, 'state', 'queued', 'epoch', ARGV[2], 'attempt', '0', 'priority', priority, 'account', account,
   'maxRetries', 0, 'queuedAt', ARGV[12], 'wakes', wakes, 'wakeAt', stamp, 'replayId', replay_id,
+  'client', ARGV[17],
   'edited', edited and 1 or 0, 'priorRuns', math.max(prior_runs, tonumber(old_runs) or 0))
 -- What belongs to the former epoch. The fence stays: no later one may be below it.
 redis.call('HDEL', key, 'dueAt', 'leaseUntil', 'startedAt', 'finishedAt', 'recoveries', 'deferrals', 'deferredSince',

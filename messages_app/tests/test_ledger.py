@@ -13,8 +13,10 @@ import redis
 from messages_app.errors import LedgerRefused, StoreUnavailable
 from messages_app.ledger import Ledger, Terms
 from messages_app.records import AcceptStatus, RateLimit, State
+from messages_app.status import status_body
 from messages_app.tests import mutants
 from messages_app.tests.ledgers import START_MS, Desk, acceptance, order
+from messages_app.upkeep import settled_of
 
 pytestmark = pytest.mark.redis
 
@@ -322,3 +324,32 @@ def test_the_story_is_one_line_of_json_and_one_for_each_attempt(desk: Desk) -> N
     assert json.loads(accepted)["source"] == 'quote " and \n break'
     assert json.loads(attempt) == {"number": 1}
     assert desk.record().source == 'quote " and \n break'
+
+
+def test_of_what_is_done_little_is_kept_after_an_hour(desk: Desk) -> None:
+    desk.accept("a", client="key:shop", tags='["t"]')
+    desk.complete("a", desk.claim_only().fence)
+    desk.bury("dead")
+    assert desk.client.pttl("dlq:story:a") <= 3_600_000
+    desk.client.delete("dlq:story:a", "dlq:body:a")  # as an hour later
+
+    record = desk.record("a")
+    assert (record.state, record.type, record.client, record.attempt) == (State.DONE, "demo", "key:shop", 0)
+    assert (record.tags, record.attempts, record.body) == ("[]", "", None)
+    assert json.loads(status_body(record, None))["data"]["status"] == "done"
+    assert desk.accept("a", client="key:shop").status is AcceptStatus.DUPLICATE
+    assert desk.client.pttl("dlq:story:dead") > 3_600_000
+
+
+def test_a_replay_that_is_done_keeps_its_client_and_nothing_of_its_story(desk: Desk) -> None:
+    epoch = desk.bury("a") + 1
+    desk.ledger.forward(order("a", epoch, client="key:shop"))
+    desk.complete("a", desk.claim_only().fence)
+    desk.ledger.drained([("a", epoch, "settle")])
+    assert 0 < desk.client.pttl("dlq:story:a") <= 3_600_000
+    desk.client.delete("dlq:story:a")  # as an hour later
+
+    assert desk.record("a").client == "key:shop"
+    assert desk.ledger.resettle("a", epoch)
+    (entry,) = desk.ledger.outbox()
+    assert settled_of(entry.record).attempts == []

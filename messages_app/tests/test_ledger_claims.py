@@ -336,7 +336,7 @@ def test_done_is_counted_kept_for_a_day_and_its_payload_for_an_hour(desk: Desk) 
     assert (record.attempts, record.outbox, record.lease_until_ms) == ('{"number":1}', "", None)
     assert desk.account() == (1, 1, 0, 0)
     assert 86_000 < desk.client.ttl("dlq:msg:a") <= 86_400
-    assert 86_000 < desk.client.ttl("dlq:story:a") <= 86_400
+    assert 3_500 < desk.client.ttl("dlq:story:a") <= 3_600
     assert 3_500 < desk.client.ttl("dlq:body:a") <= 3_600
     desk.wait(10**8)
     assert desk.ledger.due().moved == 0
