@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import inspect
+import logging
 import os
 import sys
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from functools import partial
-from types import FunctionType, NoneType
+from itertools import islice
+from types import BuiltinFunctionType, FunctionType, MethodType, NoneType
 from typing import TYPE_CHECKING, Any, cast
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
@@ -27,13 +30,21 @@ from processes.forks import leave_if_forked
 if TYPE_CHECKING:
     from messages_app.runner import Attempt
 
+log = logging.getLogger(__name__)
+
 #: Seconds that a loop has to hear of its cancellation; one that does not is kept busy by its handler.
 _HEARD_S = 0.05
 #: What most handlers return. Nothing of this waits.
 _PLAIN = frozenset({NoneType, bool, int, float, str, bytes, dict, list, tuple, set})
 #: Values that stand for work which nobody does when they are returned.
 _NEVER_RUN = (Generator, AsyncGenerator, AsyncIterator, map, filter, concurrent.futures.Future, partial)
+#: Code that nobody has called: the parentheses are missing.
+_NOT_CALLED = (FunctionType, MethodType, BuiltinFunctionType)
+_ATOMS = frozenset({NoneType, bool, int, float, str, bytes})
+_CONTAINERS: tuple[Any, ...] = (list, tuple, set, frozenset, deque)
 _UNWRAP_MOST = 50
+#: Values within a result that are looked at for work that never ran.
+_WITHIN_MOST = 10_000
 
 
 class NeverRan(HandlerError):
@@ -89,7 +100,7 @@ def run(value: Any, attempt: Attempt) -> Any:
     """
     kind = type(value)
     if not _is_awaitable(value):
-        if issubclass(kind, _NEVER_RUN):
+        if issubclass(kind, (*_NEVER_RUN, *_NOT_CALLED)):
             _close(value)
             raise NeverRan(value)
         return value
@@ -101,6 +112,33 @@ def run(value: Any, attempt: Attempt) -> Any:
         attempt.loop = None
         clear_thread()
         _close(value)
+
+
+def refuse_within(value: Any) -> None:
+    """Raise ``NeverRan`` for a result whose containers hold work that never ran: ``[send(x) for x in items]``.
+
+    For results that are not JSON: no JSON value holds such work. A future that has ended was awaited by the handler.
+    """
+    never: list[object] = []
+    waiting: deque[Any] = deque([value])
+    seen: set[int] = set()
+    while waiting and len(seen) < _WITHIN_MOST:
+        found = waiting.popleft()
+        kind = type(found)
+        if kind in _ATOMS or id(found) in seen:
+            continue
+        seen.add(id(found))
+        # Read as the container itself has them: a class derived from it may do anything.
+        if issubclass(kind, dict):
+            waiting.extend(islice(dict.values(found), _WITHIN_MOST))
+        elif (container := next((one for one in _CONTAINERS if issubclass(kind, one)), None)) is not None:
+            waiting.extend(islice(container.__iter__(found), _WITHIN_MOST))
+        elif (issubclass(kind, _NEVER_RUN) or _is_awaitable(found)) and not _has_ended(found):
+            never.append(found)
+    for one in never:
+        _close(one)
+    if never:
+        raise NeverRan(never[0])
 
 
 def clear_thread() -> None:
@@ -156,8 +194,11 @@ async def _to_its_end(value: Any, attempt: Attempt) -> Any:
             while _is_awaitable(value):
                 value = await value
             leave_if_forked(process_id)
-            if issubclass(type(value), _NEVER_RUN):
+            if issubclass(type(value), (*_NEVER_RUN, *_NOT_CALLED)):
                 raise NeverRan(value)
+            if left_tasks := len(asyncio.all_tasks()) - 1:
+                # Not a failure: libraries leave tasks of their own, too.
+                log.warning("tasks_cancelled", extra={"message_id": attempt.claimed.message_id, "tasks": left_tasks})
         except BaseException as raised:
             leave_if_forked(process_id, raised)
             await _close_databases(own)
@@ -173,6 +214,12 @@ async def _close_databases(own: ThreadSensitiveContext) -> list[str]:
     return await sync_to_async(databases.leave)()
 
 
+def _has_ended(value: Any) -> bool:
+    if not issubclass(type(value), (asyncio.Future, concurrent.futures.Future)):
+        return False
+    return asked(lambda: bool(value.done() and not value.cancelled()), False)
+
+
 def _close(value: Any) -> None:
     """Let what did not run, or not to its end, end now and not when it is collected."""
     if inspect.isgenerator(value) or inspect.iscoroutine(value):
@@ -184,4 +231,8 @@ def _described(kind: type) -> str:
         return "an asynchronous generator"
     if issubclass(kind, Generator):
         return "a generator"
+    if issubclass(kind, Coroutine):
+        return "a coroutine within its result"
+    if issubclass(kind, _NOT_CALLED):
+        return "a function"
     return f"an object of the class {kind.__module__}.{kind.__qualname__}"

@@ -178,7 +178,10 @@ class Attempt:
             leave_if_forked(process_id)
             if coroutines.may_wait(value):
                 value = coroutines.run(value, self)
-            return trace.result(value), None
+            text = trace.result(value)
+            if text is trace.NOT_JSON:
+                coroutines.refuse_within(value)
+            return text, None
         except BaseException as raised:  # a handler's SystemExit must not end the thread that runs it
             leave_if_forked(process_id, raised)
             return "", self._read(raised)

@@ -14,6 +14,8 @@ from messages_app.failures import AttemptTimeout, Failure, clip
 #: A reason in the list of attempts is a reminder; the whole text stands with the last error.
 _REASON_LIMIT = 500
 _RESULT_LIMIT = 4 * 1024
+#: Stands for a result that cannot be encoded.
+NOT_JSON = '{"note":"The result is not JSON and was not kept."}'
 
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 #: The last second that was formatted. Replaced whole, so that threads may share it without a lock.
@@ -81,7 +83,7 @@ def result(value: Any) -> str:
         raise
     except BaseException:
         # Foreign objects: encoding them may fail in any way, and the message was processed all the same.
-        return '{"note":"The result is not JSON and was not kept."}'
+        return NOT_JSON
     if len(text) > _RESULT_LIMIT:
         return f'{{"note":"The result has {len(text)} characters and was not kept."}}'
     return text

@@ -110,6 +110,10 @@ async def returns_a_generator(message: Message) -> Any:
     return generator(message)
 
 
+async def returns_coroutines(message: Message) -> Any:
+    return [works(message), works(message)]
+
+
 @pytest.mark.parametrize(
     ("function", "named"),
     [
@@ -120,6 +124,11 @@ async def returns_a_generator(message: Message) -> Any:
         (lambda message: functools.partial(works, message), "functools.partial"),
         (lambda message: concurrent.futures.Future(), "Future"),
         (returns_a_generator, "a generator"),
+        (lambda message: works, "a function"),
+        (lambda message: [works(message)], "a coroutine"),
+        (lambda message: {"sent": {"all": (works(message),)}}, "a coroutine"),
+        (lambda message: {generator(message)}, "a generator"),
+        (returns_coroutines, "a coroutine"),
     ],
 )
 def test_what_was_returned_and_never_ran_is_a_failed_attempt(function: Any, named: str) -> None:
@@ -128,6 +137,36 @@ def test_what_was_returned_and_never_ran_is_a_failed_attempt(function: Any, name
     assert error["errorType"] == "UNKNOWN_ERROR"
     assert error["errorReason"].startswith("The handler returned ")
     assert named in error["errorReason"]
+
+
+async def waits_for_tasks(message: Message) -> Any:
+    done, _ = await asyncio.wait([asyncio.create_task(works(message))])
+    return done
+
+
+@pytest.mark.parametrize(
+    "function", [waits_for_tasks, lambda message: {1, 2}, lambda message: cyclic(), lambda message: [object()]]
+)
+def test_a_result_that_is_not_json_and_holds_no_work_is_done(function: Any) -> None:
+    outcome = run(function)
+
+    assert isinstance(outcome, Completed)
+    assert "not JSON" in outcome.result
+
+
+def cyclic() -> list[Any]:
+    value: list[Any] = []
+    value.append(value)
+    return value
+
+
+def test_tasks_that_a_coroutine_leaves_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def leaves_a_task(message: Message) -> None:
+        message_task = asyncio.create_task(asyncio.sleep(3600))
+        assert not message_task.done()
+
+    assert isinstance(run(leaves_a_task), Completed)
+    assert [record.message for record in caplog.records] == ["tasks_cancelled"]
 
 
 def test_each_attempt_has_a_loop_of_its_own_and_leaves_nothing_on_it() -> None:
