@@ -1,7 +1,18 @@
 """Application configs: the site itself (API keys, system checks), and Django's admin with the console as its site."""
 
+from typing import Any
+
 from django.apps import AppConfig
 from django.contrib.admin import apps as admin_apps
+from django.db import connections
+from django.db.models.signals import pre_migrate
+
+
+def _let_migrations_take_their_time(using: str, **_: Any) -> None:
+    connection = connections[using]
+    if connection.vendor == "postgresql":
+        connection.ensure_connection()
+        connection.connection.be_patient()
 
 
 class SiteConfig(AppConfig):
@@ -10,6 +21,8 @@ class SiteConfig(AppConfig):
 
     def ready(self) -> None:
         from dlqsite import checks  # noqa: F401  # registers them
+
+        pre_migrate.connect(_let_migrations_take_their_time, dispatch_uid="dlqsite.apps")
 
 
 class ConsoleConfig(admin_apps.AdminConfig):

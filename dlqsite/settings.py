@@ -74,6 +74,8 @@ REDIS_PREFIX = env.str("REDIS_PREFIX", default="dlq:")
 MONGODB_URL = env.str("MONGODB_URL", default=_stack.get("mongodbUrl", "mongodb://127.0.0.1:27017/"))
 MONGODB_DATABASE = env.str("MONGODB_DATABASE", default=_stack.get("database", "dlq"))
 
+#: Seconds after which PostgreSQL stops a statement. One second later this process gives up a server that is silent.
+DATABASE_TIMEOUT = env.float("DATABASE_TIMEOUT", default=3.0)
 DATABASES = {"default": env.db_url("DATABASE_URL", default=f"sqlite:///{DATA_DIR / 'db.sqlite3'}")}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     # Readers never wait for the writer (WAL), and a transaction that will write says so when it begins, so that two of
@@ -85,6 +87,19 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
         }
     )
+elif DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":
+    DATABASES["default"].update(ENGINE="dlqsite.postgres", CONN_MAX_AGE=60, CONN_HEALTH_CHECKS=True)
+    # Parameters of the URL come first: postgres://…/dlq?connect_timeout=5.
+    DATABASES["default"]["OPTIONS"] = {
+        "connect_timeout": 2,
+        "options": f"-c statement_timeout={round(DATABASE_TIMEOUT * 1000)}",
+        # A connection whose packets nobody confirms is given up, also while nothing is asked.
+        "tcp_user_timeout": 3000,
+        "keepalives_idle": 10,
+        "keepalives_interval": 3,
+        "keepalives_count": 3,
+        **DATABASES["default"].get("OPTIONS", {}),
+    }
 else:
     DATABASES["default"]["CONN_MAX_AGE"] = 60
     DATABASES["default"]["CONN_HEALTH_CHECKS"] = True

@@ -88,9 +88,12 @@ class BufferedWorker(ThreadWorker):  # type: ignore[misc]
         # Not before the application is loaded.
         from django.conf import settings
 
+        from dlqsite.postgres.line import line
         from dlqsite.problems import write_problem
 
         self._write_problem = write_problem
+        # Leaves a thread for a look at health and one for requests that need no database.
+        line.at_most = max(1, self.cfg.threads - 2)
         # Who is believed is said once, in TRUSTED_PROXIES. SCRIPT_NAME is gunicorn's to read, the scheme Django's.
         proxies = set(settings.TRUSTED_PROXIES)
         self._trusts_unix = "unix" in proxies
