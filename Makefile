@@ -9,7 +9,7 @@ JOBS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint format check pytest install install-dev lock clean
+.PHONY: help up test lint format check pytest postgres install install-dev lock clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -17,7 +17,7 @@ help:
 up: $(VENV)/.runtime ## run the whole system here, with its own stores; Ctrl-C stops it
 	@$(BIN)/python manage.py up
 
-test: $(VENV)/.dev lint check pytest ## everything that CI runs
+test: $(VENV)/.dev lint check pytest postgres ## everything that CI runs
 
 lint: $(VENV)/.dev ## style, types, who imports whom; scripts, the image, the compose file
 	$(BIN)/ruff check .
@@ -41,6 +41,14 @@ check: $(VENV)/.dev ## Django's system checks, as for deployment, and no migrati
 
 pytest: $(VENV)/.dev ## the tests, on real servers that they start themselves
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+ON_POSTGRES = $(addprefix dlqsite/tests/, test_postgres.py test_access.py test_roles.py test_permissions.py)
+postgres: $(VENV)/.dev ## tests of keys and roles on a PostgreSQL that they start, if there is one
+	@if $(BIN)/python dlqsite/tests/postgres.py; then \
+		TEST_POSTGRES=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ON_POSTGRES); \
+	else \
+		echo "make postgres: skipped" >&2; [ -z "$$POSTGRES_REQUIRED" ]; \
+	fi
 
 install: $(VENV)/.runtime ## the virtual environment with what runs
 install-dev: $(VENV)/.dev ## the virtual environment with what runs and what tests

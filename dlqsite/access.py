@@ -7,6 +7,7 @@ import ipaddress
 import re
 import threading
 import time
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,6 +22,7 @@ from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
+from dlqsite.database import AWAY
 from dlqsite.models import ApiKey
 from messages_app.clients import Client
 from messages_app.throttles import throttle_stranger
@@ -44,38 +46,77 @@ SCOPE_PERMISSIONS = {
 #: A bare IPv6 address has no port: its colons belong to the address.
 _HOP_WITH_PORT = re.compile(r"(?P<v4>[0-9.]{7,15}):[0-9]{1,5}|\[(?P<v6>[0-9A-Fa-f:.]{2,45})\](?::[0-9]{1,5})?")
 
+#: Seconds for which a verified key is not asked for again: a revoked one works this long at most.
 _KEEP_S = 5.0
+#: Seconds after its last verification in which a key is still good while the database is away.
+_KEEP_WHILE_AWAY_S = 600.0
+#: Seconds until the database is asked again for a key that was let in without it.
+_ASK_AGAIN_S = 1.0
 _KEEP_AT_MOST = 1024
 
 
-class KeyCache:
-    """Keys seen to be good, for at most five seconds each: within that time a revoked key stops working everywhere.
+@dataclass(slots=True)
+class _Verified:
+    key: ApiKey
+    client: Client
+    #: Until then (monotonic) nobody is asked.
+    fresh_until: float
+    #: Until then (monotonic) it is good when nobody can be asked.
+    kept_until: float
 
-    Holds digests, not keys. Bounded: full, it starts again from empty. Threads may share it; at worst two look up the
-    same key at once.
+
+class KeyCache:
+    """Verified keys of this process.
+
+    A key is fresh for five seconds: within that time a revoked key stops working everywhere. While the database is away
+    it is good for ten minutes after its last verification. Holds digests, not keys. Bounded: the key that was verified
+    longest ago goes first. Threads may share it; at worst two look up the same key at the same time.
     """
 
     def __init__(self) -> None:
-        self._known: dict[bytes, tuple[float, ApiKey, Client]] = {}
+        self._known: dict[bytes, _Verified] = {}  # the longest ago first
         self._lock = threading.Lock()
 
     def get(self, authorization: bytes) -> tuple[ApiKey, Client] | None:
         """The key behind this ``Authorization`` header if it was verified a moment ago; never asks the database."""
         found = self._known.get(hashlib.sha256(authorization).digest())
-        if found is None or found[0] < time.monotonic():
+        if found is None or found.fresh_until < time.monotonic():
             return None
-        return found[1], found[2]
+        return found.key, found.client
 
     def put(self, authorization: bytes, key: ApiKey) -> Client:
-        client = client_of(key)
+        """Keep a key that the database has just verified."""
+        now, valid_s = time.monotonic(), float("inf")
+        if key.expiry_date is not None:
+            valid_s = key.expiry_date.timestamp() - time.time()
+        verified = _Verified(key, client_of(key), now + min(_KEEP_S, valid_s), now + min(_KEEP_WHILE_AWAY_S, valid_s))
+        digest = hashlib.sha256(authorization).digest()
         with self._lock:
+            self._known.pop(digest, None)
             if len(self._known) >= _KEEP_AT_MOST:
-                self._known.clear()
-            keep_s = _KEEP_S
-            if key.expiry_date is not None:
-                keep_s = min(keep_s, key.expiry_date.timestamp() - time.time())
-            self._known[hashlib.sha256(authorization).digest()] = (time.monotonic() + keep_s, key, client)
-        return client
+                del self._known[next(iter(self._known))]
+            self._known[digest] = verified
+        return verified.client
+
+    def get_while_away(self, authorization: bytes) -> tuple[ApiKey, Client] | None:
+        """The key if it was verified in the last minutes. Call it only when the database has just failed to answer."""
+        found = self._known.get(hashlib.sha256(authorization).digest())
+        now = time.monotonic()
+        if found is None or found.kept_until < now:
+            return None
+        found.fresh_until = min(now + _ASK_AGAIN_S, found.kept_until)
+        return found.key, found.client
+
+    def forget(self, authorization: bytes) -> None:
+        """The database does not know this key any more."""
+        with self._lock:
+            self._known.pop(hashlib.sha256(authorization).digest(), None)
+
+    def is_useful_while_away(self) -> bool:
+        """Whether any client could be let in now without the database."""
+        now = time.monotonic()
+        with self._lock:
+            return any(verified.kept_until >= now for verified in self._known.values())
 
     def clear(self) -> None:
         with self._lock:
@@ -162,6 +203,15 @@ def client_address(request: HttpRequest) -> str:
     return address_from(request.META)
 
 
+def login_address(request: HttpRequest) -> str | None:
+    """The client's address as a database takes it; None if there is none, or it is not one."""
+    try:
+        found = ipaddress.ip_address(client_address(request).partition("%")[0])
+    except ValueError:
+        return None
+    return str(found)
+
+
 def known_client(environ: Mapping[str, Any]) -> Client | None:
     """The client behind a submission if its key was verified within the last seconds and may submit; else None.
 
@@ -197,16 +247,23 @@ class ApiKeyAuthentication(BaseAuthentication):
         header = get_authorization_header(request)
         if not header:
             return None
-        known = known_keys.get(header)
-        if known is None:
-            key = self._look_up(request, header)
-            client = known_keys.put(header, key)
-        else:
-            key, client = known
+        key, client = known_keys.get(header) or self._verify(request, header)
         _introduce(request, client)
         from django.contrib.auth.models import AnonymousUser
 
         return AnonymousUser(), key
+
+    def _verify(self, request: Request, header: bytes) -> tuple[ApiKey, Client]:
+        try:
+            key = self._look_up(request, header)
+        except AWAY:
+            if known := known_keys.get_while_away(header):
+                return known
+            raise
+        except AuthenticationFailed:
+            known_keys.forget(header)
+            raise
+        return key, known_keys.put(header, key)
 
     def _look_up(self, request: Request, header: bytes) -> ApiKey:
         keyword, _, given = header.partition(b" ")

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any, ClassVar
 
 from django.conf import settings
+from django.contrib.auth.models import AnonymousUser
 from django.db import Error as DatabaseError
 from drf_spectacular.utils import OpenApiExample, OpenApiResponse, extend_schema
 from rest_framework import serializers
@@ -25,7 +26,8 @@ from breaker_app.states import State as BreakerState
 from dlq_app.errors import DeadLetterError
 from dlq_app.store_problem import StoreProblem
 from dlqsite import losses
-from dlqsite.access import OPEN, may
+from dlqsite.access import OPEN, known_keys, may
+from dlqsite.database import AWAY
 from dlqsite.findings import Finding, Status, finding_of
 from dlqsite.store_checks import (
     check_database,
@@ -200,8 +202,12 @@ class Doctor:
         self._unheard_until = 0.0
 
     def look(self) -> Health:
+        """The findings. While another thread looks, those of before, unless they are too old: then wait for it."""
         kept = self._kept
         if kept is not None and kept[0] > time.monotonic():
+            return kept[1]
+        # A part that hangs would else hold every thread that is asked meanwhile.
+        if kept is not None and self._lock.locked() and kept[0] > time.monotonic() - self._timeout_s - KEEP_S:
             return kept[1]
         with self._lock:
             kept = self._kept
@@ -292,8 +298,18 @@ def doctor() -> Doctor:
 
 @cache
 def gatekeeper() -> Doctor:
-    """The one that looks only at what serving depends on."""
+    """The one that looks only at what accepting messages depends on."""
     return Doctor({name: CHECKS[name] for name in sorted(VITAL)})
+
+
+def can_accept() -> bool:
+    """Whether this process can accept a message from anybody."""
+    checks = gatekeeper().look().checks
+    stopped = {name for name, found in checks.items() if found.status is Status.UNHEALTHY}
+    if "database" in stopped and not checks["database"].problems:
+        # It does not answer, so keys that were verified in the last minutes are good.
+        return stopped == {"database"} and known_keys.is_useful_while_away()
+    return not stopped
 
 
 # -- the views
@@ -346,13 +362,14 @@ class ReadyView(APIView):
         tags=["System"],
         summary="Can it serve",
         description=(
-            "Whether messages can be accepted: Redis takes writes and the database answers. Send no requests here "
-            "while this fails. MongoDB and workers are not looked at: messages are accepted without them."
+            "Whether messages can be accepted: Redis takes writes, and the database answers or did so in the last "
+            "minutes, for which this process keeps verified keys. Send no requests here while this fails. MongoDB and "
+            "workers are not looked at: messages are accepted without them."
         ),
         responses={200: ProbeOut, 503: OpenApiResponse(ProbeOut, description="Not now.")},
     )
     def get(self, request: Request) -> Response:
-        ready = gatekeeper().look().status is not Status.UNHEALTHY
+        ready = can_accept()
         return Response({"data": {"status": "ready" if ready else "not_ready"}}, status=200 if ready else 503)
 
 
@@ -361,6 +378,12 @@ class HealthView(APIView):
 
     required_scopes: ClassVar = {"GET": OPEN}
     throttle_classes = ()
+
+    def perform_authentication(self, request: Request) -> None:
+        try:
+            super().perform_authentication(request)
+        except AWAY:  # who cannot be verified is told the status alone
+            request.user, request.auth = AnonymousUser(), None
 
     @extend_schema(
         operation_id="health",

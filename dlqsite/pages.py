@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -17,6 +18,7 @@ from breaker_app.errors import BreakerError
 from breaker_app.errors import StoreUnavailable as BreakersUnavailable
 from dlq_app.errors import DeadLetterError, QueryTooSlow
 from dlq_app.errors import StoreUnavailable as LettersUnavailable
+from dlqsite import database, problems
 from messages_app.errors import MessagesError
 from messages_app.errors import StoreUnavailable as LedgerUnavailable
 
@@ -58,7 +60,10 @@ def refused(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def broken(request: HttpRequest) -> HttpResponse:
-    """500. Asks no database and no store: they may be why."""
+    """500, or 503 when the database is why. Asks no database and no store."""
+    error = sys.exception()
+    if isinstance(error, database.AWAY):  # raised outside of a view: while a session was read or written
+        return database_away(request, error)
     context = {"request_id": getattr(request, "request_id", ""), "environment": settings.ENVIRONMENT}
     return render(None, "500.html", context, status=500)
 
@@ -66,6 +71,23 @@ def broken(request: HttpRequest) -> HttpResponse:
 def sign_in_later(request: HttpRequest, status: int, seconds: int, why: str) -> HttpResponse:
     """Nobody looked at the password: the login page again, saying when to try."""
     return _login_page(request, status, seconds, f"{why} Try again in {seconds} seconds.")
+
+
+def database_away(request: HttpRequest, error: Exception) -> HttpResponse:
+    """503. Without the reader's name and menu: both are in the database."""
+    if request.path_info.startswith("/api/"):
+        return problems.database_away(error)
+    log.warning("%s: %s", database.HEADING, error)
+    context = {
+        "request_id": getattr(request, "request_id", ""),
+        "environment": settings.ENVIRONMENT,
+        "heading": database.HEADING,
+        "said": database.SAID,
+        "again": request.get_full_path() if request.method == "GET" else request.path,
+    }
+    answer = render(None, "503.html", context, status=503)
+    answer["Retry-After"] = str(database.RETRY_AFTER_S)
+    return answer
 
 
 def locked_out(request: HttpRequest, credentials: Any = None, *args: Any, **kwargs: Any) -> HttpResponse:
@@ -111,6 +133,8 @@ class ConsoleErrors:
             return self._away(request, error, "MongoDB does not answer", _LETTERS_AWAY)
         if isinstance(error, BreakersUnavailable | LedgerUnavailable):
             return self._away(request, error, "Redis does not answer", _LEDGER_AWAY)
+        if isinstance(error, database.AWAY):
+            return database_away(request, error)
         if isinstance(error, QueryTooSlow):
             return self._away(request, error, "This takes too long", _SLOW)
         if isinstance(error, DeadLetterError | BreakerError | MessagesError) and error.status == HTTPStatus.NOT_FOUND:

@@ -14,6 +14,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from rest_framework import exceptions
 from rest_framework.views import set_rollback
 
+from dlqsite import database
 from messages_app.problem import CONTENT_TYPE, encode, problem
 
 log = logging.getLogger(__name__)
@@ -83,8 +84,17 @@ def handle(error: Exception, context: Mapping[str, Any]) -> HttpResponse:
         return plain(413)
     if isinstance(error, SuspiciousOperation):
         return plain(400)
+    if isinstance(error, database.AWAY):
+        return database_away(error)
     log.error("unhandled error in %s", type(context.get("view")).__name__, exc_info=error)
     return plain(500)
+
+
+def database_away(error: Exception) -> HttpResponse:
+    """The database does not answer: the code of every store that is away."""
+    log.warning("store_unavailable: %s", error)
+    headers = {"Retry-After": str(database.RETRY_AFTER_S)}
+    return answer(503, "store_unavailable", "Store unavailable", f"{database.HEADING}. Try again.", headers=headers)
 
 
 def _is_ours(error: Exception) -> bool:

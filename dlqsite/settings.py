@@ -232,7 +232,7 @@ AXES_RESET_ON_SUCCESS = True
 AXES_DISABLE_ACCESS_LOG = True
 AXES_VERBOSE = False
 AXES_LOCKOUT_CALLABLE = "dlqsite.pages.locked_out"
-AXES_CLIENT_IP_CALLABLE = "dlqsite.access.client_address"
+AXES_CLIENT_IP_CALLABLE = "dlqsite.access.login_address"
 DATA_UPLOAD_MAX_MEMORY_SIZE = 9 * 1024 * 1024
 # No page takes a file.
 FILE_UPLOAD_HANDLERS = ["dlqsite.uploads.NoFiles"]

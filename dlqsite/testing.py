@@ -1,6 +1,7 @@
 """Pytest plugin: a real Redis-compatible server and a real mongod for this test process, started before Django loads.
 
-Loaded by ``-p dlqsite.testing``. Every xdist worker is a test process of its own and has servers of its own.
+Loaded by ``-p dlqsite.testing``. With TEST_POSTGRES in the environment Django's database is a PostgreSQL, else SQLite.
+Every xdist worker is a test process of its own and has servers of its own.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from dlqsite.tests.postgres import Postgres
 from management.embedded import Mongod, Valkey, choose, mongod_binary, valkey_binary
 from management.errors import StackError
 from management.supervisor import bound_to_parent
@@ -31,6 +33,7 @@ class Servers:
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="dlqt-"))
         self.processes: list[subprocess.Popen[bytes]] = []
+        self.postgres: Postgres | None = None
         redis_binary = choose("REDIS_URL", "", valkey_binary)
         mongod = choose("MONGODB_URL", "", mongod_binary)
         for name in ("redis", "mongod"):
@@ -44,6 +47,8 @@ class Servers:
             mongod_process = self._spawn("mongod", self._mongod.command)
             self._wait("redis", redis_process, self._redis.ready)
             self._wait("mongod", mongod_process, self._mongod.ready)
+            if os.environ.get("TEST_POSTGRES"):
+                self.postgres = Postgres()
         except BaseException:
             # Also Ctrl-C: whatever ends the start, no server of ours stays behind.
             self.stop()
@@ -67,6 +72,8 @@ class Servers:
             time.sleep(0.02)
 
     def stop(self) -> None:
+        if self.postgres is not None:
+            self.postgres.remove()
         for process in self.processes:
             process.send_signal(signal.SIGTERM)
         for process in self.processes:
@@ -98,6 +105,9 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
     folder = _servers.folder if _servers else Path(tempfile.gettempdir())
     os.environ["MONGODB_DATABASE"] = TEST_DATABASE
     os.environ["DATABASE_URL"] = f"sqlite:///{folder / 'db.sqlite3'}"
+    if _servers is not None and _servers.postgres is not None:
+        os.environ["DATABASE_URL"] = _servers.postgres.url
+        os.environ["DATABASE_TIMEOUT"] = "60"  # machines are shared
     # Nothing of a stack that runs on this machine may reach the tests.
     os.environ["DATA_DIR"] = str(folder / "data")
     # Static files come straight from the apps, whatever was collected here before.
@@ -108,7 +118,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
     from django.conf import settings
 
     # In a file, as in production: a server thread and a test have a connection each, and neither waits for the other's.
-    settings.DATABASES["default"].setdefault("TEST", {})["NAME"] = str(folder / "test.sqlite3")
+    if "sqlite3" in settings.DATABASES["default"]["ENGINE"]:
+        settings.DATABASES["default"].setdefault("TEST", {})["NAME"] = str(folder / "test.sqlite3")
     return loaded
 
 

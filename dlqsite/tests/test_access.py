@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.test import Client
 from django.utils import timezone
@@ -151,8 +152,6 @@ def test_staff_may_read_but_submit_only_with_the_permission() -> None:
 
 def test_people_who_are_no_staff_are_strangers() -> None:
     client = staff("eve")
-    from django.contrib.auth.models import User
-
     User.objects.filter(username="eve").update(is_staff=False)
 
     assert client.get("/api/messages/none").status_code == 401
@@ -213,6 +212,20 @@ def test_forwarded_addresses_are_believed_as_far_as_the_proxies(
     settings.TRUSTED_PROXIES = trusted
 
     assert address_from({"REMOTE_ADDR": peer, "HTTP_X_FORWARDED_FOR": forwarded}) == address
+
+
+@pytest.mark.parametrize("peer", ["", "fe80::1%eth0", "192.0.2.9"])
+def test_people_can_sign_in_whatever_their_address_looks_like(settings: Settings, peer: str) -> None:
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # a quick one
+    user = member("viewer")
+    user.set_password("a long password")
+    user.save()
+
+    sent = {"username": "viewer", "password": "a long password"}
+    wrong = Client(REMOTE_ADDR=peer).post("/admin/login/", sent | {"password": "wrong"})
+    right = Client(REMOTE_ADDR=peer).post("/admin/login/", sent)
+
+    assert (wrong.status_code, right.status_code) == (200, 302)
 
 
 def test_an_invented_forwarded_address_does_not_evade_the_limit(settings: Settings) -> None:
