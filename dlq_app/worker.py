@@ -54,7 +54,7 @@ class DlqWorker:
         self._released = 0
         self._away = ""
         self._executor = batches.executor()
-        self._batches = Essential(self._run_batches, "batches")
+        self._batches = Essential(self._run_batches, "batches", may_end=self._stop.is_set)
         self._batches_away = ""
 
     def run(self) -> None:

@@ -82,7 +82,7 @@ class Claimer:
         #: The claim that has had no answer yet, and when it was first sent.
         self._token = ""
         self._token_at = 0.0
-        self._thread = Essential(self._run, "claim")
+        self._thread = Essential(self._run, "claim", may_end=self._stopping.is_set)
 
     def start(self) -> None:
         self._thread.start()

@@ -75,7 +75,8 @@ class Flusher:
         self._pool = pool
         self._outbox_filled = outbox_filled
         self._teller = Teller()
-        self._thread = Essential(self._run, "flush")
+        self._finishing = False
+        self._thread = Essential(self._run, "flush", may_end=lambda: self._finishing)
         #: Outcomes that the ledger has answered, by what they were.
         self.completed = 0
         self.failed = 0
@@ -94,6 +95,7 @@ class Flusher:
 
     def finish(self, timeout_s: float) -> bool:
         """Send all that is there. False when the ledger did not take it in time."""
+        self._finishing = True
         self._pool.outcomes.put(None)
         self._thread.join(timeout_s)
         self._teller.finish(_LAST_WORD_S)

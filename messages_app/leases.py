@@ -44,7 +44,7 @@ class Keeper:
         self._stopping = threading.Event()
 
     def start(self) -> None:
-        Essential(self._run, "keep").start()
+        Essential(self._run, "keep", may_end=self._stopping.is_set).start()
 
     def stop(self) -> None:
         self._stopping.set()

@@ -29,7 +29,7 @@ _monotonic = time.monotonic
 class Seat:
     """One thread's place in the pool; its numbers are written by its thread only."""
 
-    __slots__ = ("broken", "busy_s", "current", "ended", "thread")
+    __slots__ = ("broken", "busy_s", "current", "ended", "is_left", "thread")
 
     def __init__(self) -> None:
         #: What is being run right now.
@@ -39,6 +39,8 @@ class Seat:
         self.busy_s = 0.0
         #: Those among them that no outcome tells of.
         self.broken = 0
+        #: Its thread ends: the attempt was reported in its stead.
+        self.is_left = False
         self.thread: threading.Thread | None = None
 
 
@@ -68,7 +70,7 @@ class Pool:
     def start(self) -> None:
         for _ in range(self.size):
             self._seat()
-        Essential(self._watch, "watch").start()
+        Essential(self._watch, "watch", may_end=self._closing.is_set).start()
 
     def add(self, attempts: Sequence[Attempt]) -> None:
         """Hand claimed messages to the threads. Only one thread may call this."""
@@ -134,7 +136,7 @@ class Pool:
     def _seat(self) -> None:
         seat = Seat()
         self._seats.append(seat)
-        seat.thread = Essential(self._work, "handler", (seat,))
+        seat.thread = Essential(self._work, "handler", (seat,), may_end=lambda: seat.is_left or self._closing.is_set())
         seat.thread.start()
 
     def _work(self, seat: Seat) -> None:
@@ -161,6 +163,7 @@ class Pool:
                 seat.broken += 1
             else:
                 if outcome is None:
+                    seat.is_left = True
                     return  # reported in our stead; somebody else has our seat, or the process is about to end
                 outcomes.put(outcome)
             seat.current = None

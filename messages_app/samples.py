@@ -46,7 +46,8 @@ class Teller:
 
     def __init__(self) -> None:
         self._given: SimpleQueue[Sequence[Sample] | None] = SimpleQueue()
-        self._thread = Essential(self._run, "tell")
+        self._finishing = False
+        self._thread = Essential(self._run, "tell", may_end=lambda: self._finishing)
 
     def start(self) -> None:
         self._thread.start()
@@ -58,6 +59,7 @@ class Teller:
 
     def finish(self, timeout_s: float) -> None:
         """Send what is there, as far as the time goes."""
+        self._finishing = True
         self._given.put(None)
         self._thread.join(timeout_s)
 

@@ -65,7 +65,7 @@ class Loop:
         self._wake = threading.Event()
         self._stopping = False
         self._away = ""
-        self._thread = Essential(self._run, name)
+        self._thread = Essential(self._run, name, may_end=lambda: self._stopping)
 
     def start(self) -> None:
         self._thread.start()

@@ -105,7 +105,7 @@ class ThreadedWorker(MarkedWorker):
         announce_breakers()
         upkeep.start()
         engine.start()
-        listing = Essential(target=self._stay_listed, name="listing", args=(engine,))
+        listing = Essential(self._stay_listed, "listing", (engine,), may_end=self._over.is_set)
         listing.start()
         log.info("worker_started", extra={"worker": self.name, "concurrency": self.concurrency})
         try:

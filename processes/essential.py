@@ -13,18 +13,30 @@ log = logging.getLogger(__name__)
 
 
 class Essential(threading.Thread):
-    """A daemon thread whose exception ends the process with exit code 1, so that its supervisor starts a new one.
+    """A daemon thread whose unasked end ends the process with exit code 1, so that its supervisor starts a new one.
 
     A process that has lost one of its threads looks alive and does half of its work: it claims messages whose outcomes
     nobody sends, or runs them twice because nobody renews their leases. To be killed at any line is safe; that is not.
+
+    A thread that raises has ended unasked. One that returns has, too, unless ``may_end`` is true by then.
     """
 
-    def __init__(self, target: Callable[..., object], name: str, args: tuple[Any, ...] = ()) -> None:
+    def __init__(
+        self,
+        target: Callable[..., object],
+        name: str,
+        args: tuple[Any, ...] = (),
+        *,
+        may_end: Callable[[], bool] = lambda: False,
+    ) -> None:
         super().__init__(target=target, name=name, args=args, daemon=True)
+        self._may_end = may_end
 
     def run(self) -> None:
         try:
             super().run()
+            if not self._may_end():
+                raise RuntimeError("the thread returned, and nobody had asked it to stop")
         except BaseException:
             if sys.is_finalizing():
                 raise

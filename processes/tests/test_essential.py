@@ -13,16 +13,16 @@ import logging, sys, time
 from processes.essential import Essential
 logging.basicConfig()
 def fail(): {act}
-Essential(fail, "claim").start()
+Essential(fail, "claim", may_end=lambda: {may_end}).start()
 time.sleep({patience})
 """
 
 
 @pytest.mark.parametrize(
-    "act", ["raise OSError(22, 'sleep')", "sys.exit(0)", "raise KeyboardInterrupt", "raise MemoryError"]
+    "act", ["raise OSError(22, 'sleep')", "sys.exit(0)", "raise KeyboardInterrupt", "raise MemoryError", "return"]
 )
 def test_whatever_a_thread_dies_of_ends_the_process_by_name(act: str) -> None:
-    program = PROGRAM.format(act=act, patience=60)
+    program = PROGRAM.format(act=act, may_end=act != "return", patience=60)
 
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False)
 
@@ -30,8 +30,8 @@ def test_whatever_a_thread_dies_of_ends_the_process_by_name(act: str) -> None:
     assert "thread_died" in done.stderr
 
 
-def test_a_thread_that_returns_ends_nothing() -> None:
-    program = PROGRAM.format(act="return", patience=0.1)
+def test_a_thread_that_was_asked_to_stop_may_return() -> None:
+    program = PROGRAM.format(act="return", may_end=True, patience=0.1)
 
     assert subprocess.run([sys.executable, "-c", program], timeout=50, check=False).returncode == 0
 
