@@ -12,8 +12,10 @@ from redis import ConnectionError, RedisError, TimeoutError
 from rq.exceptions import StopRequested
 from rq.worker import Worker
 
+from messages_app import conf
 from messages_app.connection import SOCKET_TIMEOUT_S, impatient
 from messages_app.lane_workers import MarkedWorker
+from processes.watchdog import guard
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,11 @@ class ForkingWorker(MarkedWorker):
                 time.sleep(_PAUSE_S)
             else:
                 return
+
+    def main_work_horse(self, job: Any, queue: Any) -> None:
+        """Watched as the worker itself is. RQ lets a mute process hold up its worker for an hour."""
+        guard("rqworker_job", conf.watchdog_timeout_s())
+        super().main_work_horse(job, queue)
 
     def teardown(self) -> None:
         try:

@@ -305,12 +305,11 @@ def test_children_of_handlers_never_work_as_the_worker(book: Ledger, spawn: Spaw
     assert stopped(worker) == 0
 
 
-def test_a_worker_whose_interpreter_is_held_is_killed_and_its_message_comes_back(
-    book: Ledger, spawn: Spawn, tmp_path: Path
-) -> None:  # fmt: skip
-    (tmp_path / "holding").mkdir()
-    (tmp_path / "holding" / "__init__.py").touch()
-    (tmp_path / "holding" / "handlers.py").write_text(
+def _holding(folder: Path) -> str:
+    """Make an app with a handler ``test.hold`` that holds the interpreter; the settings that add it."""
+    (folder / "holding").mkdir()
+    (folder / "holding" / "__init__.py").touch()
+    (folder / "holding" / "handlers.py").write_text(
         "import ctypes\n"
         "from messages_app.registry import handler\n"
         "@handler('test.hold')\n"
@@ -319,7 +318,13 @@ def test_a_worker_whose_interpreter_is_held_is_killed_and_its_message_comes_back
         "    for _ in range(2):\n"
         "        ctypes.PyDLL(None).pthread_mutex_lock(lock)\n"
     )
-    settings = "LEASE_S = 3\nINSTALLED_APPS += ['holding']"
+    return "INSTALLED_APPS += ['holding']"
+
+
+def test_a_worker_whose_interpreter_is_held_is_killed_and_its_message_comes_back(
+    book: Ledger, spawn: Spawn, tmp_path: Path
+) -> None:  # fmt: skip
+    settings = f"LEASE_S = 3\n{_holding(tmp_path)}"
     worker = spawn("run_worker", settings=settings, WATCHDOG_TIMEOUT="2")
     book.accept(an_acceptance({"secret": "payload-7f3a"}, message_id="m1", type="test.hold"))
 
@@ -351,6 +356,19 @@ class TestRqsOwnWorker:
         assert reaches(book, "later", State.RETRY_WAIT, seconds=20).attempt == 1
         assert reaches(book, "never", State.DEAD_PENDING, seconds=20).outbox == "death"
 
+        assert stopped(worker) == 0
+
+    def test_a_process_whose_interpreter_is_held_is_killed_and_the_worker_goes_on(
+        self, book: Ledger, spawn: Spawn, tmp_path: Path
+    ) -> None:  # fmt: skip
+        worker = spawn("rqworker", settings=_holding(tmp_path), WATCHDOG_TIMEOUT="2")
+        book.accept(an_acceptance(message_id="m1", type="test.hold"))
+        reaches(book, "m1", State.RUNNING, seconds=40)
+        book.accept(an_acceptance(message_id="m2"))
+
+        reaches(book, "m2", State.DONE, seconds=40)
+
+        assert '"event": "process_mute", "role": "rqworker_job"' in (tmp_path / "0.log").read_text()
         assert stopped(worker) == 0
 
     def test_what_it_loses_when_killed_is_found_by_the_upkeep_of_others(

@@ -7,9 +7,11 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 from django_rq.management.commands import rqworker
 
+from messages_app import conf
 from messages_app.protection import announce_breakers
 from messages_app.queues import NAMES
 from messages_app.startup import refusal
+from processes.watchdog import guard
 
 
 class Command(rqworker.Command):
@@ -26,6 +28,7 @@ class Command(rqworker.Command):
     def handle(self, *args: Any, **options: Any) -> None:
         if wrong := refusal():
             raise CommandError(wrong)
+        guard("rqworker", conf.watchdog_timeout_s())
         # Before it forks: each process that runs a message then leases probes for as long as its handler may take.
         announce_breakers()
         super().handle(*(args or NAMES), **options)
