@@ -14,7 +14,9 @@ backlog = 2048
 worker_connections = 1000
 keepalive = 75
 graceful_timeout = 10
-timeout = 60
+# Of silence of a process's event loop, never of a request: something holds its interpreter. More than WATCHDOG_TIMEOUT,
+# since this clock goes on while a process waits for a CPU.
+timeout = 30
 # Two instances of one user would share the control socket.
 control_socket_disable = True
 # The heartbeat file must not wait for a disk.

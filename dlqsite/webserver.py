@@ -9,11 +9,13 @@ and for as long as it keeps pace.
 
 from __future__ import annotations
 
+import faulthandler
 import ipaddress
 import logging
 import resource
 import selectors
 import socket
+import sys
 import time
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -107,6 +109,12 @@ class BufferedWorker(ThreadWorker):  # type: ignore[misc]
         self._scratch = bytearray(256 * 1024)
         self.worker_connections = _enough_files(self.worker_connections)
         super().init_process()
+
+    def init_signals(self) -> None:
+        super().init_signals()
+        # Only the event loop beats, so code that holds the interpreter stops the beats and the arbiter sends SIGABRT,
+        # then SIGKILL. Upon the first, this writes the stacks without asking the interpreter.
+        faulthandler.enable(sys.__stderr__ or 2, all_threads=True)
 
     # -- a connection comes, and its request
 

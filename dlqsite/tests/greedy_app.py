@@ -6,6 +6,7 @@ The deadlines and limits of the server are made small, so that a test sees them 
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -54,6 +55,9 @@ def _odd(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         while not (_folder / "go").exists():
             time.sleep(0.01)
         answer = [b"done"]
+    elif path == "/hold":
+        (_folder / "holds").write_text(str(os.getpid()))
+        re.match("(a+)+$", "a" * 60 + "b")  # does not come back and lets no other thread run
     elif path == "/peer":
         answer = [repr((environ["SCRIPT_NAME"], environ.get("HTTP_X_FORWARDED_PROTO"))).encode()]
     else:

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from dlqsite.tests.patience import eventually
@@ -319,6 +320,32 @@ def test_the_end_of_a_request_is_found(head: bytes, found: Head | None) -> None:
         last = find_head(data, searched)
         searched = len(data)
     assert last == found
+
+
+def _number_in(file: Path) -> int:
+    return int(file.read_text() or 0) if file.exists() else 0
+
+
+def test_a_process_whose_interpreter_is_held_is_replaced_while_the_other_serves(servers: Any, tmp_path: Path) -> None:
+    server = Server(tmp_path, 60, WEB_PROCESSES="2", GUNICORN_CMD_ARGS="--timeout 3")
+    try:
+        with server.connect() as first:
+            first.settimeout(60)  # it starts
+            first.sendall(_LIVE)
+            assert answer_on(first)[0] == 200
+        with server.connect() as holding:
+            holding.sendall(b"GET /hold HTTP/1.1\r\n" + _HOST + b"\r\n")
+            held = eventually(lambda: _number_in(tmp_path / "holds"), what="the interpreter is held")
+
+            assert server.ask(_SUBMIT)[0] == 202
+            assert is_closed(holding)
+        assert not psutil.pid_exists(held)
+        eventually(lambda: len(psutil.Process(server.process.pid).children()) == 2, what="it is replaced")
+    finally:
+        server.stop()
+    log = server.log()
+    assert f"WORKER TIMEOUT (pid:{held})" in log
+    assert "greedy_app.py" in log  # the stacks name the code that held it
 
 
 def test_a_stop_waits_for_what_is_under_way_but_not_for_slow_clients(patient: Server) -> None:
