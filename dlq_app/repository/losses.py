@@ -17,10 +17,12 @@ from pymongo.errors import DuplicateKeyError
 
 from dlq_app.errors import StoreUnavailable
 from dlq_app.loss import Loss
-from dlq_app.mongo import Document, translated
+from dlq_app.mongo import Document, patiently, translated
 
 #: Losses that are listed at most; each is an accident.
 MOST = 100
+#: Less than health gives a check, so that it can still tell what is known without MongoDB.
+OPEN_S = 1.0
 
 
 class Losses:
@@ -64,8 +66,8 @@ class Losses:
             )
 
     def open(self, prefix: str) -> list[Loss]:
-        """Losses that nobody has acknowledged, oldest first."""
-        with translated():
+        """Losses that nobody has acknowledged, oldest first. Answers within ``OPEN_S``: health asks."""
+        with patiently(OPEN_S):
             found = list(self._losses.find({"prefix": prefix, "acknowledged": None}).sort("seenAt", 1).limit(MOST))
         return [_loss(document) for document in found]
 

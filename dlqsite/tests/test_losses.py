@@ -56,6 +56,15 @@ def test_health_is_degraded_and_the_overview_says_so_first(loss: Loss) -> None:
     assert told.status is Status.FAIL
 
 
+def test_health_tells_what_it_knows_while_mongodb_is_away(settings: Any) -> None:
+    settings.MONGODB_URL = "mongodb://127.0.0.1:1/?replicaSet=rs0"  # nobody listens there
+
+    found = health.Doctor({"losses": health.check_losses}).look().checks["losses"]
+
+    assert not found.is_silent
+    assert found.facts["incomplete"] == "MongoDB does not answer: it may know of more."
+
+
 def test_without_a_loss_all_is_well() -> None:
     assert health.check_losses() == findings.Finding(findings.Status.HEALTHY, "", {"losses": [], "unacknowledged": 0})
     assert [told.status for told in look_at_losses()] == [Status.OK]
