@@ -26,11 +26,14 @@ from management import embedded
 from management.child_log import ChildLog
 from management.errors import StackError, Stopped
 from management.supervisor import APP, MONGOD, REDIS, Role, Supervisor
+from messages_app import conf
 
 PROJECT = Path(__file__).resolve().parent.parent
 ADMIN_USER = "admin"
 #: Seconds that the children of a killed supervisor get to end before a new stack gives up on them.
 LEFTOVERS = 30.0
+#: A worker's last steps after ``WORKER_SHUTDOWN_GRACE`` take up to 6 s while no store answers.
+LAST_STEPS_S = 10.0
 #: Roles that say in health how many of them are alive.
 _ROLES = ("workers", "scheduler", "dlqWorker")
 
@@ -346,21 +349,18 @@ class Stack:
             Role(name="web", command=web, env=web_env, cwd=str(PROJECT), grace=15, pass_fds=(listener,))
         )
         for number in range(1, self.options.workers + 1):
-            self._launch_command("worker" if number == 1 else f"worker_{number}", "run_worker")
-        self._launch_command("dlq_worker", "run_dlq_worker")
-        self._launch_command("cron", "run_cron")
+            self._supervisor.launch(self._role("worker" if number == 1 else f"worker_{number}", "run_worker"))
+        self._supervisor.launch(self._role("dlq_worker", "run_dlq_worker"))
+        self._supervisor.launch(self._role("cron", "run_cron"))
 
-    def _launch_command(self, name: str, command: str) -> None:
-        self._supervisor.launch(
-            Role(
-                name=name,
-                command=[self.python, "manage.py", command],
-                env=self._env,
-                cwd=str(PROJECT),
-                tier=APP,
-                # Workers let what runs finish for 10 s.
-                grace=12,
-            )
+    def _role(self, name: str, command: str) -> Role:
+        return Role(
+            name=name,
+            command=[self.python, "manage.py", command],
+            env=self._env,
+            cwd=str(PROJECT),
+            tier=APP,
+            grace=conf.shutdown_grace_s() + LAST_STEPS_S,
         )
 
     @property

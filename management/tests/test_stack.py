@@ -8,13 +8,15 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dlqsite import health
 from management import stack
 from management.errors import StackError
-from management.stack import DataDirectory, Options, listen, write_private
+from management.stack import DataDirectory, Options, Stack, listen, write_private
+from messages_app import engine, flushing, upkeep, worker
 
 
 def silent(text: str) -> None:
@@ -152,3 +154,14 @@ def test_what_is_wrong_with_the_data_is_announced_and_holds_up_no_start() -> Non
     for name in ("workers", "scheduler", "dlqWorker"):
         assert stack.judged(checks | {name: {"status": "degraded", "alive": 0, "detail": "x"}}) == (False, [])
     assert stack.judged({}) == (False, [])
+
+
+def test_a_worker_can_use_its_whole_grace_while_no_store_answers(tmp_path: Path, settings: Any) -> None:
+    settings.WORKER_SHUTDOWN_GRACE = 25.0
+    up = Stack(Options(data_dir=tmp_path), {}, silent)
+    up._env = {}
+
+    spare = up._role("worker", "run_worker").grace - 25.0
+
+    after = engine.LAST_FLUSH_S + flushing._LAST_WORD_S + upkeep.STOP_S + worker._LAST_WORD_S
+    assert spare > after + 2  # to end the process
