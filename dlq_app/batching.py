@@ -25,6 +25,7 @@ from dlq_app.ports import IntakePort
 from dlq_app.replay_batch import BY_BREAKER, SENDING, BreakerSeen, ReplayBatch, Stage
 from dlq_app.repository import Batches, Items, Letters, StoredBatch, Tally
 from dlq_app.repository.batches import ABANDONED_AFTER, Chunk, counts_of
+from processes.steps import goes_on
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,7 @@ class Executor:
 
     def _turn(self, stored: StoredBatch, *, alone: bool) -> float:
         memory = self._memories.setdefault(stored.id, Memory())
+        goes_on()
         try:
             if stored.batch.stage is Stage.PLANNING:
                 return self._planning(stored)
@@ -124,6 +126,7 @@ class Executor:
         self._carrier.collect(stored, memory)
         self._carrier.look_after(stored, memory)
         for _ in range(CHUNKS_PER_TURN if not alone else 4 * CHUNKS_PER_TURN):
+            goes_on()
             following, wait = self._step(stored, memory)
             if following is None:
                 return wait

@@ -17,6 +17,7 @@ from dlq_app.payload import Node, NotJson, NotRestorable, parse, restored, writt
 from dlq_app.ports import intake
 from dlq_app.replaying import ReplayAnswer, Replayed, Replayer, ReplayRequest, new_replay_id
 from dlq_app.states import Verb
+from processes.steps import goes_on
 
 log = logging.getLogger(__name__)
 
@@ -135,6 +136,7 @@ def replay_due(limit: int = 100) -> DueRound:
     refused: set[str] = set()
     found = letters.due(now, limit)
     for letter in found:
+        goes_on()
         if letter.type in refused:
             continue  # postponed with the others of its type
         due_at = letter.next_retry_at or now
@@ -177,6 +179,7 @@ def release_stale(limit: int = 100) -> int:
     replayer = Replayer(letters, intake())
     released = 0
     for letter in letters.stale(letters.server_now(), limit):
+        goes_on()
         done = replayer.end_stale(letter)
         released += done == "released"
         log.info("stale_claim", extra={"message_id": letter.message_id, "epoch": letter.fence, "found": done})

@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from dlq_app import batches, figures, repository, services
 from dlq_app.errors import DeadLetterError
 from processes.essential import Essential
+from processes.steps import step
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,8 @@ class DlqWorker:
     def _batches_turn(self) -> float:
         away = ""
         try:
-            return self._executor.tick()
+            with step("batches"):
+                return self._executor.tick()
         except DeadLetterError as error:
             away = str(error)
         except Exception:
@@ -132,12 +134,14 @@ class DlqWorker:
 
     def tick(self) -> float:
         """One round, if the lease is ours; seconds until the next. Raises ``StoreUnavailable``."""
-        self._has_lease = repository.leases().take(LEASE, self.name, LEASE_TIME)
-        if not self._has_lease:
-            return self._jittered(EVERY_S)
-        figures.keep_fresh()
-        self._released += services.release_stale(ROUND)
-        done = services.replay_due(ROUND)
+        with step("look for what is due"):
+            self._has_lease = repository.leases().take(LEASE, self.name, LEASE_TIME)
+            if not self._has_lease:
+                return self._jittered(EVERY_S)
+            figures.keep_fresh()
+            self._released += services.release_stale(ROUND)
+        with step("replay what is due"):
+            done = services.replay_due(ROUND)
         self._replayed += done.replayed
         if done.due:
             log.info(
@@ -146,7 +150,8 @@ class DlqWorker:
             )
         if done.due >= ROUND and (done.replayed or done.postponed):
             return 0.0
-        return self._until_next()
+        with step("look for the next"):
+            return self._until_next()
 
     def _until_next(self) -> float:
         """The usual pause, or less when a letter falls due sooner: then it is replayed on time."""

@@ -11,6 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dlq_app.errors import StoreUnavailable as LettersUnavailable
+from messages_app.errors import StoreUnavailable
+from processes.steps import step
+
 log = logging.getLogger(__name__)
 
 #: Days whose accounts are looked at every minute; all of them are looked at every hour.
@@ -30,12 +34,17 @@ class Duty:
 
 @dataclass(slots=True)
 class Cron:
-    """Runs duties in one thread, the first time at once. One that fails is logged and tried again at its next turn."""
+    """Runs duties in one thread, the first time at once. One that fails is logged and tried again at its next turn.
+
+    That a store keeps it from being done is logged once when it begins and once when it ends.
+    """
 
     duties: Sequence[Duty]
     stop: threading.Event
     monotonic: Callable[[], float] = time.monotonic
     _next: dict[str, float] = field(default_factory=dict)
+    #: Duties that a store keeps from being done.
+    _waiting: set[str] = field(default_factory=set)
 
     def run(self) -> None:
         """Return soon after ``stop`` is set; a duty under way is finished."""
@@ -56,10 +65,19 @@ class Cron:
 
     def _do(self, duty: Duty) -> None:
         try:
-            duty.run()
+            with step(duty.name):
+                duty.run()
+        except (StoreUnavailable, LettersUnavailable) as error:
+            if duty.name not in self._waiting:
+                self._waiting.add(duty.name)
+                log.warning("duty_waits", extra={"duty": duty.name, "why": str(error)})
         except Exception:
             # Whatever it is, the other duties are still due.
             log.exception("duty_failed", extra={"duty": duty.name})
+        else:
+            if duty.name in self._waiting:
+                self._waiting.remove(duty.name)
+                log.info("duty_goes_on", extra={"duty": duty.name})
 
 
 def replay_what_is_due() -> None:

@@ -16,6 +16,7 @@ from dlq_app import services as letters
 from messages_app.ledger import ledger, terms_from_settings
 from messages_app.recorded import Recorded, Told, recorded
 from messages_app.upkeep import DRAIN_MOST, drain
+from processes.steps import goes_on
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ def compare(number: int) -> Compared:
     missing: list[Told] = []
     offset = random.random()  # noqa: S311 - which ones is no secret
     for sampled in index.sample(number, offset):
+        goes_on()
         page = [one for one in sampled if one.at_ms >= oldest]
         looked += len(page)
         missing += _missing(index, page)

@@ -27,6 +27,7 @@ from messages_app.records import OutboxEntry, Record
 from messages_app.series import series
 from messages_app.witness import Witness
 from processes.essential import Essential
+from processes.steps import is_stuck
 
 log = logging.getLogger(__name__)
 
@@ -201,6 +202,9 @@ class Upkeep:
         return wait
 
     def _announce(self) -> float:
+        if is_stuck():
+            # So that health and doctor see that it does not do its work.
+            return ANNOUNCE_EVERY_S
         if not self._started_at_ms:
             self._started_at_ms = self._ledger.now_ms()
         presence.announce(self._name, self._role, started_at_ms=self._started_at_ms, details=self._details())

@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from processes import forks, monitor
+from processes import forks, monitor, steps
 from processes.essential import Essential
 
 log = logging.getLogger(__name__)
@@ -24,6 +24,8 @@ class Watchdog:
     What stops the beats is code that holds the interpreter: a C function that does not release it, or a regular
     expression without end. Nothing inside the process could end that: no thread of it runs. The kill takes SIGKILL, as
     the process cannot hear anything else; everything that it held comes back as after any other kill.
+
+    The same thread ends a process that is stuck in a step; see ``steps``.
     """
 
     def __init__(self, name: str, limit_s: float) -> None:
@@ -49,6 +51,7 @@ class Watchdog:
         while True:
             self._beat()
             time.sleep(self._every_s)
+            steps.grow(self._every_s, self._name)
 
     def _beat(self) -> None:
         if self._monitor is None:

@@ -8,7 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
+from dlq_app.errors import StoreUnavailable as LettersUnavailable
 from management.cron import Accounts, Cron, Duty
+from messages_app.errors import StoreUnavailable
 from messages_app.records import AccountRow
 
 
@@ -67,6 +69,30 @@ def test_a_duty_that_fails_is_logged_and_the_others_go_on(caplog: pytest.LogCapt
 
     assert done == ["b", "b"]
     assert [record.__dict__["duty"] for record in caplog.records] == ["a", "a"]
+
+
+@pytest.mark.parametrize("away", [StoreUnavailable("Redis takes no writes"), LettersUnavailable("no primary")])
+def test_a_store_that_is_away_is_told_when_it_begins_and_when_it_ends(
+    away: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock, answers = Clock(), [away, away, away, None, None, away]
+
+    def ask() -> None:
+        if answer := answers.pop(0):
+            raise answer
+
+    cron = a_cron(clock, Duty("a", 5, ask))
+
+    with caplog.at_level(logging.INFO, "management.cron"):
+        for _ in range(6):
+            cron.turn()
+            clock.now += 5
+
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", "duty_waits"),
+        ("INFO", "duty_goes_on"),
+        ("WARNING", "duty_waits"),
+    ]
 
 
 def test_it_ends_between_two_duties() -> None:

@@ -20,6 +20,7 @@ from messages_app.ledger import Ledger
 from messages_app.records import Completed, Failed, State
 from messages_app.tests.handling import an_acceptance, reaches
 from messages_app.upkeep import Loop, Upkeep, death_of, drain
+from processes.steps import STUCK_S, goes_on, grow, step
 
 pytestmark = pytest.mark.redis
 
@@ -212,6 +213,19 @@ def test_the_process_is_present_until_it_stops(start: Callable[[], Upkeep]) -> N
     upkeep.stop()
 
     assert presence.present("worker") == []
+
+
+def test_a_process_that_is_stuck_in_a_step_is_not_present(book: Ledger) -> None:
+    upkeep = Upkeep(book, name="w-1", role="dlq_worker", details=dict)
+    with step("look for what is due"):
+        grow(STUCK_S + 1, "dlq_worker")
+        upkeep._announce()
+        assert presence.present("dlq_worker") == []
+
+        goes_on()
+        upkeep._announce()
+
+        assert len(presence.present("dlq_worker")) == 1
 
 
 def test_a_loop_survives_whatever_a_step_does(caplog: pytest.LogCaptureFixture) -> None:

@@ -130,6 +130,41 @@ def test_a_killed_monitor_is_replaced_and_watches(guarded: Guard, tmp_path: Path
     assert "watchdog_lost" in held.said()
 
 
+STEPS = """
+from processes import steps
+from processes.steps import goes_on, step
+steps.STUCK_S, steps.END_S = 0.1, 0.4
+"""
+
+
+def test_a_process_that_is_stuck_in_a_step_ends_and_names_it(guarded: Guard) -> None:
+    stuck = guarded(
+        STEPS + "def ask(secret='payload-7f3a'):\n"
+        "    with step('look for what is due'): os.read(os.pipe()[0], 1)  # a store that never answers\n"
+        "ask()"
+    )
+
+    assert stuck.process.wait(50) == 1
+
+    said = stuck.said()
+    assert "step_stuck" in said
+    assert "in ask\n" in said
+    assert "payload-7f3a" not in said
+
+
+def test_a_process_that_waits_for_its_next_step_or_goes_on_in_a_long_one_lives(guarded: Guard) -> None:
+    alive = guarded(
+        STEPS + "for _ in range(10):\n    with step('short'): pass\n"
+        "time.sleep(0.8)\n"
+        "with step('long'):\n    for _ in range(80):\n        goes_on(); time.sleep(0.01)\n"
+        "with step('stands still'):\n"
+        "    while not steps.is_stuck(): time.sleep(0.01)\n"
+        "sys.exit(7)"
+    )
+
+    assert alive.process.wait(50) == 7
+
+
 @pytest.mark.parametrize("end", ["sys.exit(0)", "os.kill(os.getpid(), signal.SIGKILL)"])
 def test_what_a_process_forked_ends_with_it_and_so_does_its_monitor(guarded: Guard, tmp_path: Path, end: str) -> None:
     fork = "child = os.fork()\nif child == 0: time.sleep(600)\nprint(child, flush=True)\n"
