@@ -223,3 +223,10 @@ class IndexesMissing(DeadLetterError):
 
     code = "indexes_missing"
     title = "Indexes missing"
+
+
+class LettersTwice(DeadLetterError):
+    """Messages have more than one letter, which the unique index forbids."""
+
+    code = "letters_twice"
+    title = "Messages with two letters"

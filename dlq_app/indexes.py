@@ -7,14 +7,17 @@ from typing import Any
 
 from pymongo.collection import Collection
 from pymongo.database import Database
+from pymongo.errors import DuplicateKeyError
 
-from dlq_app.errors import IndexesMissing
+from dlq_app.errors import IndexesMissing, LettersTwice
 from dlq_app.mongo import BATCHES, ITEMS, LETTERS, Document, patiently, translated
 from dlq_app.states import Status
 
 TTL = "resolved_ttl"
 #: Keeps one letter per message.
 UNIQUE = "message_id"
+#: Messages with two letters that are named, and letters of each.
+_NAMED = 5
 #: Seconds that building all of them may take.
 BUILD_S = 1800.0
 CREATED = "created_fingerprint"
@@ -138,12 +141,18 @@ def ttl(keep_days: int) -> Index:
 
 
 def ensure(database: Database[Document], *, keep_resolved_days: int) -> None:
-    """Create what is missing and bring the retention up to date. Safe to run again and at the same time as others."""
+    """Create what is missing and bring the retention up to date. Safe to run again and at the same time as others.
+
+    Raises ``LettersTwice`` when messages have more than one letter, and ``StoreUnavailable``.
+    """
     letters = database[LETTERS]
     # Beside a million letters each takes some ten seconds to build, longer than any question may take.
     with patiently(BUILD_S):
         for index in INDEXES:
-            letters.create_index(list(index.keys), name=index.name, **index.options)
+            try:
+                letters.create_index(list(index.keys), name=index.name, **index.options)
+            except DuplicateKeyError as error:
+                raise _twice(letters) from error
         for collection, wanted in BATCH_INDEXES.items():
             for index in wanted:
                 database[collection].create_index(list(index.keys), name=index.name, **index.options)
@@ -151,6 +160,30 @@ def ensure(database: Database[Document], *, keep_resolved_days: int) -> None:
         for name in letters.index_information().keys() & set(RETIRED):
             letters.drop_index(name)
         _ensure_ttl(database, letters, keep_resolved_days)
+
+
+def _twice(letters: Collection[Document]) -> LettersTwice:
+    """Names the messages, and of each the ``_id`` of the letters that are not its oldest."""
+    groups = letters.aggregate(
+        [
+            {"$sort": {"_id": 1}},
+            {"$group": {"_id": "$messageId", "ids": {"$push": "$_id"}}},
+            {"$match": {"ids.1": {"$exists": True}}},
+            {"$facet": {"all": [{"$count": "n"}], "some": [{"$sort": {"_id": 1}}, {"$limit": _NAMED}]}},
+        ],
+        allowDiskUse=True,
+    )
+    (found,) = groups
+    number = found["all"][0]["n"] if found["all"] else 0
+    named = "; ".join(
+        f"{str(group['_id'])[:100]!r}: {', '.join(str(one) for one in group['ids'][1:][:_NAMED])}"
+        for group in found["some"]
+    )
+    return LettersTwice(
+        f"{number:,} message{' has' if number == 1 else 's have'} more than one letter, so the unique index {UNIQUE} "
+        f"cannot be built. Delete in MongoDB's collection {LETTERS} all letters but one of each message, by _id. "
+        f"Later ones are ({'the first ' if number > _NAMED else ''}{min(number, _NAMED)} of {number:,}): {named}."
+    )
 
 
 def missing(database: Database[Document]) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from dlq_app import conf, figures, recording, replaying, repository
+from dlq_app import conf, figures, indexes, mongo, recording, replaying, repository
 from dlq_app.errors import BodyTooLarge, LetterNotFound, MoveRefused, PayloadInvalid, StoreUnavailable
 from dlq_app.import_rules import MAX_PAYLOAD
 from dlq_app.letter import DeadLetter, Death, Recorded, Settled
@@ -49,6 +49,11 @@ def lacking(outcomes: Sequence[tuple[str, int, bool]]) -> list[bool]:
         standing = standings.get(message_id)
         answers.append(is_death if standing is None else not standing.has(epoch))
     return answers
+
+
+def build_indexes() -> None:
+    """Build what MongoDB lacks. Raises ``StoreUnavailable``, and ``LettersTwice`` when a message has two letters."""
+    indexes.ensure(mongo.database(), keep_resolved_days=conf.replay_policy().keep_resolved_days)
 
 
 # --- replays ---

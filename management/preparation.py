@@ -51,10 +51,16 @@ def require_safe_redis() -> str:
 
 
 def ensure_indexes() -> None:
-    """Build what is missing in MongoDB. Raises dlq_app.errors.StoreUnavailable when it does not answer."""
-    from dlq_app import conf, indexes, mongo
+    """Build what is missing in MongoDB. Raises CommandError when that cannot be."""
+    from dlq_app import services
+    from dlq_app.errors import DeadLetterError, StoreUnavailable
 
-    indexes.ensure(mongo.database(), keep_resolved_days=conf.replay_policy().keep_resolved_days)
+    try:
+        services.build_indexes()
+    except StoreUnavailable as error:
+        raise CommandError(f"{error} Start MongoDB, or set MONGODB_URL.") from error
+    except DeadLetterError as error:
+        raise CommandError(str(error)) from error
 
 
 def collect_static_files() -> int:

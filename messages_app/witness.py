@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 
+from dlq_app.errors import DeadLetterError
 from dlq_app.errors import StoreUnavailable as LettersUnavailable
 from dlq_app.instants import iso
 from dlq_app.loss import Loss
@@ -58,10 +59,16 @@ class Witness:
 class Keeper:
     """Keeps the ledger's last mark in MongoDB. Any number may: each step is conditional on what it read."""
 
-    def __init__(self, book: Marks, store: Callable[[], Losses], prefix: str) -> None:
+    def __init__(
+        self, book: Marks, store: Callable[[], Losses], prefix: str, build: Callable[[], None] = lambda: None
+    ) -> None:
+        """``build``: builds MongoDB's indexes where none are; called when MongoDB has no mark."""
         self._marks = book
         self._store = store
         self._prefix = prefix
+        self._build = build
+        #: The last mark that MongoDB had in a turn of this process. Redis may lose its note of that together with it.
+        self._had: Mark | None = None
 
     def turn(self) -> None:
         """Compare the mark in MongoDB with Redis, carry losses there, keep a newer mark.
@@ -78,10 +85,24 @@ class Keeper:
             _say_lost(stored, newest)
         elif kept and (stored is None or stored.number < kept[0]):
             self._letters_fell_back(store, stored, kept, newest)
+        elif stored is None and self._had is not None:
+            self._letters_fell_back(store, None, (self._had.number, self._had.token, self._had.at_ms), newest)
+        if stored is None:
+            self._build_indexes()
         carry(self._marks, store, self._prefix)
         token = stored.token if stored else None
         if store.advance(self._prefix, token, {**newest._asdict(), "at": _instant(newest.at_ms)}):
             self._marks.keep(newest)
+            self._had = newest
+        else:
+            self._had = stored
+
+    def _build_indexes(self) -> None:
+        """An emptied MongoDB has no unique index, so each outcome that is brought twice would become two letters."""
+        try:
+            self._build()
+        except DeadLetterError as error:  # health goes on saying that they are missing
+            log.error("indexes_not_built", extra={"why": str(error)})
 
     def _letters_fell_back(self, store: Losses, stored: Mark | None, kept: tuple[int, str, int], newest: Mark) -> None:
         _, token, at_ms = kept
@@ -251,7 +272,12 @@ def keeper(every_s: float = KEEP_EVERY_S) -> Quietly:
 
         return repository.losses()
 
-    return Quietly(Keeper(marks(), store, settings.REDIS_PREFIX).turn, every_s)
+    def build() -> None:
+        from dlq_app import services
+
+        services.build_indexes()
+
+    return Quietly(Keeper(marks(), store, settings.REDIS_PREFIX, build).turn, every_s)
 
 
 def _say_lost(known: Mark | None, newest: Mark) -> None:

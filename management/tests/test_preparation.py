@@ -11,7 +11,8 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.core.management import CommandError
 
-from dlq_app import indexes
+from dlq_app import indexes, services
+from dlq_app.errors import StoreUnavailable
 from dlqsite.models import SCOPES, ApiKey
 from management import preparation
 
@@ -98,6 +99,28 @@ def test_indexes_are_built_and_building_again_changes_nothing(mongo_db: Any) -> 
     preparation.ensure_indexes()
 
     assert indexes.missing(mongo_db) == []
+
+
+@pytest.mark.mongo
+def test_messages_with_two_letters_are_named_by_their_later_ones(mongo_db: Any) -> None:
+    mongo_db.dead_letters.drop_index(indexes.UNIQUE)
+    ids = mongo_db.dead_letters.insert_many([{"messageId": name} for name in ("once", "twice", "twice")]).inserted_ids
+    try:
+        with pytest.raises(CommandError, match=r"^1 message has more than one letter") as refused:
+            preparation.ensure_indexes()
+        assert str(refused.value).endswith(f"'twice': {ids[2]}.")
+    finally:
+        mongo_db.dead_letters.delete_many({})
+        preparation.ensure_indexes()
+
+
+def test_a_mongodb_that_is_away_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away() -> None:
+        raise StoreUnavailable("The store of dead letters does not answer.")
+
+    monkeypatch.setattr(services, "build_indexes", away)
+    with pytest.raises(CommandError, match=r"does not answer\. Start MongoDB, or set MONGODB_URL\."):
+        preparation.ensure_indexes()
 
 
 def test_static_files_are_collected_only_when_they_changed(settings: Any, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dlq_app import repository
+from dlq_app import indexes, repository, services
 from dlq_app.errors import StoreUnavailable
 from dlq_app.loss import Loss
 from dlq_app.repository import Losses
@@ -183,6 +183,58 @@ def test_an_emptied_mongodb_is_found(bench: Bench, mongo_db: Any) -> None:
     turn(bench)
 
     assert [(loss.store, loss.since) for loss in found()] == [("mongodb", None)]
+
+
+def test_both_stores_emptied_at_once_are_found_by_a_keeper_that_lives_on(bench: Bench, mongo_db: Any) -> None:
+    bench.accept(5)
+    alive = keeper(bench)
+    alive.turn()
+    mongo_db.ledger_marks.delete_many({})
+    bench.put_back({})
+    bench.desk.wait(EVERY_MS)
+
+    for _ in range(3):
+        alive.turn()
+        turn(bench)
+
+    assert [(loss.store, loss.since) for loss in found()] == [("mongodb", None)]
+
+
+def test_a_keeper_takes_a_fall_of_redis_that_another_found_for_no_loss_of_mongodb(bench: Bench) -> None:
+    copy = bench.copy()
+    bench.accept(5)
+    alive = keeper(bench)
+    alive.turn()
+    bench.put_back(copy)
+    turn(bench)
+    alive.turn()
+
+    assert [loss.store for loss in found()] == ["redis"]
+
+
+def test_an_emptied_mongodb_gets_its_unique_index_again(bench: Bench, mongo_db: Any) -> None:
+    alive = Keeper(bench.marks, repository.losses, PREFIX, services.build_indexes)
+    alive.turn()
+    mongo_db.client.drop_database(mongo_db.name)
+
+    alive.turn()
+
+    assert indexes.missing(mongo_db) == []
+
+
+def test_letters_that_are_there_twice_keep_no_mark_from_being_kept(
+    bench: Bench, mongo_db: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    mongo_db.dead_letters.drop_index(indexes.UNIQUE)
+    mongo_db.dead_letters.insert_many([{"messageId": "m"}, {"messageId": "m"}])
+    try:
+        Keeper(bench.marks, repository.losses, PREFIX, services.build_indexes).turn()
+    finally:
+        mongo_db.dead_letters.delete_many({})
+        services.build_indexes()
+
+    assert repository.losses().mark(PREFIX)
+    assert "indexes_not_built" in caplog.text
 
 
 def test_without_mongodb_a_loss_is_noted_in_redis_and_known(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
