@@ -255,7 +255,13 @@ def _with_causes(findings: Mapping[str, Finding]) -> Mapping[str, Finding]:
         intake = replace(finding_of([writes_paused()]), latency_ms=intake.latency_ms)
         findings = {**findings, "intake": intake}
     if intake.status is Status.UNHEALTHY:
-        return _without_absence(findings, "Not known: Redis takes no writes, so no process can report itself.")
+        findings = _without_absence(findings, "Not known: Redis takes no writes, so no process can report itself.")
+        queues = findings.get("queues", _WELL)
+        for problem in queues.problems:
+            # MongoDB may have taken them long ago: nobody can note it in Redis.
+            why = "Outcomes wait: Redis takes no writes, so none can be noted as recorded."
+            queues = replace(queues, detail=queues.detail.replace(f"{problem.what} {problem.fix}", why), problems=())
+        findings = {**findings, "queues": queues}
     return findings
 
 

@@ -84,12 +84,17 @@ def lacking(sight: Sight) -> Trouble:
     )  # fmt: skip
 
 
+#: Problems that harm the data as long as they last, though all goes on.
+_HARM = frozenset({"unique_index"})
+
+
 def problem_trouble(sight: Sight, problem: ProblemSight) -> Trouble:
     do, _, do_more = problem.fix.partition(". ")
     lead, many, by_itself = _CONSEQUENCES[problem.part] if problem.stops else ("", "See health", "Nothing")
     icon = {"workers": "octx", "disk": "tri"}.get(problem.part, "db")
+    is_bad = problem.stops or problem.code in _HARM
     return Trouble(
-        "bad" if problem.stops else "warn", icon if problem.stops else "tri", problem.what, lead,
+        "bad" if is_bad else "warn", icon if is_bad else "tri", problem.what, lead,
         answers=answers(
             sight, since(problem.since, sight.now), many, by_itself, do.rstrip("."), do_more,
             since_more="as far as this process has seen",

@@ -315,8 +315,11 @@ def look_at_work() -> Iterator[Finding]:
     else:
         yield _ok("overdue", "nothing is late")
     late = [*store_checks.outbox_problems(figures)]
-    for problem in late:
-        yield _warn("outbox", problem.what, problem.fix)
+    if late and not _takes_writes():
+        yield _warn("outbox", f"outcomes wait ({figures.outbox}): Redis takes no writes", "Fix Redis first.")
+    else:
+        for problem in late:
+            yield _warn("outbox", problem.what, problem.fix)
     if not late:
         yield _ok("outbox", f"{figures.outbox} outcomes wait for MongoDB")
     if figures.quarantined:

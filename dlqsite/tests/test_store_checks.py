@@ -212,6 +212,7 @@ def test_a_missing_unique_index_is_named(mongo_db: Any) -> None:
 
     assert found.status is Status.DEGRADED
     assert found.detail.startswith("MongoDB lacks the unique index message_id: one message may get two letters.")
+    assert scenes.settle().verdict.worst.level == "bad"
     mongo_db.drop_collection("dead_letters")
     assert "other indexes are missing too. Run manage.py prepare." in store_checks.check_mongodb().detail
     scenes.indexed()
@@ -227,6 +228,21 @@ def test_outcomes_that_mongodb_does_not_take_are_told(monkeypatch: pytest.Monkey
 
     assert health.check_queues().detail.startswith("1 outcome waits for MongoDB, the oldest for ")
     assert headlines()[0].startswith("1 outcome waits for MongoDB")
+
+
+def test_outcomes_that_wait_for_redis_are_not_blamed_on_mongodb(
+    redis_client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenes.accept("a")
+    scenes.fail("a", scenes.claim()["a"], None)
+    monkeypatch.setattr(store_checks, "OUTBOX_S", -1.0)
+    with full(redis_client):
+        queues, said = health.doctor().look().checks["queues"], headlines()
+        told = [found.detail for found in doctoring.look_at_work() if found.name == "outbox"]
+
+    assert queues.detail == "Outcomes wait: Redis takes no writes, so none can be noted as recorded."
+    assert not [line for line in said if "waits for MongoDB" in line]
+    assert told == ["outcomes wait (1): Redis takes no writes"]
 
 
 @pytest.mark.parametrize(
