@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any, Final
@@ -27,6 +27,8 @@ _lock = threading.Lock()
 _breakers: dict[tuple[str, int, Classify], CircuitBreaker] = {}
 #: Longest time limit, in ms, of the handlers that use a name, as far as this process was told.
 _longest_call_ms: dict[str, int] = {}
+#: Hides secrets in what people wrote. What a secret is, the site knows, not this app.
+_hide: Callable[[str], str] = str
 
 
 def policies() -> tuple[BreakerPolicy, dict[str, BreakerPolicy]]:
@@ -124,6 +126,17 @@ def remind() -> None:
     Raises ``StoreUnavailable``.
     """
     store().announce(_longest_call_ms)
+
+
+def hide_with(hide: Callable[[str], str]) -> None:
+    """Show reasons only as ``hide`` gives them. Called once, by the site, when the applications are ready."""
+    global _hide
+    _hide = hide
+
+
+def hidden(text: str) -> str:
+    """A text that a person wrote, without what looks like a secret."""
+    return _hide(text)
 
 
 def known_names() -> list[str]:

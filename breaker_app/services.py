@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from breaker_app import conf
@@ -45,8 +45,13 @@ def cards() -> list[Card]:
 def card(name: str, *, limit: int = SHOWN_TRANSITIONS) -> Card:
     """One breaker with its last changes. Raises ``BreakerNotFound``, ``StoreUnavailable``."""
     policy = _known(name)
-    store = conf.store()
-    return Card(name, policy, store.peek(name, policy), store.transitions(name, limit))
+    return Card(name, policy, conf.store().peek(name, policy), transitions(name, limit))
+
+
+def transitions(name: str, limit: int) -> list[Transition]:
+    """The last changes of state, newest first, as they may be shown. Raises ``StoreUnavailable``."""
+    found = conf.store().transitions(name, limit)
+    return [replace(one, reason=conf.hidden(one.reason)) if one.reason else one for one in found]
 
 
 def window(name: str) -> list[tuple[int, int]]:

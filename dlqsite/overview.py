@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
-from breaker_app import conf as breaker_conf
 from breaker_app import services as breakers
 from breaker_app.breaker import State as BreakerState
 from breaker_app.errors import BreakerError
@@ -140,13 +139,12 @@ def _breakers() -> tuple[BreakerSeen, ...]:
     for spec in registry.specs():
         for name in spec.breaker_names():
             guarded.setdefault(name, []).append(spec.type)
-    store = breaker_conf.store()
     seen = [
         BreakerSeen(
             card,
             tuple(guarded.get(card.name, ())),
             # One that was never used has no story; each of the others costs one short read.
-            tuple(reversed(store.transitions(card.name, _TRANSITIONS))) if card.seen.generation else (),
+            tuple(reversed(breakers.transitions(card.name, _TRANSITIONS))) if card.seen.generation else (),
         )
         for card in breakers.cards()
     ]

@@ -12,7 +12,7 @@ from django.test import Client
 from pytest_django.fixtures import Settings
 from redis import Redis
 
-from breaker_app import conf
+from breaker_app import conf, services
 from breaker_app.states import Outcome, State
 from dlqsite.models import ApiKey
 from dlqsite.tests.people import member, signed_in
@@ -149,6 +149,23 @@ def test_what_a_key_orders_is_in_the_log_and_stays_with_the_transition(
     assert (said["breaker"], said["order"], said["by"], said["why"]) == (
         "orders-db", "force-open", "key:olga-read-admin", "INC-7",
     )  # fmt: skip
+
+
+def test_a_secret_in_a_reason_is_hidden_wherever_it_is_read(admin: dict[str, str], reader: dict[str, str]) -> None:
+    reason = "the gateway takes password=Hunter2x again"
+
+    status, ordered = call("POST", "/api/breakers/orders-db/disable", admin, {"reason": reason})
+    _, read = call("GET", "/api/breakers/orders-db", reader)
+    page = signed_in(member("viewer")).get("/admin/breaker_app/breaker/?name=orders-db").content.decode()
+    overview = services.transitions("orders-db", 1)
+
+    assert status == 200
+    assert {body["data"]["transitions"][0]["reason"] for body in (ordered, read)} == {
+        "the gateway takes password=••• again"
+    }
+    assert "password=•••" in page
+    assert "Hunter2x" not in page
+    assert overview[0].reason == "the gateway takes password=••• again"
 
 
 def test_a_member_of_staff_without_the_role_orders_nothing() -> None:
