@@ -24,6 +24,17 @@ _NAMED = re.compile(
 #: ``<name>value</name>`` and ``--name value``.
 _ELEMENT = re.compile(rf"<((?:{_W}{{1,60}}:)?({_W}{{1,100}}))(?:\s[^<>]{{0,400}})?>")
 _FLAG = re.compile(rf"(?<!{_W})--({_W}++)[ \t]++(?![-=])")
+#: ``"name": "password", "value": …`` and ``("Authorization", …)``: JSON, or what Python writes, within another text.
+_Q = r"\\{0,15}[\"']"
+_NAMING_FIELD = "name|key|field|header|param|parameter|variable|attribute|property"
+_FIELD = re.compile(
+    rf"{_Q}(?:{_NAMING_FIELD}){_Q}\s{{0,20}}(?::|=>)\s{{0,20}}{_Q}({_W}{{1,100}}){_Q}\s{{0,20}},\s{{0,20}}"
+    rf"{_Q}val(?:ue)?{_Q}\s{{0,20}}(?::|=>)\s{{0,20}}",
+    re.I,
+)
+_PAIR = re.compile(
+    rf"[\[(]\s{{0,20}}b?{_Q}({_W}{{1,100}}){_Q}\s{{0,20}},\s{{0,20}}(?=b?{_Q}[^\"']{{1,5000}}[\"']\s{{0,20}}[\])])"
+)
 _WORD_BEFORE = re.compile(rf"({_W}+)[ ]\Z")
 
 _QUOTE = re.compile(r"(\\{0,15})([\"'`])")
@@ -131,6 +142,8 @@ def has_separator(text: str) -> bool:
     """Whether the text has what stands between a name and its value."""
     if ":" in text or "=" in text or "<" in text or "--" in text or "\uff1a" in text or "\uff1d" in text:
         return True
+    if "," in text and ("[" in text or "(" in text):
+        return True
     lower = text.lower()
     return "is" in lower or "was" in lower
 
@@ -196,6 +209,9 @@ def _user_info(text: str, begin: int, end: int, scheme: str) -> tuple[int, int] 
 
 def _hide_named(text: str, is_secret: Callable[[str], bool]) -> str:
     text = _hide_matches(text, _NAMED, lambda found: _secret_name(text, found, is_secret), is_secret)
+    if "," in text and ('"' in text or "'" in text):
+        for pattern in (_FIELD, _PAIR):
+            text = _hide_matches(text, pattern, lambda found: found[1] if is_secret(found[1]) else "", is_secret)
     if "<" in text:
         text = _hide_elements(text, is_secret)
     if "--" in text:

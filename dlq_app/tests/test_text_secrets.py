@@ -17,6 +17,10 @@ S = "hunter2x"
 
 #: Texts in which ``hunter2x`` is a secret.
 HIDDEN = {
+    "name and value in JSON": f'HandlerError: {{"name":"password","value":"{S}"}}',
+    "name and value in escaped JSON": f'body {{\\"name\\": \\"api_key\\", \\"value\\": \\"{S}\\"}}',
+    "pair of headers": f"sent [('Accept', 'a'), ('Authorization', '{S}')]",
+    "pair of headers in bytes": f"sent [(b'x-api-key', b'{S}')]",
     # names and separators
     "name=value": f"login failed: password={S} for ann",
     "spaced": f"password   =   {S}",
