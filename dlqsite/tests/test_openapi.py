@@ -9,6 +9,7 @@ from drf_spectacular.drainage import GENERATOR_STATS
 from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.validation import validate_schema
 
+from dlqsite import apidocs
 from dlqsite.tests.people import member, signed_in, with_key
 
 PROBES = {"/api/system/live", "/api/system/ready", "/api/system/health"}
@@ -102,3 +103,22 @@ class TestThePages:
 
         assert (answer.status_code, answer["Location"]) == (302, "/admin/login/?next=%2Fapi%2Fdocs")
         assert client.get("/api/docs").status_code == 401
+
+
+@pytest.mark.django_db
+@pytest.mark.redis
+def test_it_is_made_once_for_everybody(monkeypatch: pytest.MonkeyPatch, document: dict[str, Any]) -> None:
+    client, made = signed_in(member("viewer")), []
+    original = SchemaGenerator.get_schema
+
+    def counted(self: SchemaGenerator, *args: Any, **kwargs: Any) -> Any:
+        made.append(1)
+        return original(self, *args, **kwargs)  # type: ignore[no-untyped-call]
+
+    monkeypatch.setattr(SchemaGenerator, "get_schema", counted)
+    apidocs.document.cache_clear()
+
+    answers = [client.get("/api/schema", query).json() for query in ({}, {"version": "9"}, {"lang": "de"})]
+
+    assert answers == [document] * 3
+    assert len(made) == 1
