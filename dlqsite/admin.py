@@ -19,6 +19,7 @@ from rest_framework_api_key.models import APIKey
 
 from dlq_app.conf import masking_policy
 from dlq_app.masking import mask_text
+from dlq_app.shown import visible
 from dlqsite import rq_pages  # noqa: F401  # registers them
 from dlqsite.models import SCOPES, ApiKey
 from dlqsite.templatetags.console import badge
@@ -57,7 +58,15 @@ class ApiKeyAdmin(APIKeyModelAdmin):
     """Keys are made here or by ``create_api_key``; the key itself is shown once, when it is made."""
 
     form = ApiKeyForm
-    list_display: Any = ("name", "prefix", "scope_names", "rate_limit_per_minute", "created", "expiry_date", "state")
+    list_display: Any = (
+        "shown_name",
+        "prefix",
+        "scope_names",
+        "rate_limit_per_minute",
+        "created",
+        "expiry_date",
+        "state",
+    )
     list_filter = ("revoked",)
     search_fields = ("name", "prefix")
     actions = None  # boxes beside the rows would hold ids, and those hold hashes
@@ -83,10 +92,14 @@ class ApiKeyAdmin(APIKeyModelAdmin):
         said = format_html(
             "<span>The API key of {} is <code data-copied>{}</code>. It is shown this once: store it where the client "
             'reads it.</span> <button type="button" class="button quietly small-ish" data-copy>Copy</button>',
-            obj.name,
+            visible(obj.name),
             key,
         )
         messages.warning(request, said)
+
+    @admin.display(description="Name", ordering="name")
+    def shown_name(self, key: ApiKey) -> str:
+        return visible(key.name)
 
     @admin.display(description="Scopes")
     def scope_names(self, key: ApiKey) -> str:

@@ -438,12 +438,12 @@ class TestPage:
     def test_a_batch_under_way_is_shown_with_how_far_it_is(self) -> None:
         scenes.quiet(self.redis)
         scenes.letters(4, type="demo")
-        order = BatchOrder.parse({"filter": {"type": ["demo"]}, "name": "after <b>the outage</b>"})
+        order = BatchOrder.parse({"filter": {"type": ["demo"]}, "name": "after <b>the\u202e outage</b>"})
         batch = batches.start(order, actor="user:mira")
         page = self.page()
 
         assert f'href="/admin/dlq_app/replaybatch/{batch.id}/change/"' in page
-        assert "after &lt;b&gt;the outage" in page
+        assert "after &lt;b&gt;the\\u202e outage" in page
         assert "0 of 4" in page
 
     def test_secrets_in_error_texts_are_hidden(self) -> None:

@@ -33,6 +33,15 @@ def test_the_printed_key_works_and_can_do_what_it_was_made_for() -> None:
     assert client.get(answer.json()["data"]["links"]["self"]).json()["data"]["source"] == "carol"
 
 
+def test_a_name_that_hides_something_is_written_out(admin_client: Client, capsys: pytest.CaptureFixture[str]) -> None:
+    call_command("create_api_key", "eve\u202eroot", "--scope", "read")
+
+    assert "Key of eve\\u202eroot for read." in capsys.readouterr().err
+    page = admin_client.get("/admin/dlqsite/apikey/", secure=True).content.decode()
+    assert "eve\\u202eroot" in page
+    assert "\u202e" not in page
+
+
 def test_as_json_it_says_everything_once() -> None:
     said = json.loads(run("create_api_key", "dave", "--scope", "read", "--rate", "7", "--json"))
 

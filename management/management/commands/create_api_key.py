@@ -9,6 +9,7 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 
+from dlq_app.shown import one_line
 from dlqsite.models import SCOPES, ApiKey
 
 
@@ -43,4 +44,6 @@ class Command(BaseCommand):
             self.stdout.write(json.dumps(said))
             return
         self.stdout.write(key)
-        self.stderr.write(f"Key of {draft.name} for {', '.join(scopes)}. Keep it now: it cannot be shown again.")
+        self.stderr.write(
+            f"Key of {one_line(draft.name)} for {', '.join(scopes)}. Keep it now: it cannot be shown again."
+        )
