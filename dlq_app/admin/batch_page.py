@@ -12,11 +12,12 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.http import urlencode
 
-from dlq_app import batches
+from dlq_app import batches, conf
 from dlq_app.admin import batch_progress, people
 from dlq_app.admin.selection import back_to_list, in_words
 from dlq_app.admin.twins import curl, path
 from dlq_app.criteria import LetterCriteria
+from dlq_app.masking import mask_text
 from dlq_app.replay_batch import (
     BY_BREAKER,
     CANARY_FAILED,
@@ -126,6 +127,7 @@ def live(request: HttpRequest, batch: ReplayBatch, now: datetime) -> dict[str, A
 
 def whole(request: HttpRequest, batch: ReplayBatch, now: datetime) -> dict[str, Any]:
     """Everything on a batch's page but its items."""
+    which = None if batch.criteria is None else in_words(batch.criteria)
     site = request.build_absolute_uri("/").rstrip("/")
     here = f"{site}/api/dlq/replay-batches/{path(batch.id)}"
     verb = "resume" if batch.stage is Stage.PAUSED else "pause"
@@ -134,8 +136,8 @@ def whole(request: HttpRequest, batch: ReplayBatch, now: datetime) -> dict[str, 
     steer = (f"curl, {verb}", curl(f"{here}/{verb}", method="POST"))
     return {
         **live(request, batch, now),
-        "which": in_words(batch.criteria) if batch.criteria else None,
-        "list_url": back_to_list(batch.criteria) if batch.criteria else "",
+        "which": which and [(name, mask_text(value, conf.masking_policy())) for name, value in which],
+        "list_url": back_to_list(batch.criteria) if batch.criteria and not _hides(batch.criteria) else "",
         "history": [_moment(entry) for entry in batch.history],
         "twins": [look, report if batch.is_final else steer],
     }
@@ -259,8 +261,13 @@ def _trouble(batch: ReplayBatch, came_back: Sequence[tuple[str, str, int]]) -> d
     return None
 
 
+def _hides(criteria: LetterCriteria) -> bool:
+    """Whether a value of the filter looks like a secret: a link to the list would show it."""
+    return any(mask_text(value, conf.masking_policy()) != value for _, value in criteria.as_params())
+
+
 def _late_url(batch: ReplayBatch) -> str:
-    if not batch.late_arrivals or batch.criteria is None:
+    if not batch.late_arrivals or batch.criteria is None or _hides(batch.criteria):
         return ""
     return back_to_list(_since(batch.criteria, batch.created_at))
 
@@ -292,7 +299,7 @@ def _acts(request: HttpRequest, batch: ReplayBatch) -> list[Act]:
 
 def _again_url(batch: ReplayBatch) -> str:
     """Where another batch of the same filter is started; empty while this one goes on, or without a filter."""
-    if batch.stage not in FINAL or batch.criteria is None:
+    if batch.stage not in FINAL or batch.criteria is None or _hides(batch.criteria):
         return ""
     return f"{reverse('admin:dlq_app_replaybatch_add')}?{batch.criteria.as_query() or 'all=1'}"
 

@@ -303,6 +303,17 @@ def test_buttons_fit_what_is_possible(rig: Rig, operator: Client, viewer: Client
     assert "Needs the operator role." in text(viewer.get(f"{LIST}{batch.id}/change/"))
 
 
+def test_a_secret_in_the_filter_is_hidden(rig: Rig, operator: Client, viewer: Client) -> None:
+    rig.die("m-1", source="password=Hunter2x")
+    assert ordered(operator, "?source=password%3DHunter2x").status_code == 302
+    batches.cancel(only_batch().id, actor="user:olga", reason="enough")
+
+    html = text(viewer.get(f"{LIST}{only_batch().id}/change/"))
+
+    assert "password=•••" in html
+    assert "Hunter2x" not in html
+
+
 def test_late_arrivals_are_told(rig: Rig, viewer: Client) -> None:
     rig.die("m-1", error_type="TIMEOUT_ERROR")
     batch = rig.start(filter={"errorType": "TIMEOUT_ERROR"})
