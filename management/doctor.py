@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import socket
 import sys
@@ -140,6 +141,12 @@ def look_at_data_directory() -> Iterator[Finding]:
         fix = "Make room on its disk." if error.errno == ENOSPC else "Create it for this user, or set DATA_DIR."
         yield _fail("data directory", f"{path}: {error.strerror}", fix)
         return
+    if path.stat().st_mode & 0o077:
+        yield _warn(
+            "data directory",
+            f"{path} is open to other users of this host",
+            f"chmod 700 {shlex.quote(str(path))}",
+        )
     full = [problem for problem in store_checks.data_disk_problems() if problem.code == "disk_full"]
     if full:
         yield from _problems(full)

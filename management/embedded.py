@@ -186,6 +186,10 @@ class Mongod:
             *("--dbpath", str(data), "--bind_ip", str(self.socket), "--replSet", "rs0"),
             *("--oplogSize", str(oplog_mb), "--wiredTigerCacheSizeGB", "0.25"),
             *("--networkMessageCompressors", "disabled"),
+            # Else it listens at /tmp/mongodb-27017.sock too, which one user of a host keeps from all others.
+            "--nounixsocket",
+            # Nothing here runs JavaScript in the server.
+            "--noscripting",
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
         ]
 

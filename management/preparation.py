@@ -20,7 +20,8 @@ from django.core.management.base import CommandError
 from whitenoise.storage import CompressedManifestStaticFilesStorage
 
 from dlqsite.models import SCOPES, ApiKey
-from management.stack import ADMIN_USER, write_private
+from management.data_directory import write_private
+from management.stack import ADMIN_USER
 
 KEY_NAME = "local"
 #: Written beside the collected files: what they were collected from.
@@ -77,6 +78,8 @@ def collect_static_files() -> int:
     command = CollectStatic()
     # The settings serve straight from the apps until the manifest is there, so the storage is named here.
     command.storage = CompressedManifestStaticFilesStorage(location=str(draft))
+    # They hold nothing private, and another user of this checkout or a proxy may serve them.
+    before = os.umask(0o022)
     try:
         call_command(command, interactive=False, verbosity=0)
         (draft / _STAMP).write_text(wanted, encoding="ascii")
@@ -85,6 +88,7 @@ def collect_static_files() -> int:
         with suppress(OSError):  # somebody else, who prepares at the same time, was quicker
             draft.rename(root)
     finally:
+        os.umask(before)
         shutil.rmtree(draft, ignore_errors=True)
         shutil.rmtree(root / _OLD, ignore_errors=True)
     return len(command.copied_files)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import http.client
 import json
 import os
-import secrets
 import shutil
 import socket
 import sys
@@ -19,19 +17,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from dlq_app.store_problem import FULL_DISK
 from management import embedded
 from management.child_log import ChildLog
+from management.data_directory import DataDirectory, write_private
 from management.errors import StackError, Stopped
 from management.supervisor import APP, MONGOD, REDIS, Role, Supervisor
 from messages_app import conf
 
 PROJECT = Path(__file__).resolve().parent.parent
 ADMIN_USER = "admin"
-#: Seconds that the children of a killed supervisor get to end before a new stack gives up on them.
-LEFTOVERS = 30.0
 #: A worker's last steps after ``WORKER_SHUTDOWN_GRACE`` take up to 6 s while no store answers.
 LAST_STEPS_S = 10.0
 #: Roles that say in health how many of them are alive.
@@ -71,94 +66,6 @@ def _number(environment: Mapping[str, str], name: str, default: int, least: int,
     return int(text)
 
 
-class DataDirectory:
-    """Everything that stays between two runs. Raises StackError when it cannot be written or is in use."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.logs = path / "logs"
-        self.redis = path / "redis"
-        self.mongod = path / "mongod"
-        self.connection = path / "connection.json"
-        self.credentials = path / "credentials.json"
-        self._lock: int | None = None
-        try:
-            for folder in (path, self.logs, self.redis, self.mongod):
-                folder.mkdir(mode=0o700, parents=folder is path, exist_ok=True)
-            probe = path / f".write-{os.getpid()}"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise StackError(
-                f"DATA_DIR {path} cannot be written ({error.strerror}): name another, make up DATA_DIR=/some/folder"
-            ) from error
-
-    def lock(self, say: Callable[[str], None]) -> int:
-        """Take the directory for this stack and return the lock's descriptor, which every child must inherit.
-
-        The lock is free only when the supervisor and all its children are gone. Those of a killed supervisor are waited
-        for, since the kernel has told them to end; a living supervisor is respected.
-        """
-        descriptor = os.open(self.path / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        deadline = time.monotonic() + LEFTOVERS
-        told = False
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-                alive = owner.isdigit() and _lives(int(owner))
-                if alive or time.monotonic() > deadline:
-                    os.close(descriptor)
-                    if alive:
-                        who = (
-                            f"another `up` (pid {owner}) runs on DATA_DIR {self.path}: stop it or name another DATA_DIR"
-                        )
-                    else:
-                        left = ", ".join(f"pid {pid} ({name})" for pid, name in holders(self.path / "up.lock").items())
-                        who = (
-                            f"processes of a killed `up` still use DATA_DIR {self.path}: "
-                            f"end them first: {left or 'they belong to another user'}"
-                        )
-                    raise StackError(who) from None
-            if not told:
-                say("Waiting for the processes of a killed run to end")
-                told = True
-            time.sleep(0.1)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-        self._lock = descriptor
-        self.connection.unlink(missing_ok=True)  # of a killed run
-        return descriptor
-
-    def release(self) -> None:
-        self.connection.unlink(missing_ok=True)
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-
-    def secret_key(self) -> str:
-        """The key that sessions are signed with, made on the first run."""
-        path = self.path / "secret_key"
-        try:
-            return path.read_text(encoding="ascii").strip()
-        except FileNotFoundError:
-            key = secrets.token_urlsafe(50)
-            write_private(path, key + "\n")
-            return key
-
-    def read_credentials(self) -> dict[str, str]:
-        """Generated key and password, as far as they still hold; empty before the first run."""
-        try:
-            found = json.loads(self.credentials.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except ValueError as error:
-            raise StackError(f"{self.credentials} is damaged ({error}): remove it and run `up` again") from error
-        return {str(key): str(value) for key, value in found.items()}
-
-
 def full_disk(folder: Path) -> str:
     """In words that, and where, the disk is full; empty when it is not. A store needs a few MB to start."""
     try:
@@ -166,32 +73,6 @@ def full_disk(folder: Path) -> str:
     except OSError as error:
         return f"{folder}: {error.strerror}"
     return f"the disk of {folder} is full ({free // 1024**2} MB left)" if free < FULL_DISK else ""
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def holders(path: Path) -> dict[int, str]:
-    """The other processes that have the file ``path`` open, by id with their command, as far as this user may look."""
-    wanted, found = str(path.resolve()), {}
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and any(file.path == wanted for file in process.open_files()):
-                found[process.pid] = " ".join(process.cmdline()[-3:])[:60]
-    return found
-
-
-def write_private(path: Path, text: str) -> None:
-    """Replace ``path`` in one step by a file that only its owner can read."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    draft.replace(path)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -234,6 +115,8 @@ class Stack:
         begun = time.monotonic()
         self._data = DataDirectory(self.options.data_dir)
         lock = self._data.lock(self.say)
+        if self._data.tightened:
+            self.say(self._data.tightened)
         try:
             self._listener = listen(self.options.host, self.options.port)
             try:

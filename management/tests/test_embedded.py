@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from pathlib import Path
 
+import psutil
 import pymongo
 import pytest
 import redis
 
+from dlqsite.testing import Servers
 from management import embedded
 from management.embedded import Binary, External, Mongod, Valkey, choose, probe, runtime_folder, without_password
 from management.errors import StackError
@@ -142,6 +145,17 @@ def test_a_mongod_is_ready_only_if_it_is_ours(mongodb_url: str) -> None:
 
     assert server.ready(pid)
     assert not server.ready(pid + 1)
+
+
+@pytest.mark.redis
+@pytest.mark.mongo
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at the sockets that a process listens on")
+def test_the_stores_listen_on_one_socket_each_in_their_folder(servers: Servers) -> None:
+    for process, name in zip(servers.processes, ("valkey.sock", "mongod.sock"), strict=True):
+        # Peers of connections have the listener's path as well.
+        listening = {str(found.laddr) for found in psutil.Process(process.pid).net_connections("all") if found.laddr}
+
+        assert listening == {str(servers.folder / name)}
 
 
 def test_an_unreachable_redis_is_said_without_its_password() -> None:

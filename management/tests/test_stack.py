@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from dlqsite import health
-from management import stack
+from management import data_directory, stack
+from management.data_directory import DataDirectory, write_private
 from management.errors import StackError
-from management.stack import DataDirectory, Options, Stack, listen, write_private
+from management.stack import Options, Stack, listen
 from messages_app import engine, flushing, upkeep, worker
 
 
@@ -43,6 +44,42 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         DataDirectory(tmp_path / "file" / "data")
 
 
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+def test_a_directory_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir(mode=0o755)
+    data = tmp_path / "data"
+    (data / "logs" / "old").mkdir(parents=True)
+    wide = [data / name for name in ("db.sqlite3", "db.sqlite3-wal", "credentials.json", "logs/web.log", "logs/old/x")]
+    for path in wide:
+        path.touch()
+        path.chmod(0o644)
+    (data / "redis").symlink_to(outside)
+    data.chmod(0o755)
+
+    kept = DataDirectory(data)
+
+    assert "was open to other users" in kept.tightened
+    assert mode(data) == mode(data / "logs/old") == 0o700
+    assert {mode(path) for path in wide} == {0o600}
+    assert mode(outside) == 0o755
+    assert DataDirectory(data).tightened == ""
+
+
+def test_a_directory_that_others_use_too_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").touch(mode=0o644)
+    tmp_path.chmod(0o755)
+
+    with pytest.raises(StackError, match=r"open to other users and has other things in it, such as thesis\.txt: name"):
+        DataDirectory(tmp_path)
+
+    assert mode(tmp_path) == 0o755
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
 def test_a_second_stack_on_the_same_data_is_refused(tmp_path: Path) -> None:
     first = DataDirectory(tmp_path)
     first.lock(silent)
@@ -57,7 +94,7 @@ def test_a_second_stack_on_the_same_data_is_refused(tmp_path: Path) -> None:
 
 
 def test_children_of_a_killed_stack_keep_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stack, "LEFTOVERS", 0.2)
+    monkeypatch.setattr(data_directory, "LEFTOVERS", 0.2)
     data = DataDirectory(tmp_path)
     descriptor = data.lock(silent)
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[descriptor])

@@ -22,6 +22,7 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own attribute
 
     def handle(self, *args: Any, **options: Any) -> None:
+        os.umask(0o077)  # of all children: logs and data, SQLite's journals included, are this user's alone
         try:
             Stack(Options.from_environment(os.environ), os.environ, Output(sys.stdout).say).run()
         except StackError as error:
