@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, ClassVar
 
 from django.conf import settings
@@ -12,8 +11,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from dlq_app import audit, batches, conf, openapi, requests, serializers, wire
-from dlq_app.errors import ApprovalNeeded, BatchNotFound, OtherOrder
+from dlq_app import approval, audit, batches, conf, openapi, requests, serializers, wire
+from dlq_app.errors import BatchNotFound, OtherOrder
 from dlq_app.paging import MAX_CURSOR
 from dlq_app.replay_batch import OUTCOME_FILTERS, BatchOrder, ReplayBatch
 from dlq_app.views import actor
@@ -59,8 +58,8 @@ class StartView(APIView):
             202: serializers.ReplayBatchOut,
             **openapi.problems(
                 s400="`invalid_request` names each problem.",
-                s403="`approval_needed`: more letters than `DLQ_APPROVAL_SIZE`, without the scope `admin`; "
-                "or no scope `replay`.",
+                s403="`approval_needed`: with what this client started within the last hour more letters than "
+                "`DLQ_APPROVAL_SIZE`, without the scope `admin`; or no scope `replay`.",
                 s409="`idempotency_conflict`: the key started another batch.",
                 s413="`payload_too_large`",
                 s503=f"{openapi.AWAY} `replay_batch_planning`: the batch of this key is just being planned.",
@@ -75,7 +74,7 @@ class StartView(APIView):
         batch_id = requests.batch_id_for(request.headers.get("Idempotency-Key"), actor(request))
         known = _known(batch_id)
         if known is None:
-            batch = batches.start(_approved(order, request), actor=actor(request), batch_id=batch_id)
+            batch = approval.start(order, actor=actor(request), batch_id=batch_id, unlimited=may_approve(request))
             what = f"replay of {batch.total} letters started"
             audit.log_batch(request, batch.id, batch.name, what, order.reason)
         else:
@@ -95,23 +94,6 @@ def _known(batch_id: str | None) -> ReplayBatch | None:
         return batches.get(batch_id)
     except BatchNotFound:
         return None  # the first time that this key is sent, or that attempt ended before its plan stood
-
-
-def _approved(order: BatchOrder, request: Request) -> BatchOrder:
-    """The order as this client may give it; raises ``ApprovalNeeded``.
-
-    Whoever may not start more gets a plan that cannot hold more, whatever arrives between counting and planning.
-    """
-    size: int = settings.DLQ_APPROVAL_SIZE
-    if may_approve(request) or (order.limit is not None and order.limit <= size):
-        return order
-    count = batches.dry_run(order).count
-    if count > size:
-        raise ApprovalNeeded(
-            f"{count} letters are more than the {size} that may be replayed at once without the scope `admin`. "
-            "Narrow the filter, give a limit, or ask an administrator."
-        )
-    return replace(order, limit=size) if size else order
 
 
 def may_approve(request: Request) -> bool:

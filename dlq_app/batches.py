@@ -95,9 +95,10 @@ def _breakers(types: Sequence[str]) -> list[BreakerSeen]:
     return [found[name] for name in sorted(found)]
 
 
-def start(order: BatchOrder, *, actor: str, batch_id: str | None = None) -> ReplayBatch:
+def start(order: BatchOrder, *, actor: str, batch_id: str | None = None, most: int | None = None) -> ReplayBatch:
     """Freeze the letters of an order into a plan and leave it to the DLQ workers; returns when the plan stands.
 
+    The plan holds at most ``most`` letters, as with a smaller ``limit`` that the batch does not show.
     The same ``batch_id`` again answers the batch that is there already, whatever the order. Raises
     ``BatchBeingPlanned`` while an earlier call with it is under way, ``QueryTooSlow`` when the plan takes longer than
     45 s (then there is no batch), ``StoreUnavailable``: ask again with the same ``batch_id``.
@@ -113,9 +114,11 @@ def start(order: BatchOrder, *, actor: str, batch_id: str | None = None) -> Repl
             raise BatchBeingPlanned(f"The letters of {batch_id} are being looked up.", retry_after=2)
         items.remove(batch_id)
         batches.remove(batch_id, [Stage.PLANNING])
-        return start(order, actor=actor, batch_id=batch_id)
+        return start(order, actor=actor, batch_id=batch_id, most=most)
     try:
-        total = items.plan(batch_id, order, [one for one in batches.unfinished() if one != batch_id])
+        planned = order if most is None else replace(order, limit=min(most, order.limit or most))
+        unfinished = [one for one in batches.unfinished() if one != batch_id]
+        total = items.plan(batch_id, planned, unfinished) if most != 0 else 0
     except QueryTooSlow:
         # The server has given up on it: nothing more is written. What is left if this fails, an executor deletes.
         items.remove(batch_id)

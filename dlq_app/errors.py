@@ -57,7 +57,7 @@ class RequestInvalid(DeadLetterError):
 
 
 class ApprovalNeeded(DeadLetterError):
-    """A batch of so many letters needs an administrator."""
+    """So many letters within an hour need an administrator."""
 
     code = "approval_needed"
     title = "Approval needed"

@@ -25,6 +25,7 @@ BATCHES = "replay_batches"
 ITEMS = "replay_items"
 MARKS = "ledger_marks"
 LOSSES = "ledger_losses"
+APPROVALS = "dlq_approvals"
 
 _lock = threading.Lock()
 _clients: dict[tuple[int, str, bool], MongoClient[Document]] = {}

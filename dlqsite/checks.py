@@ -77,7 +77,7 @@ def check_rate_limits(app_configs: Sequence[AppConfig] | None, **kwargs: Any) ->
 def check_approval_size(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     if settings.DLQ_APPROVAL_SIZE >= 0:
         return []
-    hint = "Use the number of letters that an operator may replay in one batch; 0: every batch needs an administrator."
+    hint = "Use the number of letters that an operator may start within an hour; 0: every batch needs an administrator."
     return [Error(f"DLQ_APPROVAL_SIZE is {settings.DLQ_APPROVAL_SIZE}.", hint=hint, id="dlqsite.E005")]
 
 

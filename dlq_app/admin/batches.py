@@ -17,12 +17,13 @@ from django.utils.decorators import method_decorator
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_POST, require_safe
 
-from dlq_app import batch_stages, batches, conf
+from dlq_app import approval, batch_stages, batches, conf
 from dlq_app.admin import batch_page, letter_page, people
 from dlq_app.admin.batch_form import MAX_NAME, MAX_REASON, BatchForm, Which, limited, twins
 from dlq_app.admin.selection import back_to_list, in_words
 from dlq_app.admin.stored import StoredAdmin, tag
 from dlq_app.errors import (
+    ApprovalNeeded,
     BatchBeingPlanned,
     BatchNotFound,
     CriteriaInvalid,
@@ -152,6 +153,7 @@ class ReplayBatchAdmin(StoredAdmin):
             "max_reason": MAX_REASON,
             "max_name": MAX_NAME,
             "approval": settings.DLQ_APPROVAL_SIZE,
+            "used": approval.used(people.actor(request)),
         }
         return TemplateResponse(request, "console/batch_confirm.html", context, status=400 if errors else 200)
 
@@ -161,10 +163,7 @@ class ReplayBatchAdmin(StoredAdmin):
             return people.why_not(request, "replay")
         if not count:
             return "None of these letters can be replayed."
-        size = settings.DLQ_APPROVAL_SIZE
-        if count > size and not people.may(request, "admin"):
-            return f"More than {size:,} letters at once need the administrator role. Narrow the filter, or ask one."
-        return ""
+        return "" if people.may(request, "admin") else approval.why_not(people.actor(request), count)
 
     def _start(self, request: HttpRequest, which: Which, now: datetime) -> HttpResponse:
         people.require(request, "replay")
@@ -183,10 +182,15 @@ class ReplayBatchAdmin(StoredAdmin):
             if count > seen:
                 late = f"{count - seen:,} more letters match than this page said. Look at the number and confirm again."
                 return self._ask(request, form, now, {"form": late})
-            locked = self._locked(request, count)
-            if locked:
-                raise PermissionDenied(locked) from None
-            batch = batches.start(limited(order, seen), actor=people.actor(request), batch_id=batch_id)
+            if not count:
+                raise PermissionDenied(self._locked(request, count)) from None
+            unlimited = people.may(request, "admin")
+            try:
+                batch = approval.start(
+                    limited(order, seen), actor=people.actor(request), batch_id=batch_id, unlimited=unlimited
+                )
+            except ApprovalNeeded as error:
+                raise PermissionDenied(error.detail) from None
             self._write_down(request, batch, f"replay of {batch.total:,} letters started", order.reason)
             messages.success(request, f"The plan of {batch.total:,} letters is frozen.")
         return HttpResponseRedirect(reverse("admin:dlq_app_replaybatch_change", args=[batch.id]))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from django.conf import settings
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
@@ -16,11 +15,11 @@ from django.urls import reverse
 from django.utils.decorators import method_decorator
 from django.views.decorators.csrf import csrf_protect
 
-from dlq_app import bulk
+from dlq_app import approval, bulk
 from dlq_app.admin import letter_page, people
 from dlq_app.admin.selection import back_to_list, criteria_of, ids_of, in_words
 from dlq_app.criteria import LetterCriteria
-from dlq_app.errors import CriteriaInvalid, DeadLetterError, QueryTooSlow, StoreUnavailable
+from dlq_app.errors import ApprovalNeeded, CriteriaInvalid, DeadLetterError, QueryTooSlow, StoreUnavailable
 from dlq_app.instants import iso, parse_instant
 from dlq_app.repository import Selection
 from dlq_app.requests import MAX_REASON
@@ -144,21 +143,23 @@ class BulkPages:
             "as_of": now,
             "as_of_text": iso(now),
             "back": back_to_list(criteria),
-            "locked": self._too_many(request, shown.count),
+            "locked": self._too_many(shown.count) or self._not_approved(request, shown.count),
             "reason": request.POST.get("reason", ""),
             "errors": errors or {},
             "max_reason": MAX_REASON,
         }
         return TemplateResponse(request, "console/letters_confirm.html", context, status=400 if errors else 200)
 
-    def _too_many(self, request: HttpRequest, count: int) -> str:
-        """Why so many may not be moved at once; empty when they may."""
+    @staticmethod
+    def _too_many(count: int) -> str:
+        """Why so many may not be moved at once by anybody; empty when they may."""
         if count > bulk.MAX_LETTERS:
             return f"At most {bulk.MAX_LETTERS:,} letters can be moved at once. Narrow the filter, for instance by age."
-        if count > settings.DLQ_APPROVAL_SIZE and not people.may(request, "admin"):
-            size = f"{settings.DLQ_APPROVAL_SIZE:,}"
-            return f"More than {size} letters at once need the administrator role. Narrow the filter, or ask one."
         return ""
+
+    @staticmethod
+    def _not_approved(request: HttpRequest, count: int) -> str:
+        return "" if people.may(request, "admin") else approval.why_not(people.actor(request), count)
 
     def _move_many(
         self, request: HttpRequest, move: Move, criteria: LetterCriteria, ids: tuple[str, ...]
@@ -173,11 +174,17 @@ class BulkPages:
             errors["count"] = "Look at the number below and confirm again."
         if errors or count < 1:
             return self._confirmation(request, move, criteria, ids, errors or {"count": "There is nothing to do."})
-        locked = self._too_many(request, count)
+        locked = self._too_many(count)
         if locked:
             raise PermissionDenied(locked)
         which = Selection(criteria=None if ids else criteria, ids=ids, as_of=as_of)
-        done = bulk.move_many(which, move.verb, count=count, actor=people.actor(request), reason=reason)
+        unlimited = people.may(request, "admin")
+        try:
+            done = approval.move_many(
+                which, move.verb, count=count, actor=people.actor(request), reason=reason, unlimited=unlimited
+            )
+        except ApprovalNeeded as error:
+            raise PermissionDenied(error.detail) from None
         described = "chosen one by one" if ids else criteria.as_query() or "all of them"
         outcome = f"{done.count:,} of {count:,}" if done.count != count else f"{count:,}"
         people.write_down(request, "", f"{counted(count)}: {described}", f"{move.done} {outcome}", reason)

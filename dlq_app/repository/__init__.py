@@ -1,12 +1,14 @@
 """The dead letters in MongoDB. Each move is one conditional update, named with its verb; losing a race is an answer.
 
 Split by noun: ``reading`` (lists, counts), ``outcomes`` (deaths and ends), ``claims`` (replays), ``moves`` (operators),
-``leases`` (who polls), ``losses`` (what stores have forgotten), ``transfer`` (out, in, gone for good).
+``leases`` (who polls), ``losses`` (what stores have forgotten), ``transfer`` (out, in, gone for good), ``approvals``
+(how much each person started).
 """
 
 from __future__ import annotations
 
-from dlq_app.mongo import BATCHES, ITEMS, LEASES, LETTERS, LOSSES, MARKS, database
+from dlq_app.mongo import APPROVALS, BATCHES, ITEMS, LEASES, LETTERS, LOSSES, MARKS, database
+from dlq_app.repository.approvals import Approvals, Start
 from dlq_app.repository.batches import Batches, StoredBatch
 from dlq_app.repository.claims import BatchLetter, ClaimOrder, Claims
 from dlq_app.repository.items import Items, Tally
@@ -43,6 +45,11 @@ def leases() -> Leases:
     return Leases(database()[LEASES])
 
 
+def approvals() -> Approvals:
+    """What people started within the last hour, in the configured database."""
+    return Approvals(database()[APPROVALS])
+
+
 def losses() -> Losses:
     """Marks of the ledger, and losses, in the configured database."""
     return Losses(database()[MARKS], database()[LOSSES])
@@ -53,6 +60,7 @@ __all__ = [
     "LEAST_AGE",
     "MAX_NAMED",
     "UNCHANGED",
+    "Approvals",
     "BatchLetter",
     "Batches",
     "ClaimOrder",
@@ -65,9 +73,11 @@ __all__ = [
     "Refreshed",
     "Selection",
     "Standing",
+    "Start",
     "StoredBatch",
     "Tally",
     "Written",
+    "approvals",
     "batches",
     "items",
     "leases",
