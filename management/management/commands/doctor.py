@@ -31,7 +31,9 @@ class Command(BaseCommand):
             alive, silent = alive_here()
             if silent:
                 named = ", ".join(f"{one.role} (pid {one.pid})" for one in silent)
-                raise CommandError(f"running but silent: {named}. See its log; it may be stopped (SIGSTOP)")
+                raise CommandError(
+                    f"running but silent: {named}. See its log; it may be stopped (SIGSTOP) or stuck (step_slow)"
+                )
             if not alive:
                 raise CommandError("no role on this host has reported itself alive")
             return
