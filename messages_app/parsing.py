@@ -108,6 +108,10 @@ def parse_payload(payload: bytes) -> Any:
     return value
 
 
+#: So many fields, or faults, are looked at one by one: far more than a message has.
+_MOST_FIELDS = 100
+
+
 def scan_envelope(text: str, start: int) -> Envelope:
     """Scan the object whose ``{`` is at ``start``.
 
@@ -142,6 +146,10 @@ def scan_envelope(text: str, start: int) -> Envelope:
                 envelope.faults.extend(payload_faults(value, envelope.payload_text))
         else:
             fields[name] = value
+        if len(fields) + len(envelope.faults) > _MOST_FIELDS:
+            # Refused whatever follows: most of them are unknown. Only its end is wanted, which C code finds sooner.
+            _, envelope.end, _ = scan_value(text, start)
+            return envelope
         at = skip_space(text, end)
         following = text[at : at + 1]
         if following == "}":

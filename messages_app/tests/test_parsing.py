@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from messages_app import parsing
 from messages_app.errors import InvalidJson, MessageInvalid
 from messages_app.parsing import (
     ABSENT,
@@ -197,3 +198,27 @@ def test_a_body_that_is_not_utf8_is_refused(body: bytes) -> None:
 
 def test_a_plain_payload_is_not_walked() -> None:
     assert payload_faults(object(), '{"a":1}') == []
+
+
+@pytest.mark.parametrize("field", ['"f{}":1', '"payload":1', '"tags":["\\u0000"]'])
+def test_of_a_message_with_very_many_fields_only_the_end_is_read(monkeypatch: pytest.MonkeyPatch, field: str) -> None:
+    text = "{" + ",".join(field.format(number) for number in range(20_000)) + "} "
+    skip = parsing.skip_space
+    skipped: list[int] = []
+
+    def counted(text: str, at: int) -> int:
+        skipped.append(at)
+        return skip(text, at)
+
+    monkeypatch.setattr(parsing, "skip_space", counted)
+
+    envelope = parsing.scan_envelope(text, 0)
+
+    assert envelope.end == len(text) - 1
+    assert len(envelope.fields) + len(envelope.faults) > 100
+    assert len(skipped) < 1000
+
+
+def test_json_that_is_broken_behind_very_many_fields_is_refused() -> None:
+    with pytest.raises(InvalidJson):
+        parsing.scan_envelope("{" + ",".join(f'"f{number}":1' for number in range(20_000)) + ",}", 0)
