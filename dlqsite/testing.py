@@ -17,6 +17,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from dlqsite.tests.postgres import Postgres
@@ -25,6 +26,10 @@ from management.errors import StackError
 from management.supervisor import bound_to_parent
 
 TEST_DATABASE = "dlq_test"
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("project", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("project")
 
 
 class Servers:
