@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from dlq_app.shown import one_line
+
 CONTENT_TYPE = "application/problem+json"
 _DETAIL_LIMIT = 1000
 
@@ -13,12 +15,12 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def printable(text: str, limit: int = _DETAIL_LIMIT) -> str:
-    """The text, cut to ``limit``, with everything invisible (control, bidi, lone surrogates) replaced.
+    """The text on one line, unseen characters written out, cut to ``limit``.
 
     Error texts quote what a client sent; nobody's terminal or log viewer shall obey it.
     """
-    cut = text if len(text) <= limit else text[: limit - 1] + "…"
-    return cut if cut.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cut)
+    shown = one_line(text[: limit + 1])
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
 def problem(

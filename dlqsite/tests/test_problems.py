@@ -106,7 +106,7 @@ def test_what_the_web_server_refuses_itself_is_a_problem_too(status: int, reason
     assert f"\r\nContent-Length: {len(body)}\r\n".encode() in head
     members = json.loads(body)
     assert (members["status"], members["code"]) == (status, code)
-    assert members["detail"] == "Invalid <b>\ufffd[31m"
+    assert members["detail"] == "Invalid <b>\\u001b[31m"
 
 
 def test_the_web_server_still_has_what_is_replaced() -> None:
@@ -179,6 +179,6 @@ def test_faults_of_a_message_are_its_errors() -> None:
 
 
 def test_texts_hold_nothing_that_a_terminal_obeys() -> None:
-    assert printable("a\x1b[31m\n\u202e\ud800b") == "a\ufffd[31m\ufffd\ufffd\ufffdb"
+    assert printable("a\x1b[31m\n\u202e\ud800b") == "a\\u001b[31m \\u202e\\ud800b"
     assert len(printable("x" * 5000)) == 1000
-    assert problem(400, "c", "t", "d\0")["detail"] == "d\ufffd"
+    assert problem(400, "c", "t", "d\0")["detail"] == "d\\u0000"

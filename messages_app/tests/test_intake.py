@@ -258,7 +258,10 @@ def test_no_answer_repeats_control_characters() -> None:
     reply = send('{"payload":1,"\\u001b[31mred\\u202e":1}')
 
     assert reply.status == 400
-    assert not re.search(r"[\x00-\x1f\u202e]|\\u00", reply.body.decode())
+    told = json.loads(reply.body)
+    assert "\\u001b[31mred\\u202e" in told["detail"]
+    for text in (reply.body.decode(), told["detail"], told["errors"][0]["field"]):
+        assert not re.search(r"[\x00-\x1f\u202e]", text)
 
 
 @pytest.mark.parametrize(
