@@ -12,7 +12,7 @@ from bson.binary import Binary
 
 from dlq_app.fingerprint import fingerprint
 from dlq_app.instants import parse_instant
-from dlq_app.letter import KEPT_ATTEMPTS, Claimed, DeadLetter, Death
+from dlq_app.letter import KEPT_ATTEMPTS, Claimed, DeadLetter, Death, Imported
 from dlq_app.masking import MaskingPolicy
 from dlq_app.mongo import Document
 from dlq_app.policy import Placement
@@ -255,6 +255,7 @@ def letter_from(document: Document) -> DeadLetter:
         queued_at=_instant(document, "queuedAt"),
         acct_day=_text(document, "acctDay"),
         prior_runs=_number(document, "priorRuns"),
+        imported=_imported(document),
         body=body_of(document.get("originalMessage")) if _is_body(document) else b"",
         attempts=_entries(document, "attempts"),
         replay_attempts=_entries(document, "replayAttempts"),
@@ -291,6 +292,12 @@ def _claim(document: Document) -> Claimed:
         locked_at=_instant(replay, "lockedAt"),
         came_from=Status(came_from) if came_from in list(Status) else Status.MANUAL,
     )
+
+
+def _imported(document: Document) -> Imported | None:
+    mark = _mapping(document, "imported")
+    at = _instant(mark, "at")
+    return Imported(_text(mark, "by"), at) if at else None
 
 
 def _is_body(document: Document) -> bool:

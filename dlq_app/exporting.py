@@ -29,7 +29,7 @@ from dlq_app.masking import MaskingPolicy, mask, mask_json, mask_text
 from dlq_app.policy import ReplayPolicy
 from dlq_app.shown import without_unseen
 from dlq_app.versions import masked_diff
-from dlq_app.wire import plain
+from dlq_app.wire import imported, plain
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +64,8 @@ COLUMNS = (
     "updatedAt",
     "resolvedAt",
     "originalMessage",
+    "importedAt",
+    "importedBy",
 )
 #: What makes spreadsheets take a cell for a formula, also in the wide forms of East Asian keyboards.
 _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
@@ -267,6 +269,7 @@ def _unmasked(letter: DeadLetter) -> dict[str, Any]:
         "formerMessages": plain(letter.former_messages),
         "notes": plain(letter.notes),
         "history": plain(letter.history),
+        "imported": imported(letter),
         "fence": letter.fence,
         "closedEpoch": letter.closed_epoch,
         "replay": claim and {"id": claim.replay_id, "epoch": claim.epoch, "from": claim.came_from.value},
@@ -305,6 +308,8 @@ def row(letter: DeadLetter, policy: ReplayPolicy, masking: MaskingPolicy | None,
     found |= {name: metadata.get(name) for name in ("source", "priority", "client")}
     tags = metadata.get("tags")
     found["tags"] = " ".join(map(str, tags)) if isinstance(tags, list) else ""
+    mark = found["imported"] or {}
+    found |= {"importedAt": mark.get("at"), "importedBy": mark.get("by")}
     why = explain(letter, policy, now)
     found["explanation"] = why if masking is None else mask_text(why, masking)
     return [cell(found[name]) for name in COLUMNS]

@@ -28,6 +28,8 @@ _COUNTS = (0, 1_000_000)
 _INT64 = (-(2**63), 2**63 - 1)
 _EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 _MAX_FREE, _MAX_FREE_DEPTH = 16 * 1024, 20
+#: Lists whose entries name who did something.
+_SIGNED = ("replayAttempts", "versions", "notes", "history")
 
 _ENDS = ("succeeded", "failed_same", "failed_new")
 
@@ -52,8 +54,11 @@ def parse(line: bytes) -> dict[str, Any]:
     return found
 
 
-def letter_fields(given: Mapping[str, Any], now: datetime, masking: MaskingPolicy) -> dict[str, Any]:
+def letter_fields(given: Mapping[str, Any], now: datetime, masking: MaskingPolicy, *, by: str) -> dict[str, Any]:
     """The fields of the letter in a parsed line, as stored, its payload not looked into.
+
+    ``imported`` says that ``by`` imported it, and marks each entry that names somebody: a file may claim any name. What
+    the file itself says of an import is not taken over.
 
     ``fence`` and ``closedEpoch`` are None when the line does not have both. A letter that was being replayed comes as
     waiting, where a release would have put it: the replay belongs to where it came from. Raises ``LineRefused``.
@@ -72,6 +77,9 @@ def letter_fields(given: Mapping[str, Any], now: datetime, masking: MaskingPolic
     for name, default in _defaults(found, now).items():
         if found.get(name) is None:
             found[name] = default
+    found["imported"] = {"by": by, "at": now}
+    for name in _SIGNED:
+        found[name] = [{**entry, "imported": True} for entry in found[name]]
     _place(found, now)
     if found["fence"] and found["closedEpoch"]:
         if found["closedEpoch"] > found["fence"]:
@@ -299,6 +307,8 @@ def _no_constant(name: str) -> NoReturn:
 
 _epoch, _count = _whole(*_EPOCHS), _whole(*_COUNTS)
 _name, _why = _text(200), _text(2000)
+#: What an export says of an import is read and not taken over.
+_MARK: dict[str, Reader] = {"imported": _maybe(_bool)}
 _error_type = _matching(ERROR_TYPE, f"a text of 1 to {MAX_ERROR_TYPE} characters {WHAT}")
 _label = _matching(LABEL, f"a text of 1 to {MAX_LABEL} characters {WHAT}")
 _waiting = [status.value for status in Status if status is not Status.PROCESSING]
@@ -328,6 +338,7 @@ _REPLAY_ATTEMPT: dict[str, Reader] = {
     "endedAt": _maybe(_instant),
     "errorType": _maybe(_error_type),
     "errorReason": _maybe(_text(1000)),
+    **_MARK,
 }
 _VERSION: dict[str, Reader] = {
     "version": _count,
@@ -337,13 +348,15 @@ _VERSION: dict[str, Reader] = {
     "by": _name,
     "at": _instant,
     "why": _why,
+    **_MARK,
 }
 _FORMER: dict[str, Reader] = {
     "originalMessage": _text(4 * MAX_PAYLOAD),
     "lastFailedAt": _maybe(_instant),
     "until": _instant,
 }
-_HISTORY: dict[str, Reader] = {"at": _instant, "who": _name, "what": _text(40), "why": _why, "batchId": _name}
+_NOTE: dict[str, Reader] = {"at": _instant, "by": _name, "text": _text(4000), **_MARK}
+_HISTORY: dict[str, Reader] = {"at": _instant, "who": _name, "what": _text(40), "why": _why, "batchId": _name, **_MARK}
 _METADATA: dict[str, Reader] = {
     "source": lambda value: value and _label(value),
     "priority": _one_of(PRIORITIES),
@@ -380,11 +393,12 @@ _FIELDS: dict[str, Reader] = {
     "replayAttempts": _maybe(_list(_entry(_REPLAY_ATTEMPT), 50)),
     "versions": _maybe(_list(_entry(_VERSION), 20)),
     "formerMessages": _maybe(_list(_entry(_FORMER), 10)),
-    "notes": _maybe(_list(_entry({"at": _instant, "by": _name, "text": _text(4000)}), 200)),
+    "notes": _maybe(_list(_entry(_NOTE), 200)),
     "history": _maybe(_list(_entry(_HISTORY), 200)),
     "fence": _maybe(_epoch),
     "closedEpoch": _maybe(_epoch),
     "replay": _maybe(_entry({"id": _name, "epoch": _epoch, "from": _one_of(_waiting)})),
     "masked": _maybe(_bool),
+    "imported": _maybe(_entry({"by": _name, "at": _instant})),
 }
 _REQUIRED = ("messageId", "type", "status", "errorType", "errorKind", "lastFailedAt", "originalMessage")

@@ -123,7 +123,7 @@ class _Import:
                 self._ends.append(is_complete and count == self._since_end)
                 self._since_end = 0
                 return
-            letter = letter_fields(found, self._now, conf.masking_policy())
+            letter = letter_fields(found, self._now, conf.masking_policy(), by=self._actor)
             self._check(letter["originalMessage"])
         except LineRefused as error:
             self._summary.refuse(number, str(error))

@@ -92,6 +92,14 @@ class Claimed:
     came_from: Status
 
 
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """Who imported a letter here, and when."""
+
+    by: str
+    at: datetime
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
     """One letter as it is stored. Instants are aware UTC; entries of lists keep their wire names."""
@@ -125,6 +133,9 @@ class DeadLetter:
     claim: Claimed | None = None
     queued_at: datetime | None = None
     acct_day: str = ""
+    #: None: it died here, or was imported by an earlier version. Entries of ``replay_attempts``, ``versions``,
+    #: ``notes`` and ``history`` that came with it have ``imported``: the file chose the names in them.
+    imported: Imported | None = None
     #: Runs that failed, replays included.
     prior_runs: int = 0
     #: The payload as received. Empty (like the stack and the lists) when read for a list.

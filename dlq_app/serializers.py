@@ -19,6 +19,9 @@ from dlq_app.strategies import Strategy
 # ruff: noqa: N815  wire names
 
 
+_FOREIGN = "An entry with `imported: true` came with an import: its names are those of the file."
+
+
 @extend_schema_field({"description": "Any JSON value."})
 class AnyJson(serializers.JSONField):
     pass
@@ -49,6 +52,11 @@ class DeadLetterSummary(serializers.Serializer[Any]):
     links = serializers.DictField(child=serializers.CharField())
 
 
+class LetterImported(serializers.Serializer[Any]):
+    by = serializers.CharField()
+    at = serializers.DateTimeField()
+
+
 class DeadLetterWhole(DeadLetterSummary):
     explanation = serializers.CharField(help_text="Why it is dead and what happens next, in one sentence.")
     errorStack = serializers.CharField()
@@ -57,11 +65,12 @@ class DeadLetterWhole(DeadLetterSummary):
     masked = serializers.BooleanField(help_text="Whether something in the original message is hidden.")
     metadata = serializers.DictField()
     attempts = serializers.ListField(child=serializers.DictField())
-    replayAttempts = serializers.ListField(child=serializers.DictField())
-    versions = serializers.ListField(child=serializers.DictField())
+    replayAttempts = serializers.ListField(child=serializers.DictField(), help_text=_FOREIGN)
+    versions = serializers.ListField(child=serializers.DictField(), help_text=_FOREIGN)
     formerMessages = serializers.ListField(child=serializers.DictField())
-    notes = serializers.ListField(child=serializers.DictField())
-    history = serializers.ListField(child=serializers.DictField())
+    notes = serializers.ListField(child=serializers.DictField(), help_text=_FOREIGN)
+    history = serializers.ListField(child=serializers.DictField(), help_text=_FOREIGN)
+    imported = LetterImported(allow_null=True, help_text="Who imported it here, and when; null: nobody.")
     queuedAt = serializers.DateTimeField(allow_null=True)
     fence = serializers.IntegerField()
     closedEpoch = serializers.IntegerField()

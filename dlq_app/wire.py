@@ -108,6 +108,7 @@ def whole(letter: DeadLetter, policy: ReplayPolicy, masking: MaskingPolicy | Non
         "notes": entries(letter.notes),
         "history": entries(letter.history),
         "queuedAt": _iso(letter.queued_at),
+        "imported": imported(letter),
         "fence": letter.fence,
         "closedEpoch": letter.closed_epoch,
         "replay": claim
@@ -123,6 +124,12 @@ def whole(letter: DeadLetter, policy: ReplayPolicy, masking: MaskingPolicy | Non
         },
         "links": {"self": f"/api/dlq/{letter.id}", "message": f"/api/messages/{letter.message_id}"},
     }
+
+
+def imported(letter: DeadLetter) -> dict[str, str] | None:
+    """Who imported the letter here, and when; None when it was not."""
+    mark = letter.imported
+    return {"by": mark.by, "at": iso(mark.at)} if mark else None
 
 
 def masked_batch(of: ReplayBatch, masking: MaskingPolicy) -> ReplayBatch:

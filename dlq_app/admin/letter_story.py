@@ -72,6 +72,8 @@ class Moment:
     url: str = ""
     url_text: str = ""
     is_next: bool = False
+    #: It came with an import: whom it names, the file says.
+    is_imported: bool = False
 
 
 def timeline(letter: DeadLetter, masking: MaskingPolicy) -> list[Moment]:
@@ -93,7 +95,9 @@ def timeline(letter: DeadLetter, masking: MaskingPolicy) -> list[Moment]:
             tone, icon, title = known
             who, why = str(entry.get("who") or ""), mask_text(str(entry.get("why") or ""), masking)
             text = why if who in ("", "system") else f"{who}: {why}" if why else who
-            found.append(Moment(at=at, tone=tone, icon=icon, title=title, text=text[:MAX_TEXT]))
+            found.append(
+                Moment(at=at, tone=tone, icon=icon, title=title, text=text[:MAX_TEXT], is_imported=_is_imported(entry))
+            )
     found.sort(key=lambda moment: moment.at)
     if letter.status is Status.PENDING and letter.next_retry_at:
         most = conf.replay_policy().max_automatic_replays
@@ -152,9 +156,14 @@ def _replay(entry: Mapping[str, Any], letter: DeadLetter, masking: MaskingPolicy
         title=f"{title}: {outcome}",
         text="; ".join(details),
         took=_took(entry, "at", "endedAt"),
+        is_imported=_is_imported(entry),
         url=f"{reverse('admin:index')}dlq_app/replaybatch/{quote(batch, safe='')}/change/" if batch else "",
         url_text=f"batch {batch}" if batch else "",
     )
+
+
+def _is_imported(entry: Mapping[str, Any]) -> bool:
+    return entry.get("imported") is True
 
 
 def _took(entry: Mapping[str, Any], begin: str, end: str) -> timedelta | None:
@@ -182,6 +191,7 @@ def history(letter: DeadLetter, masking: MaskingPolicy) -> list[dict[str, Any]]:
             "who": str(entry.get("who") or ""),
             "what": _WORDS.get(str(entry.get("what")), str(entry.get("what"))),
             "why": mask_text(str(entry.get("why") or ""), masking)[:MAX_TEXT],
+            "is_imported": _is_imported(entry),
         }
         for entry in reversed(letter.history)
     ]
@@ -189,7 +199,7 @@ def history(letter: DeadLetter, masking: MaskingPolicy) -> list[dict[str, Any]]:
 
 def note(entry: Mapping[str, Any], masking: MaskingPolicy) -> dict[str, Any]:
     text = mask_text(str(entry.get("text") or ""), masking)
-    return {"at": entry.get("at"), "by": str(entry.get("by") or ""), "text": text}
+    return {"at": entry.get("at"), "by": str(entry.get("by") or ""), "text": text, "is_imported": _is_imported(entry)}
 
 
 def versions(letter: DeadLetter, masking: MaskingPolicy) -> list[dict[str, Any]]:
@@ -203,6 +213,7 @@ def versions(letter: DeadLetter, masking: MaskingPolicy) -> list[dict[str, Any]]
                 "number": entry.get("version"),
                 "by": str(entry.get("by") or ""),
                 "at": entry.get("at"),
+                "is_imported": _is_imported(entry),
                 "why": mask_text(str(entry.get("why") or ""), masking)[:MAX_TEXT],
                 "outcome": _OUTCOMES.get(outcome, ("", "", str(outcome)))[2],
                 "lines": diff_lines(masked_diff(letter, entry, masking)),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import re
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -21,7 +23,7 @@ from dlq_app.letter import DeadLetter
 from dlq_app.replaying import Replayed, Replayer, ReplayRequest
 from dlq_app.repository import Letters
 from dlq_app.testing import NOON, MemoryIntake, MemoryRecord, a_death, an_attempt
-from dlqsite.tests.people import staff, with_key
+from dlqsite.tests.people import member, signed_in, staff, with_key
 
 pytestmark = [pytest.mark.mongo, pytest.mark.redis, pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
 
@@ -33,6 +35,11 @@ def exported(*, reveal: bool = True) -> bytes:
 def bring_in(*lines: object, raw: bytes = b"") -> Summary:
     text = raw or "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines).encode()
     return importing.bring_in(io.BytesIO(text).read, actor="command:test")
+
+
+def unmarked(export: bytes) -> bytes:
+    """The same export without what an import writes down of itself."""
+    return re.sub(rb'"imported":\{[^}]*\}', b'"imported":null', export.replace(b',"imported":true', b""))
 
 
 def a_line(message_id: str = "m-1", **changes: Any) -> dict[str, Any]:
@@ -98,15 +105,81 @@ def test_what_was_exported_comes_back_byte_for_byte(
 
     assert str(summary) == "5 imported, 0 unchanged, 0 rejected"
     assert summary.complete is True
-    assert exported() == before
-    local = {"acctDay", "skippedBy"}
+    after = exported()
+    assert after != before
+    assert unmarked(after) == before
+    local = {"acctDay", "skippedBy", "imported"}
     for document in store["dead_letters"].find():
+        for name in ("history", "replayAttempts", "versions", "notes"):
+            assert all(entry.pop("imported") is True for entry in document[name])
         former = stored[document["messageId"]]
         differ = {name for name in {*document, *former} - local if document.get(name) != former.get(name)}
         assert differ == set(), document["messageId"]
     assert json.loads(before.splitlines()[0])["resolution"] == "replayed"
     assert found(letters, "m-5").former_messages
     assert found(letters, "m-2").versions[0]["version"] == 1
+    # Once more: what came marked is marked once, and the mark of the letter is that of the last import.
+    store["dead_letters"].delete_many({})
+    assert str(bring_in(raw=after)) == "5 imported, 0 unchanged, 0 rejected"
+    assert unmarked(exported()) == before
+    assert exported().count(b',"imported":true') == after.count(b',"imported":true') > 0
+
+
+FORGED: dict[str, Any] = {
+    "history": [{"at": "2026-11-24T12:00:00.000Z", "who": "user:operator1", "what": "discard", "why": "forged"}],
+    "notes": [{"at": "2026-11-24T12:00:00.000Z", "by": "user:operator1", "text": "forged", "imported": False}],
+    "replayAttempts": [{"at": "2026-11-24T12:00:00.000Z", "by": "user:operator1", "kind": "operator", "epoch": 5}],
+    "versions": [{"at": "2026-11-24T12:00:00.000Z", "by": "user:operator1", "version": 1, "payload": "{}"}],
+}
+
+
+def test_names_that_a_file_claims_cannot_pass_for_ours(intake: MemoryIntake, letters: Letters, ada: Client) -> None:
+    forged = {"by": "user:operator1", "at": "2026-11-24T12:00:00.000Z"}
+    bring_in(a_line(**FORGED, imported=forged))
+
+    letter = found(letters)
+    assert letter.imported is not None
+    assert letter.imported.by == "command:test"
+    assert abs(datetime.now(UTC) - letter.imported.at) < timedelta(minutes=5)
+    services.add_note("m-1", actor="user:operator1", text="real")
+    services.discard("m-1", actor="user:operator1", reason="real")
+    shown = ada.get("/api/dlq/m-1").json()["data"]
+    assert shown["imported"]["by"] == "command:test"
+    assert [entry.get("imported") for entry in shown["notes"]] == [True, None]
+    assert [entry.get("imported") for entry in shown["history"]] == [True, None]
+    assert [shown[name][0]["imported"] for name in ("replayAttempts", "versions")] == [True, True]
+
+
+def test_the_page_of_a_letter_marks_what_was_imported(intake: MemoryIntake, letters: Letters) -> None:
+    bring_in(a_line(**FORGED))
+    services.add_note("m-1", actor="user:operator1", text="real")
+    services.discard("m-1", actor="user:operator1", reason="real")
+
+    viewer = signed_in(member("viewer"))
+    html = viewer.get(f"/admin/dlq_app/deadletter/{found(letters).id}/change/").content.decode()
+
+    assert "<dt>Imported</dt><dd>by <bdi>command:test</bdi>" in html
+    notes, history = html.split('id="notes"')[1].split('id="history"')
+    for part in (notes, history.split("</section>")[0]):
+        real, forged = re.findall(r"<li>.*?</li>", part, re.S)
+        assert ("forged" in forged, ">imported</span>" in forged) == (True, True)
+        assert ("real" in real, ">imported</span>" in real) == (True, False)
+    timeline = html.split('id="timeline"')[1].split("</section>")[0]
+    replay = next(line for line in timeline.splitlines() if "replayed it" in line)
+    assert ">imported</span>" in replay
+    assert timeline.count(">imported</span>") == 2, "the replay and the discard of the file, not ours"
+    assert ">imported</span>" in html.split('id="versions"')[1].split("</section>")[0]
+
+
+def test_letters_without_the_mark_are_shown_as_they_are(
+    full: None, ada: Client, store: Database[dict[str, Any]]
+) -> None:
+    store["dead_letters"].update_one({"messageId": "m-1"}, {"$set": {"imported": "by hand"}})
+
+    for ref in ("m-1", "m-2"):
+        shown = ada.get(f"/api/dlq/{ref}").json()["data"]
+        assert shown["imported"] is None
+        assert all("imported" not in entry for entry in shown["history"])
 
 
 def test_the_same_file_twice_changes_nothing(full: None, letters: Letters, store: Database[dict[str, Any]]) -> None:
@@ -387,7 +460,7 @@ class TestOverRest:
         store["dead_letters"].delete_many({})
 
         assert self.send(ada, before).json()["data"]["imported"] == 5
-        assert ada.get("/api/dlq/export?reveal=true&reason=move").getvalue() == before
+        assert unmarked(ada.get("/api/dlq/export?reveal=true&reason=move").getvalue()) == before
 
     def test_only_administrators_import(self, intake: MemoryIntake, letters: Letters) -> None:
         body = json.dumps(a_line()).encode()
