@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 
-from dlq_app import batch_stages
+from dlq_app import batch_stages, repository
 from dlq_app.batch_memory import Memory, Row
 from dlq_app.batch_stages import Claim, Copy, Ours, Skip, Wait
 from dlq_app.letter import DeadLetter
@@ -131,7 +130,7 @@ class Carrier:
             why=batch.reason or batch.name,
             batch_id=batch.id,
             locked_by=self._name,
-            at=datetime.now(UTC),
+            at=repository.now(),
         )
 
     def _forward(self, ours: Sequence[DeadLetter], began_ms: int, skips: dict[str, str]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 from dlq_app import repository
 from dlq_app.errors import DeadLetterError, MoveRefused, QueryTooSlow
@@ -74,7 +73,7 @@ def move_many(which: Selection, verb: Verb, *, count: int, actor: str, reason: s
     done = 0
     try:
         for moved in repository.letters().move_many(
-            which, verb, limit=count, who=actor, why=reason, now=datetime.now(UTC)
+            which, verb, limit=count, who=actor, why=reason, now=repository.now()
         ):
             done += moved
     except DeadLetterError as error:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from dlq_app import conf, repository
@@ -84,7 +83,7 @@ class _Import:
         self._progress = progress
         self._letters = repository.letters()
         self._port = intake()
-        self._now = datetime.now(UTC)
+        self._now = repository.now()
         self._summary = Summary()
         self._waiting: list[tuple[int, dict[str, Any]]] = []
         self._bytes = 0

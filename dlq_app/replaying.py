@@ -14,10 +14,10 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TypeVar
 
-from dlq_app import errors
+from dlq_app import errors, repository
 from dlq_app.difference import diff
 from dlq_app.errors import DeadLetterError, OrderRefused, StoreUnavailable
 from dlq_app.letter import DeadLetter
@@ -171,7 +171,7 @@ class Replayer:
         letters: Letters,
         port: IntakePort,
         *,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        now: Callable[[], datetime] = repository.now,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -208,8 +208,10 @@ class Replayer:
                 return AlreadyClaimed(current.message_id, current.claim.replay_id if current.claim else "")
             if not request.force and not is_allowed(Verb.CLAIM, current.status):
                 return NotReplayable(current.message_id, current.status)
+            # Outside of the try: while MongoDB's time is not known, nothing has been asked of it.
+            order = self._order(current, request)
             try:
-                claimed = self._letters.claim(current, self._order(current, request))
+                claimed = self._letters.claim(current, order)
             except StoreUnavailable:
                 claimed = None  # applied or not: the letter says whose it is
             if claimed is not None:

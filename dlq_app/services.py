@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from dlq_app import conf, figures, indexes, mongo, recording, replaying, repository
@@ -249,4 +249,4 @@ def stats() -> dict[str, Any]:
 
 
 def _now() -> datetime:
-    return datetime.now(UTC)
+    return repository.now()

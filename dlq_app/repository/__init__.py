@@ -7,6 +7,10 @@ Split by noun: ``reading`` (lists, counts), ``outcomes`` (deaths and ends), ``cl
 
 from __future__ import annotations
 
+import os
+from datetime import datetime
+from functools import cache
+
 from dlq_app.mongo import APPROVALS, BATCHES, ITEMS, LEASES, LETTERS, LOSSES, MARKS, database
 from dlq_app.repository.approvals import Approvals, Start
 from dlq_app.repository.batches import Batches, StoredBatch
@@ -19,6 +23,7 @@ from dlq_app.repository.outcomes import Inserted, Outcomes, Standing, Written
 from dlq_app.repository.reading import MAX_NAMED, Page, Reading
 from dlq_app.repository.search_words import Refreshed, SearchWords
 from dlq_app.repository.transfer import IMPORTED, LEAST_AGE, UNCHANGED, Transfer
+from dlq_app.store_clock import StoreClock
 
 
 class Letters(Reading, Outcomes, Claims, Transfer, Moves, SearchWords):
@@ -55,6 +60,16 @@ def losses() -> Losses:
     return Losses(database()[MARKS], database()[LOSSES])
 
 
+@cache
+def _clock(process_id: int) -> StoreClock:
+    return StoreClock(lambda: letters().server_now())
+
+
+def now() -> datetime:
+    """MongoDB's time, which letters use. Seldom asks for it; then it may raise ``StoreUnavailable``."""
+    return _clock(os.getpid()).now()
+
+
 __all__ = [
     "IMPORTED",
     "LEAST_AGE",
@@ -83,4 +98,5 @@ __all__ = [
     "leases",
     "letters",
     "losses",
+    "now",
 ]
