@@ -138,6 +138,14 @@ def check_letters() -> Finding:
     return Finding(Status.DEGRADED if detail else Status.HEALTHY, detail, facts)
 
 
+def check_clocks() -> Finding:
+    """Nothing is decided by the clocks of processes, but their logs and what they show is read by them."""
+    wrong = presence.wrong_clocks()
+    if wrong:
+        return Finding(Status.DEGRADED, f"Clocks differ from Redis': {'; '.join(wrong)}. Run an NTP client there.")
+    return Finding(Status.HEALTHY)
+
+
 @cache
 def _accounts() -> list[tuple[float, list[AccountRow]]]:
     return []
@@ -168,6 +176,7 @@ CHECKS: Mapping[str, Callable[[], Finding]] = {
     "accounting": check_accounting,
     "losses": check_losses,
     "letters": check_letters,
+    "clocks": check_clocks,
 }
 #: Without these nothing can be accepted or shown. MongoDB is not among them: intake and workers go on without it.
 VITAL = frozenset({"redis", "intake", "database"})

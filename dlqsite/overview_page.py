@@ -21,7 +21,7 @@ _CHECKS: Final = {
     "redis": "Redis", "intake": "Intake", "disk": "Disk",
     "mongodb": "MongoDB", "database": "Database", "workers": "Workers", "scheduler": "Scheduler",
     "dlqWorker": "DLQ worker", "queues": "Queues", "breakers": "Breakers", "accounting": "Accounting",
-    "losses": "Losses", "letters": "Letters",
+    "losses": "Losses", "letters": "Letters", "clocks": "Clocks",
 }  # fmt: skip
 #: Bar of each open status.
 _SPLIT: Final = (

@@ -295,6 +295,11 @@ _ROLES = {
 
 def look_at_roles() -> Iterator[Finding]:
     yield from _problems(store_checks.lane_problems(lane_workers()))
+    wrong = presence.wrong_clocks()
+    if wrong:
+        yield _fail("clocks of processes", f"differ from Redis': {'; '.join(wrong)}", "Run an NTP client on that host.")
+    else:
+        yield _ok("clocks of processes", f"within {presence.CLOCK_TOLERANCE_MS // 1000} s of Redis'")
     by_role = {role: presence.present(role) for role in _ROLES}
     can_report = all(by_role.values()) or _takes_writes()
     for role, (consequence, fix) in _ROLES.items():

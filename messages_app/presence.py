@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from functools import cache
 
 import redis
@@ -19,14 +20,23 @@ from messages_app.scripts import Script, shipped
 SILENCE_MS = 15_000
 #: Silent for this long: not even remembered.
 FORGET_MS = 3600 * 1000
+#: A process whose clock differs from Redis' by more than this needs NTP.
+CLOCK_TOLERANCE_MS = 2000
 
 
 class Register:
     """The list of living processes, over one Redis. Thread-safe."""
 
     def __init__(
-        self, client: redis.Redis, prefix: str = "dlq:", *, scripts: Mapping[str, Script] | None = None
+        self,
+        client: redis.Redis,
+        prefix: str = "dlq:",
+        *,
+        scripts: Mapping[str, Script] | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
+        self._wall = wall
+        self._off_ms: int | None = None
         self._scripts = ScriptCaller(client, prefix, scripts or shipped())
 
     def announce(self, name: str, role: str, *, started_at_ms: int, details: Mapping[str, object] | None = None) -> int:
@@ -40,8 +50,13 @@ class Register:
             "host": socket.gethostname(),
             "startedAtMs": started_at_ms,
             "details": dict(details or {}),
+            # Told with the next beat: it is measured by the way of this one, so that it costs nothing.
+            "clockOffMs": self._off_ms,
         }
-        return int(self._scripts.run("announce", name, json.dumps(about, separators=(",", ":")), FORGET_MS))
+        began = self._wall() * 1000
+        now = int(self._scripts.run("announce", name, json.dumps(about, separators=(",", ":")), FORGET_MS))
+        self._off_ms = _off_ms(began, now, self._wall() * 1000)
+        return now
 
     def withdraw(self, name: str) -> None:
         """Say that the process ends; nothing happens when it was not there."""
@@ -51,6 +66,22 @@ class Register:
         """The processes that were alive within ``silence_ms``, longest silent first; only of one role if given."""
         found = [_presence(row) for row in self._scripts.run("present", silence_ms)]
         return [presence for presence in found if role is None or presence.role == role]
+
+
+def _off_ms(began_ms: float, theirs_ms: int, ended_ms: float) -> int:
+    """How far this clock is ahead of theirs; 0 when the journey there and back explains the difference."""
+    if began_ms > theirs_ms:
+        return round(began_ms - theirs_ms)
+    return min(0, round(ended_ms - theirs_ms))
+
+
+def wrong_clocks() -> list[str]:
+    """Who is alive with a clock that differs from Redis' by more than the tolerance, and by how much."""
+    return [
+        f"{one.name} on {one.host} is {abs(off) / 1000:.1f} s {'ahead' if off > 0 else 'behind'}"
+        for one in present()
+        if (off := one.clock_off_ms) is not None and abs(off) > CLOCK_TOLERANCE_MS
+    ]
 
 
 def _presence(row: tuple[bytes, int, bytes]) -> Presence:
@@ -64,6 +95,7 @@ def _presence(row: tuple[bytes, int, bytes]) -> Presence:
         started_at_ms=about.get("startedAtMs", 0),
         seen_at_ms=int(seen_at),
         details=about.get("details", {}),
+        clock_off_ms=about.get("clockOffMs"),
     )
 
 

@@ -341,3 +341,5 @@ class Presence:
     started_at_ms: int
     seen_at_ms: int
     details: dict[str, object] = field(default_factory=dict)
+    #: How far its clock was ahead of Redis' at its last beat but one; None when that is not known.
+    clock_off_ms: int | None = None

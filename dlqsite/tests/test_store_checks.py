@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,7 @@ from dlqsite.tests import scenes
 from dlqsite.tests.patience import eventually
 from management import doctor as doctoring
 from messages_app.lane_workers import MarkedWorker
+from messages_app.presence import Register
 from messages_app.tests.redis_states import State, demoted, full, without_replicas, without_snapshot
 
 pytestmark = [pytest.mark.redis, pytest.mark.mongo, pytest.mark.django_db(transaction=True)]
@@ -269,3 +271,16 @@ def test_a_migration_that_is_not_applied_is_named() -> None:
 
     assert found.detail.startswith("Tables are of an earlier version: sessions 0001_initial is not applied.")
     assert check("database").status is Status.HEALTHY
+
+
+def test_a_process_whose_clock_is_off_is_named(redis_client: Any) -> None:
+    assert check("clocks").status is Status.HEALTHY
+    register = Register(redis_client, wall=lambda: time.time() - 30)
+    for _ in range(2):
+        register.announce("worker-7", "worker", started_at_ms=1)
+
+    found = check("clocks")
+    assert found.status is Status.DEGRADED
+    assert "worker-7" in found.detail
+    assert "s behind" in found.detail
+    assert any("worker-7" in what for what in failures(doctoring.look_at_roles))

@@ -56,3 +56,16 @@ def test_the_dead_are_forgotten_in_time(desk: Desk, register: Register) -> None:
 
     assert desk.client.hkeys("dlq:presence:about") == [b"b"]
     assert desk.client.zrange("dlq:presence", 0, -1) == [b"b"]
+
+
+def test_a_clock_that_is_off_is_told_from_the_second_beat_on(desk: Desk) -> None:
+    ahead = Register(desk.client, scripts=load_scripts(on_test_clock), wall=lambda: desk.now / 1000 + 3600)
+    behind = Register(desk.client, scripts=load_scripts(on_test_clock), wall=lambda: desk.now / 1000 - 3)
+    right = Register(desk.client, scripts=load_scripts(on_test_clock), wall=lambda: desk.now / 1000)
+    for _ in range(2):
+        ahead.announce("ahead", "worker", started_at_ms=1)
+        behind.announce("behind", "worker", started_at_ms=1)
+        right.announce("right", "worker", started_at_ms=1)
+
+    told = {one.name: one.clock_off_ms for one in right.present()}
+    assert told == {"ahead": 3_600_000, "behind": -3000, "right": 0}
