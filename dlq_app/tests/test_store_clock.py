@@ -59,6 +59,6 @@ def test_letters_have_the_time_of_the_server(mongo_db: Any, monkeypatch: pytest.
 
     letter = repository.letters().find("m-1")
     assert letter is not None
-    told = [letter.created_at, letter.updated_at, letter.notes[0].at, *(entry.at for entry in letter.history)]
+    told = [letter.created_at, letter.updated_at, letter.notes[0]["at"], *(entry["at"] for entry in letter.history)]
     assert len(told) > 4
     assert max(told) < datetime.now(UTC) - timedelta(minutes=50)
