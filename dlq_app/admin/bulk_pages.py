@@ -15,7 +15,7 @@ from django.urls import reverse
 from django.utils.decorators import method_decorator
 from django.views.decorators.csrf import csrf_protect
 
-from dlq_app import approval, bulk
+from dlq_app import approval, bulk, repository
 from dlq_app.admin import letter_page, people
 from dlq_app.admin.selection import back_to_list, criteria_of, ids_of, in_words
 from dlq_app.criteria import LetterCriteria
@@ -121,7 +121,8 @@ class BulkPages:
         ids: tuple[str, ...],
         errors: Mapping[str, str] | None = None,
     ) -> HttpResponse:
-        now = datetime.now(UTC)
+        # MongoDB's clock: letters that were touched since then are told by its time.
+        now = repository.now()
         which = Selection(criteria=None if ids else criteria, ids=ids, as_of=now)
         shown = bulk.preview(which, move.verb)
         number = min(shown.count, bulk.MAX_LETTERS)
