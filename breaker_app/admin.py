@@ -16,7 +16,9 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.http import urlencode
 
-from breaker_app import audit, services
+from audit_app.lines import record
+from audit_app.pages import LinesAsHistory
+from breaker_app import services
 from breaker_app.errors import BreakerNotFound, InvalidRequest
 from breaker_app.models import Breaker
 from breaker_app.policy import BreakerPolicy, WhenOpen
@@ -277,7 +279,7 @@ def rules(policy: BreakerPolicy) -> list[tuple[str, str]]:
 
 
 @admin.register(Breaker)
-class BreakerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class BreakerAdmin(LinesAsHistory):
     """Cards of all breakers, and of one what it counts, what happened to it, and what can be done."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -344,14 +346,15 @@ class BreakerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         if not (self.has_view_permission(request) and request.user.has_perm(CONTROL)):
             raise PermissionDenied("Controlling breakers needs the role administrator.")
         what, reason = request.POST.get("do", ""), request.POST.get("reason", "").strip()
+        who = f"user:{request.user.get_username()}"
         if what not in services.ORDERS:
             raise Http404("There is no such order.")
         try:
-            card = services.order(name, what, actor=f"user:{request.user.get_username()}", reason=reason)
+            card = services.order(name, what, actor=who, reason=reason)
         except InvalidRequest as error:
             messages.error(request, str(error))
             return HttpResponseRedirect(_address(name, reason=reason[:MAX_REASON]))
-        audit.log(request.user, name, what, reason)
+        record(who, what, kind="breaker", object_id=name, name=name, why=reason)
         messages.success(request, f"Breaker {name} is {_WORDS[card.seen.state]} now.")
         return HttpResponseRedirect(_address(name))
 

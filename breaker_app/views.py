@@ -9,7 +9,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from breaker_app import audit, serializers, services
+from audit_app.lines import record
+from breaker_app import serializers, services
 
 _NAME = OpenApiParameter("name", str, OpenApiParameter.PATH, description="What the breaker protects.")
 
@@ -70,9 +71,9 @@ class OrderView(APIView):
 
     def post(self, request: Request, name: str) -> Response:
         reason = serializers.reason_in(request.data)
-        card = services.order(name, self.what, actor=getattr(request, "actor", ""), reason=reason)
-        if request.auth is None and getattr(request.user, "is_staff", False):
-            audit.log(request.user, name, self.what, reason.strip())
+        who = getattr(request, "actor", "")
+        card = services.order(name, self.what, actor=who, reason=reason)
+        record(who, self.what, kind="breaker", object_id=name, name=name, why=reason.strip())
         return Response({"data": serializers.detail_out(card)})
 
 
@@ -81,8 +82,8 @@ def _order(operation_id: str, summary: str, description: str) -> Any:
         operation_id=operation_id,
         tags=["Circuit breakers"],
         summary=summary,
-        description=f"{description} The reason and who gave the order are kept with the transition; what staff order "
-        "is in the audit log, too.",
+        description=f"{description} The reason and who gave the order are kept with the transition and in the "
+        "audit log.",
         parameters=[_NAME],
         request=serializers.ReasonIn,
         responses={

@@ -12,10 +12,10 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from dlq_app import approval, audit, batches, conf, openapi, requests, serializers, wire
+from dlq_app.audit import actor
 from dlq_app.errors import BatchNotFound, OtherOrder
 from dlq_app.paging import MAX_CURSOR
 from dlq_app.replay_batch import OUTCOME_FILTERS, BatchOrder, ReplayBatch
-from dlq_app.views import actor
 
 _NOT_FOUND = "`replay_batch_not_found`"
 _CURSOR = OpenApiParameter(
@@ -76,7 +76,7 @@ class StartView(APIView):
         if known is None:
             batch = approval.start(order, actor=actor(request), batch_id=batch_id, unlimited=may_approve(request))
             what = f"replay of {batch.total} letters started"
-            audit.log_batch(request, batch.id, batch.name, what, order.reason)
+            audit.log_batch(request, batch.id, batch.name, what, order.reason, count=batch.total)
         else:
             batch = known
         if batch_id and not _was_ordered(batch, order):

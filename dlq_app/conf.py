@@ -9,7 +9,7 @@ from django.conf import settings
 from django.core.signals import setting_changed
 
 from dlq_app.environment import Environment
-from dlq_app.masking import MaskingPolicy
+from dlq_app.masking import MaskingPolicy, mask_text
 from dlq_app.policy import ReplayPolicy
 
 
@@ -23,6 +23,11 @@ def replay_policy() -> ReplayPolicy:
 def masking_policy() -> MaskingPolicy:
     """The policy of ``masking.toml``; raises ``PolicyError`` when it is not valid."""
     return MaskingPolicy.parse(settings.MASKING_POLICY)
+
+
+def mask_shown(text: str) -> str:
+    """``text`` with secrets hidden."""
+    return mask_text(text, masking_policy())
 
 
 @cache

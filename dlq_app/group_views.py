@@ -11,9 +11,9 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from dlq_app import audit, conf, groups, openapi, requests, serializers, wire
+from dlq_app.audit import actor
 from dlq_app.group_states import GroupState
 from dlq_app.paging import DEFAULT_LIMIT, MAX_CURSOR, MAX_LIMIT
-from dlq_app.views import actor
 
 _NOT_FOUND = "`group_not_found`"
 _FILTERS = [

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from audit_app.lines import record
 from dlq_app import conf, repository
 from dlq_app.errors import PayloadInvalid, StoreUnavailable
 from dlq_app.import_rules import MAX_PAYLOAD, LineRefused, end_of, letter_fields, parse
@@ -106,6 +107,7 @@ class _Import:
         finally:
             told = {"imported": summary.imported, "unchanged": summary.unchanged, "refused": summary.refused}
             log.warning("letters_imported", extra={"by": self._actor, **told})
+            record(self._actor, "import", kind="deadletter", name="import", why=str(summary), count=summary.imported)
         if False in self._ends:
             summary.complete = False
         elif self._ends and self._since_end == 0:

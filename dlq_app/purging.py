@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
+from audit_app.lines import record
 from dlq_app import repository
 from dlq_app.criteria import LetterCriteria
 from dlq_app.errors import CriteriaInvalid
@@ -48,6 +49,8 @@ def purge(
             "letters_purged",
             extra={"by": actor, "letters": deleted, "resolved_before": before.isoformat(), "filter": which},
         )
+        why = f"resolved before {before:%Y-%m-%dT%H:%M:%SZ}"
+        record(actor, "purge", kind="deadletter", name=which, why=why, count=deleted)
     return deleted
 
 

@@ -93,7 +93,8 @@ class ExportView(APIView):
         which = criteria.as_query() or "all"
         said = {"by": getattr(request, "actor", ""), "letters": how_many, "filter": which, "why": reason}
         log.warning("secrets_exported", extra=said)
-        audit.log(request, "", "export", f"reveal {how_many} letters", f"{which}: {reason}")
+        what = f"reveal {how_many} letters"
+        audit.log(request, "", "export", what, f"{which}: {reason}", count=total.count, must=True)
 
 
 class Lines(BaseParser):
@@ -145,7 +146,6 @@ class ImportView(APIView):
         summary = importing.bring_in(
             stream.read if length else lambda _: b"", actor=str(getattr(request, "actor", "")) or "unknown"
         )
-        audit.log(request, "", "import", "import", str(summary))
         return Response({"data": summary.wire()})
 
 

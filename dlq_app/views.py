@@ -14,17 +14,13 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from dlq_app import audit, conf, openapi, repository, requests, serializers, services, wire
+from dlq_app.audit import actor
 from dlq_app.errors import LetterNotFound
 from dlq_app.letter import DeadLetter
 from dlq_app.replaying import Replayed, refusal
 from dlq_app.states import Status
 
 log = logging.getLogger(__name__)
-
-
-def actor(request: Request) -> str:
-    """Who asks, for history: ``key:NAME`` or ``user:NAME``."""
-    return str(getattr(request, "actor", "")) or "unknown"
 
 
 class LettersView(APIView):
@@ -244,7 +240,7 @@ class RevealView(APIView):
         operation_id="revealDeadLetter",
         tags=["Dead letters"],
         summary="See the secrets of a dead letter",
-        description="The letter with nothing hidden. Who looked, and why, is kept in its history.",
+        description="The letter with nothing hidden. Who looked, and why, is kept in its history and in the audit log.",
         request=serializers.RevealReasonIn,
         responses={
             200: serializers.LetterOut,
@@ -260,7 +256,7 @@ class RevealView(APIView):
         reason = requests.body(request.data, "reason", required=("reason",))["reason"]
         letter = services.reveal(ref, actor=actor(request), reason=reason)
         log.warning("secrets_revealed", extra={"by": actor(request), "letter_id": letter.id, "why": reason})
-        audit.log(request, letter.id, letter.message_id, "reveal", reason)
+        audit.log(request, letter.id, letter.message_id, "reveal", reason, must=True)
         return _whole(letter, masked=False)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from axes.models import AccessAttempt
 from django import forms
 from django.contrib import admin, messages
-from django.contrib.admin.models import ADDITION, CHANGE, DELETION, LogEntry
 from django.contrib.admin.utils import quote, unquote
 from django.contrib.admin.views.main import ChangeList
+from django.contrib.auth.models import Group, User
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import NoReverseMatch, reverse
@@ -17,8 +18,8 @@ from django.utils.safestring import SafeString
 from rest_framework_api_key.admin import APIKeyModelAdmin
 from rest_framework_api_key.models import APIKey
 
-from dlq_app.conf import masking_policy
-from dlq_app.masking import mask_text
+from audit_app.models import AuditLine, masked
+from audit_app.pages import LinesAsHistory
 from dlq_app.shown import visible
 from dlqsite import rq_pages  # noqa: F401  # registers them
 from dlqsite.models import SCOPES, ApiKey
@@ -28,12 +29,18 @@ from dlqsite.templatetags.console import badge
 admin.site.unregister(APIKey)
 
 
-#: What Django's log tells apart → tone, icon, word.
-_ACTIONS = {
-    ADDITION: ("ok", "note", "Added"),
-    CHANGE: ("busy", "edit", "Changed"),
-    DELETION: ("bad", "x", "Deleted"),
-}
+class _LineEach(LinesAsHistory):
+    """Objects deleted together are a line of the log each: Django adds several at once, without the signal."""
+
+    def log_deletions(self, request: HttpRequest, queryset: Any) -> list[Any]:
+        one_each: Any = super().log_deletions
+        return [line for one in queryset for line in one_each(request, [one])]
+
+
+for _model in (User, Group, AccessAttempt):
+    _stock = type(admin.site.get_model_admin(_model))
+    admin.site.unregister(_model)
+    admin.site.register(_model, type(_stock.__name__, (_LineEach, _stock), {"__module__": __name__}))
 
 
 class _KeyList(ChangeList):
@@ -54,7 +61,7 @@ class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 @admin.register(ApiKey)
-class ApiKeyAdmin(APIKeyModelAdmin):
+class ApiKeyAdmin(LinesAsHistory, APIKeyModelAdmin):
     """Keys are made here or by ``create_api_key``; the key itself is shown once, when it is made."""
 
     form = ApiKeyForm
@@ -77,6 +84,9 @@ class ApiKeyAdmin(APIKeyModelAdmin):
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return _KeyList
+
+    def id_in_lines(self, object_id: str) -> str:
+        return object_id.partition(".")[0]
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
         """The key by its prefix: its id holds its hash. Addresses of the last version hold the id."""
@@ -112,39 +122,74 @@ class ApiKeyAdmin(APIKeyModelAdmin):
         return badge("warn", "clock", "Expired") if key.has_expired else badge("ok", "check", "Valid")
 
 
-class ActionFilter(admin.SimpleListFilter):
-    """What was done, in the words of the list's first column; the address is the one of Django's own filter."""
+#: What a line is about → its page.
+_PAGES = {
+    "deadletter": "admin:dlq_app_deadletter_change",
+    "lettergroup": "admin:dlq_app_lettergroup_change",
+    "replaybatch": "admin:dlq_app_replaybatch_change",
+    "apikey": "admin:dlqsite_apikey_change",
+    "user": "admin:auth_user_change",
+    "group": "admin:auth_group_change",
+}
+#: The same → its word.
+_KINDS = {
+    "deadletter": "dead letter",
+    "lettergroup": "group",
+    "replaybatch": "replay batch",
+    "breaker": "breaker",
+    "message": "message",
+    "apikey": "API key",
+    "user": "user",
+    "group": "role",
+    "dashboard": "queue",
+    "accessattempt": "refused sign-in",
+}
 
-    title = "what was done"
-    parameter_name = "action_flag__exact"
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(str(flag), word) for flag, (_, _, word) in _ACTIONS.items()]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[LogEntry]) -> QuerySet[LogEntry]:
-        flag = self.value()
-        return queryset.filter(action_flag=int(flag)) if flag in dict(self.lookup_choices) else queryset
-
-
-class KindFilter(admin.RelatedOnlyFieldListFilter):
+class KindFilter(admin.SimpleListFilter):
     """To what it was done."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.title = "what it was done to"
+    title = "what it was done to"
+    parameter_name = "kind"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return list(_KINDS.items())
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[AuditLine]) -> QuerySet[AuditLine]:
+        return queryset.filter(kind=self.value()) if self.value() in _KINDS else queryset
 
 
-@admin.register(LogEntry)
+class WhoFilter(admin.SimpleListFilter):
+    """By what sort of person or program."""
+
+    title = "who"
+    parameter_name = "by"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("user", "Staff"), ("key", "API keys"), ("cli", "Commands"), ("address", "Strangers")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[AuditLine]) -> QuerySet[AuditLine]:
+        value = self.value()
+        return queryset.filter(who__startswith=f"{value}:") if value in dict(self.lookup_choices) else queryset
+
+
+@admin.register(AuditLine)
 class AuditLogAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Who did what, to what, why: read only, newest first."""
 
-    list_display = ("action_time", "user", "what", "target", "said")
-    list_filter = (ActionFilter, ("content_type", KindFilter))
-    search_fields = ("object_repr", "change_message", "user__username")
-    list_select_related = ("user", "content_type")
+    list_display = ("at", "by", "target", "done", "count")
+    list_filter = (WhoFilter, KindFilter, "at")
+    search_fields = ("who", "what", "name", "object_id", "why")
     list_display_links = None
-    ordering = ("-action_time", "-id")
+    ordering = ("-at", "-pk")
     show_full_result_count = False
+    actions = None
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return self.has_view_permission(request)
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return bool(request.user.has_perm("admin.view_logentry"))
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -158,23 +203,22 @@ class AuditLogAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         return super().changelist_view(request, {"title": "Audit log", **(extra_context or {})})
 
-    @admin.display(description="What", ordering="action_flag")
-    def what(self, entry: LogEntry) -> SafeString:
-        tone, icon, word = _ACTIONS.get(entry.action_flag, ("mute", "info", "Other"))
-        return badge(tone, icon, word)
+    @admin.display(description="Who", ordering="who")
+    def by(self, line: AuditLine) -> str:
+        return visible(line.who)
 
     @admin.display(description="Of")
-    def target(self, entry: LogEntry) -> str:
-        kind = entry.content_type.name if entry.content_type else "something"
+    def target(self, line: AuditLine) -> str:
+        kind = _KINDS.get(line.kind, line.kind)
+        name = visible(masked(line.name) or line.object_id or "—")
         try:
-            url = entry.get_admin_url() if entry.action_flag != DELETION else None
-        except NoReverseMatch:
-            url = None  # its page is not part of this console
-        name = mask_text(entry.object_repr, masking_policy()) or entry.object_id or "?"
+            url = reverse(_PAGES[line.kind], args=[quote(line.object_id)]) if line.object_id else ""
+        except (KeyError, NoReverseMatch):
+            url = ""  # it has no page of its own
         if not url:
-            return f"{kind} {name}"
+            return f"{kind} {name}".strip()
         return format_html('<span class="muted">{}</span> <a href="{}">{}</a>', kind, url, name)
 
-    @admin.display(description="How and why")
-    def said(self, entry: LogEntry) -> str:
-        return mask_text(entry.get_change_message(), masking_policy()) or "—"
+    @admin.display(description="What and why", ordering="what")
+    def done(self, line: AuditLine) -> str:
+        return visible(line.said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any, cast
 
 from django.conf import settings
@@ -12,10 +13,13 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, URLResolver, path
 from django.utils.decorators import method_decorator
 from django.views.decorators.cache import never_cache
+from django.views.generic import RedirectView
 
 from dlqsite import tabs
 from dlqsite.roles import MAY, role_of
 from dlqsite.version import VERSION
+
+_AUDIT_LOG = "admin:audit_app_auditline_changelist"
 
 
 class LoginForm(AdminAuthenticationForm):
@@ -66,7 +70,8 @@ class ConsoleSite(admin.AdminSite):
         # Django's address that leads from the admin to an object's public page: nothing here has one, and it fails for
         # models without tables.
         inherited = [url for url in super().get_urls() if getattr(url, "name", "") != "view_on_site"]
-        return [path("you/", self.admin_view(self.account), name="account"), *inherited]
+        old_log = path("admin/logentry/", self.admin_view(RedirectView.as_view(pattern_name=_AUDIT_LOG)))
+        return [path("you/", self.admin_view(self.account), name="account"), old_log, *inherited]
 
     @method_decorator(never_cache)
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
@@ -75,6 +80,16 @@ class ConsoleSite(admin.AdminSite):
 
         must_look(request)
         return super().index(request, extra_context)
+
+    def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
+        """Django's page; that the password was changed is written down."""
+        from audit_app.lines import record  # needs the apps
+
+        answer = super().password_change(request, extra_context)
+        if request.method == "POST" and answer.status_code == HTTPStatus.FOUND:
+            name = request.user.get_username()
+            record(f"user:{name}", "password changed", kind="user", object_id=str(request.user.pk), name=name)
+        return answer
 
     def account(self, request: HttpRequest) -> HttpResponse:
         """What the one who is signed in may do, and what not, with who could change that."""

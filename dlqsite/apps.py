@@ -23,7 +23,7 @@ class SiteConfig(AppConfig):
         from breaker_app import conf as breakers
         from dlq_app.conf import masking_policy
         from dlq_app.masking import mask_text
-        from dlqsite import checks  # noqa: F401  # registers them
+        from dlqsite import audit_signals, checks  # noqa: F401  # registers them
 
         pre_migrate.connect(_let_migrations_take_their_time, dispatch_uid="dlqsite.apps")
         breakers.hide_with(lambda text: mask_text(text, masking_policy()))

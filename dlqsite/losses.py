@@ -6,18 +6,16 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from django.contrib.admin.models import CHANGE, LogEntry
-from django.contrib.contenttypes.models import ContentType
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from audit_app.lines import record
 from dlq_app.instants import iso
 from messages_app import witness
 from messages_app.errors import InvalidRequest
-from messages_app.models import Message
 from messages_app.recorded import recorded
 from messages_app.serializers import enveloped
 
@@ -55,16 +53,9 @@ def lacking() -> tuple[str, Mapping[str, Any]]:
     return detail, {"lacking": number, "since": iso(since)}
 
 
-def log_acknowledged(user: Any, loss_id: str, why: str) -> None:
-    """Add a line to Django's audit log. ``user`` is a signed-in member of staff."""
-    LogEntry.objects.create(
-        user_id=user.pk,
-        content_type=ContentType.objects.get_for_model(Message),
-        object_id=loss_id,
-        object_repr=f"loss {loss_id}"[:200],
-        action_flag=CHANGE,
-        change_message=f"acknowledge loss: {why}",
-    )
+def log_acknowledged(who: str, loss_id: str, why: str) -> None:
+    """Add a line to the audit log."""
+    record(who, "acknowledge loss", kind="message", object_id=loss_id, name=f"loss {loss_id}", why=why)
 
 
 class LossAcknowledged(serializers.Serializer[Any]):
@@ -139,7 +130,7 @@ class AcknowledgeView(APIView):
             raise InvalidRequest(str(unknown[0])[:64], "is not read here; allowed is reason")
         reason = body["reason"].strip()
         new = witness.acknowledge([loss_id], actor=getattr(request, "actor", ""), reason=reason)
-        if new and request.auth is None and getattr(request.user, "is_staff", False):
-            log_acknowledged(request.user, loss_id, reason)
+        if new:
+            log_acknowledged(getattr(request, "actor", ""), loss_id, reason)
         (loss,) = (loss for loss in witness.all_losses() if loss.id == loss_id)
         return Response({"data": witness.wire(loss)})

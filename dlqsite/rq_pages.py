@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from functools import wraps
+from http import HTTPStatus
 from typing import Any
 
 from django.contrib import admin
@@ -18,6 +19,7 @@ from django_rq.settings import get_queues_list
 from rq.exceptions import NoSuchJobError
 from rq.worker import Worker
 
+from audit_app.lines import record
 from dlqsite.access import may_look, must_look
 
 admin.site.unregister(Dashboard)
@@ -75,11 +77,30 @@ def _guarded(url: URLPattern) -> URLPattern:
                 raise PermissionDenied("How Redis is reached is shown to administrators.")
         _must_exist(request, kwargs)
         try:
-            return view(request, *args, **kwargs)
+            answer = view(request, *args, **kwargs)
         except NoSuchJobError as error:
             raise Http404("This job is gone: RQ forgets jobs that are over.") from error
+        if is_write and request.method == "POST" and answer.status_code == HTTPStatus.FOUND:
+            _record(request, name, kwargs)
+        return answer
 
     return URLPattern(url.pattern, guarded, url.default_args, url.name)
+
+
+def _record(request: HttpRequest, page: str, named: Mapping[str, Any]) -> None:
+    """A line in the audit log: the pages redirect after they have changed something."""
+    jobs = request.POST.getlist("job_ids")
+    what = page.removeprefix("django_rq_").replace("_", " ")
+    action = request.POST.get("action", "")
+    record(
+        f"user:{request.user.get_username()}",
+        f"queue page: {what} {action}".strip(),
+        kind="dashboard",
+        name=" ".join(
+            [get_queue_by_index(named.get("queue_index", 0)).name, str(named.get("job_id", "")), *jobs]
+        ).strip(),
+        count=len(jobs) or None,
+    )
 
 
 def _must_exist(request: HttpRequest, named: Mapping[str, Any]) -> None:

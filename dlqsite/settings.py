@@ -120,6 +120,7 @@ INSTALLED_APPS = [
     "management",
     "django_rq",
     "dlqsite",
+    "audit_app",
     "messages_app",
     "dlq_app",
     "breaker_app",
@@ -307,6 +308,9 @@ DLQ_RESUBMIT = "messages_app.services.IntakePort"
 
 #: Days for which a replay batch and the list of its letters are kept after its end; 0 keeps them for ever.
 DLQ_BATCH_KEEP_DAYS = env.int("DLQ_BATCH_KEEP_DAYS", default=90)
+
+#: Hides secrets in what the audit log is told.
+AUDIT_MASK = "dlq_app.conf.mask_shown"
 
 RETRY_POLICY = policy("retry")
 BREAKER_POLICY = policy("breaker")

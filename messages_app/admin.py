@@ -24,6 +24,7 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.http import urlencode
 
+from audit_app.pages import LinesAsHistory
 from dlq_app.conf import masking_policy
 from dlq_app.errors import DeadLetterError
 from dlq_app.masking import mask_json, mask_text
@@ -119,7 +120,7 @@ class AttemptRow:
 
 
 @admin.register(Message)
-class MessageAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class MessageAdmin(LinesAsHistory):
     """No list of rows: messages are too many and too quick. One page to look at, and one to look something up."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:

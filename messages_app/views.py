@@ -11,11 +11,11 @@ from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 from rest_framework.views import APIView
 
-from dlq_app import audit, conf, requests
+from audit_app.lines import record as audited
+from dlq_app import conf, requests
 from messages_app import intake, serializers
 from messages_app.errors import MessageNotFound
 from messages_app.ledger import ledger
-from messages_app.models import Message
 from messages_app.records import Record
 from messages_app.status import status_body
 
@@ -207,10 +207,7 @@ class RevealView(APIView):
         operation_id="revealMessage",
         tags=["Messages"],
         summary="See the secrets of a message",
-        description=(
-            "The message with nothing hidden. Who looked, and why, is written to the log, and to the audit log when a "
-            "member of staff did."
-        ),
+        description=("The message with nothing hidden. Who looked, and why, is written to the audit log."),
         request=serializers.RevealIn,
         responses={
             200: serializers.MessageOut,
@@ -227,5 +224,5 @@ class RevealView(APIView):
         record = _record(message_id)
         by = str(getattr(request, "actor", "")) or "unknown"
         log.warning("secrets_revealed", extra={"by": by, "message_id": message_id, "why": reason})
-        audit.log_about(request, Message, message_id, message_id, "reveal", reason)
+        audited(by, "reveal", kind="message", object_id=message_id, name=message_id, why=reason, must=True)
         return HttpResponse(status_body(record, None), content_type="application/json")

@@ -7,7 +7,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, tzinfo
 
 import pytest
-from django.contrib.admin.models import LogEntry
 from django.http import HttpResponse
 from django.test import Client
 from django.urls import reverse
@@ -16,7 +15,7 @@ from redis import Redis
 
 from breaker_app import admin, conf, services
 from breaker_app.states import Outcome, State, Transition, Why
-from dlqsite.tests.people import member, signed_in
+from dlqsite.tests.people import audited, member, signed_in
 
 pytestmark = [pytest.mark.redis, pytest.mark.mongo, pytest.mark.django_db]
 
@@ -94,16 +93,16 @@ def test_an_order_is_carried_out_and_written_down(order: str, state: State) -> N
     card = services.card("payments-api")
     assert card.seen.state is state
     assert (card.transitions[0].actor, card.transitions[0].reason) == ("user:administrator", "the gateway is back")
-    entry = LogEntry.objects.get()
-    assert (entry.user.get_username(), entry.object_id) == ("administrator", "payments-api")
-    assert entry.get_change_message() == f"{order}: the gateway is back"
+    entry = audited().get()
+    assert (entry.who, entry.object_id) == ("user:administrator", "payments-api")
+    assert entry.said == f"{order}: the gateway is back"
 
 
 def test_an_order_without_a_reason_is_refused() -> None:
     assert give("administrator", "force-open", reason="  ") == 302
 
     assert services.card("payments-api").seen.state is State.CLOSED
-    assert not LogEntry.objects.exists()
+    assert not audited().exists()
 
 
 def test_a_reason_is_shown_as_the_text_it_is() -> None:

@@ -191,7 +191,7 @@ class ReplayBatchAdmin(StoredAdmin):
                 )
             except ApprovalNeeded as error:
                 raise PermissionDenied(error.detail) from None
-            self._write_down(request, batch, f"replay of {batch.total:,} letters started", order.reason)
+            self._write_down(request, batch, f"replay of {batch.total:,} letters started", order.reason, batch.total)
             messages.success(request, f"The plan of {batch.total:,} letters is frozen.")
         return HttpResponseRedirect(reverse("admin:dlq_app_replaybatch_change", args=[batch.id]))
 
@@ -313,9 +313,9 @@ class ReplayBatchAdmin(StoredAdmin):
         response["Retry-After"] = str(round(error.retry_after or 5))
         return response
 
-    def _write_down(self, request: HttpRequest, batch: Batch, what: str, why: str) -> None:
-        """One line in Django's log, however many letters the batch has."""
-        people.write_down(request, batch.id, batch.name or batch.id, what, why, about=ReplayBatch)
+    def _write_down(self, request: HttpRequest, batch: Batch, what: str, why: str, count: int | None = None) -> None:
+        """One line in the audit log, however many letters the batch has."""
+        people.write_down(request, batch.id, batch.name or batch.id, what, why, about=ReplayBatch, count=count)
 
 
 def _off_peak(now: datetime) -> datetime:

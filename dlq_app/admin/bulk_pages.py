@@ -188,7 +188,9 @@ class BulkPages:
             raise PermissionDenied(error.detail) from None
         described = "chosen one by one" if ids else criteria.as_query() or "all of them"
         outcome = f"{done.count:,} of {count:,}" if done.count != count else f"{count:,}"
-        people.write_down(request, "", f"{counted(count)}: {described}", f"{move.done} {outcome}", reason)
+        people.write_down(
+            request, "", f"{counted(count)}: {described}", f"{move.done} {outcome}", reason, count=done.count
+        )
         self._say(request, move, done)
         return HttpResponseRedirect(back_to_list(criteria))
 

@@ -16,6 +16,7 @@ from django.utils.decorators import method_decorator
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_POST, require_safe
 
+from audit_app.lines import history
 from dlq_app import conf, groups
 from dlq_app.admin import group_page, people
 from dlq_app.admin.filters import AgeFilter, Chip
@@ -264,7 +265,12 @@ class LetterGroupAdmin(StoredAdmin):
 
         def answer(group: Group) -> HttpResponse:
             title = visible(mask_text(group.telling_title, conf.masking_policy())[:100])
-            more = {"title": f"Audit log of {title}", "subtitle": None, **(extra_context or {})}
+            more = {
+                "title": f"Audit log of {title}",
+                "subtitle": None,
+                **history(request, "lettergroup", group.fingerprint),
+            }
+            more |= extra_context or {}
             return super(LetterGroupAdmin, self).history_view(request, object_id, more)
 
         return self._with(request, object_id, answer)

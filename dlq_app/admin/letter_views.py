@@ -16,13 +16,13 @@ from django.utils.decorators import method_decorator
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_POST, require_safe
 
+from audit_app.lines import history
 from dlq_app import conf, repository, services
 from dlq_app.admin import letter_page, letter_story, people
 from dlq_app.admin.bulk_pages import BULK, reason_of
 from dlq_app.difference import diff
 from dlq_app.errors import DeadLetterError, LetterNotFound, PayloadInvalid, QueryTooSlow, StoreUnavailable
 from dlq_app.letter import DeadLetter as Letter
-from dlq_app.masking import mask_text
 from dlq_app.payload import NotJson, NotRestorable, masked, parse, restored, written
 from dlq_app.ports import intake
 from dlq_app.replaying import Replayed, new_replay_id, refusal
@@ -82,9 +82,8 @@ class LetterViews:
 
         def page(letter: Letter) -> HttpResponse:
             title = {"title": f"Audit log of {letter.message_id}", "subtitle": None}
-            response: TemplateResponse = inherited.history_view(request, letter.id, {**title, **(extra_context or {})})
-            for entry in (response.context_data or {}).get("action_list", ()):
-                entry.change_message = mask_text(entry.get_change_message(), conf.masking_policy())
+            more = {**title, **history(request, "deadletter", letter.id), **(extra_context or {})}
+            response: HttpResponse = inherited.history_view(request, letter.id, more)
             return response
 
         return self._with(request, object_id, page)
@@ -255,7 +254,7 @@ class LetterViews:
             if wrong:
                 return self._ask(request, letter, "reveal", errors={"reason": wrong})
             shown = services.reveal(letter.id, actor=people.actor(request), reason=reason)
-            people.write_down(request, shown.id, shown.message_id, "reveal", reason)
+            people.write_down(request, shown.id, shown.message_id, "reveal", reason, must=True)
             return self._page(request, shown, revealed=True)
 
         return self._with(request, object_id, answer)

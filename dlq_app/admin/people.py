@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from django.contrib.admin.models import CHANGE, LogEntry
-from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import PermissionDenied
 from django.db.models import Model
 from django.http import HttpRequest
 
-from dlq_app import conf
-from dlq_app.masking import mask_text
+from audit_app.lines import record
 from dlq_app.models import DeadLetter
 
 #: Permission of ``dlqsite`` → the role that has it.
@@ -42,14 +39,16 @@ def actor(request: HttpRequest) -> str:
 
 
 def write_down(
-    request: HttpRequest, object_id: str, name: str, what: str, why: str, *, about: type[Model] = DeadLetter
+    request: HttpRequest,
+    object_id: str,
+    name: str,
+    what: str,
+    why: str,
+    *,
+    about: type[Model] = DeadLetter,
+    count: int | None = None,
+    must: bool = False,
 ) -> None:
-    """One line in Django's log: about a letter or what ``about`` says, without an id about the many in ``name``."""
-    LogEntry.objects.create(
-        user_id=request.user.pk,  # type: ignore[misc]
-        content_type=ContentType.objects.get_for_model(about),
-        object_id=object_id,
-        object_repr=mask_text(name, conf.masking_policy())[:200],
-        action_flag=CHANGE,
-        change_message=mask_text(f"{what}: {why}" if why else what, conf.masking_policy()),
-    )
+    """One line in the audit log: about a letter or what ``about`` says, without an id about the many in ``name``."""
+    kind = str(about._meta.model_name)
+    record(actor(request), what, kind=kind, object_id=object_id, name=name, why=why, count=count, must=must)

@@ -6,10 +6,11 @@ import hashlib
 from datetime import datetime
 from typing import Any
 
-from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseNotModified
 from django.template.response import TemplateResponse
+
+from audit_app.pages import LinesAsHistory
 
 
 def tag(request: HttpRequest, now: datetime, shown: object) -> str:
@@ -19,7 +20,7 @@ def tag(request: HttpRequest, now: datetime, shown: object) -> str:
     return hashlib.sha256(repr(parts).encode("utf-8", "backslashreplace")).hexdigest()[:32]
 
 
-class StoredAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class StoredAdmin(LinesAsHistory):
     """Looks at what MongoDB holds. Services write; what one may not do is shown locked, with the reason."""
 
     #: How browsers may keep live parts.

@@ -6,7 +6,6 @@ import re
 from typing import Any
 
 import pytest
-from django.contrib.admin.models import LogEntry
 from django.test import Client
 from pymongo.database import Database
 from pytest_django import Settings
@@ -17,7 +16,7 @@ from dlq_app.replay_batch import BatchOrder, Canary, ReplayBatch
 from dlq_app.repository import Letters
 from dlq_app.testing import MemoryIntake
 from dlq_app.tests.batch_rig import Rig
-from dlqsite.tests.people import member, signed_in
+from dlqsite.tests.people import audited, member, signed_in
 
 pytestmark = [pytest.mark.django_db, pytest.mark.mongo, pytest.mark.redis]
 
@@ -123,8 +122,8 @@ def test_a_start_freezes_what_was_shown_and_is_in_the_audit_log_once(rig: Rig, o
     assert (batch.total, batch.name, batch.reason) == (3, "INC-7", "bank is back")
     assert (batch.rate_per_second, batch.canary, batch.max_failure_rate) == (20, Canary(2, 1), 0.1)
     assert batch.requested_by == "user:operator"
-    (line,) = LogEntry.objects.filter(content_type__model="replaybatch")
-    assert (line.object_id, line.change_message) == (batch.id, "replay of 3 letters started: bank is back")
+    (line,) = audited().filter(kind="replaybatch")
+    assert (line.object_id, line.said) == (batch.id, "replay of 3 letters started: bank is back")
 
 
 def test_chosen_letters_make_a_plan_of_just_those(rig: Rig, operator: Client) -> None:
@@ -145,7 +144,7 @@ def test_the_page_sent_twice_starts_one_batch(rig: Rig, operator: Client) -> Non
 
     assert first.headers["Location"] == second.headers["Location"]
     assert only_batch().total == 1
-    assert LogEntry.objects.filter(content_type__model="replaybatch").count() == 1
+    assert audited().filter(kind="replaybatch").count() == 1
 
 
 def test_more_letters_than_were_shown_are_shown_first(rig: Rig, operator: Client) -> None:
@@ -288,8 +287,8 @@ def test_steering(rig: Rig, operator: Client, viewer: Client) -> None:
     assert now() == "cancelled"
     said = operator.post(f"{LIST}{batch.id}/pause/", follow=True)
     assert "pause is not possible from there" in text(said)
-    lines = LogEntry.objects.filter(content_type__model="replaybatch").order_by("pk")
-    assert [line.change_message for line in lines] == ["paused", "resumed", "cancelled: wrong ones"]
+    lines = audited().filter(kind="replaybatch").order_by("pk")
+    assert [line.said for line in lines] == ["paused", "resumed", "cancelled: wrong ones"]
     assert "wrong ones" in text(operator.get(f"{LIST}{batch.id}/history/"))
 
 

@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from django.contrib.admin.models import LogEntry
 from django.test import Client
 from pytest_django import Settings
 
@@ -24,7 +23,7 @@ from dlq_app.replay_batch import BatchOrder
 from dlq_app.repository import Letters
 from dlq_app.testing import NOON, MemoryIntake, a_death, a_settlement
 from dlqsite import tabs
-from dlqsite.tests.people import member, signed_in, staff
+from dlqsite.tests.people import audited, member, signed_in, staff
 
 pytestmark = [pytest.mark.django_db, pytest.mark.mongo, pytest.mark.redis]
 
@@ -80,8 +79,8 @@ def cards(html: str) -> list[str]:
 
 
 def lines() -> list[tuple[str, str]]:
-    found = LogEntry.objects.filter(content_type__model="lettergroup").order_by("id")
-    return [(line.object_id or "", line.change_message) for line in found]
+    found = audited().filter(kind="lettergroup").order_by("id")
+    return [(line.object_id or "", line.said) for line in found]
 
 
 # --- the list ---

@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from django.contrib.admin.models import LogEntry
 from django.test import Client
 from pymongo.database import Database
 
@@ -20,7 +19,7 @@ from dlq_app.payload import parse
 from dlq_app.repository import Letters
 from dlq_app.shown import visible
 from dlq_app.testing import STACK, MemoryIntake, a_death, a_document
-from dlqsite.tests.people import member, signed_in
+from dlqsite.tests.people import audited, member, signed_in
 
 pytestmark = [pytest.mark.django_db, pytest.mark.mongo, pytest.mark.redis]
 
@@ -250,7 +249,7 @@ def test_an_open_breaker_locks_the_replay_with_its_reason(
     assert "a replay now would be refused" in html
     assert "circuit breaker" in answer.content.decode()
     assert status_of(store) == "dlq_pending"
-    assert not LogEntry.objects.exists()
+    assert not audited().exists()
 
 
 def test_redis_that_is_away_does_not_take_the_page_along(
@@ -288,8 +287,8 @@ def test_a_move_with_a_reason(
     assert without.status_code == 400
     assert f"{done.capitalize()}: m-1." in answer.content.decode()
     assert status_of(store) == status
-    entry = LogEntry.objects.get()
-    assert (entry.object_repr, entry.change_message) == ("m-1", f"{done}: customer called")
+    entry = audited().get()
+    assert (entry.name, entry.said) == ("m-1", f"{done}: customer called")
     assert str(entry.object_id) in url
     assert done in html_of(operator, f"{url}history/")
 
@@ -300,7 +299,7 @@ def test_a_move_that_the_status_does_not_allow_is_said(store: Database[dict[str,
     answer = operator.post(f"{url}discard/", {"reason": "x"}, follow=True)
 
     assert "is dlq_resolved: discard is not possible from there." in answer.content.decode()
-    assert not LogEntry.objects.exists()
+    assert not audited().exists()
 
 
 @pytest.mark.parametrize("what", ["replay/", "edit/", "note/", "reveal/", "resolve/", "discard/", "set-aside/"])
@@ -339,7 +338,7 @@ def test_a_replay_and_its_outcome(store: Database[dict[str, Any]], operator: Cli
     assert "A replay is under way: wait for its outcome." in html
     order = intake.forwarded[0]
     assert (order.message_id, order.run_body) == ("m-1", None)
-    assert LogEntry.objects.get().change_message == f"replay {order.replay_id}: gateway is back"
+    assert audited().get().said == f"replay {order.replay_id}: gateway is back"
     services.record_outcomes([intake.end("m-1", done=False)], [])  # type: ignore[list-item]
     assert "user:operator replayed it: failed the same" in html_of(operator, f"{url}change/")
 
@@ -392,7 +391,7 @@ def test_edit_and_replay(store: Database[dict[str, Any]], operator: Client, inta
     html = html_of(operator, f"{url}change/")
     assert "version 1" in html
     assert "tok-1" not in html
-    assert "edited and replayed" in LogEntry.objects.get().change_message
+    assert "edited and replayed" in audited().get().said
 
 
 @pytest.mark.parametrize(
@@ -428,7 +427,7 @@ def test_notes(store: Database[dict[str, Any]], operator: Client) -> None:
     assert "Write something first" in empty.content.decode()
     assert "Customer was not charged." in answer.content.decode()
     assert store.dead_letters.find_one()["notes"][0]["by"] == "user:operator"  # type: ignore[index]
-    assert LogEntry.objects.get().change_message.startswith("note: Customer")
+    assert audited().get().said.startswith("note: Customer")
     assert operator.get(f"{url}note/").status_code == 405
 
 
@@ -445,7 +444,7 @@ def test_secrets_are_revealed_to_administrators_for_a_reason(
     assert '<span class="masked">masked</span>' in masked
     assert "tok-1" in shown.content.decode()
     assert "no-store" in shown["Cache-Control"]
-    assert LogEntry.objects.get().change_message == "reveal: case 2291"
+    assert audited().get().said == "reveal: case 2291"
     assert store.dead_letters.find_one()["history"][-1]["what"] == "reveal"  # type: ignore[index]
     assert "tok-1" not in administrator.get(f"{url}payload/").content.decode()
 

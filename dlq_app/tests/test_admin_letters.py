@@ -9,18 +9,16 @@ from html import unescape
 from typing import Any
 
 import pytest
-from django.contrib.admin.models import CHANGE, LogEntry
-from django.contrib.contenttypes.models import ContentType
 from django.test import Client
 from pymongo.database import Database
 from pytest_django import Settings
 
+from audit_app.models import AuditLine
 from dlq_app.admin import filters
 from dlq_app.errors import QueryTooSlow, StoreUnavailable
-from dlq_app.models import DeadLetter
 from dlq_app.repository import Letters
 from dlq_app.testing import a_document
-from dlqsite.tests.people import member, signed_in
+from dlqsite.tests.people import audited, member, signed_in
 
 pytestmark = [pytest.mark.django_db, pytest.mark.mongo, pytest.mark.redis]
 
@@ -434,9 +432,9 @@ def test_a_confirmed_move_moves_what_it_showed(
     assert f"12 dead letters {done}." in after.content.decode()
     assert store.dead_letters.count_documents({"status": status, "errorType": "TIMEOUT_ERROR"}) == 12
     assert store.dead_letters.count_documents({"status": "dlq_pending"}) == 1
-    entry = LogEntry.objects.get()
-    assert (entry.user.username, entry.object_repr) == ("operator", "12 dead letters: errorType=TIMEOUT_ERROR")
-    assert entry.change_message == f"{done} 12: key was renewed"
+    entry = audited().get()
+    assert (entry.who, entry.name) == ("user:operator", "12 dead letters: errorType=TIMEOUT_ERROR")
+    assert entry.said == f"{done} 12: key was renewed"
     assert store.dead_letters.find_one({"messageId": "m-0003"})["history"][-1]["who"] == "user:operator"  # type: ignore[index]
 
 
@@ -471,7 +469,7 @@ def test_a_reason_and_a_look_are_needed(store: Database[dict[str, Any]], operato
     assert [without_reason.status_code, too_long.status_code, unseen.status_code] == [400, 400, 400]
     assert "Say why" in without_reason.content.decode()
     assert store.dead_letters.count_documents({"status": "dlq_pending"}) == 2
-    assert not LogEntry.objects.exists()
+    assert not audited().exists()
 
 
 def test_more_than_the_approval_size_needs_an_administrator(
@@ -617,16 +615,16 @@ def test_secrets_of_tags_and_sources_are_masked_on_lists_and_letters(
 
 def test_old_lines_of_the_audit_log_are_masked(store: Database[dict[str, Any]], administrator: Client) -> None:
     (letter_id,) = put(store)
-    LogEntry.objects.create(
-        user_id=administrator.session["_auth_user_id"],
-        content_type=ContentType.objects.get_for_model(DeadLetter),
+    AuditLine.objects.create(
+        who="user:ada",
+        what="note",
+        kind="deadletter",
         object_id=letter_id,
-        object_repr="m-0000",
-        action_flag=CHANGE,
-        change_message="note: the password is hunter2",
+        name="m-0000",
+        why="the password is hunter2",
     )
 
-    for url in ("/admin/admin/logentry/", f"{LIST}{letter_id}/history/"):
+    for url in ("/admin/audit_app/auditline/", f"{LIST}{letter_id}/history/"):
         html = administrator.get(url).content.decode()
         assert "the password is •••" in html
         assert "hunter2" not in html

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from bson import ObjectId
-from django.contrib.admin.models import LogEntry
 from django.test import Client
 from pymongo.database import Database
 
@@ -23,7 +22,7 @@ from dlq_app.letter import DeadLetter
 from dlq_app.repository import Letters
 from dlq_app.repository import transfer as transfer_of_letters
 from dlq_app.testing import a_death, a_document, a_letter
-from dlqsite.tests.people import staff, with_key
+from dlqsite.tests.people import audited, staff, with_key
 
 pytestmark = [pytest.mark.mongo, pytest.mark.redis, pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
 
@@ -103,13 +102,13 @@ def test_revealing_needs_the_scope_admin_and_is_written_down(
 
     assert with_key("read", "replay").get("/api/dlq/export?reveal=true").status_code == 403
     assert staff("olga", "replay").get("/api/dlq/export?reveal=true").status_code == 403
-    assert not LogEntry.objects.exists()
+    assert not audited().exists()
 
     (line, _) = lines(fetch(staff("ada", "admin"), "reveal=true&type=payment.capture&reason=audit"))
 
     assert (line["originalMessage"], line["masked"]) == ('{"token": "tok_123"}', False)
-    entry = LogEntry.objects.get()
-    assert (entry.object_repr, entry.change_message) == ("export", "reveal 1 letters: type=payment.capture: audit")
+    entry = audited().get()
+    assert (entry.name, entry.said) == ("export", "reveal 1 letters: type=payment.capture: audit")
     assert b"tok_123" in fetch(with_key("admin", name="root"), "reveal=true&reason=audit")
     (told,) = [r for r in caplog.records if r.message == "secrets_exported" and getattr(r, "by", "") == "key:root"]
     assert (told.levelname, getattr(told, "why", "")) == ("WARNING", "audit")

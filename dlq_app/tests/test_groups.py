@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from django.contrib.admin.models import LogEntry
 from django.test import Client
 from pymongo.database import Database
 
@@ -21,7 +20,7 @@ from dlq_app.mongo import LETTERS
 from dlq_app.repository.groups import GROUPS
 from dlq_app.repository.groups import groups as groups_store
 from dlq_app.testing import NOON, MemoryIntake, a_death, a_document
-from dlqsite.tests.people import staff, with_key
+from dlqsite.tests.people import audited, staff, with_key
 
 Store = Database[dict[str, Any]]
 
@@ -542,6 +541,6 @@ def test_what_staff_say_is_in_the_audit_log(store: Store, redis_client: Any) -> 
 
     staff("vic", "replay").post(f"/api/dlq/groups/{name}/resolve", {"reason": "fixed"}, content_type="application/json")
 
-    entry = LogEntry.objects.get()
-    assert (entry.object_id, entry.change_message) == (name, "resolve group: fixed")
-    assert entry.object_repr == "payments-api did not answer"
+    entry = audited().get()
+    assert (entry.object_id, entry.said) == (name, "resolve group: fixed")
+    assert entry.name == "payments-api did not answer"

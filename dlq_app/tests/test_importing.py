@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from django.contrib.admin.models import LogEntry
 from django.test import Client
 from pymongo.database import Database
 
@@ -23,7 +22,7 @@ from dlq_app.letter import DeadLetter
 from dlq_app.replaying import Replayed, Replayer, ReplayRequest
 from dlq_app.repository import Letters
 from dlq_app.testing import NOON, MemoryIntake, MemoryRecord, a_death, an_attempt
-from dlqsite.tests.people import member, signed_in, staff, with_key
+from dlqsite.tests.people import audited, member, signed_in, staff, with_key
 
 pytestmark = [pytest.mark.mongo, pytest.mark.redis, pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
 
@@ -469,7 +468,7 @@ class TestOverRest:
             assert self.send(client, body).status_code == 403
         assert letters.find("m-1") is None
         assert self.send(staff("root", "admin"), body).status_code == 200
-        assert LogEntry.objects.get().change_message == "import: 1 imported, 0 unchanged, 0 rejected"
+        assert audited().get().said == "import: 1 imported, 0 unchanged, 0 rejected"
 
     def test_what_the_headers_rule_out_is_refused(self, intake: MemoryIntake, letters: Letters, ada: Client) -> None:
         assert self.send(ada, b"{}", "application/json").json()["code"] == "unsupported_media_type"

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib.auth.models import Group, Permission, User
+from django.db.models import QuerySet
 from django.test import Client
 
+from audit_app.models import AuditLine
 from dlqsite import roles
 from dlqsite.access import known_keys
 from dlqsite.models import ApiKey
@@ -49,3 +51,8 @@ def signed_in(user: User) -> Client:
     client = Client()
     client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
     return client
+
+
+def audited() -> QuerySet[AuditLine]:
+    """The lines of the audit log, without those about users: every browser of these tests signs in."""
+    return AuditLine.objects.exclude(kind="user")

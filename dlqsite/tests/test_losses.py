@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from django.contrib.admin.models import LogEntry
 from django.core.management import CommandError
 from django.test import Client
 
@@ -15,7 +14,7 @@ from dlq_app import repository
 from dlq_app.loss import Loss
 from dlqsite import findings, health
 from dlqsite.tests import scenes
-from dlqsite.tests.people import member, signed_in, with_key
+from dlqsite.tests.people import audited, member, signed_in, with_key
 from management.doctor import Status, look_at_losses
 from management.tests.commands import run
 
@@ -102,8 +101,8 @@ def test_staff_acknowledge_on_the_console_and_it_is_in_the_audit_log(loss: Loss)
     told = administrator.post(PAGE + "acknowledge/", {"loss": ["a1b2"], "reason": "power cut"}, follow=True)
 
     assert "1 loss acknowledged." in told.content.decode()
-    (entry,) = LogEntry.objects.all()
-    assert (entry.object_id, entry.change_message) == ("a1b2", "acknowledge loss: power cut")
+    (entry,) = audited()
+    assert (entry.object_id, entry.said) == ("a1b2", "acknowledge loss: power cut")
     assert Client().get(PAGE + "acknowledge/").status_code == 302
 
 

@@ -83,16 +83,16 @@ CONSOLE_ROLES: dict[str, tuple[str, str]] = {
     "dlqsite_apikey_add": ("administrator", "administrator"),
     "dlqsite_apikey_change": ("administrator", "administrator"),
     "dlqsite_apikey_history": (SHUT, SHUT),
-    "admin_logentry_changelist": ("operator", "operator"),
-    "admin_logentry_change": ("operator", NOBODY),
-    "admin_logentry_history": (SHUT, SHUT),
+    "audit_app_auditline_changelist": ("operator", "operator"),
+    "audit_app_auditline_change": ("operator", NOBODY),
+    "audit_app_auditline_history": (SHUT, SHUT),
 }
 #: Nothing of ours is added or deleted through Django's own forms, but keys.
 CONSOLE_ROLES |= {
     f"{model}_{what}": (NOBODY, NOBODY)
     for model in (
         "dlq_app_deadletter", "dlq_app_lettergroup", "dlq_app_replaybatch", "breaker_app_breaker",
-        "messages_app_message", "dlqsite_apikey", "admin_logentry",
+        "messages_app_message", "dlqsite_apikey", "audit_app_auditline",
     )
     for what in ("add", "delete")
     if f"{model}_{what}" not in CONSOLE_ROLES

@@ -32,7 +32,7 @@ PAGES: dict[str, set[str]] = {
     "admin:breaker_app_breaker_changelist": EVERYBODY,
     "admin:messages_app_message_changelist": EVERYBODY,
     "admin:django_rq_dashboard_changelist": EVERYBODY,
-    "admin:admin_logentry_changelist": ACTING,
+    "admin:audit_app_auditline_changelist": ACTING,
     "admin:dlqsite_apikey_changelist": CONTROL,
     "admin:dlqsite_apikey_add": CONTROL,
     "admin:axes_accessattempt_changelist": CONTROL,
@@ -117,5 +117,5 @@ def test_the_header_names_the_role_and_leaves_out_what_one_may_not_open() -> Non
     page = signed_in(member("operator", "mira")).get(reverse("admin:account")).content.decode()
 
     assert "mira, operator" in page
-    assert reverse("admin:admin_logentry_changelist") in page
+    assert reverse("admin:audit_app_auditline_changelist") in page
     assert reverse("admin:dlqsite_apikey_changelist") not in page

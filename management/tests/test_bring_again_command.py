@@ -15,7 +15,7 @@ from messages_app import comparing
 from messages_app.ledger import ledger
 from messages_app.tests.test_comparing import bury, statuses
 
-pytestmark = [pytest.mark.redis, pytest.mark.mongo]
+pytestmark = [pytest.mark.redis, pytest.mark.mongo, pytest.mark.django_db]
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from messages_app.ledger import Ledger
 from messages_app.records import Failed
 from messages_app.tests.handling import an_acceptance
 
-pytestmark = pytest.mark.redis
+pytestmark = [pytest.mark.redis, pytest.mark.django_db]
 
 
 @pytest.fixture

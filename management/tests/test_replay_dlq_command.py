@@ -23,7 +23,12 @@ from management.management.commands import replay_dlq
 from management.progress import Progress, in_words
 from messages_app import presence
 
-pytestmark = [pytest.mark.mongo, pytest.mark.redis, pytest.mark.usefixtures("redis_client", "store")]
+pytestmark = [
+    pytest.mark.mongo,
+    pytest.mark.redis,
+    pytest.mark.django_db,
+    pytest.mark.usefixtures("redis_client", "store"),
+]
 
 
 class Workers:

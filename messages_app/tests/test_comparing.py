@@ -23,7 +23,7 @@ from messages_app.tests.handling import an_acceptance
 from messages_app.tests.ledgers import Desk, order, token
 from messages_app.upkeep import drain
 
-pytestmark = [pytest.mark.redis, pytest.mark.mongo]
+pytestmark = [pytest.mark.redis, pytest.mark.mongo, pytest.mark.django_db]
 
 
 @pytest.fixture

@@ -6,10 +6,9 @@ import json
 from typing import Any
 
 import pytest
-from django.contrib.admin.models import LogEntry
 from django.test import Client
 
-from dlqsite.tests.people import member, signed_in, staff, with_key
+from dlqsite.tests.people import audited, member, signed_in, staff, with_key
 
 pytestmark = [pytest.mark.redis, pytest.mark.django_db]
 
@@ -62,8 +61,8 @@ def test_staff_who_reveal_a_message_are_in_the_audit_log() -> None:
     answer = post(staff("ada", "admin"), f"{PATH}/reveal", {"reason": "case 7"})
 
     assert answer.json()["data"]["payload"] == MESSAGE["payload"]
-    entry = LogEntry.objects.get()
-    assert (entry.object_id, entry.object_repr, entry.change_message) == ("m-1", "m-1", "reveal: case 7")
+    entry = audited().get()
+    assert (entry.object_id, entry.name, entry.said) == ("m-1", "m-1", "reveal: case 7")
 
 
 def test_ids_are_one_space_and_tell_other_clients_no_more_than_that_they_are_taken(shop: Client) -> None:

@@ -6,11 +6,10 @@ import os
 from collections.abc import Callable
 
 import pytest
-from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.auth.models import User
-from django.contrib.contenttypes.models import ContentType
 from playwright.sync_api import Page, expect
 
+from audit_app.models import AuditLine
 from dlqsite.models import ApiKey
 from dlqsite.tests.browser.conftest import Role, Scheme, SignIn, Watch
 
@@ -117,7 +116,7 @@ PAGES: list[tuple[Role | None, str, str]] = [
     ("superuser", "user-delete", "/admin/auth/user/1/delete/"),
     ("superuser", "user-history", "/admin/auth/user/1/history/"),
     ("superuser", "group", "/admin/auth/group/1/change/"),
-    ("operator", "audit", "/admin/admin/logentry/"),
+    ("operator", "audit", "/admin/audit_app/auditline/"),
     ("administrator", "logins", "/admin/axes/accessattempt/"),
     ("viewer", "queues", "/admin/django_rq/dashboard/"),
     ("administrator", "queue", "/admin/django_rq/dashboard/queues/0/"),
@@ -137,14 +136,7 @@ def test_every_native_page_is_at_home(
     for number in range(3):
         ApiKey.objects.create_key(name=f"shop-{number}", scopes=["submit", "read"], revoked=number == 2)
     for said in ("replay: the gateway is back", '[{"changed": {"fields": ["Name"]}}]'):
-        LogEntry.objects.create(
-            user=who,
-            content_type=ContentType.objects.get_for_model(User),
-            object_id=str(who.pk),
-            object_repr="anna",
-            action_flag=CHANGE,
-            change_message=said,
-        )
+        AuditLine.objects.create(who="user:anna", what=said, kind="user", object_id=str(who.pk), name="anna")
     pages = {role: sign_in(role, phone=phone, scheme=scheme) for role, _, _ in PAGES}
 
     wrong = []

@@ -8,6 +8,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from audit_app.lines import record
 from breaker_app import serializers, services
 from breaker_app.errors import BreakerError
 from breaker_app.services import Card
@@ -55,7 +56,9 @@ class Command(BaseCommand):
         if verb == "show":
             card = services.card(options["name"], limit=options["limit"])
         else:
-            card = services.order(options["name"], verb, actor=actor(), reason=options["reason"])
+            name, why = options["name"], options["reason"]
+            card = services.order(name, verb, actor=actor(), reason=why)
+            record(actor(), verb, kind="breaker", object_id=name, name=name, why=why.strip())
         self._print(options, serializers.detail_out(card), "\n".join(page(card)))
 
     def _print(self, options: dict[str, Any], data: Any, text: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
+from audit_app.lines import record
 from dlq_app.errors import DeadLetterError
 from dlq_app.instants import iso, parse_instant
 from management.terminal import StrictCommand, actor, can_ask, says_yes
@@ -65,6 +66,7 @@ class Command(StrictCommand):
             raise CommandError(f"{error} Recorded again so far: {brought}. Run it again.") from error
         if brought:
             log.warning("letters_brought_again", extra={"by": actor(), "outcomes": brought, "since": options["since"]})
+            record(actor(), "bring_again", kind="message", name=f"since {options['since']}", count=brought)
         left = count if options["dry_run"] else left
         figures = {"compared": looked, "missing": count, "broughtAgain": brought, "stillMissing": left}
         if options["json"]:

@@ -9,8 +9,10 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 
+from audit_app.lines import record
 from dlq_app.shown import one_line
 from dlqsite.models import SCOPES, ApiKey
+from management.terminal import actor
 
 
 class Command(BaseCommand):
@@ -39,6 +41,8 @@ class Command(BaseCommand):
             raise CommandError(f"{told} (for example --scope submit --scope read)") from error
         key = ApiKey.objects.assign_key(draft)
         draft.save()
+        what = f"API key made for {', '.join(scopes)}"
+        record(actor(), what, kind="apikey", object_id=draft.prefix, name=draft.name)
         if options["as_json"]:
             said = {"name": draft.name, "prefix": draft.prefix, "scopes": scopes, "apiKey": key}
             self.stdout.write(json.dumps(said))

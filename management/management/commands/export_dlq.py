@@ -13,6 +13,7 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
+from audit_app.lines import record
 from dlq_app.errors import DeadLetterError
 from dlq_app.exporting import FORMS, Export
 from management import terminal
@@ -45,6 +46,9 @@ class Command(terminal.StrictCommand):
         export = Export(criteria, options["format"], reveal=options["reveal"])
         if export.reveal:
             log.warning("secrets_exported", extra={"by": terminal.actor(), "filter": criteria.as_query() or "all"})
+            record(
+                terminal.actor(), "reveal letters", kind="deadletter", name="export", why=criteria.as_query() or "all"
+            )
         try:
             if options["output"]:
                 with whole_file(Path(options["output"])) as write:

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
+from audit_app.lines import record
 from dlq_app.errors import DeadLetterError
 from dlq_app.loss import Loss
 from management.terminal import StrictCommand, actor, printable
@@ -52,6 +53,8 @@ class Command(StrictCommand):
             raise CommandError("Name the losses to acknowledge, or say --all.")
         wanted = [loss.id for loss in witness.open_losses().losses] if every else ids
         new = witness.acknowledge(wanted, actor=actor(), reason=reason)
+        for one in new:
+            record(actor(), "acknowledge loss", kind="message", object_id=one, name=f"loss {one}", why=reason)
         self.stdout.write(f"{len(new)} acknowledged.")
 
 

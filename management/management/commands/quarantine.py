@@ -8,7 +8,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from management.terminal import printable
+from audit_app.lines import record
+from management.terminal import actor, printable
 from messages_app.errors import StoreUnavailable
 from messages_app.ledger import Ledger, ledger
 from messages_app.records import Quarantined
@@ -53,6 +54,9 @@ class Command(BaseCommand):
             raise CommandError("Name the message ids to release, or say --all.")
         wanted = [entry.message_id for entry in book.quarantined()] if every else ids
         unknown = [message_id for message_id in wanted if not book.release_quarantined(message_id)]
-        self.stdout.write(f"{len(wanted) - len(unknown)} released.")
+        released = [message_id for message_id in wanted if message_id not in unknown]
+        if released:
+            record(actor(), "quarantine release", kind="message", name=" ".join(released), count=len(released))
+        self.stdout.write(f"{len(released)} released.")
         if unknown:
             raise CommandError(f"Not in quarantine: {', '.join(unknown)}.")

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
+from audit_app.lines import record
 from dlq_app import conf, repository
 from dlq_app.errors import DeadLetterError
 from management import terminal
@@ -32,7 +33,13 @@ class Command(terminal.StrictCommand):
                     break
                 after = step.last
         except (DeadLetterError, KeyboardInterrupt) as error:
+            self._record(changed)
             why = str(error) or "Stopped."
             go_on = f"Go on with --after={terminal.printable(after)}." if after else "Start it again."
             raise CommandError(f"{why} {changed} of {read} letters changed so far. {go_on}") from error
+        self._record(changed)
         self.stdout.write(f"{changed} of {read} letters changed.")
+
+    def _record(self, changed: int) -> None:
+        if changed:
+            record(terminal.actor(), "refresh search", kind="deadletter", name="words to search by", count=changed)

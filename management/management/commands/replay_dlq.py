@@ -7,6 +7,7 @@ from typing import Any, TextIO, cast
 
 from django.core.management.base import CommandError, CommandParser
 
+from audit_app.lines import record
 from dlq_app import batches, conf, repository, wire
 from dlq_app.errors import BatchBeingPlanned, DeadLetterError, RequestInvalid, StoreUnavailable
 from dlq_app.masking import mask_text
@@ -131,7 +132,7 @@ class Command(StrictCommand):
         while True:
             # Started or not: the same id again starts nothing twice.
             try:
-                return batches.start(order, actor=actor(), batch_id=batch_id)
+                batch = batches.start(order, actor=actor(), batch_id=batch_id)
             except BatchBeingPlanned:
                 sleep(_START_AGAIN_S)  # by the start whose answer was lost; it ends within 90 s, one way or the other
             except StoreUnavailable:
@@ -139,6 +140,11 @@ class Command(StrictCommand):
                 if not left:
                     raise
                 sleep(_START_AGAIN_S)
+            else:
+                what, name = f"replay of {letters(batch.total)} started", batch.name or batch.id
+                total, why = batch.total, order.reason
+                record(actor(), what, kind="replaybatch", object_id=batch.id, name=name, why=why, count=total)
+                return batch
 
     def _tell(self, batch: ReplayBatch, options: dict[str, Any]) -> None:
         if options["json"]:
