@@ -106,6 +106,7 @@ else:
 
 INSTALLED_APPS = [
     "dlqsite.apps.ConsoleConfig",
+    "management",  # first: its commands take the place of Django's and RQ's of the same name
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -117,7 +118,6 @@ INSTALLED_APPS = [
     "drf_spectacular_sidecar",
     "axes",
     "csp",
-    "management",
     "django_rq",
     "dlqsite",
     "audit_app",

@@ -19,9 +19,12 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 from whitenoise.storage import CompressedManifestStaticFilesStorage
 
+from audit_app.lines import record
 from dlqsite.models import SCOPES, ApiKey
 from management.data_directory import write_private
 from management.stack import ADMIN_USER
+from management.terminal import actor
+from management.user_lines import recorded_users
 
 KEY_NAME = "local"
 #: Written beside the collected files: what they were collected from.
@@ -108,11 +111,14 @@ def ensure_credentials(path: Path) -> None:
     held: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     kept = dict(held)
     if not ApiKey.objects.is_valid(kept.get("apiKey", "")):
-        _, kept["apiKey"] = ApiKey.objects.create_key(name=KEY_NAME, scopes=list(SCOPES))
+        key, kept["apiKey"] = ApiKey.objects.create_key(name=KEY_NAME, scopes=list(SCOPES))
+        what = f"API key made for {', '.join(SCOPES)}"
+        record(actor(), what, kind="apikey", object_id=key.prefix, name=KEY_NAME)
     users = get_user_model().objects
     if not users.filter(is_superuser=True).exists():
         kept["adminUser"], kept["adminPassword"] = ADMIN_USER, secrets.token_urlsafe(12)
-        users.create_superuser(kept["adminUser"], password=kept["adminPassword"])
+        with recorded_users():
+            users.create_superuser(kept["adminUser"], password=kept["adminPassword"])
     elif "adminPassword" in kept and not _still_generated(kept):
         del kept["adminPassword"]
     if kept != held:
@@ -129,4 +135,5 @@ def ensure_named_administrator() -> None:
     name, password = os.environ.get("DJANGO_SUPERUSER_USERNAME"), os.environ.get("DJANGO_SUPERUSER_PASSWORD")
     users = get_user_model().objects
     if name and password and not users.filter(is_superuser=True).exists():
-        users.create_superuser(name, email=os.environ.get("DJANGO_SUPERUSER_EMAIL", ""), password=password)
+        with recorded_users():
+            users.create_superuser(name, email=os.environ.get("DJANGO_SUPERUSER_EMAIL", ""), password=password)

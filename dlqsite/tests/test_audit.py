@@ -79,6 +79,16 @@ def test_users_deleted_together_are_a_line_each() -> None:
     assert sorted(lines) == [("user", "Deletion", "eve"), ("user", "Deletion", "mallory")]
 
 
+def test_users_made_by_commands_and_their_passwords_are_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DJANGO_SUPERUSER_PASSWORD", "correct horse 1")
+    call_command("createsuperuser", "--noinput", "--username", "ada", "--email", "", stdout=io.StringIO())
+    monkeypatch.setattr("getpass.getpass", lambda prompt="": "staple 22 xy")
+    call_command("changepassword", "ada", stdout=io.StringIO())
+
+    assert said() == [("cli", "user made", "ada"), ("cli", "password changed", "ada")]
+    assert "staple" not in str(list(AuditLine.objects.values()))
+
+
 def test_lines_of_the_last_version_are_copied() -> None:
     migration = importlib.import_module("audit_app.migrations.0001_initial")
     ada = member("operator", "ada")
