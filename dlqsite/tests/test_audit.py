@@ -13,7 +13,7 @@ from django.apps import apps
 from django.contrib.admin.models import ADDITION, CHANGE, LogEntry
 from django.contrib.auth.models import User
 from django.contrib.contenttypes.models import ContentType
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.db import DatabaseError, OperationalError, connection
 from django.test import Client
 from django.urls import reverse
@@ -183,3 +183,5 @@ def test_nothing_is_revealed_while_the_database_takes_no_line(monkeypatch: pytes
         assert answer.status_code == 503
         assert "tok_1" not in answer.content.decode()
     assert rest.json()["code"] == export.json()["code"] == "store_unavailable"
+    with pytest.raises(CommandError, match="audit log"):
+        call_command("export_dlq", "--reveal", "--reason", "INC-7", stdout=io.StringIO(), stderr=io.StringIO())

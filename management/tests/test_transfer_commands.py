@@ -59,14 +59,14 @@ def test_what_is_exported_to_a_file_is_imported_from_it(mongo_db: Database[dict[
     services.record_outcomes([a_death(f"m-{n}", body=b'{"token": "tok_1"}') for n in range(3)], [])
     file = tmp_path / "letters.jsonl"
 
-    assert "3 letters written" in run("export_dlq", "--reveal", "--output", str(file))[1]
+    assert "3 letters written" in run("export_dlq", "--reveal", "--reason", "INC-7", "--output", str(file))[1]
     exported = file.read_bytes()
     assert file.stat().st_mode & 0o777 == 0o600
     assert os.listdir(tmp_path) == ["letters.jsonl"]
 
     mongo_db["dead_letters"].delete_many({})
     assert run("import_dlq", str(file))[0] == "3 imported, 0 unchanged, 0 rejected.\n"
-    *letters, _ = run("export_dlq", "--reveal")[0].splitlines()
+    *letters, _ = run("export_dlq", "--reveal", "--reason", "INC-7")[0].splitlines()
     marks = [json.loads(line)["imported"]["by"] for line in letters]
     assert marks == [terminal.actor()] * 3
     unmarked = [{**json.loads(line), "imported": None, "history": []} for line in letters]
@@ -84,6 +84,11 @@ def test_an_export_takes_the_same_filters_as_every_command_and_hides_secrets() -
     assert (row["messageId"], "tok_1" in table) == ("m-1", False)
     assert "--status must be one of" in fails(1, "export_dlq", "--status", "dead")
 
+
+def test_secrets_are_exported_with_a_reason_only() -> None:
+    assert "needs a --reason" in fails(1, "export_dlq", "--reveal")
+    assert "needs a --reason" in fails(1, "export_dlq", "--reveal", "--reason", " ")
+    assert "only --reveal takes one" in fails(1, "export_dlq", "--reason", "INC-7")
 
 
 def test_an_export_that_breaks_off_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
+from django.db import Error as DatabaseError
 
 from audit_app.lines import record
 from dlq_app.errors import DeadLetterError
@@ -38,17 +39,22 @@ class Command(terminal.StrictCommand):
         parser.add_argument(
             "--output", metavar="FILE", help="for its owner's eyes only, and only there once it is whole"
         )
-        parser.add_argument("--reveal", action="store_true", help="hide nothing; who did so is written to the log")
+        parser.add_argument(
+            "--reveal", action="store_true", help="hide nothing; needs --reason, and is written to the audit log"
+        )
+        parser.add_argument("--reason", default="", metavar="TEXT", help="why secrets are needed; with --reveal only")
         add_filter_arguments(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         criteria = criteria_from(options)
+        reason = str(options["reason"]).strip()
+        if bool(reason) != options["reveal"]:
+            raise CommandError(
+                '--reveal needs a --reason, and only --reveal takes one: --reveal --reason="INC-7, backup"'
+            )
         export = Export(criteria, options["format"], reveal=options["reveal"])
         if export.reveal:
-            log.warning("secrets_exported", extra={"by": terminal.actor(), "filter": criteria.as_query() or "all"})
-            record(
-                terminal.actor(), "reveal letters", kind="deadletter", name="export", why=criteria.as_query() or "all"
-            )
+            self._record(criteria.as_query() or "all", reason)
         try:
             if options["output"]:
                 with whole_file(Path(options["output"])) as write:
@@ -66,6 +72,16 @@ class Command(terminal.StrictCommand):
         self.stderr.write(f"{export.count} letters written.", self.style.SUCCESS)
         if export.unreadable:
             raise CommandError(f"{export.unreadable} documents that are no letters were left out.", returncode=2)
+
+    def _record(self, which: str, reason: str) -> None:
+        """Write down who exports secrets and why, before the first line leaves."""
+        by = terminal.actor()
+        log.warning("secrets_exported", extra={"by": by, "filter": which, "why": reason})
+        try:
+            record(by, "reveal letters", kind="deadletter", name="export", why=f"{which}: {reason}", must=True)
+        except DatabaseError as error:
+            told = "Nothing was exported: the database takes no line for the audit log. Start it or run `prepare`."
+            raise CommandError(told) from error
 
     def _write(self, export: Export, write: Write) -> None:
         told_at = time.monotonic()
