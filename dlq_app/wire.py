@@ -40,7 +40,7 @@ def plain(value: Any) -> Any:
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [plain(inner) for inner in value]
-    return value if isinstance(value, str | int | float | None) else str(value)
+    return value if isinstance(value, int | float | None) else str(value)
 
 
 def summary(letter: DeadLetter, masking: MaskingPolicy | None) -> dict[str, Any]:
