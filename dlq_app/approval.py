@@ -96,15 +96,16 @@ def _give_back(actor: str, start_id: str, *, kept: int) -> None:
 def _words(count: int, starts: Sequence[Start], size: int) -> str:
     """Sum, limit, and when there is room again."""
     before = _sum(starts)
-    limit = f"More than {size:,} letters within an hour need the administrator role or the scope `admin`."
+    letters = f"{count:,} letter{'' if count == 1 else 's'}"
+    limit = f"More than {size:,} letters within an hour need the administrator role or the scope admin."
     if not before:
-        return f"{count:,} letters are too many. {limit} Choose fewer, or ask an administrator."
-    sums = f"{count:,} letters and the {before:,} that you started within the last hour are {before + count:,}."
+        return f"{letters}: too many. {limit} Choose fewer, or ask an administrator."
+    sums = f"{letters} and the {before:,} that you started within the last hour are {before + count:,}."
     left = before
     for one in starts:
         left -= one.count
         if left + count <= size:
-            return f"{sums} {limit} {count:,} fit again at {iso(one.at + WINDOW)}."
+            return f"{sums} {limit} Room for {count:,} again at {iso(one.at + WINDOW)}."
     return f"{sums} {limit} The sum falls at {iso(starts[0].at + WINDOW)}. Choose fewer, or ask an administrator."
 
 

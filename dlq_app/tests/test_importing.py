@@ -165,8 +165,8 @@ def test_the_page_of_a_letter_marks_what_was_imported(intake: MemoryIntake, lett
         assert ("real" in real, ">imported</span>" in real) == (True, False)
     timeline = html.split('id="timeline"')[1].split("</section>")[0]
     replay = next(line for line in timeline.splitlines() if "replayed it" in line)
-    assert ">imported</span>" in replay
-    assert timeline.count(">imported</span>") == 2, "the replay and the discard of the file, not ours"
+    assert ">imported</small>" in replay
+    assert timeline.count(">imported</small>") == 2, "the replay and the discard of the file, not ours"
     assert ">imported</span>" in html.split('id="versions"')[1].split("</section>")[0]
 
 
