@@ -13,9 +13,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
-from dlq_app import batch_stages
+from dlq_app import batch_stages, repository
 from dlq_app.batch_counting import Counter
 from dlq_app.batch_letters import COLLECT_S, Carrier
 from dlq_app.batch_memory import Memory, Row
@@ -215,7 +215,7 @@ class Executor:
         token = chunk.token
         if chunk.owner != self.name:
             left = _is_gone(chunk.owner)
-            if not left and datetime.now(UTC) <= chunk.until:
+            if not left and repository.now() <= chunk.until:
                 return None
             token = uuid.uuid4().hex
             if self._batches.take_over(stored, owner=self.name, token=token, left=left) is None:
@@ -275,7 +275,7 @@ class Executor:
         if stored.batch.stage in SENDING:
             return self._until_next_send(stored) or COLLECT_S
         if stored.batch.stage is Stage.PLANNED and stored.batch.scheduled_at:
-            until = (stored.batch.scheduled_at - datetime.now(UTC)).total_seconds()
+            until = (stored.batch.scheduled_at - repository.now()).total_seconds()
             return min(max(until, 0.05), POLL_S)
         return POLL_S
 
@@ -283,7 +283,7 @@ class Executor:
         """Only how long to sleep: whether it is time, the server's clock says."""
         if stored.next_send_at is None:
             return 0.0
-        return max(0.0, (stored.next_send_at - datetime.now(UTC)).total_seconds())
+        return max(0.0, (stored.next_send_at - repository.now()).total_seconds())
 
     # -- which letters next
 
