@@ -11,6 +11,10 @@ from dlq_app.store_problem import StoreProblem
 #: Share of a limit (memory, clients) from which on it is worth a warning.
 NEARLY = 0.8
 
+#: Bytes of Redis' memory for a message with a payload of 20 bytes that ended: while its payload and attempts are kept,
+#: and after that. Measured over 10 000 messages; docs/operations.md has the figures.
+ENDED_BYTES, REMEMBERED_BYTES = 1590, 675
+
 _Problem = partial(StoreProblem, part="redis")
 
 _MORE_MEMORY = "Raise maxmemory. Or keep less: lower RECORD_TTL_S, or bring MongoDB back if outcomes wait for it."
@@ -183,3 +187,18 @@ def _memory(info: Mapping[str, str]) -> Iterator[StoreProblem]:
 def _number(info: Mapping[str, str], name: str) -> int:
     text = info.get(name, "")
     return int(text) if text.isdigit() else 0
+
+
+def projected_bytes(rate: float, *, record_ttl_s: float, body_ttl_s: float) -> int:
+    """What Redis will hold of ended messages once ``rate`` a second were accepted for ``record_ttl_s``.
+
+    For small payloads that are processed well. Payloads add their size for ``body_ttl_s``.
+    """
+    whole_s = min(body_ttl_s, record_ttl_s)
+    return round(rate * (whole_s * ENDED_BYTES + (record_ttl_s - whole_s) * REMEMBERED_BYTES))
+
+
+def memory_limit(info: Mapping[str, str]) -> tuple[int, str]:
+    """How much memory Redis can use, and what sets the limit; 0 when that is not known."""
+    limit = _number(info, "maxmemory")
+    return (limit, "maxmemory") if limit else (_number(info, "total_system_memory"), "the host's memory")

@@ -17,9 +17,10 @@ from django.core.management import CommandError, call_command
 from dlq_app import conf, indexes, mongo
 from dlqsite.models import ApiKey
 from management import doctor
-from management.doctor import Finding, Look, Status, examine
+from management.doctor import Finding, Look, Status, examine, look_at_remembered
 from messages_app import presence
 from messages_app.errors import StoreUnavailable
+from messages_app.series import History, Sample
 
 
 def by_name(findings: Iterator[Finding]) -> dict[str, Finding]:
@@ -191,3 +192,34 @@ def test_simulated_work_outside_development_is_worth_a_warning(settings: Any) ->
         settings.DEMO_HANDLER = taken
 
         assert by_name(doctor.look_at_settings())["demo"].status is status
+
+
+@pytest.mark.parametrize(
+    ("per_s", "limits", "status"),
+    [
+        (10, {"maxmemory": "800000000"}, Status.OK),
+        (10, {"maxmemory": "700000000"}, Status.WARN),
+        (10, {"maxmemory": "600000000"}, Status.FAIL),
+        (10, {"maxmemory": "0", "total_system_memory": "600000000"}, Status.FAIL),
+    ],
+)
+def test_memory_is_projected_from_the_rate_of_the_last_hour(
+    settings: Any, per_s: int, limits: dict[str, str], status: Status
+) -> None:
+    settings.RECORD_TTL_S, settings.BODY_TTL_S = 86_400, 3600  # 10/s: 616 MB
+    nothing = [0] * (len(Sample._fields) - 2)
+    history = History(tuple(Sample(at * 10_000, at * 10 * per_s, *nothing) for at in range(361)))
+
+    (found,) = look_at_remembered(limits, history)
+
+    assert found.status is status
+    assert "10.0 messages/s" in found.detail
+
+
+def test_memory_is_not_projected_from_a_few_minutes() -> None:
+    nothing = [0] * (len(Sample._fields) - 2)
+    history = History(tuple(Sample(at * 10_000, at * 1_000_000, *nothing) for at in range(30)))
+
+    (found,) = look_at_remembered({"maxmemory": "1000"}, history)
+
+    assert (found.status, found.detail[:9]) == (Status.OK, "not known")
