@@ -79,7 +79,8 @@ def _troubles(sight: Sight) -> Iterator[Trouble]:
         # That outcomes wait goes without saying.
         problems["mongodb"] = [one for one in problems["mongodb"] if one.level == "bad"]
     yield from problems["mongodb"]
-    if sight.mongodb_away_since and not any(one.part == "mongodb" and one.stops for one in sight.problems):
+    why_not = [one for one in sight.problems if one.part == "mongodb" and one.stops and one.code not in AWAY]
+    if sight.mongodb_away_since and not why_not:
         yield mongodb_away(sight, sight.mongodb_away_since)
     yield from problems["disk"]
     blamed = {group.fingerprint for breaker in opened for group in _behind(sight, breaker)}
