@@ -136,6 +136,14 @@ class TooManyExports(DeadLetterError):
     status = 503
 
 
+class TooManyImports(DeadLetterError):
+    """This process reads as many imports as it can at once. Try again, or use `manage.py import_dlq`."""
+
+    code = "too_many_imports"
+    title = "Too many imports at once"
+    status = 503
+
+
 class MoveRefused(DeadLetterError):
     """Where it stands does not allow this."""
 

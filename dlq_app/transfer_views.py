@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -18,13 +19,16 @@ from rest_framework.views import APIView
 
 from dlq_app import audit, importing, openapi, repository, requests, serializers
 from dlq_app.criteria import LetterCriteria
-from dlq_app.errors import BodyTooLarge, CriteriaInvalid, LengthRequired
+from dlq_app.errors import BodyTooLarge, CriteriaInvalid, LengthRequired, TooManyImports
 from dlq_app.exporting import FORMS, Export, Stream
 
 log = logging.getLogger(__name__)
 
 #: What one import may hold. It is read as it comes; this bounds how long it can keep a thread.
 MAX_IMPORT = 256 * 1024 * 1024
+#: Imports that one process reads at once: each holds a thread on its client.
+IMPORTS_AT_ONCE = 2
+imports = threading.BoundedSemaphore(IMPORTS_AT_ONCE)
 
 
 class AsAsked(BaseContentNegotiation):
@@ -130,7 +134,7 @@ class ImportView(APIView):
                 s411="`length_required`",
                 s413="`payload_too_large`: split it, or use `manage.py import_dlq`.",
                 s415="The body is not `application/x-ndjson`.",
-                s503="`store_unavailable` says how far it came. Import the same again.",
+                s503="`store_unavailable` says how far it came. `too_many_imports`. Import the same again.",
             ),
         },
     )
@@ -143,9 +147,14 @@ class ImportView(APIView):
         if length > MAX_IMPORT:
             raise BodyTooLarge(f"An import may have at most {MAX_IMPORT} bytes.")
         stream: Any = request.data  # a body of no bytes comes as an empty mapping
-        summary = importing.bring_in(
-            stream.read if length else lambda _: b"", actor=str(getattr(request, "actor", "")) or "unknown"
-        )
+        if not imports.acquire(blocking=False):
+            raise TooManyImports(retry_after=30)
+        try:
+            summary = importing.bring_in(
+                stream.read if length else lambda _: b"", actor=str(getattr(request, "actor", "")) or "unknown"
+            )
+        finally:
+            imports.release()
         return Response({"data": summary.wire()})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
@@ -13,7 +14,7 @@ import pytest
 from django.test import Client
 from pymongo.database import Database
 
-from dlq_app import importing, repository, services
+from dlq_app import importing, repository, services, transfer_views
 from dlq_app.criteria import LetterCriteria
 from dlq_app.errors import StoreUnavailable
 from dlq_app.exporting import Export
@@ -434,6 +435,19 @@ def test_a_store_that_goes_away_says_how_far_it_came_and_the_same_again_does_the
 class TestOverRest:
     def send(self, client: Client, body: bytes, content_type: str = "application/x-ndjson", **headers: Any) -> Any:
         return client.post("/api/dlq/import", body, content_type=content_type, **headers)
+
+    def test_a_process_reads_few_imports_at_once(self) -> None:
+        """Each of them holds a thread for as long as its client takes."""
+        key = with_key("ada", "admin")
+        body = json.dumps(a_line()).encode()
+        with contextlib.ExitStack() as others:
+            for _ in range(transfer_views.IMPORTS_AT_ONCE):
+                others.enter_context(transfer_views.imports)
+            refused = self.send(key, body)
+
+        assert (refused.status_code, refused.json()["code"]) == (503, "too_many_imports")
+        assert refused["Retry-After"] == "30"
+        assert self.send(key, body).status_code == 200
 
     def test_it_sums_up(self, intake: MemoryIntake, letters: Letters, ada: Client) -> None:
         body = f"{json.dumps(a_line())}\nnonsense\n".encode()
