@@ -296,7 +296,11 @@ def check(envelope: Envelope, idempotency_key: str | None = None) -> Submission:
 def _gravest_first(faults: list[Fault]) -> list[Fault]:
     ordered = sorted(faults, key=lambda fault: _GRAVEST_FIRST[fault.code])
     more = len(ordered) - MAX_FAULTS
-    return ordered if more <= 0 else [*ordered[:MAX_FAULTS], Fault(ordered[0].code, "", f"and {more} more faults")]
+    if more <= 0:
+        return ordered
+    # "At least": of a message with very many fields not all are looked at.
+    rest = Fault(ordered[0].code, "", f"and at least {more} more faults")
+    return [*ordered[:MAX_FAULTS], rest]
 
 
 def _type(value: Any, faults: list[Fault]) -> str:

@@ -160,7 +160,6 @@ def test_choices_carry_counts(store: Database[dict[str, Any]], viewer: Client) -
         "status__exact=dlq_pending",
         "messageId__regex=.*",
         "status=nonsense",
-        "errorType=%24where",
         "fingerprint=xyz",
         "from=yesterday",
         "age=1y",
