@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from dlq_app.batching import _is_gone
 from dlq_app.errors import StoreUnavailable
 from dlq_app.replay_batch import Stage
 from dlq_app.repository.claims import Claims
+from dlq_app.store_clock import StoreClock
 from dlq_app.testing import MemoryIntake
 from dlq_app.tests.batch_rig import Killed, Rig, expire_chunk, ids, kill_at, tick_killed
 
@@ -71,6 +72,25 @@ def test_nobody_touches_a_chunk_whose_owner_may_be_alive(
 
     assert rig.sent() == []
     expire_chunk(store, batch)
+    assert rig.run(batch, other).counts.succeeded == 10
+
+
+def test_a_chunk_is_over_when_the_clock_of_the_store_says_so(
+    rig: Rig, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a store whose clock is an hour behind, this host's clock is an hour ahead."""
+    rig.die(*ids(10))
+    batch = rig.start()
+    claims_die(monkeypatch, rig)
+    tick_killed(rig.executor())
+    expire_chunk(store, batch)
+    other = rig.executor()
+    behind = StoreClock(lambda: repository.letters().server_now() - timedelta(hours=1))
+    with monkeypatch.context() as patched:
+        patched.setattr(repository, "_clock", lambda _: behind)
+        for _ in range(5):
+            other.tick()
+        assert rig.sent() == []
     assert rig.run(batch, other).counts.succeeded == 10
 
 
