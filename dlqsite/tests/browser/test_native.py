@@ -12,6 +12,7 @@ from playwright.sync_api import Page, expect
 from audit_app.models import AuditLine
 from dlqsite.models import ApiKey
 from dlqsite.tests.browser.conftest import Role, Scheme, SignIn, Watch
+from dlqsite.tests.people import member
 
 pytestmark = [
     pytest.mark.browser,
@@ -28,7 +29,9 @@ if os.environ.get("SCREENSHOTS"):
 
 
 def test_signing_in_leads_to_the_overview_and_out_again(sign_in: SignIn) -> None:
-    User.objects.create_user("mira", password="correct horse 1", is_staff=True)
+    mira = member("viewer", "mira")
+    mira.set_password("correct horse 1")
+    mira.save()
     page = sign_in()
     page.goto("/admin/")
 
