@@ -9,7 +9,7 @@ JOBS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint format check pytest postgres install install-dev lock clean
+.PHONY: help up test lint format check pytest postgres audit install install-dev lock clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -24,7 +24,7 @@ lint: $(VENV)/.dev ## style, types, who imports whom; scripts, the image, the co
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
 	$(BIN)/lint-imports
-	$(BIN)/shellcheck .ci/run management/scripts/*.sh
+	$(BIN)/shellcheck .ci/run .ci/audit management/scripts/*.sh
 	$(BIN)/hadolint --config .hadolint.yaml Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
@@ -49,6 +49,14 @@ postgres: $(VENV)/.dev ## tests of keys and roles on a PostgreSQL that they star
 	else \
 		echo "make postgres: skipped" >&2; [ -z "$$POSTGRES_REQUIRED" ]; \
 	fi
+
+audit: $(VENV)-audit/.ready ## known vulnerabilities of the pinned packages; AUDIT_REQUIRED=1 fails when nobody could be asked
+	@PIP_AUDIT=$(VENV)-audit/bin/pip-audit .ci/audit requirements.txt requirements-embedded.txt
+
+$(VENV)-audit/.ready: requirements-audit.txt
+	@$(PYTHON) -m venv $(VENV)-audit
+	@$(VENV)-audit/bin/python -m pip --disable-pip-version-check -qq install --require-hashes -r requirements-audit.txt
+	@touch $@
 
 install: $(VENV)/.runtime ## the virtual environment with what runs
 install-dev: $(VENV)/.dev ## the virtual environment with what runs and what tests
@@ -75,7 +83,8 @@ lock: ## compile the lock files from their .in files (wants uv)
 	$(COMPILE) requirements.in -o requirements.txt
 	$(COMPILE) requirements-embedded.in -o requirements-embedded.txt
 	$(COMPILE) requirements-dev.in -o requirements-dev.txt
+	$(COMPILE) requirements-audit.in -o requirements-audit.txt
 
 clean: ## remove the virtual environment and caches; the data of `make up` stays
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-audit .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
