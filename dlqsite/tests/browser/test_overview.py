@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
+from dlq_app import services
 from dlqsite import overview_views
 from dlqsite.tests import scenes
 from dlqsite.tests.browser.conftest import SignIn, Watch
@@ -64,6 +65,7 @@ def wake(page: Page) -> None:
 
 
 def test_figures_renew_themselves_and_the_charts_with_them(viewer: Page, redis_client: Any) -> None:
+    services.build_indexes()
     scenes.quiet(redis_client)
     scenes.settle()
     viewer.goto("/admin/")
