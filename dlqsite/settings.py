@@ -78,6 +78,9 @@ MONGODB_DATABASE = env.str("MONGODB_DATABASE", default=_stack.get("database", "d
 DATABASE_TIMEOUT = env.float("DATABASE_TIMEOUT", default=3.0)
 DATABASES = {"default": env.db_url("DATABASE_URL", default=f"sqlite:///{DATA_DIR / 'db.sqlite3'}")}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    # CONN_MAX_AGE stays 0, although opening one costs a handler about a millisecond: what a message leaves in a kept
+    # connection would reach the next one on its thread. A pragma or a temporary table changes what it may do, a
+    # half-read cursor hides what others wrote and locks it out of writing.
     # Readers never wait for the writer (WAL), and a transaction that will write says so when it begins, so that two of
     # them queue up instead of failing with "database is locked".
     DATABASES["default"].setdefault("OPTIONS", {}).update(

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Group, User
 from django.db import DatabaseError, connection, connections, transaction
 from django.utils import timezone, translation
 
@@ -184,6 +184,29 @@ def test_a_transaction_around_the_attempt_is_left_alone() -> None:
 
     assert result_of(outcome) == 0
     assert User.objects.count() == 1
+
+
+@pytest.mark.skipif("connection.vendor != 'sqlite'")
+def test_nothing_of_an_sqlite_connection_reaches_the_next_message(run: Run) -> None:
+    kept: list[Any] = []
+
+    def leaves(message: Message) -> None:
+        User.objects.bulk_create(User(username=str(number)) for number in range(3))
+        cursor = connection.cursor()
+        cursor.execute("CREATE TEMP TABLE auth_group AS SELECT 1 AS other")
+        cursor.execute("SELECT * FROM auth_user")
+        cursor.fetchone()
+        kept.append(cursor)  # half read: holds a snapshot of the data
+        connection.cursor().execute("PRAGMA query_only = ON")
+
+    def writes(message: Message) -> list[int]:
+        User.objects.create(username="next")
+        return [User.objects.filter(username__in=["next", "other"]).count(), Group.objects.filter(name="x").count()]
+
+    assert isinstance(run(leaves), Completed)
+    User.objects.create(username="other")
+
+    assert result_of(run(writes)) == [2, 0]
 
 
 def test_a_coroutine_may_use_the_database(run: Run) -> None:
