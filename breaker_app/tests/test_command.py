@@ -14,7 +14,7 @@ from redis import Redis
 from breaker_app import conf
 from breaker_app.states import Outcome
 
-pytestmark = pytest.mark.redis
+pytestmark = [pytest.mark.redis, pytest.mark.django_db]
 
 
 @pytest.fixture(autouse=True)
