@@ -15,7 +15,7 @@ from dlq_app import indexes, mongo
 from dlq_app.services import record_outcomes
 from dlq_app.testing import a_death
 from dlqsite import health, overview, overview_views, store_checks, tabs
-from messages_app import connection, flight, lane_workers, presence, series
+from messages_app import connection, flight, lane_workers, marks, presence, recorded, series
 from messages_app import ledger as ledger_module
 from messages_app.ledger import ledger
 from messages_app.records import Acceptance, Completed, Failed
@@ -40,16 +40,19 @@ def indexed() -> None:
     indexes.ensure(mongo.database(), keep_resolved_days=90)
 
 
+def reconnect() -> None:
+    """Whatever this process keeps of Redis is made anew, at the address that the settings name now."""
+    for kept in (
+        connection._client, ledger_module._ledger, presence._register, series._series, flight._radar,
+        lane_workers._lines, marks._marks, recorded._recorded,
+    ):  # fmt: skip
+        kept.cache_clear()
+    breaker_conf.forget()
+
+
 @contextmanager
 def away(settings: Any, store: str) -> Iterator[None]:
     """``redis`` or ``mongodb`` gives no answer; what was seen of it before is still known."""
-
-    def reconnect() -> None:
-        for kept in (connection._client, ledger_module._ledger, presence._register, series._series, flight._radar,
-                     lane_workers._lines):  # fmt: skip
-            kept.cache_clear()
-        breaker_conf.forget()
-
     urls = settings.REDIS_URL, settings.MONGODB_URL
     if store == "redis":
         settings.REDIS_URL = "redis://127.0.0.1:9/0"

@@ -13,13 +13,14 @@ from django.core.management import CommandError, call_command
 
 from breaker_app.tests.servers import OwnServer, Pair
 from dlqsite import store_checks
+from dlqsite.tests import scenes
 from dlqsite.tests.patience import eventually
 from management import doctor, embedded, preparation
 from management.doctor import Status
 from management.embedded import valkey_binary
 from management.errors import StackError
 from management.supervisor import bound_to_parent
-from messages_app import connection, ledger, startup
+from messages_app import startup
 from messages_app.startup import refusal
 
 pytestmark = pytest.mark.redis
@@ -67,21 +68,18 @@ def urls(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[
     watcher.wait()
 
 
-def _forget() -> None:
-    connection._client.cache_clear()
-    ledger._ledger.cache_clear()
-
-
 @pytest.fixture
 def use(settings: Any) -> Iterator[Callable[..., None]]:
     def use(url: str, **more: Any) -> None:
         settings.REDIS_URL = url
         for name, value in more.items():
             setattr(settings, name, value)
-        _forget()
+        scenes.reconnect()
 
+    address = settings.REDIS_URL
     yield use
-    _forget()
+    settings.REDIS_URL = address
+    scenes.reconnect()
 
 
 @pytest.mark.parametrize("kind", REFUSED)
