@@ -219,7 +219,7 @@ def letter_from(document: Document) -> DeadLetter:
     try:
         status = Status(document["status"])
     except (KeyError, ValueError, TypeError):
-        raise Unreadable(document, "status is none that letters have") from None
+        raise Unreadable(document, "status has an unknown value") from None
     if type(message_id) is not str:  # code of JavaScript is a text for Python, too, and cannot be hashed
         raise Unreadable(document, "messageId is missing or no text")
     if last_failed_at is None:

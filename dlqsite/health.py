@@ -256,7 +256,7 @@ _WELL = Finding(Status.HEALTHY)
 
 
 def _with_causes(findings: Mapping[str, Finding]) -> Mapping[str, Finding]:
-    """The findings, each with its real cause: what only follows from another is told as that."""
+    """The findings, each with its real cause: a finding that only follows from another names that one."""
     redis, intake = findings.get("redis", _WELL), findings.get("intake", _WELL)
     codes = {problem.code for problem in intake.problems}
     if redis.status is not Status.UNHEALTHY and (intake.is_silent or "away" in codes):
@@ -397,7 +397,7 @@ class HealthView(APIView):
     def perform_authentication(self, request: Request) -> None:
         try:
             super().perform_authentication(request)
-        except AWAY:  # who cannot be verified is told the status alone
+        except AWAY:  # a key that cannot be verified gets the status alone
             request.user, request.auth = AnonymousUser(), None
 
     @extend_schema(

@@ -312,7 +312,7 @@ DLQ_RESUBMIT = "messages_app.services.IntakePort"
 #: Days for which a replay batch and the list of its letters are kept after its end; 0 keeps them for ever.
 DLQ_BATCH_KEEP_DAYS = env.int("DLQ_BATCH_KEEP_DAYS", default=90)
 
-#: Hides secrets in what the audit log is told.
+#: Names the function that masks secrets in audit lines.
 AUDIT_MASK = "dlq_app.conf.mask_shown"
 
 RETRY_POLICY = policy("retry")

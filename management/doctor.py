@@ -206,7 +206,7 @@ def look_at_redis() -> Iterator[Finding]:
         refusal = refusal_problem(error)
         if refusal.code == "away":  # it has just answered
             refusal = writes_paused()
-        # What it reports about itself is told in more detail than how it refuses.
+        # Its own report has more detail than its refusals.
         problems = [*problems, *([] if refusal.code in {one.code for one in problems} else [refusal])]
     else:
         yield _ok("redis writes", f"confirmed as ACCEPT_DURABILITY={durability()} asks for")

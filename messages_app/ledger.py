@@ -542,7 +542,7 @@ def _record(message_id: str, row: list[Any]) -> Record | None:
         epoch=number("epoch"),
         attempt=number("attempt"),
         fence=number("fence"),
-        # An hour after its end a message that is done has no story: what is told of it then is in the record.
+        # The story of a done message expires after an hour; from then on only the record remains.
         type=told.get("type", message_type),
         body=body,
         run_body=run_body if fields.get("edited") == "1" else None,

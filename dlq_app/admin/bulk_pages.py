@@ -121,7 +121,7 @@ class BulkPages:
         ids: tuple[str, ...],
         errors: Mapping[str, str] | None = None,
     ) -> HttpResponse:
-        # MongoDB's clock: letters that were touched since then are told by its time.
+        # MongoDB's clock: it dates the changes that this instant is compared with.
         now = repository.now()
         which = Selection(criteria=None if ids else criteria, ids=ids, as_of=now)
         shown = bulk.preview(which, move.verb)

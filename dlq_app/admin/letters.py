@@ -253,7 +253,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, StoredAdmin):  # type: ignore[misc
 
     @admin.display(description="Last failed", ordering="lastFailedAt")
     def last_failed(self, row: DeadLetter) -> str:
-        # Not the time itself, which Django would bring into its own zone: at the edges of the calendar there is none.
+        # A formatted text: Django would convert a datetime to its own zone, which fails at the edges of the calendar.
         return iso(letter_of(row).last_failed_at)
 
     @admin.display(description="Next, by itself")

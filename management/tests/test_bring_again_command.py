@@ -1,4 +1,4 @@
-"""``manage.py bring_again``: letters that MongoDB lacks are recorded again; what is left is told by the exit code."""
+"""``manage.py bring_again``: records letters that MongoDB lacks again; the exit code says whether some are left."""
 
 from __future__ import annotations
 
