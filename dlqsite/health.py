@@ -140,10 +140,18 @@ def check_letters() -> Finding:
 
 def check_clocks() -> Finding:
     """Nothing is decided by the clocks of processes, but their logs and what they show is read by them."""
-    wrong = presence.wrong_clocks()
+    alive = presence.present()
+    facts = {
+        "processes": [
+            {"name": one.name, "role": one.role, "host": one.host, "clockOffMs": one.clock_off_ms}
+            for one in sorted(alive, key=lambda one: (one.host, one.name))
+        ]
+    }
+    wrong = presence.wrong_clocks(alive)
     if wrong:
-        return Finding(Status.DEGRADED, f"Clocks differ from Redis': {'; '.join(wrong)}. Run an NTP client there.")
-    return Finding(Status.HEALTHY)
+        detail = f"Clocks differ from Redis': {'; '.join(wrong)}. Run an NTP client there."
+        return Finding(Status.DEGRADED, detail, facts)
+    return Finding(Status.HEALTHY, facts=facts)
 
 
 @cache

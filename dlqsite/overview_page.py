@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from dlqsite.lookout import Part
 from dlqsite.overview import BreakerSeen, Overview
 from dlqsite.trouble import count_of, letters_page, per_minute, since, took
 from dlqsite.verdict import SLOW_S
+from messages_app.presence import CLOCK_TOLERANCE_MS, clock_words
 from messages_app.records import AccountRow
 
 #: What a check is called on the page.
@@ -222,6 +223,39 @@ def _finding_words(finding: Finding) -> str:
         return f"{sum(facts['waiting'].values()):,} waiting, {facts['running']:,} running"
     # Coarse, so that a page on which nothing happens stays the same.
     return "under 5 ms" if finding.latency_ms < 5 else f"{float(f'{finding.latency_ms:.0e}'):g} ms"
+
+
+#: Rows of processes that are shown.
+_PROCESSES_SHOWN: Final = 12
+_ROLES: Final = {"worker": "Worker", "dlq_worker": "DLQ worker", "cron": "Cron"}
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRow:
+    """A process that is alive, and its clock against Redis'."""
+
+    role: str
+    name: str
+    host: str
+    clock: str
+    #: Whether the clock is within the tolerance; None when it has not been measured yet.
+    is_right: bool | None
+
+
+def process_rows(o: Overview) -> tuple[list[ProcessRow], int]:
+    """Processes that are alive, those whose clocks are furthest off first, and how many more there are."""
+    checks = o.health.value.checks if o.health.value else {}
+    found = checks["clocks"].facts.get("processes", ()) if "clocks" in checks else ()
+    worst = sorted(found, key=lambda one: -abs(one["clockOffMs"] or 0))[:_PROCESSES_SHOWN]
+    return [_process_row(one) for one in worst], len(found) - len(worst)
+
+
+def _process_row(one: Mapping[str, Any]) -> ProcessRow:
+    off = one["clockOffMs"]
+    role = _ROLES.get(one["role"], one["role"])
+    if off is None:
+        return ProcessRow(role, one["name"], one["host"], "Not measured", None)
+    return ProcessRow(role, one["name"], one["host"], clock_words(off), abs(off) <= CLOCK_TOLERANCE_MS)
 
 
 @dataclass(frozen=True, slots=True)

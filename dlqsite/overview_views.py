@@ -67,6 +67,7 @@ def origin(request: HttpRequest) -> str:
 
 def context(figures: Overview, origin: str) -> dict[str, Any]:
     """What the templates get."""
+    processes, more_processes = overview_page.process_rows(figures)
     return {
         "o": figures,
         "banners": list(overview_page.banners(figures)),
@@ -74,6 +75,8 @@ def context(figures: Overview, origin: str) -> dict[str, Any]:
         "breaker_rows": list(overview_page.breaker_rows(figures)),
         "shares": overview_page.shares(figures),
         "health_rows": overview_page.health_rows(figures),
+        "process_rows": processes,
+        "more_processes": more_processes,
         "batch_rows": list(overview_page.batch_rows(figures)),
         "home": reverse("admin:index"),
         "version": VERSION,

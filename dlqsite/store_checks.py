@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
@@ -26,12 +27,21 @@ from messages_app.errors import StoreUnavailable
 from messages_app.lane_workers import LaneWorkers, lane_workers
 from messages_app.ledger import ledger
 from messages_app.records import LedgerFigures
-from messages_app.redis_state import NOT_CHECKED, refusal_problem, reported_problems
+from messages_app.redis_state import (
+    NOT_CHECKED,
+    memory_limit,
+    projected_bytes,
+    refusal_problem,
+    reported_problems,
+)
+from messages_app.series import History, series
 
 #: Seconds for which tables and indexes that were there are taken to be there still.
 SELDOM_S = 30.0
 #: Outcomes that MongoDB takes wait less than this: the pause after its return is 15 s at most.
 OUTBOX_S = 20.0
+#: The rate of acceptances is that of the last hour, once there are samples of ten minutes.
+_RATE_OVER_MS, _RATE_LEAST_MS = 3_600_000, 600_000
 
 
 class Seldom:
@@ -70,10 +80,50 @@ def redis_problems() -> tuple[list[StoreProblem], str]:
     return [*identity, *reported, *unsafe], "" if info else NOT_CHECKED
 
 
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """The bytes that Redis needs to remember ended messages for RECORD_TTL_S, and those that it can use."""
+
+    needed: int
+    limit: int
+    told: str
+
+
+MORE_MEMORY = "Give Redis more memory, or lower RECORD_TTL_S: docs/operations.md, Memory of Redis."
+
+
+def memory_projection(info: Mapping[str, str], history: History) -> Projection | None:
+    """What the rate of the last hour leads to; None without INFO, or without samples of ten minutes."""
+    limit, what = memory_limit(info)
+    last = history.last
+    rate = history.rate("accepted", last.at_ms, over_ms=_RATE_OVER_MS) if last else None
+    if last is None or rate is None or last.at_ms - history.samples[0].at_ms < _RATE_LEAST_MS or not limit:
+        return None
+    needed = projected_bytes(rate, record_ttl_s=settings.RECORD_TTL_S, body_ttl_s=settings.BODY_TTL_S)
+    told = (
+        f"{rate:,.1f} messages/s for RECORD_TTL_S ({settings.RECORD_TTL_S / 3600:g} h) need about "
+        f"{needed / 1024**2:,.0f} MB without payloads, {needed * 100 // limit} % of {what}"
+    )
+    return Projection(needed, limit, told)
+
+
+def _overflow_problems() -> list[StoreProblem]:
+    found = memory_projection(ledger().server_info(), series().history())
+    if found is None or found.needed <= found.limit:
+        return []
+    what = f"Redis will be full if messages go on to come in as in the last hour: {found.told}."
+    return [StoreProblem(part="redis", code="memory_projected", what=what, fix=MORE_MEMORY)]
+
+
+overflow_problems = Seldom(_overflow_problems)
+
+
 def check_redis() -> Finding:
-    """What Redis reports about itself."""
+    """What Redis reports about itself, and whether its memory lasts."""
     try:
         problems, unasked = redis_problems()
+        if not any(problem.stops for problem in problems):
+            problems = [*problems, *overflow_problems()]
     except StoreUnavailable as error:
         return finding_of([refusal_problem(error)])
     return finding_of(problems, note=unasked)

@@ -40,14 +40,7 @@ from messages_app.lane_workers import lane_workers
 from messages_app.ledger import ledger
 from messages_app.recorded import recorded
 from messages_app.records import Presence
-from messages_app.redis_state import (
-    ALLOW_INFO,
-    NEARLY,
-    memory_limit,
-    projected_bytes,
-    refusal_problem,
-    writes_paused,
-)
+from messages_app.redis_state import ALLOW_INFO, NEARLY, refusal_problem, writes_paused
 from messages_app.series import History, series
 
 #: Leases and due times are compared across hosts; more than this (ms) makes them wrong in ways that people notice.
@@ -56,8 +49,6 @@ CLOCK_TOLERANCE_MS = 1000
 DISK_WARNING = 1024**3
 #: Problems that only grow into something: a warning. Every other one is a failure.
 _MILD = frozenset({"memory_high", "clients_high", "disk_low", "foreign_worker"})
-#: The rate of acceptances is that of the last hour, once there are samples of ten minutes.
-_RATE_OVER_MS, _RATE_LEAST_MS = 3_600_000, 600_000
 #: Outcomes that are compared with the letters: all of them, if there are no more.
 COMPARED = 10_000
 
@@ -230,24 +221,15 @@ def look_at_redis() -> Iterator[Finding]:
 def look_at_remembered(info: Mapping[str, str], history: History) -> Iterator[Finding]:
     """Whether Redis has the memory to remember ended messages for RECORD_TTL_S at the rate of the last hour."""
     name = "memory projection"
-    limit, what = memory_limit(info)
-    last = history.last
-    rate = history.rate("accepted", last.at_ms, over_ms=_RATE_OVER_MS) if last else None
-    if last is None or rate is None or last.at_ms - history.samples[0].at_ms < _RATE_LEAST_MS or not limit:
+    found = store_checks.memory_projection(info, history)
+    if found is None:
         yield _ok(name, "not known: it needs INFO, and samples of ten minutes")
-        return
-    bytes_needed = projected_bytes(rate, record_ttl_s=settings.RECORD_TTL_S, body_ttl_s=settings.BODY_TTL_S)
-    told = (
-        f"{rate:,.1f} messages/s for RECORD_TTL_S ({settings.RECORD_TTL_S / 3600:g} h) need about "
-        f"{bytes_needed / 1024**2:,.0f} MB without payloads, {bytes_needed * 100 // limit} % of {what}"
-    )
-    fix = "Give Redis more memory, or lower RECORD_TTL_S: docs/operations.md, Memory of Redis."
-    if bytes_needed > limit:
-        yield _fail(name, told, fix)
-    elif bytes_needed > NEARLY * limit:
-        yield _warn(name, told, fix)
+    elif found.needed > found.limit:
+        yield _fail(name, found.told, store_checks.MORE_MEMORY)
+    elif found.needed > NEARLY * found.limit:
+        yield _warn(name, found.told, store_checks.MORE_MEMORY)
     else:
-        yield _ok(name, told)
+        yield _ok(name, found.told)
 
 
 def _problems(problems: Iterable[StoreProblem]) -> Iterator[Finding]:
@@ -329,7 +311,7 @@ _ROLES = {
 
 def look_at_roles() -> Iterator[Finding]:
     yield from _problems(store_checks.lane_problems(lane_workers()))
-    wrong = presence.wrong_clocks()
+    wrong = presence.wrong_clocks(presence.present())
     if wrong:
         yield _fail("clocks of processes", f"differ from Redis': {'; '.join(wrong)}", "Run an NTP client on that host.")
     else:

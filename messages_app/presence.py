@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 
 import redis
@@ -75,11 +75,17 @@ def _off_ms(began_ms: float, theirs_ms: int, ended_ms: float) -> int:
     return min(0, round(ended_ms - theirs_ms))
 
 
-def wrong_clocks() -> list[str]:
-    """Who is alive with a clock that differs from Redis' by more than the tolerance, and by how much."""
+def clock_words(off_ms: int) -> str:
+    """``3.2 s ahead`` of Redis' clock; coarse, so that it stays the same as long as nothing happens."""
+    seconds = abs(off_ms) / 1000
+    return f"{seconds:.1f} s {'ahead' if off_ms > 0 else 'behind'}" if seconds >= 0.05 else "in sync"
+
+
+def wrong_clocks(processes: Iterable[Presence]) -> list[str]:
+    """Whose clock differs from Redis' by more than the tolerance, and by how much."""
     return [
-        f"{one.name} on {one.host} is {abs(off) / 1000:.1f} s {'ahead' if off > 0 else 'behind'}"
-        for one in present()
+        f"{one.name} on {one.host} is {clock_words(off)}"
+        for one in processes
         if (off := one.clock_off_ms) is not None and abs(off) > CLOCK_TOLERANCE_MS
     ]
 

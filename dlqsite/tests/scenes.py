@@ -31,6 +31,7 @@ def forget() -> None:
     health.doctor.cache_clear()
     health._accounts.cache_clear()
     store_checks.index_problems.forget()
+    store_checks.overflow_problems.forget()
     store_checks.schema_problems.forget()
     tabs.counts.forget()
 

@@ -25,6 +25,7 @@ from dlqsite.tests.people import member, signed_in, with_key
 from dlqsite.trouble import Answer
 from dlqsite.verdict import judge
 from messages_app import registry
+from messages_app.presence import Register
 
 NOW = datetime(2026, 11, 24, 3, 13, tzinfo=UTC)
 
@@ -347,6 +348,17 @@ class TestPage:
 
         assert "Nothing has been submitted yet" in page
         assert "curl -X POST http://testserver/api/messages" in page
+
+    def test_every_process_is_shown_with_its_clock(self) -> None:
+        for _ in range(2):  # a beat tells what the one before has measured
+            scenes.processes("worker")
+        behind = Register(self.redis, wall=lambda: time.time() - 30)
+        for _ in range(2):
+            behind.announce("worker-9", "worker", started_at_ms=0)
+        page = self.page()
+
+        shown = page[page.index('id="processes"') :]
+        assert shown.index("30.0 s behind") < shown.index("worker-9") < shown.index("in sync")
 
     def test_an_incident_is_told_and_everything_links_to_its_list(self) -> None:
         scenes.incident(self.redis)

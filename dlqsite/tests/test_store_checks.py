@@ -21,7 +21,9 @@ from dlqsite.tests import scenes
 from dlqsite.tests.patience import eventually
 from management import doctor as doctoring
 from messages_app.lane_workers import MarkedWorker
+from messages_app.ledger import ledger
 from messages_app.presence import Register
+from messages_app.series import EVERY_MS, Sample
 from messages_app.tests.redis_states import State, demoted, full, without_replicas, without_snapshot
 
 pytestmark = [pytest.mark.redis, pytest.mark.mongo, pytest.mark.django_db(transaction=True)]
@@ -283,4 +285,25 @@ def test_a_process_whose_clock_is_off_is_named(redis_client: Any) -> None:
     assert found.status is Status.DEGRADED
     assert "worker-7" in found.detail
     assert "s behind" in found.detail
+    assert {one["name"]: round(one["clockOffMs"] / 1000) for one in found.facts["processes"]} == {"worker-7": -30}
     assert any("worker-7" in what for what in failures(doctoring.look_at_roles))
+
+
+def test_memory_that_will_be_full_is_said_before_it_is(redis_client: Any) -> None:
+    scenes.processes("worker", "dlq_worker", "cron")
+    assert check("redis").status is Status.HEALTHY
+    now_ms = ledger().now_ms()
+    nothing = [0] * (len(Sample._fields) - 2)
+    for at in range(61):  # ten minutes of a million a second: more than any host has memory for
+        sample = Sample(now_ms - (60 - at) * EVERY_MS, at * 1_000_000 * EVERY_MS // 1000, *nothing)
+        redis_client.rpush(f"{scenes.PREFIX}series:fine", ",".join(map(str, sample)))
+    # The next sample counts on from here.
+    redis_client.hset(f"{scenes.PREFIX}series", mapping={"accepted": sample.accepted, "slot": now_ms // EVERY_MS})
+    forget()
+
+    found = check("redis")
+    assert found.status is Status.DEGRADED
+    assert "1,000,000.0 messages/s for RECORD_TTL_S" in found.detail
+    assert "lower RECORD_TTL_S" in found.detail
+    assert any(line.startswith("Redis will be full if messages go on") for line in headlines())
+    assert health.can_accept()
