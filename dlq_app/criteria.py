@@ -100,6 +100,10 @@ class LetterCriteria:
         """The same as a query string, without ``?``."""
         return urlencode(self.as_params())
 
+    def as_text(self) -> str:
+        """The same to be read in a log: not encoded, so that masking finds secrets in it; ``all`` without criteria."""
+        return "&".join(f"{name}={value}" for name, value in self.as_params()) or "all"
+
     @property
     def is_empty(self) -> bool:
         """Whether these criteria mean every letter there is."""

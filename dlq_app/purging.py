@@ -44,7 +44,7 @@ def purge(
             deleted += step
             progress(deleted)
     finally:
-        which = criteria.as_query() or "all"
+        which = criteria.as_text()
         log.warning(
             "letters_purged",
             extra={"by": actor, "letters": deleted, "resolved_before": before.isoformat(), "filter": which},

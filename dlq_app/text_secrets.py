@@ -17,13 +17,20 @@ _W = rf"[\w\-{_UNSEEN}]"
 #: Spaces between a name, its separator and the value.
 _GAP = r"[ \t]{0,60}+"
 _IS = r"(?:is|was)(?![\w-])[ \t]{0,3}+:?"
-#: ``name=value``, ``name: value``, ``"name": "value"``, ``\"name\": …``, ``[name] => value``, ``name is value``.
+#: Written in the query of a URL, however often escaped.
+_CODED_QUOTE, _CODED_IS, _CODED_BLANK = "%(?:25){0,5}(?:2[27]|5[BD])", "%(?:25){0,5}3[AD]", r"(?:\+|%(?:25){0,5}20)"
+_ARROW = r"(?:(?<=[ \t\"'`])-{1,2}>(?=[ \t\"'`])|[\u2192\u21d2])"
+#: ``name=value``, ``name: value``, ``"name": "value"``, ``\"name\": …``, ``[name] => value``, ``name -> value``,
+#: ``name%3Dvalue``, ``name is value``.
 _NAMED = re.compile(
-    rf"(?<!{_W})({_W}++)([\"'`\\\])}}]{{0,20}}{_GAP}(?:=>|:=|={{1,3}}|[:\uff1a\uff1d](?!:|//)|{_IS}){_GAP})", re.I
+    rf"(?<!{_W})({_W}++)((?:[\"'`\\\])}}]|{_CODED_QUOTE}){{0,20}}{_GAP}"
+    rf"(?:=>|:=|={{1,3}}|[:\uff1a\uff1d](?!:|//)|{_ARROW}|{_CODED_IS}|{_CODED_BLANK}(?:is|was){_CODED_BLANK}|{_IS})"
+    rf"{_GAP})",
+    re.I,
 )
-#: ``<name>value</name>`` and ``--name value``.
+#: ``<name>value</name>``, ``--name value`` and ``-Name value``.
 _ELEMENT = re.compile(rf"<((?:{_W}{{1,60}}:)?({_W}{{1,100}}))(?:\s[^<>]{{0,400}})?>")
-_FLAG = re.compile(rf"(?<!{_W})--({_W}++)[ \t]++(?![-=])")
+_FLAG = re.compile(rf"(?<!{_W})-({_W}++)[ \t]++(?![-=])")
 #: ``"name": "password", "value": …`` and ``("Authorization", …)``: JSON, or what Python writes, within another text.
 _Q = r"\\{0,15}[\"']"
 _NAMING_FIELD = "name|key|field|header|param|parameter|variable|attribute|property"
@@ -36,6 +43,20 @@ _PAIR = re.compile(
     rf"[\[(]\s{{0,20}}b?{_Q}({_W}{{1,100}}){_Q}\s{{0,20}},\s{{0,20}}(?=b?{_Q}[^\"']{{1,5000}}[\"']\s{{0,20}}[\])])"
 )
 _WORD_BEFORE = re.compile(rf"({_W}+)[ ]\Z")
+#: Words that name no other thing than the secret before them: "secret key", but not "secret santa".
+_SAME_THING = frozenset({"key", "keys", "value", "values", "hash", "string", "phrase", "code"})
+#: "Invalid token: …" tells what is wrong with a token, or which one is.
+_FAULT_BEFORE = re.compile(
+    r"\b(?:bad|corrupt(?:ed)?|expired|illegal|invalid|malformed|missing|next|rejected|unexpected|unknown|unrecogni[sz]ed|"
+    r"unsupported|wrong)(?:[ ][\w-]{1,20}){0,2}[ ]\Z",
+    re.I,
+)
+_FAULTY = ("token", "tokens", "authorization", "credential", "credentials", "signature", "cookie", "auth", "jwt")
+_CLAUSE = re.compile(r"[^\n;]{0,200}")
+#: Behind these may follow a word of the language that is no secret.
+_IS_BEFORE = re.compile(r"(?:[ \t+]|%(?:25){0,5}20)(?:is|was)(?:[ \t:+]|%(?:25){0,5}20)*\Z", re.I)
+#: No word: it has a digit, or is mixed or long.
+_NO_WORD = re.compile(r"(?=[\w.~+=/-]{4})(?:[\w.~+=-]*?\d|[\w.~+=-]*?[a-z][A-Z]|[\w.~+=/-]{24})")
 
 _QUOTE = re.compile(r"(\\{0,15})([\"'`])")
 #: ``b'…'`` and ``u'…'`` of Python, ``string(7) "…"`` of PHP.
@@ -109,6 +130,25 @@ _TOKENS = re.compile(
 _TOKEN_HINTS = tuple(
     re.findall(r"\S+", "eyJ ghp_ gho_ ghu_ ghs_ ghr_ github_pat_ glpat- xox xapp- k_live_ k_test_ AIza npm_ SG.")
 )
+#: ``curl -u user:password``, also as a list of arguments.
+_USER_FLAG = re.compile(
+    r"(?<![\w-])(?:-[A-Za-z#]{0,10}[uU]|--(?:proxy-)?user)(?:[\s,=\\]|[\"'](?=[\s,])){0,10}+"
+    r"(\\{0,15}[\"'])?+(?:[\s,]{1,3}\\{0,15}[\"'])?+[^\s\"':]{0,200}:((?(1)[^\"'\\\n]++|[^\s\"'\\]++))"
+)
+#: ``-p`` and its kin of commands that take a password so: which commands, and the flag.
+_PASSWORD_FLAG = re.compile(
+    r"\b(?:(?:mysql|mariadb)[\w-]{0,20}\b[^\n|;]{0,300}?[ \t]-p|sshpass[ \t]{1,3}-p[ \t]{0,3}|"
+    r"(?:redis-cli|valkey-cli)\b[^\n|;]{0,300}?[ \t]-a[ \t]{1,3}|ldap[a-z]{3,10}\b[^\n|;]{0,300}?[ \t]-w[ \t]{1,3}|"
+    r"(?:docker|podman|helm)[ \t](?:registry[ \t])?login\b[^\n|;]{0,300}?[ \t]-p[ \t]{1,3})[\"']?([^\s\"'|;]++)"
+)
+#: ``login ann password …`` of .netrc, ``IDENTIFIED BY '…'`` and ``PASSWORD '…'`` of SQL, ``requirepass …`` of Redis.
+_WORDED = re.compile(
+    r"(?<![\w-])(?:login\s{1,20}\S{1,200}\s{1,20}(?:account\s{1,20}\S{1,200}\s{1,20})?password\s{1,20}|"
+    r"identified\s{1,20}by\s{1,20}(?:password\s{1,20})?|(?:requirepass|masterauth)[ \t]{1,20}|"
+    r"password[ \t]{1,20}(?=\\{0,15}[\"'][^\s\"']))(\\{0,15}[\"'])?"
+    r"((?(1)[^\"'\\\n]++|[^\s\"'\\]++))",
+    re.I,
+)
 _SCHEME_VALUE = re.compile(r"(?<![\w-])((?:bearer|basic)(?:[ \t]{1,3}|%20|\+))([A-Za-z0-9._~+/=-]{6,}+)", re.I)
 #: No word of a language: "basic authentication" stays, "Basic dXNlcjpwYXNz" does not.
 _CODED = re.compile(r"[0-9=_+~/]|[a-z][A-Z]|.{24}")
@@ -127,6 +167,7 @@ def hide(text: str, is_secret: Callable[[str], bool]) -> str:
     lower = text.lower()
     if "bearer" in lower or "basic" in lower:
         text = _SCHEME_VALUE.sub(lambda m: f"{m[1]}{MASK}" if _CODED.search(m[2]) else m[0], text)
+    text = _hide_arguments(text, lower)
     return _hide_named(text, is_secret) if has_separator(text) else text
 
 
@@ -135,12 +176,16 @@ def may_hide(text: str) -> bool:
     if ":/" in text or ":\\" in text or "-----BEGIN " in text or any(hint in text for hint in _TOKEN_HINTS):
         return True
     lower = text.lower()
-    return "bearer" in lower or "basic" in lower or ("/" in text and any(hint in lower for hint in _HOOK_HINTS))
+    if "bearer" in lower or "basic" in lower or ("/" in text and any(hint in lower for hint in _HOOK_HINTS)):
+        return True
+    return any(word in lower for word in _ARGUMENT_HINTS)
 
 
 def has_separator(text: str) -> bool:
     """Whether the text has what stands between a name and its value."""
-    if ":" in text or "=" in text or "<" in text or "--" in text or "\uff1a" in text or "\uff1d" in text:
+    if ":" in text or "=" in text or "<" in text or "->" in text or " -" in text or text.startswith("-"):
+        return True
+    if "%" in text or "--" in text or (not text.isascii() and any(sign in text for sign in "\uff1a\uff1d\u2192\u21d2")):
         return True
     if "," in text and ("[" in text or "(" in text):
         return True
@@ -160,6 +205,29 @@ def _hide_pem(text: str) -> str:
         if at < 0:  # cut off: all that is left belongs to it
             return "".join(parts)
     return "".join([*parts, text[at:]])
+
+
+#: In lower case, what stands in every text in which ``_hide_arguments`` finds something.
+_ARGUMENT_HINTS = ("curl", "password", "identified", "requirepass", "masterauth", "sshpass", "mysql", "mariadb",
+                   "redis-cli", "valkey-cli", "ldap", "login")  # fmt: skip
+
+
+def _hide_arguments(text: str, lower: str) -> str:
+    """Hide what commands and languages take for a password by its place."""
+    if "curl" in lower:
+        text = _USER_FLAG.sub(_without_last, text)
+    if any(word in lower for word in _ARGUMENT_HINTS[1:]):
+        text = _PASSWORD_FLAG.sub(_without_last, text)
+        text = _WORDED.sub(_without_last, text)
+    return text
+
+
+def _without_last(found: re.Match[str]) -> str:
+    """The match with its last group hidden, unless that says something."""
+    number = found.re.groups
+    if found[number].strip("<>[](){}:!?*.,").lower() in _NOTHING | _PLAIN:
+        return found[0]
+    return found[0][: found.start(number) - found.start()] + MASK
 
 
 def _hide_users(text: str) -> str:
@@ -214,7 +282,7 @@ def _hide_named(text: str, is_secret: Callable[[str], bool]) -> str:
             text = _hide_matches(text, pattern, lambda found: found[1] if is_secret(found[1]) else "", is_secret)
     if "<" in text:
         text = _hide_elements(text, is_secret)
-    if "--" in text:
+    if "-" in text:
         text = _hide_matches(text, _FLAG, lambda found: found[1] if is_secret(found[1]) else "", is_secret, plain=True)
     return text
 
@@ -235,7 +303,14 @@ def _hide_matches(
         if not name:
             # The value may be a name itself: a=password=x.
             continue
-        is_word = plain or found[0].rstrip(" \t:").lower().endswith((" is", " was", "\tis", "\twas"))
+        is_faulty = (
+            not plain
+            and found[0].rstrip(" \t").endswith(":")
+            and _FAULT_BEFORE.search(text, max(0, found.start() - 80), found.start())
+        )
+        if is_faulty and _tells_a_fault(text, at, name):
+            continue
+        is_word = plain or bool(is_faulty) or _IS_BEFORE.search(text, found.start(), at) is not None
         hidden = _value(text, at, name, is_word=is_word)
         if hidden and hidden[0] < hidden[1]:
             parts += [text[done : hidden[0]], MASK]
@@ -257,11 +332,20 @@ def _secret_name(text: str, found: re.Match[str], is_secret: Callable[[str], boo
         word = _WORD_BEFORE.search(before)
         if word is None:
             break
-        # Only if the name needs its last word: "secret santa: x" has none.
-        if not is_secret(word[1]) and is_secret(f"{word[1]}{joined}"):
+        if is_secret(word[1]):
+            # Only if the name needs its last word: "secret santa: x" has none.
+            return f"{word[1]}{joined}" if joined.lower() in _SAME_THING else ""
+        if is_secret(f"{word[1]}{joined}"):
             return f"{word[1]}{joined}"
         joined, before = f"{word[1]}{joined}", before[: word.start()]
     return ""
+
+
+def _tells_a_fault(text: str, at: int, name: str) -> bool:
+    """Whether words follow that say what is wrong: "Invalid token: signature verification failed"."""
+    clause = _CLAUSE.match(text, at)
+    is_long = re.sub(r"[\W_]", "", name).lower().endswith(_FAULTY)
+    return is_long and clause is not None and not _NO_WORD.search(clause[0])
 
 
 def _hide_elements(text: str, is_secret: Callable[[str], bool]) -> str:

@@ -94,7 +94,7 @@ class ExportView(APIView):
         """Who sees secrets of how many letters, and why, before the first of them leaves."""
         total = repository.letters().count(criteria)
         how_many = f"{'more than ' if total.is_capped else ''}{total.count}"
-        which = criteria.as_query() or "all"
+        which = criteria.as_text()
         said = {"by": getattr(request, "actor", ""), "letters": how_many, "filter": which, "why": reason}
         log.warning("secrets_exported", extra=said)
         what = f"reveal {how_many} letters"

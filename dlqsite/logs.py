@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import logging.config
-import re
 import time
-import uuid
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
@@ -18,8 +16,8 @@ from dlq_app import conf
 from dlq_app.errors import PolicyError
 from dlq_app.masking import MaskingPolicy, mask, mask_text
 from dlq_app.shown import json_visible, visible
+from messages_app.request_ids import request_id_of
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 #: Fields of a line that hold no text from outside.
 _OURS = frozenset({"time", "level", "logger", "request_id", "method"})
 _PLAIN_POLICY = MaskingPolicy()
@@ -102,11 +100,6 @@ def _shown_in_json(_: Any, __: str, line: str) -> str:
 
 def _shown_in_console(_: Any, __: str, line: str) -> str:
     return visible(line)
-
-
-def request_id_of(given: str) -> str:
-    """The client's ``X-Request-Id`` if it is harmless text of at most 64 characters, else a new one."""
-    return given if _REQUEST_ID.match(given) else uuid.uuid4().hex
 
 
 class RequestLog:

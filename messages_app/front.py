@@ -6,14 +6,13 @@ plain request where https is wanted) goes to Django unread, and Django decides.
 
 from __future__ import annotations
 
-import re
-import uuid
 from collections.abc import Callable, Iterable
 from http.client import responses
 from typing import Any
 
 from messages_app.clients import Client
 from messages_app.intake import submit
+from messages_app.request_ids import request_id_of
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -21,7 +20,6 @@ Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 #: Gives the client behind a request if that is known without asking anybody, and if it may submit; else None.
 KnownClient = Callable[[Environ], "Client | None"]
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _STATUS = {code: f"{code} {phrase}" for code, phrase in responses.items()}
 
 
@@ -39,14 +37,13 @@ class Front:
         if client is None:
             return self.behind(environ, start_response)
         reply = submit(environ, environ["wsgi.input"].read, client)
-        given_id = environ.get("HTTP_X_REQUEST_ID", "")
         start_response(
             _STATUS[reply.status],
             [
                 ("Content-Type", reply.content_type),
                 ("Content-Length", str(len(reply.body))),
                 ("X-Content-Type-Options", "nosniff"),
-                ("X-Request-Id", given_id if _REQUEST_ID.fullmatch(given_id) else uuid.uuid4().hex),
+                ("X-Request-Id", request_id_of(environ.get("HTTP_X_REQUEST_ID", ""))),
                 *reply.headers.items(),
             ],
         )

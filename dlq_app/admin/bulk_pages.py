@@ -186,7 +186,7 @@ class BulkPages:
             )
         except ApprovalNeeded as error:
             raise PermissionDenied(error.detail) from None
-        described = "chosen one by one" if ids else criteria.as_query() or "all of them"
+        described = "chosen one by one" if ids else criteria.as_text()
         outcome = f"{done.count:,} of {count:,}" if done.count != count else f"{count:,}"
         people.write_down(
             request, "", f"{counted(count)}: {described}", f"{move.done} {outcome}", reason, count=done.count

@@ -114,6 +114,17 @@ def test_revealing_needs_the_scope_admin_and_is_written_down(
     assert (told.levelname, getattr(told, "why", "")) == ("WARNING", "audit")
 
 
+def test_the_filter_of_an_export_is_written_down_without_secrets(letters: Letters) -> None:
+    services.record_outcomes([a_death("m-1")], [])
+
+    fetch(with_key("admin", name="root"), "reveal=true&reason=audit&source=shop&search=password%3Dhunter2x")
+    fetch(with_key("admin", name="root"), "reveal=true&reason=audit&search=the+token+is+hunter2x")
+
+    told = [entry.said for entry in audited()]
+    assert any("source=shop&search=password=•••: audit" in line for line in told)
+    assert not any("hunter2x" in line for line in told)
+
+
 @pytest.mark.parametrize("reason", ["", "&reason=", "&reason=%20", "&reason=a&reason=b", f"&reason={'x' * 2001}"])
 def test_secrets_leave_only_with_a_reason(letters: Letters, reason: str) -> None:
     answer = with_key("admin", name="root").get(f"/api/dlq/export?reveal=true{reason}")

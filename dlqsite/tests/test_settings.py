@@ -21,8 +21,8 @@ from breaker_app.policy import BreakerPolicy
 from dlq_app.masking import MaskingPolicy
 from dlq_app.policy import ReplayPolicy
 from dlqsite import checks
-from dlqsite.logs import request_id_of
 from messages_app.policy import RetryPolicy
+from messages_app.request_ids import request_id_of
 
 ROOT = Path(django_settings.BASE_DIR)
 
@@ -163,6 +163,14 @@ def test_ten_wrong_passwords_close_the_door_for_that_name_and_address_only() -> 
     assert Client().post("/admin/login/", wrong, REMOTE_ADDR="192.0.2.7").status_code == 200
 
 
-@pytest.mark.parametrize("given", ["", "a\nb", "a b", "ä", "x" * 65, "<script>"])
+@pytest.mark.parametrize("given", ["", "a\nb", "a b", "ä", "x" * 65, "<script>", "a\n"])
 def test_a_request_id_that_could_forge_a_log_line_is_replaced(given: str) -> None:
+    assert re.fullmatch("[0-9a-f]{32}", request_id_of(given))
+
+
+@pytest.mark.parametrize(
+    "given", ["ghp_" + "a1" * 18, "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln", "sk_live_" + "a1" * 12]
+)
+def test_a_token_is_no_request_id(given: str) -> None:
+    assert request_id_of("order-4711.retry_2") == "order-4711.retry_2"
     assert re.fullmatch("[0-9a-f]{32}", request_id_of(given))

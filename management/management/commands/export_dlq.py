@@ -54,7 +54,7 @@ class Command(terminal.StrictCommand):
             )
         export = Export(criteria, options["format"], reveal=options["reveal"])
         if export.reveal:
-            self._record(criteria.as_query() or "all", reason)
+            self._record(criteria.as_text(), reason)
         try:
             if options["output"]:
                 with whole_file(Path(options["output"])) as write:

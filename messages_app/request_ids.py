@@ -1,0 +1,25 @@
+"""The id of a request: the client's, if it is harmless."""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+from dlq_app import conf
+from dlq_app.errors import PolicyError
+from dlq_app.masking import MaskingPolicy, mask_text
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+def request_id_of(given: str) -> str:
+    """``given``, the client's ``X-Request-Id``, or a new one if it could forge a log line or looks like a secret."""
+    if not _REQUEST_ID.fullmatch(given):
+        return uuid.uuid4().hex
+    try:
+        policy = conf.masking_policy()
+    except PolicyError:
+        policy = MaskingPolicy()  # a check says what is wrong
+    # Most ids differ: the quick look keeps them out of what mask_text remembers.
+    is_secret = policy.may_show(given) and mask_text(given, policy) != given
+    return uuid.uuid4().hex if is_secret else given
