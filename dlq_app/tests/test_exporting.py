@@ -121,7 +121,7 @@ def test_the_filter_of_an_export_is_written_down_without_secrets(letters: Letter
     fetch(with_key("admin", name="root"), "reveal=true&reason=audit&search=the+token+is+hunter2x")
 
     told = [entry.said for entry in audited()]
-    assert any("source=shop&search=password=•••: audit" in line for line in told)
+    assert any("source=shop&search=password=•••" in line for line in told)
     assert not any("hunter2x" in line for line in told)
 
 
