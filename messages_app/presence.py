@@ -67,6 +67,14 @@ class Register:
         found = [_presence(row) for row in self._scripts.run("present", silence_ms)]
         return [presence for presence in found if role is None or presence.role == role]
 
+    def this_process(self, role: str) -> Presence:
+        """The calling process, which does not announce itself: its clock is compared with Redis' now."""
+        began = self._wall() * 1000
+        now = int(self._scripts.run("clock"))
+        off_ms = _off_ms(began, now, self._wall() * 1000)
+        host, pid = socket.gethostname(), os.getpid()
+        return Presence(f"{role}-{host}-{pid}", role, pid, host, now, now, {}, off_ms)
+
 
 def _off_ms(began_ms: float, theirs_ms: int, ended_ms: float) -> int:
     """How far this clock is ahead of theirs; 0 when the journey there and back explains the difference."""
@@ -123,3 +131,8 @@ def withdraw(name: str) -> None:
 def present(role: str | None = None, *, silence_ms: int = SILENCE_MS) -> list[Presence]:
     """``Register.present`` on the server that settings name."""
     return _register(os.getpid()).present(role, silence_ms=silence_ms)
+
+
+def this_process(role: str) -> Presence:
+    """``Register.this_process`` on the server that settings name."""
+    return _register(os.getpid()).this_process(role)

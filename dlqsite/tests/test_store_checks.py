@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ from dlqsite.health import Doctor
 from dlqsite.tests import scenes
 from dlqsite.tests.patience import eventually
 from management import doctor as doctoring
+from messages_app import presence
 from messages_app.lane_workers import MarkedWorker
 from messages_app.ledger import ledger
 from messages_app.presence import Register
@@ -285,7 +288,10 @@ def test_a_process_whose_clock_is_off_is_named(redis_client: Any) -> None:
     assert found.status is Status.DEGRADED
     assert "worker-7" in found.detail
     assert "s behind" in found.detail
-    assert {one["name"]: round(one["clockOffMs"] / 1000) for one in found.facts["processes"]} == {"worker-7": -30}
+    assert {one["role"]: round(one["clockOffMs"] / 1000) for one in found.facts["processes"]} == {
+        "worker": -30,
+        "web": 0,
+    }
     assert any("worker-7" in what for what in failures(doctoring.look_at_roles))
 
 
@@ -307,3 +313,13 @@ def test_memory_that_will_be_full_is_said_before_it_is(redis_client: Any) -> Non
     assert "lower RECORD_TTL_S" in found.detail
     assert any(line.startswith("Redis will be full if messages go on") for line in headlines())
     assert health.can_accept()
+
+
+def test_a_web_process_whose_clock_is_off_names_itself(redis_client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead = Register(redis_client, wall=lambda: time.time() + 3600)
+    monkeypatch.setattr(presence, "_register", lambda _: ahead)
+
+    found = check("clocks")
+    assert found.status is Status.DEGRADED
+    assert f"web-{socket.gethostname()}-{os.getpid()} on {socket.gethostname()} is 3" in found.detail
+    assert "s ahead" in found.detail
