@@ -83,12 +83,27 @@ def tidy(held: Collection[str] = (), *, drop: bool = False) -> list[str]:
                 _discard(connection)
             else:
                 connection.close_if_unusable_or_obsolete()
+                _forget_session(connection)
         except Exception as error:
             # Whatever is wrong with it, the next message gets another.
             log.info("connection_discarded", extra={"database": connection.alias, "why": type(error).__name__})
             _discard(connection)
     _thread.opened = any(connection.connection is not None for connection in _open())
     return left
+
+
+def _forget_session(connection: BaseDatabaseWrapper) -> None:
+    """Leave nothing of this message in the session of a kept connection: settings, locks, temporary tables, LISTEN.
+
+    SQLite's connections are not kept. A server that cannot be told to forget is left; the next message connects anew.
+    """
+    if connection.connection is None:
+        return
+    reset = getattr(connection, "reset_session", None)
+    if reset is not None:
+        reset()
+    elif connection.vendor != "sqlite":
+        connection.close()
 
 
 def leave() -> list[str]:

@@ -209,6 +209,49 @@ def test_nothing_of_an_sqlite_connection_reaches_the_next_message(run: Run) -> N
     assert result_of(run(writes)) == [2, 0]
 
 
+SESSION = (
+    "SELECT current_setting('statement_timeout'), current_setting('search_path'), current_setting('TimeZone'), "
+    "nullif(current_setting('app.tenant', true), ''), current_setting('default_transaction_read_only'), "
+    "(SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'), (SELECT count(*) FROM pg_listening_channels()), "
+    "to_regclass('pg_temp.left_here')::text, (SELECT count(*) FROM pg_prepared_statements), "
+    "(SELECT count(*) FROM pg_cursors), pg_backend_pid()"
+)
+
+
+@pytest.mark.skipif("connection.vendor != 'postgresql'")
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_of_a_postgresql_session_reaches_the_next_message(run: Run, fails: bool) -> None:
+    def session(message: Message) -> list[Any]:
+        cursor = connection.cursor()
+        cursor.execute(SESSION)
+        raw = connection.connection
+        return [*cursor.fetchone(), raw.read_only, raw.isolation_level, raw.patience_s]
+
+    def leaves(message: Message) -> None:
+        raw = connection.connection  # past Django
+        for statement in (
+            "SET statement_timeout = 1", "SET search_path = pg_catalog", "SET TIME ZONE 'Asia/Tokyo'",
+            "SET app.tenant = 'acme'", "SET default_transaction_read_only = on", "SELECT pg_advisory_lock(4711)",
+            "LISTEN letters", "PREPARE left_here AS SELECT 1", "CREATE TEMP TABLE left_here AS SELECT 1",
+            "DECLARE left_here CURSOR WITH HOLD FOR SELECT 1",
+        ):  # fmt: skip
+            raw.execute("SET statement_timeout = 0")
+            raw.execute("SET default_transaction_read_only = off")
+            raw.execute(statement)
+        raw.read_only = True
+        raw.patience_s = None
+        if fails:
+            raise KeyError
+
+    before = result_of(run(session))
+    assert isinstance(run(leaves), Failed if fails else Completed)
+    with connection.cursor() as others:
+        others.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+        assert others.fetchone() == (0,), "freed at once, not when the thread has its next message"
+
+    assert result_of(run(session)) == before, "and it is the same connection"
+
+
 def test_a_coroutine_may_use_the_database(run: Run) -> None:
     async def uses(message: Message) -> int:
         await User.objects.acreate(username=f"kept-{await User.objects.acount()}")
