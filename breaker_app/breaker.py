@@ -190,8 +190,11 @@ class CircuitBreaker:
         """Its changes of state, newest first. Raises ``StoreUnavailable``."""
         return self._store.transitions(self.name, limit)
 
-    def force(self, state: State, *, actor: str, reason: str) -> None:
-        """Send it to ``state`` by hand, for a reason that is kept. Raises ``StoreUnavailable``, ``InvalidRequest``."""
+    def force(self, state: State, *, actor: str, reason: str, store: BreakerStore | None = None) -> None:
+        """Send it to ``state`` by hand, for a reason that is kept. Raises ``StoreUnavailable``, ``InvalidRequest``.
+
+        ``store`` is the same store with another time limit, if its own is too short for a person.
+        """
         if state not in ADMIN_STATES:
             raise InvalidRequest(f"A breaker cannot be sent to {state}: only a call can be a probe.")
         kept_reason = reason.strip()
@@ -199,7 +202,7 @@ class CircuitBreaker:
             message = f"A reason of 1 to {MAX_REASON} characters of text is required."
             raise InvalidRequest(message, errors=[{"field": "reason", "message": message}])
         self._kept = None
-        self._store.admin(self.name, self.policy, state, actor=actor, reason=kept_reason)
+        (store or self._store).admin(self.name, self.policy, state, actor=actor, reason=kept_reason)
 
     def guard(self, classify: Classify | None = None) -> Guard:
         """``with breaker.guard() as permit:`` acquires, runs the block, and records its outcome exactly once.

@@ -22,6 +22,8 @@ from breaker_app.store import RedisBreakerStore
 FILE: Final = "policies/breaker.toml"
 #: A probe's lease outlives the longest handler by so much.
 LEASE_MARGIN_MS: Final = 10_000
+#: Seconds that console, API, commands and start-up wait for the store. Calls wait a fraction of this.
+PATIENT_TIMEOUT_S: Final = 2.0
 
 _lock = threading.Lock()
 _breakers: dict[tuple[str, int, Classify], CircuitBreaker] = {}
@@ -101,6 +103,12 @@ def store() -> RedisBreakerStore:
 
 
 @cache
+def patient_store() -> RedisBreakerStore:
+    """The same store for people: a pause that a call must not wait for is no outage to somebody who reads a page."""
+    return RedisBreakerStore.from_url(settings.REDIS_URL, timeout_s=PATIENT_TIMEOUT_S)
+
+
+@cache
 def _local() -> LocalBreakerStore:
     return LocalBreakerStore()
 
@@ -117,7 +125,7 @@ def announce(names: Mapping[str, int | None] | Iterable[str]) -> None:
             raise ValueError(f"not a breaker name: {name!r}; it has to match {NAME.pattern}")
         _longest_call_ms[name] = max(_longest_call_ms.get(name, 0), limit or 0)
     _breakers.clear()
-    store().announce(limits)
+    patient_store().announce(limits)
 
 
 def remind() -> None:
@@ -125,7 +133,7 @@ def remind() -> None:
 
     Raises ``StoreUnavailable``.
     """
-    store().announce(_longest_call_ms)
+    patient_store().announce(_longest_call_ms)
 
 
 def hide_with(hide: Callable[[str], str]) -> None:
@@ -143,7 +151,7 @@ def known_names() -> list[str]:
     """Every name in the policy file or announced by a process, sorted; in an outage, those this process knows."""
     _, names = policies()
     try:
-        announced = store().announced()
+        announced = patient_store().announced()
     except StoreUnavailable:
         announced = set()
     return sorted({*names, *_longest_call_ms, *(name for name in announced if NAME.fullmatch(name))})
@@ -154,6 +162,7 @@ def forget() -> None:
     _breakers.clear()
     _longest_call_ms.clear()
     store.cache_clear()
+    patient_store.cache_clear()
     _local.cache_clear()
 
 

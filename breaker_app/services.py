@@ -38,25 +38,25 @@ class Card:
 def cards() -> list[Card]:
     """Every breaker that exists, by name, as of one instant. Raises ``StoreUnavailable``."""
     policies = {name: conf.policy_for(name) for name in conf.known_names()}
-    seen = conf.store().peek_many(policies)
+    seen = conf.patient_store().peek_many(policies)
     return [Card(name, policies[name], seen[name]) for name in policies]
 
 
 def card(name: str, *, limit: int = SHOWN_TRANSITIONS) -> Card:
     """One breaker with its last changes. Raises ``BreakerNotFound``, ``StoreUnavailable``."""
     policy = _known(name)
-    return Card(name, policy, conf.store().peek(name, policy), transitions(name, limit))
+    return Card(name, policy, conf.patient_store().peek(name, policy), transitions(name, limit))
 
 
 def transitions(name: str, limit: int) -> list[Transition]:
     """The last changes of state, newest first, as they may be shown. Raises ``StoreUnavailable``."""
-    found = conf.store().transitions(name, limit)
+    found = conf.patient_store().transitions(name, limit)
     return [replace(one, reason=conf.hidden(one.reason)) if one.reason else one for one in found]
 
 
 def window(name: str) -> list[tuple[int, int]]:
     """Outcomes and failures of each second of the breaker's window, oldest first. Raises as ``card`` does."""
-    return conf.store().window(name, _known(name))
+    return conf.patient_store().window(name, _known(name))
 
 
 def order(name: str, what: str, *, actor: str, reason: str) -> Card:
@@ -69,7 +69,7 @@ def order(name: str, what: str, *, actor: str, reason: str) -> Card:
     _known(name)
     said = {"breaker": name, "order": what, "by": actor, "why": reason.strip()}
     try:
-        conf.breaker_for(name).force(ORDERS[what], actor=actor, reason=reason)
+        conf.breaker_for(name).force(ORDERS[what], actor=actor, reason=reason, store=conf.patient_store())
     except StoreUnavailable:
         # Its answer may be all that was lost.
         log.warning("breaker_order_unanswered", extra=said)

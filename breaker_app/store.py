@@ -167,9 +167,9 @@ class RedisBreakerStore:
             self._scripts[verb] = (text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
     @classmethod
-    def from_url(cls, url: str) -> RedisBreakerStore:
+    def from_url(cls, url: str, *, timeout_s: float = TIMEOUT_S) -> RedisBreakerStore:
         """The store on the server at ``url``."""
-        return cls(Redis.from_url(url))
+        return cls(Redis.from_url(url), timeout_s=timeout_s)
 
     def acquire(self, name: str, policy: BreakerPolicy, token: str) -> Permit:
         """Ask for a permit for the call ``token``. Asking again with the same token is safe and admits nothing more."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from breaker_app.breaker import Outcome, Permit, State
-from breaker_app.conf import announce, breaker_for, policy_for, store
+from breaker_app.conf import announce, breaker_for, patient_store, policy_for
 from breaker_app.errors import StoreUnavailable
 from messages_app import conf, registry
 from messages_app.failures import ErrorKind
@@ -117,7 +117,7 @@ def seen_many(names: Collection[str]) -> dict[str, tuple[str, int]]:
         return {}
     policies = {name: policy_for(name) for name in names}
     found = {}
-    for name, seen in store().peek_many(policies).items():
+    for name, seen in patient_store().peek_many(policies).items():
         trials = 0
         if seen.state is State.HALF_OPEN or (seen.state is State.OPEN and seen.due):
             used = seen.leases + seen.probes_succeeded + seen.probes_failed + seen.probes_lost

@@ -14,6 +14,7 @@ from pytest_django.fixtures import Settings
 from redis import Redis
 
 from breaker_app import admin, conf, services
+from breaker_app.errors import StoreUnavailable
 from breaker_app.states import Outcome, State, Transition, Why
 from dlqsite.tests.people import audited, member, signed_in
 
@@ -55,6 +56,15 @@ def test_the_worst_breaker_comes_first_and_tells_its_story() -> None:
     assert "3 of 4 calls failed, the limit is 50 %" in html
     assert "Refuses every call. Up to 10 probes in" in html
     assert 'hx-trigger="every 1s, wake"' in html
+
+
+def test_a_pause_of_the_store_that_calls_do_not_wait_for_is_waited_for_here(redis_client: Redis) -> None:
+    client = signed_in(member("viewer"))
+    redis_client.client_pause(700)
+
+    with pytest.raises(StoreUnavailable):
+        conf.store().peek("payments-api", conf.policy_for("payments-api"))
+    assert client.get(reverse("admin:breaker_app_breaker_changelist")).status_code == 200
 
 
 def test_it_asks_less_often_while_all_are_closed() -> None:

@@ -123,13 +123,19 @@ def test_a_child_that_cannot_live_is_given_up_with_its_last_words(
 
 def test_a_store_that_has_served_is_tried_again_for_ever(supervise: Callable[..., Supervised], tmp_path: Path) -> None:
     full = tmp_path / "full"
-    code = f"import pathlib, sys, time\nif pathlib.Path({str(full)!r}).exists(): sys.exit('no room')\ntime.sleep(600)"
+    lives = tmp_path / "lives"
+    code = (
+        f"import pathlib, sys, time\nif pathlib.Path({str(full)!r}).exists(): sys.exit('no room')\n"
+        f"pathlib.Path({str(lives)!r}).touch()\ntime.sleep(600)"
+    )
     stack = supervise(
         {"name": "store", "code": code, "tier": 0}, {"name": "app", "code": SLEEP}, {"name": "other", "code": SLEEP},
         PATIENT_BACKOFF=[0.01], STORE_WAIT=0.01,
     ).started()  # fmt: skip
     before = stack.pids()
 
+    eventually(lives.exists, seconds=20)
+    lives.unlink()
     full.touch()
     os.kill(before["store"], signal.SIGTERM)
     eventually(lambda: stack.said().count("store ended with exit code 1: no room; see ") > 6, seconds=30)
@@ -141,7 +147,12 @@ def test_a_store_that_has_served_is_tried_again_for_ever(supervise: Callable[...
     assert stack.pids()["other"] == before["other"]
 
     full.unlink()
-    eventually(lambda: stack.said().strip().endswith("store serves again"), seconds=20)
+    eventually(lives.exists, seconds=20)
+
+    def last_of_store() -> str:
+        return [line for line in stack.said().splitlines() if "store " in line][-1]
+
+    eventually(lambda: last_of_store().endswith("store serves again"), seconds=20)
 
 
 def test_a_child_that_dies_while_starting_is_an_error(supervise: Callable[..., Supervised]) -> None:
