@@ -4,7 +4,7 @@ import os
 
 bind = os.environ.get("BIND") or f"{os.environ.get('HOST', '127.0.0.1')}:{os.environ.get('PORT', '8000')}"
 # Threads of gunicorn's own, kept away from slow clients. See the module.
-worker_class = "dlqsite.webserver.BufferedWorker"
+worker_class = "dlqsite.web.worker.BufferedWorker"
 workers = int(os.environ.get("WEB_PROCESSES") or 2)
 threads = int(os.environ.get("WEB_THREADS") or 4)
 # Imported once and then forked: half the time to start, less memory. Connections are made per process, after the fork.
@@ -33,6 +33,6 @@ def post_fork(server: object, worker: object) -> None:
     """Answer what is no HTTP as every other error is answered. Gunicorn has no setting for it."""
     from gunicorn import util
 
-    from dlqsite.problems import write_problem
+    from dlqsite.api.problems import write_problem
 
     util.write_error = write_problem

@@ -34,8 +34,8 @@ def prepare(key_file: Path) -> None:
 
 
 def fill(message_type: str, count: int) -> None:
-    from messages_app.ledger import ledger
-    from messages_app.records import Acceptance
+    from messages_app.domain.records import Acceptance
+    from messages_app.store.ledger import ledger
 
     body = PAYLOAD_TEXT.encode()
     digest = hashlib.sha256(message_type.encode() + body).hexdigest()

@@ -23,13 +23,13 @@ from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError
 from pymongo.write_concern import WriteConcern
 
-from dlq_app import indexes
-from dlq_app.documents import new_letter
-from dlq_app.letter import Death
-from dlq_app.masking import MaskingPolicy
-from dlq_app.mongo import LETTERS
-from dlq_app.policy import ReplayPolicy, place_first
-from dlq_app.words import error_words
+from dlq_app.domain.letter import Death
+from dlq_app.domain.masking import MaskingPolicy
+from dlq_app.domain.policy import ReplayPolicy, place_first
+from dlq_app.domain.search_terms import error_words
+from dlq_app.store import indexes
+from dlq_app.store.documents import new_letter
+from dlq_app.store.mongo import LETTERS
 
 DAYS = 30
 CAUSES = 300

@@ -20,8 +20,8 @@ from urllib.parse import urlencode
 
 import pymongo
 
-from dlq_app import indexes
-from dlq_app.mongo import LETTERS
+from dlq_app.store import indexes
+from dlq_app.store.mongo import LETTERS
 
 from . import ours, places
 from .contestants import Site

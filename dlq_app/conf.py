@@ -1,16 +1,17 @@
-"""The policies in force, built once from settings; a change of the settings (in a test) builds them anew."""
+"""Settings of the dead-letter queue: the policies, built once, and the port to intake."""
 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from django.conf import settings
 from django.core.signals import setting_changed
+from django.utils.module_loading import import_string
 
-from dlq_app.environment import Environment
-from dlq_app.masking import MaskingPolicy, mask_text
-from dlq_app.policy import ReplayPolicy
+from dlq_app.domain.masking import MaskingPolicy, mask_text
+from dlq_app.domain.policy import ReplayPolicy
+from dlq_app.domain.ports import IntakePort
 
 
 @cache
@@ -31,9 +32,13 @@ def mask_shown(text: str) -> str:
 
 
 @cache
-def environment() -> Environment:
-    """The one that this process takes its snapshots from."""
-    return Environment(code_version=str(getattr(settings, "VERSION", "")))
+def _load(path: str) -> IntakePort:
+    return cast(IntakePort, import_string(path)())
+
+
+def intake() -> IntakePort:
+    """The port named by ``settings.DLQ_RESUBMIT``, one per process."""
+    return _load(settings.DLQ_RESUBMIT)
 
 
 def _forget(*, setting: str, **_: Any) -> None:

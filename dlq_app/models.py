@@ -11,7 +11,7 @@ from django.db import models
 
 
 class _Stored(models.Model):
-    """Something that the admin shows and that ``dlq_app.services`` and its neighbours write."""
+    """Something that the admin shows and that ``dlq_app.services.dead_letters`` and its neighbours write."""
 
     class Meta:
         abstract = True

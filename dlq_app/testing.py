@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from dlq_app.documents import letter_from, new_letter
-from dlq_app.errors import PayloadInvalid, StoreUnavailable
-from dlq_app.letter import DeadLetter, Death, Settled
-from dlq_app.masking import MaskingPolicy
-from dlq_app.policy import ReplayPolicy, place_first
-from dlq_app.ports import ForwardAnswer, ForwardOrder, ForwardStatus, VoidAnswer
-from dlq_app.replay_batch import BreakerSeen
+from dlq_app.domain.errors import PayloadInvalid, StoreUnavailable
+from dlq_app.domain.letter import DeadLetter, Death, Settled
+from dlq_app.domain.masking import MaskingPolicy
+from dlq_app.domain.policy import ReplayPolicy, place_first
+from dlq_app.domain.ports import ForwardAnswer, ForwardOrder, ForwardStatus, VoidAnswer
+from dlq_app.domain.replay_batch import BreakerSeen
+from dlq_app.store.documents import letter_from, new_letter
 
 NOON = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 STACK = """Traceback (most recent call last):

@@ -15,8 +15,9 @@ import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 
-from dlq_app import batches, figures, repository, services
-from dlq_app.errors import DeadLetterError
+from dlq_app.domain.errors import DeadLetterError
+from dlq_app.services import batches, dead_letters, figures
+from dlq_app.store import repository
 from processes.essential import Essential
 from processes.steps import step
 
@@ -139,9 +140,9 @@ class DlqWorker:
             if not self._has_lease:
                 return self._jittered(EVERY_S)
             figures.keep_fresh()
-            self._released += services.release_stale(ROUND)
+            self._released += dead_letters.release_stale(ROUND)
         with step("replay what is due"):
-            done = services.replay_due(ROUND)
+            done = dead_letters.replay_due(ROUND)
         self._replayed += done.replayed
         if done.due:
             log.info(

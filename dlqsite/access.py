@@ -24,8 +24,8 @@ from rest_framework.request import Request
 
 from dlqsite.database import AWAY
 from dlqsite.models import ApiKey
-from messages_app.clients import Client
-from messages_app.throttles import throttle_stranger
+from messages_app.domain.clients import Client
+from messages_app.store.throttles import throttle_stranger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -20,7 +20,7 @@ from rest_framework_api_key.models import APIKey
 
 from audit_app.models import AuditLine, masked
 from audit_app.pages import LinesAsHistory
-from dlq_app.shown import visible
+from dlq_app.domain.visible_text import visible
 from dlqsite import rq_pages  # noqa: F401  # registers them
 from dlqsite.models import SCOPES, ApiKey
 from dlqsite.templatetags.console import badge

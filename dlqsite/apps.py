@@ -22,7 +22,7 @@ class SiteConfig(AppConfig):
     def ready(self) -> None:
         from breaker_app import conf as breakers
         from dlq_app.conf import masking_policy
-        from dlq_app.masking import mask_text
+        from dlq_app.domain.masking import mask_text
         from dlqsite import audit_signals, checks  # noqa: F401  # registers them
 
         pre_migrate.connect(_let_migrations_take_their_time, dispatch_uid="dlqsite.apps")

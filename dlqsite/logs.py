@@ -13,9 +13,9 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponseBase
 
 from dlq_app import conf
-from dlq_app.errors import PolicyError
-from dlq_app.masking import MaskingPolicy, mask, mask_text
-from dlq_app.shown import json_visible, visible
+from dlq_app.domain.errors import PolicyError
+from dlq_app.domain.masking import MaskingPolicy, mask, mask_text
+from dlq_app.domain.visible_text import json_visible, visible
 from messages_app.request_ids import request_id_of
 
 #: Fields of a line that hold no text from outside.

@@ -16,11 +16,12 @@ from django.shortcuts import render
 
 from breaker_app.errors import BreakerError
 from breaker_app.errors import StoreUnavailable as BreakersUnavailable
-from dlq_app.errors import DeadLetterError, QueryTooSlow
-from dlq_app.errors import StoreUnavailable as LettersUnavailable
-from dlqsite import database, problems
-from messages_app.errors import MessagesError
-from messages_app.errors import StoreUnavailable as LedgerUnavailable
+from dlq_app.domain.errors import DeadLetterError, QueryTooSlow
+from dlq_app.domain.errors import StoreUnavailable as LettersUnavailable
+from dlqsite import database
+from dlqsite.api import problems
+from messages_app.domain.errors import MessagesError
+from messages_app.domain.errors import StoreUnavailable as LedgerUnavailable
 
 log = logging.getLogger(__name__)
 

@@ -130,8 +130,8 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "dlqsite.logs.RequestLog",
-    "dlqsite.private.PrivateAnswers",
-    "dlqsite.problems.ApiProblems",
+    "dlqsite.api.private.PrivateAnswers",
+    "dlqsite.api.problems.ApiProblems",
     "dlqsite.pages.ConsoleErrors",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -239,7 +239,7 @@ AXES_LOCKOUT_CALLABLE = "dlqsite.pages.locked_out"
 AXES_CLIENT_IP_CALLABLE = "dlqsite.access.login_address"
 DATA_UPLOAD_MAX_MEMORY_SIZE = 9 * 1024 * 1024
 # No page takes a file.
-FILE_UPLOAD_HANDLERS = ["dlqsite.uploads.NoFiles"]
+FILE_UPLOAD_HANDLERS = ["dlqsite.web.uploads.NoFiles"]
 
 # --- intake ---
 
@@ -272,12 +272,12 @@ WATCHDOG_TIMEOUT = env.float("WATCHDOG_TIMEOUT", default=20.0)
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["dlqsite.access.ApiKeyAuthentication", "dlqsite.access.StaffSession"],
     "DEFAULT_PERMISSION_CLASSES": ["dlqsite.access.HasScope"],
-    "DEFAULT_THROTTLE_CLASSES": ["messages_app.throttles.ReadThrottle"],
+    "DEFAULT_THROTTLE_CLASSES": ["messages_app.store.throttles.ReadThrottle"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["dlq_app.requests.ActionParser"],
+    "DEFAULT_PARSER_CLASSES": ["dlq_app.rest.requests.ActionParser"],
     "DEFAULT_METADATA_CLASS": None,
-    "DEFAULT_SCHEMA_CLASS": "dlqsite.schema.DocumentedView",
-    "EXCEPTION_HANDLER": "dlqsite.problems.handle",
+    "DEFAULT_SCHEMA_CLASS": "dlqsite.api.schema.DocumentedView",
+    "EXCEPTION_HANDLER": "dlqsite.api.problems.handle",
     "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
     "URL_FORMAT_OVERRIDE": None,
 }
@@ -294,7 +294,7 @@ SPECTACULAR_SETTINGS = {
     "SCHEMA_PATH_PREFIX": "/api",
     "SORT_OPERATIONS": False,
     # Choices stand where they are used; as shared components the many `status` and `state` would need invented names.
-    "POSTPROCESSING_HOOKS": ["dlqsite.schema.close_requests"],
+    "POSTPROCESSING_HOOKS": ["dlqsite.api.schema.close_requests"],
     "SWAGGER_UI_SETTINGS": {"persistAuthorization": False, "displayRequestDuration": True},
 }
 
@@ -306,7 +306,7 @@ RQ = {"COMMIT_MODE": "auto", "JOB_CLASS": "messages_app.jobs.WakeUpJob"}
 
 #: A replay batch of more letters needs the scope or permission ``admin``.
 DLQ_APPROVAL_SIZE = env.int("DLQ_APPROVAL_SIZE", default=10_000)
-#: Answers ``dlq_app.ports.IntakePort``.
+#: Answers ``dlq_app.domain.ports.IntakePort``.
 DLQ_RESUBMIT = "messages_app.services.IntakePort"
 
 #: Days for which a replay batch and the list of its letters are kept after its end; 0 keeps them for ever.

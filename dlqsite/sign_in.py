@@ -17,8 +17,8 @@ from django.http import HttpRequest, HttpResponseBase
 
 from dlqsite import pages
 from dlqsite.access import client_address
-from messages_app.records import RateLimit
-from messages_app.throttles import count, retry_after_s
+from messages_app.domain.records import RateLimit
+from messages_app.store.throttles import count, retry_after_s
 
 #: Sign-ins tried in any 60 s from one address by browsers in which nobody has signed in before; and from one user's
 #: browsers, which an attacker at the same address does not slow down.

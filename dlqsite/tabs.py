@@ -15,11 +15,12 @@ from django.urls import NoReverseMatch, reverse
 from breaker_app import services as breakers
 from breaker_app.errors import BreakerError
 from breaker_app.states import State
-from dlq_app import batches, groups, repository
-from dlq_app.criteria import LetterCriteria
-from dlq_app.errors import DeadLetterError
-from dlq_app.group_states import OPEN_STATES
-from dlq_app.states import OPEN
+from dlq_app.domain.criteria import LetterCriteria
+from dlq_app.domain.errors import DeadLetterError
+from dlq_app.domain.group_states import OPEN_STATES
+from dlq_app.domain.states import OPEN
+from dlq_app.services import batches, groups
+from dlq_app.store import repository
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ _django = get_wsgi_application()
 
 from dlqsite.access import believed, known_client  # noqa: E402  # needs the apps that the line above loads
 from dlqsite.checks import require_secret_key  # noqa: E402
-from messages_app.front import Front  # noqa: E402
-from messages_app.startup import refusal  # noqa: E402
+from messages_app.rest.front import Front  # noqa: E402
+from messages_app.work.startup import refusal  # noqa: E402
 
 require_secret_key()
 if wrong := refusal():

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dlq_app.errors import StoreUnavailable as LettersUnavailable
-from messages_app.errors import StoreUnavailable
+from dlq_app.domain.errors import StoreUnavailable as LettersUnavailable
+from messages_app.domain.errors import StoreUnavailable
 from processes.steps import step
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class Cron:
 
 def replay_what_is_due() -> None:
     """Replay the letters whose automatic replay is due. The DLQ worker does the same; a letter goes to one of them."""
-    from dlq_app.services import replay_due
+    from dlq_app.services.dead_letters import replay_due
 
     replay_due(REPLAYS_A_TURN)
 
@@ -119,7 +119,7 @@ class Heartbeat:
         self._heard = False
 
     def beat(self) -> None:
-        from messages_app import presence
+        from messages_app.store import presence
 
         self._heard = False
         presence.announce(self.name, self.role, started_at_ms=self._started_at_ms)
@@ -127,7 +127,7 @@ class Heartbeat:
 
     def end(self) -> None:
         """Leave the list, unless the store did not answer last time: then it is forgotten by itself."""
-        from messages_app import presence
+        from messages_app.store import presence
 
         if self._heard:
             presence.withdraw(self.name)
@@ -135,10 +135,10 @@ class Heartbeat:
 
 def duties(heartbeat: Heartbeat) -> list[Duty]:
     """What the cron role does, with its intervals."""
-    from messages_app import comparing
-    from messages_app.ledger import ledger
-    from messages_app.series import series
-    from messages_app.witness import keeper
+    from messages_app.store.ledger import ledger
+    from messages_app.store.series import series
+    from messages_app.work import comparing
+    from messages_app.work.witness import keeper
 
     accounts = Accounts(lambda days: ledger().accounting(days))
     return [

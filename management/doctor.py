@@ -27,21 +27,27 @@ from django.db.migrations.executor import MigrationExecutor
 from breaker_app.errors import BreakerError
 from breaker_app.services import cards
 from breaker_app.states import State as BreakerState
-from dlq_app import indexes, mongo_state, repository
-from dlq_app.errors import DeadLetterError
-from dlq_app.mongo import database, translated
-from dlq_app.store_problem import StoreProblem
-from dlqsite import store_checks
+from dlq_app.domain.errors import DeadLetterError
+from dlq_app.domain.store_problem import StoreProblem
+from dlq_app.store import indexes, mongo_state, repository
+from dlq_app.store.mongo import database, translated
+from dlqsite.health import store_checks
 from dlqsite.models import ApiKey
-from messages_app import comparing, presence, witness
 from messages_app.conf import durability
-from messages_app.errors import MessagesError, StoreUnavailable
-from messages_app.lane_workers import lane_workers
-from messages_app.ledger import ledger
-from messages_app.recorded import recorded
-from messages_app.records import Presence
-from messages_app.redis_state import ALLOW_INFO, NEARLY, refusal_problem, writes_paused
-from messages_app.series import History, series
+from messages_app.domain.errors import MessagesError, StoreUnavailable
+from messages_app.domain.records import Presence
+from messages_app.domain.redis_state import (
+    ALLOW_INFO,
+    NEARLY,
+    refusal_problem,
+    writes_paused,
+)
+from messages_app.store import presence
+from messages_app.store.lane_workers import lane_workers
+from messages_app.store.ledger import ledger
+from messages_app.store.recorded import recorded
+from messages_app.store.series import History, series
+from messages_app.work import comparing, witness
 
 #: Leases and due times are compared across hosts; more than this (ms) makes them wrong in ways that people notice.
 CLOCK_TOLERANCE_MS = 1000

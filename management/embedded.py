@@ -236,7 +236,7 @@ class Mongod:
 
 def require_redis(url: str) -> None:
     """Raise StackError unless the Redis at ``url`` answers."""
-    from messages_app.connection import url_problem
+    from messages_app.store.connection import url_problem
 
     if wrong := url_problem(url):
         raise StackError(wrong)
@@ -263,7 +263,7 @@ def reporting_pids(url: str) -> set[int]:
     """Process ids on this host that report themselves alive in the Redis at ``url``."""
     from django.conf import settings
 
-    from messages_app.presence import Register
+    from messages_app.store.presence import Register
 
     client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
     try:

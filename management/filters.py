@@ -8,9 +8,9 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from dlq_app.criteria import KINDS, PRIORITIES, LetterCriteria, is_blank
-from dlq_app.errors import CriteriaInvalid
-from dlq_app.states import Status
+from dlq_app.domain.criteria import KINDS, PRIORITIES, LetterCriteria, is_blank
+from dlq_app.domain.errors import CriteriaInvalid
+from dlq_app.domain.states import Status
 
 #: Wire name of a criterion → flag, what to put for its value, what it means, whether it may be repeated.
 _FLAGS: dict[str, tuple[str, str, str, bool]] = {

@@ -37,10 +37,10 @@ def require_safe_redis() -> str:
 
     Returns what could not be checked, and what to do about it; empty when all of it was.
     """
-    from messages_app.errors import StoreUnavailable
-    from messages_app.ledger import ledger
-    from messages_app.redis_state import ALLOW_INFO, NOT_CHECKED
-    from messages_app.startup import refusal
+    from messages_app.domain.errors import StoreUnavailable
+    from messages_app.domain.redis_state import ALLOW_INFO, NOT_CHECKED
+    from messages_app.store.ledger import ledger
+    from messages_app.work.startup import refusal
 
     if wrong := refusal(patience_s=0):
         raise CommandError(wrong)
@@ -56,11 +56,11 @@ def require_safe_redis() -> str:
 
 def ensure_indexes() -> None:
     """Build what is missing in MongoDB. Raises CommandError when that cannot be."""
-    from dlq_app import services
-    from dlq_app.errors import DeadLetterError, StoreUnavailable
+    from dlq_app.domain.errors import DeadLetterError, StoreUnavailable
+    from dlq_app.services import dead_letters
 
     try:
-        services.build_indexes()
+        dead_letters.build_indexes()
     except StoreUnavailable as error:
         raise CommandError(f"{error} Start MongoDB, or set MONGODB_URL.") from error
     except DeadLetterError as error:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TextIO
 
-from dlq_app.replay_batch import ReplayBatch, Stage
+from dlq_app.domain.replay_batch import ReplayBatch, Stage
 from management.terminal import printable
 
 #: Seconds between two lines where there is no terminal.

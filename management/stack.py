@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dlq_app.store_problem import FULL_DISK
+from dlq_app.domain.store_problem import FULL_DISK
 from management import embedded
 from management.child_log import ChildLog
 from management.data_directory import DataDirectory, write_private

@@ -8,7 +8,7 @@ from typing import Any, NoReturn, Protocol
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from dlq_app.shown import one_line
+from dlq_app.domain.visible_text import one_line
 
 
 class _Out(Protocol):

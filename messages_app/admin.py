@@ -26,14 +26,16 @@ from django.utils.http import urlencode
 
 from audit_app.pages import LinesAsHistory
 from dlq_app.conf import masking_policy
-from dlq_app.errors import DeadLetterError
-from dlq_app.masking import mask_json, mask_text
-from messages_app import flight, registry, witness
-from messages_app.errors import MessagesError, StoreUnavailable
-from messages_app.flight import Flying
-from messages_app.ledger import ledger
+from dlq_app.domain.errors import DeadLetterError
+from dlq_app.domain.masking import mask_json, mask_text
+from messages_app import registry
+from messages_app.domain.errors import MessagesError, StoreUnavailable
+from messages_app.domain.records import AccountRow, LedgerFigures, Quarantined, Record, State
 from messages_app.models import Message
-from messages_app.records import AccountRow, LedgerFigures, Quarantined, Record, State
+from messages_app.store import flight
+from messages_app.store.flight import Flying
+from messages_app.store.ledger import ledger
+from messages_app.work import witness
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 #: Days of accounts that can be chosen; differences are shown whatever their day.

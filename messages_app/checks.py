@@ -9,10 +9,10 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 
 from messages_app import conf, registry
-from messages_app.connection import url_problem
-from messages_app.delivery import secret_problem
+from messages_app.delivery.client import secret_problem
+from messages_app.domain.policy import PolicyError, RetryPolicies
 from messages_app.failures import ERROR_TYPE_PATTERN, ErrorKind
-from messages_app.policy import PolicyError, RetryPolicies
+from messages_app.store.connection import url_problem
 
 
 @register("messages_app")

@@ -9,8 +9,8 @@ from typing import Any
 from django.conf import settings
 from django.core.signals import setting_changed
 
-from messages_app.delivery_policy import DeliveryPolicy
-from messages_app.policy import PolicyError, RetryPolicies, RetryPolicy
+from messages_app.domain.delivery_policy import DeliveryPolicy
+from messages_app.domain.policy import PolicyError, RetryPolicies, RetryPolicy
 
 RETRY_FILE = "dlqsite/policies/retry.toml"
 #: In Redis' memory; on its disk; on its disk and that of a replica.

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from messages_app import delivery, failures
+from messages_app import failures
+from messages_app.delivery import client
 from messages_app.envelope import Message
 from messages_app.failures import HandlerError, InvalidPayloadError, TransientError
 from messages_app.registry import handler
@@ -45,10 +46,10 @@ def demo(message: Message) -> dict[str, Any]:
     return _RESULT
 
 
-@handler("http.deliver", breaker=delivery.breaker_of, breakers=delivery.breaker_names)
+@handler("http.deliver", breaker=client.breaker_of, breakers=client.breaker_names)
 def http_deliver(message: Message) -> dict[str, Any]:
     """POST ``body`` (any JSON) to ``url``, signed, with ``headers`` if there are any. Where to: ``delivery.toml``."""
-    return delivery.deliver(message)
+    return client.deliver(message)
 
 
 def _sleep(seconds: float, message: Message) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from messages_app.coroutines import generator_behind
+from messages_app.attempt.coroutines import generator_behind
 from messages_app.envelope import Message
 
 log = logging.getLogger(__name__)

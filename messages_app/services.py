@@ -10,20 +10,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from breaker_app.errors import StoreUnavailable as BreakersUnavailable
-from dlq_app.errors import OrderRefused, PayloadInvalid
-from dlq_app.errors import StoreUnavailable as IntakeUnavailable
-from dlq_app.ports import ForwardAnswer, ForwardOrder, VoidAnswer
-from dlq_app.replay_batch import BreakerSeen
-from messages_app import leases, registry
-from messages_app.errors import LedgerRefused, MessagesError, StoreUnavailable
-from messages_app.flushing import reduced
-from messages_app.ledger import Ledger, ledger
-from messages_app.names import process_name
-from messages_app.parsing import parse_payload
-from messages_app.pool import GRACE_S, WATCH_S
-from messages_app.recorded import recorded
-from messages_app.records import Completed, Deferred, Failed, Outcome, State, Verdict
-from messages_app.runner import Attempt, Runner, payload_of
+from dlq_app.domain.errors import OrderRefused, PayloadInvalid
+from dlq_app.domain.errors import StoreUnavailable as IntakeUnavailable
+from dlq_app.domain.ports import ForwardAnswer, ForwardOrder, VoidAnswer
+from dlq_app.domain.replay_batch import BreakerSeen
+from messages_app import registry
+from messages_app.domain.errors import LedgerRefused, MessagesError, StoreUnavailable
+from messages_app.domain.names import process_name
+from messages_app.domain.parsing import parse_payload
+from messages_app.domain.records import Completed, Deferred, Failed, Outcome, State, Verdict
+from messages_app.store.ledger import Ledger, ledger
+from messages_app.store.recorded import recorded
+from messages_app.work import leases
+from messages_app.work.flushing import reduced
+from messages_app.work.pool import GRACE_S, WATCH_S
+from messages_app.work.runner import Attempt, Runner, payload_of
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -119,7 +120,7 @@ def _offer(book: Ledger, outcome: Outcome) -> None:
 
 
 class IntakePort:
-    """Intake as the dead-letter queue sees it: ``dlq_app.ports.IntakePort`` over the ledger."""
+    """Intake as the dead-letter queue sees it: ``dlq_app.domain.ports.IntakePort`` over the ledger."""
 
     def now_ms(self) -> int:
         return _answered(ledger().now_ms)
@@ -164,7 +165,7 @@ class IntakePort:
         return spec.breaker_of(payload)
 
     def breakers(self, types: Iterable[str]) -> Mapping[str, Sequence[BreakerSeen]]:
-        from messages_app.protection import seen_many
+        from messages_app.work.protection import seen_many
 
         specs = {name: registry.get(name) for name in types}
         names = {name: sorted(spec.breaker_names()) for name, spec in specs.items() if spec is not None}
@@ -180,7 +181,7 @@ class IntakePort:
         name = self.breaker_of(message_type, body)
         if name is None:
             return None
-        from messages_app.protection import open_for_ms
+        from messages_app.work.protection import open_for_ms
 
         return open_for_ms(name)
 

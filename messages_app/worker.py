@@ -17,16 +17,17 @@ from rq.worker import DequeueStrategy, WorkerStatus
 
 from breaker_app.conf import remind
 from breaker_app.primary import demotions
-from messages_app import conf, vitals
-from messages_app.connection import impatient
-from messages_app.engine import Engine
+from messages_app import conf
+from messages_app.attempt import vitals
+from messages_app.domain.names import process_name
 from messages_app.jobs import WakeUpJob
-from messages_app.lane_workers import MarkedWorker
-from messages_app.ledger import ledger
-from messages_app.names import process_name
-from messages_app.protection import announce_breakers
-from messages_app.queues import queues
-from messages_app.upkeep import Upkeep
+from messages_app.store.connection import impatient
+from messages_app.store.lane_workers import MarkedWorker
+from messages_app.store.ledger import ledger
+from messages_app.store.queues import queues
+from messages_app.work.engine import Engine
+from messages_app.work.protection import announce_breakers
+from messages_app.work.upkeep import Upkeep
 from processes.essential import Essential
 
 log = logging.getLogger(__name__)

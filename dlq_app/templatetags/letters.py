@@ -6,7 +6,7 @@ from typing import Any
 
 from django import template
 
-from dlq_app import shown
+from dlq_app.domain import visible_text
 
 register = template.Library()
 
@@ -14,10 +14,10 @@ register = template.Library()
 @register.filter
 def visible(value: Any) -> str:
     """The text with characters that nobody sees, or that turn the direction of what follows, written as ``\\u202e``."""
-    return shown.visible(str(value))
+    return visible_text.visible(str(value))
 
 
 @register.filter
 def shell(value: Any) -> str:
     """The text as one argument of a command that is shown to be copied."""
-    return shown.shell_word(str(value))
+    return visible_text.shell_word(str(value))

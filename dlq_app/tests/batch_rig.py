@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
-from dlq_app import batches, repository, services
-from dlq_app.batching import Executor
-from dlq_app.letter import DeadLetter, Death, Settled
-from dlq_app.replay_batch import BatchItem, BatchOrder, ReplayBatch
-from dlq_app.repository import Letters
+from dlq_app.domain.letter import DeadLetter, Death, Settled
+from dlq_app.domain.replay_batch import BatchItem, BatchOrder, ReplayBatch
+from dlq_app.services import batches, dead_letters
+from dlq_app.services.batch_executor import Executor
+from dlq_app.store import repository
+from dlq_app.store.repository import Letters
 from dlq_app.testing import MemoryIntake, a_death
 
 Store = Database[dict[str, Any]]
@@ -34,7 +35,7 @@ class Rig:
     def die(self, *message_ids: str, **changes: Any) -> None:
         """Let messages die, so that they have letters."""
         deaths = [a_death(message_id, **changes) for message_id in message_ids]
-        answers = services.record_outcomes(deaths, [])
+        answers = dead_letters.record_outcomes(deaths, [])
         assert all(answer.ok for answer in answers)
 
     def letter(self, message_id: str) -> DeadLetter:
@@ -64,7 +65,7 @@ class Rig:
     def record(self, outcomes: Iterable[Death | Settled]) -> None:
         deaths = [one for one in outcomes if isinstance(one, Death)]
         settles = [one for one in outcomes if isinstance(one, Settled)]
-        assert all(answer.ok for answer in services.record_outcomes(deaths, settles))
+        assert all(answer.ok for answer in dead_letters.record_outcomes(deaths, settles))
         ended = {one.message_id: "dead" for one in deaths} | {one.message_id: "done" for one in settles}
         for message_id, state in ended.items():
             record = self.intake.records[message_id]

@@ -8,9 +8,9 @@ import pytest
 from django.test import Client
 from pymongo.database import Database
 
-from dlq_app import indexes, repository
-from dlq_app.mongo import database
-from dlq_app.repository import Letters
+from dlq_app.store import indexes, repository
+from dlq_app.store.mongo import database
+from dlq_app.store.repository import Letters
 from dlq_app.testing import MemoryIntake
 from dlq_app.tests.batch_rig import Rig
 from dlqsite.tests.people import with_key
@@ -34,7 +34,7 @@ def letters(store: Database[dict[str, Any]]) -> Letters:
 def intake(monkeypatch: pytest.MonkeyPatch) -> MemoryIntake:
     """Intake behind the port."""
     port = MemoryIntake()
-    monkeypatch.setattr("dlq_app.ports._load", lambda path: port)
+    monkeypatch.setattr("dlq_app.conf._load", lambda path: port)
     return port
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-from dlq_app.errors import PayloadInvalid
-from dlq_app.ports import ForwardAnswer, ForwardOrder, ForwardStatus, IntakePort, VoidAnswer
+from dlq_app.domain.errors import PayloadInvalid
+from dlq_app.domain.ports import ForwardAnswer, ForwardOrder, ForwardStatus, IntakePort, VoidAnswer
 
 Put = Callable[[str, str, int], int]
 

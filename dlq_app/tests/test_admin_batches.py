@@ -10,10 +10,10 @@ from django.test import Client
 from pymongo.database import Database
 from pytest_django import Settings
 
-from dlq_app import batches
-from dlq_app.errors import StoreUnavailable
-from dlq_app.replay_batch import BatchOrder, Canary, ReplayBatch
-from dlq_app.repository import Letters
+from dlq_app.domain.errors import StoreUnavailable
+from dlq_app.domain.replay_batch import BatchOrder, Canary, ReplayBatch
+from dlq_app.services import batches
+from dlq_app.store.repository import Letters
 from dlq_app.testing import MemoryIntake
 from dlq_app.tests.batch_rig import Rig
 from dlqsite.tests.people import audited, member, signed_in

@@ -13,14 +13,16 @@ import pytest
 from django.test import Client
 from pytest_django import Settings
 
-from dlq_app import batches, figures, groups, repository, services
-from dlq_app.admin import group_page, group_trend
-from dlq_app.criteria import LetterCriteria
-from dlq_app.errors import QueryTooSlow, StoreUnavailable
-from dlq_app.group_states import GroupState
-from dlq_app.groups import Group
-from dlq_app.replay_batch import BatchOrder
-from dlq_app.repository import Letters
+from dlq_app.admin.groups import page as group_page
+from dlq_app.admin.groups import trend as group_trend
+from dlq_app.domain.criteria import LetterCriteria
+from dlq_app.domain.errors import QueryTooSlow, StoreUnavailable
+from dlq_app.domain.group_states import GroupState
+from dlq_app.domain.replay_batch import BatchOrder
+from dlq_app.services import batches, dead_letters, figures, groups
+from dlq_app.services.groups import Group
+from dlq_app.store import repository
+from dlq_app.store.repository import Letters
 from dlq_app.testing import NOON, MemoryIntake, a_death, a_settlement
 from dlqsite import tabs
 from dlqsite.tests.people import audited, member, signed_in, staff
@@ -49,7 +51,7 @@ def operator() -> Client:
 
 def die(*ids: str, reason: str = "payments-api did not answer within 10 s", **changes: Any) -> None:
     now = datetime.now(UTC)
-    services.record_outcomes(
+    dead_letters.record_outcomes(
         [a_death(one, error_reason=reason, died_at=now, queued_at=now, **changes) for one in ids], []
     )
 
@@ -88,7 +90,7 @@ def lines() -> list[tuple[str, str]]:
 
 def test_a_card_tells_what_a_group_is(operator: Client) -> None:
     die("m-1", "m-2", "m-3")
-    services.resolve_by_hand("m-3", actor="olga", reason="done")
+    dead_letters.resolve_by_hand("m-3", actor="olga", reason="done")
     group = groups.set_note(only().fingerprint, actor="user:mira", text="Asked the bank.")
 
     html = text(operator.get(LIST))
@@ -180,7 +182,7 @@ def test_an_address_that_makes_no_sense_leads_to_the_plain_list(operator: Client
 
 
 def test_pages_go_on_by_cursor_and_show_each_group_once(operator: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dlq_app.admin.groups._PER_PAGE", 2)
+    monkeypatch.setattr("dlq_app.admin.groups.changelist._PER_PAGE", 2)
     for name in ("alpha", "beta", "gamma", "delta", "epsilon"):
         die(f"m-{name}", reason=f"{name} broke")
     url, seen = LIST, []
@@ -536,7 +538,9 @@ def test_a_replay_of_the_group_that_goes_on_is_a_step_away(operator: Client, mon
         assert f'href="/admin/dlq_app/replaybatch/{batch.id}/change/"><bdi>INC-7 &lt;script&gt;' in html
         assert "another" not in html
 
-    monkeypatch.setattr("dlq_app.batches.running", lambda limit: (_ for _ in ()).throw(StoreUnavailable("away")))
+    monkeypatch.setattr(
+        "dlq_app.services.batches.running", lambda limit: (_ for _ in ()).throw(StoreUnavailable("away"))
+    )
     assert "INC-7" not in text(operator.get(LIST))
 
 
@@ -557,8 +561,8 @@ def test_the_tab_counts_what_somebody_should_look_at(operator: Client) -> None:
     groups.set_state(only_with("three"), GroupState.IGNORED, actor="olga")
 
     assert tabs.COUNTERS["Groups"]() == tabs.Count(2, "open groups")
-    services.discard("m-1", actor="olga", reason="x")
-    services.discard("m-2", actor="olga", reason="x")
+    dead_letters.discard("m-1", actor="olga", reason="x")
+    dead_letters.discard("m-2", actor="olga", reason="x")
     assert tabs.COUNTERS["Groups"]() is None
 
 
@@ -601,9 +605,9 @@ def test_the_chart_holds_every_hour_within_its_scale() -> None:
 
 def test_a_replay_leaves_its_outcome_on_the_card(operator: Client, intake: MemoryIntake) -> None:
     die("m-1", "m-2")
-    replayed: Any = services.replay("m-1", actor="olga")
+    replayed: Any = dead_letters.replay("m-1", actor="olga")
     letter_epoch = next(iter(intake.records.values())).epoch
-    services.record_outcomes(
+    dead_letters.record_outcomes(
         [], [a_settlement("m-1", epoch=letter_epoch, replay_id=replayed.replay_id, finished_at=datetime.now(UTC))]
     )
 

@@ -11,13 +11,13 @@ import pytest
 from django.test import Client
 from pymongo.database import Database
 
-from dlq_app import services
-from dlq_app.admin.stack import stack
-from dlq_app.admin.tree import MAX_KEYS, MAX_TEXT, tree
-from dlq_app.errors import StoreUnavailable
-from dlq_app.payload import parse
-from dlq_app.repository import Letters
-from dlq_app.shown import visible
+from dlq_app.admin.letters.payload_tree import MAX_KEYS, MAX_TEXT, tree
+from dlq_app.admin.letters.traceback import stack
+from dlq_app.domain.errors import StoreUnavailable
+from dlq_app.domain.payload import parse
+from dlq_app.domain.visible_text import visible
+from dlq_app.services import dead_letters
+from dlq_app.store.repository import Letters
 from dlq_app.testing import STACK, MemoryIntake, a_death, a_document
 from dlqsite.tests.people import audited, member, signed_in
 
@@ -339,7 +339,7 @@ def test_a_replay_and_its_outcome(store: Database[dict[str, Any]], operator: Cli
     order = intake.forwarded[0]
     assert (order.message_id, order.run_body) == ("m-1", None)
     assert audited().get().said == f"replay {order.replay_id}: gateway is back"
-    services.record_outcomes([intake.end("m-1", done=False)], [])  # type: ignore[list-item]
+    dead_letters.record_outcomes([intake.end("m-1", done=False)], [])  # type: ignore[list-item]
     assert "user:operator replayed it: failed the same" in html_of(operator, f"{url}change/")
 
 

@@ -14,9 +14,9 @@ from pymongo.database import Database
 from pytest_django import Settings
 
 from audit_app.models import AuditLine
-from dlq_app.admin import filters
-from dlq_app.errors import QueryTooSlow, StoreUnavailable
-from dlq_app.repository import Letters
+from dlq_app.admin.letters import filters
+from dlq_app.domain.errors import QueryTooSlow, StoreUnavailable
+from dlq_app.store.repository import Letters
 from dlq_app.testing import a_document
 from dlqsite.tests.people import audited, member, signed_in
 
@@ -212,7 +212,7 @@ def test_pages(store: Database[dict[str, Any]], viewer: Client) -> None:
 def test_beyond_the_cap_the_list_says_how_to_go_on(
     store: Database[dict[str, Any]], viewer: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dlq_app.repository.reading.MAX_COUNTED", 40)
+    monkeypatch.setattr("dlq_app.store.reading.MAX_COUNTED", 40)
     ids = put(store, 45)
 
     html, last = page(viewer), page(viewer, "?p=2")
@@ -330,7 +330,7 @@ def test_figures_that_fail_leave_the_list_without_counts(
         asked.append(1)
         raise QueryTooSlow()
 
-    monkeypatch.setattr("dlq_app.services.stats", slow)
+    monkeypatch.setattr("dlq_app.services.dead_letters.stats", slow)
 
     assert shown(page(viewer)) == ["m-0000"]
     assert shown(page(viewer)) == ["m-0000"]
@@ -488,7 +488,7 @@ def test_more_than_the_approval_size_needs_an_administrator(
 def test_more_than_one_request_can_do_are_refused_in_words(
     store: Database[dict[str, Any]], administrator: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dlq_app.bulk.MAX_LETTERS", 3)
+    monkeypatch.setattr("dlq_app.services.bulk.MAX_LETTERS", 3)
     put(store, 4)
 
     assert "At most 3 letters" in administrator.get(f"{LIST}many/discard/").content.decode()

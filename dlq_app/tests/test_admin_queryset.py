@@ -9,11 +9,11 @@ import pytest
 from django.db.models import Q
 from pymongo.database import Database
 
-from dlq_app.admin.queryset import LettersQuerySet, Unsupported, letter_of
-from dlq_app.criteria import LetterCriteria
-from dlq_app.errors import QueryTooSlow, StoreUnavailable
+from dlq_app.admin.letters.queryset import LettersQuerySet, Unsupported, letter_of
+from dlq_app.domain.criteria import LetterCriteria
+from dlq_app.domain.errors import QueryTooSlow, StoreUnavailable
 from dlq_app.models import DeadLetter
-from dlq_app.repository import Letters
+from dlq_app.store.repository import Letters
 from dlq_app.testing import NOON, a_document
 
 pytestmark = pytest.mark.mongo

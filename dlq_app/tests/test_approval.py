@@ -13,11 +13,12 @@ from django.test import Client
 from pymongo.database import Database
 from pytest_django import Settings
 
-from dlq_app import approval, batches, repository
-from dlq_app.errors import ApprovalNeeded, QueryTooSlow, StoreUnavailable
-from dlq_app.replay_batch import BatchOrder
-from dlq_app.repository import Items, Selection
-from dlq_app.states import Verb
+from dlq_app.domain.errors import ApprovalNeeded, QueryTooSlow, StoreUnavailable
+from dlq_app.domain.replay_batch import BatchOrder
+from dlq_app.domain.states import Verb
+from dlq_app.services import approval, batches
+from dlq_app.store import repository
+from dlq_app.store.repository import Items, Selection
 from dlq_app.tests.batch_rig import Rig
 from dlqsite.tests.people import member, signed_in, staff
 

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
-from dlq_app import batches, repository, services
-from dlq_app.batching import _is_gone
-from dlq_app.errors import StoreUnavailable
-from dlq_app.replay_batch import Stage
-from dlq_app.repository.claims import Claims
-from dlq_app.store_clock import StoreClock
+from dlq_app.domain.errors import StoreUnavailable
+from dlq_app.domain.replay_batch import Stage
+from dlq_app.services import batches, dead_letters
+from dlq_app.services.batch_executor import _is_gone
+from dlq_app.store import repository
+from dlq_app.store.claims import Claims
+from dlq_app.store.store_clock import StoreClock
 from dlq_app.testing import MemoryIntake
 from dlq_app.tests.batch_rig import Killed, Rig, expire_chunk, ids, kill_at, tick_killed
 
@@ -180,7 +181,7 @@ def test_killed_between_the_letters_no_and_the_items_skip(
 ) -> None:
     rig.die("m-1", "m-2")
     batch = rig.start()
-    services.replay("m-1", actor="key:olga")
+    dead_letters.replay("m-1", actor="key:olga")
     kill_at(monkeypatch, repository.Items, "end")
     tick_killed(rig.executor())
     rig.record([rig.intake.end("m-1", done=False)])
@@ -214,7 +215,7 @@ def test_a_claim_that_the_sweep_gave_back_is_made_again(
     claims_die_after(monkeypatch, rig)
     tick_killed(rig.executor())
     store["dead_letters"].update_many({}, {"$set": {"replay.lockedAt": datetime(2026, 1, 1, tzinfo=UTC)}})
-    assert services.release_stale() == 1
+    assert dead_letters.release_stale() == 1
     expire_chunk(store, batch)
 
     assert rig.outcomes(rig.run(batch)) == {"m-1": "succeeded"}
@@ -278,7 +279,7 @@ def test_a_message_that_redis_lost_is_sent_again(rig: Rig, store: Store) -> None
     executor.tick()
     rig.intake.records.clear()
     store["dead_letters"].update_many({}, {"$set": {"replay.lockedAt": datetime(2026, 1, 1, tzinfo=UTC)}})
-    assert services.release_stale() == 1
+    assert dead_letters.release_stale() == 1
 
     assert rig.outcomes(rig.run(batch, executor)) == {"m-1": "succeeded"}
     assert len(rig.sent()) == 2
@@ -307,7 +308,7 @@ def test_cancelled_while_a_chunk_was_claimed_and_its_executor_killed(
         executor.tick()
     assert batches.get(batch.id).finished_at is None
     store["dead_letters"].update_many({}, {"$set": {"replay.lockedAt": datetime(2026, 1, 1, tzinfo=UTC)}})
-    assert services.release_stale() == 5
+    assert dead_letters.release_stale() == 5
 
     done = rig.run(batch, executor)
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
-from dlq_app import batches, services
-from dlq_app.replay_batch import Stage
+from dlq_app.domain.replay_batch import Stage
+from dlq_app.services import batches, dead_letters
 from dlq_app.tests.batch_rig import Rig, ids
 
 pytestmark = pytest.mark.mongo
@@ -52,7 +52,7 @@ def test_a_skipped_canary_letter_is_replaced_by_the_next(rig: Rig) -> None:
     rig.die(*ids(20))
     batch = rig.start(canary={"size": 3})
     for message_id in ("m-0000", "m-0002"):
-        services.discard(message_id, actor="key:olga")
+        dead_letters.discard(message_id, actor="key:olga")
 
     rig.run(batch, done=lambda _: None, until=lambda b: b.counts.sent == 3)
     executor = rig.executor()

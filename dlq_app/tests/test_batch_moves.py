@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
-from dlq_app import services
-from dlq_app.letter import DeadLetter, Settled
-from dlq_app.repository import ClaimOrder, Letters
-from dlq_app.repository.outcomes import settle_update
-from dlq_app.states import Status
+from dlq_app.domain.letter import DeadLetter, Settled
+from dlq_app.domain.states import Status
+from dlq_app.services import dead_letters
+from dlq_app.store.outcomes import settle_update
+from dlq_app.store.repository import ClaimOrder, Letters
 from dlq_app.testing import a_death
 
 pytestmark = pytest.mark.mongo
@@ -29,7 +29,7 @@ ORDER = ClaimOrder(
 
 def some(letters: Letters, *message_ids: str, **changes: Any) -> list[DeadLetter]:
     deaths = [a_death(message_id, **changes) for message_id in message_ids]
-    assert all(answer.ok for answer in services.record_outcomes(deaths, []))
+    assert all(answer.ok for answer in dead_letters.record_outcomes(deaths, []))
     return [found for one in message_ids if (found := letters.find(one))]
 
 
@@ -150,7 +150,7 @@ def test_an_end_does_not_get_over_a_newer_claim(letters: Letters, store: Store, 
     standings = letters.standings([letter.message_id for letter in claimed], with_body=False)
     store["dead_letters"].update_one({"messageId": "m-1"}, {"$inc": {"fence": 1}})
 
-    answers = services.record_outcomes([], [settled(letter) for letter in claimed])
+    answers = dead_letters.record_outcomes([], [settled(letter) for letter in claimed])
 
     assert letters.settle_many([(settled(claimed[0]), standings["m-1"])], AT) is False
     assert all(answer.ok for answer in answers)
@@ -166,7 +166,7 @@ def test_one_letter_that_cannot_be_changed_does_not_keep_the_others_from_their_e
     ).claimed
     store["dead_letters"].update_one({"messageId": "m-2"}, {"$set": {"history": "no list"}})
 
-    answers = services.record_outcomes([], [settled(letter) for letter in claimed])
+    answers = dead_letters.record_outcomes([], [settled(letter) for letter in claimed])
 
     assert [answer.ok for answer in answers] == [True, False, True]
     statuses = {row["messageId"]: row["status"] for row in store["dead_letters"].find()}
@@ -178,7 +178,7 @@ def test_what_another_program_wrote_is_ended_by_itself(letters: Letters, store: 
     store["dead_letters"].update_one({"messageId": "m-1"}, {"$unset": {"closedEpoch": ""}})
 
     assert not letters.standings(["m-1"], with_body=False)["m-1"].is_plain
-    assert services.record_outcomes([], [settled(claimed[0])])[0].ok
+    assert dead_letters.record_outcomes([], [settled(claimed[0])])[0].ok
     found = letters.find("m-1")
     assert found is not None
     assert found.status is Status.RESOLVED

@@ -11,11 +11,11 @@ from django.test import Client
 from pymongo.database import Database
 from pytest_django import Settings
 
-from dlq_app import batches, services
-from dlq_app.batching import Executor
-from dlq_app.letter import Settled
-from dlq_app.ports import ForwardOrder
-from dlq_app.repository import Letters, StoredBatch
+from dlq_app.domain.letter import Settled
+from dlq_app.domain.ports import ForwardOrder
+from dlq_app.services import batches, dead_letters
+from dlq_app.services.batch_executor import Executor
+from dlq_app.store.repository import Letters, StoredBatch
 from dlq_app.testing import MemoryIntake, a_death
 from dlqsite.tests.people import audited, staff
 
@@ -35,7 +35,7 @@ def post(client: Client, path: str, body: object = None, **headers: str) -> Any:
 
 
 def die(*ids: str, **changes: Any) -> None:
-    services.record_outcomes([a_death(message_id, **changes) for message_id in ids], [])
+    dead_letters.record_outcomes([a_death(message_id, **changes) for message_id in ids], [])
 
 
 def started(client: Client, body: dict[str, Any] | None = None, **headers: str) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def work(
         orders, ended = port.forwarded[ended:], len(port.forwarded)
         outcomes = [port.end(order.message_id, done=well(order)) for order in orders]
         settles = [one for one in outcomes if isinstance(one, Settled)]
-        services.record_outcomes([one for one in outcomes if not isinstance(one, Settled)], settles)
+        dead_letters.record_outcomes([one for one in outcomes if not isinstance(one, Settled)], settles)
         batch = batches.get(batch_id)
         if batch.stage == until and not (batch.is_final and batch.counts.remaining):
             return
@@ -72,7 +72,7 @@ def kept(store: Database[dict[str, Any]]) -> int:
 def test_a_dry_run_tells_what_would_be_done_and_writes_nothing(olga: Client, store: Database[dict[str, Any]]) -> None:
     die(*(f"m-{n}" for n in range(12)))
     die("n-1", "n-2", error_type="NETWORK_ERROR", type="demo")
-    services.resolve_by_hand("m-0", actor="key:olga")
+    dead_letters.resolve_by_hand("m-0", actor="key:olga")
 
     answer = post(olga, START, {"filter": {"errorType": ["TIMEOUT_ERROR", "NETWORK_ERROR"]}, "dryRun": True})
 
@@ -389,7 +389,7 @@ def test_a_batch_that_nobody_knows_is_not_found(vic: Client, olga: Client) -> No
 def test_it_tells_the_outcome_of_every_letter(olga: Client, vic: Client, intake: MemoryIntake) -> None:
     die("m-1", "m-2", "m-3", "m-4")
     batch = started(olga, {**TIMEOUTS, "reason": "the bank is back"})
-    services.resolve_by_hand("m-4", actor="key:olga")
+    dead_letters.resolve_by_hand("m-4", actor="key:olga")
 
     work(intake, batch["batchId"], well=lambda order: order.message_id != "m-2")
 

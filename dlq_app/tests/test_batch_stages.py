@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlq_app import batch_stages
-from dlq_app.batch_stages import BatchSeen, Claim, Copy, Move, Ours, Skip, Wait, look
-from dlq_app.errors import RequestInvalid
-from dlq_app.replay_batch import BatchCounts, BatchOrder, BreakerSeen, Canary, Stage
+from dlq_app.domain import batch_rules
+from dlq_app.domain.batch_rules import BatchSeen, Claim, Copy, Move, Ours, Skip, Wait, look
+from dlq_app.domain.errors import RequestInvalid
+from dlq_app.domain.replay_batch import BatchCounts, BatchOrder, BreakerSeen, Canary, Stage
 from dlq_app.testing import a_letter
 
 OPEN = BreakerSeen("payments", "OPEN")
@@ -82,17 +82,17 @@ PAUSED = {"stage": Stage.PAUSED, "paused_by": "breaker"}
     ],
 )
 def test_where_an_executor_may_lead_a_batch(changes: dict[str, Any], expected: Move | None) -> None:
-    assert batch_stages.next_move(seen(**changes)) == expected
+    assert batch_rules.next_move(seen(**changes)) == expected
 
 
 def test_what_operators_may_do_from_each_stage() -> None:
     can: dict[str, set[Stage]] = {"pause": set(), "resume": set(), "cancel": set()}
     for stage in Stage:
-        if batch_stages.pause_by_operator(stage, None):
+        if batch_rules.pause_by_operator(stage, None):
             can["pause"].add(stage)
-        if batch_stages.resume_by_operator(stage, None):
+        if batch_rules.resume_by_operator(stage, None):
             can["resume"].add(stage)
-        if batch_stages.cancel_by_operator(stage, ""):
+        if batch_rules.cancel_by_operator(stage, ""):
             can["cancel"].add(stage)
 
     assert can == {
@@ -103,10 +103,10 @@ def test_what_operators_may_do_from_each_stage() -> None:
 
 
 def test_a_pause_over_a_pause_still_goes_back_to_the_canary() -> None:
-    first = batch_stages.pause_by_operator(Stage.PAUSED, Stage.CANARY)
+    first = batch_rules.pause_by_operator(Stage.PAUSED, Stage.CANARY)
 
     assert first == Move(Stage.PAUSED, resume_to=Stage.CANARY, paused_by="operator")
-    assert batch_stages.resume_by_operator(Stage.PAUSED, Stage.CANARY) == Move(Stage.CANARY)
+    assert batch_rules.resume_by_operator(Stage.PAUSED, Stage.CANARY) == Move(Stage.CANARY)
 
 
 @pytest.mark.parametrize(
@@ -139,12 +139,12 @@ def test_a_pause_over_a_pause_still_goes_back_to_the_canary() -> None:
     ],
 )
 def test_how_many_letters_may_be_taken(changes: dict[str, Any], rate: float | None, expected: int) -> None:
-    assert batch_stages.allowance(seen(**changes), rate) == expected
+    assert batch_rules.allowance(seen(**changes), rate) == expected
 
 
 def test_large_payloads_make_the_window_small() -> None:
-    assert batch_stages.window(RUNNING, bytes_each=256 * 1024) == 128
-    assert batch_stages.window(RUNNING, bytes_each=10**9) == 1
+    assert batch_rules.window(RUNNING, bytes_each=256 * 1024) == 128
+    assert batch_rules.window(RUNNING, bytes_each=10**9) == 1
 
 
 @given(
@@ -165,7 +165,7 @@ def test_a_canary_never_takes_more_than_its_size(
         max_failures=budget,
     )
 
-    taken = batch_stages.allowance(canary, None)
+    taken = batch_rules.allowance(canary, None)
 
     assert taken >= 0
     assert taken == 0 or succeeded + failed + under_way + taken <= size
@@ -186,24 +186,24 @@ def test_only_what_nothing_limits_goes_in_large_chunks(
     changes: dict[str, Any], rate: float | None, expected: int
 ) -> None:
     large = seen(**{"total": 10_000, "next_seq": 1000, "counts": counts(), **changes})
-    assert batch_stages.allowance(large, rate, bytes_each=300) == expected
+    assert batch_rules.allowance(large, rate, bytes_each=300) == expected
 
 
 def test_large_payloads_make_small_chunks() -> None:
-    assert batch_stages.chunk_size(is_careful=False, bytes_each=0) == 50
-    assert batch_stages.chunk_size(is_careful=False, bytes_each=512 * 1024) == 16
-    assert batch_stages.chunk_size(is_careful=False, bytes_each=10**9) == 1
+    assert batch_rules.chunk_size(is_careful=False, bytes_each=0) == 50
+    assert batch_rules.chunk_size(is_careful=False, bytes_each=512 * 1024) == 16
+    assert batch_rules.chunk_size(is_careful=False, bytes_each=10**9) == 1
 
 
 def test_letters_go_as_far_as_their_breakers_let_them() -> None:
     trying = BreakerSeen("mail", "HALF_OPEN", trials=2)
     breakers = {"payments": OPEN, "mail": trying, "shop": BreakerSeen("shop", "CLOSED")}
 
-    assert batch_stages.passing(["shop", None, "new", "shop"], breakers, trying=False) == 4
-    assert batch_stages.passing(["shop", "payments", "shop"], breakers, trying=False) == 1
-    assert batch_stages.passing(["mail", "mail"], breakers, trying=False) == 0
-    assert batch_stages.passing(["mail", "shop", "mail", "mail"], breakers, trying=True) == 3
-    assert batch_stages.passing(["payments"], breakers, trying=True) == 0
+    assert batch_rules.passing(["shop", None, "new", "shop"], breakers, trying=False) == 4
+    assert batch_rules.passing(["shop", "payments", "shop"], breakers, trying=False) == 1
+    assert batch_rules.passing(["mail", "mail"], breakers, trying=False) == 0
+    assert batch_rules.passing(["mail", "shop", "mail", "mail"], breakers, trying=True) == 3
+    assert batch_rules.passing(["payments"], breakers, trying=True) == 0
 
 
 # --- one letter ---
@@ -331,14 +331,14 @@ def test_no_more_fail_than_was_told_before_the_start(
             max_failures=most, max_failure_rate=rate, total=total, next_seq=taken, under_way=taken - ended,
             counts=counts(ended - failed, failed),
         )  # fmt: skip
-        move = batch_stages.next_move(now)
+        move = batch_rules.next_move(now)
         if move is not None and move.to is Stage.STOPPED:
             failed, ended = failed + taken - ended, total
             break
-        taken += batch_stages.allowance(now, None)
+        taken += batch_rules.allowance(now, None)
         for _ in range(dice.randint(1, taken - ended)):
             failed += ended >= good
             ended += 1
 
-    told = batch_stages.failures_at_most(total, most, rate)
+    told = batch_rules.failures_at_most(total, most, rate)
     assert failed <= (total if told is None else told)

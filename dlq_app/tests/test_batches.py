@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
-from dlq_app import batches, repository, services
-from dlq_app.criteria import LetterCriteria
-from dlq_app.errors import BatchBeingPlanned, BatchNotFound, MoveRefused, RequestInvalid
-from dlq_app.letter import Death
-from dlq_app.replay_batch import BatchOrder, LeftOut, Stage
-from dlq_app.states import Status
+from dlq_app.domain.criteria import LetterCriteria
+from dlq_app.domain.errors import BatchBeingPlanned, BatchNotFound, MoveRefused, RequestInvalid
+from dlq_app.domain.letter import Death
+from dlq_app.domain.replay_batch import BatchOrder, LeftOut, Stage
+from dlq_app.domain.states import Status
+from dlq_app.services import batches, dead_letters
+from dlq_app.store import repository
 from dlq_app.testing import MemoryRecord
 from dlq_app.tests.batch_rig import Rig, ids
 
@@ -30,8 +31,8 @@ Store = Database[dict[str, Any]]
 def test_a_dry_run_tells_what_a_start_would_freeze_and_writes_nothing(rig: Rig, store: Store) -> None:
     rig.die(*ids(5))
     rig.die("n-1", type="demo", error_type="NETWORK_ERROR")
-    services.discard("m-0000", actor="key:olga")
-    services.replay("m-0001", actor="key:olga")
+    dead_letters.discard("m-0000", actor="key:olga")
+    dead_letters.replay("m-0001", actor="key:olga")
 
     found = batches.dry_run(BatchOrder.parse({"all": True}))
 
@@ -168,8 +169,8 @@ def test_a_new_error_is_told_from_the_same(rig: Rig) -> None:
 def test_letters_that_moved_since_the_plan_are_skipped_and_say_so(rig: Rig, store: Store) -> None:
     rig.die("waits", "resolved", "in-flight", "gone", "busy", "done", "impossible")
     batch = rig.start()
-    services.discard("resolved", actor="key:olga")
-    services.replay("in-flight", actor="key:olga")
+    dead_letters.discard("resolved", actor="key:olga")
+    dead_letters.replay("in-flight", actor="key:olga")
     store["dead_letters"].delete_one({"messageId": "gone"})
     rig.intake.records["busy"] = MemoryRecord("running", 10)
     rig.intake.records["done"] = MemoryRecord("done", 10)
@@ -202,7 +203,7 @@ def test_a_letter_in_two_batches_and_replayed_by_hand_runs_once(rig: Rig, store:
     second = rig.start()
     store["replay_batches"].update_one({"_id": first.id}, {"$set": {"active": True}})
     assert (first.total, second.total) == (1, 1)
-    services.replay("m-1", actor="key:olga")
+    dead_letters.replay("m-1", actor="key:olga")
 
     one = rig.run(first, done=lambda _: None)
     two = rig.run(second, done=lambda _: None)

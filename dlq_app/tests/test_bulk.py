@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
-from dlq_app import bulk
-from dlq_app.criteria import LetterCriteria
-from dlq_app.errors import MoveRefused, StoreUnavailable
-from dlq_app.repository import Letters, Selection
-from dlq_app.states import Resolution, Status, Verb
+from dlq_app.domain.criteria import LetterCriteria
+from dlq_app.domain.errors import MoveRefused, StoreUnavailable
+from dlq_app.domain.states import Resolution, Status, Verb
+from dlq_app.services import bulk
+from dlq_app.store.repository import Letters, Selection
 from dlq_app.testing import a_document
 
 pytestmark = pytest.mark.mongo

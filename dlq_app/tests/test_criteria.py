@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from dlq_app import queries
-from dlq_app.criteria import FIELD_NAMES, LetterCriteria
-from dlq_app.errors import CriteriaInvalid
+from dlq_app.domain.criteria import FIELD_NAMES, LetterCriteria
+from dlq_app.domain.errors import CriteriaInvalid
+from dlq_app.store import queries
 
 EVERYTHING = {
     "status": ["dlq_pending", "dlq_failed"],

@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from dlq_app.difference import MAX_COMPARED, MAX_DIFF, diff
+from dlq_app.domain.difference import MAX_COMPARED, MAX_DIFF, diff
 
 
 def unbounded(before: list[int], after: list[int]) -> str:

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from dlq_app.documents import attempt_entries
-from dlq_app.explanation import explain
-from dlq_app.instants import iso
-from dlq_app.policy import ReplayPolicy
-from dlq_app.states import Resolution, Status
+from dlq_app.domain.explanation import explain
+from dlq_app.domain.instants import iso
+from dlq_app.domain.policy import ReplayPolicy
+from dlq_app.domain.states import Resolution, Status
+from dlq_app.store.documents import attempt_entries
 from dlq_app.testing import a_letter, an_attempt
 
 NOW = datetime(2026, 11, 24, 10, 41, tzinfo=UTC)

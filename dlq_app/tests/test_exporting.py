@@ -13,14 +13,14 @@ from bson import ObjectId
 from django.test import Client
 from pymongo.database import Database
 
-from dlq_app import exporting, services
-from dlq_app.criteria import LetterCriteria
-from dlq_app.documents import Unreadable
-from dlq_app.errors import StoreUnavailable, TooManyExports
-from dlq_app.exporting import COLUMNS, Export, Stream, cell
-from dlq_app.letter import DeadLetter
-from dlq_app.repository import Letters
-from dlq_app.repository import transfer as transfer_of_letters
+from dlq_app.domain.criteria import LetterCriteria
+from dlq_app.domain.errors import StoreUnavailable, TooManyExports
+from dlq_app.domain.letter import DeadLetter
+from dlq_app.services import dead_letters, exporting
+from dlq_app.services.exporting import COLUMNS, Export, Stream, cell
+from dlq_app.store import transfer as transfer_of_letters
+from dlq_app.store.documents import Unreadable
+from dlq_app.store.repository import Letters
 from dlq_app.testing import a_death, a_document, a_letter
 from dlqsite.tests.people import audited, staff, with_key
 
@@ -38,7 +38,7 @@ def fetch(client: Client, query: str = "") -> bytes:
 
 
 def test_every_letter_is_a_line_and_the_last_line_says_that_it_is_the_last(letters: Letters) -> None:
-    services.record_outcomes([a_death("m-2"), a_death("m-1"), a_death("m-3", type="order.created")], [])
+    dead_letters.record_outcomes([a_death("m-2"), a_death("m-1"), a_death("m-3", type="order.created")], [])
     vic = with_key("read")
 
     *found, end = lines(fetch(vic))
@@ -51,7 +51,7 @@ def test_every_letter_is_a_line_and_the_last_line_says_that_it_is_the_last(lette
 
 
 def test_named_letters_come_in_their_order_and_what_is_gone_is_said(letters: Letters) -> None:
-    services.record_outcomes([a_death("m-2"), a_death("m-1", body=b'{"token": "tok_1", "half": "\\ud800"}')], [])
+    dead_letters.record_outcomes([a_death("m-2"), a_death("m-1", body=b'{"token": "tok_1", "half": "\\ud800"}')], [])
 
     first, second, end = lines(b"".join(Export(LetterCriteria(), "jsonl", ids=["m-2", "gone", "m-1"]).chunks()))
 
@@ -80,11 +80,11 @@ def test_what_is_not_a_filter_is_refused(letters: Letters) -> None:
 
 
 def test_secrets_are_hidden_in_both_forms_and_the_line_says_so(letters: Letters) -> None:
-    services.record_outcomes(
+    dead_letters.record_outcomes(
         [a_death("m-1", body=b'{"orderId": 1, "token": "tok_123"}', error_reason="password=hunter2 refused")], []
     )
-    services.add_note("m-1", actor="user:ann", text='they sent {"apiKey": "abc_456"}')
-    services.record_outcomes([a_death("m-2")], [])
+    dead_letters.add_note("m-1", actor="user:ann", text='they sent {"apiKey": "abc_456"}')
+    dead_letters.record_outcomes([a_death("m-2")], [])
     vic = with_key("read")
 
     table, records = fetch(vic, "format=csv"), fetch(vic)
@@ -98,7 +98,7 @@ def test_secrets_are_hidden_in_both_forms_and_the_line_says_so(letters: Letters)
 def test_revealing_needs_the_scope_admin_and_is_written_down(
     letters: Letters, caplog: pytest.LogCaptureFixture
 ) -> None:
-    services.record_outcomes([a_death("m-1", body=b'{"token": "tok_123"}')], [])
+    dead_letters.record_outcomes([a_death("m-1", body=b'{"token": "tok_123"}')], [])
 
     assert with_key("read", "replay").get("/api/dlq/export?reveal=true").status_code == 403
     assert staff("olga", "replay").get("/api/dlq/export?reveal=true").status_code == 403
@@ -115,7 +115,7 @@ def test_revealing_needs_the_scope_admin_and_is_written_down(
 
 
 def test_the_filter_of_an_export_is_written_down_without_secrets(letters: Letters) -> None:
-    services.record_outcomes([a_death("m-1")], [])
+    dead_letters.record_outcomes([a_death("m-1")], [])
 
     fetch(with_key("admin", name="root"), "reveal=true&reason=audit&source=shop&search=password%3Dhunter2x")
     fetch(with_key("admin", name="root"), "reveal=true&reason=audit&search=the+token+is+hunter2x")
@@ -134,7 +134,7 @@ def test_secrets_leave_only_with_a_reason(letters: Letters, reason: str) -> None
 
 
 def test_a_table_has_fixed_columns_and_no_formula(letters: Letters) -> None:
-    services.record_outcomes(
+    dead_letters.record_outcomes(
         [
             a_death("m-1", error_reason='=HYPERLINK("http://evil/","x")', source="@evil", tags=("+1", "b")),
             a_death("m-2", error_reason='two\nlines, "quoted"', body='{"ä": "ü"}'.encode()),
@@ -228,7 +228,7 @@ def test_a_store_that_is_away_before_anything_was_sent_is_a_problem_and_no_file(
 def test_reading_goes_on_where_it_was_when_the_store_is_away_for_a_moment(
     letters: Letters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    services.record_outcomes([a_death(f"m-{n}") for n in range(5)], [])
+    dead_letters.record_outcomes([a_death(f"m-{n}") for n in range(5)], [])
     real, asked = Letters._after, []
 
     def broken_off_once(self: Letters, criteria: LetterCriteria, after: str) -> Iterator[dict[str, Any]]:
@@ -248,7 +248,7 @@ def test_reading_goes_on_where_it_was_when_the_store_is_away_for_a_moment(
 
 
 def test_it_walks_past_the_end_of_a_chunk(letters: Letters, monkeypatch: pytest.MonkeyPatch) -> None:
-    services.record_outcomes([a_death(f"m-{n}") for n in range(6)], [])
+    dead_letters.record_outcomes([a_death(f"m-{n}") for n in range(6)], [])
     monkeypatch.setattr(transfer_of_letters, "_CHUNK", 3)
     criteria = LetterCriteria(search="m-")
 
@@ -260,7 +260,7 @@ def test_it_walks_past_the_end_of_a_chunk(letters: Letters, monkeypatch: pytest.
 def test_one_process_sends_two_at_once_and_a_broken_off_one_makes_room(
     letters: Letters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    services.record_outcomes([a_death(f"m-{n}") for n in range(9)], [])
+    dead_letters.record_outcomes([a_death(f"m-{n}") for n in range(9)], [])
     monkeypatch.setattr(exporting, "_CHUNK_CHARS", 1)
     streams = [Stream(Export(LetterCriteria(), "jsonl")) for _ in range(exporting.AT_ONCE)]
     vic = with_key("read")

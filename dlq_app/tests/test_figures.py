@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
-from dlq_app import figures, repository, services
-from dlq_app.errors import QueryTooSlow, StoreUnavailable
-from dlq_app.letter import Death
-from dlq_app.mongo import LETTERS
-from dlq_app.repository import Letters
-from dlq_app.repository.figures import HOURS, SNAPSHOTS, GroupFigures, Snapshot
-from dlq_app.repository.figures import figures as figures_store
-from dlq_app.states import Status
+from dlq_app.domain.errors import QueryTooSlow, StoreUnavailable
+from dlq_app.domain.letter import Death
+from dlq_app.domain.states import Status
+from dlq_app.services import dead_letters, figures
+from dlq_app.store import repository
+from dlq_app.store.figures import HOURS, SNAPSHOTS, GroupFigures, Snapshot
+from dlq_app.store.figures import figures as figures_store
+from dlq_app.store.mongo import LETTERS
+from dlq_app.store.repository import Letters
 from dlq_app.testing import MemoryIntake, a_death, a_document
 
 pytestmark = pytest.mark.mongo
@@ -102,7 +103,7 @@ def renewed() -> None:
 
 
 def test_an_empty_queue_has_figures(store: Store) -> None:
-    stats = services.stats()
+    stats = dead_letters.stats()
 
     assert (stats["total"], stats["open"], stats["groups"]) == (0, 0, 0)
     assert stats["byStatus"] == dict.fromkeys((status.value for status in Status), 0)
@@ -112,20 +113,20 @@ def test_an_empty_queue_has_figures(store: Store) -> None:
 
 
 def test_one_letter_more_is_seen_at_once(store: Store) -> None:
-    services.record_outcomes([a_death("m-1")], [])
-    assert services.stats()["total"] == 1
+    dead_letters.record_outcomes([a_death("m-1")], [])
+    assert dead_letters.stats()["total"] == 1
 
-    services.record_outcomes([a_death("m-2")], [])
-    assert services.stats()["total"] == 2
+    dead_letters.record_outcomes([a_death("m-2")], [])
+    assert dead_letters.stats()["total"] == 2
 
 
 def test_letters_that_are_deleted_are_no_longer_counted(store: Store) -> None:
     letters_of(store, dlq_failed=3, dlq_resolved=2)
-    assert services.stats()["total"] == 5
+    assert dead_letters.stats()["total"] == 5
 
     store[LETTERS].delete_many({"status": "dlq_resolved"})
 
-    assert services.stats()["total"] == services.stats()["open"] == 3
+    assert dead_letters.stats()["total"] == dead_letters.stats()["open"] == 3
 
 
 def test_figures_agree_with_counting_letter_by_letter(store: Store) -> None:
@@ -139,11 +140,11 @@ def test_figures_agree_with_counting_letter_by_letter(store: Store) -> None:
         )
         for n in range(40)
     ]
-    services.record_outcomes(deaths, [])
+    dead_letters.record_outcomes(deaths, [])
     for n in range(0, 40, 4):
-        services.discard(f"m-{n}", actor="olga")
+        dead_letters.discard(f"m-{n}", actor="olga")
 
-    stats = services.stats()
+    stats = dead_letters.stats()
 
     def truth(field: str, where: dict[str, Any] | None = None) -> dict[str, int]:
         rows = store[LETTERS].aggregate([{"$match": where or {}}, {"$sortByCount": f"${field}"}])
@@ -168,7 +169,7 @@ def test_in_and_out_are_told_by_the_hour(store: Store) -> None:
     documents.append(a_document("m-9", createdAt=now - timedelta(days=9), status="dlq_resolved", resolvedAt=hours_from))
     store[LETTERS].insert_many(documents)
 
-    hours = services.stats()["hours"]
+    hours = dead_letters.stats()["hours"]
 
     assert hours["since"] == hours_from.strftime("%Y-%m-%dT%H:%M:%S.000Z")
     assert {n: count for n, count in enumerate(hours["inflow"]) if count} == {HOURS - 1: 1, HOURS - 4: 2}
@@ -178,23 +179,23 @@ def test_in_and_out_are_told_by_the_hour(store: Store) -> None:
 def test_a_clock_that_runs_ahead_spoils_nothing(store: Store) -> None:
     store[LETTERS].insert_one(a_document(createdAt=datetime.now(UTC) + timedelta(hours=5)))
 
-    assert sum(services.stats()["hours"]["inflow"]) == 0
-    assert services.stats()["oldestOpenSeconds"] == 0
+    assert sum(dead_letters.stats()["hours"]["inflow"]) == 0
+    assert dead_letters.stats()["oldestOpenSeconds"] == 0
 
 
 def test_how_many_replays_succeed(store: Store, intake: MemoryIntake) -> None:
-    services.record_outcomes([a_death(f"m-{n}") for n in range(4)], [])
+    dead_letters.record_outcomes([a_death(f"m-{n}") for n in range(4)], [])
     now = datetime.now(UTC)
     for n, done in enumerate((True, True, True, False)):
-        services.replay(f"m-{n}", actor="olga")
+        dead_letters.replay(f"m-{n}", actor="olga")
         outcome = intake.end(f"m-{n}", done=done)
         if isinstance(outcome, Death):
-            services.record_outcomes([a_death(f"m-{n}", epoch=outcome.epoch, replay_id="r", died_at=now)], [])
+            dead_letters.record_outcomes([a_death(f"m-{n}", epoch=outcome.epoch, replay_id="r", died_at=now)], [])
         else:
-            services.record_outcomes([], [outcome])
+            dead_letters.record_outcomes([], [outcome])
     store[LETTERS].update_many({"lastReplay.outcome": "succeeded"}, {"$set": {"lastReplay.at": now}})
 
-    stats = services.stats()
+    stats = dead_letters.stats()
 
     assert stats["replaySuccessRate"] == 0.75
     assert stats["replays"] == {"succeeded": 3, "failed": 1}
@@ -213,7 +214,7 @@ def test_the_oldest_open_letter(store: Store) -> None:
         ]
     )
 
-    assert 7200 <= services.stats()["oldestOpenSeconds"] < 7300
+    assert 7200 <= dead_letters.stats()["oldestOpenSeconds"] < 7300
 
 
 def test_documents_written_by_hand_do_not_break_figures(store: Store) -> None:
@@ -226,7 +227,7 @@ def test_documents_written_by_hand_do_not_break_figures(store: Store) -> None:
         ]
     )
 
-    stats = services.stats()
+    stats = dead_letters.stats()
 
     assert stats["byStatus"]["dlq_failed"] == 2
     assert stats["byStatus"]["unknown"] == 1
@@ -236,9 +237,9 @@ def test_documents_written_by_hand_do_not_break_figures(store: Store) -> None:
 def test_so_many_different_texts_that_not_all_are_kept_leave_the_sums_right(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dlq_app.repository.figures._ROWS", 3)
-    monkeypatch.setattr("dlq_app.repository.figures.MAX_GROUPS", 2)
-    services.record_outcomes([a_death(f"m-{n}", source=f"source-{n}") for n in range(10)], [])
+    monkeypatch.setattr("dlq_app.store.figures._ROWS", 3)
+    monkeypatch.setattr("dlq_app.store.figures.MAX_GROUPS", 2)
+    dead_letters.record_outcomes([a_death(f"m-{n}", source=f"source-{n}") for n in range(10)], [])
 
     snapshot = figures.snapshot()
 
@@ -247,10 +248,10 @@ def test_so_many_different_texts_that_not_all_are_kept_leave_the_sums_right(
 
 
 def test_one_group_is_counted_as_in_the_whole(store: Store) -> None:
-    services.record_outcomes(
+    dead_letters.record_outcomes(
         [a_death(f"m-{n}", error_reason=("no answer", "no stock")[n % 3 == 0]) for n in range(9)], []
     )
-    services.discard("m-1", actor="olga")
+    dead_letters.discard("m-1", actor="olga")
 
     for group in figures.snapshot().groups:
         found = figures_store().group(group.fingerprint)
@@ -299,13 +300,13 @@ def test_figures_are_counted_from_keys_and_no_letter_is_read(store: Store, monke
 
 def test_without_its_indexes_figures_are_slower_and_the_same(store: Store) -> None:
     letters_of(store, dlq_failed=3, dlq_resolved=2)
-    before = services.stats()
+    before = dead_letters.stats()
     store[LETTERS].drop_index("figures")
     store[LETTERS].drop_index("created_fingerprint")
     try:
-        after = services.stats()
+        after = dead_letters.stats()
     finally:
-        from dlq_app import indexes
+        from dlq_app.store import indexes
 
         indexes.ensure(store, keep_resolved_days=90)
 
@@ -317,29 +318,29 @@ def test_without_its_indexes_figures_are_slower_and_the_same(store: Store) -> No
 
 def test_costly_figures_come_from_the_snapshot(store: Store, slow: None) -> None:
     letters_of(store, dlq_failed=2)
-    first = services.stats()
+    first = dead_letters.stats()
     letters_of(store, dlq_manual=3)
 
-    assert services.stats() == first, "not due yet"
+    assert dead_letters.stats() == first, "not due yet"
 
 
 def test_a_reader_renews_a_snapshot_that_is_due(store: Store, slow: None) -> None:
     letters_of(store, dlq_failed=2)
-    services.stats()
+    dead_letters.stats()
     letters_of(store, dlq_manual=3)
     age_snapshot(store, 2)
 
-    services.stats()
+    dead_letters.stats()
     renewed()
 
-    assert services.stats()["total"] == 5
+    assert dead_letters.stats()["total"] == 5
 
 
 def test_a_reader_does_not_wait_for_a_renewal_that_takes_long(
     store: Store, slow: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     letters_of(store, dlq_failed=2)
-    services.stats()
+    dead_letters.stats()
     letters_of(store, dlq_manual=3)
     age_snapshot(store, 2)
     may_count = threading.Event()
@@ -351,11 +352,11 @@ def test_a_reader_does_not_wait_for_a_renewal_that_takes_long(
 
     monkeypatch.setattr(type(figures_store()), "count", wait_first)
 
-    assert services.stats()["total"] == services.stats()["total"] == 2
+    assert dead_letters.stats()["total"] == dead_letters.stats()["total"] == 2
     assert sum(thread.name == "figures" for thread in threading.enumerate()) == 1
     may_count.set()
     renewed()
-    assert services.stats()["total"] == 5
+    assert dead_letters.stats()["total"] == 5
 
 
 def test_a_worker_keeps_the_snapshot_fresh(store: Store, slow: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,34 +368,34 @@ def test_a_worker_keeps_the_snapshot_fresh(store: Store, slow: None, monkeypatch
     letters_of(store, dlq_manual=3)
 
     figures.keep_fresh()
-    assert services.stats()["total"] == 2, "not due yet"
+    assert dead_letters.stats()["total"] == 2, "not due yet"
     age_snapshot(store, 31)
     figures.keep_fresh()
     renewed()
 
-    assert services.stats()["total"] == 5
+    assert dead_letters.stats()["total"] == 5
 
 
 def test_only_one_process_renews(store: Store, slow: None) -> None:
     letters_of(store, dlq_failed=2)
-    services.stats()
+    dead_letters.stats()
     letters_of(store, dlq_manual=3)
     age_snapshot(store, 2)
     assert repository.leases().take(figures.LEASE, "another", figures.LEASE_TIME)
 
     figures._renew()
-    assert services.stats()["total"] == 2
+    assert dead_letters.stats()["total"] == 2
 
     repository.leases().give_back(figures.LEASE, "another")
     figures._renew()
-    assert services.stats()["total"] == 5
+    assert dead_letters.stats()["total"] == 5
 
 
 def test_a_renewal_that_fails_is_not_tried_again_at_once(
     store: Store, slow: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     letters_of(store, dlq_failed=2)
-    services.stats()
+    dead_letters.stats()
     age_snapshot(store, 2)
     tried: list[float] = []
 
@@ -408,7 +409,7 @@ def test_a_renewal_that_fails_is_not_tried_again_at_once(
     figures._renew()
 
     assert tried == [figures.BOUND_S]
-    assert services.stats()["total"] == 2, "the snapshot is still there"
+    assert dead_letters.stats()["total"] == 2, "the snapshot is still there"
 
 
 def test_the_first_reader_of_a_huge_queue_is_told_to_come_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -422,11 +423,11 @@ def test_the_first_reader_of_a_huge_queue_is_told_to_come_again(store: Store, mo
 
     monkeypatch.setattr(type(figures_store()), "count", too_slow_for_a_reader)
     with pytest.raises(QueryTooSlow):
-        services.stats()
+        dead_letters.stats()
     renewed()
     monkeypatch.setattr(figures, "CHEAP_MS", -1.0)
 
-    assert services.stats()["total"] == 2
+    assert dead_letters.stats()["total"] == 2
 
 
 # --- many letters ---
@@ -439,7 +440,7 @@ def test_the_first_reader_of_many_letters_waits_for_the_count_in_the_background(
     monkeypatch.setattr(figures, "FIRST_WAIT_S", 20.0)
     letters_of(store, dlq_failed=3)
 
-    assert services.stats()["total"] == 3
+    assert dead_letters.stats()["total"] == 3
     assert bounds == [figures.BOUND_S]
 
 
@@ -453,12 +454,12 @@ def test_the_first_reader_of_too_many_letters_is_told_when_to_come_again(
     on_count(monkeypatch, lambda _: may_count.wait(20))
 
     with pytest.raises(QueryTooSlow) as refused:
-        services.stats()
+        dead_letters.stats()
     assert refused.value.retry_after
     may_count.set()
     renewed()
 
-    assert services.stats()["total"] == 3
+    assert dead_letters.stats()["total"] == 3
 
 
 def test_the_first_reader_takes_what_another_process_has_counted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -488,7 +489,7 @@ def test_after_a_big_load_the_first_reader_gets_right_figures_and_does_not_count
     asked: list[float] = []
     on_count(monkeypatch, asked.append)
 
-    assert services.stats()["total"] == 12
+    assert dead_letters.stats()["total"] == 12
     assert asked == [figures.BOUND_S]
 
 
@@ -504,14 +505,14 @@ def test_a_reader_waits_once_for_a_renewal_that_takes_long(
     # A reader that waited longer than this would get the new figures.
     on_count(monkeypatch, lambda _: may_count.wait(5))
 
-    assert services.stats()["total"] == 2
+    assert dead_letters.stats()["total"] == 2
     monkeypatch.setattr(figures, "DRIFT_WAIT_S", 10.0)
     figures._keeper.waiting_since = time.monotonic() - 10
-    assert services.stats()["total"] == 2
+    assert dead_letters.stats()["total"] == 2
     may_count.set()
     renewed()
 
-    assert services.stats()["total"] == 12
+    assert dead_letters.stats()["total"] == 12
 
 
 def test_a_few_letters_more_wait_for_the_pause(store: Store, small_drift: None, bounds: list[float]) -> None:
@@ -520,7 +521,7 @@ def test_a_few_letters_more_wait_for_the_pause(store: Store, small_drift: None, 
     letters_of(store, dlq_manual=3)
     age_snapshot(store, 50)
 
-    assert services.stats()["total"] == 2
+    assert dead_letters.stats()["total"] == 2
     assert len(bounds) == 1, "the one of the test itself"
 
 
@@ -532,7 +533,7 @@ def test_a_costly_count_leaves_half_of_the_time_free_however_much_changes(
     letters_of(store, dlq_manual=10)
     age_snapshot(store, 50)
 
-    assert services.stats()["total"] == 2
+    assert dead_letters.stats()["total"] == 2
     assert len(bounds) == 1, "the one of the test itself"
 
 
@@ -541,7 +542,7 @@ def test_once_most_letters_are_gone_figures_are_of_the_moment_again(store: Store
     keep_as_costly(4000.0)
     store[LETTERS].delete_many({"status": "dlq_resolved"})
 
-    assert services.stats()["total"] == 2
+    assert dead_letters.stats()["total"] == 2
 
 
 def test_a_number_of_the_store_that_is_wrong_for_good_leads_to_no_renewal(
@@ -552,7 +553,7 @@ def test_a_number_of_the_store_that_is_wrong_for_good_leads_to_no_renewal(
     figures_store().keep(replace(figures_store().count(5), cost_ms=5000.0, estimated=50_000))
     age_snapshot(store, 50)
 
-    services.stats()
+    dead_letters.stats()
     figures.keep_fresh()
 
     assert figures._keeper._renewal is None
@@ -571,7 +572,7 @@ def test_what_is_kept_is_served_when_a_reader_cannot_count(
 
     monkeypatch.setattr(type(figures_store()), "count", fail)
 
-    assert services.stats()["total"] == 2
+    assert dead_letters.stats()["total"] == 2
     renewed()
 
 
@@ -586,7 +587,7 @@ def test_what_is_kept_is_served_when_the_store_does_not_say_how_many_letters_it_
 
     monkeypatch.setattr(type(figures_store()), "estimated", fail)
 
-    assert services.stats()["total"] == 2
+    assert dead_letters.stats()["total"] == 2
     renewed()
 
 
@@ -634,7 +635,7 @@ def test_a_worker_whose_store_is_away_goes_on(store: Store, monkeypatch: pytest.
 
 
 def test_a_snapshot_comes_back_as_it_was_kept(store: Store) -> None:
-    services.record_outcomes([a_death("m-1")], [])
+    dead_letters.record_outcomes([a_death("m-1")], [])
     counted = figures_store().count(5)
     figures_store().keep(counted)
 
@@ -661,7 +662,7 @@ def test_a_snapshot_of_another_version_is_counted_anew(store: Store, letters: Le
     store[SNAPSHOTS].insert_one({"_id": "all", "asOf": letters.server_now(), "cost_ms": 5000.0, "groups": [{"x": 1}]})
     letters_of(store, dlq_failed=2)
 
-    assert services.stats()["total"] == 2
+    assert dead_letters.stats()["total"] == 2
 
 
 def test_figures_of_a_group_know_what_is_not_there() -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from dlq_app.fingerprint import Frame, culprit, fingerprint, frames, normalised
+from dlq_app.domain.fingerprint import Frame, culprit, fingerprint, frames, normalised
 from dlq_app.testing import STACK
 
 

@@ -10,15 +10,16 @@ import pytest
 from django.test import Client
 from pymongo.database import Database
 
-from dlq_app import figures, groups, repository, services
-from dlq_app.criteria import LetterCriteria
-from dlq_app.errors import CriteriaInvalid, GroupNotFound
-from dlq_app.group_states import NEW_FOR, GroupState, Said, Seen, state_of, why_ended
-from dlq_app.groups import Group, GroupPage, GroupQuery
-from dlq_app.letter import Death
-from dlq_app.mongo import LETTERS
-from dlq_app.repository.groups import GROUPS
-from dlq_app.repository.groups import groups as groups_store
+from dlq_app.domain.criteria import LetterCriteria
+from dlq_app.domain.errors import CriteriaInvalid, GroupNotFound
+from dlq_app.domain.group_states import NEW_FOR, GroupState, Said, Seen, state_of, why_ended
+from dlq_app.domain.letter import Death
+from dlq_app.services import dead_letters, figures, groups
+from dlq_app.services.groups import Group, GroupPage, GroupQuery
+from dlq_app.store import repository
+from dlq_app.store.groups import GROUPS
+from dlq_app.store.groups import groups as groups_store
+from dlq_app.store.mongo import LETTERS
 from dlq_app.testing import NOON, MemoryIntake, a_death, a_document
 from dlqsite.tests.people import audited, staff, with_key
 
@@ -98,7 +99,7 @@ pytestmark = [pytest.mark.mongo, pytest.mark.usefixtures("_fresh_process")]
 def die(*ids: str, reason: str = "payments-api did not answer", at: datetime | None = None, **changes: Any) -> str:
     """Letters that died of one thing; its fingerprint."""
     now = at or datetime.now(UTC)
-    services.record_outcomes([a_death(name, error_reason=reason, died_at=now, **changes) for name in ids], [])
+    dead_letters.record_outcomes([a_death(name, error_reason=reason, died_at=now, **changes) for name in ids], [])
     letter = repository.letters().find(ids[0])
     assert letter is not None
     return letter.fingerprint
@@ -111,7 +112,7 @@ def only(**query: Any) -> Group:
 
 def test_a_group_says_what_its_letters_have_in_common(store: Store) -> None:
     name = die("m-1", "m-2", reason="payments-api did not answer within 10 s for order 4711")
-    services.discard("m-1", actor="olga")
+    dead_letters.discard("m-1", actor="olga")
 
     group = groups.get(name)
 
@@ -151,7 +152,7 @@ def test_a_title_of_which_little_is_left_is_told_by_a_letter(
 def test_the_last_replay_of_a_group(store: Store, intake: MemoryIntake) -> None:
     name = die("m-1", "m-2")
     assert groups.get(name).last_replay is None
-    services.replay("m-1", actor="olga")
+    dead_letters.replay("m-1", actor="olga")
     outcome = intake.end("m-1", done=False)
     assert isinstance(outcome, Death)
     same = a_death(
@@ -161,7 +162,7 @@ def test_the_last_replay_of_a_group(store: Store, intake: MemoryIntake) -> None:
         error_reason="payments-api did not answer",
         died_at=datetime.now(UTC),
     )
-    services.record_outcomes([same], [])
+    dead_letters.record_outcomes([same], [])
 
     last = groups.get(name).last_replay
 
@@ -193,7 +194,7 @@ def test_a_death_of_a_replay_makes_it_regressed_too(store: Store) -> None:
 
 def test_a_group_of_which_nothing_is_open_is_resolved(store: Store) -> None:
     name = die("m-1")
-    services.resolve_by_hand("m-1", actor="olga")
+    dead_letters.resolve_by_hand("m-1", actor="olga")
 
     assert groups.get(name).state == "resolved"
     assert groups.top(5) == []
@@ -346,7 +347,7 @@ def orchard(store: Store) -> dict[str, str]:
         ]
         store[LETTERS].insert_many(letters)
         found[word] = letters[0]["fingerprint"]
-    services.discard("cherry-0", actor="olga")
+    dead_letters.discard("cherry-0", actor="olga")
     return found
 
 

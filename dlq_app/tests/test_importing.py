@@ -14,14 +14,16 @@ import pytest
 from django.test import Client
 from pymongo.database import Database
 
-from dlq_app import importing, repository, services, transfer_views
-from dlq_app.criteria import LetterCriteria
-from dlq_app.errors import StoreUnavailable
-from dlq_app.exporting import Export
-from dlq_app.importing import Summary
-from dlq_app.letter import DeadLetter
-from dlq_app.replaying import Replayed, Replayer, ReplayRequest
-from dlq_app.repository import Letters
+from dlq_app.domain.criteria import LetterCriteria
+from dlq_app.domain.errors import StoreUnavailable
+from dlq_app.domain.letter import DeadLetter
+from dlq_app.rest import transfer
+from dlq_app.services import dead_letters, importing
+from dlq_app.services.exporting import Export
+from dlq_app.services.importing import Summary
+from dlq_app.services.replaying import Replayed, Replayer, ReplayRequest
+from dlq_app.store import repository
+from dlq_app.store.repository import Letters
 from dlq_app.testing import NOON, MemoryIntake, MemoryRecord, a_death, an_attempt
 from dlqsite.tests.people import audited, member, signed_in, staff, with_key
 
@@ -65,7 +67,7 @@ def found(letters: Letters, ref: str = "m-1") -> DeadLetter:
 @pytest.fixture
 def full(intake: MemoryIntake, store: Database[dict[str, Any]]) -> None:
     """Letters with everything a letter can have."""
-    services.record_outcomes(
+    dead_letters.record_outcomes(
         [
             a_death("m-1", body='{"ä":  "ü", "n": 1.10, "token": "tok_1"}'.encode()),
             a_death("m-2", error_kind="permanent", error_type="VALIDATION_ERROR"),
@@ -78,18 +80,18 @@ def full(intake: MemoryIntake, store: Database[dict[str, Any]]) -> None:
         [],
     )
     for ref, payload in (("m-1", None), ("m-2", b'{"orderId": 2, "edited": true}'), ("m-5", None)):
-        assert isinstance(services.replay(ref, actor="user:ann", reason="it may work", payload=payload), Replayed)
+        assert isinstance(dead_letters.replay(ref, actor="user:ann", reason="it may work", payload=payload), Replayed)
         outcome = intake.end(ref, done=ref == "m-1")
-        services.record_outcomes(*([], [outcome]) if ref == "m-1" else ([outcome], []))  # type: ignore[arg-type]
-    services.record_outcomes([a_death("m-5", epoch=5000, body=b'{"another": "message"}')], [])
+        dead_letters.record_outcomes(*([], [outcome]) if ref == "m-1" else ([outcome], []))  # type: ignore[arg-type]
+    dead_letters.record_outcomes([a_death("m-5", epoch=5000, body=b'{"another": "message"}')], [])
     letters = repository.letters()
     letter = letters.find("m-3")
     assert letter is not None
     request = ReplayRequest(replay_id="r-b", kind="batch", by="user:ann", batch_id="b-1")
     assert isinstance(Replayer(letters, intake).replay(letter, request), Replayed)
-    services.record_outcomes([intake.end("m-3", done=False)], [])  # type: ignore[list-item]
-    services.add_note("m-2", actor="user:ann", text="asked the shop\nthey know")
-    services.discard("m-4", actor="user:bob", reason="a test order")
+    dead_letters.record_outcomes([intake.end("m-3", done=False)], [])  # type: ignore[list-item]
+    dead_letters.add_note("m-2", actor="user:ann", text="asked the shop\nthey know")
+    dead_letters.discard("m-4", actor="user:bob", reason="a test order")
     for record in intake.records.values():
         record.state = record.state.removesuffix("_pending")
 
@@ -141,8 +143,8 @@ def test_names_that_a_file_claims_cannot_pass_for_ours(intake: MemoryIntake, let
     assert letter.imported is not None
     assert letter.imported.by == "command:test"
     assert abs(datetime.now(UTC) - letter.imported.at) < timedelta(minutes=5)
-    services.add_note("m-1", actor="user:operator1", text="real")
-    services.discard("m-1", actor="user:operator1", reason="real")
+    dead_letters.add_note("m-1", actor="user:operator1", text="real")
+    dead_letters.discard("m-1", actor="user:operator1", reason="real")
     shown = ada.get("/api/dlq/m-1").json()["data"]
     assert shown["imported"]["by"] == "command:test"
     assert [entry.get("imported") for entry in shown["notes"]] == [True, None]
@@ -152,8 +154,8 @@ def test_names_that_a_file_claims_cannot_pass_for_ours(intake: MemoryIntake, let
 
 def test_the_page_of_a_letter_marks_what_was_imported(intake: MemoryIntake, letters: Letters) -> None:
     bring_in(a_line(**FORGED))
-    services.add_note("m-1", actor="user:operator1", text="real")
-    services.discard("m-1", actor="user:operator1", reason="real")
+    dead_letters.add_note("m-1", actor="user:operator1", text="real")
+    dead_letters.discard("m-1", actor="user:operator1", reason="real")
 
     viewer = signed_in(member("viewer"))
     html = viewer.get(f"/admin/dlq_app/deadletter/{found(letters).id}/change/").content.decode()
@@ -201,15 +203,15 @@ def test_an_imported_letter_is_found_replayed_and_resolved_like_any_other(
     bring_in(raw=before)
 
     assert [letter.message_id for letter in letters.each(LetterCriteria(search="日本"), _by_id())] == ["m-4"]
-    assert isinstance(services.replay("m-2", actor="user:ann"), Replayed)
+    assert isinstance(dead_letters.replay("m-2", actor="user:ann"), Replayed)
     assert intake.forwarded[-1].acct_day == ""
-    services.record_outcomes([], [intake.end("m-2", done=True)])  # type: ignore[list-item]
+    dead_letters.record_outcomes([], [intake.end("m-2", done=True)])  # type: ignore[list-item]
 
     assert found(letters, "m-2").resolution == "replayed"
 
 
 def _by_id() -> Any:
-    from dlq_app.paging import SORTS
+    from dlq_app.domain.paging import SORTS
 
     return SORTS["messageId"]
 
@@ -235,15 +237,15 @@ def test_the_least_that_a_letter_can_be_gets_numbers_of_now(intake: MemoryIntake
     assert (letter.status, letter.strategy, letter.acct_day) == ("dlq_manual", "manual", "")
     assert (letter.body, letter.created_at) == (b'{"orderId": 1}', NOON)
     assert len(letter.fingerprint) == 16
-    assert isinstance(services.replay("m-1", actor="user:ann"), Replayed)
+    assert isinstance(dead_letters.replay("m-1", actor="user:ann"), Replayed)
 
 
 def test_a_letter_that_was_being_replayed_comes_in_as_waiting(
     intake: MemoryIntake, letters: Letters, store: Database[dict[str, Any]]
 ) -> None:
-    services.record_outcomes([a_death("m-1"), a_death("m-2", error_kind="permanent")], [])
+    dead_letters.record_outcomes([a_death("m-1"), a_death("m-2", error_kind="permanent")], [])
     for ref in ("m-1", "m-2"):
-        services.replay(ref, actor="user:ann")
+        dead_letters.replay(ref, actor="user:ann")
     before, fence = exported(), found(letters).fence
     store["dead_letters"].delete_many({})
     intake.records.clear()
@@ -259,7 +261,7 @@ def test_a_letter_that_was_being_replayed_comes_in_as_waiting(
 
 def test_a_message_that_is_under_way_here_is_not_given_a_letter(intake: MemoryIntake, letters: Letters) -> None:
     """Otherwise its death would meet a letter that seems to know better."""
-    services.record_outcomes([a_death("m-3")], [])
+    dead_letters.record_outcomes([a_death("m-3")], [])
     intake.records |= {ref: MemoryRecord(state, 5) for ref, state in [("m-1", "running"), ("m-2", "dead")]}
     intake.records["m-3"] = MemoryRecord("queued", 1001)
 
@@ -277,7 +279,7 @@ def test_a_message_accepted_while_an_import_looks_can_still_die(intake: MemoryIn
     intake.fail["before_open_among"] = lambda: accepted.append(intake.clock())
 
     bring_in(a_line())
-    services.record_outcomes([a_death("m-1", epoch=accepted[0], error_reason="it died here")], [])
+    dead_letters.record_outcomes([a_death("m-1", epoch=accepted[0], error_reason="it died here")], [])
 
     assert found(letters).error_reason == "it died here"
 
@@ -441,8 +443,8 @@ class TestOverRest:
         key = with_key("ada", "admin")
         body = json.dumps(a_line()).encode()
         with contextlib.ExitStack() as others:
-            for _ in range(transfer_views.IMPORTS_AT_ONCE):
-                others.enter_context(transfer_views.imports)
+            for _ in range(transfer.IMPORTS_AT_ONCE):
+                others.enter_context(transfer.imports)
             refused = self.send(key, body)
 
         assert (refused.status_code, refused.json()["code"]) == (503, "too_many_imports")

@@ -12,14 +12,15 @@ from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.monitoring import CommandListener
 
-from dlq_app import indexes, queries, services
-from dlq_app.criteria import LetterCriteria
-from dlq_app.errors import IndexesMissing, QueryTooSlow, StoreUnavailable
-from dlq_app.mongo import LETTERS, connect, translated
-from dlq_app.paging import MAX_COUNTED, SORTS, Cursor, PageRequest
-from dlq_app.repository import Letters
-from dlq_app.repository.figures import Figures
-from dlq_app.states import Status
+from dlq_app.domain.criteria import LetterCriteria
+from dlq_app.domain.errors import IndexesMissing, QueryTooSlow, StoreUnavailable
+from dlq_app.domain.paging import MAX_COUNTED, SORTS, Cursor, PageRequest
+from dlq_app.domain.states import Status
+from dlq_app.services import dead_letters
+from dlq_app.store import indexes, queries
+from dlq_app.store.figures import Figures
+from dlq_app.store.mongo import LETTERS, connect, translated
+from dlq_app.store.repository import Letters
 from dlq_app.testing import NOON, a_death, a_document
 
 pytestmark = pytest.mark.mongo
@@ -84,7 +85,7 @@ def test_a_walk_sees_each_letter_once_while_others_change(
     new = iter(range(1000))
 
     def change() -> None:
-        services.record_outcomes([a_death(f"new-{next(new)}", died_at=NOON + timedelta(hours=1))], [])
+        dead_letters.record_outcomes([a_death(f"new-{next(new)}", died_at=NOON + timedelta(hours=1))], [])
         store[LETTERS].delete_one({"messageId": f"new-{next(new) - 1}"})
         for letter in letters.page(ALL, PageRequest(limit=2)).letters:
             letters.add_note(letter.id, who="olga", note="seen", now=NOON)
@@ -229,7 +230,7 @@ COMBINED: list[dict[str, object]] = [
 def test_combined_filters_find_the_same_letters_by_keys_and_in_order(
     letters: Letters, store: Database[dict[str, Any]], few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dlq_app.repository.reading._FEW", few)
+    monkeypatch.setattr("dlq_app.store.reading._FEW", few)
     fill(store, 100)
     found = 0
     for query in COMBINED:
@@ -270,7 +271,7 @@ def test_combined_filters_are_counted_and_sorted_from_keys(letters: Letters, sto
 def test_letters_that_fit_but_are_far_away_are_found_by_their_keys(
     letters: Letters, store: Database[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dlq_app.repository.reading._FEW", 0)
+    monkeypatch.setattr("dlq_app.store.reading._FEW", 0)
     fill(store, 60)
     criteria = LetterCriteria.parse(COMBINED[0])
     expected = [letter.message_id for letter in letters.page(criteria, PageRequest()).letters]

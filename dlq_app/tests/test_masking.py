@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from dlq_app import conf
-from dlq_app.errors import PolicyError
-from dlq_app.masking import MASK, MaskingPolicy, mask, mask_json, mask_text
+from dlq_app.domain.errors import PolicyError
+from dlq_app.domain.masking import MASK, MaskingPolicy, mask, mask_json, mask_text
 
 POLICY = MaskingPolicy()
 

@@ -16,17 +16,19 @@ from django.core.management import call_command
 from django.test import Client
 from pymongo.database import Database
 
-from dlq_app import exporting, queries, services, wire
-from dlq_app.admin import letter_page, letter_story
-from dlq_app.criteria import LetterCriteria
-from dlq_app.documents import Unreadable, letter_from
-from dlq_app.explanation import explain
-from dlq_app.letter import DeadLetter
-from dlq_app.masking import MaskingPolicy
-from dlq_app.paging import SORTS, Cursor
-from dlq_app.policy import ReplayPolicy
-from dlq_app.replaying import Replayed, order_of
-from dlq_app.repository import Letters
+from dlq_app.admin.letters import page as letter_page
+from dlq_app.admin.letters import story as letter_story
+from dlq_app.domain.criteria import LetterCriteria
+from dlq_app.domain.explanation import explain
+from dlq_app.domain.letter import DeadLetter
+from dlq_app.domain.masking import MaskingPolicy
+from dlq_app.domain.paging import SORTS, Cursor
+from dlq_app.domain.policy import ReplayPolicy
+from dlq_app.services import dead_letters, exporting, letter_json
+from dlq_app.services.replaying import Replayed, order_of
+from dlq_app.store import queries
+from dlq_app.store.documents import Unreadable, letter_from
+from dlq_app.store.repository import Letters
 from dlq_app.testing import NOON, MemoryIntake, a_document, an_attempt
 from dlq_app.tests.batch_rig import Rig
 from dlqsite.templatetags import console
@@ -84,8 +86,8 @@ def shown(letter: DeadLetter) -> None:
     for zone in ZONES:
         explain(letter, ReplayPolicy(time_zone=zone), now)
     for policy in (masking, None):
-        json.dumps(wire.summary(letter, policy))
-        json.dumps(wire.whole(letter, ReplayPolicy(), policy, now))
+        json.dumps(letter_json.summary(letter, policy))
+        json.dumps(letter_json.whole(letter, ReplayPolicy(), policy, now))
         json.dumps(exporting.record(letter, policy), allow_nan=False)
         exporting.row(letter, ReplayPolicy(), policy, now)
     letter_story.timeline(letter, masking)
@@ -191,7 +193,7 @@ def test_times_at_the_edge_of_the_calendar_are_shown_and_replayable(
         assert json.loads(out.getvalue())["messageId"] == letter["messageId"]
     for name in ("queuedAt", "createdAt", "firstFailedAt", "lastFailedAt"):
         for number, _ in enumerate(EDGES):
-            assert isinstance(services.replay(f"{name}-{number}", actor="t"), Replayed)
+            assert isinstance(dead_letters.replay(f"{name}-{number}", actor="t"), Replayed)
 
 
 def test_documents_that_are_no_letters_are_left_out_and_named(

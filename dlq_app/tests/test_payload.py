@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlq_app.masking import MASK, MaskingPolicy
-from dlq_app.payload import MAX_DEPTH, NotJson, NotRestorable, masked, parse, restored, written
+from dlq_app.domain.masking import MASK, MaskingPolicy
+from dlq_app.domain.payload import MAX_DEPTH, NotJson, NotRestorable, masked, parse, restored, written
 
 POLICY = MaskingPolicy()
 JSON: Any = st.recursive(

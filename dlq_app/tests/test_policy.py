@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from dlq_app import conf
-from dlq_app.errors import PolicyError
-from dlq_app.policy import Placement, ReplayPolicy, place_again, place_first
-from dlq_app.states import Status
-from dlq_app.strategies import Strategy, first_instant, immediate, off_peak
+from dlq_app.domain.errors import PolicyError
+from dlq_app.domain.policy import Placement, ReplayPolicy, place_again, place_first
+from dlq_app.domain.states import Status
+from dlq_app.domain.strategies import Strategy, first_instant, immediate, off_peak
 from dlq_app.testing import NOON
 
 POLICY = ReplayPolicy(strategies={"DATABASE_ERROR": Strategy.OFF_PEAK})

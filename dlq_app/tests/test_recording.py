@@ -14,13 +14,13 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import NetworkTimeout
 
-from dlq_app import recording, services
 from dlq_app.conf import replay_policy
-from dlq_app.errors import StoreUnavailable
-from dlq_app.letter import DeadLetter, Recorded
-from dlq_app.repository import ClaimOrder, Letters
-from dlq_app.repository.outcomes import settle_update
-from dlq_app.states import Resolution, Status
+from dlq_app.domain.errors import StoreUnavailable
+from dlq_app.domain.letter import DeadLetter, Recorded
+from dlq_app.domain.states import Resolution, Status
+from dlq_app.services import dead_letters, recording
+from dlq_app.store.outcomes import settle_update
+from dlq_app.store.repository import ClaimOrder, Letters
 from dlq_app.testing import NOON, a_death, a_document, a_settlement
 
 pytestmark = pytest.mark.mongo
@@ -40,7 +40,7 @@ def claim(letters: Letters, message_id: str = "m-1", *, kind: str = "operator", 
 
 
 def test_it_writes_the_letter_of_a_first_death(letters: Letters) -> None:
-    answers = services.record_outcomes([a_death()], [])
+    answers = dead_letters.record_outcomes([a_death()], [])
 
     letter = letters.find("m-1")
     assert answers == [OK]
@@ -57,7 +57,7 @@ def test_it_writes_the_letter_of_a_first_death(letters: Letters) -> None:
 
 
 def test_it_leaves_permanent_and_unknown_errors_to_a_person(letters: Letters) -> None:
-    services.record_outcomes(
+    dead_letters.record_outcomes(
         [
             a_death("m-1", error_type="VALIDATION_ERROR", error_kind="permanent"),
             a_death("m-2", error_type="UNKNOWN_ERROR", error_kind="unknown"),
@@ -73,19 +73,19 @@ def test_it_leaves_permanent_and_unknown_errors_to_a_person(letters: Letters) ->
 
 
 def test_it_writes_the_same_death_once(letters: Letters) -> None:
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
     before = letters.find("m-1")
 
-    assert services.record_outcomes([a_death(), a_death()], []) == [OK, OK]
+    assert dead_letters.record_outcomes([a_death(), a_death()], []) == [OK, OK]
 
     assert letters.find("m-1") == before
 
 
 def test_it_answers_in_order_deaths_first(letters: Letters) -> None:
-    services.record_outcomes([a_death("m-1"), a_death("m-2")], [])
+    dead_letters.record_outcomes([a_death("m-1"), a_death("m-2")], [])
     claimed = claim(letters, "m-1")
 
-    answers = services.record_outcomes(
+    answers = dead_letters.record_outcomes(
         [a_death("m-3"), a_death("m-2"), a_death("m-4")],
         [a_settlement("m-1", epoch=claimed.fence), a_settlement("gone", epoch=7)],
     )
@@ -96,10 +96,10 @@ def test_it_answers_in_order_deaths_first(letters: Letters) -> None:
 
 
 def test_it_settles_a_replay(letters: Letters) -> None:
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
     claimed = claim(letters)
 
-    services.record_outcomes([], [a_settlement(epoch=claimed.fence)])
+    dead_letters.record_outcomes([], [a_settlement(epoch=claimed.fence)])
 
     letter = letters.find("m-1")
     assert letter is not None
@@ -113,31 +113,31 @@ def test_it_settles_a_replay(letters: Letters) -> None:
 
 def test_it_never_settles_over_a_newer_claim(letters: Letters) -> None:
     """The guard ``fence <= epoch``: the end of a replay whose claim was released and drawn anew."""
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
     first = claim(letters)
     letters.release(first, why="voided", now=NOON)
     second = claim(letters, replay_id="r-2")
 
-    assert services.record_outcomes([], [a_settlement(epoch=first.fence)]) == [OK]
+    assert dead_letters.record_outcomes([], [a_settlement(epoch=first.fence)]) == [OK]
 
     letter = letters.find("m-1")
     assert letter == second
 
 
 def test_it_never_records_an_older_death_over_a_newer_outcome(letters: Letters) -> None:
-    services.record_outcomes([a_death(epoch=2000)], [])
+    dead_letters.record_outcomes([a_death(epoch=2000)], [])
     before = letters.find("m-1")
 
-    assert services.record_outcomes([a_death(epoch=1000, body=b'"older"')], []) == [OK]
+    assert dead_letters.record_outcomes([a_death(epoch=1000, body=b'"older"')], []) == [OK]
 
     assert letters.find("m-1") == before
 
 
 def test_it_puts_a_letter_back_when_its_replay_failed_the_same_way(letters: Letters) -> None:
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
     claimed = claim(letters, kind="auto")
 
-    services.record_outcomes(
+    dead_letters.record_outcomes(
         [
             a_death(
                 epoch=claimed.fence, replay_id="r-1", body=b'"edited"', died_at=NOON + timedelta(hours=1),
@@ -159,10 +159,10 @@ def test_it_puts_a_letter_back_when_its_replay_failed_the_same_way(letters: Lett
 
 
 def test_it_says_when_a_replay_failed_in_a_new_way(letters: Letters) -> None:
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
     claimed = claim(letters)
 
-    services.record_outcomes(
+    dead_letters.record_outcomes(
         [a_death(epoch=claimed.fence, replay_id="r-1", error_type="VALIDATION_ERROR", error_kind="permanent")], []
     )
 
@@ -174,10 +174,10 @@ def test_it_says_when_a_replay_failed_in_a_new_way(letters: Letters) -> None:
 
 
 def test_it_counts_only_automatic_replays(letters: Letters) -> None:
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
     claimed = claim(letters, kind="operator")
 
-    services.record_outcomes([a_death(epoch=claimed.fence, replay_id="r-1")], [])
+    dead_letters.record_outcomes([a_death(epoch=claimed.fence, replay_id="r-1")], [])
 
     letter = letters.find("m-1")
     assert letter is not None
@@ -186,12 +186,12 @@ def test_it_counts_only_automatic_replays(letters: Letters) -> None:
 
 def test_it_counts_a_failed_replay_once_however_often_it_is_told(letters: Letters) -> None:
     """The guard ``closedEpoch``: moves once per epoch."""
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
     claimed = claim(letters, kind="auto")
     death = a_death(epoch=claimed.fence, replay_id="r-1")
 
     for _ in range(3):
-        services.record_outcomes([death, death], [])
+        dead_letters.record_outcomes([death, death], [])
 
     letter = letters.find("m-1")
     assert letter is not None
@@ -200,10 +200,10 @@ def test_it_counts_a_failed_replay_once_however_often_it_is_told(letters: Letter
 
 
 def test_it_fails_a_letter_after_its_fifth_automatic_replay(letters: Letters) -> None:
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
     for n in range(1, 6):
         claimed = claim(letters, kind="auto", replay_id=f"r-{n}")
-        services.record_outcomes([a_death(epoch=claimed.fence, replay_id=f"r-{n}")], [])
+        dead_letters.record_outcomes([a_death(epoch=claimed.fence, replay_id=f"r-{n}")], [])
 
     letter = letters.find("m-1")
     assert letter is not None
@@ -214,13 +214,13 @@ def test_it_fails_a_letter_after_its_fifth_automatic_replay(letters: Letters) ->
 
 
 def test_it_leaves_a_letter_aside_when_a_replay_by_hand_fails(letters: Letters) -> None:
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
     found = letters.find("m-1")
     assert found is not None
     letters.set_aside(found.id, who="olga", why="ask the bank first", now=NOON)
     claimed = claim(letters)
 
-    services.record_outcomes([a_death(epoch=claimed.fence, replay_id="r-1")], [])
+    dead_letters.record_outcomes([a_death(epoch=claimed.fence, replay_id="r-1")], [])
 
     letter = letters.find("m-1")
     assert letter is not None
@@ -229,11 +229,11 @@ def test_it_leaves_a_letter_aside_when_a_replay_by_hand_fails(letters: Letters) 
 
 
 def test_a_new_message_with_the_same_id_takes_over_the_letter(letters: Letters) -> None:
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
     claimed = claim(letters, kind="auto")
-    services.record_outcomes([a_death(epoch=claimed.fence, replay_id="r-1")], [])
+    dead_letters.record_outcomes([a_death(epoch=claimed.fence, replay_id="r-1")], [])
 
-    services.record_outcomes([a_death(epoch=9000, body=b'{"new": true}', source="app", acct_day="20261125")], [])
+    dead_letters.record_outcomes([a_death(epoch=9000, body=b'{"new": true}', source="app", acct_day="20261125")], [])
 
     letter = letters.find("m-1")
     assert letter is not None
@@ -246,8 +246,8 @@ def test_a_new_message_with_the_same_id_takes_over_the_letter(letters: Letters) 
 
 
 def test_a_new_message_with_the_same_bytes_leaves_no_former_one(letters: Letters) -> None:
-    services.record_outcomes([a_death()], [])
-    services.record_outcomes([a_death(epoch=9000)], [])
+    dead_letters.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death(epoch=9000)], [])
 
     letter = letters.find("m-1")
     assert letter is not None
@@ -257,10 +257,10 @@ def test_a_new_message_with_the_same_bytes_leaves_no_former_one(letters: Letters
 
 def test_the_death_of_a_new_message_closes_open_attempts_as_superseded(letters: Letters) -> None:
     """Without it an attempt whose claim was overtaken stays open for ever."""
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
     claimed = claim(letters)
 
-    services.record_outcomes([a_death(epoch=9000)], [])
+    dead_letters.record_outcomes([a_death(epoch=9000)], [])
 
     letter = letters.find("m-1")
     assert letter is not None
@@ -271,12 +271,12 @@ def test_the_death_of_a_new_message_closes_open_attempts_as_superseded(letters: 
 
 
 def test_a_death_reopens_a_resolved_letter(letters: Letters) -> None:
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
     found = letters.find("m-1")
     assert found is not None
     letters.discard(found.id, who="olga", why="test data", now=NOON)
 
-    services.record_outcomes([a_death(epoch=9000)], [])
+    dead_letters.record_outcomes([a_death(epoch=9000)], [])
 
     letter = letters.find("m-1")
     assert letter is not None
@@ -286,7 +286,7 @@ def test_a_death_reopens_a_resolved_letter(letters: Letters) -> None:
 
 
 def test_the_death_of_a_replay_whose_letter_was_purged_writes_a_new_one(letters: Letters) -> None:
-    assert services.record_outcomes([a_death(epoch=7, replay_id="r-1")], []) == [OK]
+    assert dead_letters.record_outcomes([a_death(epoch=7, replay_id="r-1")], []) == [OK]
 
     letter = letters.find("m-1")
     assert letter is not None
@@ -296,7 +296,7 @@ def test_the_death_of_a_replay_whose_letter_was_purged_writes_a_new_one(letters:
 def test_two_epochs_of_one_message_in_one_call_leave_the_newer(letters: Letters) -> None:
     deaths = [a_death(epoch=2000, body=b'"newer"'), a_death(epoch=1000, body=b'"older"')]
 
-    assert services.record_outcomes(deaths, []) == [OK, OK]
+    assert dead_letters.record_outcomes(deaths, []) == [OK, OK]
 
     letter = letters.find("m-1")
     assert letter is not None
@@ -305,9 +305,9 @@ def test_two_epochs_of_one_message_in_one_call_leave_the_newer(letters: Letters)
 
 
 def test_two_epochs_of_a_message_that_has_a_letter_are_both_told(letters: Letters) -> None:
-    services.record_outcomes([a_death(epoch=1000)], [])
+    dead_letters.record_outcomes([a_death(epoch=1000)], [])
 
-    assert services.record_outcomes([a_death(epoch=2000), a_death(epoch=3000)], []) == [OK, OK]
+    assert dead_letters.record_outcomes([a_death(epoch=2000), a_death(epoch=3000)], []) == [OK, OK]
 
     letter = letters.find("m-1")
     assert letter is not None
@@ -333,9 +333,10 @@ class IsOvertaken:
 
 
 def test_an_outcome_that_was_overtaken_is_judged_again(letters: Letters, store: Database[dict[str, Any]]) -> None:
-    services.record_outcomes([a_death(epoch=1000), a_death("m-2", epoch=1000)], [])
+    dead_letters.record_outcomes([a_death(epoch=1000), a_death("m-2", epoch=1000)], [])
     overtaken = IsOvertaken(
-        store["dead_letters"], lambda: services.record_outcomes([a_death(epoch=2000), a_death("m-2", epoch=9000)], [])
+        store["dead_letters"],
+        lambda: dead_letters.record_outcomes([a_death(epoch=2000), a_death("m-2", epoch=9000)], []),
     )
 
     answers = recording.record(
@@ -356,7 +357,7 @@ def test_an_outcome_that_was_overtaken_is_judged_again(letters: Letters, store: 
 
 def test_an_outcome_on_its_way_does_not_touch_a_letter_claimed_anew_meanwhile(letters: Letters) -> None:
     """The fence in the filter: between reading and writing the claim was released and another one drawn."""
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
     first = claim(letters)
     standing = letters.standings(["m-1"], with_body=False)["m-1"]
     letters.release(first, why="voided", now=NOON)
@@ -370,11 +371,11 @@ def test_an_outcome_on_its_way_does_not_touch_a_letter_claimed_anew_meanwhile(le
 
 def test_an_outcome_on_its_way_does_not_touch_a_letter_that_has_it_meanwhile(letters: Letters) -> None:
     """The ``closedEpoch`` in the filter: between reading and writing another drainer wrote it."""
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
     claimed = claim(letters)
     standing = letters.standings(["m-1"], with_body=False)["m-1"]
     update = settle_update(a_settlement(epoch=claimed.fence), standing, NOON)
-    services.record_outcomes([], [a_settlement(epoch=claimed.fence)])
+    dead_letters.record_outcomes([], [a_settlement(epoch=claimed.fence)])
     settled = letters.find("m-1")
 
     assert not letters.write([update]).all_matched
@@ -398,7 +399,7 @@ def test_an_outcome_on_its_way_does_not_touch_a_letter_that_has_it_meanwhile(let
 def test_it_stores_what_looks_unstorable(letters: Letters, changes: dict[str, Any]) -> None:
     death = a_death(**changes)
 
-    assert services.record_outcomes([a_death("m-0"), death, a_death("m-2")], []) == [OK, OK, OK]
+    assert dead_letters.record_outcomes([a_death("m-0"), death, a_death("m-2")], []) == [OK, OK, OK]
 
     letter = letters.find("m-1")
     assert letter is not None
@@ -406,14 +407,14 @@ def test_it_stores_what_looks_unstorable(letters: Letters, changes: dict[str, An
 
 
 def test_it_keeps_the_payload_as_text_where_it_is_text(letters: Letters, store: Database[dict[str, Any]]) -> None:
-    services.record_outcomes([a_death("m-1"), a_death("m-2", body=b"\xff")], [])
+    dead_letters.record_outcomes([a_death("m-1"), a_death("m-2", body=b"\xff")], [])
 
     stored = {d["messageId"]: d["originalMessage"] for d in store["dead_letters"].find()}
     assert stored == {"m-1": a_death().body.decode(), "m-2": b"\xff"}
 
 
 def test_it_refuses_only_the_document_that_can_never_be_stored(letters: Letters) -> None:
-    answers = services.record_outcomes(
+    answers = dead_letters.record_outcomes(
         [a_death("m-1"), a_death("m-2", body=b"x" * (17 * 1024 * 1024)), a_death("m-3")], []
     )
 
@@ -426,9 +427,9 @@ def test_a_letter_spoilt_by_hand_refuses_its_outcome_and_no_other(
     letters: Letters, store: Database[dict[str, Any]]
 ) -> None:
     store["dead_letters"].insert_one(a_document("m-1", attempts="not a list"))
-    services.record_outcomes([a_death("m-2")], [])
+    dead_letters.record_outcomes([a_death("m-2")], [])
 
-    answers = services.record_outcomes([a_death("m-1", epoch=5000), a_death("m-2", epoch=5000)], [])
+    answers = dead_letters.record_outcomes([a_death("m-1", epoch=5000), a_death("m-2", epoch=5000)], [])
 
     assert [answer.ok for answer in answers] == [False, True]
 
@@ -438,7 +439,7 @@ def test_a_letter_without_numbers_takes_an_outcome(letters: Letters, store: Data
     del document["fence"], document["closedEpoch"]
     store["dead_letters"].insert_one(document)
 
-    assert services.record_outcomes([a_death("m-1", epoch=5000)], []) == [OK]
+    assert dead_letters.record_outcomes([a_death("m-1", epoch=5000)], []) == [OK]
 
     letter = letters.find("m-1")
     assert letter is not None
@@ -464,7 +465,7 @@ class LosesAnswers:
 
 
 def test_an_answer_that_was_lost_is_no_loss(letters: Letters, store: Database[dict[str, Any]]) -> None:
-    services.record_outcomes([a_death("m-1")], [])
+    dead_letters.record_outcomes([a_death("m-1")], [])
     claimed = claim(letters, "m-1", kind="auto")
     outcomes = [a_death("m-1", epoch=claimed.fence, replay_id="r-1"), a_death("m-2")]
     lossy = Letters(LosesAnswers(store["dead_letters"], times=2))  # type: ignore[arg-type]
@@ -483,7 +484,7 @@ def test_an_answer_that_was_lost_is_no_loss(letters: Letters, store: Database[di
 
 
 def test_many_drainers_at_once_record_each_outcome_once(letters: Letters) -> None:
-    services.record_outcomes([a_death(f"m-{n}") for n in range(20)], [])
+    dead_letters.record_outcomes([a_death(f"m-{n}") for n in range(20)], [])
     epochs = {f"m-{n}": claim(letters, f"m-{n}", kind="auto").fence for n in range(20)}
     deaths = [a_death(message_id, epoch=epoch, replay_id="r-1") for message_id, epoch in epochs.items()]
     newer = [replace(death, message_id=f"n-{n}", replay_id=None) for n, death in enumerate(deaths)]
@@ -494,7 +495,7 @@ def test_many_drainers_at_once_record_each_outcome_once(letters: Letters) -> Non
         start.wait()
         outcomes = [*deaths, *newer]
         try:
-            services.record_outcomes(outcomes[turn:] + outcomes[:turn], [])
+            dead_letters.record_outcomes(outcomes[turn:] + outcomes[:turn], [])
         except BaseException as error:  # shown by the test's own thread
             failures.append(error)
 

@@ -14,10 +14,11 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import NetworkTimeout
 
-from dlq_app import replaying, services
-from dlq_app.errors import OrderRefused, PayloadInvalid, StoreUnavailable
-from dlq_app.letter import DeadLetter
-from dlq_app.replaying import (
+from dlq_app.domain.errors import OrderRefused, PayloadInvalid, StoreUnavailable
+from dlq_app.domain.letter import DeadLetter
+from dlq_app.domain.states import Status
+from dlq_app.services import dead_letters, replaying
+from dlq_app.services.replaying import (
     AlreadyClaimed,
     AlreadyDone,
     NotFound,
@@ -29,8 +30,7 @@ from dlq_app.replaying import (
     ReplayRequest,
     Unknown,
 )
-from dlq_app.repository import ClaimOrder, Letters
-from dlq_app.states import Status
+from dlq_app.store.repository import ClaimOrder, Letters
 from dlq_app.testing import NOON, MemoryIntake, MemoryRecord, a_death, a_document, lose_answer
 
 pytestmark = pytest.mark.mongo
@@ -40,7 +40,7 @@ AWAY = StoreUnavailable("intake is away")
 
 @pytest.fixture
 def letter(letters: Letters) -> DeadLetter:
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
     return found(letters)
 
 
@@ -61,7 +61,7 @@ def request(**changes: Any) -> ReplayRequest:
 
 
 def test_it_sends_the_original_as_it_was_received(letter: DeadLetter, letters: Letters, intake: MemoryIntake) -> None:
-    answer = services.replay("m-1", actor="key:olga", reason="the bank is back", replay_id="r-1")
+    answer = dead_letters.replay("m-1", actor="key:olga", reason="the bank is back", replay_id="r-1")
 
     (order,) = intake.forwarded
     assert answer == Replayed("r-1", "m-1", letter.id)
@@ -84,16 +84,16 @@ def test_it_sends_the_original_as_it_was_received(letter: DeadLetter, letters: L
 
 
 def test_the_deadline_counts_from_before_the_claim(letter: DeadLetter, intake: MemoryIntake) -> None:
-    services.replay("m-1", actor="key:olga")
+    dead_letters.replay("m-1", actor="key:olga")
 
     intake_now = intake.now_ms()
     assert 0 < intake.forwarded[0].deadline_ms - intake_now <= 4 * 60 * 1000
 
 
 def test_its_good_end_resolves_the_letter(letter: DeadLetter, letters: Letters, intake: MemoryIntake) -> None:
-    services.replay("m-1", actor="key:olga")
+    dead_letters.replay("m-1", actor="key:olga")
 
-    services.record_outcomes([], [intake.end("m-1", done=True)])  # type: ignore[list-item]
+    dead_letters.record_outcomes([], [intake.end("m-1", done=True)])  # type: ignore[list-item]
 
     assert found(letters).status is Status.RESOLVED
 
@@ -101,7 +101,9 @@ def test_its_good_end_resolves_the_letter(letter: DeadLetter, letters: Letters, 
 def test_an_edited_payload_runs_and_the_original_stays(
     letter: DeadLetter, letters: Letters, intake: MemoryIntake
 ) -> None:
-    services.replay("m-1", actor="key:olga", reason="other amount", payload=b'{"orderId": 5511870, "amount": "1.00"}')
+    dead_letters.replay(
+        "m-1", actor="key:olga", reason="other amount", payload=b'{"orderId": 5511870, "amount": "1.00"}'
+    )
 
     (order,) = intake.forwarded
     claimed = found(letters)
@@ -114,14 +116,14 @@ def test_an_edited_payload_runs_and_the_original_stays(
     assert '+  "amount": "1.00"' in version["diff"]
     assert claimed.body == a_death().body
 
-    services.record_outcomes([intake.end("m-1", done=False)], [])  # type: ignore[list-item]
+    dead_letters.record_outcomes([intake.end("m-1", done=False)], [])  # type: ignore[list-item]
     assert found(letters).body == a_death().body, "nor does the death of the edited run touch it"
 
 
 def test_versions_are_counted_up(letter: DeadLetter, letters: Letters, intake: MemoryIntake) -> None:
     for n in (1, 2):
-        services.replay("m-1", actor="key:olga", payload=f'"{n}"'.encode())
-        services.record_outcomes([intake.end("m-1", done=False)], [])  # type: ignore[list-item]
+        dead_letters.replay("m-1", actor="key:olga", payload=f'"{n}"'.encode())
+        dead_letters.record_outcomes([intake.end("m-1", done=False)], [])  # type: ignore[list-item]
 
     assert [order.run_body for order in intake.forwarded] == [b'"1"', b'"2"']
     assert [version["version"] for version in found(letters).versions] == [1, 2]
@@ -131,7 +133,7 @@ def test_a_payload_that_intake_would_refuse_claims_nothing(
     letter: DeadLetter, letters: Letters, intake: MemoryIntake
 ) -> None:
     with pytest.raises(PayloadInvalid):
-        services.replay("m-1", actor="key:olga", payload=b"{")
+        dead_letters.replay("m-1", actor="key:olga", payload=b"{")
 
     assert found(letters) == letter
 
@@ -142,7 +144,7 @@ def test_twenty_people_at_once_make_one_replay(letter: DeadLetter, letters: Lett
 
     def click(n: int) -> None:
         start.wait()
-        answers.append(services.replay("m-1", actor=f"user:{n}"))
+        answers.append(dead_letters.replay("m-1", actor=f"user:{n}"))
 
     threads = [threading.Thread(target=click, args=(n,)) for n in range(20)]
     for thread in threads:
@@ -159,9 +161,9 @@ def test_twenty_people_at_once_make_one_replay(letter: DeadLetter, letters: Lett
 def test_every_claim_draws_a_new_epoch(letter: DeadLetter, letters: Letters, intake: MemoryIntake) -> None:
     epochs = []
     for _ in range(3):
-        services.replay("m-1", actor="key:olga")
+        dead_letters.replay("m-1", actor="key:olga")
         epochs.append(intake.forwarded[-1].epoch)
-        services.record_outcomes([intake.end("m-1", done=False)], [])  # type: ignore[list-item]
+        dead_letters.record_outcomes([intake.end("m-1", done=False)], [])  # type: ignore[list-item]
 
     assert epochs == [1001, 1002, 1003]
 
@@ -170,10 +172,10 @@ def test_a_released_claims_epoch_is_never_drawn_again(
     letter: DeadLetter, letters: Letters, intake: MemoryIntake, impatient: None
 ) -> None:
     intake.fail["before_forward"] = AWAY
-    assert isinstance(services.replay("m-1", actor="key:olga"), NotStarted)
+    assert isinstance(dead_letters.replay("m-1", actor="key:olga"), NotStarted)
     intake.fail.clear()
 
-    services.replay("m-1", actor="key:olga")
+    dead_letters.replay("m-1", actor="key:olga")
 
     assert intake.voids == {"m-1": 1001}
     assert [order.epoch for order in intake.forwarded] == [1002]
@@ -182,7 +184,7 @@ def test_a_released_claims_epoch_is_never_drawn_again(
 def test_a_closed_door_claims_nothing(letter: DeadLetter, letters: Letters, intake: MemoryIntake) -> None:
     intake.open_types["payment.capture"] = 30_000
 
-    assert services.replay("m-1", actor="key:olga") == Refused("m-1", "payment.capture", 30.0)
+    assert dead_letters.replay("m-1", actor="key:olga") == Refused("m-1", "payment.capture", 30.0)
     assert found(letters) == letter
 
 
@@ -190,7 +192,7 @@ def test_intake_away_claims_nothing(letter: DeadLetter, letters: Letters, intake
     intake.fail["before_now_ms"] = AWAY
 
     with pytest.raises(StoreUnavailable):
-        services.replay("m-1", actor="key:olga")
+        dead_letters.replay("m-1", actor="key:olga")
 
     assert found(letters) == letter
 
@@ -198,39 +200,39 @@ def test_intake_away_claims_nothing(letter: DeadLetter, letters: Letters, intake
 def test_nobody_and_resolved_and_claimed_are_told_apart(
     letter: DeadLetter, letters: Letters, intake: MemoryIntake
 ) -> None:
-    services.record_outcomes([a_death("m-2")], [])
-    services.discard("m-2", actor="key:olga")
-    services.replay("m-1", actor="key:olga", replay_id="r-9")
+    dead_letters.record_outcomes([a_death("m-2")], [])
+    dead_letters.discard("m-2", actor="key:olga")
+    dead_letters.replay("m-1", actor="key:olga", replay_id="r-9")
 
-    assert services.replay("nobody", actor="key:olga") == NotFound("nobody")
-    assert services.replay("m-2", actor="key:olga") == NotReplayable("m-2", Status.RESOLVED)
-    assert services.replay("m-1", actor="key:olga") == AlreadyClaimed("m-1", "r-9")
-    assert services.replay("m-1", actor="key:olga", force=True) == AlreadyClaimed("m-1", "r-9")
+    assert dead_letters.replay("nobody", actor="key:olga") == NotFound("nobody")
+    assert dead_letters.replay("m-2", actor="key:olga") == NotReplayable("m-2", Status.RESOLVED)
+    assert dead_letters.replay("m-1", actor="key:olga") == AlreadyClaimed("m-1", "r-9")
+    assert dead_letters.replay("m-1", actor="key:olga", force=True) == AlreadyClaimed("m-1", "r-9")
 
 
 def test_force_replays_a_resolved_letter_and_a_refusal_leaves_it_resolved(
     letter: DeadLetter, letters: Letters, intake: MemoryIntake
 ) -> None:
-    services.discard("m-1", actor="key:olga")
+    dead_letters.discard("m-1", actor="key:olga")
     intake.records["m-1"] = MemoryRecord("queued", 500)
 
-    assert services.replay("m-1", actor="key:olga", force=True) == AlreadyClaimed("m-1", "queued")
+    assert dead_letters.replay("m-1", actor="key:olga", force=True) == AlreadyClaimed("m-1", "queued")
     back = found(letters)
     assert back.status is Status.RESOLVED
     assert back.resolution == "discarded"
 
     del intake.records["m-1"]
-    assert isinstance(services.replay("m-1", actor="key:olga", force=True), Replayed)
+    assert isinstance(dead_letters.replay("m-1", actor="key:olga", force=True), Replayed)
     assert not intake.forwarded[-1].ended_done
 
 
 def test_an_order_says_when_the_last_run_ended_well(letter: DeadLetter, letters: Letters, intake: MemoryIntake) -> None:
-    services.replay("m-1", actor="key:olga")
+    dead_letters.replay("m-1", actor="key:olga")
     assert not intake.forwarded[-1].ended_done
-    services.record_outcomes([], [intake.end("m-1", done=True)])  # type: ignore[list-item]
+    dead_letters.record_outcomes([], [intake.end("m-1", done=True)])  # type: ignore[list-item]
     intake.records.clear()
 
-    services.replay("m-1", actor="key:olga", force=True)
+    dead_letters.replay("m-1", actor="key:olga", force=True)
 
     assert intake.forwarded[-1].ended_done
 
@@ -270,9 +272,9 @@ def test_a_claim_whose_answer_was_lost_is_read_back(
 def test_the_same_replay_asked_again_goes_on_with_its_claim(
     letter: DeadLetter, letters: Letters, intake: MemoryIntake
 ) -> None:
-    first = services.replay("m-1", actor="key:olga", replay_id="r-1")
+    first = dead_letters.replay("m-1", actor="key:olga", replay_id="r-1")
 
-    assert services.replay("m-1", actor="key:olga", replay_id="r-1") == first
+    assert dead_letters.replay("m-1", actor="key:olga", replay_id="r-1") == first
     assert len(intake.forwarded) == 1
 
 
@@ -281,7 +283,7 @@ def test_a_forward_whose_answer_was_lost_is_sent_again(
 ) -> None:
     intake.fail["after_forward"] = lose_answer()
 
-    assert isinstance(services.replay("m-1", actor="key:olga"), Replayed)
+    assert isinstance(dead_letters.replay("m-1", actor="key:olga"), Replayed)
     assert len(intake.forwarded) == 1
 
 
@@ -291,7 +293,7 @@ def test_a_forward_that_landed_without_a_word_counts_as_forwarded(
     """Looking by ``void`` finds the message: it must not be reported as not started."""
     intake.fail["after_forward"] = lose_answer(99)
 
-    assert isinstance(services.replay("m-1", actor="key:olga"), Replayed)
+    assert isinstance(dead_letters.replay("m-1", actor="key:olga"), Replayed)
     assert found(letters).status is Status.PROCESSING
 
 
@@ -308,7 +310,7 @@ def test_the_way_is_barred_before_a_claim_is_given_back(
 
     intake.forward = times_out  # type: ignore[method-assign]
 
-    assert isinstance(services.replay("m-1", actor="key:olga"), NotStarted)
+    assert isinstance(dead_letters.replay("m-1", actor="key:olga"), NotStarted)
     assert found(letters).status is Status.PENDING
     for land in late:
         land()
@@ -320,7 +322,7 @@ def test_a_claim_stands_while_intake_says_nothing(
 ) -> None:
     intake.fail["before_forward"] = intake.fail["before_void"] = AWAY
 
-    assert services.replay("m-1", actor="key:olga", replay_id="r-1") == Unknown("r-1", "m-1")
+    assert dead_letters.replay("m-1", actor="key:olga", replay_id="r-1") == Unknown("r-1", "m-1")
     assert found(letters).status is Status.PROCESSING, "never released without a voided epoch"
 
 
@@ -346,7 +348,7 @@ def test_what_stands_in_the_way_sends_the_letter_back(
 ) -> None:
     intake.records["m-1"] = record
 
-    assert services.replay("m-1", actor="key:olga") == answer
+    assert dead_letters.replay("m-1", actor="key:olga") == answer
 
     back = found(letters)
     assert back.status is status
@@ -360,14 +362,14 @@ def test_what_stands_in_the_way_sends_the_letter_back(
 def test_a_resolved_letter_stays_resolved_when_a_newer_run_ended_well(
     letter: DeadLetter, letters: Letters, intake: MemoryIntake, epoch: int
 ) -> None:
-    services.discard("m-1", actor="key:olga", reason="sent by hand")
+    dead_letters.discard("m-1", actor="key:olga", reason="sent by hand")
     intake.records["m-1"] = MemoryRecord("done", epoch)
     forward = intake.forward
     # Done again between the order and its arrival: only then does `force` meet a run of a lower epoch that is done.
     intake.forward = lambda order: forward(replace(order, force=False))  # type: ignore[method-assign]
     before = found(letters)
 
-    assert services.replay("m-1", actor="key:olga", force=True) == AlreadyDone("m-1", stays_resolved=True)
+    assert dead_letters.replay("m-1", actor="key:olga", force=True) == AlreadyDone("m-1", stays_resolved=True)
 
     after = found(letters)
     assert (after.status, after.resolution, after.resolved_at) == (
@@ -383,10 +385,10 @@ def test_a_resolved_letter_stays_resolved_when_a_newer_run_ended_well(
 def test_a_resolved_letter_that_intake_can_never_run_stays_resolved(
     letter: DeadLetter, letters: Letters, intake: MemoryIntake
 ) -> None:
-    services.discard("m-1", actor="key:olga")
+    dead_letters.discard("m-1", actor="key:olga")
     intake.fail["before_forward"] = OrderRefused("no such priority")
 
-    answer = services.replay("m-1", actor="key:olga", force=True)
+    answer = dead_letters.replay("m-1", actor="key:olga", force=True)
 
     assert answer == NotReplayable("m-1", Status.RESOLVED, "no such priority")
     assert found(letters).status is Status.RESOLVED
@@ -397,7 +399,7 @@ def test_a_death_that_the_letter_has_seen_is_not_in_the_way(
 ) -> None:
     intake.records["m-1"] = MemoryRecord("dead_pending", letter.closed_epoch)
 
-    assert isinstance(services.replay("m-1", actor="key:olga"), Replayed)
+    assert isinstance(dead_letters.replay("m-1", actor="key:olga"), Replayed)
 
 
 def test_a_forward_after_its_deadline_is_not_carried_out(
@@ -414,18 +416,18 @@ def test_a_forward_after_its_deadline_is_not_carried_out(
 
     intake.clock = paused
 
-    assert isinstance(services.replay("m-1", actor="key:olga"), NotStarted)
+    assert isinstance(dead_letters.replay("m-1", actor="key:olga"), NotStarted)
     assert intake.forwarded == []
     assert found(letters).status is Status.PENDING
 
 
 def test_a_release_never_touches_a_newer_claim(letter: DeadLetter, letters: Letters, intake: MemoryIntake) -> None:
     """The fence in the filter of the release."""
-    services.replay("m-1", actor="key:olga", replay_id="r-1")
+    dead_letters.replay("m-1", actor="key:olga", replay_id="r-1")
     old = found(letters)
     letters.release(old, why="voided", now=datetime.now(UTC))
     intake.records.clear()
-    services.replay("m-1", actor="key:olga", replay_id="r-2")
+    dead_letters.replay("m-1", actor="key:olga", replay_id="r-2")
 
     assert not letters.release(old, why="again, late", now=datetime.now(UTC))
     assert not letters.hand_over(old, why="late", now=datetime.now(UTC))
@@ -439,7 +441,7 @@ def an_order(replay_id: str, **changes: Any) -> ClaimOrder:
 
 def test_a_letter_that_was_resolved_since_it_was_read_is_not_claimed(letter: DeadLetter, letters: Letters) -> None:
     """The status in the filter of the claim: what operators do leaves the fence as it is."""
-    services.discard("m-1", actor="key:olga")
+    dead_letters.discard("m-1", actor="key:olga")
 
     assert letters.claim(letter, an_order("r-1")) is None
     assert found(letters).status is Status.RESOLVED
@@ -469,7 +471,7 @@ def test_a_batch_claims_a_letter_once_ever(
     """Also when its replay failed and the letter waits again; another batch may."""
     claimed = letters.claim(letter, an_order("r-1", kind="batch", batch_id="b-1"))
     assert claimed is not None
-    services.record_outcomes([a_death(epoch=claimed.fence, replay_id="r-1")], [])
+    dead_letters.record_outcomes([a_death(epoch=claimed.fence, replay_id="r-1")], [])
 
     assert letters.claim(found(letters), an_order("r-2", kind="batch", batch_id="b-1")) is None
     assert letters.claim(found(letters), an_order("r-3", kind="batch", batch_id="b-2")) is not None
@@ -496,7 +498,7 @@ def claim_and_die(letters: Letters, intake: MemoryIntake) -> None:
     """A claimant killed between claim and forward."""
     intake.fail["before_forward"] = RuntimeError("killed")
     with pytest.raises(RuntimeError):
-        services.replay("m-1", actor="key:olga")
+        dead_letters.replay("m-1", actor="key:olga")
     intake.fail.clear()
 
 
@@ -506,7 +508,7 @@ def test_the_sweep_frees_a_claim_whose_claimant_died(
     claim_and_die(letters, intake)
     make_stale(store)
 
-    assert services.release_stale() == 1
+    assert dead_letters.release_stale() == 1
 
     back = found(letters)
     assert back.status is Status.PENDING
@@ -520,18 +522,18 @@ def test_the_sweep_leaves_young_claims_alone(
     claim_and_die(letters, intake)
     make_stale(store, minutes=4)
 
-    assert services.release_stale() == 0
+    assert dead_letters.release_stale() == 0
     assert intake.voids == {}
 
 
 def test_the_sweep_keeps_a_claim_whose_message_runs(
     letter: DeadLetter, letters: Letters, intake: MemoryIntake, store: Database[dict[str, Any]]
 ) -> None:
-    services.replay("m-1", actor="key:olga")
+    dead_letters.replay("m-1", actor="key:olga")
     make_stale(store)
 
-    assert services.release_stale() == 0
-    assert services.release_stale() == 0
+    assert dead_letters.release_stale() == 0
+    assert dead_letters.release_stale() == 0
 
     kept = found(letters)
     assert kept.status is Status.PROCESSING
@@ -545,11 +547,11 @@ def test_the_sweep_keeps_a_claim_whose_message_runs(
 def test_the_sweep_asks_again_for_an_outcome_that_the_letter_lacks(
     letter: DeadLetter, letters: Letters, intake: MemoryIntake, store: Database[dict[str, Any]], done: bool
 ) -> None:
-    services.replay("m-1", actor="key:olga")
+    dead_letters.replay("m-1", actor="key:olga")
     intake.end("m-1", done=done)
     make_stale(store)
 
-    services.release_stale()
+    dead_letters.release_stale()
 
     assert intake.resettled == [("m-1", 1001)]
     assert found(letters).status is Status.PROCESSING
@@ -563,7 +565,7 @@ def test_the_sweep_does_nothing_while_intake_is_away(
     intake.fail["before_void"] = AWAY
 
     with pytest.raises(StoreUnavailable):
-        services.release_stale()
+        dead_letters.release_stale()
 
     assert found(letters).status is Status.PROCESSING
 
@@ -581,7 +583,7 @@ def test_a_broken_claim_spoils_no_sweep(
         ]
     )
 
-    services.release_stale()
+    dead_letters.release_stale()
 
     assert found(letters).status is Status.PENDING
     assert found(letters, "bare-claim").status is Status.MANUAL
@@ -592,7 +594,7 @@ def test_a_broken_claim_spoils_no_sweep(
 
 def test_it_replays_what_is_due_and_nothing_else(letters: Letters, intake: MemoryIntake) -> None:
     soon = datetime.now(UTC) + timedelta(hours=1)
-    services.record_outcomes(
+    dead_letters.record_outcomes(
         [
             a_death("due"),
             a_death("not yet", died_at=soon),
@@ -601,22 +603,22 @@ def test_it_replays_what_is_due_and_nothing_else(letters: Letters, intake: Memor
         [],
     )
 
-    done = services.replay_due()
+    done = dead_letters.replay_due()
 
     assert (done.due, done.replayed) == (1, 1)
     assert [order.message_id for order in intake.forwarded] == ["due"]
     (attempt,) = found(letters, "due").replay_attempts
     assert (attempt["kind"], attempt["by"], attempt["why"]) == ("auto", "system", "automatic replay 1 of 5")
-    assert services.replay_due().due == 0
+    assert dead_letters.replay_due().due == 0
 
 
 def test_a_missed_off_peak_slot_waits_for_the_next(letters: Letters, intake: MemoryIntake) -> None:
-    services.record_outcomes([a_death(error_type="DATABASE_ERROR")], [])
+    dead_letters.record_outcomes([a_death(error_type="DATABASE_ERROR")], [])
     assert found(letters).strategy == "off_peak"
     missed = datetime.now(UTC) - timedelta(hours=2)
     letters.postpone(found(letters), missed)
 
-    done = services.replay_due()
+    done = dead_letters.replay_due()
 
     assert (done.replayed, done.postponed) == (0, 1)
     later = found(letters).next_retry_at
@@ -626,17 +628,17 @@ def test_a_missed_off_peak_slot_waits_for_the_next(letters: Letters, intake: Mem
 
 
 def test_an_off_peak_slot_that_has_just_begun_is_used(letters: Letters, intake: MemoryIntake) -> None:
-    services.record_outcomes([a_death(error_type="DATABASE_ERROR")], [])
+    dead_letters.record_outcomes([a_death(error_type="DATABASE_ERROR")], [])
     letters.postpone(found(letters), datetime.now(UTC) - timedelta(minutes=10))
 
-    assert services.replay_due().replayed == 1
+    assert dead_letters.replay_due().replayed == 1
 
 
 def test_an_open_breaker_puts_off_its_type_and_no_other(letters: Letters, intake: MemoryIntake) -> None:
-    services.record_outcomes([a_death(f"p-{n}") for n in range(3)] + [a_death("other", type="mail.send")], [])
+    dead_letters.record_outcomes([a_death(f"p-{n}") for n in range(3)] + [a_death("other", type="mail.send")], [])
     intake.open_types["payment.capture"] = 45_000
 
-    done = services.replay_due()
+    done = dead_letters.replay_due()
 
     assert (done.replayed, done.postponed) == (1, 3)
     put_off = found(letters, "p-1")
@@ -652,7 +654,7 @@ def test_an_open_breaker_that_the_payload_chose_puts_off_only_what_goes_there(
 ) -> None:
     intake.destinations["http.deliver"] = ("ill.example", "well.example")
     intake.open_types["ill.example"] = 45_000
-    services.record_outcomes(
+    dead_letters.record_outcomes(
         [
             a_death(f"m-{n}-{host[0]}", type="http.deliver", body=f'{{"url": "https://{host}/"}}'.encode())
             for n in range(3)
@@ -661,21 +663,21 @@ def test_an_open_breaker_that_the_payload_chose_puts_off_only_what_goes_there(
         [],
     )
 
-    done = services.replay_due()
+    done = dead_letters.replay_due()
 
     assert (done.due, done.replayed, done.postponed) == (6, 3, 3)
     assert {order.message_id[-1] for order in intake.forwarded} == {"w"}
     assert found(letters, "m-0-i").next_retry_at != found(letters, "m-0-w").next_retry_at
-    assert services.replay_due().due == 0
+    assert dead_letters.replay_due().due == 0
 
 
 def test_an_automatic_replay_that_meets_a_running_message_waits_five_minutes(
     letters: Letters, intake: MemoryIntake
 ) -> None:
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
     intake.records["m-1"] = MemoryRecord("running", 5000)
 
-    assert services.replay_due().left == 1
+    assert dead_letters.replay_due().left == 1
 
     back = found(letters)
     assert back.status is Status.PENDING
@@ -684,12 +686,12 @@ def test_an_automatic_replay_that_meets_a_running_message_waits_five_minutes(
 
 
 def test_many_workers_replay_each_due_letter_once(letters: Letters, intake: MemoryIntake) -> None:
-    services.record_outcomes([a_death(f"m-{n}") for n in range(25)], [])
+    dead_letters.record_outcomes([a_death(f"m-{n}") for n in range(25)], [])
     start = threading.Barrier(4)
 
     def poll() -> None:
         start.wait()
-        services.replay_due()
+        dead_letters.replay_due()
 
     threads = [threading.Thread(target=poll) for _ in range(4)]
     for thread in threads:
@@ -711,27 +713,27 @@ def test_a_letter_spoilt_by_hand_stops_no_poll(
             a_document("text", nextRetryAt="tomorrow"),
         ]
     )
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
 
-    services.replay_due()
+    dead_letters.replay_due()
 
     assert [order.message_id for order in intake.forwarded] == ["m-1"]
-    assert services.replay_due().due == 0, "what cannot be read does not stand at the head of every poll"
+    assert dead_letters.replay_due().due == 0, "what cannot be read does not stand at the head of every poll"
 
 
 def test_intake_away_stops_the_round_without_a_trace(letters: Letters, intake: MemoryIntake) -> None:
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
     before = found(letters)
     intake.fail["before_now_ms"] = AWAY
 
     with pytest.raises(StoreUnavailable):
-        services.replay_due()
+        dead_letters.replay_due()
 
     assert found(letters) == before
 
 
 def test_a_letter_that_intake_can_never_run_is_left_to_a_person(letters: Letters, intake: MemoryIntake) -> None:
-    services.record_outcomes([a_death("m-1"), a_death("m-2")], [])
+    dead_letters.record_outcomes([a_death("m-1"), a_death("m-2")], [])
     refused = OrderRefused("The ledger cannot do that: bad id.")
 
     def refuse_the_first() -> None:
@@ -740,7 +742,7 @@ def test_a_letter_that_intake_can_never_run_is_left_to_a_person(letters: Letters
 
     intake.fail["before_forward"] = refuse_the_first
 
-    done = services.replay_due()
+    done = dead_letters.replay_due()
 
     assert (done.due, done.replayed, done.left) == (2, 1, 1)
     assert sorted(found(letters, name).status for name in ("m-1", "m-2")) == [Status.MANUAL, Status.PROCESSING]
@@ -753,6 +755,6 @@ def test_the_sweep_leaves_a_claim_of_no_possible_message_to_a_person(
     make_stale(store)
     intake.fail["before_void"] = OrderRefused("bad id")
 
-    assert services.release_stale() == 1
+    assert dead_letters.release_stale() == 1
 
     assert found(letters).status is Status.MANUAL

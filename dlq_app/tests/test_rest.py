@@ -9,11 +9,12 @@ import pytest
 from django.test import Client
 from pymongo.database import Database
 
-from dlq_app import conf, services
-from dlq_app.masking import MASK
-from dlq_app.repository import Letters
+from dlq_app import conf
+from dlq_app.domain.masking import MASK
+from dlq_app.domain.versions import ONLY_HIDDEN
+from dlq_app.services import dead_letters
+from dlq_app.store.repository import Letters
 from dlq_app.testing import MemoryIntake, a_death, a_document
-from dlq_app.versions import ONLY_HIDDEN
 from dlqsite.tests.people import audited, staff, with_key
 
 pytestmark = [pytest.mark.mongo, pytest.mark.redis, pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
@@ -24,7 +25,7 @@ def post(client: Client, path: str, body: object = None) -> Any:
 
 
 def test_it_lists_letters_newest_failure_first(letters: Letters, vic: Client) -> None:
-    services.record_outcomes([a_death(f"m-{n}", died_at=a_death().died_at.replace(minute=n)) for n in range(3)], [])
+    dead_letters.record_outcomes([a_death(f"m-{n}", died_at=a_death().died_at.replace(minute=n)) for n in range(3)], [])
 
     answer = vic.get("/api/dlq")
 
@@ -41,7 +42,7 @@ def test_it_lists_letters_newest_failure_first(letters: Letters, vic: Client) ->
 
 
 def test_a_list_leaves_out_what_is_heavy(letters: Letters, vic: Client) -> None:
-    services.record_outcomes([a_death(error_reason="x" * 5000)], [])
+    dead_letters.record_outcomes([a_death(error_reason="x" * 5000)], [])
 
     (item,) = vic.get("/api/dlq").json()["data"]
 
@@ -73,7 +74,7 @@ def test_a_list_leaves_out_what_is_heavy(letters: Letters, vic: Client) -> None:
     ],
 )
 def test_it_filters(letters: Letters, vic: Client, query: str, found: set[str] | None) -> None:
-    services.record_outcomes(
+    dead_letters.record_outcomes(
         [
             a_death("m-1"),
             a_death(
@@ -138,7 +139,7 @@ def test_nothing_from_outside_becomes_an_operator(vic: Client, query: str, field
 
 
 def test_it_shows_a_letter_by_either_id(letters: Letters, vic: Client) -> None:
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
 
     by_message = vic.get("/api/dlq/m-1").json()["data"]
 
@@ -156,7 +157,7 @@ def test_it_shows_a_letter_by_either_id(letters: Letters, vic: Client) -> None:
 def test_a_message_that_is_called_like_an_address_is_found_by_message(
     letters: Letters, vic: Client, olga: Client, word: str
 ) -> None:
-    services.record_outcomes([a_death(word)], [])
+    dead_letters.record_outcomes([a_death(word)], [])
 
     shown = vic.get(f"/api/dlq/by-message/{word}").json()["data"]
 
@@ -166,9 +167,9 @@ def test_a_message_that_is_called_like_an_address_is_found_by_message(
 
 
 def test_a_message_that_is_called_like_another_letter_is_found_by_message(letters: Letters, vic: Client) -> None:
-    services.record_outcomes([a_death("m-1")], [])
+    dead_letters.record_outcomes([a_death("m-1")], [])
     taken = vic.get("/api/dlq/m-1").json()["data"]["_id"]
-    services.record_outcomes([a_death(taken)], [])
+    dead_letters.record_outcomes([a_death(taken)], [])
 
     assert vic.get(f"/api/dlq/{taken}").json()["data"]["messageId"] == "m-1"
     assert vic.get(f"/api/dlq/by-message/{taken}").json()["data"]["messageId"] == taken
@@ -176,7 +177,9 @@ def test_a_message_that_is_called_like_another_letter_is_found_by_message(letter
 
 
 def test_it_hides_secrets_until_they_are_revealed(letters: Letters, vic: Client) -> None:
-    services.record_outcomes([a_death(body=b'{"card": {"token": "tok_123"}}', error_reason="bad password=hunter2")], [])
+    dead_letters.record_outcomes(
+        [a_death(body=b'{"card": {"token": "tok_123"}}', error_reason="bad password=hunter2")], []
+    )
 
     shown = vic.get("/api/dlq/m-1").json()["data"]
     refused = post(vic, "/api/dlq/m-1/reveal")
@@ -194,7 +197,7 @@ def test_it_hides_secrets_until_they_are_revealed(letters: Letters, vic: Client)
 
 @pytest.mark.parametrize("body", [{}, {"reason": ""}, {"reason": " "}, {"reason": None}, {"reason": "x" * 2001}])
 def test_revealing_needs_a_reason(letters: Letters, body: dict[str, Any]) -> None:
-    services.record_outcomes([a_death(body=b'{"token": "tok_123"}')], [])
+    dead_letters.record_outcomes([a_death(body=b'{"token": "tok_123"}')], [])
 
     answer = post(with_key("admin", name="ada"), "/api/dlq/m-1/reveal", body)
 
@@ -207,9 +210,9 @@ def test_revealing_needs_a_reason(letters: Letters, body: dict[str, Any]) -> Non
 
 def test_secrets_of_tags_source_reasons_and_batches_are_hidden(letters: Letters, vic: Client) -> None:
     death = a_death(tags=["pin=8842", "eu"], source="https://u:s3cret@shop")
-    services.record_outcomes([death], [])
-    services.set_aside("m-1", actor="key:ada", reason="postgres://ann:s3cret@db is down")
-    services.add_note("m-1", actor="key:ada", text="the password is s3cret")
+    dead_letters.record_outcomes([death], [])
+    dead_letters.set_aside("m-1", actor="key:ada", reason="postgres://ann:s3cret@db is down")
+    dead_letters.add_note("m-1", actor="key:ada", text="the password is s3cret")
 
     shown = json.dumps([vic.get("/api/dlq").json(), vic.get("/api/dlq/m-1").json()])
 
@@ -223,8 +226,10 @@ def test_search_confirms_no_masked_word(letters: Letters, vic: Client, store: Da
         return len(list_.json()["data"]) + len(groups.json()["data"])
 
     reason = "login of amqp://bob:swordfish@mq refused, password=xyzzy"
-    services.record_outcomes([a_death("m-1", error_reason=reason), a_death("m-2", error_reason="swordfish sold")], [])
-    services.record_outcomes([a_death("m-2", error_reason=reason, epoch=a_death().epoch + 5)], [])
+    dead_letters.record_outcomes(
+        [a_death("m-1", error_reason=reason), a_death("m-2", error_reason="swordfish sold")], []
+    )
+    dead_letters.record_outcomes([a_death("m-2", error_reason=reason, epoch=a_death().epoch + 5)], [])
     assert found("refused")
     assert not found("swordfish") + found("xyzzy")
 
@@ -242,7 +247,7 @@ def test_search_confirms_no_masked_word(letters: Letters, vic: Client, store: Da
 
 def test_the_difference_of_a_version_shows_no_secret(letters: Letters, olga: Client, intake: MemoryIntake) -> None:
     body = b'{"credentials": {"value": "s3cr3t"}, "pin": 8842, "url": "amqp://u:s3cr3t@mq", "note": 1}'
-    services.record_outcomes([a_death(body=body)], [])
+    dead_letters.record_outcomes([a_death(body=body)], [])
     payload = olga.get("/api/dlq/m-1").json()["data"]["payload"] | {"note": 2, "pin": 9953}
 
     assert post(olga, "/api/dlq/m-1/replay", {"payload": payload}).status_code == 202
@@ -259,7 +264,7 @@ def test_the_difference_of_a_version_shows_no_secret(letters: Letters, olga: Cli
 
 
 def test_an_edit_of_a_secret_alone_says_so(letters: Letters, olga: Client, intake: MemoryIntake) -> None:
-    services.record_outcomes([a_death(body=b'{"pin": 8842}')], [])
+    dead_letters.record_outcomes([a_death(body=b'{"pin": 8842}')], [])
 
     assert post(olga, "/api/dlq/m-1/replay", {"payload": {"pin": 9953}}).status_code == 202
 
@@ -274,7 +279,7 @@ def test_an_unknown_letter_is_not_found(store: Database[dict[str, Any]], vic: Cl
 
 
 def test_it_replays(letters: Letters, olga: Client, intake: MemoryIntake) -> None:
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
 
     answer = post(olga, "/api/dlq/m-1/replay", {"reason": "the bank is back"})
 
@@ -288,7 +293,7 @@ def test_it_replays(letters: Letters, olga: Client, intake: MemoryIntake) -> Non
 
 
 def test_a_second_replay_is_told_that_one_is_in_flight(letters: Letters, olga: Client, intake: MemoryIntake) -> None:
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
     post(olga, "/api/dlq/m-1/replay")
 
     answer = post(olga, "/api/dlq/m-1/replay")
@@ -298,7 +303,7 @@ def test_a_second_replay_is_told_that_one_is_in_flight(letters: Letters, olga: C
 
 
 def test_a_resolved_letter_is_replayed_only_by_force(letters: Letters, olga: Client, intake: MemoryIntake) -> None:
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
     post(olga, "/api/dlq/m-1/resolve", {"reason": "done by phone"})
 
     refused = post(olga, "/api/dlq/m-1/replay")
@@ -316,7 +321,7 @@ def test_a_resolved_letter_is_replayed_only_by_force(letters: Letters, olga: Cli
 def test_an_edited_payload_runs_as_it_was_written(
     letters: Letters, olga: Client, intake: MemoryIntake, payload: str
 ) -> None:
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
 
     answer = olga.post("/api/dlq/m-1/replay", f'{{"payload":{payload}}}', content_type="application/json")
 
@@ -327,7 +332,7 @@ def test_an_edited_payload_runs_as_it_was_written(
 def test_a_secret_that_was_hidden_from_who_edits_is_put_back(
     letters: Letters, olga: Client, intake: MemoryIntake
 ) -> None:
-    services.record_outcomes([a_death(body=b'{"token": "tok_1", "orderId": 1, "to": {"pin": 17}}')], [])
+    dead_letters.record_outcomes([a_death(body=b'{"token": "tok_1", "orderId": 1, "to": {"pin": 17}}')], [])
     shown = olga.get("/api/dlq/m-1").json()["data"]["payload"]
 
     misplaced = post(olga, "/api/dlq/m-1/replay", {"payload": {**shown, "apiKey": MASK}})
@@ -342,7 +347,7 @@ def test_a_secret_that_was_hidden_from_who_edits_is_put_back(
 
 
 def test_an_open_breaker_refuses_a_replay(letters: Letters, olga: Client, intake: MemoryIntake) -> None:
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
     intake.open_types["payment.capture"] = 12_000
 
     answer = post(olga, "/api/dlq/m-1/replay")
@@ -368,7 +373,7 @@ def test_an_open_breaker_refuses_a_replay(letters: Letters, olga: Client, intake
 def test_it_names_what_is_wrong_with_a_replay(
     letters: Letters, olga: Client, intake: MemoryIntake, body: object, field: str
 ) -> None:
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
 
     answer = post(olga, "/api/dlq/m-1/replay", body)
 
@@ -387,7 +392,7 @@ def test_it_names_what_is_wrong_with_a_replay(
 def test_a_field_that_is_given_twice_is_refused(
     letters: Letters, olga: Client, intake: MemoryIntake, raw: str, field: str
 ) -> None:
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
 
     answer = olga.post("/api/dlq/m-1/replay", raw, content_type="application/json")
 
@@ -397,7 +402,7 @@ def test_a_field_that_is_given_twice_is_refused(
 
 
 def test_a_filter_that_is_given_twice_is_refused(letters: Letters, olga: Client) -> None:
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
     raw = '{"dryRun": true, "filter": {"status": "dlq_failed", "type": "demo", "status": "dlq_pending"}}'
 
     answer = olga.post("/api/dlq/replay-batch", raw, content_type="application/json")
@@ -411,7 +416,7 @@ def test_a_filter_that_is_given_twice_is_refused(letters: Letters, olga: Client)
 )
 def test_an_action_takes_no_parameters_in_its_address(letters: Letters, path: str) -> None:
     """Whoever says `?dryRun=true` must not get the real thing."""
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
     everything = with_key("read", "replay", "admin", name="ada")
 
     answer = everything.post(
@@ -425,7 +430,7 @@ def test_an_action_takes_no_parameters_in_its_address(letters: Letters, path: st
 
 
 def test_what_an_edited_payload_repeats_is_its_own(letters: Letters, olga: Client, intake: MemoryIntake) -> None:
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
 
     answer = olga.post("/api/dlq/m-1/replay", '{"payload": {"a": 1, "a": 2}}', content_type="application/json")
 
@@ -434,7 +439,7 @@ def test_what_an_edited_payload_repeats_is_its_own(letters: Letters, olga: Clien
 
 
 def test_an_edited_payload_is_bounded_as_at_intake(letters: Letters, olga: Client, intake: MemoryIntake) -> None:
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
 
     answer = post(olga, "/api/dlq/m-1/replay", {"payload": "x" * (256 * 1024)})
 
@@ -470,7 +475,7 @@ def test_a_body_that_is_too_large_is_refused(olga: Client) -> None:
     ],
 )
 def test_operators_move_letters(letters: Letters, olga: Client, verb: str, status: str, resolution: str | None) -> None:
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
 
     moved = post(olga, f"/api/dlq/m-1/{verb}", {"reason": "as the bank says"}).json()["data"]
     again = post(olga, f"/api/dlq/m-1/{verb}")
@@ -483,7 +488,7 @@ def test_operators_move_letters(letters: Letters, olga: Client, verb: str, statu
 
 
 def test_it_keeps_notes(letters: Letters, olga: Client) -> None:
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
 
     noted = post(olga, "/api/dlq/m-1/notes", {"text": "customer was not charged"})
     empty = post(olga, "/api/dlq/m-1/notes", {"text": " "})
@@ -497,7 +502,7 @@ def test_it_keeps_notes(letters: Letters, olga: Client) -> None:
 
 
 def test_what_staff_do_is_in_the_audit_log(letters: Letters) -> None:
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
 
     post(staff("sam", "replay"), "/api/dlq/m-1/set-aside", {"reason": "wait for the bank"})
 
@@ -508,7 +513,7 @@ def test_what_staff_do_is_in_the_audit_log(letters: Letters) -> None:
 
 
 def test_what_keys_do_is_in_the_audit_log_too(letters: Letters, olga: Client) -> None:
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
 
     post(olga, "/api/dlq/m-1/set-aside")
 
@@ -517,13 +522,13 @@ def test_what_keys_do_is_in_the_audit_log_too(letters: Letters, olga: Client) ->
 
 @pytest.mark.parametrize("verb", ["replay", "resolve", "discard", "set-aside", "notes", "reveal"])
 def test_readers_may_not_act(letters: Letters, vic: Client, verb: str) -> None:
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
 
     assert post(vic, f"/api/dlq/m-1/{verb}", {"text": "x"}).status_code == 403
 
 
 def test_it_counts(letters: Letters, vic: Client) -> None:
-    services.record_outcomes(
+    dead_letters.record_outcomes(
         [a_death("m-1"), a_death("m-2"), a_death("m-3", error_type="VALIDATION_ERROR", error_kind="permanent")], []
     )
 
@@ -544,7 +549,7 @@ def test_it_counts(letters: Letters, vic: Client) -> None:
 
 
 def test_a_letter_spoilt_by_hand_spoils_no_list(letters: Letters, store: Database[dict[str, Any]], vic: Client) -> None:
-    services.record_outcomes([a_death("m-1")], [])
+    dead_letters.record_outcomes([a_death("m-1")], [])
     store["dead_letters"].insert_many(
         [
             a_document("bad-status", status="lost"),

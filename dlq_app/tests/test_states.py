@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 
-from dlq_app.repository import Letters
-from dlq_app.states import TRANSITIONS, WAITING, IllegalMove, Status, Verb, froms, is_allowed, require
+from dlq_app.domain.states import TRANSITIONS, WAITING, IllegalMove, Status, Verb, froms, is_allowed, require
+from dlq_app.store.repository import Letters
 
 PENDING, PROCESSING, RESOLVED, FAILED, MANUAL = Status
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from dlq_app import repository, services
-from dlq_app.store_clock import ASK_EVERY_S, StoreClock
+from dlq_app.services import dead_letters
+from dlq_app.store import repository
+from dlq_app.store.store_clock import ASK_EVERY_S, StoreClock
 from dlq_app.testing import a_death
 
 START = datetime(2027, 1, 15, 8, tzinfo=UTC)
@@ -53,9 +54,9 @@ def test_letters_have_the_time_of_the_server(mongo_db: Any, monkeypatch: pytest.
     """A server whose clock is an hour behind is a host whose clock is an hour ahead."""
     behind = StoreClock(lambda: repository.letters().server_now() - timedelta(hours=1))
     monkeypatch.setattr(repository, "_clock", lambda _: behind)
-    services.record_outcomes([a_death("m-1")], [])
-    services.add_note("m-1", actor="ann", text="look")
-    services.set_aside("m-1", actor="ann")
+    dead_letters.record_outcomes([a_death("m-1")], [])
+    dead_letters.add_note("m-1", actor="ann", text="look")
+    dead_letters.set_aside("m-1", actor="ann")
 
     letter = repository.letters().find("m-1")
     assert letter is not None

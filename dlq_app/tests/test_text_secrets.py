@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from dlq_app import conf, text_secrets
-from dlq_app.masking import MASK, MaskingPolicy, folded, mask, mask_json, mask_text
+from dlq_app import conf
+from dlq_app.domain import text_secrets
+from dlq_app.domain.masking import MASK, MaskingPolicy, folded, mask, mask_json, mask_text
 
 S = "hunter2x"
 

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as some
 from pymongo.database import Database
 
-from dlq_app.criteria import LetterCriteria
-from dlq_app.masking import MaskingPolicy
-from dlq_app.paging import PageRequest
-from dlq_app.repository import Letters
+from dlq_app.domain.criteria import LetterCriteria
+from dlq_app.domain.masking import MaskingPolicy
+from dlq_app.domain.paging import PageRequest
+from dlq_app.domain.search_terms import MAX_WORD, MAX_WORDS, error_words, whole_words, words
+from dlq_app.store.repository import Letters
 from dlq_app.testing import a_document
 from dlq_app.tests.batch_rig import Rig
-from dlq_app.words import MAX_WORD, MAX_WORDS, error_words, whole_words, words
 
 POLICY = MaskingPolicy()
 REASON = (

@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from dlq_app import repository, services
-from dlq_app.errors import StoreUnavailable
-from dlq_app.repository import Letters
+from dlq_app.domain.errors import StoreUnavailable
+from dlq_app.services import dead_letters
+from dlq_app.store import repository
+from dlq_app.store.repository import Letters
 from dlq_app.testing import MemoryIntake, a_death
 from dlq_app.worker import EVERY_S, LEASE, ROUND, DlqWorker
 from dlqsite.tests.patience import eventually
@@ -48,7 +49,7 @@ def test_of_many_that_want_a_lease_one_gets_it(letters: Letters) -> None:
 
 
 def test_it_replays_what_is_due_and_sleeps_half_a_minute(letters: Letters, intake: MemoryIntake) -> None:
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
     worker = DlqWorker(dice=lambda: 0.5)
 
     assert worker.tick() == EVERY_S
@@ -57,13 +58,13 @@ def test_it_replays_what_is_due_and_sleeps_half_a_minute(letters: Letters, intak
 
 
 def test_it_sleeps_only_until_the_next_letter_is_due(letters: Letters, intake: MemoryIntake) -> None:
-    services.record_outcomes([a_death(died_at=datetime.now(UTC) - timedelta(seconds=50))], [])
+    dead_letters.record_outcomes([a_death(died_at=datetime.now(UTC) - timedelta(seconds=50))], [])
 
     assert 5 < DlqWorker(dice=lambda: 0.5).tick() <= 10
 
 
 def test_a_full_round_is_followed_by_the_next_at_once(letters: Letters, intake: MemoryIntake) -> None:
-    services.record_outcomes([a_death(f"m-{n}") for n in range(ROUND + 1)], [])
+    dead_letters.record_outcomes([a_death(f"m-{n}") for n in range(ROUND + 1)], [])
     worker = DlqWorker()
 
     assert worker.tick() == 0.0
@@ -73,14 +74,14 @@ def test_a_full_round_is_followed_by_the_next_at_once(letters: Letters, intake: 
 
 def test_a_second_worker_leaves_the_poll_to_the_first(letters: Letters, intake: MemoryIntake) -> None:
     DlqWorker().tick()
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
 
     assert DlqWorker(dice=lambda: 1.0).tick() == EVERY_S * 1.2
     assert intake.forwarded == []
 
 
 def test_it_goes_on_when_a_store_was_away_and_stops_when_told(letters: Letters, intake: MemoryIntake) -> None:
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
     worker = DlqWorker()
     asked = threading.Event()
 

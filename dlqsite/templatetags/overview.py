@@ -8,13 +8,13 @@ from typing import Any
 
 from django import template
 
-from dlqsite import overview_page, overview_views
-from dlqsite.trouble import took
+from dlqsite.overview import page, views
+from dlqsite.overview.trouble import took
 
 register = template.Library()
 
-register.filter("rate", overview_page.rate)
-register.filter("difference", overview_page.difference_words)
+register.filter("rate", page.rate)
+register.filter("difference", page.difference_words)
 #: Curve → how its line is drawn, and what it is called.
 _CURVES = {
     "accepted": ("in", "accepted"), "done": ("done", "done"), "failed": ("fail", "failed"),
@@ -37,8 +37,8 @@ def curve_word(name: str) -> str:
 @register.simple_tag(takes_context=True)
 def overview_now(context: Any) -> dict[str, Any]:
     """The live part as it is now: ``as_of``, ``body``, ``etag``."""
-    figures, html, digest = overview_views.rendered().get(overview_views.origin(context["request"]))
-    return overview_views.live(figures, html, digest)
+    figures, html, digest = views.rendered().get(views.origin(context["request"]))
+    return views.live(figures, html, digest)
 
 
 @register.filter

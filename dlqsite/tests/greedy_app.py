@@ -14,18 +14,18 @@ from typing import Any
 
 import django
 
-from dlqsite import webserver, wire
+from dlqsite.web import connection, worker
 
-webserver.HEAD_S = wire.WINDOW_S = webserver._LINGER_S = float(os.environ["PATIENCE_S"])  # type: ignore[misc]
-webserver.MAX_HELD = 10_000_000  # type: ignore[misc]
-wire.HIGH_WATER = 256 * 1024  # type: ignore[misc]
+worker.HEAD_S = connection.WINDOW_S = worker._LINGER_S = float(os.environ["PATIENCE_S"])  # type: ignore[misc]
+worker.MAX_HELD = 10_000_000  # type: ignore[misc]
+connection.HIGH_WATER = 256 * 1024  # type: ignore[misc]
 
 django.setup()
 
 from dlqsite.access import believed  # noqa: E402  # needs the apps
 from dlqsite.wsgi import _django  # noqa: E402
-from messages_app.clients import Client  # noqa: E402
-from messages_app.front import Front  # noqa: E402
+from messages_app.domain.clients import Client  # noqa: E402
+from messages_app.rest.front import Front  # noqa: E402
 
 _folder = Path(os.environ["DATA_DIR"])
 

@@ -25,7 +25,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from messages_app import signing
+from messages_app.domain import signing
 
 MODES = (
     "ok", "slow", "error", "busy", "unavailable", "busy_until", "reset", "hang_up", "redirect", "endless", "drip",

@@ -11,25 +11,27 @@ from typing import Any
 
 from breaker_app import conf as breaker_conf
 from breaker_app.states import Outcome, State
-from dlq_app import indexes, mongo
-from dlq_app.services import record_outcomes
+from dlq_app.services.dead_letters import record_outcomes
+from dlq_app.store import indexes, mongo
 from dlq_app.testing import a_death
-from dlqsite import health, overview, overview_views, store_checks, tabs
-from messages_app import connection, flight, lane_workers, marks, presence, recorded, series
-from messages_app import ledger as ledger_module
-from messages_app.ledger import ledger
-from messages_app.records import Acceptance, Completed, Failed
-from messages_app.series import EVERY_MS, Sample
+from dlqsite import tabs
+from dlqsite.health import report, store_checks
+from dlqsite.overview import snapshot, views
+from messages_app.domain.records import Acceptance, Completed, Failed
+from messages_app.store import connection, flight, lane_workers, marks, presence, recorded, series
+from messages_app.store import ledger as ledger_module
+from messages_app.store.ledger import ledger
+from messages_app.store.series import EVERY_MS, Sample
 
 PREFIX = "dlq:"
 
 
 def forget() -> None:
     """Nothing that was seen of another test's stores is shown."""
-    overview.sources.cache_clear()
-    overview_views.rendered.cache_clear()
-    health.doctor.cache_clear()
-    health._accounts.cache_clear()
+    snapshot.sources.cache_clear()
+    views.rendered.cache_clear()
+    report.doctor.cache_clear()
+    report._accounts.cache_clear()
     store_checks.index_problems.forget()
     store_checks.overflow_problems.forget()
     store_checks.schema_problems.forget()
@@ -67,17 +69,17 @@ def away(settings: Any, store: str) -> Iterator[None]:
         reconnect()
 
 
-def settle() -> overview.Overview:
+def settle() -> snapshot.Overview:
     """The overview once every source has answered, whatever it says."""
     until = time.monotonic() + 10
     while time.monotonic() < until:
-        asked = overview.sources()
+        asked = snapshot.sources()
         asked.look()
         if all(source.part().value is not None or source.part().why_away != "No answer yet." for source in asked.all):
             break
         time.sleep(0.02)
-    overview_views.rendered.cache_clear()
-    return overview.overview()
+    views.rendered.cache_clear()
+    return snapshot.overview()
 
 
 def processes(*roles: str) -> None:

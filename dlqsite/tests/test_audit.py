@@ -20,8 +20,8 @@ from django.urls import reverse
 
 from audit_app.lines import record
 from audit_app.models import AuditLine
-from dlq_app import services
 from dlq_app.models import DeadLetter
+from dlq_app.services import dead_letters
 from dlq_app.testing import a_death
 from dlqsite.models import ApiKey
 from dlqsite.tests.people import member, signed_in, with_key
@@ -166,7 +166,7 @@ def test_a_line_that_the_database_refuses_is_in_the_programs_log(
 
 
 def test_nothing_is_revealed_while_the_database_takes_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    services.record_outcomes([a_death("m-1", body=b'{"token": "tok_1"}')], [])
+    dead_letters.record_outcomes([a_death("m-1", body=b'{"token": "tok_1"}')], [])
     client, root = with_key("admin"), signed_in(member("superuser", "root"))
     address = reverse("admin:dlq_app_deadletter_reveal", args=["m-1"])
 

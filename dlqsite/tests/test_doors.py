@@ -18,8 +18,8 @@ from pytest_django import Settings
 from dlqsite.access import known_client, known_keys
 from dlqsite.models import ApiKey
 from dlqsite.tests.people import a_key, with_key
-from messages_app.front import Front
-from messages_app.ledger import ledger
+from messages_app.rest.front import Front
+from messages_app.store.ledger import ledger
 
 pytestmark = [pytest.mark.django_db, pytest.mark.redis]
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from dlqsite import health
-from dlqsite.findings import Finding, Status
-from dlqsite.health import Doctor, overall
+from dlqsite.health import report
+from dlqsite.health.findings import Finding, Status
+from dlqsite.health.report import Doctor, overall
 from dlqsite.tests import scenes
 from dlqsite.tests.people import member, signed_in, with_key
 from dlqsite.version import read_version
-from messages_app import presence
-from messages_app.errors import StoreUnavailable
+from messages_app.domain.errors import StoreUnavailable
+from messages_app.store import presence
 
 HEALTHY = Finding(Status.HEALTHY)
 DOWN = Finding(Status.UNHEALTHY)
@@ -26,10 +26,10 @@ DOWN = Finding(Status.UNHEALTHY)
 @pytest.fixture(autouse=True)
 def _nothing_kept() -> Iterator[None]:
     scenes.forget()
-    health.gatekeeper.cache_clear()
+    report.gatekeeper.cache_clear()
     yield
     scenes.forget()
-    health.gatekeeper.cache_clear()
+    report.gatekeeper.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def _nothing_kept() -> Iterator[None]:
     ],
 )
 def test_only_without_redis_or_the_database_it_is_unhealthy(down: tuple[str, ...], status: Status) -> None:
-    assert overall({name: DOWN if name in down else HEALTHY for name in health.CHECKS}) is status
+    assert overall({name: DOWN if name in down else HEALTHY for name in report.CHECKS}) is status
 
 
 def test_what_hangs_is_down_and_holds_up_nothing_else() -> None:
@@ -74,7 +74,7 @@ def test_a_store_that_is_away_is_told_by_its_kind_only() -> None:
 
 
 def test_many_askers_cost_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "KEEP_S", 60.0)  # on a busy machine some come late
+    monkeypatch.setattr(report, "KEEP_S", 60.0)  # on a busy machine some come late
     rounds: list[int] = []
 
     def slow() -> Finding:
@@ -149,7 +149,7 @@ class TestTheEndpoints:
         redis_client.hset("dlq:acct:20991231:demo", mapping={"done": 50, "dead": -50})
         redis_client.sadd("dlq:acct:index", "20991231:demo")
 
-        found = health.check_accounting()
+        found = report.check_accounting()
 
         assert (found.status, found.facts) == (Status.DEGRADED, {"differences": 1, "messages": 50})
 
@@ -157,7 +157,7 @@ class TestTheEndpoints:
         def away() -> Finding:
             raise StoreUnavailable
 
-        monkeypatch.setattr(health, "CHECKS", {**health.CHECKS, "redis": away})
+        monkeypatch.setattr(report, "CHECKS", {**report.CHECKS, "redis": away})
 
         answers = [Client().get(f"/api/system/{path}") for path in ("health", "ready")]
 

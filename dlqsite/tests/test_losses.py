@@ -10,9 +10,9 @@ import pytest
 from django.core.management import CommandError
 from django.test import Client
 
-from dlq_app import repository
-from dlq_app.loss import Loss
-from dlqsite import findings, health
+from dlq_app.domain.loss import Loss
+from dlq_app.store import repository
+from dlqsite.health import findings, report
 from dlqsite.tests import scenes
 from dlqsite.tests.people import audited, member, signed_in, with_key
 from management.doctor import Status, look_at_losses
@@ -41,7 +41,7 @@ def loss() -> Loss:
 
 
 def test_health_is_degraded_and_the_overview_says_so_first(loss: Loss) -> None:
-    found = health.check_losses()
+    found = report.check_losses()
 
     assert found.status is findings.Status.DEGRADED
     assert "state of 2026-11-30 06:59:58 UTC" in found.detail
@@ -58,14 +58,14 @@ def test_health_is_degraded_and_the_overview_says_so_first(loss: Loss) -> None:
 def test_health_tells_what_it_knows_while_mongodb_is_away(settings: Any) -> None:
     settings.MONGODB_URL = "mongodb://127.0.0.1:1/?replicaSet=rs0"  # nobody listens there
 
-    found = health.Doctor({"losses": health.check_losses}).look().checks["losses"]
+    found = report.Doctor({"losses": report.check_losses}).look().checks["losses"]
 
     assert not found.is_silent
     assert found.facts["incomplete"] == "MongoDB does not answer: it may know of more."
 
 
 def test_without_a_loss_all_is_well() -> None:
-    assert health.check_losses() == findings.Finding(findings.Status.HEALTHY, "", {"losses": [], "unacknowledged": 0})
+    assert report.check_losses() == findings.Finding(findings.Status.HEALTHY, "", {"losses": [], "unacknowledged": 0})
     assert [told.status for told in look_at_losses()] == [Status.OK]
     assert run("losses", "list") == "No loss is known.\n"
     assert 'id="losses"' not in signed_in(member("viewer")).get(PAGE).content.decode()
@@ -86,7 +86,7 @@ def test_rest_lists_and_acknowledges(loss: Loss) -> None:
     assert told["acknowledged"]["reason"] == again["acknowledged"]["reason"] == "fail-over"
     assert told["acknowledged"]["by"].startswith("key:")
     assert with_key("read").get("/api/system/losses").json()["data"] == [told]
-    assert health.check_losses().status is findings.Status.HEALTHY
+    assert report.check_losses().status is findings.Status.HEALTHY
 
 
 def test_staff_acknowledge_on_the_console_and_it_is_in_the_audit_log(loss: Loss) -> None:

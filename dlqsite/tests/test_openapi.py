@@ -9,7 +9,7 @@ from drf_spectacular.drainage import GENERATOR_STATS
 from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.validation import validate_schema
 
-from dlqsite import apidocs
+from dlqsite.api import apidocs
 from dlqsite.tests.people import member, signed_in, with_key
 
 PROBES = {"/api/system/live", "/api/system/ready", "/api/system/health"}
@@ -47,7 +47,7 @@ def test_every_operation_says_what_it_needs_and_how_it_refuses(document: dict[st
 
 
 def test_the_documented_fields_are_those_that_intake_takes(document: dict[str, Any]) -> None:
-    from messages_app.intake import _FIELDS
+    from messages_app.rest.intake import _FIELDS
 
     assert set(document["components"]["schemas"]["MessageInRequest"]["properties"]) == set(_FIELDS)
 

@@ -15,17 +15,17 @@ from django.template.loader import render_to_string
 from django.test import Client
 from pytest_django import Settings
 
-from dlq_app import batches
-from dlq_app.replay_batch import BatchOrder
-from dlqsite import charts, lookout, overview, overview_page, overview_views
-from dlqsite.lookout import Source
-from dlqsite.sight import BatchSight, BreakerSight, GroupSight, LossSight, ProblemSight, Sight
+from dlq_app.domain.replay_batch import BatchOrder
+from dlq_app.services import batches
+from dlqsite.overview import charts, page, snapshot, sources, views
+from dlqsite.overview.situation import BatchSight, BreakerSight, GroupSight, LossSight, ProblemSight, Sight
+from dlqsite.overview.sources import Source
+from dlqsite.overview.trouble import Answer
+from dlqsite.overview.verdict import judge
 from dlqsite.tests import scenes
 from dlqsite.tests.people import member, signed_in, with_key
-from dlqsite.trouble import Answer
-from dlqsite.verdict import judge
 from messages_app import registry
-from messages_app.presence import Register
+from messages_app.store.presence import Register
 
 NOW = datetime(2026, 11, 24, 3, 13, tzinfo=UTC)
 
@@ -218,14 +218,14 @@ class TestVerdict:
 
 class TestLookout:
     def test_one_that_hangs_is_away_and_holds_up_nobody(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(lookout, "FIRST_S", 0.01)
-        monkeypatch.setattr(lookout, "HANGS_S", 0.0)
+        monkeypatch.setattr(sources, "FIRST_S", 0.01)
+        monkeypatch.setattr(sources, "HANGS_S", 0.0)
         release = threading.Event()
         with ThreadPoolExecutor(2) as threads:
             hangs = Source("hangs", lambda: release.wait(30), ())
             quick = Source("quick", lambda: 7, ())
             try:
-                lookout.look([hangs, quick], threads)  # returns, though the first one has not
+                sources.look([hangs, quick], threads)  # returns, though the first one has not
                 answered = quick.begin(threads)
                 if answered is not None:
                     answered.result()
@@ -235,10 +235,10 @@ class TestLookout:
                 release.set()
 
     def test_the_first_to_look_after_a_while_waits_for_what_is_true_now(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(lookout, "LEISURE", 0)
-        monkeypatch.setattr(lookout, "FIRST_S", 30.0)
-        monkeypatch.setattr(lookout, "AGAIN_S", 0.0)
-        monkeypatch.setattr(lookout, "UNWATCHED_S", 0.0)
+        monkeypatch.setattr(sources, "LEISURE", 0)
+        monkeypatch.setattr(sources, "FIRST_S", 30.0)
+        monkeypatch.setattr(sources, "AGAIN_S", 0.0)
+        monkeypatch.setattr(sources, "UNWATCHED_S", 0.0)
         answers = iter([1, 2])
 
         def ask() -> int:
@@ -247,13 +247,13 @@ class TestLookout:
 
         source = Source("s", ask, (), keep_s=0.0)
         with ThreadPoolExecutor(1) as threads:
-            lookout.look([source], threads)
+            sources.look([source], threads)
             assert source.part().value == 1
-            lookout.look([source], threads)
+            sources.look([source], threads)
             assert source.part().value == 2
 
     def test_one_that_fails_keeps_what_it_said_last(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(lookout, "LEISURE", 0)
+        monkeypatch.setattr(sources, "LEISURE", 0)
         answers: Iterator[int | Exception] = iter([1, ValueError("postgres://user:secret@host"), 2])
 
         def ask() -> int:
@@ -280,14 +280,14 @@ class TestLookout:
         source = Source("s", lambda: asked.append(1), (), keep_s=60.0)
         with ThreadPoolExecutor(4) as threads:
             for _ in range(50):
-                lookout.look([source], threads)
+                sources.look([source], threads)
 
         assert len(asked) == 1
 
     def test_a_mistake_in_one_part_is_away_too(self) -> None:
         source: Source[int] = Source("s", lambda: 1 // 0, ())
         with ThreadPoolExecutor(1) as threads:
-            lookout.look([source], threads)
+            sources.look([source], threads)
 
         assert source.part().why_away == "Broken (ZeroDivisionError); the log says more."
 
@@ -402,18 +402,18 @@ class TestPage:
         known = scenes.settle()
         with scenes.away(settings, "mongodb"):
             until = time.monotonic() + 20
-            while not (away := overview.overview()).mongodb_is_away and time.monotonic() < until:
+            while not (away := snapshot.overview()).mongodb_is_away and time.monotonic() < until:
                 time.sleep(0.1)
 
         assert away.letters.value is not None
         assert away.letters.value["open"] == 3
         assert away.letters.as_of is not None
         assert away.letters.as_of >= known.as_of - timedelta(seconds=10)
-        (banner, *_) = overview_page.banners(away)
+        (banner, *_) = page.banners(away)
         assert f"{away.letters.as_of:%H:%M}" in banner.words
 
     def test_the_same_figures_are_not_sent_twice(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(overview_views, "KEEP_S", 60.0)
+        monkeypatch.setattr(views, "KEEP_S", 60.0)
         scenes.quiet(self.redis)
         scenes.settle()
         viewer = signed_in(member("viewer"))
@@ -474,10 +474,10 @@ class TestPage:
             rendered.append(name)
             return render(name, context)
 
-        monkeypatch.setattr(overview_views, "render_to_string", noting)
-        monkeypatch.setattr(overview_views, "KEEP_S", 60.0)
+        monkeypatch.setattr(views, "render_to_string", noting)
+        monkeypatch.setattr(views, "KEEP_S", 60.0)
         scenes.settle()
         for _ in range(20):
-            overview_views.rendered().get("http://testserver")
+            views.rendered().get("http://testserver")
 
         assert rendered == ["console/overview_body.html"]

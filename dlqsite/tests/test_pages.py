@@ -11,7 +11,7 @@ from django.test import RequestFactory
 
 from breaker_app.errors import BreakerNotFound
 from breaker_app.errors import StoreUnavailable as BreakersUnavailable
-from dlq_app.errors import StoreUnavailable as LettersUnavailable
+from dlq_app.domain.errors import StoreUnavailable as LettersUnavailable
 from dlqsite import pages
 
 

@@ -16,8 +16,9 @@ from django.db import OperationalError, close_old_connections, connection, conne
 from django.test import Client
 from pytest_django import Settings
 
-from dlqsite import access, health
+from dlqsite import access
 from dlqsite.access import known_keys
+from dlqsite.health import report
 from dlqsite.models import ApiKey
 from dlqsite.postgres.line import Line, line
 from dlqsite.tests import scenes
@@ -57,7 +58,7 @@ def _nothing_known(redis_client: Any, mongo_db: Any, settings: Settings) -> Iter
 def _forget() -> None:
     known_keys.clear()
     scenes.forget()
-    health.gatekeeper.cache_clear()
+    report.gatekeeper.cache_clear()
 
 
 def _answers() -> bool:

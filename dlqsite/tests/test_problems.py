@@ -15,10 +15,10 @@ from django.test import Client, RequestFactory
 from pytest_django import Settings
 from rest_framework import exceptions
 
-from dlqsite.problems import ApiProblems, handle, write_problem
+from dlqsite.api.problems import ApiProblems, handle, write_problem
 from dlqsite.tests.people import with_key
-from messages_app.errors import MessageInvalid, StoreUnavailable
-from messages_app.problem import printable, problem
+from messages_app.domain.errors import MessageInvalid, StoreUnavailable
+from messages_app.domain.problem import printable, problem
 
 pytestmark = [pytest.mark.django_db, pytest.mark.redis]
 

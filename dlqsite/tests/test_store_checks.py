@@ -16,17 +16,17 @@ from django_rq.queues import get_queue
 from rq.suspension import resume, suspend
 from rq.worker import Worker
 
-from dlqsite import health, store_checks
-from dlqsite.findings import Finding, Status
-from dlqsite.health import Doctor
+from dlqsite.health import report, store_checks
+from dlqsite.health.findings import Finding, Status
+from dlqsite.health.report import Doctor
 from dlqsite.tests import scenes
 from dlqsite.tests.patience import eventually
 from management import doctor as doctoring
-from messages_app import presence
-from messages_app.lane_workers import MarkedWorker
-from messages_app.ledger import ledger
-from messages_app.presence import Register
-from messages_app.series import EVERY_MS, Sample
+from messages_app.store import presence
+from messages_app.store.lane_workers import MarkedWorker
+from messages_app.store.ledger import ledger
+from messages_app.store.presence import Register
+from messages_app.store.series import EVERY_MS, Sample
 from messages_app.tests.redis_states import State, demoted, full, without_replicas, without_snapshot
 
 pytestmark = [pytest.mark.redis, pytest.mark.mongo, pytest.mark.django_db(transaction=True)]
@@ -42,12 +42,12 @@ def _afresh(redis_client: Any, mongo_db: Any) -> Iterator[None]:
 
 def forget() -> None:
     scenes.forget()
-    health.gatekeeper.cache_clear()
+    report.gatekeeper.cache_clear()
 
 
 def check(name: str) -> Finding:
     """What a check finds, on a thread of its own as always: it closes that thread's connections."""
-    return Doctor({name: health.CHECKS[name]}).look().checks[name]
+    return Doctor({name: report.CHECKS[name]}).look().checks[name]
 
 
 @contextmanager
@@ -83,7 +83,7 @@ def failures(look: Callable[[], Iterator[doctoring.Finding]]) -> list[str]:
 )
 def test_a_redis_that_takes_no_writes_is_named_and_nobody_is_blamed(redis_client: Any, state: State, what: str) -> None:
     with state(redis_client):
-        checks = health.doctor().look().checks
+        checks = report.doctor().look().checks
         ready, said = Client().get("/api/system/ready"), headlines()
         told, roles = failures(doctoring.look_at_redis), failures(doctoring.look_at_roles)
 
@@ -100,7 +100,7 @@ def test_a_redis_that_takes_no_writes_is_named_and_nobody_is_blamed(redis_client
 
 
 def test_paused_writes_are_told_from_a_server_that_is_away(redis_client: Any) -> None:
-    doctor = Doctor({name: health.CHECKS[name] for name in ("redis", "intake", "workers")}, timeout_s=0.5)
+    doctor = Doctor({name: report.CHECKS[name] for name in ("redis", "intake", "workers")}, timeout_s=0.5)
     doctor.look()
     redis_client.client_pause(30_000, all=False)
     try:
@@ -230,10 +230,10 @@ def test_outcomes_that_mongodb_does_not_take_are_told(monkeypatch: pytest.Monkey
     scenes.processes("worker", "cron", "dlq_worker")
     scenes.accept("a")
     scenes.fail("a", scenes.claim()["a"], None)
-    assert health.check_queues().status is Status.HEALTHY
+    assert report.check_queues().status is Status.HEALTHY
     monkeypatch.setattr(store_checks, "OUTBOX_S", -1.0)
 
-    assert health.check_queues().detail.startswith("1 outcome waits for MongoDB, the oldest for ")
+    assert report.check_queues().detail.startswith("1 outcome waits for MongoDB, the oldest for ")
     assert headlines()[0].startswith("1 outcome waits for MongoDB")
 
 
@@ -244,7 +244,7 @@ def test_outcomes_that_wait_for_redis_are_not_blamed_on_mongodb(
     scenes.fail("a", scenes.claim()["a"], None)
     monkeypatch.setattr(store_checks, "OUTBOX_S", -1.0)
     with full(redis_client):
-        queues, said = health.doctor().look().checks["queues"], headlines()
+        queues, said = report.doctor().look().checks["queues"], headlines()
         told = [found.detail for found in doctoring.look_at_work() if found.name == "outbox"]
 
     assert queues.detail == "Outcomes wait: Redis takes no writes, so none can be noted as recorded."
@@ -312,7 +312,7 @@ def test_memory_that_will_be_full_is_said_before_it_is(redis_client: Any) -> Non
     assert "1,000,000.0 messages/s for RECORD_TTL_S" in found.detail
     assert "lower RECORD_TTL_S" in found.detail
     assert any(line.startswith("Redis will be full if messages go on") for line in headlines())
-    assert health.can_accept()
+    assert report.can_accept()
 
 
 def test_a_web_process_whose_clock_is_off_names_itself(redis_client: Any, monkeypatch: pytest.MonkeyPatch) -> None:

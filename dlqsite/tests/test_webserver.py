@@ -18,7 +18,7 @@ import pytest
 
 from dlqsite.tests.patience import eventually
 from dlqsite.tests.rig import ROOT
-from dlqsite.wire import MAX_BODY, Head, find_head
+from dlqsite.web.connection import MAX_BODY, Head, find_head
 
 pytestmark = pytest.mark.redis
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from django.core.management import CommandError
 
-from dlqsite import findings, health
+from dlqsite.health import findings, report
 from management.doctor import Status, look_at_letters
 from management.tests.commands import run
-from messages_app import comparing
-from messages_app.ledger import ledger
+from messages_app.store.ledger import ledger
 from messages_app.tests.test_comparing import bury, statuses
+from messages_app.work import comparing
 
 pytestmark = [pytest.mark.redis, pytest.mark.mongo, pytest.mark.django_db]
 
@@ -37,8 +37,8 @@ def test_a_dry_run_counts_and_changes_nothing(mongo_db: Any, capsys: pytest.Capt
 def test_it_brings_what_is_missing_and_can_be_repeated(mongo_db: Any) -> None:
     mongo_db.dead_letters.delete_many({"messageId": {"$in": ["a", "b"]}})
     comparing.check()
-    assert health.check_letters().status is findings.Status.DEGRADED
-    assert "bring_again --since 20" in health.check_letters().detail
+    assert report.check_letters().status is findings.Status.DEGRADED
+    assert "bring_again --since 20" in report.check_letters().detail
     assert [told.status for told in look_at_letters()] == [Status.FAIL]
 
     first = json.loads(run("bring_again", "--since", "1h", "--json"))
@@ -49,7 +49,7 @@ def test_it_brings_what_is_missing_and_can_be_repeated(mongo_db: Any) -> None:
     }  # fmt: skip
     assert second == "3 outcomes compared, 0 recorded again, 0 still missing.\n"
     assert set(statuses(mongo_db)) == {"a", "b", "c"}
-    assert health.check_letters() == findings.Finding(findings.Status.HEALTHY, "", {"lacking": 0})
+    assert report.check_letters() == findings.Finding(findings.Status.HEALTHY, "", {"lacking": 0})
     assert [told.status for told in look_at_letters()] == [Status.OK]
 
 

@@ -19,9 +19,9 @@ from django.core.management import load_command_class
 from django.http import QueryDict
 from django.test import Client
 
-from dlq_app.admin.batch_form import BatchForm, Which, limited, twins
-from dlq_app.replay_batch import BatchOrder
-from dlq_app.shown import visible
+from dlq_app.admin.batches.form import BatchForm, Which, limited, twins
+from dlq_app.domain.replay_batch import BatchOrder
+from dlq_app.domain.visible_text import visible
 from dlq_app.testing import MemoryIntake
 from dlq_app.tests.batch_rig import Rig
 from dlqsite.tests.people import member, signed_in

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
-from dlq_app.errors import StoreUnavailable as LettersUnavailable
+from dlq_app.domain.errors import StoreUnavailable as LettersUnavailable
 from management.cron import Accounts, Cron, Duty
-from messages_app.errors import StoreUnavailable
-from messages_app.records import AccountRow
+from messages_app.domain.errors import StoreUnavailable
+from messages_app.domain.records import AccountRow
 
 
 class Clock:

@@ -15,19 +15,20 @@ from django.conf import settings
 from django.core.management import CommandError
 from pymongo.database import Database
 
-from dlq_app import repository, services
-from dlq_app.errors import StoreUnavailable
+from dlq_app.domain.errors import StoreUnavailable
+from dlq_app.services import dead_letters
+from dlq_app.store import repository
 from dlq_app.testing import MemoryIntake, a_death
 from dlqsite.tests.patience import eventually
 from management.tests.commands import run
-from messages_app import presence
-from messages_app.ledger import ledger
+from messages_app.store import presence
+from messages_app.store.ledger import ledger
 
 pytestmark = [pytest.mark.mongo, pytest.mark.usefixtures("mongo_db")]
 
 
 def test_retry_due_replays_what_is_due(intake: MemoryIntake) -> None:
-    services.record_outcomes([a_death(f"m-{n}") for n in range(3)], [])
+    dead_letters.record_outcomes([a_death(f"m-{n}") for n in range(3)], [])
 
     assert json.loads(run("retry_due", "--json")) == {
         "due": 3,
@@ -40,13 +41,13 @@ def test_retry_due_replays_what_is_due(intake: MemoryIntake) -> None:
 
 
 def test_retry_due_looks_at_no_more_than_it_is_told(intake: MemoryIntake) -> None:
-    services.record_outcomes([a_death(f"m-{n}") for n in range(3)], [])
+    dead_letters.record_outcomes([a_death(f"m-{n}") for n in range(3)], [])
 
     assert json.loads(run("retry_due", "--json", "--limit", "2"))["replayed"] == 2
 
 
 def test_retry_due_exits_1_when_a_store_is_away(intake: MemoryIntake) -> None:
-    services.record_outcomes([a_death()], [])
+    dead_letters.record_outcomes([a_death()], [])
     intake.fail["before_now_ms"] = StoreUnavailable("intake is away")
 
     with pytest.raises(CommandError) as caught:
@@ -57,7 +58,7 @@ def test_retry_due_exits_1_when_a_store_is_away(intake: MemoryIntake) -> None:
 
 
 def test_show_dead_letter_prints_it_whole_without_its_secrets(intake: MemoryIntake) -> None:
-    services.record_outcomes([a_death(body=b'{"orderId": 1, "token": "tok_123"}')], [])
+    dead_letters.record_outcomes([a_death(body=b'{"orderId": 1, "token": "tok_123"}')], [])
 
     shown = run("show_dead_letter", "m-1")
 
@@ -69,7 +70,7 @@ def test_show_dead_letter_prints_it_whole_without_its_secrets(intake: MemoryInta
 
 
 def test_dlq_stats_prints_figures(intake: MemoryIntake) -> None:
-    services.record_outcomes(
+    dead_letters.record_outcomes(
         [a_death("m-1"), a_death("m-2", error_kind="permanent", error_type="VALIDATION_ERROR")], []
     )
 
@@ -87,7 +88,7 @@ def test_dlq_stats_prints_figures(intake: MemoryIntake) -> None:
 def test_the_dlq_worker_replays_says_that_it_lives_and_ends_on_sigterm(
     redis_client: redis.Redis, mongo_db: Database[dict[str, Any]]
 ) -> None:
-    services.record_outcomes([a_death(type="demo", body=b"{}")], [])
+    dead_letters.record_outcomes([a_death(type="demo", body=b"{}")], [])
     process = subprocess.Popen(
         [sys.executable, str(settings.BASE_DIR / "manage.py"), "run_dlq_worker"],
         env={**os.environ, "DEBUG": "1"},

@@ -14,13 +14,14 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.core.management import CommandError, call_command
 
-from dlq_app import conf, indexes, mongo
+from dlq_app import conf
+from dlq_app.store import indexes, mongo
 from dlqsite.models import ApiKey
 from management import doctor
 from management.doctor import Finding, Look, Status, examine, look_at_remembered
-from messages_app import presence
-from messages_app.errors import StoreUnavailable
-from messages_app.series import History, Sample
+from messages_app.domain.errors import StoreUnavailable
+from messages_app.store import presence
+from messages_app.store.series import History, Sample
 
 
 def by_name(findings: Iterator[Finding]) -> dict[str, Finding]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.core.management.base import CommandError
 
-from dlq_app.criteria import FIELD_NAMES, LetterCriteria
+from dlq_app.domain.criteria import FIELD_NAMES, LetterCriteria
 from management import filters
 
 

@@ -9,12 +9,12 @@ from urllib.parse import urlencode
 
 import pytest
 
-from dlq_app import importing
+from dlq_app.services import importing
 from dlq_app.tests.batch_rig import Rig
 from dlqsite.tests.people import member, signed_in, with_key
 from management.tests.commands import run
-from messages_app.intake import check
-from messages_app.parsing import parse_envelope
+from messages_app.domain.parsing import parse_envelope
+from messages_app.rest.intake import check
 
 pytestmark = [pytest.mark.mongo, pytest.mark.redis, pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
 

@@ -11,8 +11,9 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.core.management import CommandError
 
-from dlq_app import indexes, services
-from dlq_app.errors import StoreUnavailable
+from dlq_app.domain.errors import StoreUnavailable
+from dlq_app.services import dead_letters
+from dlq_app.store import indexes
 from dlqsite.models import SCOPES, ApiKey
 from management import preparation
 
@@ -118,7 +119,7 @@ def test_a_mongodb_that_is_away_is_refused_in_one_line(monkeypatch: pytest.Monke
     def away() -> None:
         raise StoreUnavailable("The store of dead letters does not answer.")
 
-    monkeypatch.setattr(services, "build_indexes", away)
+    monkeypatch.setattr(dead_letters, "build_indexes", away)
     with pytest.raises(CommandError, match=r"does not answer\. Start MongoDB, or set MONGODB_URL\."):
         preparation.ensure_indexes()
 

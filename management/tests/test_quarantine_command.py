@@ -9,8 +9,8 @@ import redis
 from django.core.management import CommandError
 
 from management.tests.commands import run
-from messages_app.ledger import Ledger
-from messages_app.records import Failed
+from messages_app.domain.records import Failed
+from messages_app.store.ledger import Ledger
 from messages_app.tests.handling import an_acceptance
 
 pytestmark = [pytest.mark.redis, pytest.mark.django_db]

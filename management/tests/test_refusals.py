@@ -12,7 +12,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from breaker_app.tests.servers import OwnServer, Pair
-from dlqsite import store_checks
+from dlqsite.health import store_checks
 from dlqsite.tests import scenes
 from dlqsite.tests.patience import eventually
 from management import doctor, embedded, preparation
@@ -20,8 +20,8 @@ from management.doctor import Status
 from management.embedded import valkey_binary
 from management.errors import StackError
 from management.supervisor import bound_to_parent
-from messages_app import startup
-from messages_app.startup import refusal
+from messages_app.work import startup
+from messages_app.work.startup import refusal
 
 pytestmark = pytest.mark.redis
 

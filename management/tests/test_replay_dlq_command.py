@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
-from dlq_app import batches, services
-from dlq_app.errors import BatchBeingPlanned, StoreUnavailable
-from dlq_app.letter import Settled
-from dlq_app.ports import ForwardOrder
-from dlq_app.replay_batch import BatchCounts, ReplayBatch, Stage
+from dlq_app.domain.errors import BatchBeingPlanned, StoreUnavailable
+from dlq_app.domain.letter import Settled
+from dlq_app.domain.ports import ForwardOrder
+from dlq_app.domain.replay_batch import BatchCounts, ReplayBatch, Stage
+from dlq_app.services import batches, dead_letters
 from dlq_app.testing import MemoryIntake, a_death
 from management.management.commands import replay_dlq
 from management.progress import Progress, in_words
-from messages_app import presence
+from messages_app.store import presence
 
 pytestmark = [
     pytest.mark.mongo,
@@ -49,13 +49,13 @@ class Workers:
             for order in orders:
                 ended = self.port.end(order.message_id, done=self.well(order))
                 if isinstance(ended, Settled):
-                    services.record_outcomes([], [ended])
+                    dead_letters.record_outcomes([], [ended])
                 else:
                     died = a_death(
                         order.message_id, epoch=order.epoch, replay_id=order.replay_id, batch_id=order.batch_id,
                         error_reason=self.reason,
                     )  # fmt: skip
-                    services.record_outcomes([died], [])
+                    dead_letters.record_outcomes([died], [])
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +82,7 @@ class Ran:
 
 
 def die(*ids: str, **changes: Any) -> None:
-    services.record_outcomes([a_death(message_id, **changes) for message_id in ids], [])
+    dead_letters.record_outcomes([a_death(message_id, **changes) for message_id in ids], [])
 
 
 def typed(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
@@ -100,7 +100,7 @@ def the_batch() -> ReplayBatch:
 def test_a_dry_run_shows_what_would_be_done_and_does_nothing() -> None:
     die("m-1", "m-2", "m-3")
     die("n-1", error_type="NETWORK_ERROR", type="demo")
-    services.resolve_by_hand("m-3", actor="cli:ann")
+    dead_letters.resolve_by_hand("m-3", actor="cli:ann")
 
     ran = Ran("--error-type", "TIMEOUT_ERROR", "--error-type", "NETWORK_ERROR", "--dry-run")
 
@@ -296,7 +296,7 @@ def test_a_letter_that_was_skipped_makes_the_exit_code_2(workers: Workers) -> No
 
     def resolve() -> None:
         workers.before_turn = lambda: None
-        services.resolve_by_hand("m-2", actor="cli:ann")
+        dead_letters.resolve_by_hand("m-2", actor="cli:ann")
 
     workers.before_turn = resolve
 

@@ -21,10 +21,10 @@ from django.conf import settings
 from django.core.management.base import BaseCommand
 from pymongo.database import Database
 
-from dlq_app import batches, services
-from dlq_app.letter import Settled
-from dlq_app.ports import ForwardOrder
-from dlq_app.replay_batch import Stage
+from dlq_app.domain.letter import Settled
+from dlq_app.domain.ports import ForwardOrder
+from dlq_app.domain.replay_batch import Stage
+from dlq_app.services import batches, dead_letters
 from dlq_app.testing import MemoryIntake, a_death
 from dlqsite.tests.people import a_key
 from management.management.commands import replay_dlq
@@ -66,9 +66,9 @@ class Workers:
             for order in orders:
                 outcome = self.port.end(order.message_id, done=self.well(order))
                 if isinstance(outcome, Settled):
-                    services.record_outcomes([], [outcome])
+                    dead_letters.record_outcomes([], [outcome])
                 else:
-                    services.record_outcomes([outcome], [])
+                    dead_letters.record_outcomes([outcome], [])
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_both_scripts_take_the_flags_of_the_command() -> None:
 
 
 def die(*ids: str, **changes: Any) -> None:
-    services.record_outcomes([a_death(message_id, **changes) for message_id in ids], [])
+    dead_letters.record_outcomes([a_death(message_id, **changes) for message_id in ids], [])
 
 
 @pytest.mark.parametrize("shell", SHELLS)
@@ -174,7 +174,7 @@ def test_an_id_behind_two_dashes_is_no_flag(script: Script, message_id: str) -> 
 
 def test_a_dry_run_starts_nothing(script: Script) -> None:
     die("m-1", "m-2")
-    services.resolve_by_hand("m-2", actor="cli")
+    dead_letters.resolve_by_hand("m-2", actor="cli")
 
     ran = script("--type", "payment.capture", "--dry-run")
 

@@ -14,11 +14,12 @@ import redis
 from django.conf import settings
 from pymongo.database import Database
 
-from dlq_app import repository, services
-from dlq_app.criteria import LetterCriteria
-from dlq_app.letter import DeadLetter
+from dlq_app.domain.criteria import LetterCriteria
+from dlq_app.domain.letter import DeadLetter
+from dlq_app.services import dead_letters
+from dlq_app.store import repository
 from dlq_app.testing import a_death
-from messages_app.ledger import ledger
+from messages_app.store.ledger import ledger
 
 pytestmark = [pytest.mark.mongo, pytest.mark.redis, pytest.mark.journey]
 
@@ -29,7 +30,7 @@ import sys
 import django
 django.setup()
 from django.core.management import call_command
-from dlq_app.repository import Letters
+from dlq_app.store.repository import Letters
 
 read = Letters.due
 
@@ -48,7 +49,7 @@ def test_ten_at_once_replay_every_due_letter_once(
     redis_client: redis.Redis, mongo_db: Database[dict[str, Any]]
 ) -> None:
     deaths = [a_death(f"m-{n}", type="demo", body=b"{}", epoch=1000 + n) for n in range(LETTERS)]
-    services.record_outcomes(deaths, [])
+    dead_letters.record_outcomes(deaths, [])
     crons = [
         subprocess.Popen(
             [sys.executable, "-c", GATED],

@@ -16,7 +16,7 @@ import redis
 
 from dlqsite.testing import Servers
 from dlqsite.tests.patience import eventually
-from messages_app import presence
+from messages_app.store import presence
 
 pytestmark = [pytest.mark.redis, pytest.mark.mongo, pytest.mark.journey]
 

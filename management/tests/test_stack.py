@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from dlqsite import health
+from dlqsite.health import report
 from management import data_directory, stack
 from management.data_directory import DataDirectory, write_private
 from management.errors import StackError
 from management.stack import Options, Stack, listen
-from messages_app import engine, flushing, upkeep, worker
+from messages_app import worker
+from messages_app.work import engine, flushing, upkeep
 
 
 def silent(text: str) -> None:
@@ -174,7 +175,7 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_is_wrong_with_the_data_is_announced_and_holds_up_no_start() -> None:
-    checks: dict[str, dict[str, object]] = {name: {"status": "healthy", "alive": 1} for name in health.CHECKS}
+    checks: dict[str, dict[str, object]] = {name: {"status": "healthy", "alive": 1} for name in report.CHECKS}
     ailing: dict[str, dict[str, object]] = {
         name: {"status": "degraded", "detail": "x"} for name in ("losses", "letters", "accounting", "breakers", "disk")
     }

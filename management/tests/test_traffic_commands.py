@@ -13,7 +13,7 @@ from django.test import Client
 from dlqsite.access import known_keys
 from dlqsite.models import ApiKey
 from management.tests.commands import run
-from messages_app.ledger import ledger
+from messages_app.store.ledger import ledger
 
 pytestmark = [pytest.mark.redis, pytest.mark.django_db]
 

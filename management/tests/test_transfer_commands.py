@@ -19,13 +19,14 @@ from django.conf import settings
 from django.core.management import CommandError, ManagementUtility, call_command
 from pymongo.database import Database
 
-from dlq_app import repository, services
-from dlq_app.criteria import LetterCriteria
-from dlq_app.documents import Unreadable
-from dlq_app.errors import StoreUnavailable
-from dlq_app.letter import DeadLetter
-from dlq_app.masking import MaskingPolicy
-from dlq_app.repository import Letters, Refreshed
+from dlq_app.domain.criteria import LetterCriteria
+from dlq_app.domain.errors import StoreUnavailable
+from dlq_app.domain.letter import DeadLetter
+from dlq_app.domain.masking import MaskingPolicy
+from dlq_app.services import dead_letters
+from dlq_app.store import repository
+from dlq_app.store.documents import Unreadable
+from dlq_app.store.repository import Letters, Refreshed
 from dlq_app.testing import MemoryIntake, a_death, a_document
 from management import terminal
 
@@ -56,7 +57,7 @@ def goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_exported_to_a_file_is_imported_from_it(mongo_db: Database[dict[str, Any]], tmp_path: Path) -> None:
-    services.record_outcomes([a_death(f"m-{n}", body=b'{"token": "tok_1"}') for n in range(3)], [])
+    dead_letters.record_outcomes([a_death(f"m-{n}", body=b'{"token": "tok_1"}') for n in range(3)], [])
     file = tmp_path / "letters.jsonl"
 
     assert "3 letters written" in run("export_dlq", "--reveal", "--reason", "INC-7", "--output", str(file))[1]
@@ -76,7 +77,7 @@ def test_what_is_exported_to_a_file_is_imported_from_it(mongo_db: Database[dict[
 
 
 def test_an_export_takes_the_same_filters_as_every_command_and_hides_secrets() -> None:
-    services.record_outcomes([a_death("m-1", body=b'{"token": "tok_1"}'), a_death("m-2", type="order.created")], [])
+    dead_letters.record_outcomes([a_death("m-1", body=b'{"token": "tok_1"}'), a_death("m-2", type="order.created")], [])
 
     table, _ = run("export_dlq", "--format", "csv", "--type", "payment.capture")
 
@@ -92,7 +93,7 @@ def test_secrets_are_exported_with_a_reason_only() -> None:
 
 
 def test_an_export_that_breaks_off_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    services.record_outcomes([a_death(f"m-{n}") for n in range(100)], [])
+    dead_letters.record_outcomes([a_death(f"m-{n}") for n in range(100)], [])
     (tmp_path / "old.jsonl").write_text("the export of yesterday")
     goes_away(monkeypatch)
 
@@ -113,7 +114,7 @@ def test_an_export_tells_of_what_it_left_out_and_of_a_folder_that_is_not_there(
 
 
 def test_an_import_says_what_it_rejected_and_when_a_file_may_not_be_whole(tmp_path: Path) -> None:
-    services.record_outcomes([a_death("m-1")], [])
+    dead_letters.record_outcomes([a_death("m-1")], [])
     lines = run("export_dlq")[0].splitlines(keepends=True)
     file = tmp_path / "letters.jsonl"
 
@@ -128,7 +129,7 @@ def test_an_import_says_what_it_rejected_and_when_a_file_may_not_be_whole(tmp_pa
 
 
 def test_an_import_exits_1_when_a_store_is_away(tmp_path: Path, intake: MemoryIntake) -> None:
-    services.record_outcomes([a_death("m-1")], [])
+    dead_letters.record_outcomes([a_death("m-1")], [])
     file = tmp_path / "letters.jsonl"
     file.write_text(run("export_dlq")[0])
     intake.fail["before_now_ms"] = StoreUnavailable("Redis is away")
@@ -139,7 +140,7 @@ def test_an_import_exits_1_when_a_store_is_away(tmp_path: Path, intake: MemoryIn
 @pytest.mark.redis
 @pytest.mark.journey
 def test_they_stand_in_a_pipe(redis_client: Any, mongo_db: Database[dict[str, Any]]) -> None:
-    services.record_outcomes([a_death(f"m-{n}", error_stack="ü" * 9000) for n in range(20)], [])
+    dead_letters.record_outcomes([a_death(f"m-{n}", error_stack="ü" * 9000) for n in range(20)], [])
     manage = f"{sys.executable} {settings.BASE_DIR / 'manage.py'}"
 
     def shell(line: str) -> subprocess.CompletedProcess[str]:
@@ -234,7 +235,7 @@ class TestPurging:
         assert run("purge_dlq", "--older-than", "1d")[0] == "1 deleted.\n"
 
     def test_it_deletes_in_steps(self, mongo_db: Database[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-        from dlq_app.repository import transfer
+        from dlq_app.store import transfer
 
         monkeypatch.setattr(transfer, "_PURGED_AT_ONCE", 1)
 
@@ -260,7 +261,7 @@ class _Meanwhile:
         return getattr(self._real, name)
 
     def delete_many(self, where: dict[str, Any]) -> Any:
-        services.replay("days", actor="user:ann", force=True)
+        dead_letters.replay("days", actor="user:ann", force=True)
         return self._real.delete_many(where)
 
 
@@ -287,7 +288,7 @@ def test_a_wrong_flag_is_an_error_and_not_something_left_out(line: str, capsys: 
 def test_the_words_to_search_by_are_made_anew(
     mongo_db: Database[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    services.record_outcomes([a_death(f"m-{n}", error_reason="password=xyzzy refused") for n in range(3)], [])
+    dead_letters.record_outcomes([a_death(f"m-{n}", error_reason="password=xyzzy refused") for n in range(3)], [])
     mongo_db["dead_letters"].update_many({}, {"$set": {"searchWords": ["xyzzy"]}})
 
     assert run("refresh_search", "--after=m-1")[0] == "1 of 1 letters changed.\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import redis
 
-from messages_app.ledger import Ledger
+from messages_app.store.ledger import Ledger
 from messages_app.tests.ledgers import Desk
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from dlqsite.tests.patience import eventually
 from messages_app import registry
-from messages_app.ledger import Ledger
-from messages_app.records import Acceptance, Claimed, Record, State
+from messages_app.domain.records import Acceptance, Claimed, Record, State
 from messages_app.registry import HandlerFunction
+from messages_app.store.ledger import Ledger
 
 
 def a_claimed(**differing: Any) -> Claimed:

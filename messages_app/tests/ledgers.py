@@ -9,10 +9,10 @@ from typing import Any
 
 import redis
 
-from dlq_app.ports import ForwardOrder
-from messages_app.ledger import Ledger, Terms
-from messages_app.records import Acceptance, Claimed, Completed, Deferred, Failed, Verdict
-from messages_app.scripts import CLOCK, load_scripts
+from dlq_app.domain.ports import ForwardOrder
+from messages_app.domain.records import Acceptance, Claimed, Completed, Deferred, Failed, Verdict
+from messages_app.store.ledger import Ledger, Terms
+from messages_app.store.scripts import CLOCK, load_scripts
 from messages_app.tests import mutants
 
 START_MS = 1_800_000_000_000

@@ -12,8 +12,9 @@ from pytest_django import Settings
 
 from dlqsite.tests import scenes
 from dlqsite.tests.people import member, signed_in, staff
-from messages_app import admin, flight, ledger
-from messages_app.records import Completed
+from messages_app import admin
+from messages_app.domain.records import Completed
+from messages_app.store import flight, ledger
 
 pytestmark = [pytest.mark.django_db, pytest.mark.redis, pytest.mark.mongo]
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from messages_app import backoff, policy
+from messages_app.domain import backoff, policy
 
 ROLLS = st.floats(0, 1, exclude_max=True)
 

@@ -11,17 +11,18 @@ from typing import Any
 import pytest
 import redis
 
-from dlq_app import conf, purging
-from dlq_app import services as letters
-from dlq_app.criteria import LetterCriteria
-from dlq_app.states import Status
-from messages_app import comparing
-from messages_app.ledger import Ledger, ledger
-from messages_app.recorded import PAGE, recorded
-from messages_app.records import Completed, Failed
+from dlq_app import conf
+from dlq_app.domain.criteria import LetterCriteria
+from dlq_app.domain.states import Status
+from dlq_app.services import dead_letters as letters
+from dlq_app.services import purging
+from messages_app.domain.records import Completed, Failed
+from messages_app.store.ledger import Ledger, ledger
+from messages_app.store.recorded import PAGE, recorded
 from messages_app.tests.handling import an_acceptance
 from messages_app.tests.ledgers import Desk, order, token
-from messages_app.upkeep import drain
+from messages_app.work import comparing
+from messages_app.work.upkeep import drain
 
 pytestmark = [pytest.mark.redis, pytest.mark.mongo, pytest.mark.django_db]
 
@@ -123,7 +124,7 @@ def test_what_is_missing_is_alarmed_until_it_is_there(
     for number in range(3):
         bury(book, f"m{number}")
     mongo_db.dead_letters.delete_one({"messageId": "m1"})
-    with caplog.at_level(logging.WARNING, "messages_app.comparing"):
+    with caplog.at_level(logging.WARNING, "messages_app.work.comparing"):
         comparing.check()
         assert list(recorded().lacking()) == ["m1"]
         # A sample that misses it does not end the alarm.
@@ -141,7 +142,7 @@ def test_what_is_missing_is_alarmed_until_it_is_there(
 def test_however_many_are_missing_the_alarm_ends_when_all_are_there(
     book: Ledger, mongo_db: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("messages_app.recorded.PAGE", 2)
+    monkeypatch.setattr("messages_app.store.recorded.PAGE", 2)
     for number in range(5):
         bury(book, f"m{number}")
     mongo_db.dead_letters.delete_many({})

@@ -17,11 +17,11 @@ from django.contrib.auth.models import Group, User
 from django.db import DatabaseError, connection, connections, transaction
 from django.utils import timezone, translation
 
-from messages_app import databases
+from messages_app.attempt import databases
+from messages_app.domain.records import Completed, Failed, Outcome
 from messages_app.envelope import Message
-from messages_app.records import Completed, Failed, Outcome
-from messages_app.runner import Attempt, Runner
 from messages_app.tests.handling import a_claimed, handling
+from messages_app.work.runner import Attempt, Runner
 
 Run = Callable[[Callable[[Message], Any]], Outcome | None]
 

@@ -23,10 +23,11 @@ from hypothesis import strategies as st
 from pytest_django import Settings
 
 from dlqsite.tests.receiver import Receiver
-from messages_app import failures, signing
-from messages_app.delivery import LONGEST_WAIT_S, deliver, seconds_to_wait
-from messages_app.delivery_pool import OLDEST_S, Pools
-from messages_app.delivery_response import MAX_HEAD, MAX_INTERIM
+from messages_app import failures
+from messages_app.delivery.client import LONGEST_WAIT_S, deliver, seconds_to_wait
+from messages_app.delivery.pool import OLDEST_S, Pools
+from messages_app.delivery.response import MAX_HEAD, MAX_INTERIM
+from messages_app.domain import signing
 from messages_app.envelope import Message
 from messages_app.failures import Failure, HandlerError
 
@@ -326,7 +327,7 @@ def test_an_old_connection_is_not_used_again(local: Receiver, pools: Pools, monk
     assert local.connections == 1
 
     now = time.monotonic
-    monkeypatch.setattr("messages_app.delivery_pool._monotonic", lambda: now() + OLDEST_S + 1)
+    monkeypatch.setattr("messages_app.delivery.pool._monotonic", lambda: now() + OLDEST_S + 1)
     deliver(a_message(payload), pools)
 
     assert local.connections == 2

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from messages_app.addresses import Destination, UrlRefused, parse_authority, parse_url, why_forbidden
+from messages_app.domain.addresses import Destination, UrlRefused, parse_authority, parse_url, why_forbidden
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ from django.conf import settings as django_settings
 from pytest_django import Settings
 
 from messages_app import checks
-from messages_app.addresses import parse_url
-from messages_app.delivery import breaker_names, breaker_of
-from messages_app.delivery_policy import KEYS, DeliveryPolicy, HostPolicy
-from messages_app.policy import PolicyError
+from messages_app.delivery.client import breaker_names, breaker_of
+from messages_app.domain.addresses import parse_url
+from messages_app.domain.delivery_policy import KEYS, DeliveryPolicy, HostPolicy
+from messages_app.domain.policy import PolicyError
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 

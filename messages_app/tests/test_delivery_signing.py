@@ -8,8 +8,8 @@ import hmac
 
 import pytest
 
-from messages_app import signing
-from messages_app.signing import SecretRefused
+from messages_app.domain import signing
+from messages_app.domain.signing import SecretRefused
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 ID, AT, BODY = "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}'

@@ -16,14 +16,14 @@ from breaker_app.states import Outcome
 from breaker_app.store import RedisBreakerStore
 from breaker_app.tests.servers import Pair
 from dlqsite.tests.patience import eventually
-from messages_app.connection import impatient
-from messages_app.engine import Engine
-from messages_app.errors import StoreUnavailable
-from messages_app.ledger import Ledger
-from messages_app.presence import Register
-from messages_app.records import AcceptStatus, RateLimit, State
-from messages_app.series import Series
+from messages_app.domain.errors import StoreUnavailable
+from messages_app.domain.records import AcceptStatus, RateLimit, State
+from messages_app.store.connection import impatient
+from messages_app.store.ledger import Ledger
+from messages_app.store.presence import Register
+from messages_app.store.series import Series
 from messages_app.tests.handling import an_acceptance, handling, reaches
+from messages_app.work.engine import Engine
 
 pytestmark = pytest.mark.redis
 

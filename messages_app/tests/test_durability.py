@@ -12,14 +12,15 @@ import pytest
 import redis
 
 from breaker_app.tests.servers import OwnServer, Pair
-from messages_app import conf, intake
-from messages_app.clients import Client
-from messages_app.errors import NotConfirmed
-from messages_app.intake import Reply, submit, submit_batch
-from messages_app.ledger import Ledger, Terms, _waits_ms, terms_from_settings
-from messages_app.policy import PolicyError
-from messages_app.records import AcceptStatus
-from messages_app.redis_state import refusal_problem
+from messages_app import conf
+from messages_app.domain.clients import Client
+from messages_app.domain.errors import NotConfirmed
+from messages_app.domain.policy import PolicyError
+from messages_app.domain.records import AcceptStatus
+from messages_app.domain.redis_state import refusal_problem
+from messages_app.rest import intake
+from messages_app.rest.intake import Reply, submit, submit_batch
+from messages_app.store.ledger import Ledger, Terms, _waits_ms, terms_from_settings
 from messages_app.tests.handling import an_acceptance
 
 PATIENT = Terms(fsync_timeout_ms=10_000, replicas=1)

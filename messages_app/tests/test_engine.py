@@ -15,15 +15,15 @@ import redis
 
 from dlqsite.tests.patience import eventually
 from messages_app import registry
-from messages_app.engine import Engine
+from messages_app.domain.errors import StoreUnavailable
+from messages_app.domain.records import Claim, Completed, Failed, Outcome, State
 from messages_app.envelope import Message
-from messages_app.errors import StoreUnavailable
-from messages_app.flushing import Flusher
-from messages_app.ledger import Ledger, Terms
-from messages_app.pool import Pool
-from messages_app.records import Claim, Completed, Failed, Outcome, State
-from messages_app.runner import Attempt, Runner
+from messages_app.store.ledger import Ledger, Terms
 from messages_app.tests.handling import an_acceptance, handling, reaches
+from messages_app.work.engine import Engine
+from messages_app.work.flushing import Flusher
+from messages_app.work.pool import Pool
+from messages_app.work.runner import Attempt, Runner
 
 pytestmark = pytest.mark.redis
 
@@ -179,7 +179,7 @@ def test_stopping_lets_run_what_ends_in_time_and_hands_back_the_rest(
 def test_leases_are_renewed_while_a_handler_runs(
     redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("messages_app.leases.RENEW_EVERY_S", 0.3)
+    monkeypatch.setattr("messages_app.work.leases.RENEW_EVERY_S", 0.3)
     book = Ledger(redis_client, "dlq:", terms=Terms(lease_ms=5000))
     engine = Engine(book, name="w-1", concurrency=2)
     release = threading.Event()

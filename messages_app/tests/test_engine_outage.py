@@ -18,13 +18,13 @@ import redis
 from dlqsite.tests.patience import eventually
 from management.embedded import Valkey, valkey_binary
 from management.supervisor import bound_to_parent
-from messages_app.claiming import AHEAD_MOST
-from messages_app.engine import Engine
+from messages_app.domain.errors import StoreUnavailable
+from messages_app.domain.records import Claim, Outcome, State, Verdict
 from messages_app.envelope import Message
-from messages_app.errors import StoreUnavailable
-from messages_app.ledger import Ledger
-from messages_app.records import Claim, Outcome, State, Verdict
+from messages_app.store.ledger import Ledger
 from messages_app.tests.handling import an_acceptance, handling, reaches
+from messages_app.work.claiming import AHEAD_MOST
+from messages_app.work.engine import Engine
 
 pytestmark = pytest.mark.redis
 

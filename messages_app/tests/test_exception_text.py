@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from messages_app.domain.records import Failed, Outcome
 from messages_app.envelope import Message
 from messages_app.failures import ErrorKind, HandlerError, PermanentError, classify
-from messages_app.records import Failed, Outcome
-from messages_app.runner import READ_S, Attempt, Runner
 from messages_app.tests.handling import a_claimed, handling
+from messages_app.work.runner import READ_S, Attempt, Runner
 
 
 class Refuses:

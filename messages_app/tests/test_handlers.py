@@ -10,11 +10,11 @@ from django.apps import apps
 from pytest_django import Settings
 
 from messages_app import failures, registry
+from messages_app.domain.errors import MessageInvalid
+from messages_app.domain.parsing import parse_envelope
 from messages_app.envelope import Message
-from messages_app.errors import MessageInvalid
 from messages_app.handlers import demo
-from messages_app.intake import check
-from messages_app.parsing import parse_envelope
+from messages_app.rest.intake import check
 
 
 def a_message(payload: Any, *, prior_runs: int = 0, seconds: float = 30) -> Message:

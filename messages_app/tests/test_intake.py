@@ -17,12 +17,13 @@ from pytest_django import Settings
 
 from breaker_app.conf import breaker_for
 from breaker_app.states import State as BreakerState
-from messages_app import intake, registry
-from messages_app.clients import Client
+from messages_app import registry
+from messages_app.domain.clients import Client
+from messages_app.domain.records import Record
 from messages_app.envelope import Message
-from messages_app.intake import MAX_BODY, MAX_SKIPPED, Reply, submit, submit_batch, uuid7
-from messages_app.ledger import ledger
-from messages_app.records import Record
+from messages_app.rest import intake
+from messages_app.rest.intake import MAX_BODY, MAX_SKIPPED, Reply, submit, submit_batch, uuid7
+from messages_app.store.ledger import ledger
 
 pytestmark = pytest.mark.redis
 

@@ -6,9 +6,9 @@ import pytest
 import redis
 
 from dlq_app.tests.intake_contract import IntakeContract, Put
-from messages_app.ledger import ledger
-from messages_app.records import Completed, Failed
+from messages_app.domain.records import Completed, Failed
 from messages_app.services import IntakePort
+from messages_app.store.ledger import ledger
 from messages_app.tests.ledgers import acceptance, token
 
 pytestmark = pytest.mark.redis

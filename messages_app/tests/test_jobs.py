@@ -14,9 +14,9 @@ from rq.queue import Queue
 from rq.serializers import DefaultSerializer, JSONSerializer
 from rq.worker import SimpleWorker
 
+from messages_app.domain.records import State
 from messages_app.jobs import JobRefused, WakeUpJob, process
-from messages_app.ledger import Ledger
-from messages_app.records import State
+from messages_app.store.ledger import Ledger
 from messages_app.tests.handling import an_acceptance
 
 pytestmark = pytest.mark.redis

@@ -7,9 +7,9 @@ import threading
 import pytest
 import redis
 
-from messages_app.errors import LedgerRefused
-from messages_app.ledger import Ledger
-from messages_app.records import Completed, Deferred, Failed, State, Verdict
+from messages_app.domain.errors import LedgerRefused
+from messages_app.domain.records import Completed, Deferred, Failed, State, Verdict
+from messages_app.store.ledger import Ledger
 from messages_app.tests.ledgers import START_MS, Desk, acceptance, order, token
 
 pytestmark = pytest.mark.redis

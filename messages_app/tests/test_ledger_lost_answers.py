@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import redis
 
-from dlq_app.ports import ForwardStatus
-from messages_app.errors import StoreUnavailable
-from messages_app.ledger import Ledger
-from messages_app.records import AcceptStatus, Completed, RateLimit, State
+from dlq_app.domain.ports import ForwardStatus
+from messages_app.domain.errors import StoreUnavailable
+from messages_app.domain.records import AcceptStatus, Completed, RateLimit, State
+from messages_app.store.ledger import Ledger
 from messages_app.tests.ledgers import acceptance, order
 
 pytestmark = pytest.mark.redis

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from messages_app.records import Acceptance
+from messages_app.domain.records import Acceptance
 from messages_app.tests.ledgers import START_MS, Desk, acceptance, order
 
 pytestmark = pytest.mark.redis

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from dlq_app.ports import ForwardStatus
-from messages_app.errors import LedgerRefused
-from messages_app.records import State, Verdict
+from dlq_app.domain.ports import ForwardStatus
+from messages_app.domain.errors import LedgerRefused
+from messages_app.domain.records import State, Verdict
 from messages_app.tests.ledgers import START_MS, Desk, order
 
 pytestmark = pytest.mark.redis

@@ -7,7 +7,7 @@ import json
 import pytest
 import redis
 
-from messages_app.records import State, Verdict
+from messages_app.domain.records import State, Verdict
 from messages_app.tests.ledgers import START_MS, Desk, order, token
 
 pytestmark = pytest.mark.redis
@@ -328,8 +328,8 @@ def test_entries_that_stand_for_nothing_do_not_hold_up_the_outbox(desk: Desk) ->
 
 
 def test_large_outcomes_are_read_a_few_at_a_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("messages_app.ledger.OUTBOX_CHUNK", 2)
-    monkeypatch.setattr("messages_app.ledger.OUTBOX_BYTES", 1000)
+    monkeypatch.setattr("messages_app.store.ledger.OUTBOX_CHUNK", 2)
+    monkeypatch.setattr("messages_app.store.ledger.OUTBOX_BYTES", 1000)
     for number in range(6):
         desk.accept(f"m{number}", body=b'"' + b"x" * 400 + b'"')
         desk.kill(f"m{number}")

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import redis
 
-from messages_app.marks import EVERY_MS, KEPT, Mark, Marks, Said
-from messages_app.scripts import load_scripts
-from messages_app.series import Series
+from messages_app.store.marks import EVERY_MS, KEPT, Mark, Marks, Said
+from messages_app.store.scripts import load_scripts
+from messages_app.store.series import Series
 from messages_app.tests.ledgers import START_MS, Desk, on_test_clock
 
 pytestmark = pytest.mark.redis

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from messages_app import parsing
-from messages_app.errors import InvalidJson, MessageInvalid
-from messages_app.parsing import (
+from messages_app.domain import parsing
+from messages_app.domain.errors import InvalidJson, MessageInvalid
+from messages_app.domain.parsing import (
     ABSENT,
     MAX_DEPTH,
     MAX_INTEGER,

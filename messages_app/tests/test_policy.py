@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from messages_app import conf
+from messages_app.domain.policy import GiveUp, PolicyError, RetryAt, RetryPolicies, RetryPolicy, decide
 from messages_app.failures import ErrorKind
-from messages_app.policy import GiveUp, PolicyError, RetryAt, RetryPolicies, RetryPolicy, decide
 
 POLICY = RetryPolicy()
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from dlqsite.tests.patience import eventually
-from messages_app import pool as pool_module
+from messages_app.domain.records import Completed, Deferred, Failed, Outcome
 from messages_app.envelope import Message
-from messages_app.pool import Pool
-from messages_app.records import Completed, Deferred, Failed, Outcome
-from messages_app.runner import Attempt, Runner
 from messages_app.tests.handling import a_claimed, handling
+from messages_app.work import pool as pool_module
+from messages_app.work.pool import Pool
+from messages_app.work.runner import Attempt, Runner
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from messages_app.presence import FORGET_MS, SILENCE_MS, Register
-from messages_app.scripts import load_scripts
+from messages_app.store.presence import FORGET_MS, SILENCE_MS, Register
+from messages_app.store.scripts import load_scripts
 from messages_app.tests.ledgers import Desk, on_test_clock
 
 pytestmark = pytest.mark.redis

@@ -16,17 +16,17 @@ from pytest_django import Settings
 
 from breaker_app.breaker import CircuitBreaker, Permit, State
 from breaker_app.conf import breaker_for, known_names, policy_for
-from messages_app import intake
-from messages_app.clients import Client
+from messages_app.domain.clients import Client
+from messages_app.domain.records import Completed, Deferred, Failed, Outcome
+from messages_app.domain.shares import SLOW_S, Shares
 from messages_app.envelope import Message
 from messages_app.failures import PermanentError, TransientError
-from messages_app.intake import Reply
-from messages_app.protection import Protection, announce_breakers, open_for_ms
-from messages_app.records import Completed, Deferred, Failed, Outcome
-from messages_app.runner import HELD_MOST_MS, Attempt, Runner
+from messages_app.rest import intake
+from messages_app.rest.intake import Reply
 from messages_app.services import IntakePort
-from messages_app.shares import SLOW_S, Shares
 from messages_app.tests.handling import a_claimed, handling
+from messages_app.work.protection import Protection, announce_breakers, open_for_ms
+from messages_app.work.runner import HELD_MOST_MS, Attempt, Runner
 
 pytestmark = pytest.mark.redis
 
@@ -160,7 +160,7 @@ def test_every_place_is_left_again(breaker: CircuitBreaker, monkeypatch: pytest.
     if ends == "is refused":
         breaker.force(State.FORCED_OPEN, actor="user:olga", reason="test")
     if ends == "breaks":
-        monkeypatch.setattr("messages_app.trace.result", raising(RuntimeError("ours")))
+        monkeypatch.setattr("messages_app.attempt.trace.result", raising(RuntimeError("ours")))
     handler = raising(TransientError("down")) if ends == "fails" else lambda message: None
 
     with handling(handler, breaker="orders-db") as type, contextlib.suppress(RuntimeError):

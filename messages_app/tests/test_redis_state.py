@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import redis
 
-from messages_app.errors import StoreUnavailable
-from messages_app.ledger import Ledger, Terms
-from messages_app.redis_state import refusal_problem, reported_problems
+from messages_app.domain.errors import StoreUnavailable
+from messages_app.domain.redis_state import refusal_problem, reported_problems
+from messages_app.store.ledger import Ledger, Terms
 from messages_app.tests.redis_states import State, configured, demoted, full, without_replicas, without_snapshot
 
 

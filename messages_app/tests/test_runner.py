@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from messages_app.domain.records import Completed, Deferred, Failed, Outcome
 from messages_app.envelope import Message
 from messages_app.failures import AttemptTimeout, RateLimitError
-from messages_app.records import Completed, Deferred, Failed, Outcome
-from messages_app.runner import Attempt, Runner
 from messages_app.tests.handling import a_claimed, handling
+from messages_app.work.runner import Attempt, Runner
 
 
 def half() -> float:

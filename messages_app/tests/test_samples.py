@@ -15,21 +15,21 @@ from breaker_app import conf as breaker_conf
 from breaker_app.breaker import CircuitBreaker, Outcome, State
 from breaker_app.conf import breaker_for, store
 from dlqsite.tests.patience import eventually
-from messages_app import pool as pool_module
 from messages_app import services
-from messages_app.engine import Engine
+from messages_app.domain.errors import StoreUnavailable
+from messages_app.domain.records import Completed, Deferred, Failed, Verdict
+from messages_app.domain.records import Outcome as AttemptOutcome
+from messages_app.domain.records import State as MessageState
 from messages_app.envelope import Message
-from messages_app.errors import StoreUnavailable
 from messages_app.failures import TransientError
-from messages_app.flushing import Flusher
-from messages_app.ledger import Ledger
-from messages_app.pool import Pool
-from messages_app.records import Completed, Deferred, Failed, Verdict
-from messages_app.records import Outcome as AttemptOutcome
-from messages_app.records import State as MessageState
-from messages_app.runner import Attempt, Runner
-from messages_app.samples import Sample, Teller, send
+from messages_app.store.ledger import Ledger
 from messages_app.tests.handling import a_claimed, an_acceptance, handling, reaches
+from messages_app.work import pool as pool_module
+from messages_app.work.engine import Engine
+from messages_app.work.flushing import Flusher
+from messages_app.work.pool import Pool
+from messages_app.work.runner import Attempt, Runner
+from messages_app.work.samples import Sample, Teller, send
 
 pytestmark = pytest.mark.redis
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import redis
 
-from messages_app.ledger import ledger
-from messages_app.records import Verdict
-from messages_app.scripts import load_scripts
-from messages_app.series import COARSE_MS, EVERY_MS, FINE_KEPT, History, Sample, Series
-from messages_app.series import series as series_here
+from messages_app.domain.records import Verdict
+from messages_app.store.ledger import ledger
+from messages_app.store.scripts import load_scripts
+from messages_app.store.series import COARSE_MS, EVERY_MS, FINE_KEPT, History, Sample, Series
+from messages_app.store.series import series as series_here
 from messages_app.tests.ledgers import Desk, on_test_clock, order
-from messages_app.upkeep import Upkeep
+from messages_app.work.upkeep import Upkeep
 
 pytestmark = pytest.mark.redis
 

@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 
-from dlq_app.errors import OrderRefused, PayloadInvalid
-from dlq_app.errors import StoreUnavailable as IntakeUnavailable
-from dlq_app.ports import ForwardOrder, ForwardStatus, IntakePort, intake
-from messages_app import services, trace
+from dlq_app.conf import intake
+from dlq_app.domain.errors import OrderRefused, PayloadInvalid
+from dlq_app.domain.errors import StoreUnavailable as IntakeUnavailable
+from dlq_app.domain.ports import ForwardOrder, ForwardStatus, IntakePort
+from messages_app import services
+from messages_app.attempt import trace
+from messages_app.domain.errors import StoreUnavailable
+from messages_app.domain.records import State
 from messages_app.envelope import Message
-from messages_app.errors import StoreUnavailable
-from messages_app.ledger import Ledger
-from messages_app.records import State
+from messages_app.store.ledger import Ledger
 from messages_app.tests.handling import an_acceptance, handling
 
 pytestmark = pytest.mark.redis

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from messages_app.shares import SLOW_S, Shares
+from messages_app.domain.shares import SLOW_S, Shares
 
 
 def hung(shares: Shares, name: str, times: int) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from dlq_app.masking import MASK, MaskingPolicy
-from messages_app.records import Record, State
-from messages_app.status import instant, status_body
+from dlq_app.domain.masking import MASK, MaskingPolicy
+from messages_app.domain.records import Record, State
+from messages_app.rest.status import instant, status_body
 
 
 def a_record(**changes: Any) -> Record:

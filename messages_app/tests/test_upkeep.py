@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import redis
 
-from dlq_app.errors import StoreUnavailable as LettersUnavailable
-from dlq_app.letter import Death, Recorded, Settled
-from dlq_app.ports import ForwardOrder
+from dlq_app.domain.errors import StoreUnavailable as LettersUnavailable
+from dlq_app.domain.letter import Death, Recorded, Settled
+from dlq_app.domain.ports import ForwardOrder
 from dlqsite.tests.patience import eventually
-from messages_app import presence
-from messages_app.errors import StoreUnavailable
-from messages_app.ledger import Ledger
-from messages_app.records import Completed, Failed, State
+from messages_app.domain.errors import StoreUnavailable
+from messages_app.domain.records import Completed, Failed, State
+from messages_app.store import presence
+from messages_app.store.ledger import Ledger
 from messages_app.tests.handling import an_acceptance, reaches
-from messages_app.upkeep import Loop, Upkeep, death_of, drain
+from messages_app.work.upkeep import Loop, Upkeep, death_of, drain
 from processes.steps import STUCK_S, goes_on, grow, step
 
 pytestmark = pytest.mark.redis

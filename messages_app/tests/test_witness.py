@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 
-from dlq_app import indexes, repository, services
-from dlq_app.errors import StoreUnavailable
-from dlq_app.loss import Loss
-from dlq_app.repository import Losses
-from messages_app import witness
-from messages_app.errors import InvalidRequest, LossNotFound
-from messages_app.marks import EVERY_MS, Mark
+from dlq_app.domain.errors import StoreUnavailable
+from dlq_app.domain.loss import Loss
+from dlq_app.services import dead_letters
+from dlq_app.store import indexes, repository
+from dlq_app.store.repository import Losses
+from messages_app.domain.errors import InvalidRequest, LossNotFound
+from messages_app.store.marks import EVERY_MS, Mark
 from messages_app.tests.test_marks import Bench
-from messages_app.witness import Keeper, Quietly, Witness
+from messages_app.work import witness
+from messages_app.work.witness import Keeper, Quietly, Witness
 
 pytestmark = [pytest.mark.redis, pytest.mark.mongo]
 PREFIX = "dlq:"
@@ -213,7 +214,7 @@ def test_a_keeper_takes_a_fall_of_redis_that_another_found_for_no_loss_of_mongod
 
 
 def test_an_emptied_mongodb_gets_its_unique_index_again(bench: Bench, mongo_db: Any) -> None:
-    alive = Keeper(bench.marks, repository.losses, PREFIX, services.build_indexes)
+    alive = Keeper(bench.marks, repository.losses, PREFIX, dead_letters.build_indexes)
     alive.turn()
     mongo_db.client.drop_database(mongo_db.name)
 
@@ -228,10 +229,10 @@ def test_letters_that_are_there_twice_keep_no_mark_from_being_kept(
     mongo_db.dead_letters.drop_index(indexes.UNIQUE)
     mongo_db.dead_letters.insert_many([{"messageId": "m"}, {"messageId": "m"}])
     try:
-        Keeper(bench.marks, repository.losses, PREFIX, services.build_indexes).turn()
+        Keeper(bench.marks, repository.losses, PREFIX, dead_letters.build_indexes).turn()
     finally:
         mongo_db.dead_letters.delete_many({})
-        services.build_indexes()
+        dead_letters.build_indexes()
 
     assert repository.losses().mark(PREFIX)
     assert "indexes_not_built" in caplog.text
@@ -313,7 +314,7 @@ def test_a_store_that_is_away_is_said_once(caplog: pytest.LogCaptureFixture) -> 
             raise error
 
     quietly = Quietly(answer, 0)
-    with caplog.at_level(logging.INFO, "messages_app.witness"):
+    with caplog.at_level(logging.INFO, "messages_app.work.witness"):
         for _ in range(4):
             quietly()
 

@@ -17,11 +17,11 @@ import redis
 from rq.worker import Worker
 
 from dlqsite.tests.patience import eventually
-from messages_app import presence
-from messages_app.ledger import Ledger
-from messages_app.records import State
+from messages_app.domain.records import State
+from messages_app.store import presence
+from messages_app.store.ledger import Ledger
 from messages_app.tests.handling import an_acceptance, reaches
-from messages_app.upkeep import Upkeep
+from messages_app.work.upkeep import Upkeep
 from messages_app.worker import make_worker
 
 pytestmark = [pytest.mark.redis, pytest.mark.journey]
@@ -210,7 +210,7 @@ def test_a_worker_that_cannot_flush_ends_instead_of_running_on(book: Ledger, spa
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "__init__.py").touch()
     (tmp_path / "broken" / "handlers.py").write_text(
-        "from messages_app.flushing import Flusher\n"
+        "from messages_app.work.flushing import Flusher\n"
         "def fail(self):\n"
         "    raise OSError(22, 'Invalid argument')\n"
         "Flusher._gather = fail\n"

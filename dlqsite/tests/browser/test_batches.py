@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from dlq_app import batches, indexes, repository
-from dlq_app.mongo import database
+from dlq_app.services import batches
+from dlq_app.store import indexes, repository
+from dlq_app.store.mongo import database
 from dlq_app.testing import MemoryIntake
 from dlq_app.tests.batch_rig import Rig, make_due
 from dlqsite.tests.browser.conftest import PATIENCE_MS
@@ -25,7 +26,7 @@ LIST = "/admin/dlq_app/replaybatch/"
 def rig(mongo_db: Any, redis_client: Any, monkeypatch: pytest.MonkeyPatch) -> Rig:
     """Sixty letters of one night; what is replayed waits until the test lets it end."""
     port = MemoryIntake()
-    monkeypatch.setattr("dlq_app.ports._load", lambda path: port)
+    monkeypatch.setattr("dlq_app.conf._load", lambda path: port)
     store = database()
     if indexes.missing(store):
         indexes.ensure(store, keep_resolved_days=90)

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from dlq_app import figures, groups, indexes, services
-from dlq_app.group_states import GroupState
-from dlq_app.mongo import LETTERS, database
-from dlq_app.repository.groups import GROUPS
+from dlq_app.domain.group_states import GroupState
+from dlq_app.services import dead_letters, figures, groups
+from dlq_app.store import indexes
+from dlq_app.store.groups import GROUPS
+from dlq_app.store.mongo import LETTERS, database
 from dlq_app.testing import MemoryIntake, a_death, a_settlement
 from dlqsite.tests.browser.conftest import PATIENCE_MS
 
@@ -34,7 +35,7 @@ def letters(name: str, by_hour: dict[int, int], **death: Any) -> str:
         deaths += [
             a_death(f"{name}-{ago}-{n}", died_at=at, queued_at=at, **death) for n in range(count)
         ]  # fmt: skip
-    services.record_outcomes(deaths, [])
+    dead_letters.record_outcomes(deaths, [])
     store = database()[LETTERS]
     for ago in by_hour:
         store.update_many({"messageId": {"$regex": f"^{name}-{ago}-"}}, {"$set": {"createdAt": now - ago * HOUR}})
@@ -47,7 +48,7 @@ def letters(name: str, by_hour: dict[int, int], **death: Any) -> str:
 def night(mongo_db: Any, redis_client: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Five causes of one night, each in a state of its own; their fingerprints."""
     port = MemoryIntake(destinations={"payment.capture": ("payments-api",)}, open_types={"payments-api": 20_000})
-    monkeypatch.setattr("dlq_app.ports._load", lambda path: port)
+    monkeypatch.setattr("dlq_app.conf._load", lambda path: port)
     monkeypatch.setattr(figures, "_keeper", figures._Keeper())
     store = database()
     if indexes.missing(store):
@@ -88,10 +89,10 @@ def night(mongo_db: Any, redis_client: Any, monkeypatch: pytest.MonkeyPatch) -> 
         until=now + 8 * HOUR, until_count=20,
     )  # fmt: skip
     groups.set_state(found["resolved"], GroupState.RESOLVED, actor="user:jonas", reason="index is back")
-    replayed: Any = services.replay("acme-0-0", actor="user:mira")
+    replayed: Any = dead_letters.replay("acme-0-0", actor="user:mira")
     epoch = port.records["acme-0-0"].epoch
     settled = a_settlement("acme-0-0", epoch=epoch, replay_id=replayed.replay_id, finished_at=now)
-    services.record_outcomes([], [settled])
+    dead_letters.record_outcomes([], [settled])
     return found
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from dlq_app import indexes, services
-from dlq_app.mongo import database
+from dlq_app.services import dead_letters
+from dlq_app.store import indexes
+from dlq_app.store.mongo import database
 from dlq_app.testing import MemoryIntake, a_death, a_document, an_attempt
 from dlqsite.tests.browser.conftest import PATIENCE_MS
 
@@ -38,7 +39,7 @@ PAYLOAD = {
 def intake(monkeypatch: pytest.MonkeyPatch) -> MemoryIntake:
     """Intake behind the port: what it is given waits until the test lets it end."""
     port = MemoryIntake()
-    monkeypatch.setattr("dlq_app.ports._load", lambda path: port)
+    monkeypatch.setattr("dlq_app.conf._load", lambda path: port)
     return port
 
 
@@ -199,7 +200,7 @@ def test_edit_and_replay_to_its_outcome(
     order = intake.forwarded[0]
     assert json.loads(order.run_body or b"") == {**PAYLOAD, "route": "eu-2"}
     operator.evaluate("window.stayed = true")
-    services.record_outcomes([], [intake.end("pay-88213417-capture", done=True)])  # type: ignore[list-item]
+    dead_letters.record_outcomes([], [intake.end("pay-88213417-capture", done=True)])  # type: ignore[list-item]
     expect(operator.locator("#letter-state")).to_contain_text("a replay succeeded", timeout=PATIENCE_MS)
     expect(operator.locator("#timeline")).to_contain_text("user:operator edited and replayed: succeeded")
     assert operator.evaluate("window.stayed"), "the page was reloaded"

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from dlq_app import repository
-from dlq_app.loss import Loss
+from dlq_app.domain.loss import Loss
+from dlq_app.store import repository
 from dlqsite.tests import scenes
 from dlqsite.tests.browser.conftest import SignIn
 from messages_app import admin

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from dlq_app import services
-from dlqsite import overview_views
+from dlq_app.services import dead_letters
+from dlqsite.overview import views
 from dlqsite.tests import scenes
 from dlqsite.tests.browser.conftest import SignIn, Watch
 from messages_app import registry
@@ -65,7 +65,7 @@ def wake(page: Page) -> None:
 
 
 def test_figures_renew_themselves_and_the_charts_with_them(viewer: Page, redis_client: Any) -> None:
-    services.build_indexes()
+    dead_letters.build_indexes()
     scenes.quiet(redis_client)
     scenes.settle()
     viewer.goto("/admin/")
@@ -86,7 +86,7 @@ def test_what_has_not_changed_is_not_sent_and_nothing_moves(
 ) -> None:
     scenes.quiet(redis_client)
     scenes.settle()
-    monkeypatch.setattr(overview_views, "KEEP_S", 60.0)
+    monkeypatch.setattr(views, "KEEP_S", 60.0)
     viewer.goto("/admin/")
     viewer.evaluate("document.getElementById('live').dataset.mine = 'yes'")
     with viewer.expect_response("**/admin/overview/fragment") as answer:

@@ -10,13 +10,13 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from audit_app.lines import record
-from dlq_app.errors import DeadLetterError
-from dlq_app.instants import iso, parse_instant
+from dlq_app.domain.errors import DeadLetterError
+from dlq_app.domain.instants import iso, parse_instant
 from management.terminal import StrictCommand, actor, can_ask, says_yes
-from messages_app import comparing
-from messages_app.errors import MessagesError
-from messages_app.ledger import ledger
-from messages_app.recorded import recorded
+from messages_app.domain.errors import MessagesError
+from messages_app.store.ledger import ledger
+from messages_app.store.recorded import recorded
+from messages_app.work import comparing
 
 from .purge_dlq import age_of
 

@@ -10,7 +10,7 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 
 from audit_app.lines import record
-from dlq_app.shown import one_line
+from dlq_app.domain.visible_text import one_line
 from dlqsite.models import SCOPES, ApiKey
 from management.terminal import actor
 

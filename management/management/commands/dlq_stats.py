@@ -6,10 +6,11 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from dlq_app import conf, groups, services
-from dlq_app.errors import DeadLetterError
-from dlq_app.masking import mask_text
-from dlq_app.shown import json_text
+from dlq_app import conf
+from dlq_app.domain.errors import DeadLetterError
+from dlq_app.domain.masking import mask_text
+from dlq_app.domain.visible_text import json_text
+from dlq_app.services import dead_letters, groups
 from management.progress import in_words
 from management.terminal import printable
 
@@ -26,7 +27,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            stats = services.stats()
+            stats = dead_letters.stats()
             largest = [] if options["json"] else groups.top(_GROUPS)
         except DeadLetterError as error:
             raise CommandError(str(error)) from error

@@ -15,8 +15,8 @@ from django.core.management.base import CommandError, CommandParser
 from django.db import Error as DatabaseError
 
 from audit_app.lines import record
-from dlq_app.errors import DeadLetterError
-from dlq_app.exporting import FORMS, Export
+from dlq_app.domain.errors import DeadLetterError
+from dlq_app.services.exporting import FORMS, Export
 from management import terminal
 from management.filters import add_filter_arguments, criteria_from
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from dlq_app import importing
-from dlq_app.errors import DeadLetterError
-from dlq_app.importing import Summary
+from dlq_app.domain.errors import DeadLetterError
+from dlq_app.services import importing
+from dlq_app.services.importing import Summary
 from management import terminal
 
 _TELL_EVERY_S = 2.0

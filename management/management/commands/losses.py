@@ -8,11 +8,11 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from audit_app.lines import record
-from dlq_app.errors import DeadLetterError
-from dlq_app.loss import Loss
+from dlq_app.domain.errors import DeadLetterError
+from dlq_app.domain.loss import Loss
 from management.terminal import StrictCommand, actor, printable
-from messages_app import witness
-from messages_app.errors import MessagesError
+from messages_app.domain.errors import MessagesError
+from messages_app.work import witness
 
 
 class Command(StrictCommand):

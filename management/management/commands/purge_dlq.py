@@ -9,8 +9,8 @@ from typing import Any, TextIO, cast
 
 from django.core.management.base import CommandError, CommandParser
 
-from dlq_app import purging
-from dlq_app.errors import CriteriaInvalid, DeadLetterError
+from dlq_app.domain.errors import CriteriaInvalid, DeadLetterError
+from dlq_app.services import purging
 from management import terminal
 from management.filters import add_filter_arguments, criteria_from
 

@@ -10,9 +10,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from audit_app.lines import record
 from management.terminal import actor, printable
-from messages_app.errors import StoreUnavailable
-from messages_app.ledger import Ledger, ledger
-from messages_app.records import Quarantined
+from messages_app.domain.errors import StoreUnavailable
+from messages_app.domain.records import Quarantined
+from messages_app.store.ledger import Ledger, ledger
 
 
 class Command(BaseCommand):

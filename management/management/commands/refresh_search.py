@@ -7,8 +7,9 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from audit_app.lines import record
-from dlq_app import conf, repository
-from dlq_app.errors import DeadLetterError
+from dlq_app import conf
+from dlq_app.domain.errors import DeadLetterError
+from dlq_app.store import repository
 from management import terminal
 
 

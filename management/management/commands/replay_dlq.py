@@ -8,10 +8,10 @@ from typing import Any, TextIO, cast
 from django.core.management.base import CommandError, CommandParser
 
 from audit_app.lines import record
-from dlq_app import batches, conf, repository, wire
-from dlq_app.errors import BatchBeingPlanned, DeadLetterError, RequestInvalid, StoreUnavailable
-from dlq_app.masking import mask_text
-from dlq_app.replay_batch import (
+from dlq_app import conf
+from dlq_app.domain.errors import BatchBeingPlanned, DeadLetterError, RequestInvalid, StoreUnavailable
+from dlq_app.domain.masking import mask_text
+from dlq_app.domain.replay_batch import (
     CANARY_FAILED,
     FAILED,
     TOO_MANY_FAILURES,
@@ -20,12 +20,14 @@ from dlq_app.replay_batch import (
     ReplayBatch,
     Stage,
 )
-from dlq_app.shown import json_text
+from dlq_app.domain.visible_text import json_text
+from dlq_app.services import batches, letter_json
+from dlq_app.store import repository
 from management.filters import add_filter_arguments, criteria_from
 from management.progress import LINE_EVERY_S, Progress, in_words, outcomes, stage_of
 from management.terminal import StrictCommand, actor, can_ask, printable, says_yes
-from messages_app import errors as messages_errors
-from messages_app import presence
+from messages_app.domain import errors as messages_errors
+from messages_app.store import presence
 
 #: Seconds between two looks at the batch.
 _LOOK_EVERY_S = 0.5
@@ -96,7 +98,7 @@ class Command(StrictCommand):
         nothing = found.count == 0
         if options["json"]:
             if options["dry_run"] or nothing:
-                self._print_json(wire.dry_run(found, conf.masking_policy()), indent=2)
+                self._print_json(letter_json.dry_run(found, conf.masking_policy()), indent=2)
         else:
             self.stdout.write("\n".join(foreseen(found)))
         # Each id was meant; a filter may well fit letters that need no replay.
@@ -148,7 +150,7 @@ class Command(StrictCommand):
 
     def _tell(self, batch: ReplayBatch, options: dict[str, Any]) -> None:
         if options["json"]:
-            self._print_json(wire.batch(batch, conf.masking_policy()), indent=2)
+            self._print_json(letter_json.batch(batch, conf.masking_policy()), indent=2)
         else:
             self.stdout.write(f"Batch {batch.id} with {letters(batch.total)} is {stage_of(batch)}. {watching(batch)}")
         self._warn_without_worker()
@@ -222,7 +224,7 @@ class _Shown:
             self._progress.end(batch)
 
     def _print(self, batch: ReplayBatch) -> None:
-        self._command._print_json(wire.batch(batch, conf.masking_policy()))
+        self._command._print_json(letter_json.batch(batch, conf.masking_policy()))
         self._command.stdout.flush()
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from dlq_app import services
-from dlq_app.errors import DeadLetterError
+from dlq_app.domain.errors import DeadLetterError
+from dlq_app.services import dead_letters
 from management.terminal import StrictCommand
-from messages_app.witness import keeper
+from messages_app.work.witness import keeper
 
 _ROUND = 100
 
@@ -29,10 +29,10 @@ class Command(StrictCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         figures = {"due": 0, "replayed": 0, "postponed": 0, "left": 0, "released": 0}
         try:
-            figures["released"] = services.release_stale(_ROUND)
+            figures["released"] = dead_letters.release_stale(_ROUND)
             while figures["due"] < options["limit"]:
                 limit = min(_ROUND, options["limit"] - figures["due"])
-                done = services.replay_due(limit)
+                done = dead_letters.replay_due(limit)
                 for name in ("due", "replayed", "postponed", "left"):
                     figures[name] += getattr(done, name)
                 if done.due < limit or not (done.replayed or done.postponed):

@@ -8,9 +8,9 @@ from django.core.management.base import CommandError, CommandParser
 from django_rq.management.commands import rqworker
 
 from messages_app import conf
-from messages_app.protection import announce_breakers
-from messages_app.queues import NAMES
-from messages_app.startup import refusal
+from messages_app.store.queues import NAMES
+from messages_app.work.protection import announce_breakers
+from messages_app.work.startup import refusal
 from processes.watchdog import guard
 
 
@@ -22,7 +22,7 @@ class Command(rqworker.Command):
         parser.set_defaults(
             serializer="rq.serializers.JSONSerializer",
             job_class="messages_app.jobs.WakeUpJob",
-            worker_class="messages_app.forking.ForkingWorker",
+            worker_class="messages_app.work.forking.ForkingWorker",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:

@@ -13,9 +13,9 @@ from django.core.management.base import BaseCommand, CommandError
 
 from management.cron import Cron, Heartbeat, duties
 from messages_app import conf
-from messages_app.errors import StoreUnavailable
-from messages_app.startup import refusal
-from messages_app.witness import keeper
+from messages_app.domain.errors import StoreUnavailable
+from messages_app.work.startup import refusal
+from messages_app.work.witness import keeper
 from processes.watchdog import guard
 
 log = logging.getLogger(__name__)

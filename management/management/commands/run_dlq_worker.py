@@ -10,10 +10,10 @@ from django.core.management.base import BaseCommand, CommandError
 
 from dlq_app.worker import DlqWorker
 from messages_app import conf
-from messages_app.ledger import ledger
-from messages_app.startup import refusal
-from messages_app.upkeep import LEAVE_MS, Upkeep
-from messages_app.witness import keeper
+from messages_app.store.ledger import ledger
+from messages_app.work.startup import refusal
+from messages_app.work.upkeep import LEAVE_MS, Upkeep
+from messages_app.work.witness import keeper
 from processes.watchdog import guard
 
 

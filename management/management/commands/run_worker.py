@@ -8,7 +8,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from messages_app import conf
-from messages_app.startup import refusal
+from messages_app.work.startup import refusal
 from messages_app.worker import make_worker
 from processes.watchdog import guard
 

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 from django.core.management.base import CommandError
 
 from management.terminal import StrictCommand
-from messages_app.clients import Client
-from messages_app.intake import MAX_BATCH, submit_batch
+from messages_app.domain.clients import Client
+from messages_app.rest.intake import MAX_BATCH, submit_batch
 
 #: Ways in which the built-in demo handler fails: for good, until retried, for a person to look at.
 FAILURES: tuple[dict[str, Any], ...] = (

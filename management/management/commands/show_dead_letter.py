@@ -7,9 +7,11 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from dlq_app import conf, repository, wire
-from dlq_app.errors import DeadLetterError
-from dlq_app.shown import json_text
+from dlq_app import conf
+from dlq_app.domain.errors import DeadLetterError
+from dlq_app.domain.visible_text import json_text
+from dlq_app.services import letter_json
+from dlq_app.store import repository
 from management.terminal import printable
 
 
@@ -28,7 +30,7 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
         if letter is None:
             raise CommandError(f"There is no dead letter {printable(options['id'])}.")
-        found = wire.whole(letter, conf.replay_policy(), conf.masking_policy(), datetime.now(UTC))
+        found = letter_json.whole(letter, conf.replay_policy(), conf.masking_policy(), datetime.now(UTC))
         if options["why"]:
             self.stdout.write(printable(found["explanation"]))
         else:

@@ -1,0 +1,333 @@
+"""Replay batches in Django's admin: the list, the page that asks before a start, and a batch's own page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from django.conf import settings
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.decorators import method_decorator
+from django.views.decorators.csrf import csrf_protect
+from django.views.decorators.http import require_POST, require_safe
+
+from dlq_app import conf
+from dlq_app.admin import permissions
+from dlq_app.admin.batches import page as batch_page
+from dlq_app.admin.batches.form import MAX_NAME, MAX_REASON, BatchForm, Which, limited, twins
+from dlq_app.admin.letters import page as letter_page
+from dlq_app.admin.letters.selection import back_to_list, in_words
+from dlq_app.admin.stored import StoredAdmin, tag
+from dlq_app.domain import batch_rules
+from dlq_app.domain.errors import (
+    ApprovalNeeded,
+    BatchBeingPlanned,
+    BatchNotFound,
+    CriteriaInvalid,
+    DeadLetterError,
+    MoveRefused,
+    QueryTooSlow,
+    RequestInvalid,
+    StoreUnavailable,
+)
+from dlq_app.domain.masking import mask_text
+from dlq_app.domain.replay_batch import OUTCOME_FILTERS, Stage
+from dlq_app.domain.replay_batch import ReplayBatch as Batch
+from dlq_app.domain.strategies import Strategy
+from dlq_app.domain.visible_text import visible
+from dlq_app.models import ReplayBatch
+from dlq_app.services import approval, batches
+from dlq_app.services.letter_json import masked_batch
+
+_BATCH_ID = re.compile(r"b-[0-9a-f]{32}\Z")
+_STEER: dict[str, tuple[Callable[..., Batch], str]] = {
+    "pause": (batches.pause, "paused"),
+    "resume": (batches.resume, "resumed"),
+    "cancel": (batches.cancel, "cancelled"),
+}
+_PER_PAGE = 20
+_SHOWN_STAGES = [stage for stage in Stage if stage is not Stage.PLANNING]
+
+
+@admin.register(ReplayBatch)
+class ReplayBatchAdmin(StoredAdmin):
+    """The list of batches, the page before a start, and the page of one."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        # The page before a start shows a dry run, which everybody may read; its button asks again.
+        return bool(self.has_view_permission(request))
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> ReplayBatch | None:
+        try:
+            batch = batches.get(object_id)
+        except BatchNotFound:
+            return None
+        return ReplayBatch(id=batch.id, name=mask_text(batch.name, conf.masking_policy()))
+
+    # --- the list ---
+
+    @method_decorator(require_safe)
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """All batches, newest first, those that go on with their progress."""
+        self.must_view(request)
+        stages = [stage for stage in request.GET.getlist("stage") if stage in {s.value for s in _SHOWN_STAGES}]
+        cursor = request.GET.get("cursor") or None
+        now = datetime.now(UTC)
+        try:
+            found = batches.page(stages=stages, limit=_PER_PAGE, cursor=cursor)
+        except RequestInvalid:
+            return HttpResponseRedirect(request.path)
+        except (StoreUnavailable, QueryTooSlow) as error:
+            return self._away(request, error)
+        rows = [batch_page.row(masked_batch(batch, conf.masking_policy()), now) for batch in found.batches]
+        context = {
+            **self.context(request, "Replay batches"),
+            "rows": rows,
+            "stages": [stage.value for stage in _SHOWN_STAGES],
+            "stage": stages[0] if len(stages) == 1 else "",
+            "older": self._query(stages, found.next_cursor) if found.next_cursor else "",
+            "is_first": cursor is None,
+            "as_of": now,
+            "here": request.get_full_path(),
+            "every": batch_page.SLOW_S,
+        }
+        if request.headers.get("HX-Request"):
+            return self.fragment(request, "console/batches_live.html", context, tag(request, now, found))
+        return TemplateResponse(request, "console/batches.html", context)
+
+    @staticmethod
+    def _query(stages: list[str], cursor: str) -> str:
+        return "?" + "&".join([*(f"stage={stage}" for stage in stages), f"cursor={cursor}"])
+
+    # --- before a start ---
+
+    @method_decorator(csrf_protect)
+    def add_view(
+        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """What would be replayed, whether it is safe now, and how; a POST of that page starts it."""
+        self.must_view(request)
+        try:
+            which = Which.of(request.GET)
+        except CriteriaInvalid:
+            return HttpResponseRedirect(f"{reverse('admin:dlq_app_deadletter_changelist')}?e=1")
+        if which.is_nothing:
+            messages.info(request, "Choose letters first, or filter the list, and replay from there.")
+            return HttpResponseRedirect(reverse("admin:dlq_app_deadletter_changelist"))
+        now = datetime.now(UTC)
+        try:
+            if request.method == "POST":
+                return self._start(request, which, now)
+            form = BatchForm(which=which, off_peak=_off_peak(now), reason=request.GET.get("reason", ""))
+            return self._ask(request, form, now)
+        except (StoreUnavailable, QueryTooSlow, BatchBeingPlanned) as error:
+            return self._away(request, error)
+
+    def _ask(
+        self, request: HttpRequest, form: BatchForm, now: datetime, errors: dict[str, str] | None = None
+    ) -> HttpResponse:
+        which = form.which
+        order = form.shown()
+        dry = batches.dry_run(which.order())
+        context = {
+            **self.context(request, f"Replay {dry.count:,} dead letter{'' if dry.count == 1 else 's'}"),
+            "dry": dry,
+            "is_safe": all(one.passes for one in dry.breakers),
+            "which": None if which.ids else in_words(which.criteria),
+            "ids_given": bool(which.ids),
+            "everything": which.everything,
+            "sample": [letter_page.sample_line(letter) for letter in dry.sample],
+            "form": form,
+            "errors": errors or {},
+            "what": batch_page.what_will_happen(order, dry.count, dry.breakers, now),
+            "failures_at_most": batch_rules.failures_at_most(dry.count, order.max_failures, order.max_failure_rate),
+            "twins": twins(
+                limited(order, dry.count) if dry.count else order, which, request.build_absolute_uri("/").rstrip("/")
+            ),
+            "locked": self._locked(request, dry.count),
+            "batch_id": request.POST.get("batch", "") or batches.new_batch_id(),
+            "back": back_to_list(which.criteria),
+            "as_of": now,
+            "max_reason": MAX_REASON,
+            "max_name": MAX_NAME,
+            "approval": settings.DLQ_APPROVAL_SIZE,
+            "used": approval.used(permissions.actor(request)),
+        }
+        return TemplateResponse(request, "console/batch_confirm.html", context, status=400 if errors else 200)
+
+    def _locked(self, request: HttpRequest, count: int) -> str:
+        """Why it cannot be started; empty when it can."""
+        if not permissions.may(request, "replay"):
+            return permissions.why_not(request, "replay")
+        if not count:
+            return "None of these letters can be replayed."
+        return "" if permissions.may(request, "admin") else approval.why_not(permissions.actor(request), count)
+
+    def _start(self, request: HttpRequest, which: Which, now: datetime) -> HttpResponse:
+        permissions.require(request, "replay")
+        form = BatchForm.read(which, request.POST, _off_peak(now))
+        order, errors = form.ordered()
+        if errors or order is None or request.POST.get("step") != "start":
+            return self._ask(request, form, now, errors)
+        batch_id, seen = request.POST.get("batch", ""), _whole(request.POST.get("seen", ""))
+        if not _BATCH_ID.match(batch_id) or not seen:
+            return self._ask(request, form, now, {"form": "Look at the number below and confirm again."})
+        try:
+            # The page was sent twice: what it started is there already, whatever has arrived since.
+            batch = batches.get(batch_id)
+        except BatchNotFound:
+            count = batches.dry_run(which.order()).count
+            if count > seen:
+                late = f"{count - seen:,} more letters match than this page said. Look at the number and confirm again."
+                return self._ask(request, form, now, {"form": late})
+            if not count:
+                raise PermissionDenied(self._locked(request, count)) from None
+            unlimited = permissions.may(request, "admin")
+            try:
+                batch = approval.start(
+                    limited(order, seen), actor=permissions.actor(request), batch_id=batch_id, unlimited=unlimited
+                )
+            except ApprovalNeeded as error:
+                raise PermissionDenied(error.detail) from None
+            self._write_down(request, batch, f"replay of {batch.total:,} letters started", order.reason, batch.total)
+            messages.success(request, f"The plan of {batch.total:,} letters is frozen.")
+        return HttpResponseRedirect(reverse("admin:dlq_app_replaybatch_change", args=[batch.id]))
+
+    # --- one batch ---
+
+    @method_decorator(require_safe)
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """A batch: how far it is, what came back, and what can be done."""
+
+        def answer(batch: Batch) -> HttpResponse:
+            outcome = request.GET.get("outcome", "")
+            outcome = outcome if outcome in OUTCOME_FILTERS else ""
+            shown = outcome or ("failed" if batch.counts.failed else "")
+            try:
+                found = batches.items(
+                    batch.id, outcome=shown or None, limit=batch_page.ITEMS, cursor=request.GET.get("cursor") or None
+                )
+            except RequestInvalid:
+                return HttpResponseRedirect(request.path)
+            older = {"cursor": found.next_cursor} if found.next_cursor else {}
+            context = {
+                **self.context(request, visible(batch.name or batch.id)),
+                **batch_page.whole(request, batch, datetime.now(UTC)),
+                "lines": [batch_page.line(item) for item in found.items],
+                "outcome": shown,
+                "is_first": "cursor" not in request.GET,
+                "more_url": batch_page.items_url(batch, **({"outcome": shown} if shown else {}), **older)
+                if older
+                else "",
+            }
+            return TemplateResponse(request, "console/batch.html", context)
+
+        return self._with(request, object_id, answer)
+
+    @method_decorator(require_safe)
+    def live_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """The changing part alone; 304 as long as nothing changed."""
+
+        def answer(batch: Batch) -> HttpResponse:
+            now = datetime.now(UTC)
+            context = batch_page.live(request, batch, now)
+            live_tag = tag(request, now, (batch, context["came_back"]))
+            return self.fragment(request, "console/batch_live.html", context, live_tag)
+
+        return self._with(request, object_id, answer)
+
+    @method_decorator(csrf_protect)
+    @method_decorator(require_POST)
+    def steer_view(self, request: HttpRequest, object_id: str, what: str) -> HttpResponse:
+        """Pause, resume or cancel."""
+        permissions.require(request, "replay")
+
+        def answer(batch: Batch) -> HttpResponse:
+            move, done = _STEER[what]
+            reason = request.POST.get("reason", "").strip()[:MAX_REASON]
+            try:
+                moved = move(batch.id, actor=permissions.actor(request), reason=reason)
+            except MoveRefused as error:
+                messages.warning(request, error.detail)
+            else:
+                self._write_down(request, moved, done, reason)
+                messages.success(request, f"The batch is {done}.")
+            return HttpResponseRedirect(reverse("admin:dlq_app_replaybatch_change", args=[batch.id]))
+
+        return self._with(request, object_id, answer)
+
+    @method_decorator(require_safe)
+    def cancel_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Ask before a cancel: it cannot be taken back."""
+        permissions.require(request, "replay")
+
+        def answer(batch: Batch) -> HttpResponse:
+            context = {
+                **self.context(request, f"Cancel {visible(batch.name or batch.id)}"),
+                **batch_page.live(request, batch, datetime.now(UTC)),
+                "max_reason": MAX_REASON,
+            }
+            return TemplateResponse(request, "console/batch_cancel.html", context)
+
+        return self._with(request, object_id, answer)
+
+    # --- further addresses ---
+
+    def get_urls(self) -> list[URLPattern]:
+        def view(function: Any) -> Any:
+            return self.admin_site.admin_view(function)
+
+        name = "dlq_app_replaybatch_{}".format
+        own = [
+            path("<slug:object_id>/live/", view(self.live_view), name=name("live")),
+            path("<slug:object_id>/cancel-the-rest/", view(self.cancel_view), name=name("ask_cancel")),
+        ]
+        own += [
+            path(f"<slug:object_id>/{verb}/", view(self.steer_view), {"what": verb}, name=name(verb)) for verb in _STEER
+        ]
+        return [*own, *super().get_urls()]
+
+    # --- small things ---
+
+    def _with(self, request: HttpRequest, object_id: str, answer: Callable[[Batch], HttpResponse]) -> HttpResponse:
+        """The answer for this batch, or the page that says why there is none."""
+        self.must_view(request)
+        try:
+            return answer(masked_batch(batches.get(object_id), conf.masking_policy()))
+        except BatchNotFound:
+            context = self.context(request, "No such replay batch") | {"ref": object_id[:100]}
+            return TemplateResponse(request, "console/batch_missing.html", context, status=404)
+        except (StoreUnavailable, QueryTooSlow) as error:
+            return self._away(request, error)
+
+    def _away(self, request: HttpRequest, error: DeadLetterError) -> HttpResponse:
+        context = self.context(request, "Replay batches") | {
+            "is_slow": isinstance(error, QueryTooSlow),
+            "again": request.get_full_path() if request.method == "GET" else "",
+        }
+        response = TemplateResponse(request, "console/letters_away.html", context, status=503)
+        response["Retry-After"] = str(round(error.retry_after or 5))
+        return response
+
+    def _write_down(self, request: HttpRequest, batch: Batch, what: str, why: str, count: int | None = None) -> None:
+        """One line in the audit log, however many letters the batch has."""
+        permissions.write_down(request, batch.id, batch.name or batch.id, what, why, about=ReplayBatch, count=count)
+
+
+def _off_peak(now: datetime) -> datetime:
+    """The next off-peak slot of the replay policy."""
+    policy = conf.replay_policy()
+    slot = policy.next_replay_at(Strategy.OFF_PEAK, 0, now)
+    return slot or now
+
+
+def _whole(text: str) -> int:
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else 0

@@ -1,0 +1,330 @@
+"""What the pages of replay batches show: plain values for templates. Everything from outside is masked or bounded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.http import urlencode
+
+from dlq_app import conf
+from dlq_app.admin import permissions
+from dlq_app.admin.batches import progress as batch_progress
+from dlq_app.admin.commands import curl, path
+from dlq_app.admin.letters.selection import back_to_list, in_words
+from dlq_app.domain.criteria import LetterCriteria
+from dlq_app.domain.masking import mask_text
+from dlq_app.domain.replay_batch import (
+    BY_BREAKER,
+    CANARY_FAILED,
+    FAILED_NEW,
+    FAILED_SAME,
+    FINAL,
+    LEAST_JUDGED,
+    SENDING,
+    SUCCEEDED,
+    TOO_MANY_FAILURES,
+    BatchItem,
+    BatchOrder,
+    BreakerSeen,
+    ReplayBatch,
+    Stage,
+)
+from dlq_app.services import batches
+
+ITEMS = 20
+#: What is asked every second while it goes on, else every five.
+QUICK_S, SLOW_S = 1, 5
+_CHEAP_S = 0.05
+_KEPT_REPORTS = 100
+
+_SKIPPED = {
+    "already_done": "a newer run of the message ended well",
+    "cancelled": "the batch ended before its turn",
+    "gone": "the letter was deleted",
+    "in_flight": "another replay of it was under way",
+    "not_replayable": "its message can never run",
+    "resolved": "it was resolved before its turn",
+    "superseded": "a newer message with this id is there",
+}
+_STOPPED = {CANARY_FAILED: "the canary failed", TOO_MANY_FAILURES: "too many failures"}
+_WORDS = {
+    "planned": "Plan frozen",
+    "canary": "Canary sent first",
+    "running": "Sending",
+    "paused": "Paused",
+    "finished": "Finished",
+    "cancelled": "Cancelled",
+    "stopped": "Stopped by itself",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Act:
+    """A button of the action bar, or why it is locked."""
+
+    name: str
+    label: str
+    icon: str
+    locked: str
+    is_danger: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One letter's outcome."""
+
+    item: BatchItem
+    url: str
+    status: str
+    text: str
+
+
+def live(request: HttpRequest, batch: ReplayBatch, now: datetime) -> dict[str, Any]:
+    """The changing part of a batch's page."""
+    came_back = _report(batch)
+    outcomes = _by_outcome(came_back)
+    counts = batch.counts
+    in_flight = max(0, counts.sent - counts.succeeded - counts.failed)
+    waiting = max(0, counts.remaining - in_flight)
+    decided = batch.total - counts.remaining
+    # Of a batch that ended early the letters it left out have an outcome, too; that is not how far it came.
+    ended_early, replayed = batch.stage in (Stage.STOPPED, Stage.CANCELLED), counts.succeeded + counts.failed
+    speed = batch_progress.speed(batch, now)
+    left = batch_progress.time_left(batch, waiting, speed)
+    return {
+        "batch": batch,
+        "as_of": now,
+        "at_ms": int(now.timestamp() * 1000),
+        "every": QUICK_S if batch.stage in SENDING else SLOW_S,
+        "is_over": batch.stage in FINAL and not counts.remaining,
+        "steps": batch_progress.steps(batch, now, left),
+        "percent": batch_progress.share(replayed if ended_early else decided + in_flight, batch.total),
+        "decided": replayed if ended_early else decided,
+        "decided_words": "were replayed" if ended_early else "have their outcome",
+        "in_flight": in_flight,
+        "waiting_count": waiting,
+        "speed": speed,
+        "left": left,
+        "parts": batch_progress.parts(batch.total, outcomes, in_flight),
+        "tallies": batch_progress.tallies(outcomes, counts.skipped, in_flight, waiting),
+        "came_back": [
+            {"outcome": outcome.partition(":")[0], "text": _what(outcome, error_type), "count": count}
+            for outcome, error_type, count in came_back
+            if outcome and outcome != SUCCEEDED
+        ][:10],
+        "trouble": _trouble(batch, came_back),
+        "budget": batch_progress.budget(batch),
+        "late_url": _late_url(batch),
+        "acts": _acts(request, batch),
+        "again_url": _again_url(batch),
+        "say": _say(batch, waiting),
+    }
+
+
+def whole(request: HttpRequest, batch: ReplayBatch, now: datetime) -> dict[str, Any]:
+    """Everything on a batch's page but its items."""
+    which = None if batch.criteria is None else in_words(batch.criteria)
+    site = request.build_absolute_uri("/").rstrip("/")
+    here = f"{site}/api/dlq/replay-batches/{path(batch.id)}"
+    verb = "resume" if batch.stage is Stage.PAUSED else "pause"
+    look = ("curl", curl(here))
+    report = ("curl, report", curl(f"{here}/report"))
+    steer = (f"curl, {verb}", curl(f"{here}/{verb}", method="POST"))
+    return {
+        **live(request, batch, now),
+        "which": which and [(name, mask_text(value, conf.masking_policy())) for name, value in which],
+        "list_url": back_to_list(batch.criteria) if batch.criteria and not _hides(batch.criteria) else "",
+        "history": [_moment(entry) for entry in batch.history],
+        "twins": [look, report if batch.is_final else steer],
+    }
+
+
+def line(item: BatchItem) -> Line:
+    """One row of the outcomes."""
+    status, _, why = item.outcome.partition(":")
+    if not item.outcome:
+        status, text = ("open", "sent, waiting for its outcome") if item.sent else ("queued", "its turn has not come")
+    else:
+        text = _SKIPPED.get(why, why) if status == "skipped" else item.error_type
+    url = reverse("admin:dlq_app_deadletter_change", args=[item.letter_id]) if item.letter_id else ""
+    return Line(item=item, url=url, status=status, text=text)
+
+
+def row(batch: ReplayBatch, now: datetime) -> dict[str, Any]:
+    """One row of the list of batches."""
+    counts = batch.counts
+    in_flight = max(0, counts.sent - counts.succeeded - counts.failed)
+    # The failures together: which of them are new, only the batch's own page asks.
+    outcomes = {SUCCEEDED: counts.succeeded, FAILED_SAME: counts.failed, "skipped": counts.skipped}
+    return {
+        "batch": batch,
+        "url": reverse("admin:dlq_app_replaybatch_change", args=[batch.id]),
+        "title": batch.name or batch.id,
+        "percent": batch_progress.share(batch.total - counts.remaining, batch.total),
+        "parts": batch_progress.parts(batch.total, outcomes, in_flight),
+        "why": _why(batch),
+        "is_open": batch.stage not in FINAL,
+        "took": (batch.finished_at or now) - batch.started_at if batch.started_at else None,
+    }
+
+
+# --- before the start ---
+
+
+def what_will_happen(order: BatchOrder, count: int, breakers: Sequence[BreakerSeen], now: datetime) -> dict[str, Any]:
+    """The plan in words and times."""
+    rate = order.rate_per_second
+    takes = timedelta(seconds=count / rate) if rate else None
+    begins = order.scheduled_at or now
+    try:
+        done_near = begins + takes if takes else None
+    except OverflowError:
+        done_near = None  # ordered for the end of the calendar
+    return {
+        "canary": order.canary,
+        "first": min(order.canary.size, count) if order.canary else 0,
+        "has_rest": order.canary is None or order.canary.size < count,
+        "rate": rate,
+        "takes": takes,
+        "done_near": done_near,
+        "begins": order.scheduled_at,
+        "breakers": ", ".join(one.name for one in breakers),
+        "budget": None if order.max_failure_rate is None else order.max_failure_rate * 100,
+        "least_judged": LEAST_JUDGED,
+    }
+
+
+# --- parts ---
+
+_reports: dict[str, tuple[float, list[tuple[str, str, int]]]] = {}
+
+
+def _report(batch: ReplayBatch) -> list[tuple[str, str, int]]:
+    """How many ended how. What is costly to count, in a batch of very many, is shown again for twenty times as long."""
+    now = time.monotonic()
+    known = _reports.get(batch.id)
+    if known is not None and now < known[0]:
+        return known[1]
+    found = batches.report(batch.id)
+    took = time.monotonic() - now
+    if took > _CHEAP_S:
+        if len(_reports) >= _KEPT_REPORTS:
+            _reports.clear()
+        _reports[batch.id] = (now + 20 * took, found)
+    return found
+
+
+def _by_outcome(came_back: Sequence[tuple[str, str, int]]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for outcome, _, count in came_back:
+        name = outcome.partition(":")[0]
+        found[name] = found.get(name, 0) + count
+    return found
+
+
+def _what(outcome: str, error_type: str) -> str:
+    status, _, why = outcome.partition(":")
+    return _SKIPPED.get(why, why) if status == "skipped" else error_type
+
+
+def _why(batch: ReplayBatch) -> str:
+    """Why it stands where it stands, in a few words; empty when that needs none."""
+    if batch.stage is Stage.STOPPED:
+        return _STOPPED.get(batch.stop_reason, batch.stop_reason)
+    if batch.stage is Stage.PAUSED:
+        return "until the circuit breaker is closed" if batch.paused_by == BY_BREAKER else "by a person"
+    return batch.waiting
+
+
+def _trouble(batch: ReplayBatch, came_back: Sequence[tuple[str, str, int]]) -> dict[str, str] | None:
+    """What a banner has to say: tone, icon, first words, rest."""
+    failed = [(error, count) for outcome, error, count in came_back if outcome in (FAILED_SAME, FAILED_NEW)]
+    errors = ", ".join(f"{error} ({count:,})" for error, count in failed[:3])
+    if batch.stage is Stage.STOPPED and batch.stop_reason == CANARY_FAILED:
+        rest = f"What came back: {errors}. Nothing after the canary was sent." if errors else ""
+        return {"tone": "bad", "icon": "octx", "head": "The canary failed, so it stopped by itself.", "rest": rest}
+    if batch.stage is Stage.STOPPED:
+        head = "Too many failed, so it stopped by itself."
+        return {"tone": "bad", "icon": "octx", "head": head, "rest": f"What came back: {errors}." if errors else ""}
+    if batch.stage is Stage.PAUSED and batch.paused_by == BY_BREAKER:
+        head = "Paused: the way is blocked by a circuit breaker."
+        rest = f"{batch.waiting}. It goes on by itself when the breaker is closed." if batch.waiting else ""
+        return {"tone": "warn", "icon": "pause", "head": head, "rest": rest or "It goes on by itself."}
+    if batch.stage is Stage.PAUSED:
+        return {"tone": "warn", "icon": "pause", "head": "Paused by a person.", "rest": "It goes on when resumed."}
+    if batch.waiting:
+        return {"tone": "warn", "icon": "clock", "head": "It waits.", "rest": f"{batch.waiting}."}
+    return None
+
+
+def _hides(criteria: LetterCriteria) -> bool:
+    """Whether a value of the filter looks like a secret: a link to the list would show it."""
+    return any(mask_text(value, conf.masking_policy()) != value for _, value in criteria.as_params())
+
+
+def _late_url(batch: ReplayBatch) -> str:
+    if not batch.late_arrivals or batch.criteria is None or _hides(batch.criteria):
+        return ""
+    return back_to_list(_since(batch.criteria, batch.created_at))
+
+
+def _since(criteria: LetterCriteria, at: datetime) -> LetterCriteria:
+    query = dict(criteria.as_filter())
+    if criteria.failed_to is None or criteria.failed_to > at:
+        query["from"] = [at.isoformat(timespec="milliseconds").replace("+00:00", "Z")]
+    return LetterCriteria.parse(query)
+
+
+def _acts(request: HttpRequest, batch: ReplayBatch) -> list[Act]:
+    locked = permissions.why_not(request, "replay")
+    if batch.stage in FINAL:
+        return []
+    paused = batch.stage is Stage.PAUSED
+    by_breaker = paused and batch.paused_by == BY_BREAKER
+    if by_breaker:
+        resume = "The circuit breaker paused it; it goes on by itself."
+    else:
+        resume = "" if paused else "It is not paused."
+    pause = "It is paused." if paused and not by_breaker else ""
+    return [
+        Act(name="resume", label="Resume", icon="replay", locked=locked or resume),
+        Act(name="pause", label="Pause", icon="pause", locked=locked or pause),
+        Act(name="cancel", label="Cancel the rest", icon="x", locked=locked, is_danger=True),
+    ]
+
+
+def _again_url(batch: ReplayBatch) -> str:
+    """Where another batch of the same filter is started; empty while this one goes on, or without a filter."""
+    if batch.stage not in FINAL or batch.criteria is None or _hides(batch.criteria):
+        return ""
+    return f"{reverse('admin:dlq_app_replaybatch_add')}?{batch.criteria.as_query() or 'all=1'}"
+
+
+def _say(batch: ReplayBatch, waiting: int) -> str:
+    if batch.stage in FINAL:
+        return _WORDS[batch.stage.value] + "."
+    return (
+        f"Cancel stops what is not yet sent ({waiting:,}). The {batch.counts.sent:,} already sent are not taken back."
+    )
+
+
+def _moment(entry: Mapping[str, Any]) -> dict[str, Any]:
+    what = str(entry.get("what", ""))
+    return {
+        "at": entry.get("at"),
+        "what": _WORDS.get(what, what),
+        "who": str(entry.get("who", "")),
+        "why": _STOPPED.get(str(entry.get("why", "")), str(entry.get("why", ""))),
+    }
+
+
+def items_url(batch: ReplayBatch, **query: str) -> str:
+    """A batch's page with some of its letters."""
+    here = reverse("admin:dlq_app_replaybatch_change", args=[batch.id])
+    return f"{here}?{urlencode(query)}#outcomes" if query else f"{here}#outcomes"

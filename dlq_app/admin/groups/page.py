@@ -1,0 +1,422 @@
+"""What the pages of groups show: plain values for templates. Everything from outside is masked or bounded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+from django.http import HttpRequest
+from django.urls import reverse
+
+from dlq_app import conf
+from dlq_app.admin import permissions
+from dlq_app.admin.commands import curl, manage, path
+from dlq_app.admin.groups.trend import Course, chart, course, spark, trend_words
+from dlq_app.admin.letters.acts import Act
+from dlq_app.admin.stored import tag
+from dlq_app.conf import intake
+from dlq_app.domain.criteria import LetterCriteria
+from dlq_app.domain.errors import DeadLetterError
+from dlq_app.domain.group_states import OPEN_STATES, GroupState, Said
+from dlq_app.domain.instants import iso
+from dlq_app.domain.letter import DeadLetter
+from dlq_app.domain.masking import MaskingPolicy, mask_text
+from dlq_app.domain.paging import PageRequest
+from dlq_app.domain.visible_text import shell_flag
+from dlq_app.services import batches
+from dlq_app.services.groups import Group
+from dlq_app.store import repository
+
+log = logging.getLogger(__name__)
+
+#: The pages ask so often, in seconds.
+EVERY_S = 5
+#: Figures older than this are said to be of then.
+OLD = timedelta(seconds=5)
+NEWEST = 10
+_SHOWN_HISTORY = 30
+#: Batches that go on, looked through for those of a group.
+_BATCHES = 20
+_MAX_TEXT = 500
+_TONES = {
+    GroupState.REGRESSED: "bad",
+    GroupState.NEW: "bad",
+    GroupState.ONGOING: "warn",
+    GroupState.RESOLVED: "ok",
+    GroupState.IGNORED: "",
+}
+#: What comes to mind first in these states; in the others replaying, resolving and ignoring.
+_LIKELY = {GroupState.IGNORED: ("reopen", "replay"), GroupState.RESOLVED: ("reopen",)}
+_OUTCOMES = {"succeeded": "succeeded", "failed_same": "failed the same", "failed_new": "failed in a new way"}
+#: What a group's history holds → words.
+_EVENTS = {
+    "resolved": "Resolved",
+    "ignored": "Ignored",
+    "reopened": "Reopened",
+    "note": "Note",
+    "ignoring ended": "Ignoring ended by itself",
+}
+_ENDED = {
+    "time": "its time was over",
+    "rate": "more came in an hour than was allowed",
+    "count": "so many more had died",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """One line about a group: what it is, when, and words; ``url`` leads to more about it."""
+
+    label: str
+    at: datetime | None = None
+    text: str = ""
+    url: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocked:
+    """A circuit breaker on the way of the group that does not let every call pass."""
+
+    name: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Around:
+    """What is the case around some groups: nothing of it is known when nobody answers."""
+
+    #: Breakers by message type.
+    blocked: Mapping[str, Sequence[Blocked]]
+    #: Replay batches that go on, by the fingerprint that they name.
+    batches: Mapping[str, Sequence[Fact]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """A group as the list shows it."""
+
+    fingerprint: str
+    url: str
+    letters_url: str
+    replay_url: str
+    state: GroupState
+    tone: str
+    error_type: str
+    error_kind: str
+    title: str
+    frame: str
+    #: At most three message types with their counts.
+    types: tuple[tuple[str, int], ...]
+    more_types: int
+    note: str
+    note_by: str
+    count: int
+    open: int
+    #: A path of 24 bars in a drawing of 95 by 30, and what it says.
+    spark: str
+    spark_words: str
+    course: Course
+    facts: tuple[Fact, ...]
+    acts: tuple[Act, ...]
+    #: Those that a card has room for; none when who looks may not act.
+    quick: tuple[Act, ...]
+    blocked: tuple[Blocked, ...]
+
+
+def card(group: Group, locked: str, around: Around, masking: MaskingPolicy) -> Card:
+    """``locked``: why who looks may not act."""
+    can = acts(group, locked)
+    likely = _LIKELY.get(group.state, ("replay", "resolve", "ignore"))
+    return Card(
+        fingerprint=group.fingerprint,
+        url=url("change", group),
+        letters_url=letters_url(group),
+        replay_url=replay_url(group),
+        state=group.state,
+        tone=_TONES[group.state],
+        error_type=group.error_type,
+        error_kind=group.error_kind,
+        title=mask_text(group.telling_title, masking)[:_MAX_TEXT],
+        frame=group.frame,
+        types=group.types[:3],
+        more_types=max(0, len(group.types) - 3),
+        note=mask_text(group.note.text, masking)[:_MAX_TEXT] if group.note else "",
+        note_by=who(group.note.by) if group.note else "",
+        count=group.count,
+        open=group.open,
+        spark=spark(group.trend),
+        spark_words=trend_words(group.trend),
+        course=course(group),
+        facts=(*facts(group, masking), *around.batches.get(group.fingerprint, ())),
+        acts=tuple(can),
+        quick=tuple(act for act in can if act.name in likely and not act.locked),
+        blocked=tuple({one.name: one for name, _ in group.types for one in around.blocked.get(name, ())}.values()),
+    )
+
+
+def around(groups: Sequence[Group]) -> Around:
+    """Breakers on the way of these groups, and replays of them that go on."""
+    return Around(blocked=_blocked(groups), batches=_batches(groups))
+
+
+def _batches(groups: Sequence[Group]) -> dict[str, list[Fact]]:
+    found: dict[str, list[Fact]] = {group.fingerprint: [] for group in groups}
+    try:
+        going_on = batches.running(_BATCHES) if groups else []
+    except DeadLetterError as error:
+        # The groups were read a moment ago: they are worth more than this line.
+        log.warning("batches_unknown", extra={"why": str(error)})
+        return {}
+    for batch in going_on:
+        for name in batch.criteria.fingerprints if batch.criteria else ():
+            if name in found:
+                at = reverse("admin:dlq_app_replaybatch_change", args=[batch.id])
+                text = f"{batch.name or batch.id}, {batch.stage.value}"
+                found[name].append(Fact(label="In replay", text=text, url=at))
+    return found
+
+
+def _blocked(groups: Sequence[Group]) -> dict[str, list[Blocked]]:
+    types = sorted({name for group in groups for name, _ in group.types})
+    try:
+        seen = intake().breakers(types) if types else {}
+    except DeadLetterError as error:
+        # The page is about groups; whether a replay is let through says the page before it, too.
+        log.warning("breaker_unknown", extra={"why": str(error)})
+        return {}
+    return {
+        name: [Blocked(name=one.name, state=one.state) for one in many if not one.passes] for name, many in seen.items()
+    }
+
+
+def live(request: HttpRequest, group: Group, now: datetime) -> dict[str, Any]:
+    """The part of a group's page that changes while somebody looks, and ``live_tag``, its name."""
+    masking = conf.masking_policy()
+    shown = card(group, permissions.why_not(request, "replay"), around([group]), masking)
+    newest = _newest(group, masking)
+    changing = {
+        "card": shown,
+        "why": why(group, masking),
+        "chart": chart(group),
+        "types": group.types,
+        "newest": newest,
+        "history": history(group, masking),
+        "acts": shown.acts,
+        "as_of": as_of(group.as_of, now),
+    }
+    return {**changing, "live_tag": tag(request, now, changing), "now": now, "every": EVERY_S}
+
+
+def whole(request: HttpRequest, group: Group, now: datetime) -> dict[str, Any]:
+    """Everything on a group's page."""
+    masking = conf.masking_policy()
+    return {
+        **live(request, group, now),
+        "title": mask_text(group.telling_title, masking)[:_MAX_TEXT],
+        "note": mask_text(group.note.text, masking) if group.note else "",
+        "note_by": who(group.note.by) if group.note else "",
+        "note_at": group.note.at if group.note else None,
+        "why_not_note": permissions.why_not(request, "replay"),
+        "sample": mask_text(group.sample, masking),
+        "twins": twins(group, request.build_absolute_uri("/").rstrip("/")),
+    }
+
+
+def as_of(counted: datetime, now: datetime) -> datetime | None:
+    """When figures were counted, if that is not just now."""
+    return counted if now - counted > OLD else None
+
+
+# --- where to ---
+
+
+def url(what: str, group: Group) -> str:
+    """An address about the group."""
+    return reverse(f"admin:dlq_app_lettergroup_{what}", args=[group.fingerprint])
+
+
+def letters_url(group: Group) -> str:
+    return f"{reverse('admin:dlq_app_deadletter_changelist')}?{urlencode({'fingerprint': group.fingerprint})}"
+
+
+def replay_url(group: Group) -> str:
+    return f"{reverse('admin:dlq_app_replaybatch_add')}?{urlencode({'fingerprint': group.fingerprint})}"
+
+
+# --- what can be done ---
+
+
+def acts(group: Group, locked: str) -> list[Act]:
+    """Every button with what it needs; locked ones say why."""
+    is_resolved = group.state is GroupState.RESOLVED
+    said = group.said.state if group.said else None
+    is_ignored = group.state is GroupState.IGNORED
+    found = [
+        Act(
+            name="replay",
+            label="Replay…",
+            icon="replay",
+            url=replay_url(group),
+            hint="First a dry run: how many, whether it is safe now, and how fast.",
+            locked=locked or ("" if group.open else "None of its letters is open."),
+            is_primary=group.state in OPEN_STATES,
+        ),
+        Act(
+            name="resolve",
+            label="Resolve…",
+            icon="check",
+            url=url("resolve", group),
+            hint="Its cause is gone. A letter that dies from now on brings it back as regressed.",
+            locked=locked or ("It is resolved already." if is_resolved and said is GroupState.RESOLVED else ""),
+        ),
+        Act(
+            name="ignore",
+            label="Ignore otherwise…" if is_ignored else "Ignore…",
+            icon="eyeoff",
+            url=url("ignore", group),
+            hint="Until a time, a rate, or so many more. Nothing of it is lost.",
+            locked=locked,
+        ),
+        Act(
+            name="reopen",
+            label="Stop ignoring…" if is_ignored else "Reopen…",
+            icon="up",
+            url=url("reopen", group),
+            hint="Takes back what was said.",
+            locked=locked or ("" if said else "Nobody resolved or ignored it."),
+        ),
+    ]
+    # What it would most likely be, first.
+    return sorted(found, key=lambda act: act.name != "reopen") if is_ignored else found
+
+
+# --- in words ---
+
+
+def facts(group: Group, masking: MaskingPolicy) -> list[Fact]:
+    """What is known of it, beside the numbers."""
+    found = [Fact(label="First", at=group.first_seen), Fact(label="Last", at=group.last_seen)]
+    if group.last_replay:
+        outcome = _OUTCOMES.get(group.last_replay.outcome, group.last_replay.outcome)
+        found.append(Fact(label="Last replay", at=group.last_replay.at, text=outcome))
+    else:
+        found.append(Fact(label="Last replay", text="never"))
+    ended = group.replays_succeeded + group.replays_failed
+    if ended:
+        found.append(Fact(label="Replays, 24 h", text=f"{group.replays_succeeded:,} of {ended:,} succeeded"))
+    said = group.said
+    if said and group.state is GroupState.IGNORED:
+        found += [Fact(label="Ignored", text=until_words(said)), _by(said, masking)]
+    elif said and said.state is GroupState.RESOLVED:
+        label = "Was resolved" if group.state is GroupState.REGRESSED else "Resolved"
+        found += [Fact(label=label, at=said.at), _by(said, masking)]
+    elif said and said.ended:
+        found.append(Fact(label="Ignored no longer", text=_ENDED.get(said.ended, said.ended)))
+    return found
+
+
+def who(name: str) -> str:
+    """People by their name alone; keys stay ``key:shop``."""
+    return name.removeprefix("user:")
+
+
+def _by(said: Said, masking: MaskingPolicy) -> Fact:
+    reason = mask_text(said.reason, masking)[:_MAX_TEXT]
+    return Fact(label="By", text=f"{who(said.by)}: {reason}" if reason else who(said.by))
+
+
+def until_words(said: Said) -> str:
+    """When ignoring ends."""
+    ends = [f"until {said.until.astimezone(UTC):%-d %b %H:%M}"] if said.until else []
+    ends += [f"until more than {said.until_per_hour:,} an hour"] if said.until_per_hour else []
+    ends += [f"until {said.until_count:,} more died"] if said.until_count else []
+    return ", or ".join(ends) or "until somebody reopens it"
+
+
+def why(group: Group, masking: MaskingPolicy) -> str:
+    """Why it is in its state, in a sentence."""
+    said = group.said
+    still = f"{group.open:,} of its {group.count:,} letters {'is' if group.open == 1 else 'are'} open."
+    match group.state:
+        case GroupState.REGRESSED if said:
+            return f"{who(said.by)} resolved it, and it failed again since. {still}"
+        case GroupState.NEW:
+            return f"Seen for the first time within the last 24 hours. {still}"
+        case GroupState.IGNORED if said:
+            reason = mask_text(said.reason, masking)[:_MAX_TEXT]
+            return f"Ignored by {who(said.by)} {until_words(said)}{f': {reason}' if reason else '.'}"
+        case GroupState.RESOLVED if said and said.state is GroupState.RESOLVED:
+            return f"{who(said.by)} resolved it. The next letter that dies of it brings it back as regressed."
+        case GroupState.RESOLVED:
+            return "None of its letters is open: there is nothing to do."
+    return f"Known for more than a day. {still}"
+
+
+def history(group: Group, masking: MaskingPolicy) -> list[dict[str, Any]]:
+    """What people did with it, newest first."""
+    found = []
+    for entry in reversed(group.history[-_SHOWN_HISTORY:]):
+        what, reason = str(entry.get("what", "")), mask_text(str(entry.get("why", "")), masking)
+        found.append(
+            {
+                "at": entry.get("at"),
+                "who": who(str(entry.get("who", ""))),
+                "what": _EVENTS.get(what, what),
+                "why": _ENDED.get(reason, reason) if what == "ignoring ended" else reason[:_MAX_TEXT],
+            }
+        )
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One of its letters."""
+
+    url: str
+    message_id: str
+    status: str
+    reason: str
+    last_failed_at: datetime
+
+
+def _newest(group: Group, masking: MaskingPolicy) -> list[Line] | None:
+    """Its letters that failed last; None when they cannot be had in time."""
+    try:
+        found = repository.letters().page(
+            LetterCriteria(fingerprints=(group.fingerprint,)), PageRequest(limit=NEWEST)
+        )  # fmt: skip
+    except DeadLetterError as error:
+        log.warning("group_letters_unknown", extra={"why": str(error)})
+        return None
+    return [_line(letter, masking) for letter in found.letters]
+
+
+def _line(letter: DeadLetter, masking: MaskingPolicy) -> Line:
+    return Line(
+        url=reverse("admin:dlq_app_deadletter_change", args=[letter.id]),
+        message_id=letter.message_id,
+        status=letter.status.value,
+        reason=mask_text(letter.error_reason, masking)[:200],
+        last_failed_at=letter.last_failed_at,
+    )
+
+
+def twins(group: Group, site: str) -> list[tuple[str, str]]:
+    """The same as requests and as a command, to copy."""
+    here = f"{site}/api/dlq/groups/{path(group.fingerprint)}"
+    tomorrow = iso((group.as_of + timedelta(days=1)).replace(minute=0, second=0, microsecond=0))
+    replay = {"filter": {"fingerprint": group.fingerprint}, "reason": "…"}
+    flags = [shell_flag("--fingerprint", group.fingerprint), shell_flag("--reason", "…")]
+    return [
+        ("manage.py, replay", manage("replay_dlq", flags)),
+        ("curl, replay", curl(f"{site}/api/dlq/replay-batch", replay, method="POST")),
+        ("curl, look", curl(here)),
+        ("curl, resolve", curl(f"{here}/resolve", {"reason": "…"}, method="POST")),
+        ("curl, ignore", curl(f"{here}/ignore", {"reason": "…", "until": tomorrow}, method="POST")),
+        ("curl, reopen", curl(f"{here}/reopen", {"reason": "…"}, method="POST")),
+        ("curl, note", curl(f"{here}/note", {"text": "…"}, method="POST")),
+    ]

@@ -1,0 +1,118 @@
+"""What can be done with a letter: a button for each act, or why it is locked."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from django.http import HttpRequest
+from django.urls import reverse
+
+from dlq_app.admin import permissions
+from dlq_app.conf import intake
+from dlq_app.domain.errors import DeadLetterError
+from dlq_app.domain.letter import DeadLetter
+from dlq_app.domain.states import Status, Verb, is_allowed
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Act:
+    """A button: what it does, or why it does not."""
+
+    name: str
+    label: str
+    icon: str
+    url: str
+    hint: str
+    #: Why it is locked, in words; empty when it may be pressed.
+    locked: str = ""
+    is_primary: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """What would become of a replay right now: the circuit breaker's word."""
+
+    #: Seconds until the breaker looks again; None when nothing is in the way.
+    refused_for: float | None = None
+    breaker: str = ""
+    is_unknown: bool = False
+
+    @property
+    def words(self) -> str:
+        if self.refused_for is None:
+            return ""
+        name = self.breaker or "The circuit breaker of this type"
+        return f"{name} is open: a replay now would be refused."
+
+
+def gate(letter: DeadLetter) -> Gate:
+    """Asks intake; when it does not answer nobody knows."""
+    try:
+        wait_ms = intake().retry_after_ms(letter.type, letter.body)
+        name = intake().breaker_of(letter.type, letter.body) or ""
+    except DeadLetterError as error:
+        log.warning("breaker_unknown", extra={"why": str(error)})
+        return Gate(is_unknown=True)
+    return Gate(refused_for=None if wait_ms is None else max(wait_ms, 0) / 1000, breaker=name)
+
+
+def acts(request: HttpRequest, letter: DeadLetter, barrier: Gate) -> list[Act]:
+    """Every button with what it needs; locked ones say why."""
+    role = permissions.why_not(request, "replay")
+    busy = "A replay is under way: wait for its outcome." if letter.status is Status.PROCESSING else ""
+    resolved = letter.status is Status.RESOLVED
+    done = "It is resolved already." if resolved else ""
+    aside = "" if is_allowed(Verb.SET_ASIDE, letter.status) else (done or busy or "It waits for a person already.")
+    return [
+        Act(
+            name="replay",
+            label="Replay again…" if resolved else "Replay…",
+            icon="replay",
+            url=_url("replay", letter),
+            hint="It is resolved: you will be asked to insist."
+            if resolved
+            else "One attempt, at once. Its outcome comes back here.",
+            locked=role or busy or barrier.words,
+            is_primary=not resolved,
+        ),
+        Act(
+            name="edit",
+            label="Edit and replay…",
+            icon="edit",
+            url=_url("edit", letter),
+            hint="The original stays; your version is kept with your name.",
+            locked=role or busy,
+            is_primary=not resolved and bool(barrier.words),
+        ),
+        Act(
+            name="resolve",
+            label="Resolve…",
+            icon="check",
+            url=_url("resolve", letter),
+            hint="It is done: you say so. The letter stays.",
+            locked=role or done or busy,
+        ),
+        Act(
+            name="discard",
+            label="Discard…",
+            icon="slash",
+            url=_url("discard", letter),
+            hint="It does not matter any more. The letter stays.",
+            locked=role or done or busy,
+        ),
+        Act(
+            name="set_aside",
+            label="Set aside…",
+            icon="hand",
+            url=_url("set_aside", letter),
+            hint="Stops the automatic replays until a person decides.",
+            locked=role or aside,
+        ),
+    ]
+
+
+def _url(what: str, letter: DeadLetter) -> str:
+    return reverse(f"admin:dlq_app_deadletter_{what}", args=[letter.id])

@@ -1,0 +1,373 @@
+"""The changelist's filters: each narrows one field of the criteria and carries its wire name in the address."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+
+from django.contrib.admin import ListFilter
+from django.contrib.admin.options import IncorrectLookupParameters
+from django.http import HttpRequest
+
+from dlq_app.admin.letters.queryset import LettersQuerySet
+from dlq_app.domain.criteria import KINDS, PRIORITIES, LetterCriteria
+from dlq_app.domain.errors import CriteriaInvalid, DeadLetterError
+from dlq_app.domain.masking import MASK
+from dlq_app.domain.states import OPEN, Status
+from dlq_app.services import dead_letters
+
+log = logging.getLogger(__name__)
+
+#: In the order of how urgent they are.
+STATUSES = (Status.MANUAL, Status.PENDING, Status.FAILED, Status.PROCESSING, Status.RESOLVED)
+STATUS_WORDS = {
+    Status.MANUAL: "Needs a person",
+    Status.PENDING: "Pending",
+    Status.FAILED: "Failed",
+    Status.PROCESSING: "Processing",
+    Status.RESOLVED: "Resolved",
+}
+STATUS_ICONS = {
+    Status.MANUAL: "hand",
+    Status.PENDING: "clock",
+    Status.FAILED: "octx",
+    Status.PROCESSING: "spin",
+    Status.RESOLVED: "check",
+}
+_OPEN = tuple(status.value for status in STATUSES if status in OPEN)
+
+
+@dataclass(frozen=True, slots=True)
+class Chip:
+    """An active filter, and the address of the list without it."""
+
+    label: str
+    value: str
+    remove: str
+
+
+class _Figures:
+    """Asks for the figures, but not again soon after they took too long: the list must not wait for its margin."""
+
+    pause_s = 30.0
+
+    def __init__(self) -> None:
+        self._not_before = 0.0
+
+    def ask(self) -> Mapping[str, Any]:
+        """The figures; empty when nobody knows them now."""
+        if time.monotonic() < self._not_before:
+            return {}
+        try:
+            return dead_letters.stats()
+        except DeadLetterError as error:
+            # Too slow, or a store that is away: the list itself says which.
+            self._not_before = time.monotonic() + self.pause_s
+            log.warning("figures_missing", extra={"why": str(error)})
+        return {}
+
+    def forget(self) -> None:
+        self._not_before = 0.0
+
+
+kept = _Figures()
+
+
+def figures(request: HttpRequest) -> Mapping[str, Any]:
+    """The figures behind the choices, asked once for a page. Without an answer choices have no counts."""
+    found: Mapping[str, Any] | None = getattr(request, "_dlq_figures", None)
+    if found is None:
+        found = kept.ask()
+        request._dlq_figures = found  # type: ignore[attr-defined]
+    return found
+
+
+class CriteriaFilter(ListFilter):
+    """Values of one field. Repeated values in the address mean any of them; an invalid one is no address of ours."""
+
+    template = "console/letters_filter.html"
+    #: Wire name, which is also the parameter's.
+    name: ClassVar[str]
+    attribute: ClassVar[str]
+    #: Before the value in a chip.
+    label: ClassVar[str]
+    is_open: ClassVar[bool] = False
+
+    def __init__(self, request: HttpRequest, params: dict[str, list[str]], model: Any, model_admin: Any) -> None:
+        super().__init__(request, params, model, model_admin)
+        self.values: tuple[str, ...] = ()
+        given = params.pop(self.name, None)
+        if given is not None:
+            try:
+                parsed = LetterCriteria.parse({self.name: list(given)})
+            except CriteriaInvalid as error:
+                raise IncorrectLookupParameters(str(error)) from error
+            self.values = getattr(parsed, self.attribute)
+            self.used_parameters[self.name] = self.values
+        self.request = request
+
+    def expected_parameters(self) -> list[str | None]:
+        return [self.name]
+
+    def has_output(self) -> bool:
+        return True
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> LettersQuerySet:  # type: ignore[override]
+        letters: LettersQuerySet = queryset
+        return letters.narrowed(**{self.attribute: self.values}) if self.values else letters
+
+    def choices(self, changelist: Any) -> Iterator[dict[str, Any]]:
+        yield self._choice(changelist, (), "All")
+        for value, count in self.offered():
+            yield self._choice(changelist, (value,), self.word(value), count)
+
+    def offered(self) -> Sequence[tuple[str, int | None]]:
+        """Values to choose from with their counts, None for an unknown count."""
+        raise NotImplementedError
+
+    def word(self, value: str) -> str:
+        """The value for people."""
+        return value
+
+    def chips(self, changelist: Any) -> list[Chip]:
+        """The active values, each with the address without it."""
+        return [Chip(self.label, self.word(value), self._without(changelist, value)) for value in self.values]
+
+    def _without(self, changelist: Any, value: str) -> str:
+        left = [other for other in self.values if other != value]
+        return address(changelist, {self.name: left or None})
+
+    def _choice(
+        self, changelist: Any, values: tuple[str, ...], display: str, count: int | None = None, icon: str = ""
+    ) -> dict[str, Any]:
+        return {
+            "selected": set(values) == set(self.values),
+            "query_string": address(changelist, {self.name: list(values) or None}),
+            "display": display,
+            "count": count,
+            "icon": icon,
+        }
+
+
+def address(changelist: Any, changes: Mapping[str, Any]) -> str:
+    """The list's address with other parameters, on its first page. Exactly these names: Django removes by prefix."""
+    found: str = changelist.get_query_string(new_params=dict(changes))
+    return found
+
+
+class _Counted(CriteriaFilter):
+    """Choices from the figures, most letters first, and those that are chosen already."""
+
+    #: Where the figures have it, and what its entries call the value.
+    figure: ClassVar[str]
+    key: ClassVar[str] = ""
+    most = 8
+
+    def offered(self) -> Sequence[tuple[str, int | None]]:
+        raw = figures(self.request).get(self.figure) or {}
+        rows = [(row[self.key], row["count"]) for row in raw] if isinstance(raw, list) else list(raw.items())
+        found: list[tuple[str, int | None]] = [
+            # A name that is partly hidden fits no letter, and its address would show it.
+            (str(value), count)
+            for value, count in rows[: self.most]
+            if value and MASK not in str(value)
+        ]
+        known = {value for value, _ in found}
+        counts = dict(rows)
+        return found + [(value, counts.get(value)) for value in self.values if value not in known]
+
+
+class StatusFilter(CriteriaFilter):
+    title = "status"
+    name, attribute, label, is_open = "status", "statuses", "Status", True
+
+    def choices(self, changelist: Any) -> Iterator[dict[str, Any]]:
+        by_status = figures(self.request).get("byStatus") or {}
+        known = bool(by_status)
+        opened = sum(by_status.get(value, 0) for value in _OPEN) if known else None
+        yield self._choice(changelist, _OPEN, "Open (all four)", opened)
+        for status in STATUSES:
+            count = by_status.get(status.value, 0) if known else None
+            yield self._choice(changelist, (status.value,), STATUS_WORDS[status], count, STATUS_ICONS[status])
+        yield self._choice(changelist, (), "All", sum(by_status.values()) if known else None)
+
+    def word(self, value: str) -> str:
+        return STATUS_WORDS[Status(value)]
+
+    def chips(self, changelist: Any) -> list[Chip]:
+        if set(self.values) == set(_OPEN):
+            return [Chip(self.label, "Open", address(changelist, {self.name: None}))]
+        return super().chips(changelist)
+
+
+class ErrorTypeFilter(_Counted):
+    title = "error type"
+    name, attribute, label, is_open = "errorType", "error_types", "Error", True
+    figure, key = "topErrorTypes", "errorType"
+
+
+class TypeFilter(_Counted):
+    title = "type"
+    name, attribute, label, is_open = "type", "types", "Type", True
+    figure = "byType"
+
+
+class SourceFilter(_Counted):
+    title = "source"
+    name, attribute, label = "source", "sources", "Source"
+    figure = "bySource"
+
+
+class KindFilter(CriteriaFilter):
+    title = "kind"
+    name, attribute, label = "errorKind", "error_kinds", "Kind"
+
+    def offered(self) -> Sequence[tuple[str, int | None]]:
+        return [(kind, None) for kind in KINDS]
+
+    def word(self, value: str) -> str:
+        return value.capitalize()
+
+
+class PriorityFilter(CriteriaFilter):
+    title = "priority"
+    name, attribute, label = "priority", "priorities", "Priority"
+
+    def offered(self) -> Sequence[tuple[str, int | None]]:
+        return [(priority, None) for priority in PRIORITIES]
+
+    def word(self, value: str) -> str:
+        return value.capitalize()
+
+
+class TagFilter(CriteriaFilter):
+    """A field to type into: tags are anybody's words, too many to list."""
+
+    title = "tag"
+    name, attribute, label = "tag", "tags", "Tag"
+    template = "console/letters_filter_text.html"
+
+    def choices(self, changelist: Any) -> Iterator[dict[str, Any]]:
+        kept = [
+            (name, value)
+            for name, values in changelist.filter_params.items()
+            for value in values
+            if name not in (self.name, "p")
+        ]
+        yield {
+            "name": self.name,
+            "kept": kept,
+            "value": self.values[0] if len(self.values) == 1 else "",
+            "all": address(changelist, {self.name: None}),
+        }
+
+
+class FingerprintFilter(CriteriaFilter):
+    """Chosen from a group or a letter, never here."""
+
+    title = "group"
+    name, attribute, label = "fingerprint", "fingerprints", "Group"
+
+    def has_output(self) -> bool:
+        return bool(self.values)
+
+    def offered(self) -> Sequence[tuple[str, int | None]]:
+        return [(value, None) for value in self.values]
+
+
+class AgeFilter(ListFilter):
+    """When a letter failed last: ``age`` relative to now, or ``from`` and ``to`` as instants."""
+
+    title = "age"
+    template = "console/letters_filter.html"
+    is_open = True
+    name = "age"
+    #: Value → how long ago, whether it is the newest or the oldest that are meant, words.
+    AGES: ClassVar[dict[str, tuple[timedelta, str, str]]] = {
+        "15m": (timedelta(minutes=15), "failed_from", "Last 15 minutes"),
+        "1h": (timedelta(hours=1), "failed_from", "Last hour"),
+        "24h": (timedelta(hours=24), "failed_from", "Last 24 hours"),
+        "7d": (timedelta(days=7), "failed_from", "Last 7 days"),
+        "7d-": (timedelta(days=7), "failed_to", "Older than 7 days"),
+    }
+
+    def __init__(self, request: HttpRequest, params: dict[str, list[str]], model: Any, model_admin: Any) -> None:
+        super().__init__(request, params, model, model_admin)
+        self.age = ""
+        given: dict[str, list[str]] = {name: list(params.pop(name)) for name in ("age", "from", "to") if name in params}
+        age = given.pop("age", [""])[-1]
+        if age and age not in self.AGES:
+            raise IncorrectLookupParameters(f"age: must be one of {', '.join(self.AGES)}")
+        try:
+            parsed = LetterCriteria.parse(given)
+        except CriteriaInvalid as error:
+            raise IncorrectLookupParameters(str(error)) from error
+        self.window = {"failed_from": parsed.failed_from, "failed_to": parsed.failed_to}
+        self.given = {name: values[0] for name, values in given.items()}
+        if age:
+            self.age = age
+            ago, edge, _ = self.AGES[age]
+            # To the second, so that the address that an action carries on with is short.
+            self.window[edge] = (datetime.now(UTC) - ago).replace(microsecond=0)
+            if (
+                self.window["failed_from"]
+                and self.window["failed_to"]
+                and self.window["failed_from"] >= self.window["failed_to"]
+            ):
+                raise IncorrectLookupParameters("age: nothing is left of from and to")
+        self.used_parameters.update(self.window)
+
+    def expected_parameters(self) -> list[str | None]:
+        return ["age", "from", "to"]
+
+    def has_output(self) -> bool:
+        return True
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> LettersQuerySet:  # type: ignore[override]
+        letters: LettersQuerySet = queryset
+        given = {name: value for name, value in self.window.items() if value}
+        return letters.narrowed(**given) if given else letters
+
+    def choices(self, changelist: Any) -> Iterator[dict[str, Any]]:
+        cleared = {"age": None, "from": None, "to": None}
+        yield {
+            "selected": not self.age and not self.given,
+            "query_string": address(changelist, cleared),
+            "display": "Any",
+        }
+        for value, (_, _, words) in self.AGES.items():
+            yield {
+                "selected": self.age == value,
+                "query_string": address(changelist, {**cleared, "age": value}),
+                "display": words,
+            }
+
+    def chips(self, changelist: Any) -> list[Chip]:
+        found = [
+            Chip(f"Failed {word}", f"{moment:%-d %b %Y %H:%M:%S} UTC", address(changelist, {name: None}))
+            for name, word, moment in (
+                ("from", "from", self.window["failed_from"]),
+                ("to", "before", self.window["failed_to"]),
+            )
+            if moment and name in self.given
+        ]
+        if self.age:
+            found.append(Chip("Age", self.AGES[self.age][2].lower(), address(changelist, {"age": None})))
+        return found
+
+
+FILTERS = (
+    StatusFilter,
+    ErrorTypeFilter,
+    TypeFilter,
+    AgeFilter,
+    KindFilter,
+    SourceFilter,
+    PriorityFilter,
+    TagFilter,
+    FingerprintFilter,
+)

@@ -1,0 +1,215 @@
+"""What the page of one letter shows: plain values for templates, everything from outside masked and bounded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.http import HttpRequest
+from django.template.defaultfilters import filesizeformat
+from django.urls import reverse
+
+from dlq_app import conf
+from dlq_app.admin import permissions
+from dlq_app.admin.commands import curl, manage, path
+from dlq_app.admin.letters.acts import Gate, acts, gate
+from dlq_app.admin.letters.payload_tree import tree
+from dlq_app.admin.letters.story import MAX_TEXT, counts, former, history, note, timeline, versions
+from dlq_app.admin.letters.traceback import stack
+from dlq_app.domain.criteria import LetterCriteria
+from dlq_app.domain.errors import DeadLetterError
+from dlq_app.domain.explanation import explain
+from dlq_app.domain.letter import DeadLetter
+from dlq_app.domain.masking import MaskingPolicy, mask_json, mask_text
+from dlq_app.domain.payload import NotJson, masked, parse, written
+from dlq_app.domain.states import Status
+from dlq_app.domain.strategies import Strategy
+from dlq_app.domain.visible_text import json_visible, shell_flag
+from dlq_app.store import repository
+
+log = logging.getLogger(__name__)
+
+_MAX_STACK = 40_000
+#: Bytes of a payload above which it scrolls by itself, so that what comes after it stays within reach.
+_LONG = 1_500
+_STRATEGIES = {
+    Strategy.IMMEDIATE: "replays by itself after some minutes",
+    Strategy.OFF_PEAK: "replays by itself off peak",
+    Strategy.MANUAL: "a person decides",
+}
+
+
+def state(request: HttpRequest, letter: DeadLetter, now: datetime) -> dict[str, Any]:
+    """The part that changes while somebody looks: status, sentence, what can be done, timeline, history."""
+    masking = conf.masking_policy()
+    barrier = gate(letter)
+    return {
+        "letter": letter,
+        "explanation": mask_text(explain(letter, conf.replay_policy(), now), masking),
+        "gate": barrier,
+        "acts": acts(request, letter, barrier),
+        "timeline": timeline(letter, masking),
+        "counts": counts(letter),
+        "history": history(letter, masking),
+        "versions": versions(letter, masking),
+        "live_tag": tag(request, letter, barrier),
+        "tone": {Status.RESOLVED: "ok", Status.PENDING: "", Status.PROCESSING: "busy"}.get(letter.status, "bad"),
+        "as_of": now,
+    }
+
+
+def tag(request: HttpRequest, letter: DeadLetter, barrier: Gate) -> str:
+    """Names what ``state`` shows, but for the time: the same as long as nothing changed."""
+    parts = [
+        letter.id,
+        letter.status,
+        letter.updated_at.isoformat(),
+        letter.fence,
+        letter.next_retry_at and letter.next_retry_at.isoformat(),
+        len(letter.notes),
+        barrier.refused_for is None,
+        barrier.is_unknown,
+        permissions.may(request, "replay"),
+        permissions.may(request, "admin"),
+    ]
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:24]
+
+
+def whole(request: HttpRequest, letter: DeadLetter, now: datetime, *, revealed: bool = False) -> dict[str, Any]:
+    """All of the page. ``revealed``: with the secrets of the payload, for who may see them."""
+    masking = conf.masking_policy()
+    error = mask_text(letter.error_stack, masking)[:_MAX_STACK]
+    return {
+        **state(request, letter, now),
+        "reason": mask_text(letter.error_reason, masking)[:MAX_TEXT],
+        "stack": stack(error),
+        "stack_text": error,
+        "payload": payload(letter, None if revealed else masking),
+        "is_revealed": revealed,
+        "why_not_reveal": permissions.why_not(request, "admin"),
+        "why_not_note": permissions.why_not(request, "replay"),
+        "former": former(letter, masking),
+        "notes": [note(entry, masking) for entry in reversed(letter.notes)],
+        "facts": facts(letter, masking),
+        "system": system(letter, masking),
+        "group": group(letter),
+        "twins": twins(letter, request.build_absolute_uri("/").rstrip("/")),
+    }
+
+
+def payload(letter: DeadLetter, masking: MaskingPolicy | None) -> dict[str, Any]:
+    """The tree of the payload, or its text when it is no JSON; and what was left out."""
+    try:
+        node = parse(letter.text)
+    except NotJson as error:
+        text = letter.text if masking is None else mask_json(letter.text, masking)
+        shown = text[:_MAX_STACK]
+        return {"text": shown, "why": str(error), "is_cut": len(shown) < len(text), "bytes": len(letter.body)}
+    shown_node = node if masking is None else masked(node, masking)
+    made = tree(shown_node)
+    return {
+        "tree": made.html,
+        "is_cut": made.is_cut,
+        "is_long": len(letter.body) > _LONG,
+        "bytes": len(letter.body),
+        "json": "" if made.is_cut else json_visible(written(shown_node, indent=2)),
+        "hides": shown_node != node,
+    }
+
+
+def payload_text(letter: DeadLetter, masking: MaskingPolicy) -> str:
+    """The whole payload with secrets hidden, laid out when it is JSON."""
+    try:
+        return written(masked(parse(letter.text), masking), indent=2)
+    except NotJson:
+        return mask_json(letter.text, masking)
+
+
+# --- facts ---
+
+
+def facts(letter: DeadLetter, masking: MaskingPolicy) -> dict[str, Any]:
+    """What stands beside: priority, source, tags, client, strategy."""
+    by_hand = sum(entry.get("kind") != "auto" for entry in letter.replay_attempts)
+    tags = letter.metadata.get("tags")
+    return {
+        "priority": str(letter.metadata.get("priority") or ""),
+        "source": mask_text(str(letter.metadata.get("source") or ""), masking),
+        "client": mask_text(str(letter.metadata.get("client") or ""), masking),
+        "tags": [mask_text(str(one), masking) for one in tags[:20]] if isinstance(tags, list) else [],
+        "strategy": _STRATEGIES.get(letter.strategy, letter.strategy.value),
+        "most": conf.replay_policy().max_automatic_replays,
+        "by_hand": by_hand,
+    }
+
+
+def system(letter: DeadLetter, masking: MaskingPolicy) -> list[tuple[str, str]]:
+    """Where it failed last, as pairs for people."""
+    raw = letter.metadata.get("systemState")
+    given: Mapping[str, Any] = raw if isinstance(raw, Mapping) else {}
+
+    def text(name: str) -> str:
+        value = given.get(name)
+        return mask_text(str(value), masking)[:200] if value not in (None, "") else ""
+
+    def number(name: str, unit: str) -> str:
+        value = given.get(name)
+        return f"{value:.0f} {unit}" if isinstance(value, int | float) and value == value else ""
+
+    def memory() -> str:
+        # Workers tell the bytes that their process holds; other sources a part of the host's memory.
+        value = given.get("memory")
+        if isinstance(value, int | float) and 100 < value < 2**50:
+            return filesizeformat(value).replace("\N{NO-BREAK SPACE}", " ")  # else written out as unseen
+        return number("memory", "%")
+
+    worker, host = text("worker"), text("host")
+    load = ", ".join(part for part in (number("cpu", "%"), memory()) if part)
+    uptime = given.get("uptime")
+    up = str(timedelta(seconds=int(uptime))) if isinstance(uptime, int | float) and 0 <= uptime < 10**9 else ""
+    pairs = [
+        ("Worker", f"{worker} on {host}" if worker and host else worker or host),
+        ("Code", text("codeVersion")),
+        ("CPU load, memory", load),
+        ("Uptime", up),
+    ]
+    return [(name, value) for name, value in pairs if value]
+
+
+def group(letter: DeadLetter) -> dict[str, Any] | None:
+    """The letters that failed the same way; None when the letter has no group or nobody can count."""
+    if not letter.fingerprint:
+        return None
+    try:
+        total = repository.letters().count(LetterCriteria(fingerprints=(letter.fingerprint,)), within_s=0.3)
+    except DeadLetterError as error:
+        log.warning("group_unknown", extra={"why": str(error)})
+        return None
+    others = max(0, total.count - 1)
+    return {
+        "url": reverse("admin:dlq_app_lettergroup_change", args=[letter.fingerprint]),
+        "others": f"{others:,}{'+' if total.is_capped else ''}",
+        "is_alone": others == 0,
+    }
+
+
+def twins(letter: DeadLetter, site: str) -> list[tuple[str, str]]:
+    """The replay as a command and as a request, to copy."""
+    address = f"{site}/api/dlq/{path(letter.id)}/replay"
+    return [
+        ("manage.py", manage("replay_dlq", [shell_flag("--reason", "…")], [letter.message_id])),
+        ("curl", curl(address, {"reason": "…"}, method="POST")),
+    ]
+
+
+def sample_line(letter: DeadLetter) -> dict[str, Any]:
+    """A letter as one line of a confirmation's sample."""
+    return {
+        "letter": letter,
+        "reason": mask_text(letter.error_reason, conf.masking_policy())[:200],
+        "url": reverse("admin:dlq_app_deadletter_change", args=[letter.id]),
+    }

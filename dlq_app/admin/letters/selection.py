@@ -1,0 +1,65 @@
+"""Which letters an address means: some by id, or all that fit criteria."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlencode
+
+from django.http import QueryDict
+from django.urls import reverse
+
+from dlq_app.admin.letters.filters import STATUS_WORDS
+from dlq_app.admin.letters.queryset import LettersQuerySet
+from dlq_app.domain.criteria import LetterCriteria
+from dlq_app.domain.states import Status
+from dlq_app.services.bulk import MAX_IDS
+
+_LABELS = {
+    "errorType": "error",
+    "errorKind": "kind of error",
+    "fingerprint": "group",
+    "from": "last failure from",
+    "to": "last failure before",
+    "search": "search",
+}
+#: Parameters of an address that are no criteria.
+_OTHERS = ("id", "format", "p", "o", "e")
+
+
+def selection_query(queryset: Any, everything: str = "") -> str:
+    """The checked rows as ``id=…``, or everything that matches in the criteria's wire names.
+
+    ``everything``: the name of the parameter that says so when there are no criteria.
+    """
+    letters: LettersQuerySet = queryset
+    if letters.ids is not None:
+        return urlencode([("id", one) for one in letters.ids[:MAX_IDS]])
+    if letters.criteria.is_empty and everything:
+        return urlencode({everything: "1"})
+    return letters.criteria.as_query()
+
+
+def ids_of(query: QueryDict) -> list[str]:
+    """Ids in an address, each once, at most ``MAX_IDS``."""
+    return list(dict.fromkeys(query.getlist("id")))[:MAX_IDS]
+
+
+def criteria_of(query: QueryDict) -> LetterCriteria:
+    """Criteria in an address; the list's own parameters are left aside. Raises ``CriteriaInvalid``."""
+    given = {name: values for name, values in query.lists() if name not in _OTHERS}
+    return LetterCriteria.parse(given)
+
+
+def back_to_list(criteria: LetterCriteria) -> str:
+    """The list's address with these criteria."""
+    query = urlencode([("q" if name == "search" else name, value) for name, value in criteria.as_params()])
+    return f"{reverse('admin:dlq_app_deadletter_changelist')}{'?' if query else ''}{query}"
+
+
+def in_words(criteria: LetterCriteria) -> list[tuple[str, str]]:
+    """Criteria for people: what it is about, and the value."""
+    found = []
+    for name, value in criteria.as_params():
+        label = _LABELS.get(name, name)
+        found.append((label, STATUS_WORDS[Status(value)] if name == "status" else value))
+    return found

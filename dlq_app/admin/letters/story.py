@@ -1,0 +1,262 @@
+"""What happened to a letter, and what comes next by itself: everything from outside masked and bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import quote
+
+from django.urls import reverse
+
+from dlq_app import conf
+from dlq_app.domain.letter import DeadLetter
+from dlq_app.domain.masking import MaskingPolicy, mask_json, mask_text
+from dlq_app.domain.states import Resolution, Status, Verb
+from dlq_app.domain.versions import masked_diff
+
+#: Characters of a text that the page shows.
+MAX_TEXT = 4_000
+
+
+_MAX_DIFF_LINES = 400
+_OUTCOMES = {
+    "succeeded": ("ok", "check", "succeeded"),
+    "failed_same": ("bad", "x", "failed the same"),
+    "failed_new": ("bad", "octx", "failed in a new way"),
+    "superseded": ("", "skip", "overtaken by a newer run"),
+    None: ("busy", "spin", "under way"),
+}
+_ATTEMPTS = {
+    "succeeded": ("ok", "check"),
+    "failed": ("bad", "x"),
+    "lost": ("bad", "octx"),
+    "deferred": ("warn", "pause"),
+}
+#: What history holds that the timeline does not show otherwise.
+_EVENTS = {
+    Verb.DEAD_LETTER.value: ("bad", "octx", "Dead letter"),
+    Verb.RELEASE.value: ("warn", "pause", "Replay put back"),
+    Verb.HAND_OVER.value: ("hand", "hand", "Left to a person"),
+    Verb.SET_ASIDE.value: ("hand", "hand", "Set aside"),
+    Verb.RESOLVE_BY_HAND.value: ("ok", "check", "Resolved by hand"),
+    Verb.DISCARD.value: ("", "slash", "Discarded"),
+}
+_WORDS = {
+    Verb.DEAD_LETTER.value: "Became a dead letter",
+    Verb.CLAIM.value: "Claimed for a replay",
+    Verb.CLAIM_AGAIN.value: "Claimed for a replay although resolved",
+    Verb.RESOLVE.value: "Resolved",
+    Verb.PUT_BACK.value: "Put back: the replay failed",
+    Verb.FAIL.value: "Gave up: automatic replays are used up",
+    Verb.HAND_OVER.value: "Left to a person",
+    Verb.RELEASE.value: "Replay put back",
+    Verb.RESOLVE_BY_HAND.value: "Resolved by hand",
+    Verb.DISCARD.value: "Discarded",
+    Verb.SET_ASIDE.value: "Set aside",
+    "reveal": "Secrets revealed",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """One line of the timeline."""
+
+    at: datetime
+    tone: str
+    icon: str
+    title: str
+    text: str = ""
+    took: timedelta | None = None
+    url: str = ""
+    url_text: str = ""
+    is_next: bool = False
+    #: It came with an import: whom it names, the file says.
+    is_imported: bool = False
+
+
+def timeline(letter: DeadLetter, masking: MaskingPolicy) -> list[Moment]:
+    """Acceptance, attempts, replays and moves in the order of time, and what comes next by itself."""
+    found: list[Moment] = []
+    source = mask_text(str(letter.metadata.get("source") or ""), masking)
+    priority = str(letter.metadata.get("priority") or "normal")
+    if letter.queued_at:
+        text = f"from {source}, {priority} priority" if source else f"{priority} priority"
+        found.append(Moment(at=letter.queued_at, tone="", icon="letter", title="Accepted", text=text))
+    replays = {entry.get("epoch"): entry for entry in letter.replay_attempts}
+    own = [entry for entry in letter.attempts if entry.get("epoch") not in replays]
+    found += [moment for entry in own if (moment := _attempt(entry, masking))]
+    found += [moment for entry in letter.replay_attempts if (moment := _replay(entry, letter, masking))]
+    for entry in letter.history:
+        known = _EVENTS.get(str(entry.get("what")))
+        at = entry.get("at")
+        if known and isinstance(at, datetime):
+            tone, icon, title = known
+            who, why = str(entry.get("who") or ""), mask_text(str(entry.get("why") or ""), masking)
+            text = why if who in ("", "system") else f"{who}: {why}" if why else who
+            found.append(
+                Moment(at=at, tone=tone, icon=icon, title=title, text=text[:MAX_TEXT], is_imported=_is_imported(entry))
+            )
+    found.sort(key=lambda moment: moment.at)
+    if letter.status is Status.PENDING and letter.next_retry_at:
+        most = conf.replay_policy().max_automatic_replays
+        title = f"Next: automatic replay {letter.dlq_retry_count + 1} of {most}"
+        found.append(Moment(at=letter.next_retry_at, tone="warn", icon="clock", title=title, is_next=True))
+    return found
+
+
+def _attempt(entry: Mapping[str, Any], masking: MaskingPolicy) -> Moment | None:
+    at = entry.get("startedAt") or entry.get("endedAt")
+    if not isinstance(at, datetime):
+        return None
+    outcome = str(entry.get("outcome") or "")
+    tone, icon = _ATTEMPTS.get(outcome, ("", "info"))
+    what = str(entry.get("errorType") or "") if outcome == "failed" else ""
+    words = what or {"lost": "lost with its worker", "deferred": "handed back"}.get(outcome, outcome)
+    details = [str(entry["worker"])] if entry.get("worker") else []
+    if isinstance(entry.get("retryDelayMs"), int | float) and entry["retryDelayMs"]:
+        details.append(f"then waited {entry['retryDelayMs'] / 1000:.1f} s")
+    reason = mask_text(str(entry.get("errorReason") or ""), masking)
+    if reason:
+        details.append(reason[:300])
+    return Moment(
+        at=at,
+        tone=tone,
+        icon=icon,
+        title=f"Attempt {entry.get('number', '')}: {words}",
+        text="; ".join(details),
+        took=_took(entry, "startedAt", "endedAt"),
+    )
+
+
+def _replay(entry: Mapping[str, Any], letter: DeadLetter, masking: MaskingPolicy) -> Moment | None:
+    at = entry.get("at")
+    if not isinstance(at, datetime):
+        return None
+    tone, icon, outcome = _OUTCOMES.get(entry.get("outcome"), ("", "info", str(entry.get("outcome"))))
+    by, why = str(entry.get("by") or ""), mask_text(str(entry.get("why") or ""), masking)
+    version, batch = entry.get("version"), str(entry.get("batchId") or "")
+    if entry.get("kind") == "auto":
+        title = f"{why[:1].upper()}{why[1:]}" if why else "Automatic replay"
+        why = ""
+    elif version:
+        title, icon = f"{by} edited and replayed", "edit" if outcome != "under way" else icon
+    else:
+        title = f"{by} replayed it"
+    details = [f"version {version}"] if version else []
+    details += [f"“{why}”"] if why else []
+    if entry.get("outcome") in ("failed_same", "failed_new"):
+        reason = mask_text(str(entry.get("errorReason") or ""), masking)[:300]
+        details.append(f"{entry.get('errorType') or ''} {reason}".strip())
+    return Moment(
+        at=at,
+        tone=tone,
+        icon=icon,
+        title=f"{title}: {outcome}",
+        text="; ".join(details),
+        took=_took(entry, "at", "endedAt"),
+        is_imported=_is_imported(entry),
+        url=f"{reverse('admin:index')}dlq_app/replaybatch/{quote(batch, safe='')}/change/" if batch else "",
+        url_text=f"batch {batch}" if batch else "",
+    )
+
+
+def _is_imported(entry: Mapping[str, Any]) -> bool:
+    return entry.get("imported") is True
+
+
+def _took(entry: Mapping[str, Any], begin: str, end: str) -> timedelta | None:
+    begun, ended = entry.get(begin), entry.get(end)
+    if not isinstance(begun, datetime) or not isinstance(ended, datetime) or ended < begun:
+        return None
+    return ended - begun
+
+
+def counts(letter: DeadLetter) -> str:
+    replays = {entry.get("epoch") for entry in letter.replay_attempts}
+    attempts = sum(entry.get("epoch") not in replays for entry in letter.attempts)
+    parts = [f"{attempts} attempt{'' if attempts == 1 else 's'}"]
+    if letter.replay_attempts:
+        count = len(letter.replay_attempts)
+        parts.append(f"{count} replay{'' if count == 1 else 's'}")
+    return ", ".join(parts)
+
+
+def history(letter: DeadLetter, masking: MaskingPolicy) -> list[dict[str, Any]]:
+    """Who did what, newest first."""
+    return [
+        {
+            "at": entry.get("at"),
+            "who": str(entry.get("who") or ""),
+            "what": _WORDS.get(str(entry.get("what")), str(entry.get("what"))),
+            "why": mask_text(str(entry.get("why") or ""), masking)[:MAX_TEXT],
+            "is_imported": _is_imported(entry),
+        }
+        for entry in reversed(letter.history)
+    ]
+
+
+def note(entry: Mapping[str, Any], masking: MaskingPolicy) -> dict[str, Any]:
+    text = mask_text(str(entry.get("text") or ""), masking)
+    return {"at": entry.get("at"), "by": str(entry.get("by") or ""), "text": text, "is_imported": _is_imported(entry)}
+
+
+def versions(letter: DeadLetter, masking: MaskingPolicy) -> list[dict[str, Any]]:
+    """Edited versions, newest first, each with its difference and what became of it."""
+    outcomes = {entry.get("version"): entry.get("outcome") for entry in letter.replay_attempts if entry.get("version")}
+    found = []
+    for entry in reversed(letter.versions):
+        outcome = outcomes.get(entry.get("version"))
+        found.append(
+            {
+                "number": entry.get("version"),
+                "by": str(entry.get("by") or ""),
+                "at": entry.get("at"),
+                "is_imported": _is_imported(entry),
+                "why": mask_text(str(entry.get("why") or ""), masking)[:MAX_TEXT],
+                "outcome": _OUTCOMES.get(outcome, ("", "", str(outcome)))[2],
+                "lines": diff_lines(masked_diff(letter, entry, masking)),
+            }
+        )
+    return found
+
+
+def former(letter: DeadLetter, masking: MaskingPolicy) -> list[dict[str, Any]]:
+    """What earlier messages with the same id carried."""
+    found = []
+    for entry in reversed(letter.former_messages):
+        raw = entry.get("originalMessage")
+        text = raw.decode("utf-8", "backslashreplace") if isinstance(raw, bytes) else str(raw or "")
+        found.append({"until": entry.get("until"), "text": mask_json(text, masking)[:MAX_TEXT]})
+    return found
+
+
+def diff_lines(diff: str) -> list[tuple[str, str]]:
+    """Lines of a unified diff with the class each is drawn with."""
+    lines: list[tuple[str, str]] = []
+    given = diff.splitlines()
+    for line in given[:_MAX_DIFF_LINES]:
+        if line.startswith(("---", "+++")):
+            continue
+        kind = {"@": "hunk", "-": "del", "+": "add"}.get(line[:1], "")
+        lines.append((kind, line))
+    if len(given) > _MAX_DIFF_LINES:
+        lines.append(("hunk", f"\\ {len(given) - _MAX_DIFF_LINES} more lines are not shown."))
+    return lines
+
+
+def next_words(letter: DeadLetter) -> tuple[str, bool]:
+    """What happens next by itself, for a row of the list; whether that is nothing."""
+    most = conf.replay_policy().max_automatic_replays
+    match letter.status:
+        case Status.PROCESSING:
+            return "being replayed", False
+        case Status.RESOLVED:
+            how = {Resolution.REPLAYED: "replayed", Resolution.DISCARDED: "discarded", Resolution.BY_HAND: "by hand"}
+            return how.get(letter.resolution, "resolved") if letter.resolution else "resolved", True
+        case Status.FAILED:
+            return f"nothing: {most} of {most} replays used", True
+        case Status.PENDING if letter.next_retry_at:
+            return f"({letter.dlq_retry_count + 1} of {most})", False
+    return "nothing: a person decides", True

@@ -1,0 +1,348 @@
+"""The page of one letter and what can be done on it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils.decorators import method_decorator
+from django.views.decorators.csrf import csrf_protect
+from django.views.decorators.http import require_POST, require_safe
+
+from audit_app.lines import history
+from dlq_app import conf
+from dlq_app.admin import permissions
+from dlq_app.admin.letters import page as letter_page
+from dlq_app.admin.letters import story as letter_story
+from dlq_app.admin.letters.bulk_pages import BULK, reason_of
+from dlq_app.conf import intake
+from dlq_app.domain.difference import diff
+from dlq_app.domain.errors import DeadLetterError, LetterNotFound, PayloadInvalid, QueryTooSlow, StoreUnavailable
+from dlq_app.domain.letter import DeadLetter as Letter
+from dlq_app.domain.limits import MAX_NOTE, MAX_REASON
+from dlq_app.domain.payload import NotJson, NotRestorable, masked, parse, restored, written
+from dlq_app.domain.states import Status
+from dlq_app.domain.versions import only_hidden
+from dlq_app.domain.visible_text import json_visible, visible
+from dlq_app.services import dead_letters
+from dlq_app.services.replaying import Replayed, new_replay_id, refusal
+from dlq_app.store import repository
+
+_REPLAY_ID = re.compile(r"r-[0-9a-f]{32}\Z")
+_SERVICES: Mapping[str, Callable[..., Letter]] = {
+    "resolve": dead_letters.resolve_by_hand,
+    "discard": dead_letters.discard,
+    "set-aside": dead_letters.set_aside,
+}
+
+
+class LetterViews:
+    """The pages of one letter, for the admin of letters."""
+
+    admin_site: Any
+    opts: Any
+
+    # The admin's own, and its pages for trouble.
+    has_view_permission: Callable[[HttpRequest], bool]
+    away: Callable[[HttpRequest, DeadLetterError], HttpResponse]
+    missing: Callable[[HttpRequest, str], HttpResponse]
+    fragment: Callable[[HttpRequest, str, dict[str, Any], str], HttpResponse]
+
+    # --- looking ---
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """The letter, whole. By message id the reader is sent to the letter's own address."""
+        if request.method not in ("GET", "HEAD"):
+            raise PermissionDenied
+        return self._with(request, object_id, lambda letter: self._page(request, letter, extra_context))
+
+    def _page(
+        self, request: HttpRequest, letter: Letter, extra: Mapping[str, Any] | None = None, *, revealed: bool = False
+    ) -> HttpResponse:
+        context = {
+            **self._context(request, letter, letter.message_id),
+            **letter_page.whole(request, letter, datetime.now(UTC), revealed=revealed),
+            "max_note": MAX_NOTE,
+            **(extra or {}),
+        }
+        response = TemplateResponse(request, "admin/dlq_app/deadletter/change_form.html", context)
+        response["Cache-Control"] = "no-store" if revealed else "private, no-cache"
+        return response
+
+    def history_view(
+        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Django's own history page: what staff did, from the audit log."""
+        inherited: Any = super()
+
+        def page(letter: Letter) -> HttpResponse:
+            title = {"title": f"Audit log of {letter.message_id}", "subtitle": None}
+            more = {**title, **history(request, "deadletter", letter.id), **(extra_context or {})}
+            response: HttpResponse = inherited.history_view(request, letter.id, more)
+            return response
+
+        return self._with(request, object_id, page)
+
+    @method_decorator(require_safe)
+    def state_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """The changing part alone, for the page that asks every few seconds; 304 as long as nothing changed."""
+
+        def answer(letter: Letter) -> HttpResponse:
+            shown = letter_page.state(request, letter, datetime.now(UTC))
+            return self.fragment(request, "console/letter_live.html", shown, shown["live_tag"])
+
+        return self._with(request, object_id, answer)
+
+    @method_decorator(require_safe)
+    def payload_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """The whole payload as a file of plain text, secrets hidden."""
+
+        def answer(letter: Letter) -> HttpResponse:
+            text = letter_page.payload_text(letter, conf.masking_policy())
+            name = re.sub(r"[^A-Za-z0-9_-]", "_", letter.message_id)[:64]
+            return HttpResponse(
+                text.encode("utf-8", "backslashreplace"),
+                content_type="text/plain; charset=utf-8",
+                headers={"Content-Disposition": f'attachment; filename="{name}.txt"', "Cache-Control": "no-store"},
+            )
+
+        return self._with(request, object_id, answer)
+
+    # --- doing ---
+
+    @method_decorator(csrf_protect)
+    def move_view(self, request: HttpRequest, object_id: str, what: str) -> HttpResponse:
+        """Resolve, discard or set aside, with a reason."""
+        permissions.require(request, "replay")
+        move = BULK[what]
+
+        def answer(letter: Letter) -> HttpResponse:
+            if request.method != "POST":
+                return self._ask(request, letter, what)
+            reason, wrong = reason_of(request)
+            if wrong:
+                return self._ask(request, letter, what, errors={"reason": wrong})
+            moved = _SERVICES[what](letter.id, actor=permissions.actor(request), reason=reason)
+            permissions.write_down(request, moved.id, moved.message_id, move.done, reason)
+            messages.success(request, f"{move.done.capitalize()}: {moved.message_id}.")
+            return self._back(letter)
+
+        return self._with(request, object_id, answer)
+
+    @method_decorator(csrf_protect)
+    def replay_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Replay as it is."""
+        permissions.require(request, "replay")
+
+        def answer(letter: Letter) -> HttpResponse:
+            if request.method != "POST":
+                return self._ask(request, letter, "replay")
+            reason, wrong = reason_of(request, is_required=False)
+            force = request.POST.get("force") == "on"
+            errors = {"reason": wrong} if wrong else {}
+            if letter.status is Status.RESOLVED and not force:
+                errors["force"] = "It is resolved. Check this to replay it all the same."
+            if errors:
+                return self._ask(request, letter, "replay", errors=errors)
+            return self._started(request, letter, reason, force=force)
+
+        return self._with(request, object_id, answer)
+
+    @method_decorator(csrf_protect)
+    def edit_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Edit and replay: the payload in a field, then what would change, then the replay."""
+        permissions.require(request, "replay")
+        return self._with(request, object_id, lambda letter: self._edit(request, letter))
+
+    def _edit(self, request: HttpRequest, letter: Letter) -> HttpResponse:
+        policy = conf.masking_policy()
+        try:
+            original = parse(letter.text)
+        except NotJson:
+            original = None
+        before = letter.text if original is None else written(masked(original, policy), indent=2)
+        if request.method != "POST":
+            return self._editor(request, letter, before, before)
+        text = request.POST.get("payload", "").replace("\r\n", "\n")
+        reason, wrong = reason_of(request, is_required=False)
+        errors = {"reason": wrong} if wrong else {}
+        force = request.POST.get("force") == "on"
+        if letter.status is Status.RESOLVED and not force:
+            errors["force"] = "It is resolved. Check this to replay it all the same."
+        body = b""
+        try:
+            edited = parse(text)
+            whole = restored(edited, original, policy)
+            body = written(whole).encode("utf-8", "surrogatepass")
+            intake().check_payload(body)
+            after = written(masked(whole, policy), indent=2)
+        except (NotJson, NotRestorable) as error:
+            errors["payload"] = f"{error}."
+        except PayloadInvalid as error:
+            errors["payload"] = "; ".join(f"{e['field']}: {e['message']}" for e in error.errors[:5]) or error.detail
+        if errors or request.POST.get("step") == "edit":
+            return self._editor(request, letter, before, text, errors=errors)
+        lines = letter_story.diff_lines(
+            diff(before, after) or only_hidden(letter.text, body.decode("utf-8", "surrogatepass"), policy)
+        )
+        if request.POST.get("step") != "send":
+            return self._editor(request, letter, before, text, diff=lines, is_preview=True)
+        return self._started(request, letter, reason, force=force, payload=body)
+
+    def _editor(
+        self,
+        request: HttpRequest,
+        letter: Letter,
+        before: str,
+        text: str,
+        *,
+        errors: Mapping[str, str] | None = None,
+        diff: list[tuple[str, str]] | None = None,
+        is_preview: bool = False,
+    ) -> HttpResponse:
+        context = {
+            **self._context(request, letter, f"Edit and replay {letter.message_id}"),
+            **letter_page.state(request, letter, datetime.now(UTC)),
+            # As JSON may write them: nobody edits what they cannot see.
+            "text": json_visible(text),
+            "rows": min(max(text.count("\n") + 2, 12), 40),
+            "diff": diff or [],
+            "is_preview": is_preview,
+            "is_changed": bool(diff),
+            "errors": errors or {},
+            "reason": request.POST.get("reason", ""),
+            "force": request.POST.get("force") == "on",
+            "replay_id": self._replay_id(request),
+            "max_reason": MAX_REASON,
+        }
+        return TemplateResponse(request, "console/letter_edit.html", context, status=400 if errors else 200)
+
+    @method_decorator(csrf_protect)
+    @method_decorator(require_POST)
+    def note_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Add a note."""
+        permissions.require(request, "replay")
+
+        def answer(letter: Letter) -> HttpResponse:
+            text = request.POST.get("text", "").replace("\r\n", "\n").strip()
+            if not text or len(text) > MAX_NOTE:
+                problem = f"At most {MAX_NOTE} characters." if text else "Write something first."
+                response = self._page(request, letter, {"note": text, "note_error": problem})
+                response.status_code = 400
+                return response
+            dead_letters.add_note(letter.id, actor=permissions.actor(request), text=text)
+            permissions.write_down(request, letter.id, letter.message_id, "note", text)
+            messages.success(request, "Note saved.")
+            return HttpResponseRedirect(f"{self._url(letter)}#notes")
+
+        return self._with(request, object_id, answer)
+
+    @method_decorator(csrf_protect)
+    def reveal_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Ask for a reason, write it down, and show the payload with its secrets, once."""
+        permissions.require(request, "admin")
+
+        def answer(letter: Letter) -> HttpResponse:
+            if request.method != "POST":
+                return self._ask(request, letter, "reveal")
+            reason, wrong = reason_of(request)
+            if wrong:
+                return self._ask(request, letter, "reveal", errors={"reason": wrong})
+            shown = dead_letters.reveal(letter.id, actor=permissions.actor(request), reason=reason)
+            permissions.write_down(request, shown.id, shown.message_id, "reveal", reason, must=True)
+            return self._page(request, shown, revealed=True)
+
+        return self._with(request, object_id, answer)
+
+    # --- shared ---
+
+    def _with(self, request: HttpRequest, object_id: str, answer: Callable[[Letter], HttpResponse]) -> HttpResponse:
+        """The answer about the letter; or that there is none, or that the store is away, or that it may not be."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        try:
+            letter = repository.letters().find(object_id)
+            if letter is None:
+                return self.missing(request, object_id)
+            try:
+                return answer(letter)
+            except (StoreUnavailable, QueryTooSlow):
+                raise
+            except LetterNotFound:
+                return self.missing(request, object_id)
+            except DeadLetterError as error:
+                messages.error(request, f"Not done: {error.detail}")
+                return self._back(letter)
+        except (StoreUnavailable, QueryTooSlow) as error:
+            return self.away(request, error)
+
+    def _started(
+        self, request: HttpRequest, letter: Letter, reason: str, *, force: bool, payload: bytes | None = None
+    ) -> HttpResponse:
+        """Replay it, write it down, and go back to the letter, where the outcome will show."""
+        answer = dead_letters.replay(
+            letter.id,
+            actor=permissions.actor(request),
+            reason=reason,
+            force=force,
+            payload=payload,
+            replay_id=self._replay_id(request),
+        )
+        problem = refusal(answer)
+        if problem:
+            raise problem
+        assert isinstance(answer, Replayed)  # noqa: S101  every other answer is a problem
+        what = "edited and replayed" if payload is not None else "replay"
+        permissions.write_down(request, letter.id, letter.message_id, f"{what} {answer.replay_id}", reason)
+        messages.success(request, f"Being replayed: {letter.message_id}. Its outcome will show here.")
+        return self._back(letter)
+
+    def _replay_id(self, request: HttpRequest) -> str:
+        """The one that the page was made with, so that a page that is sent twice makes one replay."""
+        given = request.POST.get("replay_id", "")
+        return given if _REPLAY_ID.match(given) else new_replay_id()
+
+    def _ask(
+        self, request: HttpRequest, letter: Letter, what: str, *, errors: Mapping[str, str] | None = None
+    ) -> HttpResponse:
+        """The page that asks for a reason before something is done."""
+        move = BULK.get(what)
+        order = {"replay": "Replay", "reveal": "Reveal the secrets of"}.get(what) or (move.order if move else what)
+        context = {
+            **self._context(request, letter, f"{order} {letter.message_id}"),
+            **letter_page.state(request, letter, datetime.now(UTC)),
+            "what": what,
+            "order": order,
+            "move": move,
+            "errors": errors or {},
+            "reason": request.POST.get("reason", ""),
+            "is_reason_required": what != "replay",
+            "replay_id": self._replay_id(request) if what == "replay" else "",
+            "max_reason": MAX_REASON,
+        }
+        context["act"] = next((a for a in context["acts"] if a.name == what.replace("-", "_")), None)
+        return TemplateResponse(request, "console/letter_confirm.html", context, status=400 if errors else 200)
+
+    def _context(self, request: HttpRequest, letter: Letter, title: str) -> dict[str, Any]:
+        return {
+            **self.admin_site.each_context(request),
+            "title": visible(title),
+            "opts": self.opts,
+            "letter_url": self._url(letter),
+            "has_view_permission": True,
+        }
+
+    def _url(self, letter: Letter) -> str:
+        return reverse("admin:dlq_app_deadletter_change", args=[letter.id])
+
+    def _back(self, letter: Letter) -> HttpResponse:
+        return HttpResponseRedirect(self._url(letter))

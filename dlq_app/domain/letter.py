@@ -1,0 +1,159 @@
+"""What intake tells the dead-letter queue, what it hears back, and a letter as it is stored. Pure values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from dlq_app.domain.states import Resolution, Status
+from dlq_app.domain.strategies import Strategy
+
+#: Attempts and replays that a letter keeps: the newest.
+KEPT_ATTEMPTS = 100
+KEPT_REPLAYS = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Death:
+    """One message given up by intake, with everything needed to understand it.
+
+    ``epoch`` orders what happens to one message id: a death of an older epoch never overwrites a newer outcome.
+    """
+
+    message_id: str
+    epoch: int
+    type: str
+    #: The payload exactly as received.
+    body: bytes
+    priority: str
+    source: str
+    client: str
+    tags: tuple[str, ...]
+    queued_at: datetime
+    #: UTC day of acceptance (yyyymmdd), for the accounts.
+    acct_day: str
+    error_type: str
+    error_kind: str
+    error_reason: str
+    error_stack: str
+    #: {cpu, memory, uptime, host, worker, codeVersion} of the process in which it died.
+    system_state: Mapping[str, Any]
+    #: Attempts of this epoch in the wire shape.
+    attempts: Sequence[Mapping[str, Any]]
+    retry_count: int
+    died_at: datetime
+    prior_runs: int = 0
+    #: Set when the death ended a replay.
+    replay_id: str | None = None
+    batch_id: str | None = None
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """A replay that ended well."""
+
+    message_id: str
+    epoch: int
+    replay_id: str
+    attempts: Sequence[Mapping[str, Any]]
+    finished_at: datetime
+    #: JSON value that the handler returned.
+    result: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """MongoDB has it (``ok``), or can never take it in this form (``why``): quarantine it, do not try for ever."""
+
+    ok: bool
+    why: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """The replay that a letter in ``dlq_processing`` is claimed for."""
+
+    replay_id: str
+    epoch: int
+    #: ``operator``, ``auto`` or ``batch``.
+    kind: str
+    by: str
+    why: str
+    batch_id: str
+    #: Which edited version runs; 0 is the original.
+    version: int
+    locked_by: str
+    locked_at: datetime | None
+    #: Where a release puts the letter back.
+    came_from: Status
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """Who imported a letter here, and when."""
+
+    by: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """One letter as it is stored. Instants are aware UTC; entries of lists keep their wire names."""
+
+    id: str
+    message_id: str
+    type: str
+    status: Status
+    strategy: Strategy
+    error_type: str
+    error_kind: str
+    error_reason: str
+    fingerprint: str
+    #: Retries that the message itself had used when it died; replays are not among them.
+    retry_count: int
+    #: Automatic replays that failed; replays by hand do not count.
+    dlq_retry_count: int
+    next_retry_at: datetime | None
+    created_at: datetime
+    first_failed_at: datetime
+    last_failed_at: datetime
+    updated_at: datetime
+    #: {source, priority, tags, client, systemState}.
+    metadata: Mapping[str, Any]
+    resolution: Resolution | None = None
+    resolved_at: datetime | None = None
+    #: Number that orders claims: the epoch of the last message this letter forwarded, or died with.
+    fence: int
+    #: Last epoch whose outcome this letter has.
+    closed_epoch: int
+    claim: Claimed | None = None
+    queued_at: datetime | None = None
+    acct_day: str = ""
+    #: None: it died here, or was imported by an earlier version. Entries of ``replay_attempts``, ``versions``,
+    #: ``notes`` and ``history`` that came with it have ``imported``: the file chose the names in them.
+    imported: Imported | None = None
+    #: Runs that failed, replays included.
+    prior_runs: int = 0
+    #: The payload as received. Empty (like the stack and the lists) when read for a list.
+    body: bytes = b""
+    error_stack: str = ""
+    attempts: Sequence[Mapping[str, Any]] = ()
+    replay_attempts: Sequence[Mapping[str, Any]] = ()
+    versions: Sequence[Mapping[str, Any]] = ()
+    former_messages: Sequence[Mapping[str, Any]] = ()
+    notes: Sequence[Mapping[str, Any]] = ()
+    history: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def tries(self) -> int:
+        """How often the message was run, replays that failed included. Runs lost with a worker count once at least."""
+        return max(self.prior_runs, self.retry_count + 1)
+
+    @property
+    def text(self) -> str:
+        """The payload as text; bytes that are not UTF-8 are shown escaped."""
+        return self.body.decode("utf-8", "backslashreplace")

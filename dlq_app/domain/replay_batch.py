@@ -1,0 +1,410 @@
+"""A replay batch as a value: what was ordered, where it stands, and what each stage may lead to. Pure.
+
+``BatchOrder.parse`` is the only way in from outside. What may follow on what is decided in
+``batch_stages``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from math import ceil
+from typing import Any
+
+from dlq_app.domain.criteria import LetterCriteria, is_blank
+from dlq_app.domain.errors import CriteriaInvalid, RequestInvalid, sentence
+from dlq_app.domain.instants import parse_instant
+from dlq_app.domain.letter import DeadLetter
+from dlq_app.domain.limits import MAX_REASON
+
+MAX_IDS = 10_000
+MAX_NAME = 200
+MAX_RATE = 100_000.0
+MAX_LETTERS = 10_000_000
+MAX_CANARY = 1000
+#: A failure rate means nothing before so many letters have ended.
+LEAST_JUDGED = 20
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+
+
+class Stage(StrEnum):
+    """Where a batch stands. ``docs/replay.md`` says how it gets in and out of each."""
+
+    #: Its letters are being frozen; nobody is shown it yet.
+    PLANNING = "planning"
+    PLANNED = "planned"
+    CANARY = "canary"
+    RUNNING = "running"
+    PAUSED = "paused"
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+    STOPPED = "stopped"
+
+
+#: Stages that nothing leaves.
+FINAL = frozenset({Stage.FINISHED, Stage.CANCELLED, Stage.STOPPED})
+#: Stages in which letters are sent.
+SENDING = frozenset({Stage.CANARY, Stage.RUNNING})
+
+#: Who paused a batch.
+BY_OPERATOR, BY_BREAKER = "operator", "breaker"
+#: Why a batch stopped by itself.
+CANARY_FAILED, TOO_MANY_FAILURES = "canary_failed", "too_many_failures"
+
+SUCCEEDED, FAILED_SAME, FAILED_NEW = "succeeded", "failed_same", "failed_new"
+FAILED = (FAILED_SAME, FAILED_NEW)
+#: Why a letter was not replayed, as ``skipped:why``.
+SKIPS = ("already_done", "cancelled", "gone", "in_flight", "not_replayable", "resolved", "superseded")
+SKIPPED = tuple(f"skipped:{why}" for why in SKIPS)
+#: Values that a list of items can be narrowed to, and the outcomes that each stands for.
+OUTCOME_FILTERS: Mapping[str, tuple[str, ...]] = {
+    "succeeded": (SUCCEEDED,),
+    "failed": FAILED,
+    "skipped": SKIPPED,
+    "open": ("",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """The first ``size`` letters that are not skipped; the rest waits until ``min_success`` of them succeeded."""
+
+    size: int
+    min_success: int
+
+    @property
+    def failures_allowed(self) -> int:
+        return self.size - self.min_success
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchOrder:
+    """Which letters are to be replayed, and how carefully."""
+
+    #: None when ``ids`` are given. Without fields it means every letter, and ``everything`` says that this is meant.
+    criteria: LetterCriteria | None
+    #: ``_id`` or message id of each letter.
+    ids: tuple[str, ...] = ()
+    everything: bool = False
+    name: str = ""
+    reason: str = ""
+    #: Letters per second; None: as fast as they are handled.
+    rate_per_second: float | None = None
+    canary: Canary | None = None
+    #: The batch stops by itself when more letters than this have failed.
+    max_failures: int | None = None
+    #: 0..1: it stops when a greater part of the letters that ended has failed, once ``LEAST_JUDGED`` have ended.
+    max_failure_rate: float | None = None
+    #: At most so many letters, those that failed longest ago.
+    limit: int | None = None
+    scheduled_at: datetime | None = None
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> BatchOrder:
+        """The order in a JSON body; raises ``RequestInvalid`` with one entry for every problem.
+
+        Either ``filter`` or ``ids``. A filter that fits every letter is refused unless ``all`` is true. ``dryRun`` is
+        checked and otherwise left to the caller.
+        """
+        return _read_order(cls, body)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCounts:
+    """How far a batch is. ``sent`` were handed to intake; ``remaining`` have no outcome yet, sent or not."""
+
+    sent: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    skipped: int = 0
+    remaining: int = 0
+
+    @property
+    def ended(self) -> int:
+        """Letters that were replayed and have their outcome."""
+        return self.succeeded + self.failed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayBatch:
+    """A batch as it is stored. Instants are aware UTC."""
+
+    id: str
+    name: str
+    reason: str
+    stage: Stage
+    #: Paused: the stage to go on with.
+    resume_to: Stage | None
+    #: ``operator``, ``breaker`` or empty.
+    paused_by: str
+    #: ``canary_failed``, ``too_many_failures``, or what the operator said who cancelled it.
+    stop_reason: str
+    #: Letters in its plan.
+    total: int
+    #: Letters that fit its filter and came after the plan; counted up to 10 000.
+    late_arrivals: int
+    counts: BatchCounts
+    rate_per_second: float | None
+    canary: Canary | None
+    max_failures: int | None
+    max_failure_rate: float | None
+    requested_by: str
+    criteria: LetterCriteria | None
+    ids_given: bool
+    limit: int | None
+    created_at: datetime
+    scheduled_at: datetime | None
+    started_at: datetime | None
+    #: When the last letter had its outcome.
+    finished_at: datetime | None
+    updated_at: datetime
+    #: What it waits for at the moment, in words; empty while it goes on.
+    waiting: str = ""
+    #: Stopped by itself: what the letters that had failed by then came back with, most first.
+    stop_errors: Sequence[tuple[str, int]] = ()
+    #: {at, who, what, why} of each change of stage, oldest first; empty in a list.
+    history: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def is_final(self) -> bool:
+        return self.stage in FINAL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchItem:
+    """One letter of a batch's plan."""
+
+    batch_id: str
+    #: Place in the plan, from 0: the order of sending.
+    seq: int
+    letter_id: str
+    message_id: str
+    sent: bool
+    #: ``succeeded``, ``failed_same``, ``failed_new``, ``skipped:why``, or empty.
+    outcome: str
+    error_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPage:
+    batches: list[ReplayBatch]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ItemPage:
+    items: list[BatchItem]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Letters that fit the order and would not be replayed.
+
+    ``why`` is ``resolved``, ``in_flight``, ``in_batch`` (an unfinished batch has them), ``limit``, ``not_found`` or
+    ``unreadable`` (documents that are no letters).
+    """
+
+    why: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerSeen:
+    """A circuit breaker on the way of some letters."""
+
+    name: str
+    #: CLOSED, OPEN, HALF_OPEN, FORCED_OPEN, DISABLED or METRICS_ONLY.
+    state: str
+    #: Not closed: how many calls it would let through now to try how things are.
+    trials: int = 0
+    types: tuple[str, ...] = ()
+
+    @property
+    def passes(self) -> bool:
+        """Whether every call may go."""
+        return self.state in ("CLOSED", "DISABLED", "METRICS_ONLY")
+
+    @property
+    def words(self) -> str:
+        return f"circuit breaker {self.name} is {self.state}"
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What a batch would do, of this instant; nothing was written."""
+
+    count: int
+    #: The first letters of the plan, at most 10, without their heavy fields.
+    sample: list[DeadLetter]
+    by_error_type: list[tuple[str, int]]
+    by_type: list[tuple[str, int]]
+    breakers: list[BreakerSeen] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    #: Letters that may fail before the batch stops; None without a budget of failures.
+    failures_at_most: int | None = None
+
+
+# --- reading an order ---
+
+
+def _read_order(cls: type[BatchOrder], body: Mapping[str, Any]) -> BatchOrder:
+    if not isinstance(body, Mapping):
+        raise _invalid([_problem("", "must be a JSON object")])
+    known = ", ".join(_FIELDS)
+    errors = [_problem(str(name), f"unknown field; known are {known}") for name in body if name not in _FIELDS]
+    found: dict[str, Any] = {"criteria": None}
+    for name, (attribute, read) in _FIELDS.items():
+        # null is how a client that fills in every field leaves one out.
+        if body.get(name) is None:
+            continue
+        try:
+            value = read(body[name])
+        except CriteriaInvalid as error:
+            errors += [_problem(f"{name}.{entry['field']}", entry["message"]) for entry in error.errors]
+        except _Nested as error:
+            errors.append(_problem(f"{name}.{error.field}", str(error)))
+        except (ValueError, OverflowError) as error:
+            errors.append(_problem(name, str(error)))
+        else:
+            if attribute:
+                found[attribute] = value
+    if not errors:
+        errors += _contradictions(found)
+    if errors:
+        raise _invalid(errors[:50])
+    return cls(**found)
+
+
+def _contradictions(found: Mapping[str, Any]) -> list[dict[str, str]]:
+    criteria, ids = found["criteria"], found.get("ids", ())
+    if ids and (criteria is not None or found.get("everything")):
+        return [_problem("ids", "give ids or a filter, not both")]
+    if ids:
+        return []
+    if (criteria is None or criteria.is_empty) and not found.get("everything"):
+        return [_problem("filter", 'is empty, which means every letter; say "all": true if that is meant')]
+    if criteria is None:
+        found["criteria"] = LetterCriteria()  # type: ignore[index]
+    return []
+
+
+class _Nested(ValueError):
+    """A problem with one field of an object."""
+
+    def __init__(self, field: str, message: str) -> None:
+        self.field = field
+        super().__init__(message)
+
+
+def _filter(value: object) -> LetterCriteria:
+    if not isinstance(value, Mapping):
+        raise ValueError('must be an object such as {"status": ["dlq_failed"]}')
+    for name, given in value.items():
+        # As from a variable that is not set: left out, it would quietly mean more letters.
+        values = given if isinstance(given, list) else [given]
+        if not values or any(isinstance(one, str) and is_blank(str(name), one) for one in values):
+            raise _Nested(str(name), "must not be empty; leave the field out instead")
+    return LetterCriteria.parse({str(name): given for name, given in value.items()})
+
+
+def _ids(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError("must be a list of ids")
+    if len(value) > MAX_IDS:
+        raise ValueError(f"at most {MAX_IDS} ids; use a filter for more")
+    if not all(isinstance(one, str) and _ID.match(one) for one in value):
+        raise ValueError("must be ids of dead letters or messages: letters, digits, - and _, at most 64")
+    return tuple(dict.fromkeys(value))
+
+
+def _truth(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
+def _text(limit: int) -> Any:
+    def read(value: object) -> str:
+        if not isinstance(value, str) or len(value) > limit:
+            raise ValueError(f"must be a text of at most {limit} characters")
+        if "\0" in value or (not value.isascii() and value != value.encode("utf-8", "replace").decode()):
+            raise ValueError("must not contain NUL or broken characters")
+        return value.strip()
+
+    return read
+
+
+def _whole(low: int, high: int) -> Any:
+    def read(value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise ValueError(f"must be a whole number from {low} to {high}")
+        return value
+
+    return read
+
+
+def _number(low: float, high: float) -> Any:
+    def read(value: object) -> float:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+            raise ValueError(f"must be a number from {low:g} to {high:g}")
+        return float(value)
+
+    return read
+
+
+def _canary(value: object) -> Canary:
+    if not isinstance(value, Mapping):
+        raise ValueError('must be an object such as {"size": 5, "minSuccess": 4}')
+    for name in value:
+        if name not in ("size", "minSuccess"):
+            raise _Nested(str(name), "unknown field; known are size, minSuccess")
+    try:
+        size = _whole(1, MAX_CANARY)(value.get("size"))
+    except ValueError as error:
+        raise _Nested("size", str(error)) from error
+    least = value.get("minSuccess")
+    if least is None:
+        return Canary(size, size)
+    if isinstance(least, float) and 0 <= least <= 1:
+        # A share, as in 0.95: of 20 letters 19. The rounding takes away what binary fractions add to 0.95 * 20.
+        return Canary(size, ceil(round(least * size, 6)))
+    try:
+        return Canary(size, _whole(0, size)(least))
+    except ValueError as error:
+        raise _Nested("minSuccess", f"{error}, or a share such as 0.95") from error
+
+
+def _instant(value: object) -> datetime:
+    if not isinstance(value, str):
+        raise ValueError("must be an ISO 8601 instant with its zone, such as 2026-11-24T03:12:00Z")
+    return parse_instant(value)
+
+
+#: Wire name → attribute of the order (empty: checked only) and reader.
+_FIELDS: dict[str, tuple[str, Any]] = {
+    "filter": ("criteria", _filter),
+    "ids": ("ids", _ids),
+    "all": ("everything", _truth),
+    "dryRun": ("", _truth),
+    "name": ("name", _text(MAX_NAME)),
+    "reason": ("reason", _text(MAX_REASON)),
+    "ratePerSecond": ("rate_per_second", _number(0.01, MAX_RATE)),
+    "canary": ("canary", _canary),
+    "maxFailures": ("max_failures", _whole(0, MAX_LETTERS)),
+    "maxFailureRate": ("max_failure_rate", _number(0, 1)),
+    "limit": ("limit", _whole(1, MAX_LETTERS)),
+    "scheduledAt": ("scheduled_at", _instant),
+}
+
+
+def _problem(name: str, message: str) -> dict[str, str]:
+    return {"field": name[:64].encode("utf-8", "backslashreplace").decode(), "message": message}
+
+
+def _invalid(errors: Sequence[dict[str, str]]) -> RequestInvalid:
+    return RequestInvalid(sentence(errors), errors=errors)

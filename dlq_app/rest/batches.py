@@ -1,0 +1,274 @@
+"""Replay batches over REST. ``batches.py`` decides, ``wire.py`` writes; a view carries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from django.conf import settings
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from dlq_app import conf
+from dlq_app.domain.errors import BatchNotFound, OtherOrder
+from dlq_app.domain.paging import MAX_CURSOR
+from dlq_app.domain.replay_batch import OUTCOME_FILTERS, BatchOrder, ReplayBatch
+from dlq_app.rest import audit, openapi, requests, serializers
+from dlq_app.rest.audit import actor
+from dlq_app.services import approval, batches, letter_json
+
+_NOT_FOUND = "`replay_batch_not_found`"
+_CURSOR = OpenApiParameter(
+    "cursor",
+    {"type": "string", "pattern": "^[A-Za-z0-9_-]+$", "minLength": 1, "maxLength": MAX_CURSOR},
+    description="`nextCursor` of the page before.",
+)
+
+
+def _limit(default: int, most: int) -> OpenApiParameter:
+    return OpenApiParameter("limit", {"type": "integer", "minimum": 1, "maximum": most, "default": default})
+
+
+class StartView(APIView):
+    """The door to replaying many letters at once."""
+
+    required_scopes: ClassVar = {"POST": "replay"}
+
+    @extend_schema(
+        operation_id="startReplayBatch",
+        tags=["Replay batches"],
+        summary="Replay many dead letters",
+        description=(
+            'With `"dryRun": true` says what would be replayed and writes nothing. Otherwise freezes the plan, that is '
+            "the exact letters, and answers with the batch; DLQ workers carry it out. Either `filter` or `ids`; an "
+            'empty filter needs `"all": true`. With an `Idempotency-Key` a request whose answer was lost can be sent '
+            "again: the batch that it started is answered with 200."
+        ),
+        parameters=[
+            OpenApiParameter(
+                "Idempotency-Key",
+                {"type": "string", "pattern": "^[!-~]{1,128}$"},
+                OpenApiParameter.HEADER,
+                description="The same key of the same client starts one batch, however often it is sent.",
+            )
+        ],
+        request=serializers.ReplayBatchIn,
+        responses={
+            200: serializers.DryRunOrBatchOut,
+            202: serializers.ReplayBatchOut,
+            **openapi.problems(
+                s400="`invalid_request` names each problem.",
+                s403="`approval_needed`: with what this client started within the last hour more letters than "
+                "`DLQ_APPROVAL_SIZE`, without the scope `admin`; or no scope `replay`.",
+                s409="`idempotency_conflict`: the key started another batch.",
+                s413="`payload_too_large`",
+                s503=f"{openapi.AWAY} `replay_batch_planning`: the batch of this key is just being planned.",
+            ),
+        },
+    )
+    def post(self, request: Request) -> Response:
+        requests.refuse_parameters(request.query_params)
+        order, is_dry_run = requests.batch_order(request.data)
+        if is_dry_run:
+            return Response({"data": letter_json.dry_run(batches.dry_run(order), conf.masking_policy())})
+        batch_id = requests.batch_id_for(request.headers.get("Idempotency-Key"), actor(request))
+        known = _known(batch_id)
+        if known is None:
+            batch = approval.start(order, actor=actor(request), batch_id=batch_id, unlimited=may_approve(request))
+            what = f"replay of {batch.total} letters started"
+            audit.log_batch(request, batch.id, batch.name, what, order.reason, count=batch.total)
+        else:
+            batch = known
+        if batch_id and not _was_ordered(batch, order):
+            raise OtherOrder("This Idempotency-Key started another batch; send a new one with a new order.")
+        answer = {"data": letter_json.batch(batch, conf.masking_policy())}
+        return Response(
+            answer, status=200 if known else 202, headers={"Location": f"/api/dlq/replay-batches/{batch.id}"}
+        )
+
+
+def _known(batch_id: str | None) -> ReplayBatch | None:
+    if batch_id is None:
+        return None
+    try:
+        return batches.get(batch_id)
+    except BatchNotFound:
+        return None  # the first time that this key is sent, or that attempt ended before its plan stood
+
+
+def may_approve(request: Request) -> bool:
+    """Whether the client may start a batch of any size: a key with the scope, or a person with the permission."""
+    key: Any = request.auth
+    if key is not None:
+        return bool(key.allows("admin"))
+    return bool(request.user.has_perm("dlqsite.admin"))
+
+
+def _was_ordered(batch: ReplayBatch, order: BatchOrder) -> bool:
+    """Whether ``batch`` came from an order like this one. Of ids it is only known that there were some."""
+    scheduled_at = order.scheduled_at
+    if scheduled_at is not None:
+        scheduled_at = scheduled_at.replace(microsecond=scheduled_at.microsecond // 1000 * 1000)
+    return (
+        batch.ids_given == bool(order.ids)
+        and (batch.ids_given or batch.criteria == order.criteria)
+        and (batch.name, batch.reason) == (order.name, order.reason)
+        and (batch.rate_per_second, batch.canary) == (order.rate_per_second, order.canary)
+        and (batch.max_failures, batch.max_failure_rate) == (order.max_failures, order.max_failure_rate)
+        and (batch.limit == order.limit or (order.limit is None and batch.limit == settings.DLQ_APPROVAL_SIZE))
+        and batch.scheduled_at == scheduled_at
+    )
+
+
+class BatchesView(APIView):
+    """The list of replay batches."""
+
+    required_scopes: ClassVar = {"GET": "read"}
+
+    @extend_schema(
+        operation_id="listReplayBatches",
+        tags=["Replay batches"],
+        summary="List replay batches, newest first",
+        parameters=[
+            openapi.query("stage", "Repeated: any of them.", many=True, enum=list(requests.STAGES)),
+            _limit(20, requests.MAX_BATCHES),
+            _CURSOR,
+        ],
+        responses={
+            200: serializers.ReplayBatchList,
+            **openapi.problems(
+                s400="`invalid_filter`, `invalid_request`: `errors` names each problem.", s503=openapi.AWAY
+            ),
+        },
+    )
+    def get(self, request: Request) -> Response:
+        wanted = requests.batches_request(request.query_params)
+        found = batches.page(stages=wanted.stages, limit=wanted.limit, cursor=wanted.cursor)
+        return Response(
+            {
+                "data": [letter_json.batch(batch, conf.masking_policy()) for batch in found.batches],
+                "pagination": {"limit": wanted.limit, "nextCursor": found.next_cursor},
+            }
+        )
+
+
+class BatchView(APIView):
+    """One batch."""
+
+    required_scopes: ClassVar = {"GET": "read"}
+
+    @extend_schema(
+        operation_id="getReplayBatch",
+        tags=["Replay batches"],
+        summary="Look at a replay batch",
+        responses={200: serializers.ReplayBatchOut, **openapi.problems(s404=_NOT_FOUND, s503=openapi.AWAY)},
+    )
+    def get(self, request: Request, batch_id: str) -> Response:
+        requests.refuse_parameters(request.query_params)
+        return Response({"data": letter_json.batch(batches.get(batch_id), conf.masking_policy())})
+
+
+class ItemsView(APIView):
+    """The letters of a batch, with what became of each."""
+
+    required_scopes: ClassVar = {"GET": "read"}
+
+    @extend_schema(
+        operation_id="listReplayBatchItems",
+        tags=["Replay batches"],
+        summary="List the letters of a replay batch",
+        description="In the order in which they are sent. `outcome` is null until it is known.",
+        parameters=[
+            openapi.query("outcome", "`open`: not known yet.", enum=list(OUTCOME_FILTERS)),
+            _limit(100, requests.MAX_ITEMS),
+            _CURSOR,
+        ],
+        responses={
+            200: serializers.ReplayItemList,
+            **openapi.problems(
+                s400="`invalid_filter`, `invalid_request`: `errors` names each problem.",
+                s404=_NOT_FOUND,
+                s503=openapi.AWAY,
+            ),
+        },
+    )
+    def get(self, request: Request, batch_id: str) -> Response:
+        wanted = requests.items_request(request.query_params)
+        found = batches.items(batch_id, outcome=wanted.outcome, limit=wanted.limit, cursor=wanted.cursor)
+        return Response(
+            {
+                "data": [letter_json.batch_item(item) for item in found.items],
+                "pagination": {"limit": wanted.limit, "nextCursor": found.next_cursor},
+            }
+        )
+
+
+class ReportView(APIView):
+    """How the letters of a batch ended, counted."""
+
+    required_scopes: ClassVar = {"GET": "read"}
+
+    @extend_schema(
+        operation_id="getReplayBatchReport",
+        tags=["Replay batches"],
+        summary="Count the outcomes of a replay batch",
+        description="By outcome and error type, most first.",
+        responses={200: serializers.ReplayReportOut, **openapi.problems(s404=_NOT_FOUND, s503=openapi.AWAY)},
+    )
+    def get(self, request: Request, batch_id: str) -> Response:
+        requests.refuse_parameters(request.query_params)
+        return Response({"data": letter_json.batch_report(batches.report(batch_id))})
+
+
+class BatchMoveView(APIView):
+    """An operator's order to a batch; which one, its URL says."""
+
+    required_scopes: ClassVar = {"POST": "replay"}
+    verb: ClassVar[str]
+    move: ClassVar[Callable[..., ReplayBatch]]
+
+    def post(self, request: Request, batch_id: str) -> Response:
+        requests.refuse_parameters(request.query_params)
+        fields = requests.body(request.data, "reason")
+        batch = type(self).move(batch_id, actor=actor(request), **fields)
+        audit.log_batch(request, batch.id, batch.name, self.verb, fields.get("reason", ""))
+        return Response({"data": letter_json.batch(batch, conf.masking_policy())})
+
+
+def _described(operation: str, summary: str, description: str) -> Callable[[type[BatchMoveView]], type[BatchMoveView]]:
+    schema = extend_schema(
+        operation_id=operation,
+        tags=["Replay batches"],
+        summary=summary,
+        description=description,
+        request=serializers.LetterReasonIn,
+        responses={
+            200: serializers.ReplayBatchOut,
+            **openapi.problems(s404=_NOT_FOUND, s409="`illegal_state` names the stage.", s503=openapi.AWAY),
+        },
+    )
+    return extend_schema_view(post=schema)
+
+
+@_described("pauseReplayBatch", "Pause a replay batch", "Nothing more is sent until `resume`; outcomes still arrive.")
+class PauseView(BatchMoveView):
+    verb = "pause"
+    move = staticmethod(batches.pause)
+
+
+@_described("resumeReplayBatch", "Go on with a paused replay batch", "Where it was when it was paused.")
+class ResumeView(BatchMoveView):
+    verb = "resume"
+    move = staticmethod(batches.resume)
+
+
+@_described(
+    "cancelReplayBatch",
+    "Cancel a replay batch",
+    "Nothing more is sent, but for at most 50 letters that a DLQ worker has in hand. What was sent comes to its end.",
+)
+class CancelView(BatchMoveView):
+    verb = "cancel"
+    move = staticmethod(batches.cancel)

@@ -1,0 +1,187 @@
+"""Many letters over REST at once: out as a file, in from one. Both are streams; neither is ever held whole."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from django.http import QueryDict, StreamingHttpResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from rest_framework.negotiation import BaseContentNegotiation
+from rest_framework.parsers import BaseParser
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from dlq_app.domain.criteria import LetterCriteria
+from dlq_app.domain.errors import BodyTooLarge, CriteriaInvalid, LengthRequired, TooManyImports
+from dlq_app.domain.limits import MAX_REASON
+from dlq_app.rest import audit, openapi, requests, serializers
+from dlq_app.services import importing
+from dlq_app.services.exporting import FORMS, Export, Stream
+from dlq_app.store import repository
+
+log = logging.getLogger(__name__)
+
+#: What one import may hold. It is read as it comes; this bounds how long it can keep a thread.
+MAX_IMPORT = 256 * 1024 * 1024
+#: Imports that one process reads at once: each holds a thread on its client.
+IMPORTS_AT_ONCE = 2
+imports = threading.BoundedSemaphore(IMPORTS_AT_ONCE)
+
+
+class AsAsked(BaseContentNegotiation):
+    """Whatever the client says that it accepts, it gets the form that the address names; problems are problems."""
+
+    def select_parser(self, request: Request, parsers: Iterable[Any]) -> Any:
+        media_type = (request.content_type or "").partition(";")[0].strip().lower()
+        return next((parser for parser in parsers if parser.media_type == media_type), None)
+
+    def select_renderer(self, request: Request, renderers: Iterable[Any], format_suffix: str | None = None) -> Any:
+        renderer = next(iter(renderers))
+        return renderer, renderer.media_type
+
+
+class ExportView(APIView):
+    """The letters that fit a filter, as a file."""
+
+    required_scopes: Mapping[str, str] = {"GET": "read"}
+    content_negotiation_class = AsAsked
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        if request.query_params.get("reveal") == "true":
+            self.required_scopes = {"GET": "admin"}  # asked for before anybody looks at the rest
+        super().initial(request, *args, **kwargs)
+
+    @extend_schema(
+        operation_id="exportDeadLetters",
+        tags=["Dead letters"],
+        summary="Export dead letters",
+        description=(
+            "Every letter that fits the filter, in order of message id, streamed. JSON lines end in a line "
+            '`{"end": {"count": …, "complete": true}}`; without it, or with `false`, something is missing. A table '
+            "has no such line: there a transfer that is broken off is what tells. What looks like a secret is hidden, "
+            "and a line in which something is hidden cannot be imported. `reveal=true` hides nothing; it needs the "
+            "scope `admin` and a `reason`, and is written down."
+        ),
+        parameters=[
+            *openapi.FILTERS,
+            OpenApiParameter("format", str, enum=list(FORMS), description="`jsonl` unless given."),
+            OpenApiParameter("reveal", str, enum=["true", "false"], description="Show secrets too."),
+            OpenApiParameter("reason", str, description="Why the secrets are needed; required with `reveal=true`."),
+        ],
+        responses={
+            (200, "application/x-ndjson"): OpenApiResponse(OpenApiTypes.STR, description="One letter a line."),
+            (200, "text/csv"): OpenApiResponse(OpenApiTypes.STR, description="One letter a row, below a head."),
+            **openapi.problems(
+                s400="`invalid_filter` names each problem.",
+                s503=f"`too_many_exports`: later, or by `manage.py export_dlq`. {openapi.AWAY}",
+            ),
+        },
+    )
+    def get(self, request: Request) -> StreamingHttpResponse:
+        export, reason = _export_of(request.query_params)
+        if export.reveal:
+            self._write_down(request, export.criteria, reason)
+        response = StreamingHttpResponse(Stream(export), content_type=FORMS[export.form])
+        name = f"dead-letters-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.{export.form}"
+        response["Content-Disposition"] = f'attachment; filename="{name}"'
+        response["Cache-Control"] = "no-store"
+        return response
+
+    def _write_down(self, request: Request, criteria: LetterCriteria, reason: str) -> None:
+        """Who sees secrets of how many letters, and why, before the first of them leaves."""
+        total = repository.letters().count(criteria)
+        how_many = f"{'more than ' if total.is_capped else ''}{total.count}"
+        which = criteria.as_text()
+        said = {"by": getattr(request, "actor", ""), "letters": how_many, "filter": which, "why": reason}
+        log.warning("secrets_exported", extra=said)
+        what = f"reveal {how_many} letters"
+        audit.log(request, "", "export", what, f"{which}: {reason}", count=total.count, must=True)
+
+
+class Lines(BaseParser):
+    """The body as a stream: nobody has read any of it."""
+
+    media_type = "application/x-ndjson"
+
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Mapping[str, Any] | None = None) -> Any:
+        return stream
+
+
+class ImportView(APIView):
+    """Letters from an export."""
+
+    required_scopes: ClassVar = {"POST": "admin"}
+    parser_classes = (Lines,)
+    content_negotiation_class = AsAsked
+
+    @extend_schema(
+        operation_id="importDeadLetters",
+        tags=["Dead letters"],
+        summary="Import dead letters",
+        description=(
+            "The JSON lines of an export, at most 256 MiB, read as they come. Each line is judged by itself: a "
+            "message that has a letter keeps it unchanged, so the same file twice changes nothing. Lines in which "
+            "something is hidden are rejected, and those of messages that are under way here. A letter that was being "
+            "replayed comes in as waiting."
+        ),
+        request={"application/x-ndjson": OpenApiTypes.STR},
+        responses={
+            200: serializers.ImportOut,
+            **openapi.problems(
+                s411="`length_required`",
+                s413="`payload_too_large`: split it, or use `manage.py import_dlq`.",
+                s415="The body is not `application/x-ndjson`.",
+                s503="`store_unavailable` says how far it came. `too_many_imports`. Import the same again.",
+            ),
+        },
+    )
+    def post(self, request: Request) -> Response:
+        requests.refuse_parameters(request.query_params)
+        try:
+            length = int(request.META.get("CONTENT_LENGTH") or "")
+        except ValueError as error:
+            raise LengthRequired() from error
+        if length > MAX_IMPORT:
+            raise BodyTooLarge(f"An import may have at most {MAX_IMPORT} bytes.")
+        stream: Any = request.data  # a body of no bytes comes as an empty mapping
+        if not imports.acquire(blocking=False):
+            raise TooManyImports(retry_after=30)
+        try:
+            summary = importing.bring_in(
+                stream.read if length else lambda _: b"", actor=str(getattr(request, "actor", "")) or "unknown"
+            )
+        finally:
+            imports.release()
+        return Response({"data": summary.wire()})
+
+
+def _export_of(query: QueryDict) -> tuple[Export, str]:
+    """What a query string asks for, and the reason to see secrets; raises ``CriteriaInvalid`` naming every problem."""
+    given = dict(query.lists())
+    errors: list[dict[str, str]] = []
+    own: dict[str, str] = {}
+    for name, default, allowed in (("format", "jsonl", tuple(FORMS)), ("reveal", "false", ("true", "false"))):
+        values = given.pop(name, [default])
+        own[name] = values[0]
+        if len(values) != 1 or values[0] not in allowed:
+            errors.append({"field": name, "message": "must be one of " + ", ".join(allowed)})
+    reasons = given.pop("reason", [""])
+    reason = reasons[0].strip()
+    if len(reasons) != 1 or len(reason) > MAX_REASON:
+        errors.append({"field": "reason", "message": f"must be one text of at most {MAX_REASON} characters"})
+    elif not reason and own["reveal"] == "true":
+        errors.append({"field": "reason", "message": "is required with reveal=true: say why the secrets are needed"})
+    criteria = LetterCriteria()
+    try:
+        criteria = LetterCriteria.parse(given)
+    except CriteriaInvalid as error:
+        errors = [*error.errors, *errors]
+    if errors:
+        raise CriteriaInvalid("; ".join(f"{e['field']}: {e['message']}" for e in errors[:5]), errors=errors)
+    return Export(criteria, own["format"], reveal=own["reveal"] == "true"), reason

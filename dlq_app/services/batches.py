@@ -1,0 +1,291 @@
+"""What the rest of the house may ask of replay batches: try one out, start, follow and steer it."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from django.conf import settings
+
+from dlq_app.conf import intake
+from dlq_app.domain import batch_rules
+from dlq_app.domain.batch_rules import Move
+from dlq_app.domain.errors import (
+    BatchBeingPlanned,
+    BatchNotFound,
+    DeadLetterError,
+    MoveRefused,
+    QueryTooSlow,
+    RequestInvalid,
+    StoreUnavailable,
+)
+from dlq_app.domain.replay_batch import (
+    OUTCOME_FILTERS,
+    BatchOrder,
+    BatchPage,
+    BreakerSeen,
+    DryRun,
+    ItemPage,
+    LeftOut,
+    ReplayBatch,
+    Stage,
+)
+from dlq_app.services.batch_executor import SYSTEM, Executor
+from dlq_app.store import repository
+from dlq_app.store.repository import StoredBatch
+
+SAMPLE = 10
+#: A count of late arrivals is shown again for so long.
+LATE_S = 5.0
+#: A plan whose maker was killed may be made anew by the same id after so long.
+REPLAN_AFTER = timedelta(seconds=90)
+_MOVE_TURNS = 10
+
+_lock = threading.Lock()
+_late: dict[str, tuple[float, int]] = {}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def new_batch_id() -> str:
+    return f"b-{uuid.uuid4().hex}"
+
+
+# --- before and at the start ---
+
+
+def dry_run(order: BatchOrder) -> DryRun:
+    """What ``start`` would do with this order at this instant. Writes nothing.
+
+    Looks at every letter that fits: raises ``QueryTooSlow`` after 20 s, ``StoreUnavailable``.
+    """
+    items, unfinished = repository.items(), repository.batches().unfinished()
+    groups = items.groups(order, unfinished)
+    count = sum(group.count for group in groups)
+    by_error_type = _summed((group.error_type, group.count) for group in groups)
+    by_type = _summed((group.type, group.count) for group in groups)
+    return DryRun(
+        count=count,
+        sample=items.sample(order, min(SAMPLE, order.limit or SAMPLE), unfinished),
+        by_error_type=by_error_type,
+        by_type=by_type,
+        breakers=_breakers([name for name, _ in by_type]),
+        left_out=[LeftOut(why, number) for why, number in sorted(items.left_out(order, unfinished).items())],
+        failures_at_most=batch_rules.failures_at_most(count, order.max_failures, order.max_failure_rate),
+    )
+
+
+def _summed(counts: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
+    total: dict[str, int] = {}
+    for name, count in counts:
+        total[name] = total.get(name, 0) + count
+    return sorted(total.items(), key=lambda entry: (-entry[1], entry[0]))
+
+
+def _breakers(types: Sequence[str]) -> list[BreakerSeen]:
+    """Every breaker that letters of these types can meet, each once, with those types."""
+    found: dict[str, BreakerSeen] = {}
+    for message_type, many in intake().breakers(types).items():
+        for one in many:
+            known = found.get(one.name, replace(one, types=()))
+            found[one.name] = replace(known, types=tuple(sorted({*known.types, message_type})))
+    return [found[name] for name in sorted(found)]
+
+
+def start(order: BatchOrder, *, actor: str, batch_id: str | None = None, most: int | None = None) -> ReplayBatch:
+    """Freeze the letters of an order into a plan and leave it to the DLQ workers; returns when the plan stands.
+
+    The plan holds at most ``most`` letters, as with a smaller ``limit`` that the batch does not show.
+    The same ``batch_id`` again answers the batch that is there already, whatever the order. Raises
+    ``BatchBeingPlanned`` while an earlier call with it is under way, ``QueryTooSlow`` when the plan takes longer than
+    45 s (then there is no batch), ``StoreUnavailable``: ask again with the same ``batch_id``.
+    """
+    batch_id = batch_id or new_batch_id()
+    batches, items = repository.batches(), repository.items()
+    now = batches.server_now()
+    if not batches.insert(batch_id, order, actor=actor, now=now):
+        known = _stored(batch_id, planning=True)
+        if known.batch.stage is not Stage.PLANNING:
+            return known.batch
+        if now - known.batch.created_at < REPLAN_AFTER:
+            raise BatchBeingPlanned(f"The letters of {batch_id} are being looked up.", retry_after=2)
+        items.remove(batch_id)
+        batches.remove(batch_id, [Stage.PLANNING])
+        return start(order, actor=actor, batch_id=batch_id, most=most)
+    try:
+        planned = order if most is None else replace(order, limit=min(most, order.limit or most))
+        unfinished = [one for one in batches.unfinished() if one != batch_id]
+        total = items.plan(batch_id, planned, unfinished) if most != 0 else 0
+    except QueryTooSlow:
+        # The server has given up on it: nothing more is written. What is left if this fails, an executor deletes.
+        items.remove(batch_id)
+        batches.remove(batch_id, [Stage.PLANNING])
+        raise
+    batches.planned(batch_id, total)
+    return _stored(batch_id).batch
+
+
+# --- following ---
+
+
+def get(batch_id: str) -> ReplayBatch:
+    """The batch, with late arrivals as of a few seconds ago. Raises ``BatchNotFound``."""
+    return _with_late(_stored(batch_id))
+
+
+def page(*, stages: Sequence[str] = (), limit: int = 20, cursor: str | None = None) -> BatchPage:
+    """Batches, newest first; only those in ``stages`` if any are given. Raises ``RequestInvalid``."""
+    known = [stage.value for stage in Stage if stage is not Stage.PLANNING]
+    if not set(stages) <= set(known):
+        raise _invalid("stage", "must be one of " + ", ".join(known))
+    after = _decode(cursor) if cursor else None
+    found = repository.batches().page(stages, limit + 1, after)
+    shown = found[:limit]
+    more = _encode(shown[-1].batch) if len(found) > limit and shown else None
+    return BatchPage([stored.batch for stored in shown], more)
+
+
+def running(limit: int = 10) -> list[ReplayBatch]:
+    """Batches that are not in a final stage, newest first."""
+    stages = [Stage.PLANNED, Stage.CANARY, Stage.RUNNING, Stage.PAUSED]
+    return [stored.batch for stored in repository.batches().page([s.value for s in stages], limit, None)]
+
+
+def items(batch_id: str, *, outcome: str | None = None, limit: int = 100, cursor: str | None = None) -> ItemPage:
+    """Letters of a batch in the order of its plan; ``outcome``: succeeded, failed, skipped or open.
+
+    Raises ``BatchNotFound``, ``RequestInvalid``.
+    """
+    if outcome is not None and outcome not in OUTCOME_FILTERS:
+        raise _invalid("outcome", "must be one of " + ", ".join(OUTCOME_FILTERS))
+    if cursor is not None and not re.fullmatch(r"[0-9]{1,9}", cursor):
+        raise _invalid("cursor", "is not a cursor of this list")
+    _stored(batch_id)
+    found = repository.items().page(batch_id, outcome, int(cursor) if cursor else -1, limit + 1)
+    shown = found[:limit]
+    return ItemPage(shown, str(shown[-1].seq) if len(found) > limit and shown else None)
+
+
+def report(batch_id: str) -> list[tuple[str, str, int]]:
+    """How many letters have each (outcome, error type), most first. Raises ``BatchNotFound``."""
+    _stored(batch_id)
+    return repository.items().report(batch_id)
+
+
+# --- steering ---
+
+
+def pause(batch_id: str, *, actor: str, reason: str = "") -> ReplayBatch:
+    """Send nothing more until ``resume``. Raises ``BatchNotFound``, ``MoveRefused``.
+
+    What an executor has just taken, at most 50 letters, may still be sent.
+    """
+    return _steer(batch_id, "pause", lambda b: batch_rules.pause_by_operator(b.stage, b.resume_to), actor, reason)
+
+
+def resume(batch_id: str, *, actor: str, reason: str = "") -> ReplayBatch:
+    """Go on with the stage in which it was paused. Raises ``BatchNotFound``, ``MoveRefused``."""
+    return _steer(batch_id, "resume", lambda b: batch_rules.resume_by_operator(b.stage, b.resume_to), actor, reason)
+
+
+def cancel(batch_id: str, *, actor: str, reason: str = "") -> ReplayBatch:
+    """Send nothing more, ever. Raises ``BatchNotFound``, ``MoveRefused``.
+
+    What an executor has just taken, at most 50 letters, may still be sent.
+    """
+    return _steer(batch_id, "cancel", lambda b: batch_rules.cancel_by_operator(b.stage, reason), actor, reason)
+
+
+def _steer(
+    batch_id: str, verb: str, decide: Callable[[ReplayBatch], Move | None], actor: str, reason: str
+) -> ReplayBatch:
+    for _ in range(_MOVE_TURNS):
+        stored = _stored(batch_id)
+        move = decide(stored.batch)
+        if move is None:
+            raise MoveRefused(f"{batch_id} is {stored.batch.stage}: {verb} is not possible from there.")
+        moved = repository.batches().move(stored, move, who=actor, why=reason, guard_place=False)
+        if moved is not None:
+            return _with_late(moved)
+    raise StoreUnavailable(f"{batch_id} was moved by others at every turn; try again", retry_after=1)
+
+
+# --- the executor of this process ---
+
+_mine: list[Executor] = []
+
+
+def executor() -> Executor:
+    """A new executor over the configured stores."""
+    return Executor(
+        repository.letters(),
+        repository.items(),
+        repository.batches(),
+        intake(),
+        keep_days=settings.DLQ_BATCH_KEEP_DAYS,
+    )
+
+
+def tick() -> float:
+    """One round of this process's executor over all batches; seconds until it wants to be called again.
+
+    Raises ``StoreUnavailable`` when MongoDB is away. Not for two threads at once: each takes its own ``executor``.
+    """
+    if not _mine or _mine[0].port is not intake():
+        _mine[:] = [executor()]
+    return _mine[0].tick()
+
+
+# --- small things ---
+
+
+def _stored(batch_id: str, *, planning: bool = False) -> StoredBatch:
+    stored = repository.batches().get(batch_id)
+    if stored is None or (stored.batch.stage is Stage.PLANNING and not planning):
+        raise BatchNotFound(f"There is no replay batch {batch_id}.")
+    return stored
+
+
+def _with_late(stored: StoredBatch) -> ReplayBatch:
+    batch = stored.batch
+    if batch.criteria is None or not stored.active or stored.planned_at is None:
+        return batch
+    now = time.monotonic()
+    with _lock:
+        known = _late.get(batch.id)
+    if known is None or now - known[0] > LATE_S:
+        try:
+            count = repository.items().late_arrivals(batch.id, batch.criteria, stored.planned_at)
+        except (QueryTooSlow, StoreUnavailable):
+            count = known[1] if known else batch.late_arrivals  # a figure beside others: an older one will do
+        known = (now, count)
+        with _lock:
+            if len(_late) > 1000:
+                _late.clear()
+            _late[batch.id] = known
+    return replace(batch, late_arrivals=known[1])
+
+
+def _encode(batch: ReplayBatch) -> str:
+    return f"{round((batch.created_at - _EPOCH).total_seconds() * 1000)}_{batch.id}"
+
+
+def _decode(cursor: str) -> tuple[datetime, str]:
+    found = re.fullmatch(r"([0-9]{1,14})_([A-Za-z0-9_-]{1,64})", cursor)
+    if found is None:
+        raise _invalid("cursor", "is not a cursor of this list")
+    return _EPOCH + timedelta(milliseconds=int(found[1])), found[2]
+
+
+def _invalid(name: str, message: str) -> RequestInvalid:
+    return RequestInvalid(f"{name}: {message}", errors=[{"field": name, "message": message}])
+
+
+__all__ = [
+    "SYSTEM", "DeadLetterError", "Stage", "cancel", "dry_run", "executor", "get", "items", "new_batch_id", "page",
+    "pause", "report", "resume", "running", "start", "tick",
+]  # fmt: skip

@@ -1,0 +1,254 @@
+"""What the rest of the house may ask of the dead-letter queue."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from dlq_app import conf
+from dlq_app.conf import intake
+from dlq_app.domain.errors import BodyTooLarge, LetterNotFound, MoveRefused, PayloadInvalid, StoreUnavailable
+from dlq_app.domain.import_rules import MAX_PAYLOAD
+from dlq_app.domain.letter import DeadLetter, Death, Recorded, Settled
+from dlq_app.domain.masking import MASK
+from dlq_app.domain.payload import Node, NotJson, NotRestorable, parse, restored, written
+from dlq_app.domain.states import Verb
+from dlq_app.services import figures, recording, replaying
+from dlq_app.services.replaying import ReplayAnswer, Replayed, Replayer, ReplayRequest, new_replay_id
+from dlq_app.store import indexes, mongo, repository
+from processes.steps import goes_on
+
+log = logging.getLogger(__name__)
+
+#: Who acts when no person does.
+SYSTEM = "system"
+#: An automatic replay that an open breaker refused waits as long as the breaker says, within these bounds.
+_WAIT_LEAST, _WAIT_MOST = timedelta(seconds=1), timedelta(minutes=5)
+_NOT_STARTED_WAIT = timedelta(minutes=1)
+
+
+def record_outcomes(deaths: Sequence[Death], settles: Sequence[Settled]) -> list[Recorded]:
+    """Record deaths and good ends of replays in their letters; one answer for each, deaths first, in order.
+
+    Acknowledged by a majority when this returns. Idempotent, and safe for any number of callers at once: the same
+    outcome may come again at any time. Raises ``StoreUnavailable`` when MongoDB gives no answer; then all of it may
+    be repeated.
+    """
+    return recording.record(repository.letters(), [*deaths, *settles], conf.replay_policy(), _now())
+
+
+def lacking(outcomes: Sequence[tuple[str, int, bool]]) -> list[bool]:
+    """Which of these outcomes, as (message id, epoch, whether it is a death), the letters do not have.
+
+    A replay that ended well is never missing where there is no letter: it was resolved, and deleted.
+    """
+    standings = repository.letters().standings((message_id for message_id, _, _ in outcomes), with_body=False)
+    answers = []
+    for message_id, epoch, is_death in outcomes:
+        standing = standings.get(message_id)
+        answers.append(is_death if standing is None else not standing.has(epoch))
+    return answers
+
+
+def build_indexes() -> None:
+    """Build what MongoDB lacks. Raises ``StoreUnavailable``, and ``LettersTwice`` when a message has two letters."""
+    indexes.ensure(mongo.database(), keep_resolved_days=conf.replay_policy().keep_resolved_days)
+
+
+# --- replays ---
+
+
+def replay(
+    ref: str,
+    *,
+    actor: str,
+    reason: str = "",
+    force: bool = False,
+    payload: bytes | None = None,
+    replay_id: str | None = None,
+) -> ReplayAnswer:
+    """Replay the letter with this ``_id`` or message id, as one attempt through intake.
+
+    ``payload`` runs instead of the original, which stays as it is; a secret that is hidden in it is that of the
+    original. Raises ``PayloadInvalid`` when the original has none there, or intake would not accept the payload. Of any
+    number of callers at once one gets ``Replayed``. ``StoreUnavailable``: nothing was started, or the sweep will see to
+    it; the same ``replay_id`` may ask again.
+    """
+    letters = repository.letters()
+    letter = letters.find(ref)
+    if letter is None:
+        return replaying.NotFound(ref)
+    if payload is not None:
+        payload = _with_secrets(payload, letter)
+        if len(payload) > MAX_PAYLOAD:
+            raise BodyTooLarge(f"A payload has at most {MAX_PAYLOAD} bytes, as at intake; this one has {len(payload)}.")
+        intake().check_payload(payload)
+    request = ReplayRequest(
+        replay_id=replay_id or new_replay_id(),
+        kind="operator",
+        by=actor,
+        why=reason,
+        force=force,
+        payload=payload,
+    )
+    return Replayer(letters, intake()).replay(letter, request)
+
+
+def _with_secrets(payload: bytes, letter: DeadLetter) -> bytes:
+    """The edited payload with what is hidden in it put back: whoever edits has read the letter with its secrets hidden.
+
+    Never the sign itself: a replay would carry it to whom the secret was meant for.
+    """
+    if MASK.encode() not in payload:
+        return payload
+    try:
+        original: Node = parse(letter.text)
+    except NotJson:
+        original = None  # hides nothing that could be put back
+    try:
+        whole = restored(parse(payload.decode("utf-8", "backslashreplace")), original, conf.masking_policy())
+    except NotJson:
+        return payload  # intake's own check says what is wrong
+    except NotRestorable as error:
+        raise PayloadInvalid(str(error), errors=[{"field": error.path, "message": str(error)}]) from error
+    return written(whole).encode("utf-8", "backslashreplace")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueRound:
+    """What one round of automatic replays did."""
+
+    #: Letters that were due, at most the limit.
+    due: int = 0
+    replayed: int = 0
+    #: Moved to a later time: their breaker is open, or their off-peak slot is over.
+    postponed: int = 0
+    #: In other hands, or done already.
+    left: int = 0
+
+
+def replay_due(limit: int = 100) -> DueRound:
+    """Start the automatic replays that are due now, longest first, at most ``limit``.
+
+    Any number of processes may do this at the same time: each letter is claimed by one of them. Raises
+    ``StoreUnavailable`` when a store gives no answer; what was started stays started.
+    """
+    letters, port, policy = repository.letters(), intake(), conf.replay_policy()
+    replayer = Replayer(letters, port)
+    now = letters.server_now()
+    replayed = postponed = left = 0
+    refused: set[str] = set()
+    found = letters.due(now, limit)
+    for letter in found:
+        goes_on()
+        if letter.type in refused:
+            continue  # postponed with the others of its type
+        due_at = letter.next_retry_at or now
+        later = policy.missed(letter.strategy, due_at, now)
+        if later is not None:
+            postponed += letters.postpone(letter, later)
+            continue
+        request = ReplayRequest(
+            replay_id=new_replay_id(),
+            kind="auto",
+            by=SYSTEM,
+            why=f"automatic replay {letter.dlq_retry_count + 1} of {policy.max_automatic_replays}",
+        )
+        match replayer.replay(letter, request):
+            case Replayed():
+                replayed += 1
+            case replaying.Refused(_, message_type, retry_after):
+                wait = min(max(timedelta(seconds=retry_after), _WAIT_LEAST), _WAIT_MOST)
+                if len(port.breakers([message_type]).get(message_type, ())) > 1:
+                    # The payload chose this breaker; others of the type may go elsewhere.
+                    postponed += letters.postpone(letter, now + wait)
+                else:
+                    refused.add(message_type)
+                    postponed += letters.postpone_type(message_type, now, now + wait)
+            case replaying.NotStarted():
+                postponed += letters.postpone(letter, now + _NOT_STARTED_WAIT)
+            case replaying.Unknown():
+                raise StoreUnavailable("intake gives no answer; automatic replays wait")
+            case _:
+                left += 1
+    return DueRound(due=len(found), replayed=replayed, postponed=postponed, left=left)
+
+
+def release_stale(limit: int = 100) -> int:
+    """Look after claims older than five minutes, at most ``limit``; how many were released.
+
+    A claim whose message exists is kept: its outcome will come. Raises ``StoreUnavailable`` when a store is away.
+    """
+    letters = repository.letters()
+    replayer = Replayer(letters, intake())
+    released = 0
+    for letter in letters.stale(letters.server_now(), limit):
+        goes_on()
+        done = replayer.end_stale(letter)
+        released += done == "released"
+        log.info("stale_claim", extra={"message_id": letter.message_id, "epoch": letter.fence, "found": done})
+    return released
+
+
+# --- what operators do ---
+
+
+def resolve_by_hand(ref: str, *, actor: str, reason: str = "") -> DeadLetter:
+    """Say that the letter is done. Raises ``LetterNotFound``, or ``MoveRefused`` naming its status."""
+    return _move(ref, Verb.RESOLVE_BY_HAND, repository.letters().resolve_by_hand, actor, reason)
+
+
+def discard(ref: str, *, actor: str, reason: str = "") -> DeadLetter:
+    """Say that the letter does not matter. Raises ``LetterNotFound``, or ``MoveRefused`` naming its status."""
+    return _move(ref, Verb.DISCARD, repository.letters().discard, actor, reason)
+
+
+def set_aside(ref: str, *, actor: str, reason: str = "") -> DeadLetter:
+    """Stop automatic replays until a person decides. Raises ``LetterNotFound`` or ``MoveRefused``."""
+    return _move(ref, Verb.SET_ASIDE, repository.letters().set_aside, actor, reason)
+
+
+def add_note(ref: str, *, actor: str, text: str) -> DeadLetter:
+    """Add a note, whatever the letter's status. Raises ``LetterNotFound``."""
+    letters = repository.letters()
+    letter = _found(letters.find(ref), ref)
+    return _found(letters.add_note(letter.id, who=actor, note=text, now=_now()), ref)
+
+
+def reveal(ref: str, *, actor: str, reason: str = "") -> DeadLetter:
+    """The letter, for somebody who may see its secrets; that they looked is written into its history first."""
+    letters = repository.letters()
+    letter = _found(letters.find(ref), ref)
+    letters.add_history(letter.id, who=actor, what="reveal", why=reason, now=_now())
+    return _found(letters.get(letter.id), ref)
+
+
+def _move(ref: str, verb: Verb, move: Callable[..., DeadLetter | None], actor: str, reason: str) -> DeadLetter:
+    letters = repository.letters()
+    letter = _found(letters.find(ref), ref)
+    moved = move(letter.id, who=actor, why=reason, now=_now())
+    if moved is None:
+        letter = _found(letters.get(letter.id), ref)
+        raise MoveRefused(f"{letter.message_id} is {letter.status}: {verb} is not possible from there.")
+    return moved
+
+
+def _found(letter: DeadLetter | None, ref: str) -> DeadLetter:
+    if letter is None:
+        raise LetterNotFound(f"There is no dead letter {ref}.")
+    return letter
+
+
+# --- figures ---
+
+
+def stats() -> dict[str, Any]:
+    """Figures about all letters, in wire names: counted when that is quick, else as of ``asOf``."""
+    return figures.stats()
+
+
+def _now() -> datetime:
+    return repository.now()

@@ -1,0 +1,337 @@
+"""Letters as a file: JSON lines that can be imported again byte for byte, or a table that a spreadsheet may open.
+
+What the store does not know any more or not yet is said in the file: JSON lines end in a line that says how many
+letters there are and whether that is all of them. A table has no place for it; there the broken transfer tells.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import threading
+from base64 import b64encode
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from dlq_app import conf
+from dlq_app.domain.criteria import LetterCriteria
+from dlq_app.domain.errors import DeadLetterError, TooManyExports
+from dlq_app.domain.explanation import explain
+from dlq_app.domain.instants import iso
+from dlq_app.domain.letter import DeadLetter
+from dlq_app.domain.masking import MaskingPolicy, mask, mask_json, mask_text
+from dlq_app.domain.policy import ReplayPolicy
+from dlq_app.domain.versions import masked_diff
+from dlq_app.domain.visible_text import without_unseen
+from dlq_app.services.letter_json import imported, plain
+from dlq_app.store import repository
+from dlq_app.store.documents import Unreadable
+
+log = logging.getLogger(__name__)
+
+#: Form → its media type.
+FORMS: Mapping[str, str] = {"jsonl": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
+#: Exports at the same time in one process: each holds a thread for minutes, and submissions need some too.
+AT_ONCE = 2
+#: Columns of the table. Programs rely on their order; new ones go to the end.
+COLUMNS = (
+    "messageId",
+    "_id",
+    "type",
+    "status",
+    "resolution",
+    "errorType",
+    "errorKind",
+    "errorReason",
+    "explanation",
+    "fingerprint",
+    "retryCount",
+    "dlqRetryCount",
+    "strategy",
+    "source",
+    "priority",
+    "tags",
+    "client",
+    "queuedAt",
+    "firstFailedAt",
+    "lastFailedAt",
+    "nextRetryAt",
+    "createdAt",
+    "updatedAt",
+    "resolvedAt",
+    "originalMessage",
+    "importedAt",
+    "importedBy",
+)
+#: What makes spreadsheets take a cell for a formula, also in the wide forms of East Asian keyboards.
+_FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+#: By this mark Excel knows that a file is UTF-8.
+_BOM = "\ufeff"
+#: How much of a cell is looked at for a formula behind blanks.
+_LOOKED_AT = 1000
+_CHUNK_CHARS = 64 * 1024
+
+_slots = threading.BoundedSemaphore(AT_ONCE)
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
+
+@dataclass
+class Export:
+    """One export. ``chunks`` may be read once; ``count`` and ``unreadable`` grow while it is."""
+
+    criteria: LetterCriteria
+    form: str
+    #: Show what looks like a secret. Whoever sets it has been asked for their permission.
+    reveal: bool = False
+    #: ``_id`` or message id of each letter, in their order, instead of ``criteria``.
+    ids: Sequence[str] = ()
+    count: int = 0
+    #: Documents that are no letters: said in the log and, in JSON lines, in the last line.
+    unreadable: int = 0
+    #: Of ``ids``, those that no letter has any more: said in the last line of JSON lines.
+    missing: int = 0
+    _unreadable_ids: list[str] = field(default_factory=list)
+    _policy: ReplayPolicy = field(default_factory=conf.replay_policy)
+
+    def chunks(self) -> Iterator[bytes]:
+        """The file, in pieces of about 64 KiB, with a few letters in memory at a time.
+
+        Raises ``StoreUnavailable`` or ``QueryTooSlow`` when MongoDB gives up: instead of the first piece, or after
+        everything read so far and, in JSON lines, a last line that says so.
+        """
+        lines = self._table() if self.form == "csv" else self._records()
+        pieces: list[str] = []
+        size = 0
+        has_begun = False
+        trouble: DeadLetterError | None = None
+        try:
+            for line in lines:
+                pieces.append(line)
+                size += len(line)
+                if size >= _CHUNK_CHARS:
+                    yield _bytes(pieces)
+                    pieces, size, has_begun = [], 0, True
+        except DeadLetterError as error:
+            if not has_begun:
+                raise
+            trouble = error
+        if self.form != "csv":
+            pieces.append(self._end(trouble))
+        yield _bytes(pieces)
+        if trouble:
+            log.error("export_broken_off", extra={"letters": self.count, "why": str(trouble)})
+            raise trouble
+
+    def _records(self) -> Iterator[str]:
+        masking = None if self.reveal else conf.masking_policy()
+        for letter in self._letters():
+            yield _encode(record(letter, masking)) + "\n"
+
+    def _table(self) -> Iterator[str]:
+        masking = None if self.reveal else conf.masking_policy()
+        text = io.StringIO()
+        writer = csv.writer(text, quoting=csv.QUOTE_ALL)
+        text.write(_BOM)
+        writer.writerow(COLUMNS)
+        now = datetime.now(UTC)
+        for letter in self._letters():
+            writer.writerow(row(letter, self._policy, masking, now))
+            yield text.getvalue()
+            text.seek(0)
+            text.truncate()
+        yield text.getvalue()
+
+    def _letters(self) -> Iterator[DeadLetter]:
+        for one in self.ids:
+            letter = repository.letters().find(one)
+            self.count += letter is not None
+            self.missing += letter is None
+            if letter is not None:
+                yield letter
+        if self.ids:
+            return
+        for found in repository.letters().walk(self.criteria):
+            if isinstance(found, Unreadable):
+                self.unreadable += 1
+                self._unreadable_ids.append(found.id)
+                log.warning("export_left_out", extra={"id": found.id, "why": str(found)})
+                continue
+            self.count += 1
+            yield found
+
+    def _end(self, trouble: DeadLetterError | None) -> str:
+        end: dict[str, Any] = {"count": self.count, "complete": trouble is None}
+        if self.unreadable:
+            end |= {"unreadable": self.unreadable, "unreadableIds": self._unreadable_ids[: repository.MAX_NAMED]}
+        if self.missing:
+            end["missing"] = self.missing
+        if trouble:
+            end["error"] = {"code": trouble.code, "detail": str(trouble)}
+        return _encode({"end": end}) + "\n"
+
+
+class Stream:
+    """The chunks of an export that has begun, two read ahead: a small one has ended, well or not, before any is sent.
+
+    Holds one of the process's ``AT_ONCE`` places until it has been read to the end, is broken off or closed.
+    """
+
+    def __init__(self, export: Export) -> None:
+        if not _slots.acquire(blocking=False):
+            raise TooManyExports(retry_after=30)
+        self._is_open = True
+        self._chunks = export.chunks()
+        self._ahead: deque[bytes] = deque()
+        self._trouble: DeadLetterError | None = None
+        self._read()
+        self._read()
+        if self._trouble:
+            raise self._trouble
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        if not self._ahead:
+            raise self._trouble or StopIteration
+        chunk = self._ahead.popleft()
+        self._read()
+        return chunk
+
+    def _read(self) -> None:
+        if not self._is_open:
+            return
+        try:
+            self._ahead.append(next(self._chunks))
+        except StopIteration:
+            self.close()
+        except DeadLetterError as error:
+            self._trouble = error  # told after what was read before it
+            self.close()
+        except BaseException:
+            # Whatever ends the reading, a place that is never given back would be lost until this process ends.
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Give the place back. May be called again."""
+        if self._is_open:
+            self._is_open = False
+            _slots.release()
+
+
+def record(letter: DeadLetter, masking: MaskingPolicy | None) -> dict[str, Any]:
+    """A letter as ``importing`` reads it. Without a masking policy nothing is hidden.
+
+    ``masked`` says whether something is: such a line cannot be imported. What concerns only this installation is left
+    out: the account that its message was counted in, and batches that skipped it.
+    """
+    shown = _unmasked(letter)
+    if masking is None:
+        return {**shown, "masked": False}
+    hidden = {**shown, **_masked(letter, shown, masking)}
+    return {**hidden, "masked": hidden != shown}
+
+
+def _unmasked(letter: DeadLetter) -> dict[str, Any]:
+    claim = letter.claim
+    return {
+        "_id": letter.id,
+        "messageId": letter.message_id,
+        "type": letter.type,
+        "status": letter.status.value,
+        "resolution": letter.resolution.value if letter.resolution else None,
+        "strategy": letter.strategy.value,
+        "errorType": letter.error_type,
+        "errorKind": letter.error_kind,
+        "errorReason": letter.error_reason,
+        "errorStack": letter.error_stack,
+        "fingerprint": letter.fingerprint,
+        "retryCount": letter.retry_count,
+        "dlqRetryCount": letter.dlq_retry_count,
+        "priorRuns": letter.prior_runs,
+        "nextRetryAt": _iso(letter.next_retry_at),
+        "queuedAt": _iso(letter.queued_at),
+        "createdAt": iso(letter.created_at),
+        "firstFailedAt": iso(letter.first_failed_at),
+        "lastFailedAt": iso(letter.last_failed_at),
+        "updatedAt": iso(letter.updated_at),
+        "resolvedAt": _iso(letter.resolved_at),
+        "metadata": plain(letter.metadata),
+        **_body(letter.body),
+        "attempts": plain(letter.attempts),
+        "replayAttempts": plain(letter.replay_attempts),
+        "versions": plain(letter.versions),
+        "formerMessages": plain(letter.former_messages),
+        "notes": plain(letter.notes),
+        "history": plain(letter.history),
+        "imported": imported(letter),
+        "fence": letter.fence,
+        "closedEpoch": letter.closed_epoch,
+        "replay": claim and {"id": claim.replay_id, "epoch": claim.epoch, "from": claim.came_from.value},
+    }
+
+
+def _body(body: bytes) -> dict[str, str]:
+    try:
+        return {"originalMessage": body.decode("utf-8")}
+    except UnicodeDecodeError:
+        return {"originalMessage": "", "originalMessageBase64": b64encode(body).decode()}
+
+
+def _masked(letter: DeadLetter, shown: Mapping[str, Any], masking: MaskingPolicy) -> dict[str, Any]:
+    """The fields that can hold what a client, an error or a person said, with secrets hidden."""
+    lists = ("attempts", "replayAttempts", "formerMessages", "notes", "history")
+    found = {
+        "errorReason": mask_text(shown["errorReason"], masking),
+        "errorStack": mask_text(shown["errorStack"], masking),
+        "originalMessage": mask_json(shown["originalMessage"], masking),
+        "versions": [
+            {**mask(entry, masking), "diff": masked_diff(letter, version, masking)}
+            for entry, version in zip(shown["versions"], letter.versions, strict=True)
+        ],
+        **{name: mask(shown[name], masking) for name in ("metadata", *lists)},
+    }
+    if "originalMessageBase64" in shown:
+        found["originalMessageBase64"] = ""  # it is no text, so nobody can tell what in it is a secret
+    return found
+
+
+def row(letter: DeadLetter, policy: ReplayPolicy, masking: MaskingPolicy | None, now: datetime) -> list[str]:
+    """A letter as cells of the table, none of which a spreadsheet takes for a formula."""
+    found = record(letter, masking)
+    metadata = found["metadata"]
+    found |= {name: metadata.get(name) for name in ("source", "priority", "client")}
+    tags = metadata.get("tags")
+    found["tags"] = " ".join(map(str, tags)) if isinstance(tags, list) else ""
+    mark = found["imported"] or {}
+    found |= {"importedAt": mark.get("at"), "importedBy": mark.get("by")}
+    why = explain(letter, policy, now)
+    found["explanation"] = why if masking is None else mask_text(why, masking)
+    return [cell(found[name]) for name in COLUMNS]
+
+
+def cell(value: object) -> str:
+    """A value as a cell: what would be taken for a formula begins with an apostrophe.
+
+    >>> cell('=HYPERLINK("http://evil/")')
+    '\\'=HYPERLINK("http://evil/")'
+    """
+    text = "" if value is None else str(value)
+    # Spreadsheets skip blanks and characters that nobody sees before they look for a formula.
+    begin = without_unseen(text[:_LOOKED_AT]).lstrip()
+    return f"'{text}" if text.startswith(_FORMULA) or begin.startswith(_FORMULA) else text
+
+
+def _bytes(pieces: Sequence[str]) -> bytes:
+    # Half of a surrogate pair, which masking may bring out of an escape, becomes that escape again.
+    return "".join(pieces).encode("utf-8", "backslashreplace")
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return iso(moment) if moment else None

@@ -1,0 +1,378 @@
+"""Dead letters by what they died of: lists of groups, one group, and what people say about it.
+
+What is counted comes from the snapshot of ``figures``, so a list costs the same whatever the number of letters. What
+people say is read each time and counts at once.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from dlq_app import conf
+from dlq_app.domain.criteria import LetterCriteria
+from dlq_app.domain.errors import CriteriaInvalid, GroupNotFound
+from dlq_app.domain.group_states import OPEN_STATES, GroupState, Said, state_of
+from dlq_app.domain.paging import DEFAULT_LIMIT, MAX_LIMIT
+from dlq_app.domain.search_terms import error_words, words
+from dlq_app.services import figures
+from dlq_app.store import repository
+from dlq_app.store.figures import GroupFigures
+from dlq_app.store.figures import figures as figures_store
+from dlq_app.store.groups import Described, Note, groups
+
+#: Filters of letters that also make sense for groups; ``from`` and ``to`` mean the last failure of the group.
+FILTERS = ("errorType", "errorKind", "type", "fingerprint", "from", "to", "search")
+#: Names that ``GroupQuery.parse`` reads.
+PARAMETERS = (*FILTERS, "state", "sort", "limit", "cursor")
+_FINGERPRINT = re.compile(r"[0-9a-f]{16}\Z")
+#: ``KeyError:`` before the text, and words in it that say something.
+_ERROR_NAME = re.compile(r"\A\s*[\w.]+:")
+_WORD = re.compile(r"[^\W\d_]{3,}")
+_LONG_TITLE = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastReplay:
+    """How the last replay of a letter of the group ended."""
+
+    at: datetime
+    #: ``succeeded``, ``failed_same`` or ``failed_new``.
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Letters that died of the same thing, and what people say about it."""
+
+    fingerprint: str
+    error_type: str
+    error_kind: str
+    #: The error text with ``#`` for what varies.
+    message: str
+    #: The error text of one letter. May hold what a client sent: mask it before it is shown.
+    sample: str
+    #: ``payments/gateway.py:88 capture()``; empty without application code in the stack.
+    frame: str
+    #: Message types with their counts, most first, at most five.
+    types: tuple[tuple[str, int], ...]
+    count: int
+    open: int
+    first_seen: datetime
+    last_seen: datetime
+    #: Letters that arrived in each of 24 clock hours, oldest first; the last one is still going on.
+    trend: tuple[int, ...]
+    trend_from: datetime
+    last_replay: LastReplay | None
+    #: Letters whose last replay ended in these hours.
+    replays_succeeded: int
+    replays_failed: int
+    state: GroupState
+    said: Said | None
+    note: Note | None
+    #: ``{at, who, what, why}``, oldest first.
+    history: tuple[Mapping[str, Any], ...]
+    as_of: datetime
+
+    @property
+    def title(self) -> str:
+        """How a person knows it, without what varies from letter to letter."""
+        return self.message or self.error_type or self.fingerprint
+
+    @property
+    def telling_title(self) -> str:
+        """The same, but where next to nothing is left of the text, as in ``KeyError: #``, that of one letter.
+
+        May hold what a client sent: mask it before it is shown.
+        """
+        left = _WORD.findall(_ERROR_NAME.sub("", self.message))
+        example = " ".join(self.sample.strip()[:_LONG_TITLE].split("\n")[0].split())
+        if left or not example or example == self.message:
+            return self.title
+        return example if self.count == 1 else f"{example} and the like"
+
+    @property
+    def is_new(self) -> bool:
+        return self.state is GroupState.NEW
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupPage:
+    """Groups of one page, and where the next page begins (None on the last)."""
+
+    groups: list[Group]
+    next_cursor: str | None
+    #: How many groups fit; at least so many when ``is_capped``.
+    total: int
+    is_capped: bool
+    #: How many groups fit the filters in each state, whatever states were asked for.
+    states: Mapping[GroupState, int]
+    as_of: datetime
+
+
+#: The worst last. Below it, how many letters are open decides.
+_SEVERITY = (GroupState.RESOLVED, GroupState.IGNORED, GroupState.ONGOING, GroupState.NEW, GroupState.REGRESSED)
+_SORTS: Mapping[str, Callable[[Group], int]] = {
+    "severity": lambda group: _SEVERITY.index(group.state) * 10**12 + group.open,
+    "open": lambda group: group.open,
+    "count": lambda group: group.count,
+    "lastSeen": lambda group: _ms(group.last_seen),
+    "firstSeen": lambda group: _ms(group.first_seen),
+}
+SORTS = tuple(f"{sign}{name}" for name in _SORTS for sign in ("-", ""))
+DEFAULT_SORT = "-open"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupQuery:
+    """Which groups, in which order."""
+
+    criteria: LetterCriteria = LetterCriteria()  # noqa: RUF009 - frozen
+    states: tuple[GroupState, ...] = ()
+    sort: str = DEFAULT_SORT
+    limit: int = DEFAULT_LIMIT
+    cursor: str | None = None
+
+    @classmethod
+    def parse(cls, params: Mapping[str, Sequence[str]]) -> GroupQuery:
+        """From wire names with their lists of texts; raises ``CriteriaInvalid`` naming every problem."""
+        known = ", ".join(PARAMETERS)
+        errors = [
+            {"field": name[:64], "message": f"unknown parameter; known are {known}"}
+            for name in list(params)[:50]
+            if name not in PARAMETERS
+        ]
+        found: dict[str, Any] = {}
+        try:
+            found["criteria"] = LetterCriteria.parse({name: params[name] for name in FILTERS if name in params})
+        except CriteriaInvalid as error:
+            errors += error.errors
+        readers: dict[str, Callable[[str], object]] = {"sort": _read_sort, "limit": _read_limit, "cursor": _read_cursor}
+        for name, read in readers.items():
+            if name in params:
+                try:
+                    if len(params[name]) != 1:
+                        raise ValueError("must be given once")
+                    found[name] = read(params[name][0])
+                except ValueError as error:
+                    errors.append({"field": name, "message": str(error)})
+        wanted = list(dict.fromkeys(params.get("state", ())))
+        if set(wanted) <= set(GroupState):
+            found["states"] = tuple(GroupState(state) for state in wanted)
+        else:
+            errors.append({"field": "state", "message": "must be one of " + ", ".join(GroupState)})
+        cursor = found.get("cursor")
+        if cursor and not errors:
+            sort = _decoded(cursor)[0]
+            if found.setdefault("sort", sort) != sort:
+                errors.append({"field": "sort", "message": f"the cursor was made for {sort}"})
+        if errors:
+            raise CriteriaInvalid("; ".join(f"{e['field']}: {e['message']}" for e in errors[:5]), errors=errors)
+        return cls(**found)
+
+
+def page(
+    criteria: LetterCriteria = LetterCriteria(),  # noqa: B008 - frozen
+    *,
+    states: Sequence[GroupState] = (),
+    sort: str = DEFAULT_SORT,
+    limit: int = DEFAULT_LIMIT,
+    cursor: str | None = None,
+) -> GroupPage:
+    """Groups that fit the ``FILTERS`` among the criteria and are in one of the states (none given: in any).
+
+    By cursor no group is seen twice while its own figures stay as they are.
+    """
+    every, as_of, is_capped = _all()
+    fitting = [group for group in every if _fits(group, criteria)]
+    by_state = Counter(group.state for group in fitting)
+    if states:
+        fitting = [group for group in fitting if group.state in states]
+    value = _SORTS[sort.removeprefix("-")]
+    sign = -1 if sort.startswith("-") else 1
+    fitting.sort(key=lambda group: (sign * value(group), group.fingerprint))
+    total = len(fitting)
+    if cursor:
+        _, after, name = _decoded(cursor)
+        fitting = [group for group in fitting if (sign * value(group), group.fingerprint) > (sign * after, name)]
+    shown = fitting[:limit]
+    more = len(fitting) > limit
+    return GroupPage(
+        groups=shown,
+        next_cursor=_encoded(sort, value(shown[-1]), shown[-1].fingerprint) if more and shown else None,
+        total=total,
+        is_capped=is_capped,
+        states={state: by_state[state] for state in GroupState},
+        as_of=as_of,
+    )
+
+
+def top(limit: int) -> list[Group]:
+    """The groups that somebody should look at, those with the most open letters first."""
+    return page(states=OPEN_STATES, limit=limit).groups
+
+
+def get(fingerprint: str) -> Group:
+    """One group. Raises ``GroupNotFound`` when no letter that is kept belongs to it."""
+    snapshot = figures.snapshot()
+    hours_from, as_of = snapshot.hours_from, snapshot.as_of
+    counted = next((group for group in snapshot.groups if group.fingerprint == fingerprint), None)
+    if counted is None:
+        # Younger than the snapshot, or too small for it.
+        found = figures_store().group(fingerprint) if _FINGERPRINT.match(fingerprint) else None
+        if found is None:
+            raise GroupNotFound(f"There is no group {fingerprint[:64]}.")
+        counted, hours_from, as_of = found
+    described = groups().described([fingerprint]).get(fingerprint, Described(fingerprint=fingerprint))
+    return _group(counted, described, hours_from, as_of, repository.letters().server_now())
+
+
+def set_state(
+    fingerprint: str,
+    state: GroupState | None,
+    *,
+    actor: str,
+    reason: str = "",
+    until: datetime | None = None,
+    until_per_hour: int | None = None,
+    until_count: int | None = None,
+) -> Group:
+    """Resolve or ignore a group, or with None take back what was said. Touches none of its letters.
+
+    The last one who speaks is heard. Ignoring ends at ``until``, when more than ``until_per_hour`` letters arrive in
+    one clock hour, or when ``until_count`` more have died: at whatever comes first; with none of these never by itself.
+    Raises ``GroupNotFound``.
+    """
+    if state not in (GroupState.RESOLVED, GroupState.IGNORED, None):
+        raise ValueError(f"nobody can say that a group is {state}")
+    get(fingerprint)
+    groups().say(
+        fingerprint,
+        state,
+        by=actor,
+        reason=reason,
+        at=repository.letters().server_now(),
+        until=until,
+        until_per_hour=until_per_hour,
+        until_count=until_count,
+    )
+    return get(fingerprint)
+
+
+def set_note(fingerprint: str, *, actor: str, text: str) -> Group:
+    """Put a note on a group, in place of the one before. Raises ``GroupNotFound``."""
+    get(fingerprint)
+    groups().note(fingerprint, by=actor, note=text, at=repository.letters().server_now())
+    return get(fingerprint)
+
+
+def _all() -> tuple[list[Group], datetime, bool]:
+    """Every group of the snapshot with what people say of it."""
+    snapshot = figures.snapshot()
+    described = groups().described(group.fingerprint for group in snapshot.groups)
+    now = repository.letters().server_now()
+    found = [
+        _group(
+            group,
+            described.get(group.fingerprint) or Described(fingerprint=group.fingerprint),
+            snapshot.hours_from,
+            snapshot.as_of,
+            now,
+        )
+        for group in snapshot.groups
+    ]
+    return found, snapshot.as_of, snapshot.is_capped
+
+
+def _group(counted: GroupFigures, described: Described, hours_from: datetime, as_of: datetime, now: datetime) -> Group:
+    first_seen = min(counted.first_seen, described.first_seen or counted.first_seen)
+    seen = replace(figures.seen(counted, hours_from, described.said), first_seen=first_seen)
+    return Group(
+        fingerprint=counted.fingerprint,
+        error_type=counted.error_type or described.error_type,
+        error_kind=described.error_kind,
+        message=described.message,
+        sample=described.sample,
+        frame=described.frame,
+        types=tuple((name, count) for name, count in counted.types),
+        count=counted.count,
+        open=counted.open,
+        first_seen=first_seen,
+        last_seen=counted.last_seen,
+        trend=tuple(counted.trend),
+        trend_from=hours_from,
+        last_replay=LastReplay(at=counted.replayed_at, outcome=counted.replay_outcome) if counted.replayed_at else None,
+        replays_succeeded=counted.replays_succeeded,
+        replays_failed=counted.replays_failed,
+        state=state_of(described.said, seen, now),
+        said=described.said,
+        note=described.note,
+        history=tuple(described.history),
+        as_of=as_of,
+    )
+
+
+def _fits(group: Group, criteria: LetterCriteria) -> bool:
+    c = criteria
+    return (
+        (not c.error_types or group.error_type in c.error_types)
+        and (not c.error_kinds or group.error_kind in c.error_kinds)
+        and (not c.types or any(name in c.types for name, _ in group.types))
+        and (not c.fingerprints or group.fingerprint in c.fingerprints)
+        and (c.failed_from is None or group.last_seen >= c.failed_from)
+        and (c.failed_to is None or group.last_seen < c.failed_to)
+        and (not c.search or set(words(c.search)) <= _found_by(group))
+    )
+
+
+def _found_by(group: Group) -> set[str]:
+    """The words that a group is found by: of its text as it is shown, so that no search confirms what is hidden."""
+    return set(error_words(group.error_type, f"{group.message} {group.frame}", conf.masking_policy()))
+
+
+def _read_sort(text: str) -> str:
+    if text not in SORTS:
+        raise ValueError("must be one of " + ", ".join(SORTS))
+    return text
+
+
+def _read_limit(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= MAX_LIMIT:
+        raise ValueError(f"must be a whole number from 1 to {MAX_LIMIT}")
+    return int(text)
+
+
+def _read_cursor(text: str) -> str:
+    _decoded(text)
+    return text
+
+
+def _encoded(sort: str, value: int, fingerprint: str) -> str:
+    text = json.dumps([sort, value, fingerprint], separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _decoded(cursor: str) -> tuple[str, int, str]:
+    """Sort, value and fingerprint of the last group seen; ``ValueError`` for what ``_encoded`` cannot have made."""
+    problem = ValueError("is not a cursor of this list")
+    if len(cursor) > 200:
+        raise problem
+    try:
+        sort, value, fingerprint = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (ValueError, TypeError, RecursionError, binascii.Error) as error:
+        raise problem from error
+    is_whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+    if not isinstance(sort, str) or sort not in SORTS or not is_whole or not isinstance(fingerprint, str):
+        raise problem
+    return sort, value, fingerprint
+
+
+def _ms(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)

@@ -1,0 +1,1 @@
+"""Dead letters, groups and batches in MongoDB. The only package that imports the driver."""

@@ -1,0 +1,385 @@
+"""The letters of replay batches, one document each. An outcome is written once, as a copy of what the letter says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+from bson import ObjectId
+from pymongo.client_session import ClientSession
+from pymongo.collection import Collection
+from pymongo.write_concern import WriteConcern
+
+from dlq_app.domain.criteria import LetterCriteria
+from dlq_app.domain.letter import DeadLetter
+from dlq_app.domain.replay_batch import FAILED, OUTCOME_FILTERS, SKIPPED, SUCCEEDED, BatchItem, BatchOrder
+from dlq_app.domain.states import WAITING, Status
+from dlq_app.store import queries
+from dlq_app.store.documents import HEAVY, letters_from
+from dlq_app.store.mongo import ITEMS, LETTERS, Document, patiently, translated
+
+#: The request that asked for a plan must still be answered.
+PLAN_S = 45.0
+#: Looking through every letter for a dry run or a count.
+LOOK_S = 20.0
+#: Later arrivals are counted up to here.
+MAX_LATE = 10_000
+_CHUNK = 5000
+_WAITING = {"status": {"$in": sorted(status.value for status in WAITING)}}
+#: The order of a plan: what failed longest ago comes first.
+_ORDER = {"lastFailedAt": 1, "_id": 1}
+_LIGHT = dict.fromkeys(HEAVY, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many items of a stretch stand where."""
+
+    sent: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    skipped: int = 0
+    #: Without an outcome.
+    open: int = 0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            self.sent + other.sent,
+            self.succeeded + other.succeeded,
+            self.failed + other.failed,
+            self.skipped + other.skipped,
+            self.open + other.open,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Letters that an order fits, by what failed."""
+
+    error_type: str
+    type: str
+    count: int
+
+
+class Items:
+    """Plans and their progress."""
+
+    def __init__(self, letters: Collection[Document], items: Collection[Document]) -> None:
+        self._letters = letters
+        self._items = items
+        # Marks and outcomes repeat what letters say: one that a crash of the server takes back is written again. So
+        # nobody waits for the journal; a batch that is over is, and whatever was written before it is then safe, too.
+        self._marks = items.with_options(write_concern=WriteConcern(w=1, j=False))
+
+    # -- before
+
+    def groups(self, order: BatchOrder, batches: Sequence[str] = ()) -> list[Group]:
+        """What a plan made now would hold, by error type and type. Looks at every letter that fits.
+
+        ``batches``, here and below: ids of the unfinished batches, whose letters no other batch takes.
+        """
+        pipeline = [
+            *self._chosen(order, batches),
+            {"$group": {"_id": {"e": "$errorType", "t": "$type"}, "n": {"$sum": 1}}},
+            {"$sort": {"n": -1, "_id": 1}},
+        ]
+        with patiently(LOOK_S):
+            rows = list(self._letters.aggregate(pipeline))
+        return [Group(str(row["_id"].get("e", "")), str(row["_id"].get("t", "")), row["n"]) for row in rows]
+
+    def sample(self, order: BatchOrder, size: int, batches: Sequence[str] = ()) -> list[DeadLetter]:
+        """The first letters of a plan made now, without their heavy fields."""
+        pipeline = [*self._chosen(replace(order, limit=size), batches), {"$project": _LIGHT}]
+        with patiently(LOOK_S):
+            return letters_from(list(self._letters.aggregate(pipeline)))
+
+    def left_out(self, order: BatchOrder, batches: Sequence[str] = ()) -> dict[str, int]:
+        """Letters that fit an order and would not be in its plan, by why."""
+        wanted = _wanted(order)
+        with patiently(LOOK_S):
+            found = {
+                "resolved": self._count(wanted, {"status": Status.RESOLVED.value}),
+                "in_flight": self._count(wanted, {"status": Status.PROCESSING.value}),
+                "in_batch": self._count_held(wanted, batches) if batches else 0,
+            }
+            found["unreadable"] = self._unreadable(order)
+            if order.limit is not None:
+                waiting = self._count(wanted, _WAITING) - found["unreadable"] - found["in_batch"]
+                found["limit"] = max(0, waiting - order.limit)
+            if order.ids:
+                rows = self._letters.find(wanted, {"messageId": 1})
+                # Both ids of a letter may be given.
+                known = {name for row in rows for name in (str(row["_id"]), row.get("messageId"))}
+                found["not_found"] = sum(one not in known for one in order.ids)
+        return {why: count for why, count in found.items() if count > 0}
+
+    def _unreadable(self, order: BatchOrder) -> int:
+        """Documents that fit and wait, but are no letters. A few steps into indexes as long as there are none."""
+        with patiently(LOOK_S):
+            return self._count(_wanted(order), _WAITING, {"$or": queries.UNREADABLE})
+
+    def _readable(self, order: BatchOrder) -> list[Document]:
+        """The condition that leaves those out. Only when there are some: it makes the server read every letter."""
+        return [{"$nor": queries.UNREADABLE}] if self._unreadable(order) else []
+
+    def _chosen(self, order: BatchOrder, batches: Sequence[str], *, is_sorted: bool = False) -> list[Document]:
+        """Pipeline stages that leave the letters of a plan: those that fit, wait, are letters and in no other plan."""
+        stages: list[Document] = [{"$match": {"$and": [_wanted(order), _WAITING, *self._readable(order)]}}]
+        if is_sorted or order.limit is not None:
+            stages.append({"$sort": _ORDER})
+        if batches:
+            stages += [*_with_items(batches), {"$match": {"held": []}}, {"$unset": ["held", "itemIds"]}]
+        if order.limit is not None:
+            stages.append({"$limit": order.limit})
+        return stages
+
+    def _count(self, *conditions: Document) -> int:
+        return self._letters.count_documents({"$and": list(conditions)})
+
+    def _count_held(self, wanted: Document, batches: Sequence[str]) -> int:
+        pipeline: list[Document] = [
+            {"$match": {"$and": [wanted, _WAITING]}},
+            {"$project": {"_id": 1}},
+            *_with_items(batches),
+            {"$match": {"held": {"$ne": []}}},
+            {"$count": "n"},
+        ]
+        return next((int(row["n"]) for row in self._letters.aggregate(pipeline)), 0)
+
+    # -- the plan
+
+    def plan(self, batch_id: str, order: BatchOrder, batches: Sequence[str] = ()) -> int:
+        """Freeze the letters that fit now into items; how many there are. Holds a few thousand at a time.
+
+        Only for a batch that has none yet. Killed or timed out half-way it leaves items of a batch nobody was told of.
+        Read as of one instant where the server can (a replica set); elsewhere a letter that dies again meanwhile may
+        come twice, and then the plan is refused with ``StoreUnavailable``.
+        """
+        # Not by $merge: it writes one document after the other, and takes four times as long.
+        pipeline = [*self._chosen(order, batches, is_sorted=True), {"$project": {"messageId": 1}}]
+        total = 0
+        with patiently(PLAN_S), self._instant() as session:
+            found = self._letters.aggregate(pipeline, session=session, batchSize=_CHUNK, allowDiskUse=True)
+            for rows in _chunks(found, _CHUNK):
+                items = [_item(batch_id, total + place, row) for place, row in enumerate(rows)]
+                self._items.insert_many(items, ordered=False)
+                total += len(items)
+        return total
+
+    @contextmanager
+    def _instant(self) -> Iterator[ClientSession | None]:
+        """A session whose reads are all of one instant; None where the server has no such thing."""
+        client = self._letters.database.client
+        if "setName" not in client.admin.command("hello"):
+            yield None
+            return
+        with client.start_session(snapshot=True) as session:
+            yield session
+
+    def remove(self, batch_id: str) -> None:
+        """Delete all items of a batch, a few thousand at a time."""
+        while True:
+            with translated():
+                found = [row["_id"] for row in self._items.find({"batchId": batch_id}, {"_id": 1}).limit(_CHUNK)]
+                if not found:
+                    return
+                self._items.delete_many({"_id": {"$in": found}})
+
+    def late_arrivals(self, batch_id: str, criteria: LetterCriteria, planned_at: datetime) -> int:
+        """Letters that fit, are not in the plan and came after it; counted up to ``MAX_LATE``."""
+        pipeline: list[Document] = [
+            {"$match": {"$and": [queries.matching(criteria), {"createdAt": {"$gte": planned_at}}]}},
+            {"$limit": MAX_LATE + 1},
+            {"$project": {"item": {"$concat": [batch_id, ":", {"$toString": "$_id"}]}}},
+            # What was written while the plan was made may be in it although it came later.
+            {"$lookup": {"from": ITEMS, "localField": "item", "foreignField": "_id", "as": "planned"}},
+            {"$match": {"planned": []}},
+            {"$count": "n"},
+        ]
+        with translated():
+            rows = list(self._letters.aggregate(pipeline))
+        return min(int(rows[0]["n"]), MAX_LATE) if rows else 0
+
+    # -- under way
+
+    def stretch(self, batch_id: str, begin: int, end: int) -> list[BatchItem]:
+        """The items from place ``begin`` to before ``end`` that have no outcome, in order."""
+        where = {"batchId": batch_id, "seq": {"$gte": begin, "$lt": end}, "outcome": None}
+        with translated():
+            return [item_from(row) for row in self._items.find(where).sort("seq", 1)]
+
+    def under_way(self, batch_id: str, after: int, before: int, limit: int) -> list[BatchItem]:
+        """Items that were sent and have no outcome, between the places ``after`` and ``before``, in order."""
+        return self._open(batch_id, True, {"$gt": after, "$lt": before}, limit)
+
+    def left_behind(self, batch_id: str, before: int, limit: int) -> list[BatchItem]:
+        """Items before place ``before`` that were taken, but neither sent nor skipped, in order."""
+        return self._open(batch_id, False, {"$lt": before}, limit)
+
+    def _open(self, batch_id: str, sent: bool, places: Document, limit: int) -> list[BatchItem]:
+        where = {"batchId": batch_id, "outcome": None, "sent": sent, "seq": places}
+        with translated():
+            return [item_from(row) for row in self._items.find(where).sort("seq", 1).limit(limit)]
+
+    def first_open(self, batch_id: str) -> int | None:
+        """The first place that has no outcome; None when all have theirs."""
+        with translated():
+            first = self._items.find_one({"batchId": batch_id, "outcome": None}, {"seq": 1}, sort=[("seq", 1)])
+        return int(first["seq"]) if first else None
+
+    def tally(self, batch_id: str, begin: int, end: int) -> Tally:
+        """Counts of the items from place ``begin`` to before ``end``."""
+        if begin >= end:
+            return Tally()
+        pipeline: list[Document] = [
+            {"$match": {"batchId": batch_id, "seq": {"$gte": begin, "$lt": end}}},
+            {"$group": {"_id": {"o": "$outcome", "s": "$sent"}, "n": {"$sum": 1}}},
+        ]
+        with translated():
+            rows = list(self._items.aggregate(pipeline))
+        counts = dict.fromkeys(("sent", "succeeded", "failed", "skipped", "open"), 0)
+        for row in rows:
+            counts[_column(row["_id"].get("o"))] += row["n"]
+            counts["sent"] += row["n"] if row["_id"].get("s") else 0
+        return Tally(**counts)
+
+    def mark_sent(self, batch_id: str, letter_ids: Sequence[str]) -> None:
+        """These were handed to intake. Changes nothing where the outcome is known already."""
+        self._update(batch_id, letter_ids, {"sent": True})
+
+    def mark_unsent(self, batch_id: str, letter_ids: Sequence[str]) -> None:
+        """The letters know nothing of having been sent: they are looked at again."""
+        self._update(batch_id, letter_ids, {"sent": False})
+
+    def end(self, batch_id: str, outcomes: Mapping[str, tuple[str, str]]) -> int:
+        """Write outcomes by letter id, as (outcome, error type), where there is none yet; how many were."""
+        alike: dict[tuple[str, str], list[str]] = {}
+        for letter_id, outcome in outcomes.items():
+            alike.setdefault(outcome, []).append(letter_id)
+        written = 0
+        for (ended, error_type), letter_ids in alike.items():
+            change: Document = {"outcome": ended, "errorType": error_type}
+            if not ended.startswith("skipped:"):
+                change["sent"] = True  # also when whoever sent it was killed before saying so
+            written += self._update(batch_id, letter_ids, change)
+        return written
+
+    def end_untaken(self, batch_id: str, begin: int, outcome: str) -> int:
+        """Write one outcome for all items from place ``begin`` on: nobody will ever take them."""
+        where = {"batchId": batch_id, "seq": {"$gte": begin}, "outcome": None}
+        with patiently(LOOK_S):
+            return self._items.update_many(where, {"$set": {"outcome": outcome, "errorType": ""}}).modified_count
+
+    def _update(self, batch_id: str, letter_ids: Sequence[str], change: Mapping[str, Any]) -> int:
+        if not letter_ids:
+            return 0
+        where = {"_id": {"$in": [item_id(batch_id, letter_id) for letter_id in letter_ids]}, "outcome": None}
+        with translated():
+            return self._marks.update_many(where, {"$set": dict(change)}).modified_count
+
+    # -- for people
+
+    def page(self, batch_id: str, outcome: str | None, after: int, limit: int) -> list[BatchItem]:
+        """Items after place ``after``, in order; ``outcome`` is one of ``OUTCOME_FILTERS``."""
+        where: Document = {"batchId": batch_id, "seq": {"$gt": after}}
+        if outcome is not None:
+            stored = [value or None for value in OUTCOME_FILTERS[outcome]]
+            where["outcome"] = {"$in": stored}
+        with translated():
+            return [item_from(row) for row in self._items.find(where).sort("seq", 1).limit(limit)]
+
+    def errors(self, batch_id: str) -> list[tuple[str, int]]:
+        """What the letters that failed came back with: the ten most frequent types of error, most first."""
+        pipeline: list[Document] = [
+            {"$match": {"batchId": batch_id, "outcome": {"$in": list(FAILED)}}},
+            {"$group": {"_id": "$errorType", "n": {"$sum": 1}}},
+            {"$sort": {"n": -1, "_id": 1}},
+            {"$limit": 10},
+        ]
+        with patiently(LOOK_S):
+            return [(row["_id"] or "", row["n"]) for row in self._items.aggregate(pipeline)]
+
+    def report(self, batch_id: str) -> list[tuple[str, str, int]]:
+        """How many items have each (outcome, error type), most first."""
+        pipeline: list[Document] = [
+            {"$match": {"batchId": batch_id}},
+            {"$group": {"_id": {"o": "$outcome", "e": "$errorType"}, "n": {"$sum": 1}}},
+            {"$sort": {"n": -1, "_id": 1}},
+        ]
+        with patiently(LOOK_S):
+            rows = list(self._items.aggregate(pipeline))
+        return [(row["_id"].get("o") or "", row["_id"].get("e") or "", row["n"]) for row in rows]
+
+
+def _item(batch_id: str, seq: int, row: Document) -> Document:
+    return {
+        "_id": item_id(batch_id, str(row["_id"])),
+        "batchId": batch_id,
+        "seq": seq,
+        "letterId": row["_id"],
+        "messageId": row.get("messageId", ""),
+        "sent": False,
+        "outcome": None,
+    }
+
+
+def _chunks(rows: Iterable[Document], size: int) -> Iterator[list[Document]]:
+    iterator = iter(rows)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def item_id(batch_id: str, letter_id: str) -> str:
+    """``_id`` of an item: a letter is in a plan once."""
+    return f"{batch_id}:{letter_id}"
+
+
+def item_from(row: Document) -> BatchItem:
+    return BatchItem(
+        batch_id=row["batchId"],
+        seq=int(row["seq"]),
+        letter_id=str(row["letterId"]),
+        message_id=str(row.get("messageId", "")),
+        sent=bool(row.get("sent")),
+        outcome=row.get("outcome") or "",
+        error_type=row.get("errorType") or "",
+    )
+
+
+def _column(outcome: str | None) -> str:
+    if outcome is None:
+        return "open"
+    if outcome == SUCCEEDED:
+        return "succeeded"
+    return "failed" if outcome in FAILED else "skipped"
+
+
+def _wanted(order: BatchOrder) -> Document:
+    """The letters that an order names, whatever their status."""
+    if order.ids:
+        object_ids = [ObjectId(one) for one in order.ids if ObjectId.is_valid(one)]
+        return {"$or": [{"_id": {"$in": object_ids}}, {"messageId": {"$in": list(order.ids)}}]}
+    return queries.matching(order.criteria or LetterCriteria())
+
+
+def _with_items(batches: Sequence[str]) -> list[Document]:
+    """Pipeline stages that give each letter ``held``: its items without an outcome in these batches."""
+    # What somebody else wrote may have an _id of any type: it is in no plan.
+    letter_id = {"$convert": {"input": "$_id", "to": "string", "onError": "", "onNull": ""}}
+    item_ids = [{"$concat": [f"{batch_id}:", letter_id]} for batch_id in batches]
+    is_open = [{"$match": {"outcome": None}}, {"$project": {"_id": 1}}]
+    return [
+        {"$set": {"itemIds": item_ids}},
+        {
+            "$lookup": {
+                "from": ITEMS, "localField": "itemIds", "foreignField": "_id", "pipeline": is_open, "as": "held",
+            }
+        },
+    ]  # fmt: skip
+
+
+__all__ = ["LETTERS", "SKIPPED", "Group", "Items", "Tally", "item_from", "item_id"]

@@ -1,0 +1,140 @@
+"""What operators do to a letter that waits. These touch neither its fence nor its epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from bson import ObjectId
+from pymongo import ReturnDocument
+from pymongo.collection import Collection
+
+from dlq_app.domain.criteria import LetterCriteria
+from dlq_app.domain.letter import DeadLetter
+from dlq_app.domain.paging import DEFAULT_SORT, Cursor
+from dlq_app.domain.states import Resolution, Status, Verb, froms
+from dlq_app.store import queries
+from dlq_app.store.documents import KEPT_HISTORY, KEPT_NOTES, history_entry, letter_from, letters_from, text
+from dlq_app.store.mongo import Document, translated
+
+_CHUNK = 500
+_PLACE = {"lastFailedAt": 1}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which letters one move is meant for: those named, or those that fit criteria, as they stood at an instant.
+
+    A letter that was touched after ``as_of`` is left alone: somebody counted and looked before it changed.
+    """
+
+    criteria: LetterCriteria | None = None
+    ids: tuple[str, ...] = ()
+    as_of: datetime
+
+
+class Moves:
+    """One conditional update each; None when the letter's status no longer allows the move."""
+
+    _letters: Collection[Document]
+
+    def resolve_by_hand(self, letter_id: str, *, who: str, why: str, now: datetime) -> DeadLetter | None:
+        """The letter is done: a person says so."""
+        return self._move(letter_id, Verb.RESOLVE_BY_HAND, who, why, now)
+
+    def discard(self, letter_id: str, *, who: str, why: str, now: datetime) -> DeadLetter | None:
+        """The letter does not matter: a person says so."""
+        return self._move(letter_id, Verb.DISCARD, who, why, now)
+
+    def set_aside(self, letter_id: str, *, who: str, why: str, now: datetime) -> DeadLetter | None:
+        """No more automatic replays until a person decides."""
+        return self._move(letter_id, Verb.SET_ASIDE, who, why, now)
+
+    def movable(self, which: Selection, verb: Verb, *, limit: int) -> int:
+        """How many letters of the selection the verb may move, exactly up to ``limit``. May be ``QueryTooSlow``."""
+        with translated():
+            return self._letters.count_documents(_movable(which, verb), limit=limit)
+
+    def sample(self, which: Selection, verb: Verb, size: int) -> list[DeadLetter]:
+        """Some of the letters that ``movable`` counts, newest failure first, without their heavy fields."""
+        where = queries.in_order(_movable(which, verb), DEFAULT_SORT)
+        order = [(key.field, key.direction) for key in DEFAULT_SORT.keys]
+        shown = {"messageId": 1, "status": 1, "lastFailedAt": 1, "errorType": 1, "errorReason": 1, "type": 1}
+        with translated():
+            return letters_from(list(self._letters.find(where, shown).sort(order).limit(size)))
+
+    def move_many(
+        self, which: Selection, verb: Verb, *, limit: int, who: str, why: str, now: datetime
+    ) -> Iterator[int]:
+        """Move up to ``limit`` letters of the selection, a few hundred at a time; yields how many each time.
+
+        Every letter is moved by the same conditional update as by hand: of two people who move it one does. What was
+        yielded is done, whatever happens later; doing the same again goes on with the rest.
+        """
+        entry = {"$each": [history_entry(now, who, verb, why)], "$slice": -KEPT_HISTORY}
+        change = {**_changes(verb, now), "$push": {"history": entry}}
+        where, left = _movable(which, verb), limit
+        order = [(key.field, key.direction) for key in DEFAULT_SORT.keys]
+        rest = queries.in_order(where, DEFAULT_SORT)
+        while left > 0:
+            with translated():
+                found = list(self._letters.find(rest, _PLACE).sort(order).limit(min(_CHUNK, left)))
+                if not found:
+                    return
+                mine = {**where, "_id": {"$in": [document["_id"] for document in found]}}
+                moved = self._letters.update_many(mine, change).modified_count
+            yield moved
+            left -= moved
+            # On from the last one, so that what was moved is not looked at again.
+            last = Cursor(DEFAULT_SORT, (found[-1]["lastFailedAt"], found[-1]["_id"]))
+            rest = {"$and": [where, queries.after(last)]}
+
+    def add_note(self, letter_id: str, *, who: str, note: str, now: datetime) -> DeadLetter | None:
+        """A note moves nothing, so it is welcome in every status; None when the letter is gone."""
+        entry = {"at": now, "by": text(who, 200), "text": text(note, 4000)}
+        change = {"$push": {"notes": {"$each": [entry], "$slice": -KEPT_NOTES}}, "$set": {"updatedAt": now}}
+        return self._update({"_id": ObjectId(letter_id)}, change)
+
+    def add_history(self, letter_id: str, *, who: str, what: str, why: str, now: datetime) -> None:
+        """Write down something that was done with the letter without moving it."""
+        entry = {"$each": [history_entry(now, who, what, why)], "$slice": -KEPT_HISTORY}
+        self._update({"_id": ObjectId(letter_id)}, {"$push": {"history": entry}})
+
+    def _move(self, letter_id: str, verb: Verb, who: str, why: str, now: datetime) -> DeadLetter | None:
+        entry = {"$each": [history_entry(now, who, verb, why)], "$slice": -KEPT_HISTORY}
+        where = {"_id": ObjectId(letter_id), "status": {"$in": froms(verb)}}
+        return self._update(where, {**_changes(verb, now), "$push": {"history": entry}})
+
+    def _update(self, where: Document, change: Document) -> DeadLetter | None:
+        with translated():
+            document = self._letters.find_one_and_update(where, change, return_document=ReturnDocument.AFTER)
+        return letter_from(document) if document else None
+
+
+def _changes(verb: Verb, now: datetime) -> Document:
+    """What an operator's verb changes in a letter."""
+    if verb is Verb.SET_ASIDE:
+        return {"$set": {"status": Status.MANUAL.value, "nextRetryAt": None, "updatedAt": now}}
+    resolution = {Verb.RESOLVE_BY_HAND: Resolution.BY_HAND, Verb.DISCARD: Resolution.DISCARDED}[verb]
+    return {
+        "$set": {
+            "status": Status.RESOLVED.value,
+            "resolution": resolution.value,
+            "nextRetryAt": None,
+            "updatedAt": now,
+        },
+        # The server's clock: retention counts from here.
+        "$currentDate": {"resolvedAt": True},
+    }
+
+
+def _movable(which: Selection, verb: Verb) -> Document:
+    """Letters of the selection that the verb may move, and that nobody has touched since it was made."""
+    if which.criteria is not None:
+        chosen = queries.matching(which.criteria)
+    else:
+        chosen = {"_id": {"$in": [ObjectId(one) for one in which.ids if ObjectId.is_valid(one)]}}
+    # A letter's place in the order is an instant; a document without one is no letter.
+    still = {"status": {"$in": froms(verb)}, "updatedAt": {"$lte": which.as_of}, "lastFailedAt": {"$type": "date"}}
+    return {"$and": [chosen, still]}

@@ -1,0 +1,440 @@
+"""How deaths and ends of replays get into letters: guarded by epoch, so that writing one twice changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from bson import Int64
+from bson.errors import BSONError
+from pymongo import InsertOne, UpdateOne
+from pymongo.collection import Collection
+from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure, WriteError
+
+from dlq_app import conf
+from dlq_app.domain.errors import NotStorable, StoreUnavailable
+from dlq_app.domain.letter import KEPT_ATTEMPTS, Death, Settled
+from dlq_app.domain.policy import Placement
+from dlq_app.domain.states import Resolution, Status, Verb, require
+from dlq_app.domain.strategies import Strategy
+from dlq_app.store import documents
+from dlq_app.store.documents import (
+    KEPT_FORMER,
+    KEPT_HISTORY,
+    attempt_entries,
+    austere,
+    body_of,
+    error_fields,
+    history_entry,
+    metadata_of,
+    stored_body,
+)
+from dlq_app.store.many import changed_by, longer, of_this_letter
+from dlq_app.store.mongo import Document, translated
+
+_DUPLICATE_KEY = 11000
+#: Refusals that time cures: a new primary, a write conflict, a time-out, a full disk. Asked again, not given up.
+_PASSING = frozenset(
+    {6, 7, 24, 46, 50, 89, 91, 112, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436, 14031}
+)  # fmt: skip
+#: One outcome on its way into one letter.
+Update = UpdateOne
+#: What the server says to a whole command with a document in it that it cannot read: too large, too deep, broken.
+_MALFORMED = frozenset({15, 22, 10334, 17419, 17420})
+#: What the driver raises before it sends anything: this document can never be stored in this form.
+_UNSTORABLE = (DocumentTooLarge, BSONError, OverflowError, UnicodeEncodeError, RecursionError)
+
+
+@dataclass(frozen=True, slots=True)
+class Inserted:
+    """What became of new letters, by their position."""
+
+    #: A letter with this message id is there already.
+    existing: frozenset[int]
+    #: Position → why MongoDB can never take it.
+    refused: Mapping[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of a bulk of updates."""
+
+    #: Whether every update found its letter as it was read. If not, which did is seen by reading again.
+    all_matched: bool
+    #: Position → why MongoDB can never take it.
+    refused: Mapping[int, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Where a letter stands, as far as an outcome needs to know. Numbers that are no numbers read as 0."""
+
+    message_id: str
+    closed_epoch: int
+    fence: int
+    status: Status | None
+    strategy: str
+    fingerprint: str
+    dlq_retry_count: int
+    came_from: str
+    kinds: Mapping[int, str]
+    body: bytes
+    last_failed_at: Any
+    raw: Document = field(repr=False)
+
+    def has(self, epoch: int) -> bool:
+        """Whether the letter has this epoch's outcome already, or a newer one, or belongs to a newer claim."""
+        return self.closed_epoch >= epoch or self.fence > epoch
+
+    def kind_of(self, epoch: int) -> str:
+        """``operator``, ``auto`` or ``batch`` for the replay that drew this epoch; empty when unknown."""
+        return self.kinds.get(epoch, "")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether what an update of many letters reckons with is of the kind that this application writes."""
+        numbers = (self.raw.get("closedEpoch"), self.raw.get("fence"))
+        entries = self.raw.get("replayAttempts")
+        return all(isinstance(number, int) for number in numbers) and (
+            isinstance(entries, list)
+            and all(isinstance(entry, dict) and isinstance(entry.get("epoch"), int) for entry in entries)
+        )
+
+    @property
+    def was_set_aside(self) -> bool:
+        """Whether the claimed letter waited for a person although its error would replay by itself."""
+        return self.came_from == Status.MANUAL and self.strategy != Strategy.MANUAL
+
+
+_STANDING = {
+    "messageId": 1,
+    "closedEpoch": 1,
+    "fence": 1,
+    "status": 1,
+    "strategy": 1,
+    "fingerprint": 1,
+    "dlqRetryCount": 1,
+    "replay": 1,
+    "replayAttempts.epoch": 1,
+    "replayAttempts.kind": 1,
+    "lastFailedAt": 1,
+}
+
+
+class Outcomes:
+    """Writes outcomes. Repeating any of these with the same epoch changes nothing."""
+
+    _letters: Collection[Document]
+    _many: Collection[Document]
+
+    def dead_letter_new(self, letters: Sequence[Document]) -> Inserted:
+        """Insert letters of messages that have none. One bad document never stops the others."""
+        requests = [InsertOne(letter) for letter in letters]
+        failures = self._bulk(requests)
+        existing = {i for i, code, _ in failures if code == _DUPLICATE_KEY}
+        refused: dict[int, str] = {}
+        for position, code, why in failures:
+            if code != _DUPLICATE_KEY:
+                again = self._bulk([InsertOne(austere(letters[position]))])
+                if again and again[0][1] == _DUPLICATE_KEY:
+                    existing.add(position)
+                elif again:
+                    refused[position] = why
+        return Inserted(frozenset(existing), refused)
+
+    def standings(self, message_ids: Iterable[str], *, with_body: bool) -> dict[str, Standing]:
+        """Where the letters of these messages stand; those without a letter are absent."""
+        wanted = {"$in": sorted(set(message_ids))}
+        fields = {**_STANDING, "originalMessage": 1} if with_body else _STANDING
+        with translated():
+            found = list(self._letters.find({"messageId": wanted}, fields))
+        return {document["messageId"]: _standing(document) for document in found}
+
+    def write(self, updates: Sequence[UpdateOne]) -> Written:
+        """Apply the updates that ``death_update`` and ``settle_update`` built, each on its own."""
+        matched = [0]
+        failures = self._bulk(list(updates), matched)
+        refused = {position: why for position, _, why in failures}
+        return Written(all_matched=matched[0] + len(refused) == len(updates), refused=refused)
+
+    def settle_many(self, settles: Sequence[tuple[Settled, Standing]], now: datetime) -> bool | None:
+        """Apply what ``settle_update`` would to letters that are ``is_plain``, in one update; whether all were found.
+
+        One update of many letters costs the server half of what as many updates cost. False: a letter had moved since
+        it was read, so read them again. None: one of them cannot be changed; which, shows when each is written alone.
+        """
+        if not settles:
+            return True
+        where, change = settle_many_update(settles, now)
+        try:
+            with translated():
+                return self._many.update_many(where, change, hint="_id_").matched_count == len(settles)
+        except NotStorable:
+            return None
+        except StoreUnavailable as unavailable:
+            cause = unavailable.__cause__
+            if isinstance(cause, WriteError) and cause.code not in _PASSING:
+                return None
+            if isinstance(cause, OperationFailure) and cause.code in _MALFORMED:
+                return None
+            raise
+
+    def _bulk(
+        self, requests: Sequence[InsertOne[Document] | UpdateOne], matched: list[int] | None = None
+    ) -> list[tuple[int, int, str]]:
+        """Run requests unordered; (position, code, why) of those that the server or the driver refused for good."""
+        if not requests:
+            return []
+        try:
+            with translated():
+                try:
+                    result = self._many.bulk_write(requests, ordered=False)
+                except (*_UNSTORABLE, OperationFailure) as error:
+                    if isinstance(error, OperationFailure) and error.code not in _MALFORMED:
+                        raise
+                    if len(requests) == 1:
+                        return [(0, 0, f"{type(error).__name__}: {error}"[:300])]
+                    # The whole bulk was refused for one document: each on its own finds out which.
+                    return self._one_by_one(requests, matched)
+            if matched is not None:
+                matched[0] += result.matched_count
+        except StoreUnavailable as unavailable:
+            cause = unavailable.__cause__
+            if not isinstance(cause, BulkWriteError) or cause.details.get("writeConcernErrors"):
+                raise
+            if matched is not None:
+                matched[0] += cause.details["nMatched"]
+            failures = cause.details["writeErrors"]
+            if any(failure["code"] in _PASSING for failure in failures):
+                raise
+            return [(failure["index"], failure["code"], failure["errmsg"][:300]) for failure in failures]
+        return []
+
+    def _one_by_one(
+        self, requests: Sequence[InsertOne[Document] | UpdateOne], matched: list[int] | None
+    ) -> list[tuple[int, int, str]]:
+        failures = []
+        for position, request in enumerate(requests):
+            failures += [(position, code, why) for _, code, why in self._bulk([request], matched)]
+        return failures
+
+
+def death_update(death: Death, standing: Standing, placement: Placement, now: datetime) -> UpdateOne:
+    """The death of a message that has a letter: of one of its replays, or of a new message with the same id.
+
+    The guard is the letter's ``closedEpoch`` as read and a fence not newer than the death, so this moves a letter once
+    per epoch and never over a newer claim. Attempts of older epochs that are still open are closed as ``superseded``.
+    """
+    is_replay = death.replay_id is not None
+    errors = error_fields(death, conf.masking_policy())
+    outcome = "failed_same" if errors["fingerprint"] == standing.fingerprint else "failed_new"
+    automatic = is_replay and standing.kind_of(death.epoch) == "auto"
+    verb = _verb(standing.status, placement.status, is_replay)
+    changed: Document = {
+        **errors,
+        "dlqRetryCount": standing.dlq_retry_count + automatic if is_replay else 0,
+        "status": placement.status.value,
+        "strategy": placement.strategy.value,
+        "nextRetryAt": placement.next_retry_at,
+        "updatedAt": now,
+        "closedEpoch": death.epoch,
+        "fence": max(standing.fence, death.epoch),
+        "priorRuns": documents.prior_runs(death),
+        "replayAttempts.$[mine].outcome": outcome,
+        "replayAttempts.$[mine].endedAt": death.died_at,
+        "replayAttempts.$[mine].errorType": errors["errorType"],
+        "replayAttempts.$[mine].errorReason": errors["errorReason"][:1000],
+        "replayAttempts.$[old].outcome": "superseded",
+        "replayAttempts.$[old].endedAt": death.died_at,
+    }
+    pushed: Document = {
+        "attempts": {"$each": attempt_entries(death.attempts, death.epoch), "$slice": -KEPT_ATTEMPTS},
+        "history": _history(now, verb, death.error_type),
+    }
+    if is_replay:
+        changed["metadata.systemState"] = documents.storable(death.system_state)
+        changed["lastReplay"] = {"at": death.died_at, "outcome": outcome}
+    else:
+        # A replay is one attempt of its own: what the message itself had used stays.
+        changed |= {
+            "retryCount": death.retry_count,
+            "type": death.type,
+            "originalMessage": stored_body(death.body),
+            "metadata": metadata_of(death),
+            "queuedAt": death.queued_at,
+            "acctDay": death.acct_day,
+        }
+        if standing.body != death.body:
+            former = {
+                "originalMessage": stored_body(standing.body),
+                "lastFailedAt": standing.last_failed_at,
+                "until": now,
+            }
+            pushed["formerMessages"] = {"$each": [former], "$slice": -KEPT_FORMER}
+    return UpdateOne(
+        _guard(standing, death.epoch),
+        {
+            "$set": changed,
+            "$push": pushed,
+            "$unset": {"replay": "", "resolution": "", "resolvedAt": ""},
+        },
+        array_filters=_attempts_of(death.epoch),
+    )
+
+
+def settle_update(settled: Settled, standing: Standing, now: datetime) -> UpdateOne:
+    """The good end of a replay: resolved, whatever the letter's status, unless it has a newer outcome."""
+    require(Verb.RESOLVE, standing.status or Status.PROCESSING, Status.RESOLVED)
+    return UpdateOne(
+        _guard(standing, settled.epoch),
+        {
+            "$set": {
+                "status": Status.RESOLVED.value,
+                "resolution": Resolution.REPLAYED.value,
+                "nextRetryAt": None,
+                "updatedAt": now,
+                "closedEpoch": settled.epoch,
+                "fence": settled.epoch,
+                "lastReplay": {"at": settled.finished_at, "outcome": "succeeded"},
+                "replayAttempts.$[mine].outcome": "succeeded",
+                "replayAttempts.$[mine].endedAt": settled.finished_at,
+                "replayAttempts.$[old].outcome": "superseded",
+                "replayAttempts.$[old].endedAt": settled.finished_at,
+            },
+            # The server's clock: retention counts from here.
+            "$currentDate": {"resolvedAt": True},
+            "$push": {
+                "attempts": {"$each": attempt_entries(settled.attempts, settled.epoch), "$slice": -KEPT_ATTEMPTS},
+                "history": _history(now, Verb.RESOLVE, "the replay succeeded"),
+            },
+            "$unset": {"replay": ""},
+        },
+        array_filters=_attempts_of(settled.epoch),
+    )
+
+
+def settle_many_update(
+    settles: Sequence[tuple[Settled, Standing]], now: datetime
+) -> tuple[Document, Sequence[Document]]:
+    """Filter and change by which many replays that ended well get into their letters, each as by ``settle_update``."""
+    for _, standing in settles:
+        require(Verb.RESOLVE, standing.status or Status.PROCESSING, Status.RESOLVED)
+    ids = [standing.raw["_id"] for _, standing in settles]
+    read = of_this_letter(
+        ids,
+        [{"closedEpoch": standing.raw["closedEpoch"], "epoch": Int64(settled.epoch)} for settled, standing in settles],
+    )
+    guard = [{"$eq": ["$closedEpoch", "$$read.closedEpoch"]}, {"$lte": ["$fence", "$$read.epoch"]}]
+    where: Document = {
+        "_id": {"$in": ids},
+        "$expr": {"$let": {"vars": {"read": read}, "in": {"$and": guard}}},
+    }
+    told = of_this_letter(
+        ids,
+        [
+            {
+                "epoch": Int64(settled.epoch),
+                "at": settled.finished_at,
+                "attempts": attempt_entries(settled.attempts, settled.epoch),
+            }
+            for settled, standing in settles
+        ],
+    )
+    is_open = {"$eq": [{"$ifNull": ["$$one.outcome", None]}, None]}
+    ends = {
+        "$switch": {
+            "branches": [
+                {
+                    "case": {"$and": [is_open, {"$eq": ["$$one.epoch", "$$told.epoch"]}]},
+                    "then": {"$mergeObjects": ["$$one", {"outcome": "succeeded", "endedAt": "$$told.at"}]},
+                },
+                {
+                    "case": {"$and": [is_open, {"$lt": ["$$one.epoch", "$$told.epoch"]}]},
+                    "then": {"$mergeObjects": ["$$one", {"outcome": "superseded", "endedAt": "$$told.at"}]},
+                },
+            ],
+            "default": "$$one",
+        }
+    }
+    changed = {
+        "status": Status.RESOLVED.value,
+        "resolution": Resolution.REPLAYED.value,
+        # The server's clock: retention counts from here.
+        "resolvedAt": "$$NOW",
+        "nextRetryAt": None,
+        "updatedAt": now,
+        "closedEpoch": "$$told.epoch",
+        "fence": "$$told.epoch",
+        "lastReplay": {"at": "$$told.at", "outcome": "succeeded"},
+        "replayAttempts": {"$map": {"input": "$replayAttempts", "as": "one", "in": ends}},
+        "attempts": longer("attempts", "$$told.attempts", KEPT_ATTEMPTS),
+        "history": longer(
+            "history",
+            {"$literal": [history_entry(now, "system", Verb.RESOLVE, "the replay succeeded")]},
+            KEPT_HISTORY,
+        ),
+    }
+    return where, [changed_by(told, changed), {"$unset": "replay"}]
+
+
+def _verb(before: Status | None, after: Status, is_replay: bool) -> Verb:
+    verb = Verb.DEAD_LETTER
+    if is_replay and before is Status.PROCESSING:
+        verb = {Status.PENDING: Verb.PUT_BACK, Status.FAILED: Verb.FAIL, Status.MANUAL: Verb.HAND_OVER}[after]
+    require(verb, before, after)
+    return verb
+
+
+def _guard(standing: Standing, epoch: int) -> Document:
+    """The letter exactly as far along as it was read, and not claimed for anything newer than ``epoch``."""
+    fence = standing.raw.get("fence")
+    return {
+        "messageId": standing.message_id,
+        "closedEpoch": standing.raw.get("closedEpoch"),
+        "fence": {"$lte": epoch} if isinstance(fence, int | float) else fence,
+    }
+
+
+def _attempts_of(epoch: int) -> list[Mapping[str, Any]]:
+    return [
+        {"mine.epoch": epoch, "mine.outcome": None},
+        {"old.epoch": {"$lt": epoch}, "old.outcome": None},
+    ]
+
+
+def _history(now: datetime, verb: Verb, why: str) -> Document:
+    return {"$each": [history_entry(now, "system", verb, why)], "$slice": -KEPT_HISTORY}
+
+
+def _standing(document: Document) -> Standing:
+    status = document.get("status")
+    replay = document.get("replay")
+    replay = replay if isinstance(replay, dict) else {}
+    entries = document.get("replayAttempts")
+    kinds = {
+        entry["epoch"]: str(entry.get("kind", ""))
+        for entry in (entries if isinstance(entries, list) else [])
+        if isinstance(entry, dict) and isinstance(entry.get("epoch"), int)
+    }
+    if isinstance(replay.get("epoch"), int):
+        kinds.setdefault(replay["epoch"], str(replay.get("kind", "")))
+    return Standing(
+        message_id=document["messageId"],
+        closed_epoch=_whole(document.get("closedEpoch")),
+        fence=_whole(document.get("fence")),
+        status=Status(status) if status in list(Status) else None,
+        strategy=str(document.get("strategy", "")),
+        fingerprint=str(document.get("fingerprint", "")),
+        dlq_retry_count=_whole(document.get("dlqRetryCount")),
+        came_from=str(replay.get("from", "")),
+        kinds=kinds,
+        body=body_of(document["originalMessage"]) if isinstance(document.get("originalMessage"), str | bytes) else b"",
+        last_failed_at=document.get("lastFailedAt"),
+        raw=document,
+    )
+
+
+def _whole(value: object) -> int:
+    return int(value) if isinstance(value, int | float) and value == value and abs(value) < 2**63 else 0

@@ -1,0 +1,102 @@
+"""The dead letters in MongoDB. Each move is one conditional update, named with its verb; losing a race is an answer.
+
+Split by noun: ``reading`` (lists, counts), ``outcomes`` (deaths and ends), ``claims`` (replays), ``moves`` (operators),
+``leases`` (who polls), ``losses`` (what stores have forgotten), ``transfer`` (out, in, gone for good), ``approvals``
+(how much each person started).
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from functools import cache
+
+from dlq_app.store.approvals import Approvals, Start
+from dlq_app.store.batches import Batches, StoredBatch
+from dlq_app.store.claims import BatchLetter, ClaimOrder, Claims
+from dlq_app.store.items import Items, Tally
+from dlq_app.store.leases import Leases
+from dlq_app.store.losses import Losses
+from dlq_app.store.mongo import APPROVALS, BATCHES, ITEMS, LEASES, LETTERS, LOSSES, MARKS, database
+from dlq_app.store.moves import Moves, Selection
+from dlq_app.store.outcomes import Inserted, Outcomes, Standing, Written
+from dlq_app.store.reading import MAX_NAMED, Page, Reading
+from dlq_app.store.search_words import Refreshed, SearchWords
+from dlq_app.store.store_clock import StoreClock
+from dlq_app.store.transfer import IMPORTED, LEAST_AGE, UNCHANGED, Transfer
+
+
+class Letters(Reading, Outcomes, Claims, Transfer, Moves, SearchWords):
+    """All questions to and moves of the letters in one collection."""
+
+
+def letters() -> Letters:
+    """The letters of the configured database. Cheap: the client behind it is made once per process."""
+    return Letters(database()[LETTERS], database(retries=False)[LETTERS])
+
+
+def batches() -> Batches:
+    """The replay batches of the configured database."""
+    return Batches(database()[BATCHES])
+
+
+def items() -> Items:
+    """The letters of replay batches in the configured database."""
+    return Items(database()[LETTERS], database()[ITEMS])
+
+
+def leases() -> Leases:
+    """The leases of the configured database."""
+    return Leases(database()[LEASES])
+
+
+def approvals() -> Approvals:
+    """What people started within the last hour, in the configured database."""
+    return Approvals(database()[APPROVALS])
+
+
+def losses() -> Losses:
+    """Marks of the ledger, and losses, in the configured database."""
+    return Losses(database()[MARKS], database()[LOSSES])
+
+
+@cache
+def _clock(process_id: int) -> StoreClock:
+    return StoreClock(lambda: letters().server_now())
+
+
+def now() -> datetime:
+    """MongoDB's time, which letters use. Seldom asks for it; then it may raise ``StoreUnavailable``."""
+    return _clock(os.getpid()).now()
+
+
+__all__ = [
+    "IMPORTED",
+    "LEAST_AGE",
+    "MAX_NAMED",
+    "UNCHANGED",
+    "Approvals",
+    "BatchLetter",
+    "Batches",
+    "ClaimOrder",
+    "Inserted",
+    "Items",
+    "Leases",
+    "Letters",
+    "Losses",
+    "Page",
+    "Refreshed",
+    "Selection",
+    "Standing",
+    "Start",
+    "StoredBatch",
+    "Tally",
+    "Written",
+    "approvals",
+    "batches",
+    "items",
+    "leases",
+    "letters",
+    "losses",
+    "now",
+]

@@ -1,0 +1,1 @@
+"""What all REST endpoints share: problem answers, OpenAPI, caching headers."""

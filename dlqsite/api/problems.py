@@ -1,0 +1,214 @@
+"""Domain error → RFC 9457. The one exception handler of DRF, and the net under everything else below ``/api``."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from http import HTTPStatus
+from math import ceil
+from typing import Any
+
+from django.core.exceptions import DisallowedHost, PermissionDenied, RequestDataTooBig, SuspiciousOperation
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
+from rest_framework import exceptions
+from rest_framework.views import set_rollback
+
+from dlqsite import database
+from messages_app.domain.problem import CONTENT_TYPE, encode, problem
+
+log = logging.getLogger(__name__)
+
+#: status → (code, title, detail): what is said when nobody said anything better.
+_PLAIN: dict[int, tuple[str, str, str]] = {
+    400: ("bad_request", "Bad request", "The request could not be understood."),
+    401: ("not_authenticated", "Not authenticated", "Send `Authorization: Api-Key <key>`."),
+    403: ("forbidden", "Forbidden", "You may not do this."),
+    404: ("not_found", "Not found", "There is nothing at this address."),
+    405: ("method_not_allowed", "Method not allowed", "This address does not know that method."),
+    406: ("not_acceptable", "Not acceptable", "Answers are application/json."),
+    408: ("request_timeout", "Request timeout", "The request did not come in time."),
+    411: ("length_required", "Length required", "Send a Content-Length."),
+    413: ("payload_too_large", "Too large", "The body is larger than this address takes."),
+    414: ("uri_too_long", "Address too long", "The address is too long."),
+    415: ("unsupported_media_type", "Unsupported media type", "Send application/json."),
+    429: ("rate_limited", "Too many requests", "Slow down."),
+    431: ("headers_too_large", "Headers too large", "The headers are larger than what is taken."),
+    500: ("internal_error", "Internal error", "Something went wrong here; it has been logged with the request's id."),
+    503: ("unavailable", "Unavailable", "Try again later."),
+}
+_OUR_APPS = frozenset({"messages_app", "dlq_app", "breaker_app"})
+#: Headers that speak of a page's body and not of its problem.
+_OF_THE_BODY = frozenset({"content-type", "content-length", "content-encoding", "etag", "last-modified"})
+
+
+def answer(
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    errors: Iterable[Mapping[str, object]] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> HttpResponse:
+    """A problem as a response."""
+    return HttpResponse(
+        encode(problem(status, code, title, detail, errors)),
+        status=status,
+        content_type=CONTENT_TYPE,
+        headers=dict(headers or {}),
+    )
+
+
+def plain(status: int, detail: str = "", headers: Mapping[str, str] | None = None) -> HttpResponse:
+    """The stock problem of a status."""
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        phrase = "Error"
+    code, title, stock = _PLAIN.get(status, (phrase.lower().replace(" ", "_"), phrase, phrase))
+    return answer(status, code, title, detail or stock, headers=headers)
+
+
+def handle(error: Exception, context: Mapping[str, Any]) -> HttpResponse:
+    """DRF's exception handler: every exception becomes a problem; what nobody foresaw is logged and is a bare 500."""
+    set_rollback()
+    if _is_ours(error):
+        return _ours(error)
+    if isinstance(error, exceptions.APIException):
+        return _from_drf(error, context.get("view"))
+    if isinstance(error, Http404):
+        return plain(404)
+    if isinstance(error, PermissionDenied):
+        return plain(403)
+    if isinstance(error, RequestDataTooBig):
+        return plain(413)
+    if isinstance(error, SuspiciousOperation):
+        return plain(400)
+    if isinstance(error, database.AWAY):
+        return database_away(error)
+    log.error("unhandled error in %s", type(context.get("view")).__name__, exc_info=error)
+    return plain(500)
+
+
+def database_away(error: Exception) -> HttpResponse:
+    """The database does not answer: the code of every store that is away."""
+    log.warning("store_unavailable: %s", error)
+    headers = {"Retry-After": str(database.RETRY_AFTER_S)}
+    return answer(503, "store_unavailable", "Store unavailable", f"{database.HEADING}. Try again.", headers=headers)
+
+
+def _is_ours(error: Exception) -> bool:
+    return (
+        type(error).__module__.partition(".")[0] in _OUR_APPS
+        and isinstance(getattr(error, "status", None), int)
+        and isinstance(getattr(error, "code", None), str)
+    )
+
+
+def _ours(error: Any) -> HttpResponse:
+    headers = dict(getattr(error, "headers", None) or {})
+    retry_after = getattr(error, "retry_after", None)
+    if retry_after is not None:
+        headers.setdefault("Retry-After", str(max(1, ceil(retry_after))))
+    if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.warning("%s: %s", error.code, error)
+    title = getattr(error, "title", "") or error.code.replace("_", " ").capitalize()
+    errors = getattr(error, "errors", None)
+    return answer(error.status, error.code, title, str(error) or title, list(errors) if errors else None, headers)
+
+
+def _wrong_method(view: Any) -> str:
+    """What was asked for and what is possible; empty when nobody knows."""
+    allowed = [method for method in getattr(view, "allowed_methods", ()) if method != "OPTIONS"]
+    if not allowed:
+        return ""
+    return f"{view.request.method} is not possible here; {', '.join(allowed)} {'is' if len(allowed) == 1 else 'are'}."
+
+
+def _from_drf(error: exceptions.APIException, view: Any = None) -> HttpResponse:
+    headers: dict[str, str] = {}
+    if getattr(error, "auth_header", None):
+        headers["WWW-Authenticate"] = error.auth_header  # type: ignore[attr-defined]
+    if isinstance(error, exceptions.Throttled):
+        headers.update(getattr(error, "headers", None) or {})
+        wait_s: float | None = getattr(error, "wait", None)
+        if wait_s is not None:
+            headers.setdefault("Retry-After", str(max(1, ceil(wait_s))))
+        return answer(
+            429, "rate_limited", "Too many requests", "The limit of requests per minute is used up.", headers=headers
+        )
+    if isinstance(error, exceptions.ValidationError):
+        return answer(
+            400, "invalid_input", "Invalid input", "Some fields are not as they must be.", list(_flat(error.detail))
+        )
+    if isinstance(error, exceptions.ParseError):
+        return answer(
+            400, "invalid_json", "Invalid JSON", str(error.detail), [{"field": "", "message": str(error.detail)}]
+        )
+    if isinstance(error, exceptions.MethodNotAllowed):
+        return plain(405, _wrong_method(view))
+    if isinstance(error, exceptions.NotAcceptable):
+        return plain(406)
+    if isinstance(error, exceptions.NotAuthenticated):
+        return plain(
+            error.status_code, "" if error.status_code == HTTPStatus.UNAUTHORIZED else str(error.detail), headers
+        )
+    return plain(error.status_code, str(error.detail), headers)
+
+
+def _flat(detail: Any, path: str = "") -> Iterator[dict[str, str]]:
+    """DRF's nested error details as (dotted field, message) pairs."""
+    if isinstance(detail, Mapping):
+        for name, inner in detail.items():
+            inner_path = path if name == "non_field_errors" else f"{path}.{name}" if path else str(name)
+            yield from _flat(inner, inner_path)
+    elif isinstance(detail, list | tuple):
+        for position, inner in enumerate(detail):
+            yield from _flat(inner, f"{path}[{position}]" if isinstance(inner, Mapping) and inner else path)
+    else:
+        yield {"field": path, "message": str(detail)}
+
+
+def _wrong_host(request: HttpRequest) -> str:
+    try:
+        request.get_host()
+    except DisallowedHost:
+        return "The Host header names a host that this system does not answer for; the setting is ALLOWED_HOSTS."
+    return ""
+
+
+def write_problem(sock: socket.socket, status_int: int, reason: str, mesg: str) -> None:
+    """Takes the place of gunicorn's ``write_error``: what is no HTTP never gets as far as the application."""
+    told = plain(status_int, mesg)
+    head = (
+        f"HTTP/1.1 {status_int} {reason}\r\nConnection: close\r\nContent-Type: {CONTENT_TYPE}\r\n"
+        f"Content-Length: {len(told.content)}\r\nX-Content-Type-Options: nosniff\r\n\r\n"
+    )
+    sock.sendall(head.encode("latin-1") + told.content)
+
+
+class ApiProblems:
+    """Below ``/api`` no error leaves as anything but a problem: no page of Django's, no debug page, no stack."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        response = self.get_response(request)
+        if response.status_code < HTTPStatus.BAD_REQUEST or not (request.path_info + "/").startswith("/api/"):
+            return response
+        if response.get("Content-Type", "").partition(";")[0] in (CONTENT_TYPE, "application/json"):
+            return response  # a problem already, or health's own answer
+        headers = {name: value for name, value in response.items() if name.lower() not in _OF_THE_BODY}
+        response.close()
+        told = plain(response.status_code, _wrong_host(request), headers)
+        # Set here, because the middleware further in that sets them for every page may not have been reached.
+        told["Content-Length"] = str(len(told.content))
+        told.setdefault("X-Content-Type-Options", "nosniff")
+        return told
+
+    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponseBase | None:
+        """An exception of a plain Django view below ``/api``: the same answers as a DRF view gives."""
+        if not request.path_info.startswith("/api/"):
+            return None
+        return handle(error, {"view": None})

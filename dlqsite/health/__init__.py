@@ -1,0 +1,1 @@
+"""Health checks: liveness, readiness, and the state of every part."""

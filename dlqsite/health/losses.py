@@ -1,0 +1,136 @@
+"""Losses of stores as health, the overview and the API show them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from audit_app.lines import record
+from dlq_app.domain.instants import iso
+from messages_app.domain.errors import InvalidRequest
+from messages_app.rest.serializers import enveloped
+from messages_app.store.recorded import recorded
+from messages_app.work import witness
+
+#: Losses that health names one by one.
+MOST = 5
+
+
+def seen() -> tuple[str, Mapping[str, Any]]:
+    """What is wrong, empty when nothing is, and the facts. Raises ``StoreUnavailable`` when Redis does not answer."""
+    known = witness.open_losses()
+    facts: dict[str, Any] = {
+        "losses": [witness.wire(loss) for loss in known.losses[-MOST:]],
+        "unacknowledged": len(known.losses),
+    }
+    if known.incomplete:
+        facts["incomplete"] = known.incomplete
+    if not known.losses:
+        return "", facts
+    newest = known.losses[-1]
+    more = f" And {len(known.losses) - 1} more." if len(known.losses) > 1 else ""
+    return f"{witness.sentence(newest)}{more} {witness.advice(newest)}", facts
+
+
+def lacking() -> tuple[str, Mapping[str, Any]]:
+    """What the dead letters lack, as cron found it by comparing. Raises ``StoreUnavailable``."""
+    number = recorded().lacking_count()
+    if not number:
+        return "", {"lacking": 0}
+    since = datetime.fromtimestamp(min(recorded().lacking().values(), default=0) / 1000, UTC)
+    outcomes = f"{number:,} outcome{'' if number == 1 else 's'}"
+    detail = (
+        f"The dead letters lack at least {outcomes} known to Redis. MongoDB was restored, or letters were deleted. "
+        f"Run manage.py bring_again --since {since:%Y-%m-%dT%H:%M:%SZ}."
+    )
+    return detail, {"lacking": number, "since": iso(since)}
+
+
+def log_acknowledged(who: str, loss_id: str, why: str) -> None:
+    """Add a line to the audit log."""
+    record(who, "acknowledge loss", kind="message", object_id=loss_id, name=f"loss {loss_id}", why=why)
+
+
+class LossAcknowledged(serializers.Serializer[Any]):
+    at = serializers.CharField(help_text="ISO 8601 in UTC with milliseconds.")
+    by = serializers.CharField()
+    reason = serializers.CharField()
+
+
+class LossData(serializers.Serializer[Any]):
+    id = serializers.CharField()
+    store = serializers.ChoiceField(["redis", "mongodb"])
+    to = serializers.CharField(help_text="The last state that is known to have been. ISO 8601 in UTC.")
+    seenAt = serializers.CharField()  # noqa: N815
+    missing = serializers.IntegerField(
+        help_text="Messages accepted between `from` and `to`; of MongoDB outcomes recorded."
+    )
+    moves = serializers.IntegerField(help_text="Claims and outcomes between `from` and `to`; Redis only.")
+    open = serializers.IntegerField(help_text="Messages that had not ended at `to`; Redis only.")
+    sentence = serializers.CharField(help_text="The same for people.")
+    acknowledged = LossAcknowledged(allow_null=True)
+
+    def get_fields(self) -> dict[str, Any]:
+        told = "The last state that is left; null when none is. ISO 8601 in UTC."
+        return {**super().get_fields(), "from": serializers.CharField(allow_null=True, help_text=told)}
+
+
+class ReasonData(serializers.Serializer[Any]):
+    reason = serializers.CharField(max_length=witness.MAX_REASON, help_text="What happened, and why it is known.")
+
+
+LossesOut = enveloped("Losses", LossData(many=True))
+LossOut = enveloped("Loss", LossData())
+
+
+class LossesView(APIView):
+    """What the stores have forgotten."""
+
+    required_scopes: ClassVar = {"GET": "read"}
+
+    @extend_schema(
+        operation_id="listLosses",
+        tags=["System"],
+        summary="List losses of stores",
+        description=(
+            "Every time that Redis or MongoDB was found to have fallen back to an earlier state or to be empty. The "
+            "newest comes first. Health is `degraded` until each is acknowledged."
+        ),
+        responses={200: LossesOut},
+    )
+    def get(self, request: Request) -> Response:
+        return Response({"data": [witness.wire(loss) for loss in witness.all_losses()]})
+
+
+class AcknowledgeView(APIView):
+    """A person knows of a loss."""
+
+    required_scopes: ClassVar = {"POST": "admin"}
+
+    @extend_schema(
+        operation_id="acknowledgeLoss",
+        tags=["System"],
+        summary="Acknowledge a loss",
+        description="Ends its alarm. Who, when and why are kept with it. Acknowledging it again changes nothing.",
+        request=ReasonData,
+        responses={200: LossOut},
+    )
+    def post(self, request: Request, loss_id: str) -> Response:
+        body = request.data
+        if not isinstance(body, dict) or not isinstance(body.get("reason"), str):
+            raise InvalidRequest("reason", "required, a text")
+        if unknown := sorted(set(body) - {"reason"}):
+            raise InvalidRequest(str(unknown[0])[:64], "is not read here; allowed is reason")
+        reason = body["reason"].strip()
+        new = witness.acknowledge([loss_id], actor=getattr(request, "actor", ""), reason=reason)
+        if new:
+            log_acknowledged(getattr(request, "actor", ""), loss_id, reason)
+        (loss,) = (loss for loss in witness.all_losses() if loss.id == loss_id)
+        return Response({"data": witness.wire(loss)})

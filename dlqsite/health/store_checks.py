@@ -1,0 +1,266 @@
+"""Checks of what the system stands on: Redis, MongoDB, the database, the disk, and who works on the lanes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+from django.apps import apps
+from django.conf import settings
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.migrations.loader import MigrationLoader
+from django.db.migrations.recorder import MigrationRecorder
+
+from dlq_app.domain.errors import StoreUnavailable as LettersUnavailable
+from dlq_app.domain.store_problem import StoreProblem, disk_problems
+from dlq_app.store import mongo_state
+from dlqsite.health.findings import Finding, Status, finding_of
+from dlqsite.models import ApiKey
+from messages_app.domain.errors import StoreUnavailable
+from messages_app.domain.records import LedgerFigures
+from messages_app.domain.redis_state import (
+    NOT_CHECKED,
+    memory_limit,
+    projected_bytes,
+    refusal_problem,
+    reported_problems,
+)
+from messages_app.store import presence
+from messages_app.store.lane_workers import LaneWorkers, lane_workers
+from messages_app.store.ledger import ledger
+from messages_app.store.series import History, series
+
+#: Seconds for which tables and indexes that were there are taken to be there still.
+SELDOM_S = 30.0
+#: Outcomes that MongoDB takes wait less than this: the pause after its return is 15 s at most.
+OUTBOX_S = 20.0
+#: The rate of acceptances is that of the last hour, once there are samples of ten minutes.
+_RATE_OVER_MS, _RATE_LEAST_MS = 3_600_000, 600_000
+
+
+class Seldom:
+    """A question that is asked again only after a while, as long as all is well."""
+
+    def __init__(self, ask: Callable[[], list[StoreProblem]]) -> None:
+        self._ask = ask
+        self._good_until = 0.0
+
+    def __call__(self) -> list[StoreProblem]:
+        if time.monotonic() < self._good_until:
+            return []
+        found = self._ask()
+        if not found:
+            self._good_until = time.monotonic() + SELDOM_S
+        return found
+
+    def forget(self) -> None:
+        self._good_until = 0.0
+
+
+def redis_problems() -> tuple[list[StoreProblem], str]:
+    """What Redis reports about itself, and what it could not be asked. Raises ``StoreUnavailable``."""
+    identity = ledger().identity_problems()
+    if {problem.code for problem in identity} & {"sentinel", "cluster"}:
+        return identity, ""
+    info = ledger().server_info()
+    reported = [*reported_problems(info), *ledger().durability_problems(info)]
+    codes = {problem.code for problem in reported}
+    unsafe = [
+        StoreProblem(part="redis", code="unsafe", what=problem.what, fix=problem.fix)
+        for problem in ledger().require_safe_redis(info)
+    ]
+    # INFO tells more of a replica than HELLO, which everybody may ask.
+    identity = [problem for problem in identity if problem.code not in codes]
+    return [*identity, *reported, *unsafe], "" if info else NOT_CHECKED
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """The bytes that Redis needs to remember ended messages for RECORD_TTL_S, and those that it can use."""
+
+    needed: int
+    limit: int
+    told: str
+
+
+MORE_MEMORY = "Give Redis more memory, or lower RECORD_TTL_S: docs/operations.md, Memory of Redis."
+
+
+def memory_projection(info: Mapping[str, str], history: History) -> Projection | None:
+    """What the rate of the last hour leads to; None without INFO, or without samples of ten minutes."""
+    limit, what = memory_limit(info)
+    last = history.last
+    rate = history.rate("accepted", last.at_ms, over_ms=_RATE_OVER_MS) if last else None
+    if last is None or rate is None or last.at_ms - history.samples[0].at_ms < _RATE_LEAST_MS or not limit:
+        return None
+    needed = projected_bytes(rate, record_ttl_s=settings.RECORD_TTL_S, body_ttl_s=settings.BODY_TTL_S)
+    told = (
+        f"{rate:,.1f} messages/s for RECORD_TTL_S ({settings.RECORD_TTL_S / 3600:g} h) need about "
+        f"{needed / 1024**2:,.0f} MB without payloads, {needed * 100 // limit} % of {what}"
+    )
+    return Projection(needed, limit, told)
+
+
+def _overflow_problems() -> list[StoreProblem]:
+    found = memory_projection(ledger().server_info(), series().history())
+    if found is None or found.needed <= found.limit:
+        return []
+    what = f"Redis will be full if messages go on to come in as in the last hour: {found.told}."
+    return [StoreProblem(part="redis", code="memory_projected", what=what, fix=MORE_MEMORY)]
+
+
+overflow_problems = Seldom(_overflow_problems)
+
+
+def check_redis() -> Finding:
+    """What Redis reports about itself, and whether its memory lasts."""
+    try:
+        problems, unasked = redis_problems()
+        if not any(problem.stops for problem in problems):
+            problems = [*problems, *overflow_problems()]
+    except StoreUnavailable as error:
+        return finding_of([refusal_problem(error)])
+    return finding_of(problems, note=unasked)
+
+
+def check_intake() -> Finding:
+    """Whether a message would be accepted: a small write on the same way."""
+    try:
+        ledger().try_write()
+    except StoreUnavailable as error:
+        return finding_of([refusal_problem(error)])
+    return Finding(Status.HEALTHY)
+
+
+_START_MONGODB = "Start it, or correct MONGODB_URL. Its log says why it ended, such as a full disk."
+index_problems = Seldom(mongo_state.index_problems)
+
+
+def check_mongodb() -> Finding:
+    try:
+        problems, unasked = mongo_state.problems()
+    except LettersUnavailable as error:
+        # Its text names at most how the server refuses, such as AuthenticationFailed.
+        what = error.detail if "refuses" in error.detail else "MongoDB does not answer."
+        away = StoreProblem(part="mongodb", code="away", what=what, fix=_START_MONGODB, stops=True)
+        return finding_of([away])
+    if not any(problem.stops for problem in problems):
+        problems = [*problems, *index_problems()]
+    note = f"Not checked, since this MongoDB user may not ask: {', '.join(unasked)}." if unasked else ""
+    return finding_of(problems, note=note)
+
+
+def check_database() -> Finding:
+    try:
+        return finding_of([*_read_only(connections["default"]), *schema_problems()])
+    finally:
+        connections.close_all()  # this thread's own
+
+
+def database_problems() -> list[StoreProblem]:
+    """What is wrong with the database, asked afresh."""
+    return [*_read_only(connections["default"]), *_schema_problems()]
+
+
+_Database = partial(StoreProblem, part="database")
+
+
+def _read_only(connection: BaseDatabaseWrapper) -> Iterator[StoreProblem]:
+    """Asks the database something, in any case."""
+    is_sqlite = connection.vendor == "sqlite"
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1" if connection.vendor != "postgresql" else "SHOW transaction_read_only")
+        (answer,) = cursor.fetchone()
+    path = str(connection.settings_dict["NAME"])
+    if answer == "on" or (is_sqlite and os.path.isfile(path) and not os.access(path, os.W_OK)):
+        yield _Database(
+            code="read_only",
+            what="The database is read-only: nobody can sign in, and the audit log cannot be written.",
+            fix=f"Make {path} writable for this user." if is_sqlite else "Point DATABASE_URL to the primary.",
+        )
+
+
+def _schema_problems() -> list[StoreProblem]:
+    connection = connections["default"]
+    there = set(connection.introspection.table_names())
+    wanted = {model._meta.db_table for model in apps.get_models() if model._meta.managed and not model._meta.proxy}
+    absent = sorted(wanted - there)
+    fix = "Run manage.py prepare."
+    if absent:
+        named = ", ".join(absent[:3]) + (" and more" if len(absent) > 3 else "")
+        keys = ApiKey._meta.db_table in absent
+        what = f"The database lacks tables: {named}." + (" No API key can be checked." if keys else "")
+        return [_Database(code="tables_missing", what=what, fix=fix, stops=keys)]
+    pending = _latest_migrations() - set(MigrationRecorder(connection).applied_migrations())
+    if pending:
+        named = ", ".join(f"{app} {name}" for app, name in sorted(pending)[:3])
+        return [
+            _Database(code="migrations", what=f"Tables are of an earlier version: {named} is not applied.", fix=fix)
+        ]
+    return []
+
+
+@cache
+def _latest_migrations() -> frozenset[tuple[str, str]]:
+    """The newest migration of each app, read from its files once."""
+    return frozenset(MigrationLoader(None).graph.leaf_nodes())
+
+
+schema_problems = Seldom(_schema_problems)
+
+
+def data_disk_problems() -> list[StoreProblem]:
+    """Whether DATA_DIR, if there is one on this host, has room."""
+    folder = Path(settings.DATA_DIR)
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return []  # nothing is kept here
+    return [*disk_problems("disk", f"The disk of DATA_DIR ({folder})", free, "Logs and what is kept there stop.")]
+
+
+def check_disk() -> Finding:
+    return finding_of(data_disk_problems())
+
+
+def lane_problems(seen: LaneWorkers) -> Iterator[StoreProblem]:
+    if seen.is_suspended:
+        until = "" if seen.suspended_ms is None else f" for {seen.suspended_ms / 1000:.0f} s more"
+        yield StoreProblem(
+            part="workers",
+            code="suspended",
+            what=f"Workers are suspended by RQ's command (rqsuspend){until}: no message is started.",
+            fix="Run manage.py rqresume.",
+            stops=True,
+        )
+    if seen.foreign:
+        more = f" and {seen.foreign_count - len(seen.foreign)} more" if seen.foreign_count > len(seen.foreign) else ""
+        yield StoreProblem(
+            part="workers",
+            code="foreign_worker",
+            what="An RQ worker that cannot run messages takes wake-ups from the lanes, so that messages are late: "
+            f"{', '.join(seen.foreign)}{more}.",
+            fix="Stop it. RQ's own worker on these lanes is manage.py rqworker.",
+        )
+
+
+def check_workers() -> Finding:
+    alive = presence.present("worker")
+    problems = [*lane_problems(lane_workers())]
+    facts = {"alive": len(alive)}
+    if not alive:
+        return Finding(Status.DEGRADED, "No message worker is alive: messages wait.", facts, problems=tuple(problems))
+    return finding_of(problems, facts)
+
+
+def outbox_problems(figures: LedgerFigures) -> Iterator[StoreProblem]:
+    """Outcomes that MongoDB should have taken by now, whatever the reason is."""
+    oldest = figures.outbox_oldest_ms
+    if oldest is not None and figures.now_ms - oldest > OUTBOX_S * 1000:
+        yield mongo_state.outbox_problem(figures.outbox, (figures.now_ms - oldest) / 1000)

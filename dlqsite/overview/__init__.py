@@ -1,0 +1,1 @@
+"""The overview: a snapshot of the system, its verdict, as a page and as JSON."""

@@ -1,0 +1,105 @@
+"""One thing that is, or is not, as it should be, and the words that sentences about it share. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from urllib.parse import urlencode
+
+from dlqsite.overview.situation import Sight
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One of the questions of the one on call, answered."""
+
+    question: str
+    short: str
+    more: str = ""
+    #: Name of an icon, or empty.
+    icon: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Where to go from here: a page of the console, relative to its home."""
+
+    text: str
+    page: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """One thing that is, or is not, as it should be."""
+
+    level: str
+    icon: str
+    headline: str
+    lead: str = ""
+    #: Code or text of the error, shown as code; attacker's text.
+    code: str = ""
+    answers: tuple[Answer, ...] = ()
+    links: tuple[Link, ...] = ()
+
+
+def answers(
+    sight: Sight, since: str, many: str, by_itself: str, do: str, do_more: str = "",
+    *, since_more: str = "", many_more: str = "", by_itself_more: str = "", worse: Answer | None = None,
+) -> tuple[Answer, ...]:  # fmt: skip
+    return (
+        Answer("Since", since, since_more),
+        Answer("How many", many, many_more),
+        worse or _getting_worse(sight),
+        Answer("What happens by itself", by_itself, by_itself_more),
+        Answer("What you can do", do, do_more),
+    )
+
+
+def _getting_worse(sight: Sight) -> Answer:
+    question, now, before = "Getting worse?", sight.dying_now, sight.dying_before
+    if now is None:
+        return Answer(question, "Nobody knows", "no samples of the last minutes")
+    pace = f"{per_minute(now)} dead a minute"
+    if before is None:
+        return Answer(question, pace, "nothing older to compare with")
+    told = f"{per_minute(before)} a minute in the hour before"
+    if now < 0.05:
+        return Answer(question, "No", "nothing died in the last 3 minutes", "flat")
+    if now > 1.5 * before and now - before > 0.3:
+        return Answer(question, f"Yes: {pace}", told, "up")
+    if now < before / 1.5:
+        return Answer(question, f"No: {pace}", told, "dn")
+    return Answer(question, f"Steady: {pace}", told, "flat")
+
+
+def per_minute(rate: float) -> str:
+    return f"{rate:.0f}" if rate >= 9.5 else f"{rate:.1f}".removesuffix(".0")
+
+
+def count_of(number: int, one: str, many: str = "") -> str:
+    """``1 letter``, ``1,696 letters``."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def took(seconds: float) -> str:
+    """``32 min``, ``4 h 12 min``, ``3 d 4 h``."""
+    whole = max(int(seconds), 0)
+    for unit, size, below, below_size in (("d", 86_400, "h", 3600), ("h", 3600, "min", 60)):
+        if whole >= size:
+            rest = whole % size // below_size
+            return f"{whole // size} {unit} {rest} {below}" if rest else f"{whole // size} {unit}"
+    return f"{whole // 60} min" if whole >= 60 else f"{whole} s"
+
+
+def since(moment: datetime | None, now: datetime) -> str:
+    """``02:41:07, 32 min``; with the day if it was another one."""
+    if moment is None:
+        return "not known"
+    clock = f"{moment:%H:%M:%S}" if moment.date() == now.date() else f"{moment.day} {moment:%b %H:%M}"
+    return f"{clock}, {took((now - moment).total_seconds())}"
+
+
+def letters_page(**filters: str | Sequence[str]) -> str:
+    """The list of dead letters, narrowed by filters of the API; several values of one are any of them."""
+    return "dlq_app/deadletter/" + (f"?{urlencode(filters, doseq=True)}" if filters else "")

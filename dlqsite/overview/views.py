@@ -1,0 +1,151 @@
+"""The overview over HTTP: the fragment that the console's home renews itself by, and the same figures as JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from functools import cache
+from typing import Any, ClassVar
+
+from django.http import HttpRequest, HttpResponse
+from django.template.loader import render_to_string
+from django.urls import reverse
+from django.views.decorators.http import require_GET
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from dlqsite.access import must_look
+from dlqsite.overview import as_json, page
+from dlqsite.overview.snapshot import Overview, overview
+from dlqsite.version import VERSION
+from messages_app.rest.serializers import enveloped
+
+#: What was rendered is shown to everybody for so long, in seconds.
+KEEP_S = 1.0
+
+
+#: Names by which the site is reached; more than these are rendered anew each time.
+MOST_ORIGINS = 8
+
+
+class Rendered:
+    """The fragment as HTML, rendered at most once a second however many look."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: dict[str, tuple[float, Overview, str, str]] = {}
+
+    def get(self, origin: str) -> tuple[Overview, str, str]:
+        """The figures, their HTML, and its name: the same figures have the same. ``origin`` stands in its examples."""
+        kept = self._kept.get(origin)
+        if kept is None or kept[0] < time.monotonic():
+            with self._lock:
+                kept = self._kept.get(origin)
+                if kept is None or kept[0] < time.monotonic():
+                    figures = overview()
+                    html = render_to_string("console/overview_body.html", context(figures, origin))
+                    digest = hashlib.sha256(html.encode()).hexdigest()[:32]
+                    kept = (time.monotonic() + KEEP_S, figures, html, digest)
+                    if origin in self._kept or len(self._kept) < MOST_ORIGINS:
+                        self._kept[origin] = kept
+        return kept[1:]
+
+
+@cache
+def rendered() -> Rendered:
+    return Rendered()
+
+
+def origin(request: HttpRequest) -> str:
+    """Scheme and host by which this site was reached; the host is one that settings allow."""
+    return f"{request.scheme}://{request.get_host()}"
+
+
+def context(figures: Overview, origin: str) -> dict[str, Any]:
+    """What the templates get."""
+    processes, more_processes = page.process_rows(figures)
+    return {
+        "o": figures,
+        "banners": list(page.banners(figures)),
+        "kpis": list(page.kpis(figures)),
+        "breaker_rows": list(page.breaker_rows(figures)),
+        "shares": page.shares(figures),
+        "health_rows": page.health_rows(figures),
+        "process_rows": processes,
+        "more_processes": more_processes,
+        "batch_rows": list(page.batch_rows(figures)),
+        "home": reverse("admin:index"),
+        "version": VERSION,
+        "origin": origin,
+        "charts": as_json.charts(figures),
+    }
+
+
+@require_GET
+def fragment(request: HttpRequest) -> HttpResponse:
+    """The live part of the home page; 304 while nothing in it has changed."""
+    must_look(request)
+    figures, html, digest = rendered().get(origin(request))
+    etag = f'"{digest}"'
+    if request.headers.get("If-None-Match") == etag:
+        answer = HttpResponse(status=304)
+    else:
+        answer = HttpResponse(render_to_string("console/overview.html", live(figures, html, digest, oob=True)))
+    answer["ETag"] = etag
+    answer["X-As-Of"] = f"{figures.as_of:%H:%M:%S}"
+    return answer
+
+
+def live(figures: Overview, html: str, digest: str, *, oob: bool = False) -> dict[str, Any]:
+    """The context of the element that renews itself."""
+    return {"as_of": figures.as_of, "body": html, "etag": digest, "oob": oob}
+
+
+# --- REST ---
+
+
+class OverviewData(serializers.Serializer[Any]):
+    asOf = serializers.CharField(help_text="When this was put together.")  # noqa: N815
+    verdict = serializers.DictField(help_text="The worst thing: level, headline, lead, code, answers; and what else.")
+    rates = serializers.DictField(
+        help_text="Per second: accepted, done, failed, held; per minute: dying, replayed. null: nobody knows."
+    )
+    queues = serializers.DictField(help_text="waiting by lane, retryWait, scheduled, running, oldestSeconds, outbox.")
+    breakers = serializers.ListField(child=serializers.DictField())
+    deadLetters = serializers.DictField(help_text="open, byStatus, oldestOpenSeconds.")  # noqa: N815
+    groups = serializers.ListField(child=serializers.DictField(), help_text="Those with most open letters.")
+    batches = serializers.ListField(child=serializers.DictField(), help_text="Replay batches under way.")
+    health = serializers.DictField(help_text="Status of every part.")
+    accounting = serializers.DictField(
+        help_text="Today: accepted, done, open, dead. differences: days that do not add up."
+    )
+    charts = serializers.DictField(help_text="The last hour. times: epoch seconds; then a rate, or null, for each.")
+    away = serializers.DictField(
+        help_text="Parts that do not answer: why, since, and asOf, the time of what is shown of them."
+    )
+
+
+OverviewOut = enveloped("Overview", OverviewData())
+
+
+class OverviewView(APIView):
+    """The figures of one instant."""
+
+    required_scopes: ClassVar = {"GET": "read"}
+
+    @extend_schema(
+        operation_id="overview",
+        tags=["System"],
+        summary="The figures of one instant",
+        description=(
+            "What the console's home shows: rates, queues, breakers, dead letters, the last hour, health, accounting. "
+            "Always 200: a store that is away takes only its own parts with it, and `away` names them."
+        ),
+        responses={200: OverviewOut},
+    )
+    def get(self, request: Request) -> Response:
+        return Response({"data": as_json.wire(overview())})

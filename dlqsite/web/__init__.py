@@ -1,0 +1,1 @@
+"""The web server's worker, which keeps slow clients away from its threads."""

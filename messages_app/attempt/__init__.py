@@ -1,0 +1,1 @@
+"""The surroundings of one attempt: event loops, database connections, what it records."""

@@ -1,0 +1,238 @@
+"""Handlers that are coroutines, and what can never run: generators and their like.
+
+A coroutine is run to its end on an event loop of its own, in the thread of its attempt: no other message shares it, and
+what it leaves there ends with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import inspect
+import logging
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from functools import partial
+from itertools import islice
+from types import BuiltinFunctionType, FunctionType, MethodType, NoneType
+from typing import TYPE_CHECKING, Any, cast
+
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
+
+from messages_app.attempt import databases
+from messages_app.exception_text import asked
+from messages_app.failures import HandlerError
+from processes.forks import leave_if_forked
+
+if TYPE_CHECKING:
+    from messages_app.work.runner import Attempt
+
+log = logging.getLogger(__name__)
+
+#: Seconds that a loop has to hear of its cancellation; one that does not is kept busy by its handler.
+_HEARD_S = 0.05
+#: What most handlers return. Nothing of this waits.
+_PLAIN = frozenset({NoneType, bool, int, float, str, bytes, dict, list, tuple, set})
+#: Values that stand for work which nobody does when they are returned.
+_NEVER_RUN = (Generator, AsyncGenerator, AsyncIterator, map, filter, concurrent.futures.Future, partial)
+#: Code that nobody has called: the parentheses are missing.
+_NOT_CALLED = (FunctionType, MethodType, BuiltinFunctionType)
+_ATOMS = frozenset({NoneType, bool, int, float, str, bytes})
+_CONTAINERS: tuple[Any, ...] = (list, tuple, set, frozenset, deque)
+_UNWRAP_MOST = 50
+#: Values within a result that are looked at for work that never ran.
+_WITHIN_MOST = 10_000
+
+
+class NeverRan(HandlerError):
+    """The handler returned something that stands for work still to be done, and nobody does it."""
+
+    def __init__(self, value: object) -> None:
+        super().__init__(
+            f"The handler returned {_described(type(value))}: what stands in it has not run, or not to its end. Do the "
+            "work inside the handler, or return a coroutine."
+        )
+
+
+class LoopOfAttempt:
+    """The event loop of one attempt, as other threads see it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
+        self._loop = loop
+        self._task = task
+        self._heard = threading.Event()
+
+    def cancel(self) -> bool:
+        """Cancel the handler where it waits. False when it does not wait, or has ended but is not cleaned up."""
+        try:
+            self._loop.call_soon_threadsafe(self._cancel)
+        except RuntimeError:  # closed already
+            return False
+        return self._heard.wait(_HEARD_S)
+
+    def wake(self) -> None:
+        """Let the loop go round once, so that an exception raised in its thread is met."""
+        try:
+            self._loop.call_soon_threadsafe(_nothing)
+        except RuntimeError:
+            return
+
+    def _cancel(self) -> None:
+        if self._task.cancel():
+            self._heard.set()
+
+
+def _nothing() -> None: ...
+
+
+def may_wait(value: object) -> bool:
+    """Whether a handler's result has to be looked at before it counts as the end of its work."""
+    return type(value) not in _PLAIN
+
+
+def run(value: Any, attempt: Attempt) -> Any:
+    """What a handler's result stands for, once its work is done: an awaitable is run to its end, here.
+
+    Raises what it raises, and ``NeverRan`` for what cannot be run.
+    """
+    kind = type(value)
+    if not _is_awaitable(value):
+        if issubclass(kind, (*_NEVER_RUN, *_NOT_CALLED)):
+            _close(value)
+            raise NeverRan(value)
+        return value
+    try:
+        # It cancels tasks that are left, shuts down asynchronous generators and the executor, and closes the loop.
+        with asyncio.Runner() as runner:
+            return runner.run(_to_its_end(value, attempt))
+    finally:
+        attempt.loop = None
+        clear_thread()
+        _close(value)
+
+
+def refuse_within(value: Any) -> None:
+    """Raise ``NeverRan`` for a result whose containers hold work that never ran: ``[send(x) for x in items]``.
+
+    For results that are not JSON: no JSON value holds such work. A future that has ended was awaited by the handler.
+    """
+    never: list[object] = []
+    waiting: deque[Any] = deque([value])
+    seen: set[int] = set()
+    while waiting and len(seen) < _WITHIN_MOST:
+        found = waiting.popleft()
+        kind = type(found)
+        if kind in _ATOMS or id(found) in seen:
+            continue
+        seen.add(id(found))
+        # Read as the container itself has them: a class derived from it may do anything.
+        if issubclass(kind, dict):
+            waiting.extend(islice(dict.values(found), _WITHIN_MOST))
+        elif (container := next((one for one in _CONTAINERS if issubclass(kind, one)), None)) is not None:
+            waiting.extend(islice(container.__iter__(found), _WITHIN_MOST))
+        elif (issubclass(kind, _NEVER_RUN) or _is_awaitable(found)) and not _has_ended(found):
+            never.append(found)
+    for one in never:
+        _close(one)
+    if never:
+        raise NeverRan(never[0])
+
+
+def clear_thread() -> None:
+    """Forget the event loop of this thread: a handler that was interrupted may have left its own half way."""
+    asyncio._set_running_loop(None)
+    asyncio.set_event_loop(None)
+    sys.set_asyncgen_hooks(None, None)
+
+
+def is_cancellation(error: BaseException) -> bool:
+    return issubclass(type(error), asyncio.CancelledError)
+
+
+def generator_behind(function: Callable[..., Any]) -> FunctionType | None:
+    """The generator function that calling this would only prepare to run, if there is one.
+
+    Looks through ``functools.partial``, objects that can be called, methods, and decorators that name what they wrap.
+    """
+    seen: Any = function
+    for _ in range(_UNWRAP_MOST):
+        if isinstance(seen, partial):
+            seen = seen.func
+        elif inspect.ismethod(seen):
+            seen = seen.__func__
+        elif inspect.isasyncgenfunction(seen) or _is_generator_function(seen):
+            return cast("FunctionType", seen)
+        elif hasattr(seen, "__wrapped__"):
+            seen = seen.__wrapped__
+        elif not inspect.isroutine(seen) and not inspect.isclass(seen) and callable(seen):
+            seen = type(seen).__call__
+        else:
+            return None
+    return None
+
+
+def _is_generator_function(function: Any) -> bool:
+    # A generator that ``types.coroutine`` marked can be awaited.
+    return inspect.isgeneratorfunction(function) and not function.__code__.co_flags & inspect.CO_ITERABLE_COROUTINE
+
+
+def _is_awaitable(value: object) -> bool:
+    # By its class, not by what an object says of itself; generators that ``types.coroutine`` marked are no Awaitable.
+    return issubclass(type(value), Awaitable) or (inspect.isgenerator(value) and inspect.isawaitable(value))
+
+
+async def _to_its_end(value: Any, attempt: Attempt) -> Any:
+    task = cast("asyncio.Task[Any]", asyncio.current_task())
+    attempt.loop = LoopOfAttempt(asyncio.get_running_loop(), task)
+    process_id = os.getpid()
+    # A thread for what Django must not do in a coroutine, its ORM first of all: this attempt's alone.
+    async with ThreadSensitiveContext() as own:
+        try:
+            while _is_awaitable(value):
+                value = await value
+            leave_if_forked(process_id)
+            if issubclass(type(value), (*_NEVER_RUN, *_NOT_CALLED)):
+                raise NeverRan(value)
+            if left_tasks := len(asyncio.all_tasks()) - 1:
+                # Not a failure: libraries leave tasks of their own, too.
+                log.warning("tasks_cancelled", extra={"message_id": attempt.claimed.message_id, "tasks": left_tasks})
+        except BaseException as raised:
+            leave_if_forked(process_id, raised)
+            await _close_databases(own)
+            raise
+        if left := await _close_databases(own):
+            raise databases.TransactionLeftOpen(left)
+    return value
+
+
+async def _close_databases(own: ThreadSensitiveContext) -> list[str]:
+    if own not in SyncToAsync.context_to_thread_executor:
+        return []
+    return await sync_to_async(databases.leave)()
+
+
+def _has_ended(value: Any) -> bool:
+    if not issubclass(type(value), (asyncio.Future, concurrent.futures.Future)):
+        return False
+    return asked(lambda: bool(value.done() and not value.cancelled()), False)
+
+
+def _close(value: Any) -> None:
+    """Let what did not run, or not to its end, end now and not when it is collected."""
+    if inspect.isgenerator(value) or inspect.iscoroutine(value):
+        asked(value.close, None)
+
+
+def _described(kind: type) -> str:
+    if issubclass(kind, AsyncGenerator):
+        return "an asynchronous generator"
+    if issubclass(kind, Generator):
+        return "a generator"
+    if issubclass(kind, Coroutine):
+        return "a coroutine within its result"
+    if issubclass(kind, _NOT_CALLED):
+        return "a function"
+    return f"an object of the class {kind.__module__}.{kind.__qualname__}"

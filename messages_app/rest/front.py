@@ -1,0 +1,50 @@
+"""The hot path's own door: ``POST /api/messages`` with a key seen a moment ago is answered before Django.
+
+Same core, same answers as the view. Whatever this door is not sure of (another path, no key or one it does not know, a
+plain request where https is wanted) goes to Django unread, and Django decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from http.client import responses
+from typing import Any
+
+from messages_app.domain.clients import Client
+from messages_app.request_ids import request_id_of
+from messages_app.rest.intake import submit
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Any]
+Application = Callable[[Environ, StartResponse], Iterable[bytes]]
+#: Gives the client behind a request if that is known without asking anybody, and if it may submit; else None.
+KnownClient = Callable[[Environ], "Client | None"]
+
+_STATUS = {code: f"{code} {phrase}" for code, phrase in responses.items()}
+
+
+class Front:
+    """A WSGI application in front of another."""
+
+    def __init__(self, behind: Application, known_client: KnownClient) -> None:
+        self.behind = behind
+        self.known_client = known_client
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] != "/api/messages" or environ["REQUEST_METHOD"] != "POST":
+            return self.behind(environ, start_response)
+        client = self.known_client(environ)
+        if client is None:
+            return self.behind(environ, start_response)
+        reply = submit(environ, environ["wsgi.input"].read, client)
+        start_response(
+            _STATUS[reply.status],
+            [
+                ("Content-Type", reply.content_type),
+                ("Content-Length", str(len(reply.body))),
+                ("X-Content-Type-Options", "nosniff"),
+                ("X-Request-Id", request_id_of(environ.get("HTTP_X_REQUEST_ID", ""))),
+                *reply.headers.items(),
+            ],
+        )
+        return (reply.body,)

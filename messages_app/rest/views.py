@@ -1,0 +1,229 @@
+"""Intake over REST. The answers are made in ``intake.py`` and ``status.py``; a view carries them."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, ClassVar
+
+from django.http import HttpResponse
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
+from rest_framework.request import Request
+from rest_framework.throttling import BaseThrottle
+from rest_framework.views import APIView
+
+from audit_app.lines import record as audited
+from dlq_app import conf
+from dlq_app.rest import requests
+from messages_app.domain.errors import MessageNotFound
+from messages_app.domain.records import Record
+from messages_app.rest import intake, serializers
+from messages_app.rest.status import status_body
+from messages_app.store.ledger import ledger
+
+log = logging.getLogger(__name__)
+
+_PROBLEM = "application/problem+json"
+_RATE_HEADERS = [
+    OpenApiParameter(
+        name, str, OpenApiParameter.HEADER, response=[200, 202, 400, 409, 429], description="Structured field."
+    )
+    for name in ("RateLimit", "RateLimit-Policy")
+]
+_RETRY_AFTER = OpenApiParameter(
+    "Retry-After", int, OpenApiParameter.HEADER, response=[429, 503], description="Seconds."
+)
+_IDEMPOTENCY_KEY = OpenApiParameter(
+    "Idempotency-Key",
+    {"type": "string", "pattern": f"^{intake.MESSAGE_ID.pattern}$"},
+    OpenApiParameter.HEADER,
+    description="The same as `messageId`; both only if they are equal.",
+)
+
+
+def _problems(**texts: str) -> dict[Any, OpenApiResponse]:
+    return {
+        (int(status[1:]), _PROBLEM): OpenApiResponse(
+            response={"$ref": "#/components/schemas/Problem"}, description=text
+        )
+        for status, text in texts.items()
+    }
+
+
+def _response(reply: intake.Reply) -> HttpResponse:
+    return HttpResponse(reply.body, status=reply.status, content_type=reply.content_type, headers=dict(reply.headers))
+
+
+def _record(message_id: str) -> Record:
+    record = ledger().get(message_id) if intake.MESSAGE_ID.fullmatch(message_id) else None
+    if record is None:
+        raise MessageNotFound(f"No message {message_id} is known here.")
+    return record
+
+
+def _status_of(message_id: str) -> HttpResponse:
+    return HttpResponse(status_body(_record(message_id), conf.masking_policy()), content_type="application/json")
+
+
+class MessagesView(APIView):
+    """Submit one message."""
+
+    required_scopes: ClassVar = {"POST": "submit"}
+    # Counted inside the acceptance, in the same step on the server.
+    throttle_classes = ()
+
+    @extend_schema(
+        operation_id="submitMessage",
+        tags=["Messages"],
+        summary="Submit a message",
+        description=(
+            "Accepts a message for processing and answers at once. The same `messageId` with the same content is "
+            "answered with 200, its present state and `duplicate: true`, and nothing is queued again. "
+            "Ids are one space for all clients, because an id is also the key of the dead letter: begin yours with a "
+            "name of your own, such as `shop-`. Of a message that another client submitted, a client without the "
+            "scope `read` learns only that the id is taken: 409, or for the same content 200 without `status` and "
+            "`queuedAt`. "
+            "The whole body has at most 256 KiB."
+        ),
+        parameters=[_IDEMPOTENCY_KEY, *_RATE_HEADERS, _RETRY_AFTER],
+        request=serializers.MessageIn,
+        responses={
+            202: serializers.Accepted,
+            200: OpenApiResponse(serializers.Accepted, description="Accepted before; nothing was queued."),
+            **_problems(
+                s400="`invalid_json`, `invalid_message`, `unknown_field`, `duplicate_field`, `unknown_type`, "
+                "`payload_too_deep`, `payload_contains_nul`, `payload_contains_surrogate`, "
+                "`payload_integer_too_large`, `payload_not_finite`",
+                s409="`idempotency_conflict`: the id was used for other content.",
+                s411="`length_required`",
+                s413="`payload_too_large`",
+                s415="`unsupported_media_type`",
+                s503="`store_unavailable`, `not_confirmed`, or `circuit_open`: what the handler calls is failing.",
+            ),
+        },
+        examples=[
+            OpenApiExample(
+                "A message",
+                value={
+                    "type": "demo",
+                    "payload": {"orderId": 4711, "simulateError": False},
+                    "messageId": "order-4711-created",
+                    "priority": "high",
+                    "tags": ["orders"],
+                },
+                request_only=True,
+            ),
+            OpenApiExample(
+                "Accepted",
+                value={
+                    "data": {
+                        "messageId": "order-4711-created",
+                        "status": "queued",
+                        "type": "demo",
+                        "queuedAt": "2026-01-31T08:30:00.000Z",
+                        "links": {"self": "/api/messages/order-4711-created"},
+                    }
+                },
+                response_only=True,
+                status_codes=["202"],
+            ),
+        ],
+    )
+    def post(self, request: Request) -> HttpResponse:
+        raw = request._request
+        return _response(intake.submit(raw.META, raw.read, request.client))  # type: ignore[attr-defined]
+
+
+class BatchView(APIView):
+    """Submit many messages in one request."""
+
+    required_scopes: ClassVar = {"POST": "submit", "GET": "read"}
+
+    def get_throttles(self) -> list[BaseThrottle]:
+        # A batch is counted where it is accepted, a look-up like any other.
+        return [] if self.request.method == "POST" else super().get_throttles()
+
+    @extend_schema(
+        operation_id="submitMessages",
+        tags=["Messages"],
+        summary="Submit up to 1000 messages",
+        description=(
+            "One result per message, in order; one that is rejected spoils none of the others. The request counts once "
+            "against the rate limit. The whole body has at most 8 MiB, each message at most 256 KiB. "
+            "Give every message an id: after a 503 the batch can then be sent again without accepting anything twice."
+        ),
+        parameters=[*_RATE_HEADERS, _RETRY_AFTER],
+        request=serializers.BatchIn,
+        responses={
+            202: serializers.BatchAccepted,
+            **_problems(
+                s400="`invalid_json`, `invalid_message`, `unknown_field`: the batch as a whole is not as it must be.",
+                s411="`length_required`",
+                s413="`payload_too_large`",
+                s415="`unsupported_media_type`",
+                s503="`store_unavailable`, `not_confirmed`: some of the messages may have been accepted.",
+            ),
+        },
+    )
+    def post(self, request: Request) -> HttpResponse:
+        raw = request._request
+        return _response(intake.submit_batch(raw.META, raw.read, request.client))  # type: ignore[attr-defined]
+
+    @extend_schema(exclude=True)
+    def get(self, request: Request) -> HttpResponse:
+        """A message may be called ``batch``, and then this is its address."""
+        return _status_of("batch")
+
+
+class MessageView(APIView):
+    """One message and what became of it."""
+
+    required_scopes: ClassVar = {"GET": "read"}
+
+    @extend_schema(
+        operation_id="getMessage",
+        tags=["Messages"],
+        summary="Look a message up",
+        description=(
+            "Where the message is, every attempt, its result, and its payload. What looks like a secret is hidden, as "
+            "in a dead letter; all else is byte for byte as it was received. "
+            "An hour after a message is done its payload, source, tags and attempts are gone (null or empty). "
+            "Known until 24 h after the message ended; a dead letter is kept beyond that, see `/api/dlq/{id}`."
+        ),
+        responses={
+            200: serializers.MessageOut,
+            **_problems(s404="`message_not_found`", s503="`store_unavailable`"),
+        },
+    )
+    def get(self, request: Request, message_id: str) -> HttpResponse:
+        return _status_of(message_id)
+
+
+class RevealView(APIView):
+    """One message with its secrets; that somebody looked is written down."""
+
+    required_scopes: ClassVar = {"POST": "admin"}
+    parser_classes = (requests.ActionParser,)
+
+    @extend_schema(
+        operation_id="revealMessage",
+        tags=["Messages"],
+        summary="See the secrets of a message",
+        description=("The message with nothing hidden. Who looked, and why, is written to the audit log."),
+        request=serializers.RevealIn,
+        responses={
+            200: serializers.MessageOut,
+            **_problems(
+                s400="`invalid_request`: `reason` is missing or empty.",
+                s404="`message_not_found`",
+                s503="`store_unavailable`",
+            ),
+        },
+    )
+    def post(self, request: Request, message_id: str) -> HttpResponse:
+        requests.refuse_parameters(request.query_params)
+        reason = requests.body(request.data, "reason", required=("reason",))["reason"]
+        record = _record(message_id)
+        by = str(getattr(request, "actor", "")) or "unknown"
+        log.warning("secrets_revealed", extra={"by": by, "message_id": message_id, "why": reason})
+        audited(by, "reveal", kind="message", object_id=message_id, name=message_id, why=reason, must=True)
+        return HttpResponse(status_body(record, None), content_type="application/json")

@@ -1,0 +1,205 @@
+"""How this process talks to Redis: one client, and under the ledger one socket per thread without a pool in between."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import redis
+from django.conf import settings
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    ConnectionError,
+    NoScriptError,
+    OutOfMemoryError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
+from redis.retry import Retry
+
+from breaker_app.primary import NotPrimary, leave_demoted, leaving
+from messages_app.domain.errors import LedgerRefused, StoreUnavailable
+from messages_app.store.scripts import Script
+
+#: Seconds to wait for a connection and for each answer.
+SOCKET_TIMEOUT_S = 2.0
+Command = Sequence[Any]
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,40})://")
+
+#: What the ledger takes over from a client's settings: where the server is and how to get in, nothing of its habits.
+_ADDRESS = ("host", "port", "path", "db", "username", "password", "credential_provider", "client_name")
+#: Refusals that say something about the server, not about the request.
+_SERVER_TROUBLE = re.compile(r"\b(OOM|MISCONF|BUSY|CLUSTERDOWN|TRYAGAIN|WAITAOF)\b")
+
+#: How the scripts refuse what can never be, before they write anything.
+_BAD_ARGUMENT = re.compile(r"\bBADARG ([a-z ]+)")
+
+
+@cache
+def _client(process_id: int) -> redis.Redis:
+    if wrong := url_problem(settings.REDIS_URL):
+        raise StoreUnavailable(wrong)
+    return impatient(redis.Redis.from_url(settings.REDIS_URL))
+
+
+def url_problem(url: str) -> str:
+    """Why this cannot be the address of a Redis server, and what can; empty when it can. Never names a password."""
+    scheme = _SCHEME.match(url)
+    if scheme is None or scheme[1] not in ("redis", "rediss", "unix"):
+        begins = f"begins with {scheme[0]}" if scheme else "has no scheme"
+        return f"REDIS_URL {begins}; use redis://, rediss:// or unix://, and the address of the primary."
+    try:
+        redis.Redis.from_url(url)
+    except ValueError as error:
+        return f"REDIS_URL cannot be read ({error}); use redis://USER:PASSWORD@HOST:PORT/NUMBER."
+    return ""
+
+
+def connection() -> redis.Redis:
+    """The client of this process: thread-safe, never shared across a fork. It sends again only what was refused."""
+    return _client(os.getpid())
+
+
+def impatient(client: redis.Redis, timeout_s: float = SOCKET_TIMEOUT_S) -> redis.Redis:
+    """The client, such that it waits at most so long for an answer and leaves a server that is no primary.
+
+    Call it before the client's first command.
+    """
+    return leave_demoted(client, socket_timeout=timeout_s, socket_connect_timeout=SOCKET_TIMEOUT_S)
+
+
+class Lines(threading.local):
+    """One socket per thread and process to one server.
+
+    A command costs about half of what it costs through a client: no pool, no lock, no response callbacks. Commands are
+    sent a second time, on a new socket, when their answer was lost or the server is no primary any more, so everything
+    sent here has to be repeatable. What the driver raises
+    leaves as ``StoreUnavailable``; only a refusal that means a mistake in the request stays a ``ResponseError``.
+    """
+
+    def __init__(self, client: redis.Redis, timeout_s: float = SOCKET_TIMEOUT_S) -> None:
+        pool = client.connection_pool
+        self._make = leaving(pool.connection_class)
+        self._kwargs = {
+            name: value
+            for name, value in pool.connection_kwargs.items()
+            if name in _ADDRESS or name.startswith("ssl_")
+        } | {
+            "socket_timeout": timeout_s,
+            "socket_connect_timeout": SOCKET_TIMEOUT_S,
+            "retry": Retry(NoBackoff(), 0),
+            "protocol": 2,
+        }  # fmt: skip
+        self._line: Any = None
+
+    def call(self, *command: Any) -> Any:
+        """The answer to one command; raises ``ResponseError`` or ``StoreUnavailable``."""
+        answer = self.call_many([command])[0]
+        if isinstance(answer, ResponseError):
+            raise answer
+        return answer
+
+    def call_many(self, commands: Sequence[Command]) -> list[Any]:
+        """The answers to commands sent together; one that is itself a mistake has a ``ResponseError`` in its place."""
+        try:
+            return self._exchange(commands)
+        except (ConnectionError, TimeoutError):
+            self.close()
+        try:
+            return self._exchange(commands)
+        except NotPrimary as error:
+            raise StoreUnavailable(f"Redis at this address takes no writes: {error}") from error
+        except RedisError as error:
+            self.close()
+            raise StoreUnavailable(f"Redis does not answer: {type(error).__name__}") from error
+
+    def close(self) -> None:
+        """Drop this thread's socket; the next command opens another."""
+        if self._line is not None:
+            self._line.disconnect()
+            self._line = None
+
+    def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+        line = self._line
+        if line is None or line.pid != os.getpid() or line.is_outdated():
+            self.close()
+            line = self._line = self._make(**self._kwargs)
+        one = len(commands) == 1
+        packed = line.pack_command(*commands[0]) if one else line.pack_commands(commands)
+        line.send_packed_command(packed, check_health=False)
+        answers = [self._read(line) for _ in commands]
+        for answer in answers:
+            if isinstance(answer, StoreUnavailable):
+                raise answer
+        return answers
+
+    @staticmethod
+    def _read(line: Any) -> Any:
+        try:
+            return line.read_response()
+        except OutOfMemoryError as error:
+            return _refused(error)
+        except ResponseError as error:
+            return _refused(error) if _SERVER_TROUBLE.search(str(error)) else error
+
+
+def _refused(error: RedisError) -> StoreUnavailable:
+    refusal = StoreUnavailable(f"Redis refuses: {error}")
+    refusal.__cause__ = error
+    return refusal
+
+
+def _judged(reply: Any) -> Any:
+    """The reply, or what a script's refusal means; another error of the server is a mistake of ours and raised."""
+    if not isinstance(reply, ResponseError):
+        return reply
+    bad = _BAD_ARGUMENT.search(str(reply))
+    if bad is None:
+        raise reply
+    refusal = LedgerRefused(f"The ledger cannot do that: bad {bad[1]}.")
+    refusal.__cause__ = reply
+    return refusal
+
+
+class ScriptCaller:
+    """Runs the Lua scripts on one server, by digest, and teaches the server those it does not know."""
+
+    def __init__(self, client: redis.Redis, prefix: str, scripts: Mapping[str, Script]) -> None:
+        self.lines = Lines(client)
+        self._prefix = prefix
+        self._scripts = scripts
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        """The reply of one script; its names are given meaning by the caller, in one place per script."""
+        return self.run_many([(script, arguments)])[0]
+
+    def run_many(self, calls: Sequence[tuple[str, Sequence[Any]]], after: Sequence[Command] = ()) -> list[Any]:
+        """The replies of scripts sent together, and of the plain commands sent behind them."""
+        replies = self.run_each(calls, after)
+        for reply in replies:
+            if isinstance(reply, LedgerRefused):
+                raise reply
+        return replies
+
+    def run_each(self, calls: Sequence[tuple[str, Sequence[Any]]], after: Sequence[Command] = ()) -> list[Any]:
+        """``run_many``, with a ``LedgerRefused`` in the place of each call that can never be; the others count."""
+        if not calls:
+            return []
+        commands: list[Command] = [
+            ("EVALSHA", self._scripts[script].sha, 1, self._prefix, *arguments) for script, arguments in calls
+        ]
+        commands += after
+        replies = self.lines.call_many(commands)
+        if any(isinstance(reply, NoScriptError) for reply in replies):
+            # The server is new or was restarted. Those that did run are repeated too: every script allows that.
+            self._teach({script for script, _ in calls})
+            replies = self.lines.call_many(commands)
+        return [_judged(reply) for reply in replies]
+
+    def _teach(self, names: set[str]) -> None:
+        self.lines.call_many([("SCRIPT", "LOAD", self._scripts[name].source) for name in sorted(names)])

@@ -1,0 +1,100 @@
+"""Some of the messages that are under way: enough to see what goes on, however many there are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from django.conf import settings
+
+from messages_app.store.connection import ScriptCaller, connection
+from messages_app.store.scripts import Script, shipped
+
+if TYPE_CHECKING:
+    import redis
+
+#: Messages shown of each kind.
+MOST = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flying:
+    """One message under way. Times are epoch milliseconds; None when not set."""
+
+    message_id: str
+    #: ``running``, ``retry_wait``, ``scheduled``, or the lane it waits in.
+    index: str
+    state: str
+    type: str
+    #: Failed attempts so far, and how many retries it has.
+    attempt: int
+    max_retries: int
+    priority: str
+    queued_at_ms: int
+    woken_at_ms: int | None
+    due_at_ms: int | None
+    started_at_ms: int | None
+    owner: str
+    #: A breaker has refused it since then.
+    held_since_ms: int | None
+    is_replay: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """What was seen, and when by the server's clock."""
+
+    now_ms: int
+    messages: tuple[Flying, ...]
+
+
+class Radar:
+    """Looks at what is under way, over one Redis. Thread-safe."""
+
+    def __init__(
+        self, client: redis.Redis, prefix: str = "dlq:", *, scripts: Mapping[str, Script] | None = None
+    ) -> None:
+        self._scripts = ScriptCaller(client, prefix, scripts or shipped())
+
+    def look(self, most: int = MOST) -> Flight:
+        """At most ``most`` messages of each kind: running and waiting for a time, and the newest of each lane."""
+        now, *rows = self._scripts.run("flight", most)
+        return Flight(int(now), tuple(_flying([part.decode(errors="replace") for part in row]) for row in rows))
+
+
+def _flying(row: list[str]) -> Flying:
+    (message_id, index, state, account, attempt, max_retries, priority, queued_at, woken_at, due_at, started_at, _,
+     owner, held_since, replay_id) = row  # fmt: skip
+    return Flying(
+        message_id=message_id,
+        index=index,
+        state=state,
+        type=account.partition(":")[2],
+        attempt=int(attempt or 0),
+        max_retries=int(max_retries or 0),
+        priority=priority,
+        queued_at_ms=int(queued_at or 0),
+        woken_at_ms=_moment(woken_at),
+        due_at_ms=_moment(due_at),
+        started_at_ms=_moment(started_at),
+        owner=owner,
+        held_since_ms=_moment(held_since),
+        is_replay=bool(replay_id),
+    )
+
+
+def _moment(text: str) -> int | None:
+    return int(text) if text and text != "0" else None
+
+
+@cache
+def _radar(process_id: int) -> Radar:
+    return Radar(connection(), settings.REDIS_PREFIX)
+
+
+def look(most: int = MOST) -> Flight:
+    """``Radar.look`` on the server that settings name."""
+    return _radar(os.getpid()).look(most)

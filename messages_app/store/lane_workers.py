@@ -1,0 +1,82 @@
+"""RQ's workers on our lanes: which are of this system, which are not, and whether RQ's command has suspended them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from rq.suspension import WORKERS_SUSPENDED
+from rq.worker import Worker
+from rq.worker_registration import WORKERS_BY_QUEUE_KEY
+
+from messages_app.domain.errors import StoreUnavailable
+from messages_app.store.connection import Command, Lines, connection
+from messages_app.store.queues import NAMES
+
+#: In what RQ keeps about a worker: it belongs to this system.
+_MARK = "dlq"
+#: Foreign workers named, and characters shown of each: whoever may write to Redis chose the names.
+_MOST, _WIDTH = 3, 60
+
+
+class MarkedWorker(Worker):
+    """RQ's worker, marked in what it registers: health tells it from workers that cannot run our messages."""
+
+    def serialize(self) -> dict[str, Any]:
+        return {**super().serialize(), _MARK: "1"}
+
+
+@dataclass(frozen=True, slots=True)
+class LaneWorkers:
+    """RQ's side of the lanes at one instant."""
+
+    is_suspended: bool
+    #: Until the suspension ends by itself; None: only ``rqresume`` ends it.
+    suspended_ms: int | None
+    #: Workers that are not of this system, at most a few of them, and how many there are.
+    foreign: tuple[str, ...]
+    foreign_count: int
+
+
+@cache
+def _lines(process_id: int) -> Lines:
+    return Lines(connection())
+
+
+def lane_workers() -> LaneWorkers:
+    """Ask RQ's own registries. Raises ``StoreUnavailable``."""
+    suspended_ms, *registered = _ask(
+        ("PTTL", WORKERS_SUSPENDED), *(("SMEMBERS", WORKERS_BY_QUEUE_KEY % name) for name in NAMES)
+    )
+    keys = sorted({key for found in registered for key in found})
+    about = _ask(*(("HMGET", key, "birth", _MARK, "hostname", "pid") for key in keys)) if keys else []
+    # RQ forgets a dead worker's hash long before its name in the registry.
+    foreign = [
+        (key, host, pid)
+        for key, (birth, mark, host, pid) in zip(keys, about, strict=True)
+        if birth is not None and mark is None
+    ]
+    named = tuple(
+        f"{_shown(key).removeprefix('rq:worker:')[:_WIDTH]} (pid {_shown(pid)[:_WIDTH]} on {_shown(host)[:_WIDTH]})"
+        for key, host, pid in foreign[:_MOST]
+    )
+    return LaneWorkers(
+        is_suspended=suspended_ms != -2,
+        suspended_ms=suspended_ms if suspended_ms >= 0 else None,
+        foreign=named,
+        foreign_count=len(foreign),
+    )
+
+
+def _ask(*commands: Command) -> list[Any]:
+    answers = _lines(os.getpid()).call_many(commands)
+    for answer in answers:
+        if isinstance(answer, Exception):  # RQ's keys are not for this user, or hold something else
+            raise StoreUnavailable(f"Redis refuses: {answer}") from answer
+    return answers
+
+
+def _shown(text: bytes | None) -> str:
+    return ascii((text or b"?").decode(errors="replace"))[1:-1]

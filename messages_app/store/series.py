@@ -1,0 +1,151 @@
+"""How the figures have gone: a sample every ten seconds of the last hour, one every five minutes of the last day.
+
+Samples hold counts since the beginning and what waits, so a rate is the difference of two of them and survives restarts
+of everything but the store. Whoever is alive asks for a sample; the store takes one per interval. Where nobody asked
+there is none, and what is drawn from them has a gap there.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
+
+from django.conf import settings
+
+from messages_app.store.connection import ScriptCaller, connection
+from messages_app.store.scripts import Script, shipped
+
+if TYPE_CHECKING:
+    import redis
+
+EVERY_MS = 10_000
+COARSE_MS = 300_000
+#: An hour and two minutes, so that a chart of an hour has its first point; a day and a quarter of an hour.
+FINE_KEPT = 372
+COARSE_KEPT = 291
+
+
+class Sample(NamedTuple):
+    """What had happened, and what waited, at one instant."""
+
+    #: By the server's clock.
+    at_ms: int
+    #: Counts since the beginning: messages accepted; done; attempts failed; messages given up for the first time;
+    #: replays that ended well; runs that a breaker refused; runs lost with their process.
+    accepted: int
+    done: int
+    failed: int
+    died: int
+    replayed: int
+    held: int
+    lost: int
+    #: What waits: by lane, for a retry, for its time; what runs; outcomes that MongoDB has not acknowledged.
+    high: int
+    normal: int
+    low: int
+    alone: int
+    retry_wait: int
+    scheduled: int
+    running: int
+    outbox: int
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Samples, oldest first. What is asked of it is a rate per second, or None where nobody knows."""
+
+    samples: tuple[Sample, ...] = ()
+    coarse: tuple[Sample, ...] = ()
+    _times: tuple[int, ...] = field(init=False, repr=False, default=())
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_times", tuple(sample.at_ms for sample in self.samples))
+
+    @property
+    def last(self) -> Sample | None:
+        return self.samples[-1] if self.samples else None
+
+    def at(self, ms: int) -> Sample | None:
+        """The last sample at or before that time."""
+        place = bisect_right(self._times, ms)
+        return self.samples[place - 1] if place else None
+
+    def rate(self, count: str, now_ms: int, *, over_ms: int = 30_000, ago_ms: int = 0) -> float | None:
+        """How often per second in the ``over_ms`` that ended ``ago_ms`` ago; None without samples."""
+        last, first = self.at(now_ms - ago_ms), self.at(now_ms - ago_ms - over_ms)
+        if last is None:
+            return None
+        if first is None and ago_ms == 0 and len(self.samples) > 1:
+            first = self.samples[0]  # it has only just begun: what there is
+        if first is None or now_ms - ago_ms - last.at_ms > 2 * EVERY_MS + over_ms // 2:
+            return None
+        return _between(first, last, count)
+
+    def buckets(self, count: str, start_ms: int, width_ms: int, number: int) -> list[float | None]:
+        """The rate per second in each of ``number`` spans of ``width_ms`` from ``start_ms``.
+
+        None for a span that no sample fell into, and for the one after it: how what happened in between was spread over
+        the two, nobody knows.
+        """
+        rates: list[float | None] = []
+        before = self._within(start_ms - width_ms, start_ms)
+        for number_of in range(number):
+            start = start_ms + number_of * width_ms
+            last = self._within(start, start + width_ms)
+            rates.append(_between(before, last, count) if before and last else None)
+            before = last
+        return rates
+
+    def _within(self, start_ms: int, end_ms: int) -> Sample | None:
+        """The last sample in [start, end)."""
+        found = self.at(end_ms - 1)
+        return found if found is not None and found.at_ms >= start_ms else None
+
+
+def _between(first: Sample, last: Sample, count: str) -> float | None:
+    happened, took_ms = getattr(last, count) - getattr(first, count), last.at_ms - first.at_ms
+    # Fewer than before: the store was emptied in between.
+    return happened * 1000 / took_ms if took_ms > 0 and happened >= 0 else None
+
+
+class Series:
+    """Taking and reading samples over one Redis. Thread-safe; any number of processes may take samples."""
+
+    def __init__(
+        self, client: redis.Redis, prefix: str = "dlq:", *, scripts: Mapping[str, Script] | None = None
+    ) -> None:
+        self._scripts = ScriptCaller(client, prefix, scripts or shipped())
+        self._prefix = prefix
+
+    def sample(self) -> bool:
+        """Take a sample if this interval has none yet; whether it was this call that took it."""
+        return bool(self._scripts.run("sample", EVERY_MS, FINE_KEPT, COARSE_MS, COARSE_KEPT))
+
+    def history(self) -> History:
+        """The samples there are."""
+        fine, coarse = self._scripts.lines.call_many(
+            [("LRANGE", f"{self._prefix}series:{part}", 0, -1) for part in ("fine", "coarse")]
+        )
+        return History(_samples(fine), _samples(coarse))
+
+
+def _samples(lines: Sequence[bytes]) -> tuple[Sample, ...]:
+    rows = (line.split(b",") for line in lines)
+    # A line of another release may have other columns: it says nothing here.
+    samples = [Sample._make(map(int, row)) for row in rows if len(row) == len(Sample._fields)]
+    # Told by one clock that may have been set back a little; a search needs them in order.
+    return tuple(sorted(samples, key=lambda sample: sample.at_ms))
+
+
+@cache
+def _series(process_id: int) -> Series:
+    return Series(connection(), settings.REDIS_PREFIX)
+
+
+def series() -> Series:
+    """The series on the server that settings name."""
+    return _series(os.getpid())

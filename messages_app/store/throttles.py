@@ -1,0 +1,82 @@
+"""Rate limits outside an acceptance: reads and operator calls, refused submissions, strangers."""
+
+from __future__ import annotations
+
+import logging
+from math import ceil
+from typing import TYPE_CHECKING
+
+from django.conf import settings
+from rest_framework.exceptions import Throttled
+from rest_framework.throttling import BaseThrottle
+
+from messages_app.domain.errors import StoreUnavailable
+from messages_app.domain.records import RateLimit, RateState
+from messages_app.store.ledger import ledger
+
+if TYPE_CHECKING:
+    from rest_framework.request import Request
+    from rest_framework.views import APIView
+
+    from messages_app.domain.clients import Client
+
+log = logging.getLogger(__name__)
+
+
+def submit_limit(client: Client) -> RateLimit | None:
+    """The limit on what this client submits, None when there is none."""
+    own = client.rate_limit_per_minute
+    limit = settings.RATE_LIMIT_PER_MINUTE if own is None else own
+    return RateLimit(client=client.rate_key, limit=limit) if limit > 0 else None
+
+
+def count(limit: RateLimit) -> tuple[bool, RateState] | None:
+    """Count one request: (passed, what is left), or None when Redis gives no answer.
+
+    One step on the server, so that no two requests of any number of processes can take the same last place. Without an
+    answer the caller lets the request pass: nothing that goes through here writes a message, and a limiter that is down
+    must not take the reads down with it.
+    """
+    try:
+        return ledger().throttle(limit)
+    except StoreUnavailable as error:
+        log.warning("rate limiter unavailable: %s", error)
+        return None
+
+
+def rate_headers(policy: str, rate: RateState) -> dict[str, str]:
+    """``RateLimit`` and ``RateLimit-Policy`` as structured fields: quota, window, remaining, seconds until more."""
+    return {
+        "RateLimit-Policy": f'"{policy}";q={rate.limit};w=60',
+        "RateLimit": f'"{policy}";r={rate.remaining};t={ceil(rate.reset_ms / 1000)}',
+    }
+
+
+def retry_after_s(rate: RateState) -> int:
+    """Whole seconds after which the next request may go, at least one."""
+    return max(1, ceil(rate.reset_ms / 1000))
+
+
+def throttle_stranger(address: str) -> None:
+    """Count a request without a usable key against its address; raises ``Throttled`` past the limit."""
+    if settings.RATE_LIMIT_PER_MINUTE > 0:
+        _count_or_refuse("address", RateLimit(client=f"address:{address}", limit=settings.RATE_LIMIT_PER_MINUTE))
+
+
+def _count_or_refuse(policy: str, limit: RateLimit) -> None:
+    counted = count(limit)
+    if counted is not None and not counted[0]:
+        error = Throttled(wait=retry_after_s(counted[1]))
+        error.headers = rate_headers(policy, counted[1])  # type: ignore[attr-defined]
+        raise error
+
+
+class ReadThrottle(BaseThrottle):
+    """The default throttle of every view: reads and operator calls of a client, ``READ_RATE_LIMIT_PER_MINUTE``."""
+
+    def allow_request(self, request: Request, view: APIView) -> bool:
+        client: Client | None = getattr(request, "client", None)
+        if client is not None and settings.READ_RATE_LIMIT_PER_MINUTE > 0:
+            limit = settings.READ_RATE_LIMIT_PER_MINUTE
+            _count_or_refuse("read", RateLimit(client=f"read:{client.rate_key}", limit=limit))
+        return True

@@ -1,0 +1,1 @@
+"""The message worker: claim, run, flush, renew, and the upkeep beside it."""

@@ -1,0 +1,183 @@
+"""Taking messages: as many as there are free threads, and a few ahead when they are quick."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from queue import Empty
+
+from messages_app.domain.errors import StoreUnavailable
+from messages_app.store.ledger import Ledger
+from messages_app.work.flushing import Flusher
+from messages_app.work.pool import Pool, drain
+from messages_app.work.runner import Attempt
+from processes.essential import Essential
+
+log = logging.getLogger(__name__)
+
+#: Messages are claimed ahead for so long, at the last second's rate.
+AHEAD_S = 0.2
+#: Never more; and none when one message takes longer than ``SLOW_S``: it would wait for its thread too long.
+AHEAD_MOST = 100
+SLOW_S = 0.1
+#: A claimed message that no thread has begun by then goes back.
+UNSTARTED_S = 1.0
+#: A process that cannot take what has to run alone stops claiming after this long.
+ALONE_PATIENCE_S = 1.0
+#: Above this rate, wait a moment for company before claiming what has just come in.
+LINGER_RATE = 100.0
+LINGER_S = 0.003
+#: Outcomes that may wait for the ledger before claiming stops.
+UNFLUSHED_MOST = 1000
+_LONGEST_PAUSE_S = 2.0
+#: The ledger knows a claim that it has carried out by its token for a minute; asked later, it would make a new one.
+ANSWER_KEPT_S = 55.0
+
+
+class Pace:
+    """How fast messages have ended in the last second, and how many to claim ahead because of that."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._at = time.monotonic()
+        self._ended, self._busy_s = 0, 0.0
+        #: Messages per second.
+        self.rate = 0.0
+        self.ahead = 0
+
+    def look(self, now: float) -> None:
+        """Measure again when the second is over."""
+        span = now - self._at
+        if span < (1.0 if self.rate else 0.1):
+            return
+        ended, busy_s = self._pool.totals()
+        count = ended - self._ended
+        self.rate = count / span
+        each_s = (busy_s - self._busy_s) / count if count else SLOW_S
+        self.ahead = min(AHEAD_MOST, int(self.rate * AHEAD_S)) if each_s < SLOW_S else 0
+        self._at, self._ended, self._busy_s = now, ended, busy_s
+
+
+class Claimer:
+    """One thread that keeps the pool supplied."""
+
+    def __init__(self, ledger: Ledger, pool: Pool, flusher: Flusher, owner: str) -> None:
+        self._ledger = ledger
+        self._pool = pool
+        self._flusher = flusher
+        self._owner = owner
+        self.pace = Pace(pool)
+        self._claimed = 0
+        #: True when the last claim left nothing behind.
+        self.saw_empty = False
+        self._alone_since: float | None = None
+        #: The one message that is being run alone, until its outcome is flushed.
+        self._alone = False
+        self._stopping = threading.Event()
+        self._resumed = threading.Event()
+        self._resumed.set()
+        self._away = False
+        #: The claim that has had no answer yet, and when it was first sent.
+        self._token = ""
+        self._token_at = 0.0
+        self._thread = Essential(self._run, "claim", may_end=self._stopping.is_set)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def pause(self) -> None:
+        self._resumed.clear()
+
+    def resume(self) -> None:
+        self._resumed.set()
+
+    def stop(self) -> None:
+        """Take no more. What an answer under way still brings is in the backlog once ``join`` returns."""
+        self._stopping.set()
+        self._resumed.set()
+        self._pool.hunger.put(None)
+
+    def join(self, timeout_s: float) -> bool:
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def holding(self) -> int:
+        """Messages claimed whose outcome the ledger does not have yet."""
+        return self._claimed - self._flusher.flushed - self._pool.broken()
+
+    def _run(self) -> None:
+        pause = 0.05
+        while not self._stopping.is_set():
+            self._resumed.wait()
+            try:
+                self._turn()
+            except StoreUnavailable as error:
+                if not self._away:
+                    log.warning("ledger_away", extra={"why": str(error)})
+                    self._away = True
+                self._stopping.wait(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE_S)
+            except Exception:
+                # A worker that has silently stopped claiming is worse than one that complains every two seconds.
+                log.exception("claim_broken")
+                self._stopping.wait(_LONGEST_PAUSE_S)
+            else:
+                pause = 0.05
+                if self._away:
+                    log.info("ledger_back")
+                    self._away = False
+
+    def _turn(self) -> None:
+        """Claim once, or wait for what stands in the way."""
+        now = time.monotonic()
+        self.pace.look(now)
+        pool = self._pool
+        pool.low_water = self.pace.ahead // 2
+        room = pool.size + self.pace.ahead - pool.held()
+        holding = self.holding()
+        if self._must_wait_for_alone(now, holding):
+            time.sleep(0.01)
+        elif room < 1 or len(pool.backlog) > pool.low_water or holding - pool.held() > UNFLUSHED_MOST:
+            self._await_hunger()
+        else:
+            self._claim(now, room, holding)
+
+    def _claim(self, now: float, room: int, holding: int) -> None:
+        if not self._token or now - self._token_at > ANSWER_KEPT_S:
+            self._token, self._token_at = uuid.uuid4().hex, now
+        claim = self._ledger.claim(token=self._token, limit=room, owner=self._owner, holding=holding)
+        sent_at, self._token = self._token_at, ""
+        records = claim.records
+        self.saw_empty = claim.lanes_empty and not claim.alone_waiting and not records
+        self._alone = any(record.alone for record in records)
+        if claim.alone_waiting and not self._alone:
+            self._alone_since = self._alone_since or now
+        else:
+            self._alone_since = None
+        if records:
+            self._claimed += len(records)
+            drain(self._pool.hunger)
+            # Leases count from the first time the claim was sent, which may be the one that was carried out.
+            self._pool.add([Attempt(record, sent_at) for record in records])
+        if self._stopping.is_set() or not claim.lanes_empty:
+            return
+        if self._alone_since is not None:
+            time.sleep(0.01)
+            return
+        self._ledger.wait_for_work(1.0)
+        if self.pace.rate > LINGER_RATE:
+            time.sleep(LINGER_S)
+
+    def _must_wait_for_alone(self, now: float, holding: int) -> bool:
+        """What has to run alone waits for an empty process, and then nothing is claimed beside it."""
+        if self._alone:
+            return holding > 0
+        return self._alone_since is not None and now - self._alone_since > ALONE_PATIENCE_S and holding > 0
+
+    def _await_hunger(self) -> None:
+        try:
+            self._pool.hunger.get(timeout=0.25)
+        except Empty:
+            return

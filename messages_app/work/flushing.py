@@ -1,0 +1,212 @@
+"""Outcomes on their way into the ledger: many at once, and none is ever dropped because the ledger is away."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from queue import Empty
+
+from messages_app.attempt import trace
+from messages_app.domain.errors import StoreUnavailable
+from messages_app.domain.records import Completed, Deferred, Failed, Outcome, Verdict
+from messages_app.failures import UNKNOWN_ERROR, ErrorKind, Failure, clip
+from messages_app.store.ledger import Ledger
+from messages_app.work.pool import Pool
+from messages_app.work.samples import Teller
+from processes.essential import Essential
+
+log = logging.getLogger(__name__)
+
+#: An outcome waits for company at most this long; a kill loses what waits, and those messages run again.
+WINDOW_S = 0.005
+#: So many are company enough.
+ENOUGH = 50
+#: More do not go into one flush.
+MOST = 250
+_STEP_S = 0.001
+_IDS_SHOWN = 20
+_LONGEST_PAUSE_S = 2.0
+#: After the last flush, seconds for the breakers to be told what is left.
+_LAST_WORD_S = 0.3
+
+_UNWRITTEN = "The attempt failed, and what was known of it could not be written: "
+_NOTE = '{"note":"The result could not be written and was not kept."}'
+#: Longer waits than this are not computed by any policy.
+_LONGEST_WAIT_MS = 86_400_000
+
+
+def reduced(outcome: Outcome, why: str) -> Outcome:
+    """What can always be written of an outcome: the same move, with a plain text in the place of what it says.
+
+    The same again when it has been reduced before. ``why`` goes into a failure.
+    """
+    match outcome:
+        case Completed():
+            return replace(outcome, result=_NOTE, attempt_json="", sample=None)
+        case Failed():
+            if not outcome.attempt_json and _UNWRITTEN in outcome.error:
+                return outcome
+            failure = Failure(UNKNOWN_ERROR, ErrorKind.UNKNOWN, _UNWRITTEN + clip(why, 300))
+            error = trace.last_error(failure, int(time.time() * 1000), "", "{}")
+            return replace(outcome, delay_ms=_wait(outcome.delay_ms), error=error, attempt_json="", sample=None)
+        case Deferred():
+            return replace(outcome, delay_ms=_wait(outcome.delay_ms) or 0, attempt_json="", sample=None)
+
+
+def _wait(delay_ms: int | None) -> int | None:
+    """The wait as it is if it can be one, else a second: too early is better than never."""
+    if delay_ms is None or (type(delay_ms) is int and 0 <= delay_ms <= _LONGEST_WAIT_MS):
+        return delay_ms
+    return 1000
+
+
+class Flusher:
+    """One thread that sends what the pool's threads report: outcomes to the ledger, then their samples to the breakers.
+
+    In this order: killed in between, the samples are lost, which is harmless. The other way round each of those calls
+    would have counted already, and its message would run and count again. Only a probe's sample goes first: it is one
+    of a few, belongs to a permit of its own, and everybody waits for what becomes of it.
+    """
+
+    def __init__(self, ledger: Ledger, pool: Pool, outbox_filled: Callable[[], None]) -> None:
+        self._ledger = ledger
+        self._pool = pool
+        self._outbox_filled = outbox_filled
+        self._teller = Teller()
+        self._finishing = False
+        self._thread = Essential(self._run, "flush", may_end=lambda: self._finishing)
+        #: Outcomes that the ledger has answered, by what they were.
+        self.completed = 0
+        self.failed = 0
+        self.deferred = 0
+        #: Outcomes that came too late: the message runs, or ran, somewhere else.
+        self.stale = 0
+        self._away = False
+
+    @property
+    def flushed(self) -> int:
+        return self.completed + self.failed + self.deferred
+
+    def start(self) -> None:
+        self._teller.start()
+        self._thread.start()
+
+    def finish(self, timeout_s: float) -> bool:
+        """Send all that is there. False when the ledger did not take it in time."""
+        self._finishing = True
+        self._pool.outcomes.put(None)
+        self._thread.join(timeout_s)
+        self._teller.finish(_LAST_WORD_S)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        last = False
+        while not last:
+            batch, last = self._gather()
+            if batch:
+                self._tell(batch, probes=True)
+                self._send(batch)
+
+    def _gather(self) -> tuple[list[Outcome], bool]:
+        """The next outcomes that go together, and whether they are the last."""
+        outcomes = self._pool.outcomes
+        first = outcomes.get()
+        if first is None:
+            return [], True
+        batch = [first]
+        until = time.monotonic() + WINDOW_S
+        while outcomes.qsize() < ENOUGH - 1 and self._pool.held() and time.monotonic() < until:
+            time.sleep(_STEP_S)
+        while len(batch) < MOST:
+            try:
+                outcome = outcomes.get_nowait()
+            except Empty:
+                break
+            if outcome is None:
+                return batch, True
+            batch.append(outcome)
+        return batch, False
+
+    def _send(self, batch: Sequence[Outcome], told: bool = False) -> None:
+        """Repeat until the ledger answers: it knows a repeated outcome by its fence. ``told``: the breakers know."""
+        pause = 0.05
+        while True:
+            try:
+                verdicts = self._ledger.flush(batch)
+            except StoreUnavailable as error:
+                if not self._away:
+                    log.warning("ledger_away", extra={"why": str(error), "outcomes_waiting": len(batch)})
+                    self._away = True
+                if not told:
+                    # Not kept until the ledger is back: a sample counts from when it is told, and would then speak of
+                    # the past as if it were now.
+                    self._tell(batch, probes=False)
+                    told = True
+                time.sleep(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE_S)
+            except Exception as error:
+                # One outcome that cannot be sent must not hold up the others, nor this thread.
+                self._send_each(batch, told, error)
+                return
+            else:
+                break
+        if self._away:
+            log.info("ledger_back")
+            self._away = False
+        if not told:
+            self._tell(batch, probes=False)
+        self._count(batch, verdicts)
+        for outcome, verdict in zip(batch, verdicts, strict=True):
+            if verdict is Verdict.REFUSED:
+                self._send_reduced(outcome, "the ledger cannot write it")
+
+    def _tell(self, batch: Sequence[Outcome], *, probes: bool) -> None:
+        self._teller.tell([
+            outcome.sample for outcome in batch if outcome.sample is not None and outcome.sample.of_probe is probes
+        ])  # fmt: skip
+
+    def _send_each(self, batch: Sequence[Outcome], told: bool, error: Exception) -> None:
+        if len(batch) == 1:
+            if not told:
+                self._tell(batch, probes=False)
+            self._send_reduced(batch[0], f"{type(error).__name__}: {error}")
+            return
+        for outcome in batch:
+            self._send([outcome], told)
+
+    def _send_reduced(self, outcome: Outcome, why: str) -> None:
+        """Send what can be written of an outcome that cannot be written as it is."""
+        less = reduced(outcome, why)
+        if less == outcome:
+            log.error("outcome_refused", extra={"message_id": outcome.message_id, "why": why})
+            self.deferred += 1  # out of the way; its lease ends and the message comes back
+            return
+        log.error("outcome_reduced", extra={"message_id": outcome.message_id, "why": why})
+        self._send([less], told=True)
+
+    def _count(self, batch: Sequence[Outcome], verdicts: Sequence[Verdict]) -> None:
+        fills_outbox = False
+        given_up: list[str] = []
+        for outcome, verdict in zip(batch, verdicts, strict=True):
+            if verdict is Verdict.REFUSED:
+                continue  # it is sent again, reduced
+            if isinstance(outcome, Completed):
+                self.completed += 1
+            elif isinstance(outcome, Failed):
+                self.failed += 1
+                if verdict is Verdict.TO_OUTBOX:
+                    given_up.append(outcome.message_id)
+            elif isinstance(outcome, Deferred):
+                self.deferred += 1
+            if verdict is Verdict.TO_OUTBOX:
+                fills_outbox = True
+            elif verdict is Verdict.STALE:
+                self.stale += 1
+                log.warning("stale_outcome", extra={"message_id": outcome.message_id})
+        if fills_outbox:
+            self._outbox_filled()
+        if given_up:
+            # One line for all: a bad hour gives up thousands a second, and each has its letter.
+            log.info("messages_given_up", extra={"count": len(given_up), "message_ids": given_up[:_IDS_SHOWN]})

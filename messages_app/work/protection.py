@@ -1,0 +1,141 @@
+"""Asking the circuit breaker of what a handler calls, and telling it how the call went."""
+
+from __future__ import annotations
+
+import logging
+import time
+from _thread import allocate_lock
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
+
+from breaker_app.breaker import Outcome, Permit, State
+from breaker_app.conf import announce, breaker_for, patient_store, policy_for
+from breaker_app.errors import StoreUnavailable
+from messages_app import conf, registry
+from messages_app.failures import ErrorKind
+from messages_app.work.samples import Sample
+
+if TYPE_CHECKING:
+    from messages_app.domain.shares import Shares
+    from messages_app.work.runner import Attempt
+
+log = logging.getLogger(__name__)
+
+#: A refused message comes back no sooner, and while the breaker is trying no later than this.
+SHORTEST_WAIT_MS = 1_000
+LONGEST_TRIAL_WAIT_MS = 30_000
+#: One that finds the threads' share for slow downstreams taken comes back after this, and up to as much again.
+CROWDED_WAIT_MS = 2_000
+
+_monotonic = time.monotonic
+
+
+class Protection:
+    """The permit of one attempt. What became of an allowed one is told once: by whoever first asks for its sample.
+
+    With ``reuse_ms`` the answer that the breaker is closed serves other attempts, too, for so long. With ``shares`` a
+    downstream that is known to hang gets no more than its share of the threads; the breaker is not asked then.
+    """
+
+    __slots__ = ("_attempt", "_breaker", "_permit", "_shares", "_told", "name")
+
+    def __init__(self, name: str, attempt: Attempt, reuse_ms: int = 0, shares: Shares | None = None) -> None:
+        self.name = name
+        self._attempt = attempt
+        self._breaker = breaker_for(name, reuse_ms=reuse_ms)
+        self._shares = shares
+        self._permit: Permit | None = None
+        #: Taken once and never given back, by whoever gets the sample.
+        self._told = allocate_lock()
+        if shares is not None and not shares.enter(name):
+            return
+        try:
+            self._permit = self._breaker.acquire()
+        finally:
+            if shares is not None and not self.allowed:
+                shares.leave(name)
+
+    @property
+    def allowed(self) -> bool:
+        return self._permit is not None and self._permit.allowed
+
+    def sample(self, kind: ErrorKind | None) -> Sample | None:
+        """How the call went, to be sent by the caller; None when somebody else has it. ``kind`` is None for success."""
+        if self._permit is None or not self._told.acquire(False):
+            return None
+        begun = self._attempt.started_at
+        took_ms = int((_monotonic() - begun) * 1000) if begun else 0
+        outcome = self._outcome(kind)
+        if self._shares is not None:
+            failed = None if self._attempt.cut and outcome is Outcome.IGNORED else outcome is Outcome.FAILURE
+            self._shares.leave(self.name, failed=failed, took_s=took_ms / 1000)
+        return Sample(self._breaker, self._permit, outcome, took_ms)
+
+    def give_back(self) -> None:
+        """An attempt that nobody will report: its call counts neither way, and a probe's permit is free again."""
+        if self._permit is not None and self._told.acquire(False):
+            if self._shares is not None:
+                self._shares.leave(self.name)
+            Sample(self._breaker, self._permit, Outcome.IGNORED, 0).send()
+
+    def wait_ms(self, dice: Callable[[], float]) -> int:
+        """How long a refused message waits: spread, so that not everything comes back in the same second."""
+        if self._permit is None:
+            return round(CROWDED_WAIT_MS * (1 + dice()))
+        open_ms = self._breaker.policy.open_timeout_ms
+        # Negative: forced open by a person, who alone knows for how long.
+        base = self._permit.retry_after_ms if self._permit.retry_after_ms >= 0 else open_ms
+        wait = max(SHORTEST_WAIT_MS, round(base + dice() * open_ms / 2))
+        return min(wait, LONGEST_TRIAL_WAIT_MS) if self._permit.state is State.HALF_OPEN else wait
+
+    def _outcome(self, kind: ErrorKind | None) -> Outcome:
+        """What a breaker must not count: the downstream answered (permanent), or we broke off ourselves (shutdown)."""
+        cut = self._attempt.cut
+        # When the handler had raised before, only reading its exception was cut: the call itself had ended.
+        if cut and (self._attempt.raised is None or cut != "timeout"):
+            return Outcome.FAILURE if cut == "timeout" else Outcome.IGNORED
+        if kind is None:
+            return Outcome.SUCCESS
+        return Outcome.IGNORED if kind is ErrorKind.PERMANENT else Outcome.FAILURE
+
+
+def open_for_ms(name: str) -> int | None:
+    """How long the breaker lets nothing through: None when a call may go, else ms (its whole period if forced open)."""
+    breaker = breaker_for(name)
+    seen = breaker.peek()
+    if seen.state is State.FORCED_OPEN:
+        return breaker.policy.open_timeout_ms
+    return seen.retry_after_ms if seen.state is State.OPEN and seen.retry_after_ms > 0 else None
+
+
+def seen_many(names: Collection[str]) -> dict[str, tuple[str, int]]:
+    """State of each breaker by name, and how many calls it would let through to try while it is not closed.
+
+    One round trip. Raises ``breaker_app.errors.StoreUnavailable``.
+    """
+    if not names:
+        return {}
+    policies = {name: policy_for(name) for name in names}
+    found = {}
+    for name, seen in patient_store().peek_many(policies).items():
+        trials = 0
+        if seen.state is State.HALF_OPEN or (seen.state is State.OPEN and seen.due):
+            used = seen.leases + seen.probes_succeeded + seen.probes_failed + seen.probes_lost
+            trials = max(0, policies[name].half_open_max_requests - used)
+        found[name] = (seen.state.value, trials)
+    return found
+
+
+def announce_breakers() -> None:
+    """Tell the other processes which breakers the handlers of this one use, and for how long at most."""
+    limits: dict[str, int] = {}
+    for spec in registry.specs():
+        limit_s = spec.timeout or conf.retry_policy(spec.type).timeout_ms / 1000
+        for name in spec.breaker_names():
+            limits[name] = max(limits.get(name, 0), int(limit_s * 1000))
+    if not limits:
+        return
+    try:
+        announce(limits)
+    except StoreUnavailable as error:
+        log.warning("breakers_not_announced", extra={"why": str(error)})

@@ -1,0 +1,322 @@
+"""What every worker process does beside running messages, so that any one of them alive is enough.
+
+Four threads: one moves what time alone moves (due retries and schedules, runs whose process was lost), one carries
+outcomes to the dead-letter queue, one says that the process is alive and notes the figures, one watches whether the
+ledger fell back to an earlier state. Each step is atomic in the ledger or repeatable, so any number of processes may do
+the same at the same time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from dlq_app.domain.errors import StoreUnavailable as LettersUnavailable
+from dlq_app.domain.letter import Death, Recorded, Settled
+from messages_app.domain.errors import StoreUnavailable
+from messages_app.domain.records import OutboxEntry, Record
+from messages_app.failures import UNKNOWN_ERROR, ErrorKind
+from messages_app.store import presence
+from messages_app.store.ledger import Ledger
+from messages_app.store.marks import marks
+from messages_app.store.series import series
+from messages_app.work.witness import Witness
+from processes.essential import Essential
+from processes.steps import is_stuck
+
+log = logging.getLogger(__name__)
+
+Recorder = Callable[[Sequence[Death], Sequence[Settled]], list[Recorded]]
+
+BATCH = 100
+#: Outcomes carried at once while more are waiting than fit into one batch.
+DRAIN_MOST = 200
+#: The mover looks at least this often; it sleeps less when something is due sooner.
+MOVE_EVERY_S = 0.1
+DRAIN_EVERY_S = 1.0
+#: What a process that runs no messages leaves to those that do. Two that carry the same outcomes do everything twice.
+LEAVE_MS = 3000
+#: The longest pause while MongoDB is away: what waits is drained within so long after its return.
+DRAIN_PAUSE_MOST_S = 15.0
+ANNOUNCE_EVERY_S = 5.0
+#: What was read longer ago is read again before it is written: the process may have been stopped in between.
+STALE_READ_S = 60.0
+_LEDGER_PAUSE_MOST_S = 2.0
+#: Soon after Redis is back: the more is accepted before the first look, the less exactly a loss can be told.
+WATCH_PAUSE_MOST_S = 0.5
+#: At the end, all steps under way have so long together.
+STOP_S = 1.0
+
+
+class Loop:
+    """A thread that takes one step after the other and survives what goes wrong in one.
+
+    ``step`` returns the seconds until the next one. Stores that are away are said once per change, not once per step.
+    """
+
+    def __init__(self, name: str, step: Callable[[], float], *, pause_most_s: float) -> None:
+        self._name = name
+        self._step = step
+        self._pause_most_s = pause_most_s
+        self._wake = threading.Event()
+        self._stopping = False
+        self._away = ""
+        self._thread = Essential(self._run, name, may_end=lambda: self._stopping)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Take the next step now, unless a store is away."""
+        if not self._away:
+            self._wake.set()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+
+    def join(self, timeout_s: float) -> bool:
+        """Whether the last step ended in time and met no store that is away."""
+        self._thread.join(timeout_s)
+        return not (self._away or self._thread.is_alive())
+
+    def _run(self) -> None:
+        pause = 0.0
+        while not self._stopping:
+            try:
+                wait = self._step()
+            except (StoreUnavailable, LettersUnavailable) as error:
+                pause = wait = min(max(2 * pause, 0.25), self._pause_most_s)
+                self._note("ledger" if isinstance(error, StoreUnavailable) else "letters", str(error))
+            except Exception:
+                # Whatever it was, the next step may do: nobody else in this process would move or drain anything.
+                pause = wait = min(max(2 * pause, 1.0), self._pause_most_s)
+                log.exception("upkeep_broken", extra={"part": self._name})
+            else:
+                pause = 0.0
+                self._note("", "")
+            if wait > 0:
+                self._wake.wait(wait)
+            self._wake.clear()
+
+    def _note(self, away: str, why: str) -> None:
+        if away and not self._away:
+            log.warning("store_away", extra={"part": self._name, "store": away, "why": why})
+        elif self._away and not away:
+            log.info("store_back", extra={"part": self._name, "store": self._away})
+        self._away = away
+
+
+class Upkeep:
+    """Mover, drainer and presence of one process."""
+
+    def __init__(
+        self, ledger: Ledger, *, name: str, role: str, details: Callable[[], Mapping[str, object]],
+        record_outcomes: Recorder | None = None, leave_ms: int = 0, keep_marks: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
+        """``leave_ms``: outcomes are carried only once the oldest has waited so long: nobody else does it.
+
+        ``keep_marks``: a keeper of ``witness``, for a process that is to keep the ledger's marks in MongoDB.
+        """
+        self._ledger = ledger
+        self._name = name
+        self._role = role
+        self._details = details
+        self._recorder = record_outcomes
+        self._leave_ms = leave_ms
+        self._started_at_ms = 0
+        self._drain_limit = BATCH
+        self._mover = Loop("mover", self._move, pause_most_s=_LEDGER_PAUSE_MOST_S)
+        self._drainer = Loop("drainer", self._drain, pause_most_s=DRAIN_PAUSE_MOST_S)
+        self._presence = Loop("presence", self._announce, pause_most_s=ANNOUNCE_EVERY_S)
+        self._witness = Witness(marks())
+        self._keep_marks = keep_marks
+        self._watcher = Loop("witness", self._watch, pause_most_s=WATCH_PAUSE_MOST_S)
+        self._loops = (self._mover, self._drainer, self._presence, self._watcher)
+
+    def start(self) -> None:
+        for loop in self._loops:
+            loop.start()
+
+    def outbox_filled(self) -> None:
+        """Drain now rather than in a second."""
+        self._drainer.wake()
+
+    def stop(self) -> None:
+        """End after the steps under way. What is left undone, any other process does."""
+        for loop in self._loops:
+            loop.stop()
+        until = time.monotonic() + STOP_S
+        answered = {loop: loop.join(max(0.0, until - time.monotonic())) for loop in self._loops}
+        try:
+            # With a store that is silent it would take seconds, and nothing would come of it.
+            if not answered[self._presence]:
+                raise StoreUnavailable
+            presence.withdraw(self._name)
+        except StoreUnavailable:
+            log.info("presence_left", extra={"why": "the store does not answer; it is forgotten by itself"})
+
+    def _move(self) -> float:
+        due = self._ledger.due(BATCH)
+        if due.recovered or due.given_up or due.woken_again:
+            log.warning(
+                "messages_recovered",
+                extra={"recovered": due.recovered, "given_up": due.given_up, "woken_again": due.woken_again},
+            )
+        if due.given_up:
+            self.outbox_filled()
+        if due.moved >= BATCH:
+            return 0.0
+        until_next = MOVE_EVERY_S if due.next_ms is None else (due.next_ms - due.now_ms) / 1000
+        return min(max(until_next, 0.002), MOVE_EVERY_S)
+
+    def _drain(self) -> float:
+        if self._leave_ms and self._others_drain():
+            return DRAIN_EVERY_S
+        drained = drain(self._ledger, self._record, self._drain_limit)
+        self._drain_limit = DRAIN_MOST if drained >= self._drain_limit else BATCH
+        # Fewer than asked for says nothing of how many wait: large ones come a few at a time.
+        return 0.0 if drained else DRAIN_EVERY_S
+
+    def _others_drain(self) -> bool:
+        found = self._ledger.figures()
+        return found.outbox_oldest_ms is None or found.now_ms - found.outbox_oldest_ms < self._leave_ms
+
+    def _record(self, deaths: Sequence[Death], settles: Sequence[Settled]) -> list[Recorded]:
+        if self._recorder is None:
+            # Loaded with the first outcome: until then a worker does without the driver.
+            from dlq_app.services.dead_letters import record_outcomes
+
+            self._recorder = record_outcomes
+        return self._recorder(deaths, settles)
+
+    def _watch(self) -> float:
+        wait = self._witness.look()
+        if self._keep_marks is not None:
+            self._keep_marks()
+        return wait
+
+    def _announce(self) -> float:
+        if is_stuck():
+            # So that health and doctor see that it does not do its work.
+            return ANNOUNCE_EVERY_S
+        if not self._started_at_ms:
+            self._started_at_ms = self._ledger.now_ms()
+        presence.announce(self._name, self._role, started_at_ms=self._started_at_ms, details=self._details())
+        series().sample()
+        return ANNOUNCE_EVERY_S
+
+
+def drain(ledger: Ledger, record_outcomes: Recorder, limit: int = BATCH) -> int:
+    """Carry up to ``limit`` outcomes from the ledger's outbox to the dead-letter queue; how many there were.
+
+    Killed anywhere, it leaves everything as it was or recorded twice to the same effect: an outcome leaves the outbox
+    only after MongoDB has acknowledged it. Raises the StoreUnavailable of either side.
+    """
+    read_at = time.monotonic()
+    entries = ledger.outbox(limit)
+    if not entries:
+        return 0
+    if time.monotonic() - read_at > STALE_READ_S:
+        return drain(ledger, record_outcomes, limit)
+    deaths: list[tuple[OutboxEntry, Death]] = []
+    settles: list[tuple[OutboxEntry, Settled]] = []
+    for entry in entries:
+        try:
+            if entry.kind == "death":
+                deaths.append((entry, death_of(entry.record)))
+            else:
+                settles.append((entry, settled_of(entry.record)))
+        except Exception as error:
+            # One record that cannot be read, whatever is wrong with it, must not hold up the others.
+            _quarantine(ledger, entry, f"{type(error).__name__}: {error}")
+    ordered = [entry for entry, _ in deaths] + [entry for entry, _ in settles]
+    if ordered:
+        recorded = _recorded(record_outcomes, [death for _, death in deaths], [settled for _, settled in settles])
+        _acknowledge(ledger, zip(ordered, recorded, strict=True))
+    return len(entries)
+
+
+def _recorded(record_outcomes: Recorder, deaths: Sequence[Death], settles: Sequence[Settled]) -> list[Recorded]:
+    """Record all together; when one of them breaks that, each alone, so that the others are not held up."""
+    try:
+        return record_outcomes(deaths, settles)
+    except (StoreUnavailable, LettersUnavailable):
+        raise
+    except Exception as error:
+        if len(deaths) + len(settles) == 1:
+            log.exception("outcome_broken", extra={"message_id": (deaths or settles)[0].message_id})
+            return [Recorded(ok=False, why=f"{type(error).__name__}: {error}"[:300])]
+    alone = [_recorded(record_outcomes, [death], []) for death in deaths]
+    alone += [_recorded(record_outcomes, [], [settled]) for settled in settles]
+    return [answer for answers in alone for answer in answers]
+
+
+def _acknowledge(ledger: Ledger, recorded: Iterable[tuple[OutboxEntry, Recorded]]) -> None:
+    done: list[tuple[str, int, str]] = []
+    for entry, answer in recorded:
+        if answer.ok:
+            done.append((entry.record.message_id, entry.record.epoch, entry.kind))
+        else:
+            _quarantine(ledger, entry, answer.why)
+    ledger.drained(done)
+
+
+def _quarantine(ledger: Ledger, entry: OutboxEntry, why: str) -> None:
+    log.error("outcome_quarantined", extra={"message_id": entry.record.message_id, "kind": entry.kind, "why": why})
+    ledger.quarantine(entry.record.message_id, entry.record.epoch, why)
+
+
+def death_of(record: Record) -> Death:
+    """A message given up, as the dead-letter queue wants to hear it. Raises ValueError when the record is broken."""
+    error: dict[str, Any] = json.loads(record.last_error) if record.last_error else {}
+    return Death(
+        message_id=record.message_id,
+        epoch=record.epoch,
+        type=record.type,
+        body=record.body or b"null",
+        priority=record.priority,
+        source=record.source,
+        client=record.client,
+        tags=tuple(json.loads(record.tags or "[]")),
+        queued_at=_instant(record.queued_at_ms),
+        acct_day=record.acct_day,
+        error_type=error.get("errorType", UNKNOWN_ERROR),
+        error_kind=error.get("errorKind", ErrorKind.UNKNOWN),
+        error_reason=error.get("errorReason", ""),
+        error_stack=error.get("errorStack", ""),
+        system_state=error.get("systemState") or {},
+        attempts=_attempts(record),
+        retry_count=record.attempt,
+        died_at=_instant(record.finished_at_ms or record.queued_at_ms),
+        prior_runs=record.prior_runs,
+        replay_id=record.replay_id or None,
+        batch_id=record.batch_id or None,
+        version=record.version,
+    )
+
+
+def settled_of(record: Record) -> Settled:
+    """A replay that ended well. Raises ValueError when the record is broken."""
+    return Settled(
+        message_id=record.message_id,
+        epoch=record.epoch,
+        replay_id=record.replay_id,
+        attempts=_attempts(record),
+        finished_at=_instant(record.finished_at_ms or record.queued_at_ms),
+        result=json.loads(record.result) if record.result else None,
+    )
+
+
+def _attempts(record: Record) -> list[dict[str, Any]]:
+    attempts: list[dict[str, Any]] = json.loads(f"[{record.attempts}]")
+    return attempts
+
+
+def _instant(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)

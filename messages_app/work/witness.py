@@ -1,0 +1,314 @@
+"""Finds out that a store fell back to an earlier state, keeps what proves it, and lists what a person has not yet seen.
+
+Three ways, of which each finds what the others may miss:
+
+- Every worker remembers the last mark that it saw, and looks twice a second whether Redis still has it. Finds what a
+  fail-over to a replica that lags loses, down to half a second, as long as one worker outlives it.
+- Cron and the DLQ workers keep a mark in MongoDB every ten seconds. Finds what a restored or emptied Redis lost while
+  no process was alive.
+- Redis knows which mark MongoDB has confirmed. Finds that MongoDB was restored.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
+
+from dlq_app.domain.errors import DeadLetterError
+from dlq_app.domain.errors import StoreUnavailable as LettersUnavailable
+from dlq_app.domain.instants import iso
+from dlq_app.domain.loss import Loss
+from messages_app.domain.errors import InvalidRequest, LossNotFound, StoreUnavailable
+from messages_app.store.ledger import ledger
+from messages_app.store.marks import EVERY_MS, Mark, Marks, Noted, Said, marks
+from messages_app.store.recorded import recorded
+
+if TYPE_CHECKING:
+    from dlq_app.store.repository import Losses
+
+log = logging.getLogger(__name__)
+
+#: How often a mark is kept in MongoDB.
+KEEP_EVERY_S = 10.0
+MAX_REASON = 1000
+
+
+class Witness:
+    """Remembers the last mark that this process saw. For one thread."""
+
+    def __init__(self, book: Marks) -> None:
+        self._marks = book
+        self._known: Mark | None = None
+
+    def look(self) -> float:
+        """Compare, and return the seconds until the next look. Raises ``StoreUnavailable`` of the ledger."""
+        said, newest = self._marks.look(self._known)
+        if said is Said.LOST:
+            _say_lost(self._known, newest)
+        self._known = newest
+        return EVERY_MS / 1000
+
+
+class Keeper:
+    """Keeps the ledger's last mark in MongoDB. Any number may: each step is conditional on what it read."""
+
+    def __init__(
+        self, book: Marks, store: Callable[[], Losses], prefix: str, build: Callable[[], None] = lambda: None
+    ) -> None:
+        """``build``: builds MongoDB's indexes where none are; called when MongoDB has no mark."""
+        self._marks = book
+        self._store = store
+        self._prefix = prefix
+        self._build = build
+        #: The last mark that MongoDB had in a turn of this process. Redis may lose its note of that together with it.
+        self._had: Mark | None = None
+
+    def turn(self) -> None:
+        """Compare the mark in MongoDB with Redis, carry losses there, keep a newer mark.
+
+        Killed anywhere it leaves a mark that is too old, or a loss that the next turn finds or carries again. Raises
+        the StoreUnavailable of either side.
+        """
+        store = self._store()
+        # Before MongoDB's: it may only be older than that, whatever other keepers do meanwhile.
+        kept = self._marks.kept()
+        stored = _mark(store.mark(self._prefix))
+        said, newest = self._marks.look(stored)
+        if said is Said.LOST:
+            _say_lost(stored, newest)
+        elif kept and (stored is None or stored.number < kept[0]):
+            self._letters_fell_back(store, stored, kept, newest)
+        elif stored is None and self._had is not None:
+            self._letters_fell_back(store, None, (self._had.number, self._had.token, self._had.at_ms), newest)
+        if stored is None:
+            self._build_indexes()
+        carry(self._marks, store, self._prefix)
+        token = stored.token if stored else None
+        if store.advance(self._prefix, token, {**newest._asdict(), "at": _instant(newest.at_ms)}):
+            self._marks.keep(newest)
+            self._had = newest
+        else:
+            self._had = stored
+
+    def _build_indexes(self) -> None:
+        """An emptied MongoDB has no unique index, so each outcome that is brought twice would become two letters."""
+        try:
+            self._build()
+        except DeadLetterError as error:  # health goes on saying that they are missing
+            log.error("indexes_not_built", extra={"why": str(error)})
+
+    def _letters_fell_back(self, store: Losses, stored: Mark | None, kept: tuple[int, str, int], newest: Mark) -> None:
+        _, token, at_ms = kept
+        from_ms = stored.at_ms if stored else 0
+        loss = Loss(
+            id=f"mongodb-{token}", store="mongodb", since=_instant(from_ms) if stored else None,
+            until=_instant(at_ms), seen_at=_instant(newest.at_ms), missing=recorded().count(from_ms, at_ms),
+        )  # fmt: skip
+        store.note(self._prefix, loss)
+        log.error("letters_fell_back", extra={"since": _said(loss.since), "until": _said(loss.until)})
+
+
+class Quietly:
+    """A keeper's turns, at most one in ``every_s``. Reports once that a store is away."""
+
+    def __init__(self, turn: Callable[[], None], every_s: float) -> None:
+        self._turn = turn
+        self._every_s = every_s
+        self._next = 0.0
+        self._away = ""
+        self._lock = threading.Lock()
+
+    def __call__(self) -> None:
+        with self._lock:
+            if time.monotonic() < self._next:
+                return
+            self._next = time.monotonic() + self._every_s
+        away = ""
+        try:
+            self._turn()
+        except (StoreUnavailable, LettersUnavailable) as error:
+            away = str(error) or type(error).__name__
+        if away and not self._away:
+            log.warning("marks_not_kept", extra={"why": away})
+        elif self._away and not away:
+            log.info("marks_kept_again")
+        self._away = away
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Losses that nobody has acknowledged, and whether MongoDB could be asked for them."""
+
+    losses: Sequence[Loss]
+    #: Why there may be more; empty when these are all.
+    incomplete: str = ""
+
+
+def carry(book: Marks, store: Losses, prefix: str) -> None:
+    """Take losses that are noted in Redis over to MongoDB, which keeps them until a person has seen them."""
+    for noted in book.losses():
+        store.note(prefix, _loss(noted))
+        book.carried(noted)
+
+
+def open_losses() -> Known:
+    """What no person has acknowledged, oldest first. Raises ``StoreUnavailable`` when Redis does not answer."""
+    from dlq_app.store import repository
+
+    noted = [_loss(one) for one in marks().losses()]
+    try:
+        stored = repository.losses().open(settings.REDIS_PREFIX)
+    except LettersUnavailable:
+        return Known(noted, "MongoDB does not answer: it may know of more.")
+    ids = {loss.id for loss in stored}
+    return Known([*stored, *(loss for loss in noted if loss.id not in ids)])
+
+
+def all_losses() -> list[Loss]:
+    """Every loss that was ever found, newest first."""
+    from dlq_app.store import repository
+
+    carry(marks(), repository.losses(), settings.REDIS_PREFIX)
+    return repository.losses().all(settings.REDIS_PREFIX)
+
+
+def acknowledge(ids: Sequence[str], *, actor: str, reason: str) -> list[str]:
+    """Note that ``actor`` knows of these losses, and why they may be forgotten; the ids for which that is new.
+
+    Also corrects accounts that an earlier version left below zero. Raises ``InvalidRequest`` for a reason that is empty
+    or too long, ``LossNotFound`` before anything is noted, and the StoreUnavailable of either side: then some may be
+    acknowledged, and asking again does no harm.
+    """
+    from dlq_app.store import repository
+
+    why = reason.strip()
+    if not 1 <= len(why) <= MAX_REASON:
+        raise InvalidRequest("reason", f"say in 1 to {MAX_REASON} characters what happened")
+    known = {loss.id for loss in all_losses()}
+    for loss_id in ids:
+        if loss_id not in known:
+            raise LossNotFound(f"No loss is called {loss_id[:100]}.")
+    store = repository.losses()
+    new = store.acknowledge(settings.REDIS_PREFIX, ids, by=actor, why=why, at=datetime.now(UTC))
+    for loss_id in new:
+        log.warning("loss_acknowledged", extra={"loss": loss_id, "by": actor, "why": why})
+    ledger().balance()
+    return new
+
+
+def sentence(loss: Loss) -> str:
+    """What was lost, in a sentence or two for people."""
+    if loss.store == "mongodb":
+        if loss.since is None:
+            return f"MongoDB was emptied or replaced: the dead letters that it had at {_clock(loss.until)} are missing."
+        return (
+            f"MongoDB fell back to its state of {_clock(loss.since)}: what was recorded until {_clock(loss.until)} "
+            f"is missing in the dead letters, about {loss.missing:,} outcome{'' if loss.missing == 1 else 's'}."
+        )
+    what = f"{loss.missing:,} accepted message{'' if loss.missing == 1 else 's'}"
+    if loss.since is None:
+        return (
+            f"Redis was emptied or replaced: its state of {_clock(loss.until)} is missing, with about {what} since the "
+            f"beginning. {loss.open:,} of them had not ended."
+        )
+    if not loss.missing:
+        what = f"{loss.moves:,} claims and outcomes"
+    return (
+        f"Redis fell back to its state of {_clock(loss.since)}: what it did until {_clock(loss.until)} is missing, "
+        f"with about {what}."
+    )
+
+
+def advice(loss: Loss) -> str:
+    """What a person can do about it."""
+    if loss.store == "mongodb":
+        since = f"{loss.since:%Y-%m-%dT%H:%M:%SZ}" if loss.since else "24h"
+        return f"Run manage.py bring_again --since {since}, then acknowledge the loss."
+    return (
+        "Find out why. Have clients submit again, with the same ids, what was accepted in that time. Then acknowledge "
+        "the loss: manage.py losses acknowledge --all --reason TEXT."
+    )
+
+
+def wire(loss: Loss) -> dict[str, Any]:
+    """A loss as JSON."""
+    return {
+        "id": loss.id,
+        "store": loss.store,
+        "from": iso(loss.since) if loss.since else None,
+        "to": iso(loss.until),
+        "seenAt": iso(loss.seen_at),
+        "missing": loss.missing,
+        "moves": loss.moves,
+        "open": loss.open,
+        "sentence": sentence(loss),
+        "acknowledged": {
+            "at": iso(loss.acknowledged_at),
+            "by": loss.acknowledged_by,
+            "reason": loss.reason,
+        }
+        if loss.acknowledged_at
+        else None,
+    }
+
+
+def _clock(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def keeper(every_s: float = KEEP_EVERY_S) -> Quietly:
+    """A keeper over the stores that settings name; called more often than each ``every_s`` it does nothing."""
+
+    def store() -> Losses:
+        # Loaded with the first turn: a worker does without the driver until then.
+        from dlq_app.store import repository
+
+        return repository.losses()
+
+    def build() -> None:
+        from dlq_app.services import dead_letters
+
+        dead_letters.build_indexes()
+
+    return Quietly(Keeper(marks(), store, settings.REDIS_PREFIX, build).turn, every_s)
+
+
+def _say_lost(known: Mark | None, newest: Mark) -> None:
+    log.error(
+        "ledger_fell_back",
+        extra={
+            "until": _said(_instant(known.at_ms)) if known else "",
+            "accepted_then": known.accepted if known else 0,
+            "accepted_now": newest.accepted,
+        },
+    )
+
+
+def _loss(noted: Noted) -> Loss:
+    return Loss(
+        id=noted.id, store="redis", since=_instant(noted.from_ms) if noted.from_ms else None,
+        until=_instant(noted.to_ms), seen_at=_instant(noted.seen_ms), missing=noted.missing, moves=noted.moves,
+        open=noted.open,
+    )  # fmt: skip
+
+
+def _mark(document: Mapping[str, Any] | None) -> Mark | None:
+    if document is None:
+        return None
+    number, token, *numbers = (document[name] for name in Mark._fields)
+    return Mark(int(number), str(token), *map(int, numbers))
+
+
+def _instant(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)
+
+
+def _said(moment: datetime | None) -> str:
+    return moment.isoformat(timespec="milliseconds") if moment else "the beginning"
