@@ -149,4 +149,5 @@ def duties(heartbeat: Heartbeat) -> list[Duty]:
         Duty("check recent accounts", 60, lambda: accounts.check(RECENT_DAYS)),
         Duty("compare the letters", 60, comparing.check),
         Duty("check all accounts", 3600, lambda: accounts.check(400)),
+        Duty("forget expired accounts", 86_400, lambda: ledger().forget_accounts()),
     ]

@@ -198,6 +198,10 @@ class Ledger:
         """Put accounts right that an earlier version left below zero; how many were."""
         return int(self._scripts.run("balance"))
 
+    def forget_accounts(self) -> int:
+        """Take accounts that have expired after 400 days out of the index; how many."""
+        return int(self._scripts.run("forget"))
+
     # -- running
 
     def claim(self, *, token: str, limit: int, owner: str, holding: int, max_bytes: int = 4 * 1024 * 1024) -> Claim:

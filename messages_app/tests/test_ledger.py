@@ -239,6 +239,25 @@ def test_accounts_are_kept_by_day_and_type_of_acceptance(desk: Desk) -> None:
     assert 0 < desk.client.ttl("dlq:acct:20270115:demo") <= 400 * 86400
 
 
+def test_accounts_that_have_expired_leave_the_index(desk: Desk) -> None:
+    desk.accept("a", type="old")
+    desk.accept("b", type="demo")
+    ended = desk.claim()
+    desk.wait(401 * 86_400_000)
+    desk.client.delete("dlq:acct:20270115:old")  # expired; the other one had a message that ended later
+    desk.accept("c", type="new")
+
+    assert desk.ledger.forget_accounts() == 1
+
+    assert desk.client.smembers("dlq:acct:index") == {b"20270115:demo", b"20280220:new"}
+    assert desk.client.smembers("dlq:acct:types") == {b"demo", b"new"}
+    for claimed in ended:  # after more than a year: its account comes back, and the index with it
+        desk.complete(claimed.message_id, claimed.fence)
+    assert b"20270115:old" in desk.client.smembers("dlq:acct:index")
+    assert all(row.wrong == 0 for row in desk.ledger.accounting(500))
+    assert desk.ledger.forget_accounts() == 0
+
+
 @pytest.mark.parametrize("moment", ["1970-01-01", "1999-12-31", "2000-02-29", "2027-01-15", "2100-03-01", "2096-02-29"])
 def test_days_are_those_of_the_calendar(desk: Desk, moment: str) -> None:
     at = datetime.fromisoformat(moment).replace(hour=23, minute=59, second=59, microsecond=999_000, tzinfo=UTC)
