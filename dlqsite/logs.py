@@ -15,8 +15,8 @@ from django.http import HttpRequest, HttpResponseBase
 from dlq_app import conf
 from dlq_app.domain.errors import PolicyError
 from dlq_app.domain.masking import MaskingPolicy, mask, mask_text
-from dlq_app.domain.visible_text import json_visible, visible
 from messages_app.request_ids import request_id_of
+from wire.visible_text import json_visible, visible
 
 #: Fields of a line that hold no text from outside.
 _OURS = frozenset({"time", "level", "logger", "request_id", "method"})

@@ -8,7 +8,7 @@ from typing import Any, NoReturn, Protocol
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from dlq_app.domain.visible_text import one_line
+from wire.visible_text import one_line
 
 
 class _Out(Protocol):

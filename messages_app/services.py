@@ -16,7 +16,6 @@ from dlq_app.domain.ports import ForwardAnswer, ForwardOrder, VoidAnswer
 from dlq_app.domain.replay_batch import BreakerSeen
 from messages_app import registry
 from messages_app.domain.errors import LedgerRefused, MessagesError, StoreUnavailable
-from messages_app.domain.names import process_name
 from messages_app.domain.parsing import parse_payload
 from messages_app.domain.records import Completed, Deferred, Failed, Outcome, State, Verdict
 from messages_app.store.ledger import Ledger, ledger
@@ -25,6 +24,7 @@ from messages_app.work import leases
 from messages_app.work.flushing import reduced
 from messages_app.work.pool import GRACE_S, WATCH_S
 from messages_app.work.runner import Attempt, Runner, payload_of
+from processes.names import process_name
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")

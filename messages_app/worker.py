@@ -19,7 +19,6 @@ from breaker_app.conf import remind
 from breaker_app.primary import demotions
 from messages_app import conf
 from messages_app.attempt import vitals
-from messages_app.domain.names import process_name
 from messages_app.jobs import WakeUpJob
 from messages_app.store.connection import impatient
 from messages_app.store.lane_workers import MarkedWorker
@@ -29,6 +28,7 @@ from messages_app.work.engine import Engine
 from messages_app.work.protection import announce_breakers
 from messages_app.work.upkeep import Upkeep
 from processes.essential import Essential
+from processes.names import process_name
 
 log = logging.getLogger(__name__)
 

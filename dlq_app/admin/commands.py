@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from dlq_app.domain.visible_text import json_text, shell_word
+from wire.visible_text import json_text, shell_word
 
 _WIDTH = 66
 _KEY = '-H "Authorization: Api-Key $KEY"'

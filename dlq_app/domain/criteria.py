@@ -14,10 +14,10 @@ from typing import Any
 from urllib.parse import urlencode
 
 from dlq_app.domain.errors import CriteriaInvalid
-from dlq_app.domain.instants import iso, parse_instant
 from dlq_app.domain.labels import MAX_FILTER, is_storable
 from dlq_app.domain.search_terms import words
 from dlq_app.domain.states import Status
+from wire.instants import iso, parse_instant
 
 #: Different values of one field.
 MAX_VALUES = 50

@@ -14,12 +14,12 @@ from typing import Any, NoReturn
 
 from dlq_app.domain.criteria import KINDS, PRIORITIES
 from dlq_app.domain.fingerprint import fingerprint
-from dlq_app.domain.instants import parse_instant
 from dlq_app.domain.labels import ERROR_TYPE, LABEL, MAX_ERROR_TYPE, MAX_LABEL, WHAT
 from dlq_app.domain.masking import MaskingPolicy
 from dlq_app.domain.search_terms import error_words
 from dlq_app.domain.states import Resolution, Status
 from dlq_app.domain.strategies import Strategy
+from wire.instants import parse_instant
 
 MAX_PAYLOAD = 256 * 1024
 #: What intake's scripts take for an epoch.

@@ -16,9 +16,9 @@ from typing import Any
 
 from dlq_app.domain.criteria import LetterCriteria, is_blank
 from dlq_app.domain.errors import CriteriaInvalid, RequestInvalid, sentence
-from dlq_app.domain.instants import parse_instant
 from dlq_app.domain.letter import DeadLetter
 from dlq_app.domain.limits import MAX_REASON
+from wire.instants import parse_instant
 
 MAX_IDS = 10_000
 MAX_NAME = 200

@@ -17,11 +17,11 @@ from rest_framework.parsers import JSONParser
 
 from dlq_app.domain.criteria import FIELD_NAMES, LetterCriteria
 from dlq_app.domain.errors import BodyTooLarge, CriteriaInvalid, RequestInvalid, sentence
-from dlq_app.domain.instants import parse_instant
 from dlq_app.domain.limits import MAX_NOTE, MAX_NUMBER, MAX_REASON
 from dlq_app.domain.paging import MAX_CURSOR, PARAMETERS, PageRequest
 from dlq_app.domain.payload import Node, Object, parse, written
 from dlq_app.domain.replay_batch import OUTCOME_FILTERS, BatchOrder, Stage
+from wire.instants import parse_instant
 
 #: A payload of 256 KiB, escaped, and the few fields around it.
 MAX_BODY = 1024 * 1024

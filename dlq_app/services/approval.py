@@ -16,12 +16,12 @@ from datetime import timedelta
 from django.conf import settings
 
 from dlq_app.domain.errors import ApprovalNeeded, QueryTooSlow, StoreUnavailable
-from dlq_app.domain.instants import iso
 from dlq_app.domain.replay_batch import BatchOrder, ReplayBatch
 from dlq_app.domain.states import Verb
 from dlq_app.services import batches, bulk
 from dlq_app.store import repository
 from dlq_app.store.repository import Selection, Start
+from wire.instants import iso
 
 log = logging.getLogger(__name__)
 

@@ -22,15 +22,15 @@ from dlq_app import conf
 from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.errors import DeadLetterError, TooManyExports
 from dlq_app.domain.explanation import explain
-from dlq_app.domain.instants import iso
 from dlq_app.domain.letter import DeadLetter
 from dlq_app.domain.masking import MaskingPolicy, mask, mask_json, mask_text
 from dlq_app.domain.policy import ReplayPolicy
 from dlq_app.domain.versions import masked_diff
-from dlq_app.domain.visible_text import without_unseen
 from dlq_app.services.letter_json import imported, plain
 from dlq_app.store import repository
 from dlq_app.store.documents import Unreadable
+from wire.instants import iso
+from wire.visible_text import without_unseen
 
 log = logging.getLogger(__name__)
 

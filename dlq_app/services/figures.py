@@ -20,11 +20,11 @@ from typing import Any
 from dlq_app import conf
 from dlq_app.domain.errors import DeadLetterError, QueryTooSlow, StoreUnavailable
 from dlq_app.domain.group_states import GroupState, Said, Seen, why_ended
-from dlq_app.domain.instants import iso
 from dlq_app.domain.masking import mask_text
 from dlq_app.store import repository
 from dlq_app.store.figures import MAX_GROUPS, Figures, GroupFigures, Snapshot, figures
 from dlq_app.store.groups import groups
+from wire.instants import iso
 
 log = logging.getLogger(__name__)
 

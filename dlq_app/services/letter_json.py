@@ -9,12 +9,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from dlq_app.domain.explanation import explain
-from dlq_app.domain.instants import iso
 from dlq_app.domain.letter import DeadLetter
 from dlq_app.domain.masking import MaskingPolicy, mask, mask_json, mask_text
 from dlq_app.domain.policy import ReplayPolicy
 from dlq_app.domain.replay_batch import BatchItem, DryRun, ReplayBatch
 from dlq_app.domain.versions import masked_diff
+from wire.instants import iso
 
 if TYPE_CHECKING:
     from dlq_app.services.groups import Group

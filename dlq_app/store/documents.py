@@ -11,7 +11,6 @@ from bson import ObjectId
 from bson.binary import Binary
 
 from dlq_app.domain.fingerprint import fingerprint
-from dlq_app.domain.instants import parse_instant
 from dlq_app.domain.letter import KEPT_ATTEMPTS, Claimed, DeadLetter, Death, Imported
 from dlq_app.domain.masking import MaskingPolicy
 from dlq_app.domain.policy import Placement
@@ -19,6 +18,7 @@ from dlq_app.domain.search_terms import error_words
 from dlq_app.domain.states import Resolution, Status, Verb
 from dlq_app.domain.strategies import Strategy
 from dlq_app.store.mongo import Document
+from wire.instants import parse_instant
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from django import template
 
-from dlq_app.domain import visible_text
+from wire import visible_text
 
 register = template.Library()
 

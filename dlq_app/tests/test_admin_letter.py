@@ -15,11 +15,11 @@ from dlq_app.admin.letters.payload_tree import MAX_KEYS, MAX_TEXT, tree
 from dlq_app.admin.letters.traceback import stack
 from dlq_app.domain.errors import StoreUnavailable
 from dlq_app.domain.payload import parse
-from dlq_app.domain.visible_text import visible
 from dlq_app.services import dead_letters
 from dlq_app.store.repository import Letters
 from dlq_app.testing import STACK, MemoryIntake, a_death, a_document
 from dlqsite.tests.people import audited, member, signed_in
+from wire.visible_text import visible
 
 pytestmark = [pytest.mark.django_db, pytest.mark.mongo, pytest.mark.redis]
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from dlq_app.domain.explanation import explain
-from dlq_app.domain.instants import iso
 from dlq_app.domain.policy import ReplayPolicy
 from dlq_app.domain.states import Resolution, Status
 from dlq_app.store.documents import attempt_entries
 from dlq_app.testing import a_letter, an_attempt
+from wire.instants import iso
 
 NOW = datetime(2026, 11, 24, 10, 41, tzinfo=UTC)
 POLICY = ReplayPolicy()

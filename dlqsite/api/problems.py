@@ -15,7 +15,7 @@ from rest_framework import exceptions
 from rest_framework.views import set_rollback
 
 from dlqsite import database
-from messages_app.domain.problem import CONTENT_TYPE, encode, problem
+from wire.problem import CONTENT_TYPE, encode, problem
 
 log = logging.getLogger(__name__)
 

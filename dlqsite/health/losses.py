@@ -13,11 +13,11 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from audit_app.lines import record
-from dlq_app.domain.instants import iso
 from messages_app.domain.errors import InvalidRequest
 from messages_app.rest.serializers import enveloped
 from messages_app.store.recorded import recorded
 from messages_app.work import witness
+from wire.instants import iso
 
 #: Losses that health names one by one.
 MOST = 5

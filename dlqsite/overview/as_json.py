@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from dlq_app.domain.instants import iso
 from dlqsite.overview.charts import Chart
 from dlqsite.overview.situation import GroupSight
 from dlqsite.overview.snapshot import BreakerSeen, Overview
 from dlqsite.overview.sources import Part
 from dlqsite.overview.trouble import Trouble
+from wire.instants import iso
 
 _COUNTS = ("sent", "succeeded", "failed", "skipped", "remaining")
 

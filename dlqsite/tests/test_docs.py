@@ -35,7 +35,7 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-APPS = ("processes", "messages_app", "dlq_app", "breaker_app", "dlqsite", "management")
+APPS = ("wire", "processes", "messages_app", "dlq_app", "breaker_app", "dlqsite", "management")
 #: Parts of an app that the page on architecture does not list one by one.
 UNLISTED = {"migrations", "tests"}
 #: Folders whose files the page on architecture does not list.

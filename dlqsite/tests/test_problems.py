@@ -18,7 +18,7 @@ from rest_framework import exceptions
 from dlqsite.api.problems import ApiProblems, handle, write_problem
 from dlqsite.tests.people import with_key
 from messages_app.domain.errors import MessageInvalid, StoreUnavailable
-from messages_app.domain.problem import printable, problem
+from wire.problem import printable, problem
 
 pytestmark = [pytest.mark.django_db, pytest.mark.redis]
 

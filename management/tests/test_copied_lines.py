@@ -21,12 +21,12 @@ from django.test import Client
 
 from dlq_app.admin.batches.form import BatchForm, Which, limited, twins
 from dlq_app.domain.replay_batch import BatchOrder
-from dlq_app.domain.visible_text import visible
 from dlq_app.testing import MemoryIntake
 from dlq_app.tests.batch_rig import Rig
 from dlqsite.tests.people import member, signed_in
 from management.management.commands import replay_dlq
 from management.tests.commands import run
+from wire.visible_text import visible
 
 pytestmark = [pytest.mark.mongo, pytest.mark.redis, pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
 

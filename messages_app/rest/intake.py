@@ -46,14 +46,14 @@ from messages_app.domain.parsing import (
     scan_value,
     skip_space,
 )
-from messages_app.domain.problem import CONTENT_TYPE as PROBLEM_TYPE
-from messages_app.domain.problem import encode, problem
 from messages_app.domain.records import Acceptance, AcceptAnswer, AcceptStatus, RateLimit, RateState
 from messages_app.envelope import DEFAULT_TYPE, Priority
 from messages_app.rest.status import instant, message_path
 from messages_app.store.ledger import ledger
 from messages_app.store.throttles import count, rate_headers, retry_after_s, submit_limit
 from messages_app.work.protection import open_for_ms
+from wire.problem import CONTENT_TYPE as PROBLEM_TYPE
+from wire.problem import encode, problem
 
 MAX_BODY: Final = 256 * 1024
 MAX_BATCH_BODY: Final = 8 * 1024 * 1024

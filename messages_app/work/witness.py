@@ -23,12 +23,12 @@ from django.conf import settings
 
 from dlq_app.domain.errors import DeadLetterError
 from dlq_app.domain.errors import StoreUnavailable as LettersUnavailable
-from dlq_app.domain.instants import iso
 from dlq_app.domain.loss import Loss
 from messages_app.domain.errors import InvalidRequest, LossNotFound, StoreUnavailable
 from messages_app.store.ledger import ledger
 from messages_app.store.marks import EVERY_MS, Mark, Marks, Noted, Said, marks
 from messages_app.store.recorded import recorded
+from wire.instants import iso
 
 if TYPE_CHECKING:
     from dlq_app.store.repository import Losses

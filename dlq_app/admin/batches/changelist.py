@@ -40,10 +40,10 @@ from dlq_app.domain.masking import mask_text
 from dlq_app.domain.replay_batch import OUTCOME_FILTERS, Stage
 from dlq_app.domain.replay_batch import ReplayBatch as Batch
 from dlq_app.domain.strategies import Strategy
-from dlq_app.domain.visible_text import visible
 from dlq_app.models import ReplayBatch
 from dlq_app.services import approval, batches
 from dlq_app.services.letter_json import masked_batch
+from wire.visible_text import visible
 
 _BATCH_ID = re.compile(r"b-[0-9a-f]{32}\Z")
 _STEER: dict[str, tuple[Callable[..., Batch], str]] = {

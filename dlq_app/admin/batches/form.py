@@ -14,10 +14,10 @@ from dlq_app.admin.commands import curl, manage
 from dlq_app.admin.letters.selection import ids_of
 from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.errors import RequestInvalid
-from dlq_app.domain.instants import iso
 from dlq_app.domain.limits import MAX_REASON
 from dlq_app.domain.replay_batch import MAX_CANARY, MAX_NAME, BatchOrder
-from dlq_app.domain.visible_text import shell_flag
+from wire.instants import iso
+from wire.visible_text import shell_flag
 
 #: What the form proposes: careful, and still through a thousand letters in a minute.
 RATE, CANARY, SHARE, BUDGET = "20", "5", "80", "20"

@@ -33,11 +33,11 @@ from dlq_app.domain.errors import (
 from dlq_app.domain.group_states import OPEN_STATES, GroupState
 from dlq_app.domain.limits import MAX_NOTE, MAX_NUMBER, MAX_REASON
 from dlq_app.domain.masking import mask_text
-from dlq_app.domain.visible_text import visible
 from dlq_app.models import LetterGroup
 from dlq_app.rest.requests import body
 from dlq_app.services import groups
 from dlq_app.services.groups import Group, GroupPage, GroupQuery
+from wire.visible_text import visible
 
 _PER_PAGE = 20
 _WORST_FIRST = "-severity"

@@ -22,14 +22,14 @@ from dlq_app.conf import intake
 from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.errors import DeadLetterError
 from dlq_app.domain.group_states import OPEN_STATES, GroupState, Said
-from dlq_app.domain.instants import iso
 from dlq_app.domain.letter import DeadLetter
 from dlq_app.domain.masking import MaskingPolicy, mask_text
 from dlq_app.domain.paging import PageRequest
-from dlq_app.domain.visible_text import shell_flag
 from dlq_app.services import batches
 from dlq_app.services.groups import Group
 from dlq_app.store import repository
+from wire.instants import iso
+from wire.visible_text import shell_flag
 
 log = logging.getLogger(__name__)
 

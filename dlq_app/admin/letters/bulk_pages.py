@@ -20,12 +20,12 @@ from dlq_app.admin.letters import page as letter_page
 from dlq_app.admin.letters.selection import back_to_list, criteria_of, ids_of, in_words
 from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.errors import ApprovalNeeded, CriteriaInvalid, DeadLetterError, QueryTooSlow, StoreUnavailable
-from dlq_app.domain.instants import iso, parse_instant
 from dlq_app.domain.limits import MAX_REASON
 from dlq_app.domain.states import Verb
 from dlq_app.services import approval, bulk
 from dlq_app.store import repository
 from dlq_app.store.repository import Selection
+from wire.instants import iso, parse_instant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,13 +32,13 @@ from dlq_app.admin.letters.views import LetterViews
 from dlq_app.admin.stored import StoredAdmin
 from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.errors import CriteriaInvalid, DeadLetterError, QueryTooSlow, StoreUnavailable
-from dlq_app.domain.instants import iso
 from dlq_app.domain.letter import DeadLetter as Letter
 from dlq_app.domain.masking import mask_text
 from dlq_app.domain.paging import MAX_COUNTED
 from dlq_app.models import DeadLetter
 from dlq_app.services import exporting
 from dlq_app.store import repository
+from wire.instants import iso
 
 _EXCERPT = 180
 #: Counting what came since must not cost more than it is worth: every open list asks every ten seconds.

@@ -28,8 +28,8 @@ from dlq_app.domain.masking import MaskingPolicy, mask_json, mask_text
 from dlq_app.domain.payload import NotJson, masked, parse, written
 from dlq_app.domain.states import Status
 from dlq_app.domain.strategies import Strategy
-from dlq_app.domain.visible_text import json_visible, shell_flag
 from dlq_app.store import repository
+from wire.visible_text import json_visible, shell_flag
 
 log = logging.getLogger(__name__)
 

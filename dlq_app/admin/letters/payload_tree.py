@@ -9,7 +9,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from dlq_app.domain.payload import Hidden, Node, Number, Object
-from dlq_app.domain.visible_text import json_text, visible
+from wire.visible_text import json_text, visible
 
 #: What one page shows of a payload.
 MAX_KEYS = 5_000

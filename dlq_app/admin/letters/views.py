@@ -30,10 +30,10 @@ from dlq_app.domain.limits import MAX_NOTE, MAX_REASON
 from dlq_app.domain.payload import NotJson, NotRestorable, masked, parse, restored, written
 from dlq_app.domain.states import Status
 from dlq_app.domain.versions import only_hidden
-from dlq_app.domain.visible_text import json_visible, visible
 from dlq_app.services import dead_letters
 from dlq_app.services.replaying import Replayed, new_replay_id, refusal
 from dlq_app.store import repository
+from wire.visible_text import json_visible, visible
 
 _REPLAY_ID = re.compile(r"r-[0-9a-f]{32}\Z")
 _SERVICES: Mapping[str, Callable[..., Letter]] = {

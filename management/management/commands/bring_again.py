@@ -11,12 +11,12 @@ from django.core.management.base import CommandError, CommandParser
 
 from audit_app.lines import record
 from dlq_app.domain.errors import DeadLetterError
-from dlq_app.domain.instants import iso, parse_instant
 from management.terminal import StrictCommand, actor, can_ask, says_yes
 from messages_app.domain.errors import MessagesError
 from messages_app.store.ledger import ledger
 from messages_app.store.recorded import recorded
 from messages_app.work import comparing
+from wire.instants import iso, parse_instant
 
 from .purge_dlq import age_of
 

@@ -10,9 +10,9 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 
 from audit_app.lines import record
-from dlq_app.domain.visible_text import one_line
 from dlqsite.models import SCOPES, ApiKey
 from management.terminal import actor
+from wire.visible_text import one_line
 
 
 class Command(BaseCommand):

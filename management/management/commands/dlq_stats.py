@@ -9,10 +9,10 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from dlq_app import conf
 from dlq_app.domain.errors import DeadLetterError
 from dlq_app.domain.masking import mask_text
-from dlq_app.domain.visible_text import json_text
 from dlq_app.services import dead_letters, groups
 from management.progress import in_words
 from management.terminal import printable
+from wire.visible_text import json_text
 
 _GROUPS = 10
 _BARS = " .:-=+*#%@"

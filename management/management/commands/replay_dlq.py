@@ -20,7 +20,6 @@ from dlq_app.domain.replay_batch import (
     ReplayBatch,
     Stage,
 )
-from dlq_app.domain.visible_text import json_text
 from dlq_app.services import batches, letter_json
 from dlq_app.store import repository
 from management.filters import add_filter_arguments, criteria_from
@@ -28,6 +27,7 @@ from management.progress import LINE_EVERY_S, Progress, in_words, outcomes, stag
 from management.terminal import StrictCommand, actor, can_ask, printable, says_yes
 from messages_app.domain import errors as messages_errors
 from messages_app.store import presence
+from wire.visible_text import json_text
 
 #: Seconds between two looks at the batch.
 _LOOK_EVERY_S = 0.5

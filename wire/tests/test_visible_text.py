@@ -9,7 +9,7 @@ import unicodedata
 
 import pytest
 
-from dlq_app.domain.visible_text import json_text, one_line, shell_flag, shell_word, visible
+from wire.visible_text import json_text, one_line, shell_flag, shell_word, visible
 
 SHELLS = [shell for shell in ("sh", "dash", "bash", "busybox") if shutil.which(shell)]
 #: Blank or steering although Unicode calls them marks, letters or symbols.

@@ -1,4 +1,4 @@
-"""Instants on the wire: ISO 8601, UTC, milliseconds, ``Z``. Pure."""
+"""Instants on the wire: ISO 8601, UTC, milliseconds, ``Z``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime
 
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?([Zz]|[+-]\d\d:?\d\d)\Z")
-WHAT = "must be an ISO 8601 instant with its zone, such as 2026-11-24T03:12:00Z"
+ACCEPTED = "must be an ISO 8601 instant with its zone, such as 2026-11-24T03:12:00Z"
 
 
 def iso(moment: datetime) -> str:
@@ -15,10 +15,10 @@ def iso(moment: datetime) -> str:
 
 
 def parse_instant(text: str) -> datetime:
-    """The aware UTC datetime that ``text`` names; ``ValueError`` saying what is allowed otherwise."""
+    """Parse ``text`` into an aware UTC datetime; raise ``ValueError`` with the accepted form."""
     if not _INSTANT.match(text):
-        raise ValueError(WHAT)
+        raise ValueError(ACCEPTED)
     try:
         return datetime.fromisoformat(text.upper()).astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise ValueError(WHAT) from error
+        raise ValueError(ACCEPTED) from error

@@ -1,6 +1,6 @@
-"""Text from outside as pages, terminals, logs, JSON and shells show it: nothing in it is invisible. Pure.
+"""Show text from outside without invisible characters: on pages, terminals, in logs, JSON and shells.
 
-One list of characters serves every place, so that a text looks the same wherever it is read.
+All of them use one list of characters, so a text looks the same everywhere.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 import shlex
 from typing import Any
 
-#: Characters that nobody sees or that change how others are shown, except tab, line feed and carriage return.
+#: Invisible characters, and those that change how others are shown, except tab, line feed and carriage return.
 #: Format and private-use characters, every space but U+0020, line and paragraph separators, half surrogates, variation
 #: selectors, fillers that are letters or symbols for Unicode but blank on the screen, and unassigned code points that
 #: Unicode reserves for more of the same.
@@ -35,27 +35,27 @@ def visible(text: str) -> str:
 
 
 def without_unseen(text: str) -> str:
-    """The text without them."""
+    """The text without unseen characters."""
     return _UNSEEN.sub("", text)
 
 
 def one_line(text: str) -> str:
-    """The same on one line of a terminal or a table: line breaks and tabs become a space."""
+    """``visible`` text for one line of a terminal or a table: line breaks and tabs become a space."""
     return visible(_BREAKS.sub(" ", text))
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
-    """JSON that parses to ``value`` and shows no unseen character: JSON has an escape for each."""
+    """JSON of ``value`` with each unseen character as a JSON escape."""
     return json_visible(json.dumps(value, ensure_ascii=False, indent=indent))
 
 
 def json_visible(text: str) -> str:
-    """The same JSON text with unseen characters inside its strings as JSON escapes."""
+    """The JSON text with each unseen character as a JSON escape."""
     return _UNSEEN.sub(_json_escape, text)
 
 
 def shell_word(text: str) -> str:
-    r"""One argument for any POSIX shell that means ``text`` and nothing else.
+    r"""Quote ``text`` as one argument of any POSIX shell.
 
     Unseen characters and line breaks are written in octal for ``printf``: a terminal that the line is pasted into would
     obey them, and a reader would not see them. A line feed at the very end is lost, as command substitution strips it.

@@ -1,4 +1,4 @@
-"""What a process of this system calls itself."""
+"""The name of a process, for leases, presence and logs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _suffix(process_id: int) -> str:
 
 
 def process_name() -> str:
-    """``host-pid-random``: only letters, digits, ``.``, ``_`` and ``-``; never used twice, so that nobody inherits."""
+    """``host-pid-random``, of letters, digits, ``.``, ``_`` and ``-``. No other process ever has the same name."""
     host = re.sub(r"[^A-Za-z0-9._-]", "_", socket.gethostname())[:40]
     pid = os.getpid()
     return f"{host}-{pid}-{_suffix(pid)}"

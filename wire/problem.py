@@ -1,4 +1,4 @@
-"""One problem of RFC 9457 as a value and as bytes: the shape of every error this system answers."""
+"""A problem of RFC 9457 as a value and as bytes: the shape of every error response."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dlq_app.domain.visible_text import one_line
+from wire.visible_text import one_line
 
 CONTENT_TYPE = "application/problem+json"
 _DETAIL_LIMIT = 1000
@@ -17,7 +17,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 def printable(text: str, limit: int = _DETAIL_LIMIT) -> str:
     """The text on one line, unseen characters written out, cut to ``limit``.
 
-    Error texts quote what a client sent; nobody's terminal or log viewer shall obey it.
+    Error texts quote what a client sent, which must not control a terminal or a log viewer.
     """
     shown = one_line(text[: limit + 1])
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
