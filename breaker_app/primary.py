@@ -20,8 +20,11 @@ from redis.exceptions import BusyLoadingError, ConnectionError, MasterDownError,
 from redis.retry import Retry
 
 #: Answers of a server that is no primary, or was demoted while a command waited. BusyLoadingError is one of them too,
-#: since a demoted server may load the data of the new primary first. A transaction names the cause in its own error.
-_DEMOTED = re.compile(r"(?:Transaction discarded because of: )?(?:READONLY|MASTERDOWN|LOADING|UNBLOCKED|NOREPLICAS)\b")
+#: since a demoted server may load the data of the new primary first. A transaction names the cause in its own error. A
+#: script that raises an error again puts its place before it: "user_script:35: READONLY ...".
+_DEMOTED = re.compile(
+    r"(?:Transaction discarded because of: |user_script:\d+: )?(?:READONLY|MASTERDOWN|LOADING|UNBLOCKED|NOREPLICAS)\b"
+)
 
 _demotions = itertools.count(1)
 _demoted = 0

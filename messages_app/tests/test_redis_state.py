@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import redis
 
 from messages_app.domain.errors import StoreUnavailable
+from messages_app.domain.records import Completed, Deferred, Failed, Outcome, Verdict
 from messages_app.domain.redis_state import refusal_problem, reported_problems
 from messages_app.store.ledger import Ledger, Terms
+from messages_app.tests.handling import an_acceptance
 from messages_app.tests.redis_states import State, configured, demoted, full, without_replicas, without_snapshot
 
 
@@ -37,6 +41,30 @@ def test_a_server_that_refuses_writes_is_named(redis_client: Any, state: State, 
     assert refusal_problem(refused.value).stops
     assert reported == ([code] if is_reported else [])
     assert ledger.try_write() > 0
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("state", [full, demoted, without_snapshot, without_replicas])
+@pytest.mark.parametrize("kind", ["completed", "failed", "deferred"])
+def test_outcomes_wait_while_redis_refuses_writes(redis_client: Any, state: State, kind: str) -> None:
+    """A refusal that seems to be about the outcome would drop it: its message would run again."""
+    ledger = Ledger(redis_client)
+    ledger.accept_many([an_acceptance(), an_acceptance()])
+    claimed = ledger.claim(token="t", limit=2, owner="w", holding=0).records
+    whose = [{"message_id": one.message_id, "fence": one.fence, "attempt_json": "{}"} for one in claimed]
+    make: dict[str, Callable[..., Outcome]] = {
+        "completed": partial(Completed, result="1"),
+        "failed": partial(Failed, error="{}", delay_ms=1000),
+        "deferred": partial(Deferred, delay_ms=1000, why="breaker"),
+    }
+    outcomes = [make[kind](**one) for one in whose]
+
+    with state(redis_client):
+        for sent in (outcomes, outcomes[:1]):
+            with pytest.raises(StoreUnavailable):
+                ledger.flush(sent)
+
+    assert set(ledger.flush(outcomes)) == {Verdict.APPLIED}
 
 
 @pytest.mark.redis
