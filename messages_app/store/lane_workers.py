@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -15,8 +17,12 @@ from messages_app.domain.errors import StoreUnavailable
 from messages_app.store.connection import Command, Lines, connection
 from messages_app.store.queues import NAMES
 
+log = logging.getLogger(__name__)
+
 #: In what RQ keeps about a worker: it belongs to this system.
 _MARK = "dlq"
+#: Seconds between attempts to listen for RQ's commands again, and between lines in the log that it does not work.
+_LISTEN_AGAIN_S, _UNHEARD_AGAIN_S = 1.0, 60.0
 #: Foreign workers named, and characters shown of each: whoever may write to Redis chose the names.
 _MOST, _WIDTH = 3, 60
 
@@ -24,8 +30,24 @@ _MOST, _WIDTH = 3, 60
 class MarkedWorker(Worker):
     """RQ's worker, marked in what it registers: health tells it from workers that cannot run our messages."""
 
+    _unheard_at = -_UNHEARD_AGAIN_S
+
     def serialize(self) -> dict[str, Any]:
         return {**super().serialize(), _MARK: "1"}
+
+    def _pubsub_exception_handler(self, exc: Exception, pubsub: Any, pubsub_thread: Any) -> None:
+        """Listen for RQ's commands again, on a new socket, for as long as it takes.
+
+        RQ leaves that to the driver. The driver does it only for connections that send everything again by themselves,
+        and reads the closed socket for ever on ours.
+        """
+        now = time.monotonic()
+        if now - self._unheard_at >= _UNHEARD_AGAIN_S:
+            self._unheard_at = now
+            log.warning("commands_unheard", extra={"worker": self.name, "why": f"{type(exc).__name__}: {exc}"})
+        if pubsub.connection is not None:
+            pubsub.connection.disconnect()  # the next read connects and subscribes
+        time.sleep(_LISTEN_AGAIN_S)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,18 +9,22 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+from django.conf import settings
 from rq.worker import Worker
 
 from dlqsite.tests.patience import eventually
 from messages_app.domain.records import State
-from messages_app.store import presence
+from messages_app.store import lane_workers, presence
 from messages_app.store.ledger import Ledger
+from messages_app.store.queues import queues
 from messages_app.tests.handling import an_acceptance, reaches
+from messages_app.work.forking import ForkingWorker
 from messages_app.work.upkeep import Upkeep
 from messages_app.worker import make_worker
 
@@ -417,3 +421,26 @@ def test_a_signal_finds_its_way_whatever_lock_the_main_thread_holds(book: Ledger
         assert not handler.is_alive()
 
     assert worker._stop.wait(5)
+
+
+def _forking() -> ForkingWorker:
+    lanes = queues()
+    return ForkingWorker(lanes, connection=redis.Redis.from_url(settings.REDIS_URL), queue_class=type(lanes[0]))
+
+
+@pytest.mark.parametrize("make", [partial(make_worker, 1), _forking])
+def test_commands_of_rq_are_heard_after_a_broken_one_and_a_closed_socket(
+    redis_client: redis.Redis, make: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane_workers, "_LISTEN_AGAIN_S", 0.05)
+    worker, heard = make(), threading.Event()
+    monkeypatch.setattr("rq.command.handle_shutdown_command", lambda _: heard.set())  # it sends a signal to the process
+    channel = worker.pubsub_channel_name
+    worker.subscribe()  # type: ignore[no-untyped-call]
+    try:
+        eventually(lambda: redis_client.publish(channel, "no JSON"))
+        redis_client.client_kill_filter(_type="pubsub")
+        eventually(lambda: redis_client.publish(channel, '{"command": "shutdown"}'))
+        assert heard.wait(5)
+    finally:
+        worker.unsubscribe()  # type: ignore[no-untyped-call]
