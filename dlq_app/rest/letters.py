@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from datetime import UTC, datetime
 from math import ceil
 from typing import ClassVar
 
@@ -265,5 +264,5 @@ class RevealView(APIView):
 
 def _whole(letter: DeadLetter, *, status: int = 200, masked: bool = True) -> Response:
     masking = conf.masking_policy() if masked else None
-    found = letter_json.whole(letter, conf.replay_policy(), masking, datetime.now(UTC))
+    found = letter_json.whole(letter, conf.replay_policy(), masking, repository.now())
     return Response({"data": found}, status=status)

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, NoReturn
 
 from django.http import QueryDict
@@ -21,6 +21,7 @@ from dlq_app.domain.limits import MAX_NOTE, MAX_NUMBER, MAX_REASON
 from dlq_app.domain.paging import MAX_CURSOR, PARAMETERS, PageRequest
 from dlq_app.domain.payload import Node, Object, parse, written
 from dlq_app.domain.replay_batch import OUTCOME_FILTERS, BatchOrder, Stage
+from dlq_app.store import repository
 from wire.instants import parse_instant
 
 #: A payload of 256 KiB, escaped, and the few fields around it.
@@ -248,7 +249,7 @@ def _payload(value: object) -> bytes:
 
 def _future(value: object) -> datetime:
     moment = parse_instant(_text(value, 64))
-    if moment <= datetime.now(UTC):
+    if moment <= repository.now():
         raise ValueError("must be in the future")
     return moment
 

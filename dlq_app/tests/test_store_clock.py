@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dlq_app.rest import requests
 from dlq_app.services import dead_letters
 from dlq_app.store import repository
 from dlq_app.store.store_clock import ASK_EVERY_S, StoreClock
@@ -63,3 +64,12 @@ def test_letters_have_the_time_of_the_server(mongo_db: Any, monkeypatch: pytest.
     told = [letter.created_at, letter.updated_at, letter.notes[0]["at"], *(entry["at"] for entry in letter.history)]
     assert len(told) > 4
     assert max(told) < datetime.now(UTC) - timedelta(minutes=50)
+
+
+def test_what_lies_in_the_future_is_judged_by_the_stores_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead = datetime.now(UTC) + timedelta(hours=1)
+    monkeypatch.setattr(repository, "_clock", lambda process_id: StoreClock(lambda: ahead))
+
+    with pytest.raises(ValueError, match="must be in the future"):
+        requests._future((ahead - timedelta(minutes=1)).isoformat())
+    assert requests._future((ahead + timedelta(minutes=1)).isoformat()) == ahead + timedelta(minutes=1)

@@ -27,6 +27,7 @@ from dlq_app.services import batches, groups
 from dlq_app.services import dead_letters as letters
 from dlq_app.services.groups import Group
 from dlq_app.services.letter_json import masked_batch
+from dlq_app.store import repository
 from dlqsite.health import report
 from dlqsite.health.findings import Status
 from dlqsite.overview import charts
@@ -181,7 +182,7 @@ def _group_sight(group: Group) -> GroupSight:
 def _batches() -> tuple[ReplayBatch, ...]:
     """Those under way, and after them those that stopped by themselves a short while ago."""
     stopped = batches.page(stages=[Stage.STOPPED.value], limit=STOPPED_BATCHES).batches
-    since = datetime.now(UTC) - STOPPED_FOR
+    since = repository.now() - STOPPED_FOR
     lately = [batch for batch in stopped if batch.finished_at and batch.finished_at >= since]
     policy = masking_policy()
     return tuple(masked_batch(batch, policy) for batch in (*batches.running(RUNNING_BATCHES), *lately))

@@ -15,13 +15,15 @@ import redis
 
 from dlqsite.tests.patience import eventually
 from messages_app import registry
+from messages_app.attempt import trace
 from messages_app.domain.errors import StoreUnavailable
 from messages_app.domain.records import Claim, Completed, Failed, Outcome, State
 from messages_app.envelope import Message
+from messages_app.failures import ErrorKind, Failure
 from messages_app.store.ledger import Ledger, Terms
 from messages_app.tests.handling import an_acceptance, handling, reaches
 from messages_app.work.engine import Engine
-from messages_app.work.flushing import Flusher
+from messages_app.work.flushing import Flusher, reduced
 from messages_app.work.pool import Pool
 from messages_app.work.runner import Attempt, Runner
 
@@ -337,8 +339,8 @@ def test_an_outcome_that_cannot_be_written_is_written_in_short_and_holds_up_nobo
         error = json.loads(record.last_error)
         assert (error["errorType"], error["errorKind"]) == ("UNKNOWN_ERROR", "unknown")
         assert "could not be written" in error["errorReason"]
-    reduced = [vars(record)["message_id"] for record in caplog.records if record.message == "outcome_reduced"]
-    assert sorted(reduced) == sorted(["result", *odd])
+    were_reduced = [vars(record)["message_id"] for record in caplog.records if record.message == "outcome_reduced"]
+    assert sorted(were_reduced) == sorted(["result", *odd])
     assert (flusher.completed, flusher.failed, flusher.deferred) == (3, 5, 0)
     assert book.accounting()[0].done == 3
 
@@ -358,3 +360,13 @@ def test_a_message_whose_story_is_broken_gets_its_outcome_without_a_line(
         eventually(lambda: redis_client.hget("dlq:msg:m1", "state") == b"done")
 
     assert book.accounting()[0].done == 1
+
+
+def test_a_reduced_failure_keeps_the_stores_time() -> None:
+    failure = Failure("TIMEOUT_ERROR", ErrorKind.TRANSIENT, 'says "at":"1999-01-01T00:00:00.000Z","systemState"')
+    told = trace.last_error(failure, 1_800_000_000_123, "w-1", "{}")
+    outcome = Failed(message_id="a", fence=1, delay_ms=None, error=told, attempt_json="{}")
+
+    less = reduced(outcome, "refused")
+    assert isinstance(less, Failed)
+    assert json.loads(less.error)["at"] == json.loads(told)["at"] == "2027-01-15T08:00:00.123Z"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import datetime
 from queue import Empty
 
 from messages_app.attempt import trace
@@ -32,6 +34,8 @@ _LONGEST_PAUSE_S = 2.0
 _LAST_WORD_S = 0.3
 
 _UNWRITTEN = "The attempt failed, and what was known of it could not be written: "
+#: The instant of a failure as ``trace.last_error`` writes it; quotes inside its texts are escaped.
+_TOLD_AT = re.compile(r'"at":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z)","systemState"')
 _NOTE = '{"note":"The result could not be written and was not kept."}'
 #: Longer waits than this are not computed by any policy.
 _LONGEST_WAIT_MS = 86_400_000
@@ -49,7 +53,10 @@ def reduced(outcome: Outcome, why: str) -> Outcome:
             if not outcome.attempt_json and _UNWRITTEN in outcome.error:
                 return outcome
             failure = Failure(UNKNOWN_ERROR, ErrorKind.UNKNOWN, _UNWRITTEN + clip(why, 300))
-            error = trace.last_error(failure, int(time.time() * 1000), "", "{}")
+            # By the store's clock, as it was told before; this host's only if that cannot be read any more.
+            told = _TOLD_AT.search(outcome.error)
+            at_ms = round(datetime.fromisoformat(told[1]).timestamp() * 1000) if told else int(time.time() * 1000)
+            error = trace.last_error(failure, at_ms, "", "{}")
             return replace(outcome, delay_ms=_wait(outcome.delay_ms), error=error, attempt_json="", sample=None)
         case Deferred():
             return replace(outcome, delay_ms=_wait(outcome.delay_ms) or 0, attempt_json="", sample=None)

@@ -196,7 +196,7 @@ def acknowledge(ids: Sequence[str], *, actor: str, reason: str) -> list[str]:
         if loss_id not in known:
             raise LossNotFound(f"No loss is called {loss_id[:100]}.")
     store = repository.losses()
-    new = store.acknowledge(settings.REDIS_PREFIX, ids, by=actor, why=why, at=datetime.now(UTC))
+    new = store.acknowledge(settings.REDIS_PREFIX, ids, by=actor, why=why, at=repository.now())
     for loss_id in new:
         log.warning("loss_acknowledged", extra={"loss": loss_id, "by": actor, "why": why})
     ledger().balance()

@@ -43,6 +43,7 @@ from dlq_app.domain.strategies import Strategy
 from dlq_app.models import ReplayBatch
 from dlq_app.services import approval, batches
 from dlq_app.services.letter_json import masked_batch
+from dlq_app.store import repository
 from wire.visible_text import visible
 
 _BATCH_ID = re.compile(r"b-[0-9a-f]{32}\Z")
@@ -220,7 +221,7 @@ class ReplayBatchAdmin(StoredAdmin):
             older = {"cursor": found.next_cursor} if found.next_cursor else {}
             context = {
                 **self.context(request, visible(batch.name or batch.id)),
-                **batch_page.whole(request, batch, datetime.now(UTC)),
+                **batch_page.whole(request, batch, repository.now()),
                 "lines": [batch_page.line(item) for item in found.items],
                 "outcome": shown,
                 "is_first": "cursor" not in request.GET,
@@ -237,7 +238,7 @@ class ReplayBatchAdmin(StoredAdmin):
         """The changing part alone; 304 as long as nothing changed."""
 
         def answer(batch: Batch) -> HttpResponse:
-            now = datetime.now(UTC)
+            now = repository.now()
             context = batch_page.live(request, batch, now)
             live_tag = tag(request, now, (batch, context["came_back"]))
             return self.fragment(request, "console/batch_live.html", context, live_tag)
@@ -272,7 +273,7 @@ class ReplayBatchAdmin(StoredAdmin):
         def answer(batch: Batch) -> HttpResponse:
             context = {
                 **self.context(request, f"Cancel {visible(batch.name or batch.id)}"),
-                **batch_page.live(request, batch, datetime.now(UTC)),
+                **batch_page.live(request, batch, repository.now()),
                 "max_reason": MAX_REASON,
             }
             return TemplateResponse(request, "console/batch_cancel.html", context)

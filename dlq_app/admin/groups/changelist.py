@@ -37,6 +37,7 @@ from dlq_app.models import LetterGroup
 from dlq_app.rest.requests import body
 from dlq_app.services import groups
 from dlq_app.services.groups import Group, GroupPage, GroupQuery
+from dlq_app.store import repository
 from wire.visible_text import visible
 
 _PER_PAGE = 20
@@ -181,7 +182,7 @@ class LetterGroupAdmin(StoredAdmin):
             )
         except (StoreUnavailable, QueryTooSlow) as error:
             return self._away(request, error)
-        return self._list(request, asked, found, datetime.now(UTC))
+        return self._list(request, asked, found, repository.now())
 
     def _list(self, request: HttpRequest, asked: Asked, found: GroupPage, now: datetime) -> HttpResponse:
         locked, masking = permissions.why_not(request, "replay"), conf.masking_policy()
@@ -244,7 +245,7 @@ class LetterGroupAdmin(StoredAdmin):
     def _page(self, request: HttpRequest, group: Group, status: int = 200, **more: Any) -> HttpResponse:
         context = {
             **self.context(request, ""),
-            **group_page.whole(request, group, datetime.now(UTC)),
+            **group_page.whole(request, group, repository.now()),
             "max_note": MAX_NOTE,
             **more,
         }
@@ -256,7 +257,7 @@ class LetterGroupAdmin(StoredAdmin):
         """The changing part alone; 304 as long as nothing changed."""
 
         def answer(group: Group) -> HttpResponse:
-            context = group_page.live(request, group, datetime.now(UTC))
+            context = group_page.live(request, group, repository.now())
             return self.fragment(request, "console/group_live.html", context, context["live_tag"])
 
         return self._with(request, object_id, answer)
@@ -322,7 +323,7 @@ class LetterGroupAdmin(StoredAdmin):
     ) -> HttpResponse:
         context = {
             **self.context(request, f"{what.capitalize()} this group?"),
-            **group_page.live(request, group, datetime.now(UTC)),
+            **group_page.live(request, group, repository.now()),
             "what": what,
             "typed": typed,
             "errors": errors or {},

@@ -148,7 +148,7 @@ class LetterList(ChangeList):
         """Where to ask how many failed since; empty where newer ones would not stand on this page."""
         if self.page_num != 1 or self.nothing or self.queryset.sort.name != "-lastFailedAt":
             return ""
-        newest = self.lines[0].letter.last_failed_at if self.lines else datetime.now(UTC)
+        newest = self.lines[0].letter.last_failed_at if self.lines else repository.now()
         try:
             # The times of letters are whole milliseconds.
             criteria = replace(self.criteria, failed_from=newest + timedelta(milliseconds=1))
@@ -291,7 +291,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, StoredAdmin):  # type: ignore[misc
             response.context_data |= {
                 "page_range": list(changelist.paginator.get_elided_page_range(changelist.page_num)),
                 "first_page": address(changelist, {}),
-                "now": datetime.now(UTC),
+                "now": repository.now(),
             }
         return response
 
@@ -467,7 +467,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, StoredAdmin):  # type: ignore[misc
             "jsonl": here if ids else there + urlencode([("format", "jsonl"), *criteria.as_params()]),
             "csv": "" if ids else there + urlencode([("format", "csv"), *criteria.as_params()]),
             "back": back_to_list(criteria),
-            "at": datetime.now(UTC),
+            "at": repository.now(),
         }
         return TemplateResponse(request, "console/letters_export.html", context)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from django.contrib import messages
@@ -70,7 +69,7 @@ class LetterViews:
     ) -> HttpResponse:
         context = {
             **self._context(request, letter, letter.message_id),
-            **letter_page.whole(request, letter, datetime.now(UTC), revealed=revealed),
+            **letter_page.whole(request, letter, repository.now(), revealed=revealed),
             "max_note": MAX_NOTE,
             **(extra or {}),
         }
@@ -97,7 +96,7 @@ class LetterViews:
         """The changing part alone, for the page that asks every few seconds; 304 as long as nothing changed."""
 
         def answer(letter: Letter) -> HttpResponse:
-            shown = letter_page.state(request, letter, datetime.now(UTC))
+            shown = letter_page.state(request, letter, repository.now())
             return self.fragment(request, "console/letter_live.html", shown, shown["live_tag"])
 
         return self._with(request, object_id, answer)
@@ -211,7 +210,7 @@ class LetterViews:
     ) -> HttpResponse:
         context = {
             **self._context(request, letter, f"Edit and replay {letter.message_id}"),
-            **letter_page.state(request, letter, datetime.now(UTC)),
+            **letter_page.state(request, letter, repository.now()),
             # As JSON may write them: nobody edits what they cannot see.
             "text": json_visible(text),
             "rows": min(max(text.count("\n") + 2, 12), 40),
@@ -319,7 +318,7 @@ class LetterViews:
         order = {"replay": "Replay", "reveal": "Reveal the secrets of"}.get(what) or (move.order if move else what)
         context = {
             **self._context(request, letter, f"{order} {letter.message_id}"),
-            **letter_page.state(request, letter, datetime.now(UTC)),
+            **letter_page.state(request, letter, repository.now()),
             "what": what,
             "order": order,
             "move": move,

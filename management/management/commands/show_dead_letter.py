@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -30,7 +29,7 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
         if letter is None:
             raise CommandError(f"There is no dead letter {printable(options['id'])}.")
-        found = letter_json.whole(letter, conf.replay_policy(), conf.masking_policy(), datetime.now(UTC))
+        found = letter_json.whole(letter, conf.replay_policy(), conf.masking_policy(), repository.now())
         if options["why"]:
             self.stdout.write(printable(found["explanation"]))
         else:
