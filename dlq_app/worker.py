@@ -6,12 +6,9 @@ On a thread of its own it carries out replay batches, whoever holds the poll's l
 from __future__ import annotations
 
 import logging
-import os
 import random
-import socket
 import threading
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 
@@ -19,6 +16,7 @@ from dlq_app.domain.errors import DeadLetterError
 from dlq_app.services import batches, dead_letters, figures
 from dlq_app.store import repository
 from processes.essential import Essential
+from processes.names import new_name
 from processes.steps import step
 
 log = logging.getLogger(__name__)
@@ -45,7 +43,7 @@ class DlqWorker:
     """
 
     def __init__(self, *, dice: Callable[[], float] = random.random) -> None:
-        self.name = f"dlq-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self.name = f"dlq-{new_name()}"
         self._dice = dice
         self._stop = threading.Event()
         self._wake = threading.Event()

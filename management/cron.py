@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +11,7 @@ from typing import Any
 
 from dlq_app.domain.errors import StoreUnavailable as LettersUnavailable
 from messages_app.domain.errors import StoreUnavailable
+from processes.names import process_name
 from processes.steps import step
 
 log = logging.getLogger(__name__)
@@ -114,7 +113,7 @@ class Heartbeat:
 
     def __init__(self, role: str = "cron") -> None:
         self.role = role
-        self.name = f"{role}-{socket.gethostname()}-{os.getpid()}"
+        self.name = f"{role}-{process_name()}"
         self._started_at_ms = time.time_ns() // 1_000_000
         self._heard = False
 

@@ -6,16 +6,34 @@ import os
 import re
 import socket
 import uuid
-from functools import cache
+
+from processes.once import OncePerProcess
 
 
-@cache
-def _suffix(process_id: int) -> str:
-    return uuid.uuid4().hex[:6]
+def new_name() -> str:
+    """A new ``host-pid-random``: only letters, digits, ``.``, ``_`` and ``-``, and never the same twice."""
+    return f"{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
+@OncePerProcess
 def process_name() -> str:
-    """``host-pid-random``, of letters, digits, ``.``, ``_`` and ``-``. No other process ever has the same name."""
-    host = re.sub(r"[^A-Za-z0-9._-]", "_", socket.gethostname())[:40]
-    pid = os.getpid()
-    return f"{host}-{pid}-{_suffix(pid)}"
+    """The name of this process; a forked child has its own."""
+    return new_name()
+
+
+def has_ended(name: str) -> bool:
+    """Whether the process that made ``name`` has ended. False for a process of another host: that cannot be seen."""
+    host, process_id, _ = ["", "", "", *name.rsplit("-", 2)][-3:]
+    if host != _host() or not process_id.isdigit():
+        return False
+    try:
+        os.kill(int(process_id), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", socket.gethostname())[:64]

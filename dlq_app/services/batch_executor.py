@@ -7,8 +7,6 @@ and places in the plan move by conditional updates of the batch; what one left h
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -26,6 +24,7 @@ from dlq_app.services.batch_memory import Memory, Row
 from dlq_app.store import repository
 from dlq_app.store.batches import ABANDONED_AFTER, Chunk, counts_of
 from dlq_app.store.repository import Batches, Items, Letters, StoredBatch, Tally
+from processes.names import has_ended, new_name
 from processes.steps import goes_on
 
 log = logging.getLogger(__name__)
@@ -54,7 +53,7 @@ class Executor:
         keep_days: int = 90,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.name = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
+        self.name = new_name()
         self._items = items
         self._batches = batches
         self.port = port
@@ -215,7 +214,7 @@ class Executor:
         """Go on with a chunk that was begun by somebody who is gone, or by this executor; None: its owner has it."""
         token = chunk.token
         if chunk.owner != self.name:
-            left = _is_gone(chunk.owner)
+            left = has_ended(chunk.owner)
             if not left and repository.now() <= chunk.until:
                 return None
             token = uuid.uuid4().hex
@@ -389,18 +388,3 @@ class Executor:
 def _waiting(seen: BatchSeen) -> str:
     """Only a batch that a breaker has paused waits for it: another has letters under way, or is between two."""
     return seen.blocked_by.words if seen.blocked_by and seen.paused_by == BY_BREAKER else ""
-
-
-def _is_gone(owner: str) -> bool:
-    """Whether an executor of this host has ended. A wrong yes costs nothing: two may work on the same letters."""
-    host, _, rest = owner.partition("/")
-    process_id, _, _ = rest.partition("/")
-    if host != socket.gethostname() or not process_id.isdigit():
-        return False
-    try:
-        os.kill(int(process_id), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False

@@ -9,8 +9,6 @@ knows without counting; when that number has changed much, the snapshot is renew
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -24,6 +22,7 @@ from dlq_app.domain.masking import mask_text
 from dlq_app.store import repository
 from dlq_app.store.figures import MAX_GROUPS, Figures, GroupFigures, Snapshot, figures
 from dlq_app.store.groups import groups
+from processes.names import process_name
 from wire.instants import iso
 
 log = logging.getLogger(__name__)
@@ -265,7 +264,7 @@ def _rest(kept: Snapshot) -> float:
 
 def _renew() -> None:
     """Count, and keep what was counted; one process at a time."""
-    owner = f"{socket.gethostname()}-{os.getpid()}"
+    owner = process_name()
     try:
         if not repository.leases().take(LEASE, owner, LEASE_TIME):
             return

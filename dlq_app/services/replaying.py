@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import socket
 import time
 import uuid
 from collections.abc import Callable
@@ -25,6 +23,7 @@ from dlq_app.domain.ports import ForwardAnswer, ForwardOrder, ForwardStatus, Int
 from dlq_app.domain.states import Resolution, Status, Verb, is_allowed
 from dlq_app.store import repository
 from dlq_app.store.repository import ClaimOrder, Letters
+from processes.names import process_name
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -181,7 +180,7 @@ class Replayer:
         self._now = now
         self._monotonic = monotonic
         self._sleep = sleep
-        self._me = f"{socket.gethostname()}:{os.getpid()}"
+        self._me = process_name()
 
     def replay(self, letter: DeadLetter, request: ReplayRequest) -> ReplayAnswer:
         """All steps for a letter that was just read. The payload of the request has been checked.

@@ -7,9 +7,7 @@ Split by noun: ``reading`` (lists, counts), ``outcomes`` (deaths and ends), ``cl
 
 from __future__ import annotations
 
-import os
 from datetime import datetime
-from functools import cache
 
 from dlq_app.store.approvals import Approvals, Start
 from dlq_app.store.batches import Batches, StoredBatch
@@ -24,6 +22,7 @@ from dlq_app.store.reading import MAX_NAMED, Page, Reading
 from dlq_app.store.search_words import Refreshed, SearchWords
 from dlq_app.store.store_clock import StoreClock
 from dlq_app.store.transfer import IMPORTED, LEAST_AGE, UNCHANGED, Transfer
+from processes.once import OncePerProcess
 
 
 class Letters(Reading, Outcomes, Claims, Transfer, Moves, SearchWords):
@@ -60,14 +59,14 @@ def losses() -> Losses:
     return Losses(database()[MARKS], database()[LOSSES])
 
 
-@cache
-def _clock(process_id: int) -> StoreClock:
+@OncePerProcess
+def _clock() -> StoreClock:
     return StoreClock(lambda: letters().server_now())
 
 
 def now() -> datetime:
     """MongoDB's time, which letters use. Seldom asks for it; then it may raise ``StoreUnavailable``."""
-    return _clock(os.getpid()).now()
+    return _clock().now()
 
 
 __all__ = [

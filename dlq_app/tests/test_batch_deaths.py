@@ -12,7 +12,6 @@ from pymongo.database import Database
 from dlq_app.domain.errors import StoreUnavailable
 from dlq_app.domain.replay_batch import Stage
 from dlq_app.services import batches, dead_letters
-from dlq_app.services.batch_executor import _is_gone
 from dlq_app.store import repository
 from dlq_app.store.claims import Claims
 from dlq_app.store.store_clock import StoreClock
@@ -88,25 +87,11 @@ def test_a_chunk_is_over_when_the_clock_of_the_store_says_so(
     other = rig.executor()
     behind = StoreClock(lambda: repository.letters().server_now() - timedelta(hours=1))
     with monkeypatch.context() as patched:
-        patched.setattr(repository, "_clock", lambda _: behind)
+        patched.setattr(repository, "_clock", lambda: behind)
         for _ in range(5):
             other.tick()
         assert rig.sent() == []
     assert rig.run(batch, other).counts.succeeded == 10
-
-
-def test_an_executor_of_this_host_that_has_ended_is_known_to_be_gone(rig: Rig) -> None:
-    import os
-    import socket
-    import subprocess
-    import sys
-
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    assert _is_gone(f"{socket.gethostname()}/{ended.pid}/x")
-    assert not _is_gone(f"{socket.gethostname()}/{os.getpid()}/x")
-    assert not _is_gone(f"elsewhere/{ended.pid}/x")
-    assert not _is_gone("broken")
 
 
 def test_what_was_sent_and_not_marked_is_found_by_the_next_executor(rig: Rig) -> None:

@@ -54,7 +54,7 @@ def test_a_clock_that_is_set_changes_nothing() -> None:
 def test_letters_have_the_time_of_the_server(mongo_db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server whose clock is an hour behind is a host whose clock is an hour ahead."""
     behind = StoreClock(lambda: repository.letters().server_now() - timedelta(hours=1))
-    monkeypatch.setattr(repository, "_clock", lambda _: behind)
+    monkeypatch.setattr(repository, "_clock", lambda: behind)
     dead_letters.record_outcomes([a_death("m-1")], [])
     dead_letters.add_note("m-1", actor="ann", text="look")
     dead_letters.set_aside("m-1", actor="ann")

@@ -46,8 +46,8 @@ def indexed() -> None:
 def reconnect() -> None:
     """Whatever this process keeps of Redis is made anew, at the address that the settings name now."""
     for kept in (
-        connection._client, ledger_module._ledger, presence._register, series._series, flight._radar,
-        lane_workers._lines, marks._marks, recorded._recorded,
+        connection.connection, ledger_module.ledger, presence._register, series.series, flight._radar,
+        lane_workers._lines, marks.marks, recorded.recorded,
     ):  # fmt: skip
         kept.cache_clear()
     breaker_conf.forget()

@@ -317,7 +317,7 @@ def test_memory_that_will_be_full_is_said_before_it_is(redis_client: Any) -> Non
 
 def test_a_web_process_whose_clock_is_off_names_itself(redis_client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ahead = Register(redis_client, wall=lambda: time.time() + 3600)
-    monkeypatch.setattr(presence, "_register", lambda _: ahead)
+    monkeypatch.setattr(presence, "_register", lambda: ahead)
 
     found = check("clocks")
     assert found.status is Status.DEGRADED

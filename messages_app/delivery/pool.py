@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
@@ -28,6 +26,7 @@ from urllib3.response import BaseHTTPResponse
 from messages_app.delivery.response import Response
 from messages_app.domain.addresses import Destination, why_forbidden
 from messages_app.domain.delivery_policy import HostPolicy
+from processes.once import OncePerProcess
 
 #: Connections kept open per destination, if as many threads deliver at once.
 KEPT: Final = 500
@@ -366,12 +365,7 @@ def _read(response: BaseHTTPResponse, most: int) -> Answer:
     return Answer(response.status, response.headers, body[:most], whole)
 
 
-@cache
-def _pools(pid: int) -> Pools:
-    # By process, for a socket that was open before a fork belongs to both sides.
-    return Pools()
-
-
+@OncePerProcess
 def pools() -> Pools:
     """The connections of this process."""
-    return _pools(os.getpid())
+    return Pools()

@@ -6,7 +6,6 @@ import os
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import redis
@@ -25,6 +24,7 @@ from redis.retry import Retry
 from breaker_app.primary import NotPrimary, leave_demoted, leaving
 from messages_app.domain.errors import LedgerRefused, StoreUnavailable
 from messages_app.store.scripts import Script
+from processes.once import OncePerProcess
 
 #: Seconds to wait for a connection and for each answer.
 SOCKET_TIMEOUT_S = 2.0
@@ -40,8 +40,9 @@ _SERVER_TROUBLE = re.compile(r"\b(OOM|MISCONF|BUSY|CLUSTERDOWN|TRYAGAIN|WAITAOF)
 _BAD_ARGUMENT = re.compile(r"\bBADARG ([a-z ]+)")
 
 
-@cache
-def _client(process_id: int) -> redis.Redis:
+@OncePerProcess
+def connection() -> redis.Redis:
+    """The client of this process: thread-safe. It sends again only what was refused."""
     if wrong := url_problem(settings.REDIS_URL):
         raise StoreUnavailable(wrong)
     return impatient(redis.Redis.from_url(settings.REDIS_URL))
@@ -58,11 +59,6 @@ def url_problem(url: str) -> str:
     except ValueError as error:
         return f"REDIS_URL cannot be read ({error}); use redis://USER:PASSWORD@HOST:PORT/NUMBER."
     return ""
-
-
-def connection() -> redis.Redis:
-    """The client of this process: thread-safe, never shared across a fork. It sends again only what was refused."""
-    return _client(os.getpid())
 
 
 def impatient(client: redis.Redis, timeout_s: float = SOCKET_TIMEOUT_S) -> redis.Redis:

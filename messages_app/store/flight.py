@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 
 from django.conf import settings
 
 from messages_app.store.connection import ScriptCaller, connection
 from messages_app.store.scripts import Script, shipped
+from processes.once import OncePerProcess
 
 if TYPE_CHECKING:
     import redis
@@ -90,11 +89,11 @@ def _moment(text: str) -> int | None:
     return int(text) if text and text != "0" else None
 
 
-@cache
-def _radar(process_id: int) -> Radar:
+@OncePerProcess
+def _radar() -> Radar:
     return Radar(connection(), settings.REDIS_PREFIX)
 
 
 def look(most: int = MOST) -> Flight:
     """``Radar.look`` on the server that settings name."""
-    return _radar(os.getpid()).look(most)
+    return _radar().look(most)

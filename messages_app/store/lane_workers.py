@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from rq.suspension import WORKERS_SUSPENDED
@@ -16,6 +14,7 @@ from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 from messages_app.domain.errors import StoreUnavailable
 from messages_app.store.connection import Command, Lines, connection
 from messages_app.store.queues import NAMES
+from processes.once import OncePerProcess
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +61,8 @@ class LaneWorkers:
     foreign_count: int
 
 
-@cache
-def _lines(process_id: int) -> Lines:
+@OncePerProcess
+def _lines() -> Lines:
     return Lines(connection())
 
 
@@ -93,7 +92,7 @@ def lane_workers() -> LaneWorkers:
 
 
 def _ask(*commands: Command) -> list[Any]:
-    answers = _lines(os.getpid()).call_many(commands)
+    answers = _lines().call_many(commands)
     for answer in answers:
         if isinstance(answer, Exception):  # RQ's keys are not for this user, or hold something else
             raise StoreUnavailable(f"Redis refuses: {answer}") from answer

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import redis
@@ -54,6 +53,7 @@ from messages_app.domain.redis_state import identity_problems, replica_problems
 from messages_app.envelope import ALONE, LANES
 from messages_app.store.connection import Lines, ScriptCaller, connection
 from messages_app.store.scripts import Script, shipped
+from processes.once import OncePerProcess
 
 #: Messages per pipeline of ``accept_many``: larger ones would hold up everybody else's requests.
 ACCEPT_CHUNK = 250
@@ -646,11 +646,7 @@ def terms_from_settings() -> Terms:
     )
 
 
-@cache
-def _ledger(process_id: int) -> Ledger:
-    return Ledger(connection(), settings.REDIS_PREFIX, terms=terms_from_settings())
-
-
+@OncePerProcess
 def ledger() -> Ledger:
     """The ledger of this process, as settings describe it."""
-    return _ledger(os.getpid())
+    return Ledger(connection(), settings.REDIS_PREFIX, terms=terms_from_settings())

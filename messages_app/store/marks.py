@@ -9,18 +9,17 @@ since the last mark that is still there. Traffic after the fall does not hide it
 from __future__ import annotations
 
 import json
-import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from django.conf import settings
 
 from messages_app.store.connection import ScriptCaller, connection
 from messages_app.store.scripts import Script, shipped
+from processes.once import OncePerProcess
 
 if TYPE_CHECKING:
     import redis
@@ -120,11 +119,7 @@ def _noted(token: str, text: bytes) -> Noted:
     )  # fmt: skip
 
 
-@cache
-def _marks(process_id: int) -> Marks:
-    return Marks(connection(), settings.REDIS_PREFIX)
-
-
+@OncePerProcess
 def marks() -> Marks:
     """The marks on the server that settings name."""
-    return _marks(os.getpid())
+    return Marks(connection(), settings.REDIS_PREFIX)

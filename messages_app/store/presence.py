@@ -7,7 +7,6 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
 
 import redis
 from django.conf import settings
@@ -15,6 +14,7 @@ from django.conf import settings
 from messages_app.domain.records import Presence
 from messages_app.store.connection import ScriptCaller, connection
 from messages_app.store.scripts import Script, shipped
+from processes.once import OncePerProcess
 
 #: A process that was silent for this long counts as gone. Announce yourself at least three times as often.
 SILENCE_MS = 15_000
@@ -113,26 +113,26 @@ def _presence(row: tuple[bytes, int, bytes]) -> Presence:
     )
 
 
-@cache
-def _register(process_id: int) -> Register:
+@OncePerProcess
+def _register() -> Register:
     return Register(connection(), settings.REDIS_PREFIX)
 
 
 def announce(name: str, role: str, *, started_at_ms: int, details: Mapping[str, object] | None = None) -> int:
     """``Register.announce`` on the server that settings name."""
-    return _register(os.getpid()).announce(name, role, started_at_ms=started_at_ms, details=details)
+    return _register().announce(name, role, started_at_ms=started_at_ms, details=details)
 
 
 def withdraw(name: str) -> None:
     """``Register.withdraw`` on the server that settings name."""
-    _register(os.getpid()).withdraw(name)
+    _register().withdraw(name)
 
 
 def present(role: str | None = None, *, silence_ms: int = SILENCE_MS) -> list[Presence]:
     """``Register.present`` on the server that settings name."""
-    return _register(os.getpid()).present(role, silence_ms=silence_ms)
+    return _register().present(role, silence_ms=silence_ms)
 
 
 def this_process(role: str) -> Presence:
     """``Register.this_process`` on the server that settings name."""
-    return _register(os.getpid()).this_process(role)
+    return _register().this_process(role)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from django.conf import settings
 
 from messages_app.domain.records import State
 from messages_app.store.connection import Lines, connection
+from processes.once import OncePerProcess
 
 if TYPE_CHECKING:
     import redis
@@ -127,11 +126,7 @@ class Recorded:
         return told
 
 
-@cache
-def _recorded(process_id: int) -> Recorded:
-    return Recorded(connection(), settings.REDIS_PREFIX)
-
-
+@OncePerProcess
 def recorded() -> Recorded:
     """The index on the server that settings name."""
-    return _recorded(os.getpid())
+    return Recorded(connection(), settings.REDIS_PREFIX)

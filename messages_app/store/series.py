@@ -7,17 +7,16 @@ there is none, and what is drawn from them has a gap there.
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from django.conf import settings
 
 from messages_app.store.connection import ScriptCaller, connection
 from messages_app.store.scripts import Script, shipped
+from processes.once import OncePerProcess
 
 if TYPE_CHECKING:
     import redis
@@ -141,11 +140,7 @@ def _samples(lines: Sequence[bytes]) -> tuple[Sample, ...]:
     return tuple(sorted(samples, key=lambda sample: sample.at_ms))
 
 
-@cache
-def _series(process_id: int) -> Series:
-    return Series(connection(), settings.REDIS_PREFIX)
-
-
+@OncePerProcess
 def series() -> Series:
     """The series on the server that settings name."""
-    return _series(os.getpid())
+    return Series(connection(), settings.REDIS_PREFIX)
