@@ -16,6 +16,7 @@ from dlq_app.domain.paging import DEFAULT_LIMIT, MAX_CURSOR, MAX_LIMIT
 from dlq_app.rest import audit, openapi, requests, serializers
 from dlq_app.rest.audit import actor
 from dlq_app.services import groups, letter_json
+from wire.instants import iso
 
 _NOT_FOUND = "`group_not_found`"
 _FILTERS = [
@@ -65,7 +66,7 @@ class GroupsView(APIView):
                     "nextCursor": found.next_cursor,
                 },
                 "states": {state.value: count for state, count in found.states.items()},
-                "asOf": letter_json.plain(found.as_of),
+                "asOf": iso(found.as_of),
             }
         )
 

@@ -11,7 +11,7 @@ from typing import Any
 from dlq_app import conf
 from dlq_app.conf import intake
 from dlq_app.domain.errors import BodyTooLarge, LetterNotFound, MoveRefused, PayloadInvalid, StoreUnavailable
-from dlq_app.domain.import_rules import MAX_PAYLOAD
+from dlq_app.domain.import_readers import MAX_PAYLOAD
 from dlq_app.domain.letter import DeadLetter, Death, Recorded, Settled
 from dlq_app.domain.masking import MASK
 from dlq_app.domain.payload import Node, NotJson, NotRestorable, parse, restored, written

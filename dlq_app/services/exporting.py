@@ -23,13 +23,12 @@ from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.errors import DeadLetterError, TooManyExports
 from dlq_app.domain.explanation import explain
 from dlq_app.domain.letter import DeadLetter
+from dlq_app.domain.letter_fields import FIELDS
 from dlq_app.domain.masking import MaskingPolicy, mask, mask_json, mask_text
 from dlq_app.domain.policy import ReplayPolicy
 from dlq_app.domain.versions import masked_diff
-from dlq_app.services.letter_json import imported, plain
 from dlq_app.store import repository
 from dlq_app.store.documents import Unreadable
-from wire.instants import iso
 from wire.visible_text import without_unseen
 
 log = logging.getLogger(__name__)
@@ -38,36 +37,16 @@ log = logging.getLogger(__name__)
 FORMS: Mapping[str, str] = {"jsonl": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
 #: Exports at the same time in one process: each holds a thread for minutes, and submissions need some too.
 AT_ONCE = 2
-#: Columns of the table. Programs rely on their order; new ones go to the end.
-COLUMNS = (
-    "messageId",
-    "_id",
-    "type",
-    "status",
-    "resolution",
-    "errorType",
-    "errorKind",
-    "errorReason",
-    "explanation",
-    "fingerprint",
-    "retryCount",
-    "dlqRetryCount",
-    "strategy",
-    "source",
-    "priority",
-    "tags",
-    "client",
-    "queuedAt",
-    "firstFailedAt",
-    "lastFailedAt",
-    "nextRetryAt",
-    "createdAt",
-    "updatedAt",
-    "resolvedAt",
-    "originalMessage",
-    "importedAt",
-    "importedBy",
+_EXPORTED = [field for field in FIELDS if field.exported]
+#: Columns of the first version, in the order that programs rely on; later fields follow.
+_FIRST = (
+    *("messageId", "_id", "type", "status", "resolution", "errorType", "errorKind", "errorReason", "explanation"),
+    *("fingerprint", "retryCount", "dlqRetryCount", "strategy", "source", "priority", "tags", "client", "queuedAt"),
+    *("firstFailedAt", "lastFailedAt", "nextRetryAt", "createdAt", "updatedAt", "resolvedAt", "originalMessage"),
+    *("importedAt", "importedBy"),
 )
+#: Columns of the table.
+COLUMNS = (*_FIRST, *(field.name for field in FIELDS if field.column and field.name not in _FIRST))
 #: What makes spreadsheets take a cell for a formula, also in the wide forms of East Asian keyboards.
 _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 #: By this mark Excel knows that a file is UTF-8.
@@ -228,53 +207,24 @@ class Stream:
 def record(letter: DeadLetter, masking: MaskingPolicy | None) -> dict[str, Any]:
     """A letter as ``importing`` reads it. Without a masking policy nothing is hidden.
 
-    ``masked`` says whether something is: such a line cannot be imported. What concerns only this installation is left
-    out: the account that its message was counted in, and batches that skipped it.
+    ``masked``: something is hidden, so the line cannot be imported. Fields of this installation alone are left out: the
+    account that its message was counted in, and batches that skipped it.
     """
-    shown = _unmasked(letter)
+    shown = {field.name: field.value(letter) for field in _EXPORTED} | _body(letter.body)
     if masking is None:
         return {**shown, "masked": False}
-    hidden = {**shown, **_masked(letter, shown, masking)}
-    return {**hidden, "masked": hidden != shown}
-
-
-def _unmasked(letter: DeadLetter) -> dict[str, Any]:
-    claim = letter.claim
-    return {
-        "_id": letter.id,
-        "messageId": letter.message_id,
-        "type": letter.type,
-        "status": letter.status.value,
-        "resolution": letter.resolution.value if letter.resolution else None,
-        "strategy": letter.strategy.value,
-        "errorType": letter.error_type,
-        "errorKind": letter.error_kind,
-        "errorReason": letter.error_reason,
-        "errorStack": letter.error_stack,
-        "fingerprint": letter.fingerprint,
-        "retryCount": letter.retry_count,
-        "dlqRetryCount": letter.dlq_retry_count,
-        "priorRuns": letter.prior_runs,
-        "nextRetryAt": _iso(letter.next_retry_at),
-        "queuedAt": _iso(letter.queued_at),
-        "createdAt": iso(letter.created_at),
-        "firstFailedAt": iso(letter.first_failed_at),
-        "lastFailedAt": iso(letter.last_failed_at),
-        "updatedAt": iso(letter.updated_at),
-        "resolvedAt": _iso(letter.resolved_at),
-        "metadata": plain(letter.metadata),
-        **_body(letter.body),
-        "attempts": plain(letter.attempts),
-        "replayAttempts": plain(letter.replay_attempts),
-        "versions": plain(letter.versions),
-        "formerMessages": plain(letter.former_messages),
-        "notes": plain(letter.notes),
-        "history": plain(letter.history),
-        "imported": imported(letter),
-        "fence": letter.fence,
-        "closedEpoch": letter.closed_epoch,
-        "replay": claim and {"id": claim.replay_id, "epoch": claim.epoch, "from": claim.came_from.value},
+    own = {
+        "originalMessage": mask_json(shown["originalMessage"], masking),
+        "versions": [
+            {**mask(entry, masking), "diff": masked_diff(letter, version, masking)}
+            for entry, version in zip(shown["versions"], letter.versions, strict=True)
+        ],
     }
+    if "originalMessageBase64" in shown:
+        own["originalMessageBase64"] = ""  # it is no text, so no rule can find the secrets in it
+    secret = [field.name for field in _EXPORTED if field.secret and field.name not in own]
+    hidden = {**shown, **{name: mask(shown[name], masking) for name in secret}, **own}
+    return {**hidden, "masked": hidden != shown}
 
 
 def _body(body: bytes) -> dict[str, str]:
@@ -284,29 +234,11 @@ def _body(body: bytes) -> dict[str, str]:
         return {"originalMessage": "", "originalMessageBase64": b64encode(body).decode()}
 
 
-def _masked(letter: DeadLetter, shown: Mapping[str, Any], masking: MaskingPolicy) -> dict[str, Any]:
-    """The fields that can hold what a client, an error or a person said, with secrets hidden."""
-    lists = ("attempts", "replayAttempts", "formerMessages", "notes", "history")
-    found = {
-        "errorReason": mask_text(shown["errorReason"], masking),
-        "errorStack": mask_text(shown["errorStack"], masking),
-        "originalMessage": mask_json(shown["originalMessage"], masking),
-        "versions": [
-            {**mask(entry, masking), "diff": masked_diff(letter, version, masking)}
-            for entry, version in zip(shown["versions"], letter.versions, strict=True)
-        ],
-        **{name: mask(shown[name], masking) for name in ("metadata", *lists)},
-    }
-    if "originalMessageBase64" in shown:
-        found["originalMessageBase64"] = ""  # it is no text, so nobody can tell what in it is a secret
-    return found
-
-
 def row(letter: DeadLetter, policy: ReplayPolicy, masking: MaskingPolicy | None, now: datetime) -> list[str]:
     """A letter as cells of the table, none of which a spreadsheet takes for a formula."""
     found = record(letter, masking)
     metadata = found["metadata"]
-    found |= {name: metadata.get(name) for name in ("source", "priority", "client")}
+    found = {field.name: metadata.get(field.name) for field in FIELDS if not field.attribute} | found
     tags = metadata.get("tags")
     found["tags"] = " ".join(map(str, tags)) if isinstance(tags, list) else ""
     mark = found["imported"] or {}
@@ -331,7 +263,3 @@ def cell(value: object) -> str:
 def _bytes(pieces: Sequence[str]) -> bytes:
     # Half of a surrogate pair, which masking may bring out of an escape, becomes that escape again.
     return "".join(pieces).encode("utf-8", "backslashreplace")
-
-
-def _iso(moment: datetime | None) -> str | None:
-    return iso(moment) if moment else None

@@ -19,7 +19,8 @@ from audit_app.lines import record
 from dlq_app import conf
 from dlq_app.conf import intake
 from dlq_app.domain.errors import PayloadInvalid, StoreUnavailable
-from dlq_app.domain.import_rules import MAX_PAYLOAD, LineRefused, end_of, letter_fields, parse
+from dlq_app.domain.import_readers import MAX_PAYLOAD, LineRefused
+from dlq_app.domain.import_rules import end_of, imported_letter, parse
 from dlq_app.store import repository
 from dlq_app.store.repository import IMPORTED, UNCHANGED
 
@@ -125,7 +126,7 @@ class _Import:
                 self._ends.append(is_complete and count == self._since_end)
                 self._since_end = 0
                 return
-            letter = letter_fields(found, self._now, conf.masking_policy(), by=self._actor)
+            letter = imported_letter(found, self._now, conf.masking_policy(), by=self._actor)
             self._check(letter["originalMessage"])
         except LineRefused as error:
             self._summary.refuse(number, str(error))
@@ -164,8 +165,6 @@ class _Import:
             else:
                 if letter["fence"] is None:
                     letter["fence"] = letter["closedEpoch"] = now_ms
-                # Counted where it was accepted; if it is replayed here, it counts as accepted here then.
-                letter["acctDay"] = ""
                 taken.append((number, letter))
         answers = self._letters.bring_in([letter for _, letter in taken])
         for (number, _), answer in zip(taken, answers, strict=True):

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from dlq_app.domain.explanation import explain
 from dlq_app.domain.letter import DeadLetter
+from dlq_app.domain.letter_fields import FIELDS, LetterField, Shown
+from dlq_app.domain.letter_values import iso_or_none, plain
 from dlq_app.domain.masking import MaskingPolicy, mask, mask_json, mask_text
 from dlq_app.domain.policy import ReplayPolicy
 from dlq_app.domain.replay_batch import BatchItem, DryRun, ReplayBatch
@@ -19,98 +21,38 @@ from wire.instants import iso
 if TYPE_CHECKING:
     from dlq_app.services.groups import Group
 
-#: How much of an error text a list shows.
+#: Characters of an error text in a list.
 _EXCERPT = 300
-
-
-_AS_THEY_ARE = frozenset({str, int, bool, type(None)})
-
-
-def plain(value: Any) -> Any:
-    """A stored value as JSON: instants as text, numbers that JSON does not have as null, bytes as escaped text."""
-    if type(value) in _AS_THEY_ARE:  # most values, at the least cost
-        return value
-    if isinstance(value, datetime):
-        return iso(value)
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return None
-    if isinstance(value, Mapping):
-        return {str(key): plain(inner) for key, inner in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [plain(inner) for inner in value]
-    return value if isinstance(value, int | float | None) else str(value)
+_IN_LISTS = [field for field in FIELDS if field.shown is Shown.LIST]
+_SHOWN = [field for field in FIELDS if field.shown]
 
 
 def summary(letter: DeadLetter, masking: MaskingPolicy | None) -> dict[str, Any]:
-    """What a list shows of a letter: no payload, no stack, the beginning of the error text."""
-    reason = letter.error_reason if masking is None else mask_text(letter.error_reason, masking)
-    source, tags = plain(letter.metadata.get("source")), plain(letter.metadata.get("tags") or [])
-    if masking is not None:
-        source, tags = mask(source, masking), mask(tags, masking)
+    """A letter in a list: no payload, no stack, the beginning of the error text."""
+    shown = {field.name: _value(field, letter, masking) for field in _IN_LISTS}
     return {
-        "_id": letter.id,
-        "messageId": letter.message_id,
-        "type": letter.type,
-        "status": letter.status.value,
-        "resolution": letter.resolution.value if letter.resolution else None,
-        "strategy": letter.strategy.value,
-        "errorType": letter.error_type,
-        "errorKind": letter.error_kind,
-        "errorReason": reason[:_EXCERPT],
-        "fingerprint": letter.fingerprint,
-        "retryCount": letter.retry_count,
-        "dlqRetryCount": letter.dlq_retry_count,
-        "nextRetryAt": _iso(letter.next_retry_at),
-        "source": source,
-        "priority": plain(letter.metadata.get("priority")),
-        "tags": tags,
-        "createdAt": iso(letter.created_at),
-        "firstFailedAt": iso(letter.first_failed_at),
-        "lastFailedAt": iso(letter.last_failed_at),
-        "updatedAt": iso(letter.updated_at),
-        "resolvedAt": _iso(letter.resolved_at),
+        **shown,
+        "errorReason": shown["errorReason"][:_EXCERPT],
         "links": {"self": f"/api/dlq/{letter.id}"},
     }
 
 
 def whole(letter: DeadLetter, policy: ReplayPolicy, masking: MaskingPolicy | None, now: datetime) -> dict[str, Any]:
-    """Everything about a letter. Without a masking policy nothing is hidden: only for who may see secrets.
+    """All shown fields of a letter. Without a masking policy nothing is hidden: only for people who may see secrets.
 
-    ``payload`` is the original message as JSON, null if it is none; ``originalMessage`` its text, byte for byte unless
-    something in it is hidden, which ``masked`` tells.
+    ``payload`` is the original message as JSON, null if it is not JSON; ``originalMessage`` its text, byte for byte
+    unless something in it is hidden (``masked``).
     """
-    shown = letter.text if masking is None else mask_json(letter.text, masking)
-
-    def text(value: object) -> str:
-        given = plain(value) if value is not None else ""
-        return str(given) if masking is None else mask_text(str(given), masking)
-
-    def entries(given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = [plain(entry) for entry in given]
-        return found if masking is None else mask(found, masking)
-
+    original = letter.text if masking is None else mask_json(letter.text, masking)
     claim = letter.claim
-    return {
-        **summary(letter, masking),
-        "explanation": text(explain(letter, policy, now)),
-        "errorReason": text(letter.error_reason),
-        "errorStack": text(letter.error_stack),
-        "originalMessage": shown,
-        "payload": _json(shown),
-        "masked": shown != letter.text,
-        "metadata": plain(letter.metadata) if masking is None else mask(plain(letter.metadata), masking),
-        "attempts": entries(letter.attempts),
-        "replayAttempts": entries(letter.replay_attempts),
+
+    def text(value: str) -> str:
+        return value if masking is None else mask_text(value, masking)
+
+    own = {
+        "originalMessage": original,
         "versions": [_version(letter, entry, masking) for entry in letter.versions],
         "formerMessages": [_former(entry, masking) for entry in letter.former_messages],
-        "notes": entries(letter.notes),
-        "history": entries(letter.history),
-        "queuedAt": _iso(letter.queued_at),
-        "imported": imported(letter),
-        "fence": letter.fence,
-        "closedEpoch": letter.closed_epoch,
         "replay": claim
         and {
             "id": claim.replay_id,
@@ -120,16 +62,22 @@ def whole(letter: DeadLetter, policy: ReplayPolicy, masking: MaskingPolicy | Non
             "batchId": claim.batch_id or None,
             "version": claim.version,
             "lockedBy": claim.locked_by,
-            "lockedAt": _iso(claim.locked_at),
+            "lockedAt": iso_or_none(claim.locked_at),
         },
+    }
+    return {
+        **{field.name: _value(field, letter, masking) for field in _SHOWN if field.name not in own},
+        **own,
+        "explanation": text(explain(letter, policy, now)),
+        "payload": _json(original),
+        "masked": original != letter.text,
         "links": {"self": f"/api/dlq/{letter.id}", "message": f"/api/messages/{letter.message_id}"},
     }
 
 
-def imported(letter: DeadLetter) -> dict[str, str] | None:
-    """Who imported the letter here, and when; None when it was not."""
-    mark = letter.imported
-    return {"by": mark.by, "at": iso(mark.at)} if mark else None
+def _value(field: LetterField, letter: DeadLetter, masking: MaskingPolicy | None) -> Any:
+    value = field.value(letter)
+    return mask(value, masking) if field.secret and masking is not None else value
 
 
 def masked_batch(of: ReplayBatch, masking: MaskingPolicy) -> ReplayBatch:
@@ -173,9 +121,9 @@ def batch(of: ReplayBatch, masking: MaskingPolicy) -> dict[str, Any]:
         "maxFailureRate": of.max_failure_rate,
         "requestedBy": of.requested_by,
         "createdAt": iso(of.created_at),
-        "scheduledAt": _iso(of.scheduled_at),
-        "startedAt": _iso(of.started_at),
-        "finishedAt": _iso(of.finished_at),
+        "scheduledAt": iso_or_none(of.scheduled_at),
+        "startedAt": iso_or_none(of.started_at),
+        "finishedAt": iso_or_none(of.finished_at),
         "updatedAt": iso(of.updated_at),
         "links": {"self": f"/api/dlq/replay-batches/{of.id}", "items": f"/api/dlq/replay-batches/{of.id}/items"},
     }
@@ -241,7 +189,7 @@ def group(found: Group, masking: MaskingPolicy | None, *, with_history: bool = F
             "by": said.by,
             "at": iso(said.at),
             "reason": text(said.reason),
-            "until": _iso(said.until),
+            "until": iso_or_none(said.until),
             "untilPerHour": said.until_per_hour,
             "untilCount": said.until_count,
             "ended": said.ended or None,
@@ -280,7 +228,3 @@ def _json(text: str) -> Any:
         return json.loads(text, parse_constant=lambda name: None)
     except (ValueError, RecursionError):
         return None
-
-
-def _iso(moment: datetime | None) -> str | None:
-    return iso(moment) if moment else None

@@ -15,7 +15,7 @@ from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
 
 from dlq_app.domain.errors import StoreUnavailable
-from dlq_app.store.documents import text
+from dlq_app.domain.letter_values import safe_text
 from dlq_app.store.mongo import Document, translated
 
 
@@ -64,7 +64,7 @@ class Approvals:
         try:
             with translated():
                 return self._approvals.find_one_and_update(
-                    {"_id": text(who)}, change, upsert=True, return_document=ReturnDocument.AFTER
+                    {"_id": safe_text(who)}, change, upsert=True, return_document=ReturnDocument.AFTER
                 )
         except StoreUnavailable as error:
             if isinstance(error.__cause__, DuplicateKeyError):
@@ -76,15 +76,17 @@ class Approvals:
         with translated():
             if kept:
                 self._approvals.update_one(
-                    {"_id": text(who)}, {"$min": {"starts.$[mine].count": kept}}, array_filters=[{"mine.id": start_id}]
+                    {"_id": safe_text(who)},
+                    {"$min": {"starts.$[mine].count": kept}},
+                    array_filters=[{"mine.id": start_id}],
                 )
             else:
-                self._approvals.update_one({"_id": text(who)}, {"$pull": {"starts": {"id": start_id}}})
+                self._approvals.update_one({"_id": safe_text(who)}, {"$pull": {"starts": {"id": start_id}}})
 
     def starts(self, who: str, *, window: timedelta) -> Sequence[Start]:
         """What the person started within the window, oldest first."""
         with translated():
-            return self._starts(self._approvals.find_one({"_id": text(who)}, {"starts": _recent(window)}))
+            return self._starts(self._approvals.find_one({"_id": safe_text(who)}, {"starts": _recent(window)}))
 
     @staticmethod
     def _starts(document: Document | None) -> list[Start]:

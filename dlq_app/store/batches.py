@@ -15,8 +15,8 @@ from pymongo.write_concern import WriteConcern
 from dlq_app.domain.batch_rules import CATCH_UP, Move
 from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.errors import CriteriaInvalid, StoreUnavailable
+from dlq_app.domain.letter_values import safe_text
 from dlq_app.domain.replay_batch import BatchCounts, BatchOrder, Canary, ReplayBatch, Stage
-from dlq_app.store.documents import text
 from dlq_app.store.items import Tally
 from dlq_app.store.mongo import Document, translated
 
@@ -74,8 +74,8 @@ class Batches:
             "_id": batch_id,
             "stage": Stage.PLANNING.value,
             "active": True,
-            "name": text(order.name, 200),
-            "reason": text(order.reason, 2000),
+            "name": safe_text(order.name, 200),
+            "reason": safe_text(order.reason, 2000),
             "filter": order.criteria.as_filter() if order.criteria is not None else None,
             "idsGiven": bool(order.ids),
             "limit": order.limit,
@@ -83,7 +83,7 @@ class Batches:
             "canary": {"size": order.canary.size, "minSuccess": order.canary.min_success} if order.canary else None,
             "maxFailures": order.max_failures,
             "maxFailureRate": order.max_failure_rate,
-            "requestedBy": text(actor, 200),
+            "requestedBy": safe_text(actor, 200),
             "resumeTo": None,
             "pausedBy": "",
             "stopReason": "",
@@ -189,14 +189,14 @@ class Batches:
         taken meanwhile. Operators do not care.
         """
         batch = seen.batch
-        entry = {"at": "$$NOW", "who": {"$literal": text(who, 200)}, "what": move.to.value}
-        entry["why"] = {"$literal": text(why or move.stop_reason, 2000)}
+        entry = {"at": "$$NOW", "who": {"$literal": safe_text(who, 200)}, "what": move.to.value}
+        entry["why"] = {"$literal": safe_text(why or move.stop_reason, 2000)}
         changed: Document = {
             "stage": move.to.value,
             "resumeTo": move.resume_to.value if move.resume_to else None,
             "pausedBy": move.paused_by,
-            "stopReason": {"$literal": text(move.stop_reason, 2000)},
-            "stopErrors": {"$literal": [{"errorType": text(name, 200), "count": count} for name, count in errors]},
+            "stopReason": {"$literal": safe_text(move.stop_reason, 2000)},
+            "stopErrors": {"$literal": [{"errorType": safe_text(name, 200), "count": count} for name, count in errors]},
             "waiting": "",
             "updatedAt": "$$NOW",
             "history": {"$slice": [{"$concatArrays": [{"$ifNull": ["$history", []]}, [entry]]}, -_KEPT_HISTORY]},
@@ -233,7 +233,7 @@ class Batches:
         self, seen: StoredBatch, *, tally: Tally, settled_to: int, settled: Tally, waiting: str, late: int | None = None
     ) -> None:
         """Write down how far the batch is. ``settled`` only ever grows: an older view of it changes nothing."""
-        changed: Document = {"counts": _counts(tally), "waiting": text(waiting, 300)}
+        changed: Document = {"counts": _counts(tally), "waiting": safe_text(waiting, 300)}
         if late is not None:
             changed["lateArrivals"] = late
         where: Document = {"_id": seen.id, "active": True}
@@ -246,7 +246,7 @@ class Batches:
     def say_waiting(self, batch_id: str, waiting: str) -> None:
         """Say what the batch waits for."""
         with translated():
-            self._notes.update_one({"_id": batch_id, "active": True}, {"$set": {"waiting": text(waiting, 300)}})
+            self._notes.update_one({"_id": batch_id, "active": True}, {"$set": {"waiting": safe_text(waiting, 300)}})
 
     # -- chunks
 

@@ -14,6 +14,7 @@ from pymongo.errors import BulkWriteError, WriteError
 
 from dlq_app.domain.errors import StoreUnavailable
 from dlq_app.domain.letter import KEPT_REPLAYS, Claimed, DeadLetter
+from dlq_app.domain.letter_values import safe_text
 from dlq_app.domain.states import Status, Verb, froms, is_allowed
 from dlq_app.store.documents import (
     HEAVY,
@@ -22,7 +23,6 @@ from dlq_app.store.documents import (
     history_entry,
     letter_from,
     letters_from,
-    text,
 )
 from dlq_app.store.many import changed_by, longer, of_this_letter
 from dlq_app.store.mongo import Document, translated
@@ -270,7 +270,7 @@ def claim_update(letter: DeadLetter, order: ClaimOrder) -> tuple[Document, Docum
     }
     if order.batch_id:
         where |= {"replayAttempts.batchId": {"$ne": order.batch_id}, "skippedBy": {"$ne": order.batch_id}}
-    by, why = text(order.by, 200), text(order.why, 2000)
+    by, why = safe_text(order.by, 200), safe_text(order.why, 2000)
     attempt = {
         "replayId": order.replay_id,
         "epoch": epoch,
@@ -326,7 +326,7 @@ def claim_many_update(
     claims: Sequence[tuple[DeadLetter, str]], order: ClaimOrder
 ) -> tuple[Document, Sequence[Document]]:
     """Filter and change by which an order claims many letters at once, each as ``claim_update`` would."""
-    by, why = text(order.by, 200), text(order.why, 2000)
+    by, why = safe_text(order.by, 200), safe_text(order.why, 2000)
     ids = [ObjectId(letter.id) for letter, _ in claims]
     told = of_this_letter(
         ids,

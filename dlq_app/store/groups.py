@@ -12,7 +12,7 @@ from pymongo.collection import Collection
 
 from dlq_app.domain.fingerprint import culprit, fingerprint
 from dlq_app.domain.group_states import GroupState, Said
-from dlq_app.store.documents import text
+from dlq_app.domain.letter_values import safe_text
 from dlq_app.store.mongo import LETTERS, Document, database, translated
 
 GROUPS = "dlq_groups"
@@ -82,7 +82,7 @@ class Groups:
         until_count: int | None = None,
     ) -> Described:
         """Somebody said ``resolved`` or ``ignored``, or None: take back what was said. The last word counts."""
-        by, reason = text(by, 200), text(reason, 2000)
+        by, reason = safe_text(by, 200), safe_text(reason, 2000)
         change: Document = {"$unset": {"said": ""}}
         if state:
             said = {
@@ -99,7 +99,7 @@ class Groups:
 
     def note(self, name: str, *, by: str, note: str, at: datetime) -> Described:
         """Put a note on a group, in place of the one that is there; that one stays in its history."""
-        by, note = text(by, 200), text(note, 4000)
+        by, note = safe_text(by, 200), safe_text(note, 4000)
         change: Document = {"$set": {"note": {"text": note, "by": by, "at": at}}}
         return self._update(name, change, _entry(at, by, "note", note))
 

@@ -12,10 +12,11 @@ from pymongo.collection import Collection
 
 from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.letter import DeadLetter
+from dlq_app.domain.letter_values import safe_text
 from dlq_app.domain.paging import DEFAULT_SORT, Cursor
 from dlq_app.domain.states import Resolution, Status, Verb, froms
 from dlq_app.store import queries
-from dlq_app.store.documents import KEPT_HISTORY, KEPT_NOTES, history_entry, letter_from, letters_from, text
+from dlq_app.store.documents import KEPT_HISTORY, KEPT_NOTES, history_entry, letter_from, letters_from
 from dlq_app.store.mongo import Document, translated
 
 _CHUNK = 500
@@ -92,7 +93,7 @@ class Moves:
 
     def add_note(self, letter_id: str, *, who: str, note: str, now: datetime) -> DeadLetter | None:
         """A note moves nothing, so it is welcome in every status; None when the letter is gone."""
-        entry = {"at": now, "by": text(who, 200), "text": text(note, 4000)}
+        entry = {"at": now, "by": safe_text(who, 200), "text": safe_text(note, 4000)}
         change = {"$push": {"notes": {"$each": [entry], "$slice": -KEPT_NOTES}}, "$set": {"updatedAt": now}}
         return self._update({"_id": ObjectId(letter_id)}, change)
 

@@ -16,6 +16,7 @@ from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure, W
 from dlq_app import conf
 from dlq_app.domain.errors import NotStorable, StoreUnavailable
 from dlq_app.domain.letter import KEPT_ATTEMPTS, Death, Settled
+from dlq_app.domain.letter_values import load_body, load_number
 from dlq_app.domain.policy import Placement
 from dlq_app.domain.states import Resolution, Status, Verb, require
 from dlq_app.domain.strategies import Strategy
@@ -24,11 +25,10 @@ from dlq_app.store.documents import (
     KEPT_FORMER,
     KEPT_HISTORY,
     attempt_entries,
-    austere,
-    body_of,
     error_fields,
     history_entry,
-    metadata_of,
+    message_fields,
+    minimal,
     stored_body,
 )
 from dlq_app.store.many import changed_by, longer, of_this_letter
@@ -137,7 +137,7 @@ class Outcomes:
         refused: dict[int, str] = {}
         for position, code, why in failures:
             if code != _DUPLICATE_KEY:
-                again = self._bulk([InsertOne(austere(letters[position]))])
+                again = self._bulk([InsertOne(minimal(letters[position]))])
                 if again and again[0][1] == _DUPLICATE_KEY:
                     existing.add(position)
                 elif again:
@@ -257,15 +257,8 @@ def death_update(death: Death, standing: Standing, placement: Placement, now: da
         changed["metadata.systemState"] = documents.storable(death.system_state)
         changed["lastReplay"] = {"at": death.died_at, "outcome": outcome}
     else:
-        # A replay is one attempt of its own: what the message itself had used stays.
-        changed |= {
-            "retryCount": death.retry_count,
-            "type": death.type,
-            "originalMessage": stored_body(death.body),
-            "metadata": metadata_of(death),
-            "queuedAt": death.queued_at,
-            "acctDay": death.acct_day,
-        }
+        # A replay does not change these: the retries that the message itself used are kept.
+        changed |= message_fields(death)
         if standing.body != death.body:
             former = {
                 "originalMessage": stored_body(standing.body),
@@ -422,19 +415,15 @@ def _standing(document: Document) -> Standing:
         kinds.setdefault(replay["epoch"], str(replay.get("kind", "")))
     return Standing(
         message_id=document["messageId"],
-        closed_epoch=_whole(document.get("closedEpoch")),
-        fence=_whole(document.get("fence")),
+        closed_epoch=load_number(document.get("closedEpoch")),
+        fence=load_number(document.get("fence")),
         status=Status(status) if status in list(Status) else None,
         strategy=str(document.get("strategy", "")),
         fingerprint=str(document.get("fingerprint", "")),
-        dlq_retry_count=_whole(document.get("dlqRetryCount")),
+        dlq_retry_count=load_number(document.get("dlqRetryCount")),
         came_from=str(replay.get("from", "")),
         kinds=kinds,
-        body=body_of(document["originalMessage"]) if isinstance(document.get("originalMessage"), str | bytes) else b"",
+        body=load_body(document.get("originalMessage")),
         last_failed_at=document.get("lastFailedAt"),
         raw=document,
     )
-
-
-def _whole(value: object) -> int:
-    return int(value) if isinstance(value, int | float) and value == value and abs(value) < 2**63 else 0
