@@ -19,6 +19,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from dlqsite.tests.postgres import Postgres
 from management.embedded import Mongod, Valkey, choose, mongod_binary, valkey_binary
@@ -93,6 +94,26 @@ class Servers:
 _servers: Servers | None = None
 
 
+class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+    """One process runs a whole file, and all journeys: they share one running system."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        folder = "dlqsite/tests/journeys/"
+        return folder if nodeid.startswith(folder) else super()._split_scope(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run slow files first, so that no process ends up alone with one."""
+    order = ("journey", "browser")
+    items.sort(key=lambda item: next((n for n, name in enumerate(order) if item.get_closest_marker(name)), len(order)))
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, None, None]:
     """Start the servers (not in the xdist controller, which runs no test) and point the settings at them.
@@ -115,6 +136,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
         os.environ["DATABASE_TIMEOUT"] = "60"  # machines are shared
     # Nothing of a stack that runs on this machine may reach the tests.
     os.environ["DATA_DIR"] = str(folder / "data")
+    # The tests start many Python processes: with bytecode on disk they do not compile the project each time.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     # Static files come straight from the apps, whatever was collected here before.
     os.environ["STATIC_ROOT"] = str(folder / "static")
     os.environ["SECRET_KEY"] = "only-for-tests-0123456789-0123456789-0123456789-0123456789"  # noqa: S105
@@ -122,6 +145,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
     loaded = yield
     from django.conf import settings
 
+    # Passwords are hashed with care in production; here only that they are checked matters.
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     # In a file, as in production: a server thread and a test have a connection each, and neither waits for the other's.
     if "sqlite3" in settings.DATABASES["default"]["ENGINE"]:
         settings.DATABASES["default"].setdefault("TEST", {})["NAME"] = str(folder / "test.sqlite3")

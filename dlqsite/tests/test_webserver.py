@@ -16,8 +16,8 @@ from typing import Any
 import psutil
 import pytest
 
+from dlqsite.tests.journeys.rig import ROOT
 from dlqsite.tests.patience import eventually
-from dlqsite.tests.rig import ROOT
 from dlqsite.web.connection import MAX_BODY, Head, find_head
 
 pytestmark = pytest.mark.redis

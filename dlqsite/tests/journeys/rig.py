@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from dlqsite.tests.patience import eventually
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class Reply:

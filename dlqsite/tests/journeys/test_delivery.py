@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dlqsite.tests.journeys.rig import Reply, Rig
 from dlqsite.tests.patience import eventually
 from dlqsite.tests.receiver import Receiver
-from dlqsite.tests.rig import Reply, Rig
 
 pytestmark = [pytest.mark.journey, pytest.mark.redis, pytest.mark.mongo, pytest.mark.timeout(300)]
 
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 OPEN_S = 8.0
-POLICY = """
-[hosts."127.0.0.1:{port}"]
-schemes = ["http"]
-secrets = ["HOOKS_SECRET"]
-allow_private = true
-total_timeout_ms = 2000
-"""
 
 
 @dataclass
@@ -64,31 +54,15 @@ class Scene:
         return [attempt for one in ids for attempt in self.rig.message(one)["attempts"]]
 
 
-@pytest.fixture(scope="module")
-def rig_and_receivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    folder = tmp_path_factory.mktemp("delivery")
-    with Receiver(secret=SECRET) as failing, Receiver(secret=SECRET) as sound:
-        policy = Path(folder, "delivery.toml")
-        policy.write_text("".join(POLICY.format(port=receiver.port) for receiver in (failing, sound)))
-        environment = {
-            "DELIVERY_POLICY": str(policy),
-            "HOOKS_SECRET": SECRET,
-            "DJANGO_SETTINGS_MODULE": "dlqsite.tests.impatient",
-        }
-        with Rig(folder, **environment) as rig:
-            yield Scene(rig, failing, sound)
-
-
 @pytest.fixture
-def scene(rig_and_receivers: Scene) -> Scene:
-    for receiver in (rig_and_receivers.failing, rig_and_receivers.sound):
+def scene(rig: Rig, receivers: tuple[Receiver, Receiver]) -> Scene:
+    for receiver in receivers:
         receiver.mode, receiver.status = "ok", 0
         receiver.seen.clear()
         receiver.accepted.clear()
-        name = f"http:127.0.0.1:{receiver.port}"
-        reset = rig_and_receivers.rig.post(f"/api/breakers/{name}/reset", {"reason": "a test begins"})
+        reset = rig.post(f"/api/breakers/http:127.0.0.1:{receiver.port}/reset", {"reason": "a test begins"})
         assert reset.status == 200, reset.raw
-    return rig_and_receivers
+    return Scene(rig, *receivers)
 
 
 def test_both_breakers_are_known_before_any_message(scene: Scene) -> None:
