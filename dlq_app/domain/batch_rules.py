@@ -1,7 +1,7 @@
-"""What may follow on what: moves of a batch, how much it may send next, what is to be done with one letter. Pure.
+"""Rules of a replay batch: the next stage, how many letters may be sent, and what to do with each letter.
 
-Each function takes what was seen and answers; whoever asked carries it out by one conditional update, which finds
-nothing to change when the batch or the letter has moved in between.
+Pure functions of a batch or letter as it was read. The caller applies the result with one conditional update, which
+changes nothing if the batch or the letter has changed since.
 """
 
 from __future__ import annotations
@@ -17,36 +17,35 @@ from dlq_app.domain.replay_batch import (
     BY_OPERATOR,
     CANARY_FAILED,
     FINAL,
-    LEAST_JUDGED,
+    MIN_JUDGED,
     SENDING,
     TOO_MANY_FAILURES,
-    BatchCounts,
     BreakerSeen,
-    Canary,
+    ReplayBatch,
     Stage,
 )
 from dlq_app.domain.states import WAITING, Status
 
-#: Letters that are taken at once. What was taken may still be sent after a cancel.
+#: Letters taken at once. After a cancel, letters that were already taken may still be sent.
 CHUNK = 50
-#: The same when nothing limits the batch, and bytes of payload that they may have together.
+#: Maximum chunk of a batch without limits: letters, and bytes of payload.
 LARGE_CHUNK = 250
 CHUNK_BYTES = 8 * 1024 * 1024
-#: A batch with a rate takes what the rate allows in this time, at least one letter.
+#: A batch with a rate takes the letters that the rate allows in this time, at least one.
 RATE_SLICE_S = 0.1
-#: How much a late taker may catch up on: what keeps the rate exact without a burst after a pause.
+#: Maximum delay that a late executor makes up for: keeps the rate exact without a burst after a pause.
 CATCH_UP = timedelta(milliseconds=250)
-#: Letters of one batch that are under way at the same time.
+#: Maximum number of letters of one batch in flight.
 WINDOW = 2000
-#: The same in bytes of payload.
+#: Maximum payload of the letters of one batch in flight.
 WINDOW_BYTES = 32 * 1024 * 1024
-#: Keeps a rate like 0.1 times 30 from coming out a hair below 3.
+#: Without it, 0.1 times 30 rounds down to 2.
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One change of stage, with what goes with it."""
+    """A change of stage and the fields that change with it."""
 
     to: Stage
     resume_to: Stage | None = None
@@ -56,79 +55,74 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchSeen:
-    """A batch as its executor sees it at one instant."""
+class BatchView:
+    """A batch as its executor sees it at one point in time."""
 
-    stage: Stage
-    resume_to: Stage | None
-    paused_by: str
-    canary: Canary | None
-    max_failures: int | None
-    max_failure_rate: float | None
-    total: int
+    #: With the counts of that time.
+    batch: ReplayBatch
     #: Letters before this place were taken.
     next_seq: int
-    counts: BatchCounts
     #: Letters that were taken and have no outcome yet.
     under_way: int
-    #: Whether ``scheduledAt`` has come.
-    is_due: bool
-    #: The breaker that the next letter would meet, if it lets not everything through.
+    #: Whether ``scheduledAt`` has passed.
+    is_due: bool = True
+    #: The circuit breaker of the next letter, if it does not let every call pass.
     blocked_by: BreakerSeen | None = None
 
     @property
     def all_taken(self) -> bool:
-        return self.next_seq >= self.total
+        return self.next_seq >= self.batch.total
 
 
-def next_move(seen: BatchSeen) -> Move | None:
-    """The stage that an executor may lead this batch to now; None: it stays."""
-    match seen.stage:
-        case Stage.PLANNED if seen.is_due:
-            return Move(Stage.CANARY if seen.canary else Stage.RUNNING)
+def next_move(view: BatchView) -> Move | None:
+    """The stage to which an executor may move the batch now; None: it stays."""
+    batch = view.batch
+    match batch.stage:
+        case Stage.PLANNED if view.is_due:
+            return Move(Stage.CANARY if batch.canary else Stage.RUNNING)
         case Stage.CANARY:
-            return _judged(seen) or _blocked(seen)
+            return _judge_canary(view) or _pause_by_breaker(view)
         case Stage.RUNNING:
-            if is_over_budget(seen):
+            if is_over_budget(batch):
                 return Move(Stage.STOPPED, stop_reason=TOO_MANY_FAILURES)
-            if seen.all_taken and seen.under_way == 0:
+            if view.all_taken and view.under_way == 0:
                 return Move(Stage.FINISHED)
-            return _blocked(seen)
-        case Stage.PAUSED if seen.paused_by == BY_BREAKER and seen.blocked_by is None:
-            return Move(seen.resume_to or Stage.RUNNING)
+            return _pause_by_breaker(view)
+        case Stage.PAUSED if batch.paused_by == BY_BREAKER and view.blocked_by is None:
+            return Move(batch.resume_to or Stage.RUNNING)
         case _:
             return None
 
 
-def _judged(seen: BatchSeen) -> Move | None:
-    """The verdict on the canary, once the outcomes of all its letters are there."""
-    canary = seen.canary
+def _judge_canary(view: BatchView) -> Move | None:
+    """Start or stop the batch once all letters of the canary have their outcome."""
+    canary, counts = view.batch.canary, view.batch.counts
     if canary is None:
         return Move(Stage.RUNNING)
-    # Until the verdict nothing but the canary is taken, so the counts are its own; skipped letters are replaced.
-    if seen.under_way or (seen.counts.ended < canary.size and not seen.all_taken):
+    # Only canary letters are taken in this stage, so the counts are the canary's. Skipped letters are replaced.
+    if view.under_way or (counts.ended < canary.size and not view.all_taken):
         return None
-    if seen.counts.failed > canary.failures_allowed:
+    if counts.failed > canary.failures_allowed:
         return Move(Stage.STOPPED, stop_reason=CANARY_FAILED)
     return Move(Stage.RUNNING, canary_passed=True)
 
 
-def _blocked(seen: BatchSeen) -> Move | None:
-    if seen.blocked_by is None or seen.all_taken:
+def _pause_by_breaker(view: BatchView) -> Move | None:
+    if view.blocked_by is None or view.all_taken:
         return None
-    return Move(Stage.PAUSED, resume_to=seen.stage, paused_by=BY_BREAKER)
+    return Move(Stage.PAUSED, resume_to=view.batch.stage, paused_by=BY_BREAKER)
 
 
-def is_over_budget(seen: BatchSeen) -> bool:
-    """Whether more letters have failed than the order allows."""
-    failed, ended = seen.counts.failed, seen.counts.ended
-    if seen.max_failures is not None and failed > seen.max_failures:
+def is_over_budget(batch: ReplayBatch) -> bool:
+    """Whether more letters have failed than ``max_failures`` or ``max_failure_rate`` allows."""
+    failed, ended = batch.counts.failed, batch.counts.ended
+    if batch.max_failures is not None and failed > batch.max_failures:
         return True
-    return seen.max_failure_rate is not None and ended >= LEAST_JUDGED and failed > seen.max_failure_rate * ended
+    return batch.max_failure_rate is not None and ended >= MIN_JUDGED and failed > batch.max_failure_rate * ended
 
 
 def pause_by_operator(stage: Stage, resume_to: Stage | None) -> Move | None:
-    """Where an operator's pause leads; None: not from this stage."""
+    """The move for an operator's pause; None: not allowed in this stage."""
     if stage in SENDING:
         return Move(Stage.PAUSED, resume_to=stage, paused_by=BY_OPERATOR)
     if stage is Stage.PAUSED:
@@ -137,7 +131,7 @@ def pause_by_operator(stage: Stage, resume_to: Stage | None) -> Move | None:
 
 
 def resume_by_operator(stage: Stage, resume_to: Stage | None) -> Move | None:
-    """Back to the stage that was paused: a pause never skips the canary."""
+    """Return to the paused stage, so that a pause never skips the canary."""
     return Move(resume_to or Stage.RUNNING) if stage is Stage.PAUSED else None
 
 
@@ -145,89 +139,91 @@ def cancel_by_operator(stage: Stage, reason: str) -> Move | None:
     return None if stage in FINAL else Move(Stage.CANCELLED, stop_reason=reason)
 
 
-# --- how much ---
+# --- how many letters ---
 
 
-def allowance(seen: BatchSeen, rate: float | None, *, bytes_each: float = 0.0) -> int:
-    """How many letters may be taken now, 0 to ``LARGE_CHUNK``. What the breakers say of each comes on top."""
-    if seen.stage not in SENDING and not is_trying(seen):
+def allowance(view: BatchView, *, bytes_each: float = 0.0) -> int:
+    """How many letters may be taken now, from 0 to ``LARGE_CHUNK``. Breakers may reduce it: see ``passing``."""
+    batch = view.batch
+    if batch.stage not in SENDING and not is_trying(view):
         return 0
-    size = chunk_size(
-        is_careful=is_careful(seen.stage, rate, seen.max_failures, seen.max_failure_rate), bytes_each=bytes_each
+    maximum = min(
+        chunk_size(batch, bytes_each=bytes_each),
+        batch.total - view.next_seq,
+        window(batch, bytes_each) - view.under_way,
     )
-    most = min(size, seen.total - seen.next_seq, window(seen, bytes_each) - seen.under_way)
-    if rate is not None:
-        most = min(most, rate_slice(rate))
-    if seen.canary and Stage.CANARY in (seen.stage, seen.resume_to):
-        most = min(most, seen.canary.size - seen.counts.ended - seen.under_way)
-    return max(0, most)
+    if batch.canary and Stage.CANARY in (batch.stage, batch.resume_to):
+        maximum = min(maximum, batch.canary.size - batch.counts.ended - view.under_way)
+    return max(0, maximum)
 
 
-def is_careful(stage: Stage, rate: float | None, max_failures: int | None, max_failure_rate: float | None) -> bool:
-    """Whether every letter counts: under a rate or a budget, or before the canary's verdict."""
-    return stage is not Stage.RUNNING or any(limit is not None for limit in (rate, max_failures, max_failure_rate))
+def has_budget(batch: ReplayBatch) -> bool:
+    return batch.max_failures is not None or batch.max_failure_rate is not None
 
 
-def chunk_size(*, is_careful: bool, bytes_each: float) -> int:
-    """Letters that may be taken at once. ``bytes_each``: payload of a letter so far; 0: nobody knows yet."""
-    if is_careful or bytes_each <= 0:
+def is_limited(batch: ReplayBatch) -> bool:
+    """Whether every letter counts: before the canary's verdict, or with a rate or a budget."""
+    return batch.stage is not Stage.RUNNING or batch.rate_per_second is not None or has_budget(batch)
+
+
+def chunk_size(batch: ReplayBatch, *, bytes_each: float) -> int:
+    """Maximum number of letters in one chunk. ``bytes_each``: average payload of a letter; 0: not known yet."""
+    if not is_limited(batch) and bytes_each > 0:
+        return min(LARGE_CHUNK, max(1, int(CHUNK_BYTES / bytes_each)))
+    if batch.rate_per_second is None:
         return CHUNK
-    return min(LARGE_CHUNK, max(1, int(CHUNK_BYTES / bytes_each)))
+    # Small chunks: with large ones the rate would be visible as steps.
+    return min(CHUNK, max(1, math.ceil(batch.rate_per_second * RATE_SLICE_S)))
 
 
-def rate_slice(rate: float) -> int:
-    """How many letters go at once under a rate: few enough that nobody sees steps."""
-    return max(1, math.ceil(rate * RATE_SLICE_S))
+def is_trying(view: BatchView) -> bool:
+    """Whether a batch paused by a breaker may send a few letters as the breaker's trial calls.
 
-
-def is_trying(seen: BatchSeen) -> bool:
-    """Whether a batch that its breaker pauses offers a few letters as the calls by which a breaker finds out.
-
-    Without any call it would stay open for ever, and the batch paused. Only when nothing of the batch is under way.
+    Without any call the breaker would stay open and the batch paused. Only while no letter of the batch is in flight.
     """
-    return seen.stage is Stage.PAUSED and seen.paused_by == BY_BREAKER and seen.under_way == 0
+    return view.batch.stage is Stage.PAUSED and view.batch.paused_by == BY_BREAKER and view.under_way == 0
 
 
-def window(seen: BatchSeen, bytes_each: float = 0.0) -> int:
-    """How many letters of the batch may be under way at the same time."""
-    most = WINDOW
+def window(batch: ReplayBatch, bytes_each: float = 0.0) -> int:
+    """Maximum number of letters in flight."""
+    maximum = WINDOW
     if bytes_each > 0:
-        most = min(most, max(1, int(WINDOW_BYTES / bytes_each)))
-    if seen.max_failures is not None:
-        # If all of them fail, the last one is the one failure too many: none fails beyond it.
-        most = min(most, max(0, seen.max_failures - seen.counts.failed) + 1)
-    if seen.max_failure_rate is not None:
-        most = min(most, _rate_window(seen.max_failure_rate, seen.counts.failed, seen.counts.ended))
-    return most
+        maximum = min(maximum, max(1, int(WINDOW_BYTES / bytes_each)))
+    if batch.max_failures is not None:
+        # If all of them fail, only the last one exceeds the budget.
+        maximum = min(maximum, max(0, batch.max_failures - batch.counts.failed) + 1)
+    if batch.max_failure_rate is not None:
+        maximum = min(maximum, _rate_window(batch.max_failure_rate, batch.counts.failed, batch.counts.ended))
+    return maximum
 
 
-def _rate_window(most_rate: float, failed: int, ended: int) -> int:
-    """How many may be under way so that, if all of them fail, only the last is beyond the rate.
+def _rate_window(max_rate: float, failed: int, ended: int) -> int:
+    """Maximum number of letters in flight of which, if all fail, only the last exceeds the failure rate.
 
-    Until ``LEAST_JUDGED`` have ended there is no verdict, and those are let go.
+    Until ``MIN_JUDGED`` letters have ended the rate is not judged, and that many may be in flight.
     """
-    unjudged = LEAST_JUDGED - ended
-    if most_rate >= 1:
+    unjudged = MIN_JUDGED - ended
+    if max_rate >= 1:
         return WINDOW
-    # With n more failures the rate is kept while failed + n <= most_rate * (ended + n).
-    within = math.floor((most_rate * ended - failed) / (1 - most_rate) + _ROUNDING)
+    # With n more failures the rate is kept while failed + n <= max_rate * (ended + n).
+    within = math.floor((max_rate * ended - failed) / (1 - max_rate) + _ROUNDING)
     return max(unjudged, within + 1, 1)
 
 
 def failures_at_most(count: int, max_failures: int | None, max_failure_rate: float | None) -> int | None:
-    """How many of ``count`` letters may fail before a batch with this budget stops; None without a budget."""
+    """Maximum failures among ``count`` letters before a batch with this budget stops; None without a budget."""
     bounds = [count]
     if max_failures is not None:
         bounds.append(max_failures + 1)
     if max_failure_rate is not None:
-        bounds.append(max(LEAST_JUDGED, math.floor(max_failure_rate * count + _ROUNDING) + 1))
+        bounds.append(max(MIN_JUDGED, math.floor(max_failure_rate * count + _ROUNDING) + 1))
     return min(bounds) if len(bounds) > 1 else None
 
 
 def passing(names: Sequence[str | None], breakers: Mapping[str, BreakerSeen], *, trying: bool) -> int:
-    """How many of the next letters may go, by the breaker that each would meet.
+    """How many of the next letters their circuit breakers allow. ``names``: the breaker of each letter.
 
-    A breaker that nobody has seen lets everything through. While ``trying``, one that is not closed gets its trials.
+    A breaker that is not in ``breakers`` allows every call. While ``trying``, one that is not closed allows its trials.
     """
     trials = {name: seen.trials if trying else 0 for name, seen in breakers.items() if not seen.passes}
     for place, name in enumerate(names):
@@ -243,17 +239,17 @@ def passing(names: Sequence[str | None], breakers: Mapping[str, BreakerSeen], *,
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Nobody has it: claim it."""
+    """The letter waits: claim it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ours:
-    """Claimed for this batch by an executor that did not come further: go on with its claim."""
+class OwnLetter:
+    """Already claimed for this batch, not forwarded yet: forward it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """This batch's replay of it has ended."""
+    """This batch's replay of the letter has ended: copy its outcome."""
 
     outcome: str
     error_type: str
@@ -261,29 +257,29 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """It is not for this batch. Unless it is gone, the letter has to be told first: it excludes the claim."""
+    """Do not replay the letter. Record the skip on the letter first, unless it is gone: that prevents a later claim."""
 
     why: str
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """This batch's replay of it is under way."""
+    """This batch's replay of the letter is in flight."""
 
 
-Look = Claim | Ours | Copy | Skip | Wait
+Step = Claim | OwnLetter | Copy | Skip | Wait
 
 
-def look(letter: DeadLetter | None, batch_id: str, *, skipped: bool, ending: bool) -> Look:
-    """What is to be done with a letter of the plan. ``skipped``: it says that this batch skips it.
+def next_step(letter: DeadLetter | None, batch_id: str, *, skipped: bool, ending: bool) -> Step:
+    """What to do with a letter of the plan. ``skipped``: the letter records that this batch skips it.
 
-    ``ending``: the batch sends nothing more, so what is not claimed for it never will be.
+    ``ending``: the batch sends nothing more, so a letter that is not claimed for it never will be.
     """
     if letter is None:
         return Skip("gone")
     if letter.status is Status.PROCESSING and letter.claim and letter.claim.batch_id == batch_id:
-        return Wait() if ending else Ours()
-    attempt = attempt_of(letter.replay_attempts, batch_id)
+        return Wait() if ending else OwnLetter()
+    attempt = next((one for one in reversed(letter.replay_attempts) if one.get("batchId") == batch_id), None)
     if attempt is not None:
         outcome = attempt.get("outcome")
         return copied(str(outcome), attempt) if outcome else Wait()
@@ -294,13 +290,8 @@ def look(letter: DeadLetter | None, batch_id: str, *, skipped: bool, ending: boo
     return Skip("cancelled") if ending else Claim()
 
 
-def attempt_of(attempts: Sequence[Mapping[str, object]], batch_id: str) -> Mapping[str, object] | None:
-    """The batch's own attempt among a letter's replays."""
-    return next((attempt for attempt in reversed(attempts) if attempt.get("batchId") == batch_id), None)
-
-
 def copied(outcome: str, attempt: Mapping[str, object]) -> Copy:
-    """An attempt's outcome as the item has it. One that a new message of the same id cut off was never heard of."""
+    """An attempt's outcome in the form of an item. A superseded attempt was cut off by a new message with its id."""
     if outcome == "superseded":
         return Copy("skipped:superseded", "")
     return Copy(outcome, str(attempt.get("errorType") or ""))

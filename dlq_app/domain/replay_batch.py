@@ -26,7 +26,7 @@ MAX_RATE = 100_000.0
 MAX_LETTERS = 10_000_000
 MAX_CANARY = 1000
 #: A failure rate means nothing before so many letters have ended.
-LEAST_JUDGED = 20
+MIN_JUDGED = 20
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
@@ -97,7 +97,7 @@ class BatchOrder:
     canary: Canary | None = None
     #: The batch stops by itself when more letters than this have failed.
     max_failures: int | None = None
-    #: 0..1: it stops when a greater part of the letters that ended has failed, once ``LEAST_JUDGED`` have ended.
+    #: 0..1: it stops when a greater part of the letters that ended has failed, once ``MIN_JUDGED`` have ended.
     max_failure_rate: float | None = None
     #: At most so many letters, those that failed longest ago.
     limit: int | None = None

@@ -35,7 +35,8 @@ from dlq_app.domain.replay_batch import (
     ReplayBatch,
     Stage,
 )
-from dlq_app.services.batch_executor import SYSTEM, Executor
+from dlq_app.services.batch_executor import Executor
+from dlq_app.services.batch_run import SYSTEM
 from dlq_app.store import repository
 from dlq_app.store.repository import StoredBatch
 

@@ -19,18 +19,21 @@ from dlq_app.testing import MemoryIntake, a_death
 
 Store = Database[dict[str, Any]]
 
+#: Longer than any pause of an executor between two turns.
+ALL_DUE_S = 20.0
+
 
 class Killed(BaseException):
     """The process ends here. No handler may take it for an error that can be told."""
 
 
 class Rig:
-    """One set of stores, any number of executors. Nothing waits: what is limited by time is due at every turn."""
+    """One set of stores, any number of executors on one clock. ``run`` moves it, so that whatever is timed is due."""
 
     def __init__(self, letters: Letters, intake: MemoryIntake) -> None:
         self.letters = letters
         self.intake = intake
-        self.told = 0
+        self.clock_s = 0.0
 
     def die(self, *message_ids: str, **changes: Any) -> None:
         """Let messages die, so that they have letters."""
@@ -44,7 +47,8 @@ class Rig:
         return found
 
     def executor(self) -> Executor:
-        return Executor(self.letters, repository.items(), repository.batches(), self.intake)
+        stores = self.letters, repository.items(), repository.batches()
+        return Executor(*stores, self.intake, monotonic=lambda: self.clock_s)
 
     def start(self, **body: Any) -> ReplayBatch:
         if "ids" not in body and "filter" not in body:
@@ -83,7 +87,7 @@ class Rig:
         workers = executors or (self.executor(),)
         for _ in range(turns):
             for worker in workers:
-                make_due(worker)
+                self.clock_s += ALL_DUE_S
                 worker.tick()
             self.end_messages(done)
             found = batches.get(batch.id)
@@ -99,15 +103,6 @@ class Rig:
 
     def sent(self) -> list[str]:
         return [order.message_id for order in self.intake.forwarded]
-
-
-def make_due(executor: Executor) -> None:
-    """Whatever this executor does only now and then, it does at its next turn."""
-    executor._breakers_until = 0.0
-    for memory in executor._memories.values():
-        memory.collect_due = memory.left_due = memory.lost_due = memory.count_due = 0.0
-        memory.note_due = memory.peeked_until = 0.0
-        memory.stale = True
 
 
 def ids(count: int, prefix: str = "m") -> list[str]:

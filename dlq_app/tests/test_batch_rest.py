@@ -14,7 +14,7 @@ from pytest_django import Settings
 from dlq_app.domain.letter import Settled
 from dlq_app.domain.ports import ForwardOrder
 from dlq_app.services import batches, dead_letters
-from dlq_app.services.batch_executor import Executor
+from dlq_app.services.batch_run import BatchRun
 from dlq_app.store.repository import Letters, StoredBatch
 from dlq_app.testing import MemoryIntake, a_death
 from dlqsite.tests.people import audited, staff
@@ -438,20 +438,20 @@ def test_a_batch_that_meets_a_bug_does_not_hold_up_the_others(
 ) -> None:
     die("m-1", "m-2")
     broken, fine = started(olga, {"ids": ["m-1"]}), started(olga, {"ids": ["m-2"]})
-    go_on = Executor._go_on
+    turn = BatchRun.turn
 
-    def has_a_bug(self: Executor, stored: StoredBatch, *args: Any, **kwargs: Any) -> float:
+    def has_a_bug(self: BatchRun, stored: StoredBatch, *, alone: bool) -> float:
         if stored.id == broken["batchId"]:
             raise TypeError("missing 1 required positional argument")
-        return go_on(self, stored, *args, **kwargs)
+        return turn(self, stored, alone=alone)
 
-    monkeypatch.setattr(Executor, "_go_on", has_a_bug)
+    monkeypatch.setattr(BatchRun, "turn", has_a_bug)
 
     work(intake, fine["batchId"])
 
     waits = vic.get(broken["links"]["self"]).json()["data"]
     assert (waits["stage"], waits["counts"]["remaining"]) == ("planned", 1)
-    assert "error of this program" in waits["waiting"]
+    assert "Internal error" in waits["waiting"]
     assert "argument" not in waits["waiting"]
 
 

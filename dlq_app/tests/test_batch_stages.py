@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -10,29 +11,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlq_app.domain import batch_rules
-from dlq_app.domain.batch_rules import BatchSeen, Claim, Copy, Move, Ours, Skip, Wait, look
+from dlq_app.domain.batch_rules import BatchView, Claim, Copy, Move, OwnLetter, Skip, Wait, next_step
 from dlq_app.domain.errors import RequestInvalid
-from dlq_app.domain.replay_batch import BatchCounts, BatchOrder, BreakerSeen, Canary, Stage
+from dlq_app.domain.replay_batch import BatchCounts, BatchOrder, BreakerSeen, Canary, ReplayBatch, Stage
 from dlq_app.testing import a_letter
 
 OPEN = BreakerSeen("payments", "OPEN")
-RUNNING = BatchSeen(
-    stage=Stage.RUNNING,
-    resume_to=None,
-    paused_by="",
-    canary=None,
-    max_failures=None,
-    max_failure_rate=None,
-    total=1000,
-    next_seq=100,
-    counts=BatchCounts(sent=100, succeeded=100, remaining=900),
-    under_way=0,
-    is_due=True,
-)
+NOW = datetime(2026, 11, 24, tzinfo=UTC)
+RUNNING = ReplayBatch(
+    id="b-1", name="", reason="", stage=Stage.RUNNING, resume_to=None, paused_by="", stop_reason="", total=1000,
+    late_arrivals=0, counts=BatchCounts(sent=100, succeeded=100, remaining=900), rate_per_second=None, canary=None,
+    max_failures=None, max_failure_rate=None, requested_by="key:olga", criteria=None, ids_given=False, limit=None,
+    created_at=NOW, scheduled_at=None, started_at=NOW, finished_at=None, updated_at=NOW,
+)  # fmt: skip
 
 
-def seen(**changes: Any) -> BatchSeen:
-    return replace(RUNNING, **changes)
+def view(**changes: Any) -> BatchView:
+    """A running batch with 100 of 1000 letters taken; ``changes``: of the batch or of the view."""
+    of_view: dict[str, Any] = {"next_seq": 100, "under_way": 0}
+    of_view |= {
+        name: changes.pop(name) for name in ("next_seq", "under_way", "is_due", "blocked_by") if name in changes
+    }
+    return BatchView(batch=replace(RUNNING, **changes), **of_view)
 
 
 def counts(succeeded: int = 0, failed: int = 0, skipped: int = 0) -> BatchCounts:
@@ -82,7 +82,7 @@ PAUSED = {"stage": Stage.PAUSED, "paused_by": "breaker"}
     ],
 )
 def test_where_an_executor_may_lead_a_batch(changes: dict[str, Any], expected: Move | None) -> None:
-    assert batch_rules.next_move(seen(**changes)) == expected
+    assert batch_rules.next_move(view(**changes)) == expected
 
 
 def test_what_operators_may_do_from_each_stage() -> None:
@@ -139,7 +139,7 @@ def test_a_pause_over_a_pause_still_goes_back_to_the_canary() -> None:
     ],
 )
 def test_how_many_letters_may_be_taken(changes: dict[str, Any], rate: float | None, expected: int) -> None:
-    assert batch_rules.allowance(seen(**changes), rate) == expected
+    assert batch_rules.allowance(view(**changes, rate_per_second=rate)) == expected
 
 
 def test_large_payloads_make_the_window_small() -> None:
@@ -157,7 +157,7 @@ def test_large_payloads_make_the_window_small() -> None:
 def test_a_canary_never_takes_more_than_its_size(
     succeeded: int, failed: int, under_way: int, size: int, budget: int | None
 ) -> None:
-    canary = seen(
+    canary = view(
         stage=Stage.CANARY,
         canary=Canary(size, size),
         counts=counts(succeeded, failed),
@@ -165,7 +165,7 @@ def test_a_canary_never_takes_more_than_its_size(
         max_failures=budget,
     )
 
-    taken = batch_rules.allowance(canary, None)
+    taken = batch_rules.allowance(canary)
 
     assert taken >= 0
     assert taken == 0 or succeeded + failed + under_way + taken <= size
@@ -185,14 +185,14 @@ def test_a_canary_never_takes_more_than_its_size(
 def test_only_what_nothing_limits_goes_in_large_chunks(
     changes: dict[str, Any], rate: float | None, expected: int
 ) -> None:
-    large = seen(**{"total": 10_000, "next_seq": 1000, "counts": counts(), **changes})
-    assert batch_rules.allowance(large, rate, bytes_each=300) == expected
+    large = view(**{"total": 10_000, "next_seq": 1000, "counts": counts(), **changes}, rate_per_second=rate)
+    assert batch_rules.allowance(large, bytes_each=300) == expected
 
 
 def test_large_payloads_make_small_chunks() -> None:
-    assert batch_rules.chunk_size(is_careful=False, bytes_each=0) == 50
-    assert batch_rules.chunk_size(is_careful=False, bytes_each=512 * 1024) == 16
-    assert batch_rules.chunk_size(is_careful=False, bytes_each=10**9) == 1
+    assert batch_rules.chunk_size(RUNNING, bytes_each=0) == 50
+    assert batch_rules.chunk_size(RUNNING, bytes_each=512 * 1024) == 16
+    assert batch_rules.chunk_size(RUNNING, bytes_each=10**9) == 1
 
 
 def test_letters_go_as_far_as_their_breakers_let_them() -> None:
@@ -228,7 +228,7 @@ def claimed_for(batch_id: str) -> dict[str, Any]:
         ({"replayAttempts": [attempt("failed_same", "b-0")]}, False, Claim(), Skip("cancelled")),
         ({}, True, Skip("in_flight"), Skip("in_flight")),
         ({"status": "dlq_resolved"}, False, Skip("resolved"), Skip("resolved")),
-        (claimed_for("b-1"), False, Ours(), Wait()),
+        (claimed_for("b-1"), False, OwnLetter(), Wait()),
         (claimed_for("b-2"), False, Skip("in_flight"), Skip("in_flight")),
         ({"replayAttempts": [attempt("failed_same")]}, False, *[Copy("failed_same", "TIMEOUT_ERROR")] * 2),
         ({"status": "dlq_resolved", "replayAttempts": [attempt("succeeded")]}, False,
@@ -244,12 +244,12 @@ def test_what_is_done_with_a_letter(
 ) -> None:
     letter = a_letter(**changes)
 
-    assert look(letter, "b-1", skipped=skipped, ending=False) == expected
-    assert look(letter, "b-1", skipped=skipped, ending=True) == at_the_end
+    assert next_step(letter, "b-1", skipped=skipped, ending=False) == expected
+    assert next_step(letter, "b-1", skipped=skipped, ending=True) == at_the_end
 
 
 def test_a_letter_that_is_gone_is_skipped() -> None:
-    assert look(None, "b-1", skipped=False, ending=False) == Skip("gone")
+    assert next_step(None, "b-1", skipped=False, ending=False) == Skip("gone")
 
 
 # --- orders ---
@@ -327,7 +327,7 @@ def test_no_more_fail_than_was_told_before_the_start(
     """Letters end in any order, and as badly as they can: from some point on all of them fail."""
     good, ended, failed, taken = dice.randint(0, total), 0, 0, 0
     while ended < total:
-        now = seen(
+        now = view(
             max_failures=most, max_failure_rate=rate, total=total, next_seq=taken, under_way=taken - ended,
             counts=counts(ended - failed, failed),
         )  # fmt: skip
@@ -335,7 +335,7 @@ def test_no_more_fail_than_was_told_before_the_start(
         if move is not None and move.to is Stage.STOPPED:
             failed, ended = failed + taken - ended, total
             break
-        taken += batch_rules.allowance(now, None)
+        taken += batch_rules.allowance(now)
         for _ in range(dice.randint(1, taken - ended)):
             failed += ended >= good
             ended += 1

@@ -25,7 +25,7 @@ from dlq_app.domain.replay_batch import (
     FAILED_NEW,
     FAILED_SAME,
     FINAL,
-    LEAST_JUDGED,
+    MIN_JUDGED,
     SENDING,
     SUCCEEDED,
     TOO_MANY_FAILURES,
@@ -196,7 +196,7 @@ def what_will_happen(order: BatchOrder, count: int, breakers: Sequence[BreakerSe
         "begins": order.scheduled_at,
         "breakers": ", ".join(one.name for one in breakers),
         "budget": None if order.max_failure_rate is None else order.max_failure_rate * 100,
-        "least_judged": LEAST_JUDGED,
+        "least_judged": MIN_JUDGED,
     }
 
 

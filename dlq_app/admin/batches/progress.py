@@ -12,7 +12,7 @@ from dlq_app.domain.replay_batch import (
     FAILED_NEW,
     FAILED_SAME,
     FINAL,
-    LEAST_JUDGED,
+    MIN_JUDGED,
     SENDING,
     SUCCEEDED,
     ReplayBatch,
@@ -174,7 +174,7 @@ def budget(batch: ReplayBatch) -> dict[str, Any] | None:
         share = counts.failed / counts.ended if counts.ended else 0.0
         used = _WIDE * share / batch.max_failure_rate if batch.max_failure_rate else _WIDE * bool(counts.failed)
         text = f"{share * 100:.3g} % failed, {batch.max_failure_rate * 100:g} % allowed"
-        most = f"more than {batch.max_failure_rate * 100:g} % (once {LEAST_JUDGED} have ended)"
+        most = f"more than {batch.max_failure_rate * 100:g} % (once {MIN_JUDGED} have ended)"
     else:
         return None
     used = min(max(used, 0.0), float(_WIDE))

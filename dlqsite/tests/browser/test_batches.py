@@ -13,7 +13,7 @@ from dlq_app.services import batches
 from dlq_app.store import indexes, repository
 from dlq_app.store.mongo import database
 from dlq_app.testing import MemoryIntake
-from dlq_app.tests.batch_rig import Rig, make_due
+from dlq_app.tests.batch_rig import ALL_DUE_S, Rig
 from dlqsite.tests.browser.conftest import PATIENCE_MS
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True), pytest.mark.mongo, pytest.mark.redis]
@@ -42,7 +42,7 @@ def turn(
 ) -> None:
     """Some turns of a DLQ worker, the messages ending in between."""
     for _ in range(times):
-        make_due(executor)
+        rig.clock_s += ALL_DUE_S
         executor.tick()
         rig.end_messages(done)
 
