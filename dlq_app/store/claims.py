@@ -25,7 +25,7 @@ from dlq_app.store.documents import (
     letters_from,
 )
 from dlq_app.store.many import changed_by, longer, of_this_letter
-from dlq_app.store.mongo import Document, translated
+from dlq_app.store.mongo import Document, by_key
 
 #: A claim older than this is looked at by the sweep. Longer than a forward can be under way (4 minutes).
 STALE_AFTER = timedelta(minutes=5)
@@ -93,7 +93,7 @@ class Claims:
         if not any(is_allowed(verb, letter.status) for verb in order.verbs):
             return None
         where, change = claim_update(letter, order)
-        with translated():
+        with by_key():
             document = self._letters.find_one_and_update(where, change, return_document=ReturnDocument.AFTER)
         return letter_from(document) if document else None
 
@@ -105,7 +105,7 @@ class Claims:
         """The letters with these ids as they stand; those that are gone or unreadable are absent."""
         left_out = _UNUSED if with_body else {**_UNUSED, "originalMessage": 0}
         wanted = {"$in": [ObjectId(letter_id) for letter_id in letter_ids]}
-        with translated():
+        with by_key():
             found = list(self._letters.find({"_id": wanted}, left_out))
         skipped = {str(document["_id"]) for document in found if batch_id in (document.get("skippedBy") or ())}
         return {letter.id: BatchLetter(letter, letter.id in skipped) for letter in letters_from(found)}
@@ -121,7 +121,7 @@ class Claims:
             return ManyClaimed([], is_sure=True)
         where, change = claim_many_update(claims, order)
         try:
-            with translated():
+            with by_key():
                 matched = self._many.update_many(where, change, hint="_id_").matched_count
         except StoreUnavailable as unavailable:
             cause = unavailable.__cause__
@@ -137,7 +137,7 @@ class Claims:
         """``claim_many`` with an update for each. If some were claimed before, not all are found: nothing is sure."""
         updates = [UpdateOne(*claim_update(letter, order)) for letter, order in claims]
         try:
-            with translated():
+            with by_key():
                 matched = self._many.bulk_write(updates, ordered=False).matched_count
         except StoreUnavailable as unavailable:
             cause = unavailable.__cause__
@@ -154,7 +154,7 @@ class Claims:
         After this no claim of this batch can have them: the decision stands where the claim is.
         """
         wanted = {"$in": [ObjectId(letter_id) for letter_id in letter_ids]}
-        with translated():
+        with by_key():
             self._letters.update_many(
                 {"_id": wanted, "replayAttempts.batchId": {"$ne": batch_id}}, {"$addToSet": {"skippedBy": batch_id}}
             )
@@ -164,7 +164,7 @@ class Claims:
         """The attempts of this batch that have their outcome, by letter id."""
         mine = {"$elemMatch": {"batchId": batch_id, "outcome": {"$ne": None}}}
         wanted = {"$in": [ObjectId(letter_id) for letter_id in letter_ids]}
-        with translated():
+        with by_key():
             found = list(self._letters.find({"_id": wanted, "replayAttempts": mine}, {"replayAttempts": mine}))
         return {str(row["_id"]): row["replayAttempts"][0] for row in found}
 
@@ -203,7 +203,7 @@ class Claims:
         if changed["status"] != Status.RESOLVED:
             change["$unset"] |= {"resolution": "", "resolvedAt": ""}
         where = {"_id": ObjectId(letter.id), "status": {"$in": froms(verb)}, "fence": letter.fence}
-        with translated():
+        with by_key():
             return self._letters.update_one(where, change).modified_count == 1
 
     def stale(self, now: datetime, limit: int) -> Sequence[DeadLetter]:
@@ -212,25 +212,25 @@ class Claims:
             "status": Status.PROCESSING.value,
             "$or": [{"replay.lockedAt": {"$lt": now - STALE_AFTER}}, {"replay.lockedAt": None}],
         }
-        with translated():
+        with by_key():
             return letters_from(list(self._letters.find(where).limit(limit)))
 
     def keep_claimed(self, letter: DeadLetter) -> bool:
         """Start a stale claim's five minutes again: its message exists, and its outcome will come."""
         where = {"_id": ObjectId(letter.id), "status": Status.PROCESSING.value, "fence": letter.fence}
-        with translated():
+        with by_key():
             return self._letters.update_one(where, {"$currentDate": {"replay.lockedAt": True}}).modified_count == 1
 
     def due(self, now: datetime, limit: int) -> Sequence[DeadLetter]:
         """Letters whose automatic replay is due, longest first. One that is unreadable is pushed out of the way."""
         where = {"status": Status.PENDING.value, "nextRetryAt": {"$lte": now}}
-        with translated():
+        with by_key():
             found = list(self._letters.find(where).sort([("nextRetryAt", 1), ("_id", 1)]).limit(limit))
         letters = letters_from(found)
         readable = {letter.id for letter in letters}
         broken = [document["_id"] for document in found if str(document["_id"]) not in readable]
         if broken:
-            with translated():
+            with by_key():
                 self._letters.update_many(
                     {"_id": {"$in": broken}, "status": Status.PENDING.value},
                     {"$set": {"nextRetryAt": now + timedelta(hours=1)}},
@@ -240,7 +240,7 @@ class Claims:
     def next_due_at(self) -> datetime | None:
         """When the next automatic replay is or was due; None when none is planned."""
         where = {"status": Status.PENDING.value, "nextRetryAt": {"$type": "date"}}
-        with translated():
+        with by_key():
             first = self._letters.find_one(where, {"_id": 0, "nextRetryAt": 1}, sort=[("nextRetryAt", 1), ("_id", 1)])
         due_at = first and first["nextRetryAt"]
         return due_at if isinstance(due_at, datetime) else None
@@ -248,13 +248,13 @@ class Claims:
     def postpone(self, letter: DeadLetter, until: datetime) -> bool:
         """Move an automatic replay that nobody has claimed to a later time."""
         where = {"_id": ObjectId(letter.id), "status": Status.PENDING.value, "nextRetryAt": letter.next_retry_at}
-        with translated():
+        with by_key():
             return self._letters.update_one(where, {"$set": {"nextRetryAt": until}}).modified_count == 1
 
     def postpone_type(self, message_type: str, now: datetime, until: datetime) -> int:
         """Move all replays of a type that are due by ``now``: one open breaker must not hold up the others."""
         where = {"status": Status.PENDING.value, "nextRetryAt": {"$lte": now}, "type": message_type}
-        with translated():
+        with by_key():
             return self._letters.update_many(where, {"$set": {"nextRetryAt": until}}).modified_count
 
 

@@ -9,7 +9,7 @@ from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
 
 from dlq_app.domain.errors import StoreUnavailable
-from dlq_app.store.mongo import Document, translated
+from dlq_app.store.mongo import Document, by_key
 
 
 class Leases:
@@ -26,7 +26,7 @@ class Leases:
         # A lease that does not exist yet has no end, which sorts before every instant: it is free.
         taken = {"owner": {"$cond": [free, me, "$owner"]}, "until": {"$cond": [free, until, "$until"]}}
         try:
-            with translated():
+            with by_key():
                 lease = self._leases.find_one_and_update(
                     {"_id": name}, [{"$set": taken}], upsert=True, return_document=ReturnDocument.AFTER
                 )
@@ -38,5 +38,5 @@ class Leases:
 
     def give_back(self, name: str, owner: str) -> None:
         """End the lease early, if it is still this owner's."""
-        with translated():
+        with by_key():
             self._leases.delete_one({"_id": name, "owner": owner})

@@ -86,6 +86,16 @@ def translated() -> Iterator[None]:
 
 
 @contextmanager
+def by_key() -> Iterator[None]:
+    """``translated``, for reads and writes of named letters: when their time is over, MongoDB is slow or locked."""
+    try:
+        with translated():
+            yield
+    except QueryTooSlow as error:
+        raise StoreUnavailable() from error
+
+
+@contextmanager
 def patiently(seconds: float) -> Iterator[None]:
     """``translated``, for the few questions that look at every letter: all of it together may take so long."""
     with pymongo.timeout(seconds), translated():

@@ -32,7 +32,7 @@ from dlq_app.store.documents import (
     stored_body,
 )
 from dlq_app.store.many import changed_by, longer, of_this_letter
-from dlq_app.store.mongo import Document, translated
+from dlq_app.store.mongo import Document, by_key
 
 _DUPLICATE_KEY = 11000
 #: Refusals that time cures: a new primary, a write conflict, a time-out, a full disk. Asked again, not given up.
@@ -148,7 +148,7 @@ class Outcomes:
         """Where the letters of these messages stand; those without a letter are absent."""
         wanted = {"$in": sorted(set(message_ids))}
         fields = {**_STANDING, "originalMessage": 1} if with_body else _STANDING
-        with translated():
+        with by_key():
             found = list(self._letters.find({"messageId": wanted}, fields))
         return {document["messageId"]: _standing(document) for document in found}
 
@@ -169,7 +169,7 @@ class Outcomes:
             return True
         where, change = settle_many_update(settles, now)
         try:
-            with translated():
+            with by_key():
                 return self._many.update_many(where, change, hint="_id_").matched_count == len(settles)
         except NotStorable:
             return None
@@ -188,7 +188,7 @@ class Outcomes:
         if not requests:
             return []
         try:
-            with translated():
+            with by_key():
                 try:
                     result = self._many.bulk_write(requests, ordered=False)
                 except (*_UNSTORABLE, OperationFailure) as error:

@@ -12,11 +12,11 @@ import pytest
 from pymongo import UpdateOne
 from pymongo.collection import Collection
 from pymongo.database import Database
-from pymongo.errors import NetworkTimeout
+from pymongo.errors import ExecutionTimeout, NetworkTimeout
 
 from dlq_app.conf import replay_policy
 from dlq_app.domain.errors import StoreUnavailable
-from dlq_app.domain.letter import DeadLetter, Recorded
+from dlq_app.domain.letter import DeadLetter, Death, Recorded, Settled
 from dlq_app.domain.states import Resolution, Status
 from dlq_app.services import dead_letters, recording
 from dlq_app.store.outcomes import settle_update
@@ -462,6 +462,38 @@ class LosesAnswers:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._collection, name)
+
+
+class TooSlow:
+    """A collection in which one operation runs out of its time on the server, as all do while MongoDB is locked."""
+
+    def __init__(self, collection: Collection[dict[str, Any]], operation: str) -> None:
+        self._collection = collection
+        self._operation = operation
+
+    def __getattr__(self, name: str) -> Any:
+        return self._run_out if name == self._operation else getattr(self._collection, name)
+
+    def _run_out(self, *args: Any, **kwargs: Any) -> Any:
+        raise ExecutionTimeout("operation exceeded time limit", 50)
+
+
+@pytest.mark.parametrize("operation", ["find", "bulk_write", "update_many"])
+def test_a_mongodb_that_is_locked_is_away_and_no_fault_of_the_outcome(
+    letters: Letters, store: Database[dict[str, Any]], operation: str
+) -> None:
+    """Any other error would put the outcome into quarantine."""
+    dead_letters.record_outcomes([a_death("m-1")], [])
+    claimed = claim(letters, "m-1", kind="auto")
+    outcomes: list[Death | Settled] = [a_settlement("m-1", epoch=claimed.fence), a_death("m-2")]
+    locked = Letters(TooSlow(store["dead_letters"], operation))  # type: ignore[arg-type]
+    if operation == "update_many":
+        locked._many = locked._letters
+
+    with pytest.raises(StoreUnavailable):
+        recording.record(locked, outcomes, replay_policy(), NOON)
+
+    assert recording.record(letters, outcomes, replay_policy(), NOON) == [OK, OK]
 
 
 def test_an_answer_that_was_lost_is_no_loss(letters: Letters, store: Database[dict[str, Any]]) -> None:
