@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from dlq_app.domain import text_secrets
 from dlq_app.domain.errors import PolicyError
+from dlq_app.domain.payload import Hidden, Node, NotJson, Object, parse, written
 
 MASK: Final = text_secrets.MASK
 FILE = "masking.toml"
@@ -184,25 +185,51 @@ class _Repeated(Exception):
 
 
 def mask_json(text: str, policy: MaskingPolicy) -> str:
-    """JSON text with secret values hidden, all others as they were written; text that is no JSON is masked as text."""
+    """JSON text with secret values hidden and all others as they were written; other text is masked as text."""
     try:
         value = json.loads(text, object_pairs_hook=_distinct)
         if mask(value, policy) == value:
             return text
     except _Repeated:
-        pass  # Python would keep only the last of them, and nobody could tell whether another one was a secret
+        pass  # Python would keep only the last value, and another one could be a secret
     except (ValueError, RecursionError):
         return text_secrets.hide(text, policy.is_secret)
     # Slower: keeps every digit and every key.
-    from dlq_app.domain import payload
-
     try:
-        node = payload.parse(text)
-    except payload.NotJson:
+        node = parse(text)
+    except NotJson:
         # Nested deeper than intake accepts.
         return json.dumps(mask(json.loads(text), policy), ensure_ascii=False)
-    hidden = payload.masked(node, policy)
-    return text if hidden == node else payload.written(hidden)
+    hidden = masked(node, policy)
+    return text if hidden == node else written(hidden)
+
+
+def masked(node: Node, policy: MaskingPolicy) -> Node:
+    """``mask`` for a parsed payload: whole values read ``Hidden``, parts of strings ``MASK``."""
+    match node:
+        case Object(pairs):
+            is_named = any(holds_value(key) for key, _ in pairs) and names_a_secret(pairs, policy)
+            return Object(
+                tuple(
+                    (
+                        key,
+                        Hidden()
+                        if inner not in (None, "") and (policy.is_secret(key) or (is_named and holds_value(key)))
+                        else masked(inner, policy),
+                    )
+                    for key, inner in pairs
+                )
+            )
+        case list():
+            return [
+                [inner[0], Hidden()]
+                if isinstance(inner, list) and is_named_pair(inner, policy) and inner[1] not in (None, "")
+                else masked(inner, policy)
+                for inner in node
+            ]
+        case str():
+            return mask_text(node, policy)
+    return node
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

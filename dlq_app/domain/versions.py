@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from dlq_app.domain.difference import diff
 from dlq_app.domain.letter import DeadLetter
-from dlq_app.domain.masking import MaskingPolicy, mask_json
-from dlq_app.domain.payload import NotJson, masked, parse, written
+from dlq_app.domain.masking import MaskingPolicy, mask_json, masked
+from dlq_app.domain.payload import NotJson, parse, written
 
 ONLY_HIDDEN: Final = "(only hidden values differ)"
 #: Differences kept: a page that refreshes asks for the same ones every few seconds. Each has at most 64 KiB.

@@ -14,7 +14,8 @@ from dlq_app.domain.errors import BodyTooLarge, LetterNotFound, MoveRefused, Pay
 from dlq_app.domain.import_readers import MAX_PAYLOAD
 from dlq_app.domain.letter import DeadLetter, Death, Recorded, Settled
 from dlq_app.domain.masking import MASK
-from dlq_app.domain.payload import Node, NotJson, NotRestorable, parse, restored, written
+from dlq_app.domain.payload import Node, NotJson, parse, written
+from dlq_app.domain.payload_edits import NotRestorable, restored
 from dlq_app.domain.states import Verb
 from dlq_app.services import figures, recording, replaying
 from dlq_app.services.replaying import ReplayAnswer, Replayed, Replayer, ReplayRequest, new_replay_id

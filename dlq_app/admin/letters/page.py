@@ -24,8 +24,8 @@ from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.errors import DeadLetterError
 from dlq_app.domain.explanation import explain
 from dlq_app.domain.letter import DeadLetter
-from dlq_app.domain.masking import MaskingPolicy, mask_json, mask_text
-from dlq_app.domain.payload import NotJson, masked, parse, written
+from dlq_app.domain.masking import MaskingPolicy, mask_json, mask_text, masked
+from dlq_app.domain.payload import NotJson, parse, written
 from dlq_app.domain.states import Status
 from dlq_app.domain.strategies import Strategy
 from dlq_app.store import repository

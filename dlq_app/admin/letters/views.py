@@ -26,7 +26,9 @@ from dlq_app.domain.difference import diff
 from dlq_app.domain.errors import DeadLetterError, LetterNotFound, PayloadInvalid, QueryTooSlow, StoreUnavailable
 from dlq_app.domain.letter import DeadLetter as Letter
 from dlq_app.domain.limits import MAX_NOTE, MAX_REASON
-from dlq_app.domain.payload import NotJson, NotRestorable, masked, parse, restored, written
+from dlq_app.domain.masking import masked
+from dlq_app.domain.payload import NotJson, parse, written
+from dlq_app.domain.payload_edits import NotRestorable, restored
 from dlq_app.domain.states import Status
 from dlq_app.domain.versions import only_hidden
 from dlq_app.services import dead_letters
