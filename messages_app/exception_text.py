@@ -31,7 +31,7 @@ _OUTER_FRAMES, _INNER_FRAMES = 50, 150
 #: The same frame is shown so often in a row; then it is counted.
 _REPEATS_SHOWN = 3
 #: Frames of the process that runs handlers say nothing about what went wrong in one.
-_OWN_FRAMES = frozenset(str(Path(__file__).with_name(name)) for name in ("runner.py", "coroutines.py"))
+_OWN_FRAMES = frozenset(str(Path(__file__).parent / name) for name in ("work/runner.py", "attempt/coroutines.py"))
 
 _BECAUSE = "\nThe above exception was the direct cause of the following exception:\n\n"
 _MEANWHILE = "\nDuring handling of the above exception, another exception occurred:\n\n"

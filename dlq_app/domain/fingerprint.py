@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
+from typing import Final
 
 #: How much of a message tells failures apart; the rest is attacker's length, not information.
 _MESSAGE_CHARS = 300
@@ -26,6 +27,19 @@ _HEX = re.compile(r"\b0x[0-9a-f]+\b|\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{
 #: Words with a digit in them: order-5511870, ip-10-4-2-17, 5551870, v2.
 _ID = re.compile(r"\b[\w-]*\d[\w-]*(?:\.\d+)*")
 _SPACE = re.compile(r"\s+")
+#: Files of this project that have moved. Their failures keep their old fingerprints, so that notes and states of groups
+#: still apply.
+_MOVED: Final = {
+    "messages_app/attempt/coroutines.py": "messages_app/coroutines.py",
+    "messages_app/attempt/databases.py": "messages_app/databases.py",
+    "messages_app/delivery/client.py": "messages_app/delivery.py",
+    "messages_app/delivery/pool.py": "messages_app/delivery_pool.py",
+    "messages_app/delivery/response.py": "messages_app/delivery_response.py",
+    "messages_app/domain/addresses.py": "messages_app/addresses.py",
+    "messages_app/domain/delivery_policy.py": "messages_app/delivery_policy.py",
+    "messages_app/domain/signing.py": "messages_app/signing.py",
+    "messages_app/work/runner.py": "messages_app/runner.py",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +58,16 @@ class Frame:
     @property
     def short_file(self) -> str:
         """The last two parts of the path: the same wherever a release is installed."""
-        return "/".join(self.file.replace("\\", "/").split("/")[-2:])
+        return "/".join(self._parts[-2:])
+
+    @property
+    def grouped_file(self) -> str:
+        """The file as fingerprints name it: ``short_file``, or its name before it moved."""
+        return _MOVED.get("/".join(self._parts[-3:]), self.short_file)
+
+    @property
+    def _parts(self) -> list[str]:
+        return self.file.replace("\\", "/").split("/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +113,7 @@ def normalised(message: str) -> str:
 def fingerprint(error_type: str, message: str, stack: str) -> Fingerprint:
     """The group of a failure. Line numbers are left out: they move with every release."""
     found = culprit(stack)
-    frame = f"{found.short_file} in {found.function}" if found else ""
+    frame = f"{found.grouped_file} in {found.function}" if found else ""
     text = normalised(message)
     digest = sha256("\0".join((error_type, frame, text)).encode("utf-8", "backslashreplace")).hexdigest()
     return Fingerprint(digest[:16], error_type, frame, text)

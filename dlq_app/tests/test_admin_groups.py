@@ -182,7 +182,7 @@ def test_an_address_that_makes_no_sense_leads_to_the_plain_list(operator: Client
 
 
 def test_pages_go_on_by_cursor_and_show_each_group_once(operator: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dlq_app.admin.groups._PER_PAGE", 2)
+    monkeypatch.setattr("dlq_app.admin.groups.changelist._PER_PAGE", 2)
     for name in ("alpha", "beta", "gamma", "delta", "epsilon"):
         die(f"m-{name}", reason=f"{name} broke")
     url, seen = LIST, []

@@ -6,11 +6,13 @@ import json
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from dlq_app.domain import fingerprint as fingerprints
 from dlq_app.domain.fingerprint import Frame, culprit, fingerprint, frames, normalised
 from dlq_app.testing import STACK
 
@@ -140,3 +142,21 @@ def test_hostile_text_costs_no_time(text: str) -> None:
     fingerprint("UNKNOWN_ERROR", text, text * 4)
 
     assert time.thread_time() - began < 5
+
+
+def test_files_of_ours_that_have_moved_keep_the_groups_of_their_failures() -> None:
+    before = (
+        "Traceback (most recent call last):\n"
+        '  File "/srv/messages_app/delivery.py", line 7, in deliver\n    send()\nE: x'
+    )
+    after = before.replace("messages_app/delivery.py", "messages_app/delivery/client.py")
+    foreign = before.replace("messages_app/delivery.py", "shop/delivery/client.py")
+
+    assert fingerprint("E", "x", after) == fingerprint("E", "x", before)
+    assert fingerprint("E", "x", foreign) != fingerprint("E", "x", before)
+
+
+def test_every_moved_file_is_there() -> None:
+    root = Path(__file__).resolve().parents[2]
+
+    assert [path for path in fingerprints._MOVED if not (root / path).is_file()] == []
