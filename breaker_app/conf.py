@@ -16,13 +16,15 @@ from breaker_app.errors import PolicyError, StoreUnavailable, UnknownKey
 from breaker_app.local import LocalBreakerStore
 from breaker_app.policy import BreakerPolicy
 from breaker_app.states import NAME
-from breaker_app.store import RedisBreakerStore
+from breaker_app.store import TIMEOUT_S, RedisBreakerStore
 
 #: Where the policy comes from, as messages name it.
 FILE: Final = "policies/breaker.toml"
 #: A probe's lease outlives the longest handler by so much.
 LEASE_MARGIN_MS: Final = 10_000
-#: Seconds that console, API, commands and start-up wait for the store. Calls wait a fraction of this.
+#: Seconds that a call waits for the store.
+CALL_TIMEOUT_S = TIMEOUT_S
+#: Seconds that console, API, commands and start-up wait for it.
 PATIENT_TIMEOUT_S: Final = 2.0
 
 _lock = threading.Lock()
@@ -99,7 +101,7 @@ def breaker_for(name: str, *, reuse_ms: int = 0, classify: Classify = failures_o
 @cache
 def store() -> RedisBreakerStore:
     """The store that this process shares with all others, on connections of its own."""
-    return RedisBreakerStore.from_url(settings.REDIS_URL)
+    return RedisBreakerStore.from_url(settings.REDIS_URL, timeout_s=CALL_TIMEOUT_S)
 
 
 @cache

@@ -145,8 +145,12 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
     loaded = yield
     from django.conf import settings
 
+    from breaker_app import conf as breakers
+
     # Passwords are hashed with care in production; here only that they are checked matters.
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+    # Machines are shared: a pause of a tenth of a second is no outage, unless a test makes one.
+    breakers.CALL_TIMEOUT_S = 5.0
     # In a file, as in production: a server thread and a test have a connection each, and neither waits for the other's.
     if "sqlite3" in settings.DATABASES["default"]["ENGINE"]:
         settings.DATABASES["default"].setdefault("TEST", {})["NAME"] = str(folder / "test.sqlite3")

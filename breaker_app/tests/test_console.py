@@ -16,6 +16,7 @@ from redis import Redis
 from breaker_app import admin, conf, services
 from breaker_app.errors import StoreUnavailable
 from breaker_app.states import Outcome, State, Transition, Why
+from breaker_app.store import RedisBreakerStore
 from dlqsite.tests.people import audited, member, signed_in
 
 pytestmark = [pytest.mark.redis, pytest.mark.mongo, pytest.mark.django_db]
@@ -58,12 +59,14 @@ def test_the_worst_breaker_comes_first_and_tells_its_story() -> None:
     assert 'hx-trigger="every 1s, wake"' in html
 
 
-def test_a_pause_of_the_store_that_calls_do_not_wait_for_is_waited_for_here(redis_client: Redis) -> None:
+def test_a_pause_of_the_store_that_calls_do_not_wait_for_is_waited_for_here(
+    settings: Settings, redis_client: Redis
+) -> None:
     client = signed_in(member("viewer"))
     redis_client.client_pause(700)
 
     with pytest.raises(StoreUnavailable):
-        conf.store().peek("payments-api", conf.policy_for("payments-api"))
+        RedisBreakerStore.from_url(settings.REDIS_URL).peek("payments-api", conf.policy_for("payments-api"))
     assert client.get(reverse("admin:breaker_app_breaker_changelist")).status_code == 200
 
 
