@@ -9,15 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
 from dlq_app.domain.errors import CriteriaInvalid
-from dlq_app.domain.labels import MAX_FILTER, is_storable
+from dlq_app.domain.labels import MAX_FILTER
 from dlq_app.domain.search_terms import words
 from dlq_app.domain.states import Status
-from wire.instants import iso, parse_instant
+from wire.fields import Reader, field_error, instant, matching, one_of, single, storable, summary, text, unknown_field
+from wire.instants import iso
 
 #: Different values of one field.
 MAX_VALUES = 50
@@ -61,19 +62,19 @@ class LetterCriteria:
         for name, raw in params.items():
             field = _FIELDS.get(name)
             if field is None:
-                errors.append(_problem(name, "unknown field; known are " + ", ".join(_FIELDS)))
+                errors.append(unknown_field(name, _FIELDS))
                 continue
             try:
                 values = _texts(raw, as_it_is=field.as_it_is)
                 if values:
                     found[field.attribute] = field.read(values)
             except ValueError as error:
-                errors.append(_problem(name, str(error)))
+                errors.append(field_error(name, str(error)))
         begin, end = found.get("failed_from"), found.get("failed_to")
         if begin and end and begin >= end:
-            errors.append(_problem("to", "must be later than from"))
+            errors.append(field_error("to", "must be later than from"))
         if errors:
-            raise CriteriaInvalid("; ".join(f"{e['field']}: {e['message']}" for e in errors[:5]), errors=errors)
+            raise CriteriaInvalid(summary(errors), errors=errors)
         return cls(**found)
 
     def as_params(self) -> list[tuple[str, str]]:
@@ -118,10 +119,6 @@ class _Field:
     as_it_is: bool = False
 
 
-def _problem(name: str, message: str) -> dict[str, str]:
-    return {"field": name[:64].encode("utf-8", "backslashreplace").decode(), "message": message}
-
-
 def is_blank(name: str, value: str) -> bool:
     """Whether this value of a field is left out, and so means any."""
     return not (value if name in _FIELDS and _FIELDS[name].as_it_is else value.strip())
@@ -132,67 +129,40 @@ def _texts(raw: object, *, as_it_is: bool) -> list[str]:
     for value in raw if isinstance(raw, list | tuple) else [raw]:
         if not isinstance(value, str):
             raise ValueError("must be a text or a list of texts")
-        values.append(value)
-        if not is_storable(value):
-            raise ValueError("must not contain U+0000 or half of a surrogate pair")
+        values.append(storable(value))
     unique = list(dict.fromkeys(value if as_it_is else value.strip() for value in values))
     if len(unique) > MAX_VALUES:
         raise ValueError(f"at most {MAX_VALUES} values")
     return [value for value in unique if value]
 
 
-def _one_of(allowed: Sequence[str]) -> Callable[[Sequence[str]], tuple[str, ...]]:
-    def read(values: Sequence[str]) -> tuple[str, ...]:
-        if not set(values) <= set(allowed):
-            raise ValueError("must be one of " + ", ".join(allowed))
-        return tuple(values)
-
-    return read
-
-
-def _matching(pattern: re.Pattern[str], what: str) -> Callable[[Sequence[str]], tuple[str, ...]]:
-    def read(values: Sequence[str]) -> tuple[str, ...]:
-        if not all(pattern.match(value) for value in values):
-            raise ValueError(f"must be {what}")
-        return tuple(values)
-
-    return read
-
-
-def _free(values: Sequence[str]) -> tuple[str, ...]:
-    if any(len(value) > MAX_FILTER for value in values):
-        raise ValueError(f"must be at most {MAX_FILTER} characters")
-    return tuple(values)
-
-
-def _single(values: Sequence[str]) -> str:
-    if len(values) != 1:
-        raise ValueError("must be given once")
-    return values[0]
+def _each(read: Reader[str]) -> Callable[[Sequence[str]], tuple[str, ...]]:
+    return lambda values: tuple(map(read, values))
 
 
 def _instant(values: Sequence[str]) -> datetime:
-    return parse_instant(_single(values)).astimezone(UTC)
+    return instant(single(values))
 
 
 def _search(values: Sequence[str]) -> str:
-    text = _single(values)
-    if len(text) > MAX_SEARCH:
-        raise ValueError(f"must be at most {MAX_SEARCH} characters")
-    if not words(text) and not ID_PREFIX.match(text):
+    search = text(MAX_SEARCH)(single(values))
+    if not words(search) and not ID_PREFIX.match(search):
         raise ValueError("must contain a word or the beginning of a message id")
-    return text
+    return search
+
+
+_free = _each(text(MAX_FILTER))
 
 
 _FIELDS: dict[str, _Field] = {
-    "status": _Field("statuses", _one_of([status.value for status in Status])),
+    "status": _Field("statuses", _each(one_of([status.value for status in Status]))),
     "errorType": _Field("error_types", _free, as_it_is=True),
-    "errorKind": _Field("error_kinds", _one_of(KINDS)),
-    "type": _Field("types", _matching(_TYPE, "a message type, such as order.created")),
+    "errorKind": _Field("error_kinds", _each(one_of(KINDS))),
+    "type": _Field("types", _each(matching(_TYPE, "a message type, such as order.created"))),
     "source": _Field("sources", _free, as_it_is=True),
-    "priority": _Field("priorities", _one_of(PRIORITIES)),
+    "priority": _Field("priorities", _each(one_of(PRIORITIES))),
     "tag": _Field("tags", _free, as_it_is=True),
-    "fingerprint": _Field("fingerprints", _matching(_FINGERPRINT, "16 hexadecimal digits")),
+    "fingerprint": _Field("fingerprints", _each(matching(_FINGERPRINT, "16 hexadecimal digits"))),
     "from": _Field("failed_from", _instant),
     "to": _Field("failed_to", _instant),
     "search": _Field("search", _search),

@@ -28,11 +28,6 @@ class DeadLetterError(Exception):
         super().__init__(self.detail)
 
 
-def sentence(errors: Sequence[dict[str, str]]) -> str:
-    """The first of these problems, each with its field, in one line. Without a field it is the whole that is wrong."""
-    return "; ".join(": ".join(filter(None, (e["field"], e["message"]))) for e in errors[:5])
-
-
 class PolicyError(DeadLetterError):
     """A policy file holds a value that is not allowed."""
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from math import isfinite
 from typing import Any
@@ -12,7 +11,8 @@ from typing import Any
 from dlq_app.domain.criteria import PRIORITIES
 from dlq_app.domain.labels import ERROR_TYPE, LABEL, MAX_ERROR_TYPE, MAX_LABEL, WHAT
 from dlq_app.domain.states import Status
-from wire.instants import parse_instant
+from wire import fields
+from wire.fields import Reader, boolean, integer, matching, one_of, storable, text
 
 MAX_PAYLOAD = 256 * 1024
 #: Epochs that intake's scripts accept.
@@ -22,14 +22,12 @@ INT64 = (-(2**63), 2**63 - 1)
 _EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 _MAX_FREE, _MAX_FREE_DEPTH = 16 * 1024, 20
 
-Reader = Callable[[Any], Any]
-
 
 class LineRefused(ValueError):
     """This line is not a letter that can be imported."""
 
 
-def read_field(name: str, reader: Reader, value: Any) -> Any:
+def read_field(name: str, reader: Reader[Any], value: Any) -> Any:
     try:
         return reader(value)
     except LineRefused as error:
@@ -38,65 +36,14 @@ def read_field(name: str, reader: Reader, value: Any) -> Any:
         raise LineRefused(f"{name}: {error}") from error
 
 
-def refuse_unknown(given: Mapping[str, Any], known: Mapping[str, Reader]) -> None:
+def refuse_unknown(given: Mapping[str, Any], known: Mapping[str, Reader[Any]]) -> None:
     strange = [str(name)[:40].encode("ascii", "backslashreplace").decode() for name in given if name not in known]
     if strange:
         raise LineRefused(f"{', '.join(strange[:5])}: unknown field")
 
 
-def text(limit: int, *, empty: bool = True) -> Reader:
-    def read(value: Any) -> str:
-        if not isinstance(value, str) or len(value) > limit or not (value or empty):
-            raise ValueError(f"must be a text of at most {limit} characters" + ("" if empty else ", not empty"))
-        return _storable(value)
-
-    return read
-
-
-def _storable(value: str) -> str:
-    if "\0" in value:
-        raise ValueError("must not hold U+0000")
-    if not value.isascii():
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError:
-            raise ValueError("must not hold half of a surrogate pair") from None
-    return value
-
-
-def matching(pattern: str | re.Pattern[str], what: str) -> Reader:
-    compiled = re.compile(pattern)
-
-    def read(value: Any) -> str:
-        if not isinstance(value, str) or not compiled.fullmatch(value):
-            raise ValueError(f"must be {what}")
-        return value
-
-    return read
-
-
-def one_of(allowed: Sequence[str]) -> Reader:
-    def read(value: Any) -> str:
-        if not isinstance(value, str) or value not in allowed:
-            raise ValueError("must be one of " + ", ".join(allowed))
-        return value
-
-    return read
-
-
-def whole(low: int, high: int) -> Reader:
-    def read(value: Any) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise ValueError(f"must be a whole number from {low} to {high}")
-        return value
-
-    return read
-
-
 def instant(value: Any) -> datetime:
-    if not isinstance(value, str):
-        raise ValueError("must be an ISO 8601 instant")
-    moment = parse_instant(value)
+    moment = fields.instant(value)
     if not _EARLIEST <= moment < _LATEST:
         # Intake counts milliseconds since 1970, and pages show times in zones that would leave the calendar.
         raise ValueError("must lie from 1970 to 2199")
@@ -104,17 +51,11 @@ def instant(value: Any) -> datetime:
     return moment.astimezone(UTC).replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
-def boolean(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("must be true or false")
-    return value
-
-
-def nullable(reader: Reader) -> Reader:
+def nullable(reader: Reader[Any]) -> Reader[Any]:
     return lambda value: None if value is None else reader(value)
 
 
-def entry(known: Mapping[str, Reader]) -> Reader:
+def entry(known: Mapping[str, Reader[Any]]) -> Reader[Any]:
     def read(value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise ValueError("must be an object")
@@ -124,7 +65,7 @@ def entry(known: Mapping[str, Reader]) -> Reader:
     return read
 
 
-def list_of(reader: Reader, most: int) -> Reader:
+def list_of(reader: Reader[Any], most: int) -> Reader[Any]:
     def read(value: Any) -> list[Any]:
         if not isinstance(value, list) or len(value) > most:
             raise ValueError(f"must be a list of at most {most}")
@@ -147,28 +88,28 @@ def _plain(value: Any, depth: int) -> None:
     if depth == 0:
         raise ValueError("is nested too deep")
     if isinstance(value, str):
-        _storable(value)
+        storable(value)
     elif isinstance(value, dict):
         for key, inner in value.items():
             if not key or key.startswith("$") or "." in key:
                 raise ValueError("must not have names that are empty, begin with $ or hold a dot")
-            _storable(key)
+            storable(key)
             _plain(inner, depth - 1)
     elif isinstance(value, list):
         for inner in value:
             _plain(inner, depth - 1)
     elif isinstance(value, int) and not isinstance(value, bool):
-        whole(*INT64)(value)
+        integer(*INT64)(value)
     elif isinstance(value, float) and not isfinite(value):
         raise ValueError("must hold finite numbers only")
 
 
 # --- fields, and entries of lists ---
 
-epoch, count = whole(*_EPOCHS), whole(*_COUNTS)
+epoch, count = integer(*_EPOCHS), integer(*_COUNTS)
 _name, _why = text(200), text(2000)
 #: What an export says of an import is read and not taken over.
-_MARK: dict[str, Reader] = {"imported": nullable(boolean)}
+_MARK: dict[str, Reader[Any]] = {"imported": nullable(boolean)}
 error_type = matching(ERROR_TYPE, f"a text of 1 to {MAX_ERROR_TYPE} characters {WHAT}")
 _label = matching(LABEL, f"a text of 1 to {MAX_LABEL} characters {WHAT}")
 
@@ -181,10 +122,10 @@ attempts = list_of(
             "outcome": one_of(("succeeded", "failed", "lost", "deferred")),
             "errorType": nullable(error_type),
             "errorReason": nullable(text(8192)),
-            "retryDelayMs": nullable(whole(*INT64)),
+            "retryDelayMs": nullable(integer(*INT64)),
             "worker": nullable(text(300)),
             "epoch": epoch,
-            "durationMs": whole(*INT64),
+            "durationMs": integer(*INT64),
         }
     ),
     100,

@@ -13,24 +13,21 @@ from typing import Any, NoReturn
 from dlq_app.domain.import_readers import (
     INT64,
     LineRefused,
-    Reader,
-    boolean,
     nullable,
     read_field,
     refuse_unknown,
-    text,
-    whole,
 )
 from dlq_app.domain.letter_fields import FIELDS, STORED
 from dlq_app.domain.masking import MaskingPolicy
 from dlq_app.domain.search_terms import error_words
 from dlq_app.domain.states import Status
+from wire.fields import Reader, boolean, integer, text
 
 #: Lists whose entries name who did something.
 _SIGNED = ("replayAttempts", "versions", "notes", "history")
 _ENDS = ("succeeded", "failed_same", "failed_new")
 #: Fields of a line that describe the file, not the letter.
-_OF_THE_LINE: dict[str, Reader] = {"masked": nullable(boolean), "originalMessageBase64": nullable(text(0))}
+_OF_THE_LINE: dict[str, Reader[Any]] = {"masked": nullable(boolean), "originalMessageBase64": nullable(text(0))}
 _READERS = {**{field.name: field.read for field in FIELDS if field.read}, **_OF_THE_LINE}
 _REQUIRED = [field.name for field in FIELDS if field.required]
 
@@ -99,7 +96,7 @@ def end_of(given: Mapping[str, Any]) -> tuple[int, bool]:
     end = given["end"]
     if len(given) > 1 or not isinstance(end, dict):
         raise LineRefused("end: must be the only field, and an object")
-    return read_field("end.count", whole(*INT64), end.get("count")), end.get("complete") is True
+    return read_field("end.count", integer(*INT64), end.get("count")), end.get("complete") is True
 
 
 def _set_status(found: dict[str, Any], now: datetime) -> None:

@@ -19,14 +19,3 @@ LABEL = re.compile(f"{_NO_CONTROLS}{{1,{MAX_LABEL}}}")
 #: The same for the type of an error that is imported.
 ERROR_TYPE = re.compile(f"{_NO_CONTROLS}{{1,{MAX_ERROR_TYPE}}}")
 WHAT = "without control characters"
-
-
-def is_storable(text: str) -> bool:
-    """Whether a letter can hold this text: no U+0000, no half of a surrogate pair."""
-    if "\0" in text:
-        return False
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -15,7 +15,7 @@ from typing import Any
 from dlq_app.domain import import_readers as readers
 from dlq_app.domain.criteria import KINDS
 from dlq_app.domain.fingerprint import fingerprint
-from dlq_app.domain.import_readers import Reader, matching, nullable, one_of, text
+from dlq_app.domain.import_readers import nullable
 from dlq_app.domain.letter import DeadLetter
 from dlq_app.domain.letter_values import (
     BODY,
@@ -34,6 +34,7 @@ from dlq_app.domain.letter_values import (
 )
 from dlq_app.domain.states import Resolution, Status
 from dlq_app.domain.strategies import Strategy
+from wire.fields import Reader, matching, one_of, text
 
 
 class Shown(IntEnum):
@@ -63,7 +64,7 @@ class LetterField:
     #: Not read for lists.
     heavy: bool = False
     #: How an import reads it; None: a file must not have it.
-    read: Reader | None = None
+    read: Reader[Any] | None = None
     #: An import must have it.
     required: bool = False
     #: What an import gets that has none: from its other fields, in the order of the table, and the present.
@@ -104,7 +105,7 @@ def _instant(name: str, attribute: str, **options: Any) -> LetterField:
     return _field(name, INSTANT, attribute, **{"column": True, "read": nullable(readers.instant), **options})
 
 
-def _entries(name: str, attribute: str, read: Reader) -> LetterField:
+def _entries(name: str, attribute: str, read: Reader[Any]) -> LetterField:
     return _field(name, ENTRIES, attribute, **_HEAVY, read=nullable(read))
 
 

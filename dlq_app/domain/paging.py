@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,17 +9,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from dlq_app.domain.errors import CriteriaInvalid
+from wire import cursor
+from wire.fields import FieldError, digits, field_error, one_of, single, summary
 
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
 #: Exact up to here; beyond it a count says "at least", and pages are walked by cursor.
 MAX_COUNTED = 10_000
-#: Characters of a cursor.
-MAX_CURSOR = 1000
 
 Kind = Literal["instant", "text", "id"]
 _OBJECT_ID = re.compile(r"[0-9a-f]{24}\Z")
-_CURSOR = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_CURSOR}}}\Z")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
@@ -73,21 +69,16 @@ class Cursor:
     def encode(self) -> str:
         """An opaque text safe in a URL."""
         plain = [_to_plain(key.kind, value) for key, value in zip(self.sort.keys, self.values, strict=True)]
-        text = json.dumps([self.sort.name, *plain], separators=(",", ":"))
-        return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+        return cursor.encode([self.sort.name, *plain])
 
     @classmethod
     def decode(cls, text: str) -> Cursor:
         """The cursor in ``text``; ``ValueError`` for anything that ``encode`` cannot have made."""
-        if not _CURSOR.match(text):
-            raise ValueError("is not a cursor of this list")
-        try:
-            raw = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-            name, *plain = raw
-            sort = SORTS[name]
-            values = tuple(_from_plain(key.kind, value) for key, value in zip(sort.keys, plain, strict=True))
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError, binascii.Error) as error:
-            raise ValueError("is not a cursor of this list") from error
+        name, *plain = cursor.decode(text) or [None]
+        sort = SORTS.get(name) if isinstance(name, str) else None
+        if sort is None or len(plain) != len(sort.keys):
+            raise cursor.NotACursor
+        values = tuple(_from_plain(key.kind, value) for key, value in zip(sort.keys, plain, strict=True))
         return cls(sort, values)
 
 
@@ -103,7 +94,7 @@ class PageRequest:
     @classmethod
     def parse(cls, params: Mapping[str, Sequence[str]]) -> PageRequest:
         """From ``page``, ``limit``, ``cursor`` and ``sort``; raises ``CriteriaInvalid`` naming every problem."""
-        errors: list[dict[str, str]] = []
+        errors: list[FieldError] = []
         found: dict[str, Any] = {}
 
         def take(name: str, read: Any) -> None:
@@ -111,27 +102,25 @@ class PageRequest:
                 return
             values = params[name]
             try:
-                if len(values) != 1:
-                    raise ValueError("must be given once")
-                found[name] = read(values[0])
+                found[name] = read(single(values))
             except ValueError as error:
-                errors.append({"field": name, "message": str(error)})
+                errors.append(field_error(name, str(error)))
 
-        take("limit", lambda text: _whole(text, 1, MAX_LIMIT))
-        take("page", lambda text: _whole(text, 1, MAX_COUNTED))
-        take("sort", _sort)
+        take("limit", digits(1, MAX_LIMIT))
+        take("page", digits(1, MAX_COUNTED))
+        take("sort", lambda name: SORTS[one_of(SORTS)(name)])
         take("cursor", Cursor.decode)
-        cursor = found.get("cursor")
-        if cursor and "page" in params:
-            errors.append({"field": "page", "message": "give page or cursor, not both"})
-        if cursor and found.get("sort", cursor.sort) != cursor.sort:
-            errors.append({"field": "sort", "message": f"the cursor was made for {cursor.sort.name}"})
+        after = found.get("cursor")
+        if after and "page" in params:
+            errors.append(field_error("page", "give page or cursor, not both"))
+        if after and found.get("sort", after.sort) != after.sort:
+            errors.append(field_error("sort", f"the cursor was made for {after.sort.name}"))
         if found.get("page", 1) * found.get("limit", DEFAULT_LIMIT) > MAX_COUNTED:
-            errors.append({"field": "page", "message": f"reaches past {MAX_COUNTED} letters; go on by cursor"})
+            errors.append(field_error("page", f"reaches past {MAX_COUNTED} letters; go on by cursor"))
         if errors:
-            raise CriteriaInvalid("; ".join(f"{e['field']}: {e['message']}" for e in errors), errors=errors)
-        if cursor:
-            found["sort"] = cursor.sort
+            raise CriteriaInvalid(summary(errors), errors=errors)
+        if after:
+            found["sort"] = after.sort
         return cls(**found)
 
 
@@ -147,18 +136,6 @@ class Total:
     is_capped: bool
 
 
-def _whole(text: str, low: int, high: int) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text) or not low <= int(text) <= high:
-        raise ValueError(f"must be a whole number from {low} to {high}")
-    return int(text)
-
-
-def _sort(text: str) -> Sort:
-    if text not in SORTS:
-        raise ValueError("must be one of " + ", ".join(SORTS))
-    return SORTS[text]
-
-
 def _to_plain(kind: Kind, value: Any) -> str | int:
     if kind == "instant":
         # Exact, also at the edges of the calendar. A whole number already for what is beyond the years of Python.
@@ -168,13 +145,15 @@ def _to_plain(kind: Kind, value: Any) -> str | int:
 
 def _from_plain(kind: Kind, value: object) -> object:
     if kind == "instant":
-        if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
-            raise ValueError("not an instant")
+        ms = cursor.integer(value)
         try:
-            return _EPOCH + value * _MILLISECOND
+            return _EPOCH + ms * _MILLISECOND
         except OverflowError:
-            return value
+            return ms
     if not isinstance(value, str) or (kind == "id" and not _OBJECT_ID.match(value)):
-        raise ValueError("not a text")
-    value.encode()
+        raise cursor.NotACursor
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise cursor.NotACursor from error
     return value

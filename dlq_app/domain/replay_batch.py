@@ -15,10 +15,10 @@ from math import ceil
 from typing import Any
 
 from dlq_app.domain.criteria import LetterCriteria, is_blank
-from dlq_app.domain.errors import CriteriaInvalid, RequestInvalid, sentence
+from dlq_app.domain.errors import CriteriaInvalid, RequestInvalid
 from dlq_app.domain.letter import DeadLetter
 from dlq_app.domain.limits import MAX_REASON
-from wire.instants import parse_instant
+from wire.fields import FieldError, Reader, boolean, field_error, instant, integer, number, summary, text, unknown_field
 
 MAX_IDS = 10_000
 MAX_NAME = 200
@@ -254,9 +254,8 @@ class DryRun:
 
 def _read_order(cls: type[BatchOrder], body: Mapping[str, Any]) -> BatchOrder:
     if not isinstance(body, Mapping):
-        raise _invalid([_problem("", "must be a JSON object")])
-    known = ", ".join(_FIELDS)
-    errors = [_problem(str(name), f"unknown field; known are {known}") for name in body if name not in _FIELDS]
+        raise _invalid([field_error("", "must be a JSON object")])
+    errors = [unknown_field(name, _FIELDS) for name in body if name not in _FIELDS]
     found: dict[str, Any] = {"criteria": None}
     for name, (attribute, read) in _FIELDS.items():
         # null is how a client that fills in every field leaves one out.
@@ -265,11 +264,11 @@ def _read_order(cls: type[BatchOrder], body: Mapping[str, Any]) -> BatchOrder:
         try:
             value = read(body[name])
         except CriteriaInvalid as error:
-            errors += [_problem(f"{name}.{entry['field']}", entry["message"]) for entry in error.errors]
+            errors += [field_error(f"{name}.{entry['field']}", entry["message"]) for entry in error.errors]
         except _Nested as error:
-            errors.append(_problem(f"{name}.{error.field}", str(error)))
+            errors.append(field_error(f"{name}.{error.field}", str(error)))
         except (ValueError, OverflowError) as error:
-            errors.append(_problem(name, str(error)))
+            errors.append(field_error(name, str(error)))
         else:
             if attribute:
                 found[attribute] = value
@@ -280,14 +279,14 @@ def _read_order(cls: type[BatchOrder], body: Mapping[str, Any]) -> BatchOrder:
     return cls(**found)
 
 
-def _contradictions(found: Mapping[str, Any]) -> list[dict[str, str]]:
+def _contradictions(found: Mapping[str, Any]) -> list[FieldError]:
     criteria, ids = found["criteria"], found.get("ids", ())
     if ids and (criteria is not None or found.get("everything")):
-        return [_problem("ids", "give ids or a filter, not both")]
+        return [field_error("ids", "give ids or a filter, not both")]
     if ids:
         return []
     if (criteria is None or criteria.is_empty) and not found.get("everything"):
-        return [_problem("filter", 'is empty, which means every letter; say "all": true if that is meant')]
+        return [field_error("filter", 'is empty, which means every letter; say "all": true if that is meant')]
     if criteria is None:
         found["criteria"] = LetterCriteria()  # type: ignore[index]
     return []
@@ -322,39 +321,9 @@ def _ids(value: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(value))
 
 
-def _truth(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("must be true or false")
-    return value
-
-
-def _text(limit: int) -> Any:
-    def read(value: object) -> str:
-        if not isinstance(value, str) or len(value) > limit:
-            raise ValueError(f"must be a text of at most {limit} characters")
-        if "\0" in value or (not value.isascii() and value != value.encode("utf-8", "replace").decode()):
-            raise ValueError("must not contain NUL or broken characters")
-        return value.strip()
-
-    return read
-
-
-def _whole(low: int, high: int) -> Any:
-    def read(value: object) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise ValueError(f"must be a whole number from {low} to {high}")
-        return value
-
-    return read
-
-
-def _number(low: float, high: float) -> Any:
-    def read(value: object) -> float:
-        if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
-            raise ValueError(f"must be a number from {low:g} to {high:g}")
-        return float(value)
-
-    return read
+def _stripped(limit: int) -> Reader[str]:
+    read = text(limit)
+    return lambda value: read(value).strip()
 
 
 def _canary(value: object) -> Canary:
@@ -364,7 +333,7 @@ def _canary(value: object) -> Canary:
         if name not in ("size", "minSuccess"):
             raise _Nested(str(name), "unknown field; known are size, minSuccess")
     try:
-        size = _whole(1, MAX_CANARY)(value.get("size"))
+        size = integer(1, MAX_CANARY)(value.get("size"))
     except ValueError as error:
         raise _Nested("size", str(error)) from error
     least = value.get("minSuccess")
@@ -374,37 +343,27 @@ def _canary(value: object) -> Canary:
         # A share, as in 0.95: of 20 letters 19. The rounding takes away what binary fractions add to 0.95 * 20.
         return Canary(size, ceil(round(least * size, 6)))
     try:
-        return Canary(size, _whole(0, size)(least))
+        return Canary(size, integer(0, size)(least))
     except ValueError as error:
         raise _Nested("minSuccess", f"{error}, or a share such as 0.95") from error
-
-
-def _instant(value: object) -> datetime:
-    if not isinstance(value, str):
-        raise ValueError("must be an ISO 8601 instant with its zone, such as 2026-11-24T03:12:00Z")
-    return parse_instant(value)
 
 
 #: Wire name → attribute of the order (empty: checked only) and reader.
 _FIELDS: dict[str, tuple[str, Any]] = {
     "filter": ("criteria", _filter),
     "ids": ("ids", _ids),
-    "all": ("everything", _truth),
-    "dryRun": ("", _truth),
-    "name": ("name", _text(MAX_NAME)),
-    "reason": ("reason", _text(MAX_REASON)),
-    "ratePerSecond": ("rate_per_second", _number(0.01, MAX_RATE)),
+    "all": ("everything", boolean),
+    "dryRun": ("", boolean),
+    "name": ("name", _stripped(MAX_NAME)),
+    "reason": ("reason", _stripped(MAX_REASON)),
+    "ratePerSecond": ("rate_per_second", number(0.01, MAX_RATE)),
     "canary": ("canary", _canary),
-    "maxFailures": ("max_failures", _whole(0, MAX_LETTERS)),
-    "maxFailureRate": ("max_failure_rate", _number(0, 1)),
-    "limit": ("limit", _whole(1, MAX_LETTERS)),
-    "scheduledAt": ("scheduled_at", _instant),
+    "maxFailures": ("max_failures", integer(0, MAX_LETTERS)),
+    "maxFailureRate": ("max_failure_rate", number(0, 1)),
+    "limit": ("limit", integer(1, MAX_LETTERS)),
+    "scheduledAt": ("scheduled_at", instant),
 }
 
 
-def _problem(name: str, message: str) -> dict[str, str]:
-    return {"field": name[:64].encode("utf-8", "backslashreplace").decode(), "message": message}
-
-
-def _invalid(errors: Sequence[dict[str, str]]) -> RequestInvalid:
-    return RequestInvalid(sentence(errors), errors=errors)
+def _invalid(errors: Sequence[FieldError]) -> RequestInvalid:
+    return RequestInvalid(summary(errors), errors=errors)

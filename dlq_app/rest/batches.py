@@ -13,11 +13,11 @@ from rest_framework.views import APIView
 
 from dlq_app import conf
 from dlq_app.domain.errors import BatchNotFound, OtherOrder
-from dlq_app.domain.paging import MAX_CURSOR
 from dlq_app.domain.replay_batch import OUTCOME_FILTERS, BatchOrder, ReplayBatch
 from dlq_app.rest import audit, openapi, requests, serializers
 from dlq_app.rest.audit import actor
 from dlq_app.services import approval, batches, letter_json
+from wire.cursor import MAX_CURSOR
 
 _NOT_FOUND = "`replay_batch_not_found`"
 _CURSOR = OpenApiParameter(

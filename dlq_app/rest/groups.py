@@ -12,10 +12,11 @@ from rest_framework.views import APIView
 
 from dlq_app import conf
 from dlq_app.domain.group_states import GroupState
-from dlq_app.domain.paging import DEFAULT_LIMIT, MAX_CURSOR, MAX_LIMIT
+from dlq_app.domain.paging import DEFAULT_LIMIT, MAX_LIMIT
 from dlq_app.rest import audit, openapi, requests, serializers
 from dlq_app.rest.audit import actor
 from dlq_app.services import groups, letter_json
+from wire.cursor import MAX_CURSOR
 from wire.instants import iso
 
 _NOT_FOUND = "`group_not_found`"

@@ -9,6 +9,7 @@ from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
 from dlq_app.domain import criteria, paging
 from dlq_app.domain.search_terms import MAX_WORDS
 from dlq_app.domain.states import Status
+from wire.cursor import MAX_CURSOR
 
 _PROBLEM = "application/problem+json"
 
@@ -62,7 +63,7 @@ PAGES = [
     ),
     OpenApiParameter(
         "cursor",
-        {"type": "string", "pattern": "^[A-Za-z0-9_-]+$", "minLength": 1, "maxLength": paging.MAX_CURSOR},
+        {"type": "string", "pattern": "^[A-Za-z0-9_-]+$", "minLength": 1, "maxLength": MAX_CURSOR},
         description="`nextCursor` of the page before: walks any number of letters, each exactly once.",
     ),
     query("sort", "Newest failure first unless given.", enum=list(paging.SORTS)),

@@ -16,13 +16,26 @@ from rest_framework.exceptions import ParseError
 from rest_framework.parsers import JSONParser
 
 from dlq_app.domain.criteria import FIELD_NAMES, LetterCriteria
-from dlq_app.domain.errors import BodyTooLarge, CriteriaInvalid, RequestInvalid, sentence
+from dlq_app.domain.errors import BodyTooLarge, CriteriaInvalid, RequestInvalid
 from dlq_app.domain.limits import MAX_NOTE, MAX_NUMBER, MAX_REASON
-from dlq_app.domain.paging import MAX_CURSOR, PARAMETERS, PageRequest
+from dlq_app.domain.paging import PARAMETERS, PageRequest
 from dlq_app.domain.payload import Node, Object, parse, written
 from dlq_app.domain.replay_batch import OUTCOME_FILTERS, BatchOrder, Stage
 from dlq_app.store import repository
-from wire.instants import parse_instant
+from wire.cursor import check as check_cursor
+from wire.fields import (
+    FieldError,
+    boolean,
+    digits,
+    field_error,
+    instant,
+    integer,
+    one_of,
+    single,
+    summary,
+    text,
+    unknown_field,
+)
 
 #: A payload of 256 KiB, escaped, and the few fields around it.
 MAX_BODY = 1024 * 1024
@@ -32,7 +45,6 @@ MAX_ITEMS = 1000
 #: Stages that a list of batches can be narrowed to.
 STAGES = tuple(stage.value for stage in Stage if stage is not Stage.PLANNING)
 _KEY = re.compile(r"[\x21-\x7e]{1,128}\Z")
-_CURSOR = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_CURSOR}}}\Z")
 
 
 class Verbatim(str):
@@ -63,18 +75,17 @@ class ActionParser(JSONParser):
         twice = list(_given_twice(whole, ""))
         if twice:
             # Only one of them would count, and which the client did not say: a filter could fit other letters.
-            _invalid([{"field": _shown(name), "message": "is given more than once"} for name in twice], RequestInvalid)
+            _invalid([field_error(name, "is given more than once") for name in twice], RequestInvalid)
         return found
 
 
 def list_request(query: QueryDict) -> tuple[LetterCriteria, PageRequest]:
     """Criteria and page of a query string; raises ``CriteriaInvalid`` naming every problem in either."""
-    errors: list[dict[str, str]] = []
+    errors: list[FieldError] = []
     criteria, page = LetterCriteria(), PageRequest()
     lists = dict(query.lists())
     unknown = [name for name in lists if name not in (*FIELD_NAMES, *PARAMETERS)]
-    known = ", ".join((*FIELD_NAMES, *PARAMETERS))
-    errors += [{"field": name[:64], "message": f"unknown parameter; known are {known}"} for name in unknown[:50]]
+    errors += [unknown_field(name, (*FIELD_NAMES, *PARAMETERS), "parameter") for name in unknown[:50]]
     try:
         criteria = LetterCriteria.parse({name: lists[name] for name in FIELD_NAMES if name in lists})
     except CriteriaInvalid as error:
@@ -91,7 +102,7 @@ def list_request(query: QueryDict) -> tuple[LetterCriteria, PageRequest]:
 def refuse_parameters(query: QueryDict) -> None:
     """Raise ``CriteriaInvalid`` for any query parameter: this address takes none."""
     if query:
-        _invalid([{"field": name[:64], "message": "unknown parameter"} for name in list(query)[:50]], CriteriaInvalid)
+        _invalid([field_error(name, "unknown parameter") for name in list(query)[:50]], CriteriaInvalid)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,26 +127,18 @@ def items_request(query: QueryDict) -> BatchListRequest:
 
 def _batch_list(query: QueryDict, known: Sequence[str], *, default: int, most: int) -> BatchListRequest:
     found: dict[str, Any] = {"limit": default}
-    errors: list[dict[str, str]] = []
+    errors: list[FieldError] = []
     for name, values in list(query.lists())[:50]:
         try:
             if name not in known:
                 raise ValueError("unknown parameter; known are " + ", ".join(known))
             if name == "stage":
-                found["stages"] = tuple(_one_of(value, STAGES) for value in values)
+                found["stages"] = tuple(map(one_of(STAGES), values))
                 continue
-            if len(values) != 1:
-                raise ValueError("must be given once")
-            if name == "limit":
-                found[name] = _whole(values[0], most)
-            elif name == "outcome":
-                found[name] = _one_of(values[0], tuple(OUTCOME_FILTERS))
-            elif _CURSOR.match(values[0]):
-                found[name] = values[0]
-            else:
-                raise ValueError("is not a cursor of this list")
+            read = {"limit": digits(1, most), "outcome": one_of(OUTCOME_FILTERS), "cursor": check_cursor}[name]
+            found[name] = read(single(values))
         except ValueError as error:
-            errors.append({"field": _shown(name), "message": str(error)})
+            errors.append(field_error(name, str(error)))
     if errors:
         _invalid(errors, CriteriaInvalid)
     return BatchListRequest(**found)
@@ -155,9 +158,7 @@ def batch_id_for(key: str | None, actor: str) -> str | None:
     if key is None:
         return None
     if not _KEY.match(key):
-        _invalid(
-            [{"field": "Idempotency-Key", "message": "must be 1 to 128 printable ASCII characters"}], RequestInvalid
-        )
+        _invalid([field_error("Idempotency-Key", "must be 1 to 128 printable ASCII characters")], RequestInvalid)
     return "b-" + hashlib.sha256(f"{actor}\n{key}".encode()).hexdigest()[:32]
 
 
@@ -168,15 +169,11 @@ def body(data: Any, *names: str, required: Sequence[str] = ()) -> dict[str, Any]
     instant to come; ``untilPerHour``, ``untilCount``: whole numbers from 1.
     """
     if not isinstance(data, Mapping):
-        _invalid([{"field": "", "message": "must be a JSON object"}], RequestInvalid)
-    errors = [
-        {"field": _shown(name), "message": "unknown field; known are " + ", ".join(names)}
-        for name in list(data)[:50]
-        if name not in names
-    ]
-    errors += [{"field": name, "message": "is required"} for name in required if name not in data]
+        _invalid([field_error("", "must be a JSON object")], RequestInvalid)
+    errors = [unknown_field(name, names) for name in list(data)[:50] if name not in names]
+    errors += [field_error(name, "is required") for name in required if name not in data]
     errors += [
-        {"field": name, "message": "must not be empty"}
+        field_error(name, "must not be empty")
         for name in required
         if isinstance(data.get(name), str) and not data[name].strip() and name != "text"
     ]
@@ -186,7 +183,7 @@ def body(data: Any, *names: str, required: Sequence[str] = ()) -> dict[str, Any]
             try:
                 found[name] = _READERS[name](data[name])
             except ValueError as error:
-                errors.append({"field": name, "message": str(error)})
+                errors.append(field_error(name, str(error)))
     if errors:
         _invalid(errors, RequestInvalid)
     return found
@@ -204,41 +201,11 @@ def _given_twice(node: Node, path: str) -> Iterator[str]:
             yield from _given_twice(inner, f"{path}{name}.")
 
 
-def _reason(value: object) -> str:
-    return _text(value, MAX_REASON)
-
-
 def _note(value: object) -> str:
-    text = _text(value, MAX_NOTE)
-    if not text.strip():
+    note = text(MAX_NOTE)(value)
+    if not note.strip():
         raise ValueError("must not be empty")
-    return text
-
-
-def _text(value: object, limit: int) -> str:
-    if not isinstance(value, str) or len(value) > limit:
-        raise ValueError(f"must be a text of at most {limit} characters")
-    if "\0" in value or value != value.encode("utf-8", "replace").decode():
-        raise ValueError("must not contain NUL or broken characters")
-    return value
-
-
-def _one_of(value: str, allowed: Sequence[str]) -> str:
-    if value not in allowed:
-        raise ValueError("must be one of " + ", ".join(allowed))
-    return value
-
-
-def _whole(text: str, most: int) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= most:
-        raise ValueError(f"must be a whole number from 1 to {most}")
-    return int(text)
-
-
-def _truth(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("must be true or false")
-    return value
+    return note
 
 
 def _payload(value: object) -> bytes:
@@ -248,36 +215,26 @@ def _payload(value: object) -> bytes:
 
 
 def _future(value: object) -> datetime:
-    moment = parse_instant(_text(value, 64))
+    moment = instant(value)
     if moment <= repository.now():
         raise ValueError("must be in the future")
     return moment
 
 
-def _positive(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_NUMBER:
-        raise ValueError(f"must be a whole number from 1 to {MAX_NUMBER}")
-    return value
-
-
 _READERS = {
-    "reason": _reason,
+    "reason": text(MAX_REASON),
     "text": _note,
-    "force": _truth,
+    "force": boolean,
     "payload": _payload,
     "until": _future,
-    "untilPerHour": _positive,
-    "untilCount": _positive,
+    "untilPerHour": integer(1, MAX_NUMBER),
+    "untilCount": integer(1, MAX_NUMBER),
 }
-
-
-def _shown(name: object) -> str:
-    return str(name)[:64].encode("utf-8", "backslashreplace").decode()
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _invalid(errors: list[dict[str, str]], kind: type[CriteriaInvalid] | type[RequestInvalid]) -> NoReturn:
-    raise kind(sentence(errors), errors=errors)
+def _invalid(errors: list[FieldError], kind: type[CriteriaInvalid] | type[RequestInvalid]) -> NoReturn:
+    raise kind(summary(errors), errors=errors)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 import uuid
@@ -39,6 +38,8 @@ from dlq_app.services.batch_executor import Executor
 from dlq_app.services.batch_run import SYSTEM
 from dlq_app.store import repository
 from dlq_app.store.repository import StoredBatch
+from wire import cursor as cursors
+from wire.fields import storable
 
 SAMPLE = 10
 #: A count of late arrivals is shown again for so long.
@@ -143,10 +144,10 @@ def page(*, stages: Sequence[str] = (), limit: int = 20, cursor: str | None = No
     known = [stage.value for stage in Stage if stage is not Stage.PLANNING]
     if not set(stages) <= set(known):
         raise _invalid("stage", "must be one of " + ", ".join(known))
-    after = _decode(cursor) if cursor else None
+    after = _after(cursor) if cursor else None
     found = repository.batches().page(stages, limit + 1, after)
     shown = found[:limit]
-    more = _encode(shown[-1].batch) if len(found) > limit and shown else None
+    more = _cursor(shown[-1].batch) if len(found) > limit and shown else None
     return BatchPage([stored.batch for stored in shown], more)
 
 
@@ -163,12 +164,11 @@ def items(batch_id: str, *, outcome: str | None = None, limit: int = 100, cursor
     """
     if outcome is not None and outcome not in OUTCOME_FILTERS:
         raise _invalid("outcome", "must be one of " + ", ".join(OUTCOME_FILTERS))
-    if cursor is not None and not re.fullmatch(r"[0-9]{1,9}", cursor):
-        raise _invalid("cursor", "is not a cursor of this list")
+    after = -1 if cursor is None else _seq_after(cursor)
     _stored(batch_id)
-    found = repository.items().page(batch_id, outcome, int(cursor) if cursor else -1, limit + 1)
+    found = repository.items().page(batch_id, outcome, after, limit + 1)
     shown = found[:limit]
-    return ItemPage(shown, str(shown[-1].seq) if len(found) > limit and shown else None)
+    return ItemPage(shown, cursors.encode([shown[-1].seq]) if len(found) > limit and shown else None)
 
 
 def report(batch_id: str) -> list[tuple[str, str, int]]:
@@ -271,15 +271,26 @@ def _with_late(stored: StoredBatch) -> ReplayBatch:
     return replace(batch, late_arrivals=known[1])
 
 
-def _encode(batch: ReplayBatch) -> str:
-    return f"{round((batch.created_at - _EPOCH).total_seconds() * 1000)}_{batch.id}"
+def _cursor(batch: ReplayBatch) -> str:
+    return cursors.encode([round((batch.created_at - _EPOCH).total_seconds() * 1000), batch.id])
 
 
-def _decode(cursor: str) -> tuple[datetime, str]:
-    found = re.fullmatch(r"([0-9]{1,14})_([A-Za-z0-9_-]{1,64})", cursor)
-    if found is None:
-        raise _invalid("cursor", "is not a cursor of this list")
-    return _EPOCH + timedelta(milliseconds=int(found[1])), found[2]
+def _after(cursor: str) -> tuple[datetime, str]:
+    """The time and the id of the last batch seen. Raises ``RequestInvalid``."""
+    try:
+        ms, batch_id = cursors.decode(cursor, plain=r"([0-9]{1,14})_([A-Za-z0-9_-]{1,64})")
+        return _EPOCH + timedelta(milliseconds=int(ms)), storable(str(batch_id))
+    except (ValueError, TypeError, OverflowError):
+        raise _invalid("cursor", str(cursors.NotACursor())) from None
+
+
+def _seq_after(cursor: str) -> int:
+    """The place of the last letter seen. Raises ``RequestInvalid``."""
+    try:
+        (seq,) = cursors.decode(cursor, plain=r"([0-9]{1,9})")
+        return cursors.integer(int(seq))
+    except (ValueError, TypeError, OverflowError):
+        raise _invalid("cursor", str(cursors.NotACursor())) from None
 
 
 def _invalid(name: str, message: str) -> RequestInvalid:

@@ -6,9 +6,6 @@ people say is read each time and counts at once.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +24,8 @@ from dlq_app.store import repository
 from dlq_app.store.figures import GroupFigures
 from dlq_app.store.figures import figures as figures_store
 from dlq_app.store.groups import Described, Note, groups
+from wire import cursor as cursors
+from wire.fields import digits, field_error, one_of, single, summary, unknown_field
 
 #: Filters of letters that also make sense for groups; ``from`` and ``to`` mean the last failure of the group.
 FILTERS = ("errorType", "errorKind", "type", "fingerprint", "from", "to", "search")
@@ -143,38 +142,36 @@ class GroupQuery:
     @classmethod
     def parse(cls, params: Mapping[str, Sequence[str]]) -> GroupQuery:
         """From wire names with their lists of texts; raises ``CriteriaInvalid`` naming every problem."""
-        known = ", ".join(PARAMETERS)
-        errors = [
-            {"field": name[:64], "message": f"unknown parameter; known are {known}"}
-            for name in list(params)[:50]
-            if name not in PARAMETERS
-        ]
+        unknown = [name for name in list(params)[:50] if name not in PARAMETERS]
+        errors = [unknown_field(name, PARAMETERS, "parameter") for name in unknown]
         found: dict[str, Any] = {}
         try:
             found["criteria"] = LetterCriteria.parse({name: params[name] for name in FILTERS if name in params})
         except CriteriaInvalid as error:
             errors += error.errors
-        readers: dict[str, Callable[[str], object]] = {"sort": _read_sort, "limit": _read_limit, "cursor": _read_cursor}
+        readers: dict[str, Callable[[str], object]] = {
+            "sort": one_of(SORTS),
+            "limit": digits(1, MAX_LIMIT),
+            "cursor": _read_cursor,
+        }
         for name, read in readers.items():
             if name in params:
                 try:
-                    if len(params[name]) != 1:
-                        raise ValueError("must be given once")
-                    found[name] = read(params[name][0])
+                    found[name] = read(single(params[name]))
                 except ValueError as error:
-                    errors.append({"field": name, "message": str(error)})
+                    errors.append(field_error(name, str(error)))
         wanted = list(dict.fromkeys(params.get("state", ())))
         if set(wanted) <= set(GroupState):
             found["states"] = tuple(GroupState(state) for state in wanted)
         else:
-            errors.append({"field": "state", "message": "must be one of " + ", ".join(GroupState)})
+            errors.append(field_error("state", "must be one of " + ", ".join(GroupState)))
         cursor = found.get("cursor")
         if cursor and not errors:
             sort = _decoded(cursor)[0]
             if found.setdefault("sort", sort) != sort:
-                errors.append({"field": "sort", "message": f"the cursor was made for {sort}"})
+                errors.append(field_error("sort", f"the cursor was made for {sort}"))
         if errors:
-            raise CriteriaInvalid("; ".join(f"{e['field']}: {e['message']}" for e in errors[:5]), errors=errors)
+            raise CriteriaInvalid(summary(errors), errors=errors)
         return cls(**found)
 
 
@@ -206,7 +203,7 @@ def page(
     more = len(fitting) > limit
     return GroupPage(
         groups=shown,
-        next_cursor=_encoded(sort, value(shown[-1]), shown[-1].fingerprint) if more and shown else None,
+        next_cursor=cursors.encode([sort, value(shown[-1]), shown[-1].fingerprint]) if more and shown else None,
         total=total,
         is_capped=is_capped,
         states={state: by_state[state] for state in GroupState},
@@ -337,41 +334,17 @@ def _found_by(group: Group) -> set[str]:
     return set(error_words(group.error_type, f"{group.message} {group.frame}", conf.masking_policy()))
 
 
-def _read_sort(text: str) -> str:
-    if text not in SORTS:
-        raise ValueError("must be one of " + ", ".join(SORTS))
-    return text
-
-
-def _read_limit(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= MAX_LIMIT:
-        raise ValueError(f"must be a whole number from 1 to {MAX_LIMIT}")
-    return int(text)
-
-
 def _read_cursor(text: str) -> str:
     _decoded(text)
     return text
 
 
-def _encoded(sort: str, value: int, fingerprint: str) -> str:
-    text = json.dumps([sort, value, fingerprint], separators=(",", ":"))
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
-
-
-def _decoded(cursor: str) -> tuple[str, int, str]:
-    """Sort, value and fingerprint of the last group seen; ``ValueError`` for what ``_encoded`` cannot have made."""
-    problem = ValueError("is not a cursor of this list")
-    if len(cursor) > 200:
-        raise problem
-    try:
-        sort, value, fingerprint = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except (ValueError, TypeError, RecursionError, binascii.Error) as error:
-        raise problem from error
-    is_whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
-    if not isinstance(sort, str) or sort not in SORTS or not is_whole or not isinstance(fingerprint, str):
-        raise problem
-    return sort, value, fingerprint
+def _decoded(text: str) -> tuple[str, int, str]:
+    """Sort, value and fingerprint of the last group seen. Raises ``NotACursor``."""
+    match cursors.decode(text):
+        case [str(sort), value, str(fingerprint)] if sort in SORTS:
+            return sort, cursors.integer(value), fingerprint
+    raise cursors.NotACursor
 
 
 def _ms(moment: datetime) -> int:

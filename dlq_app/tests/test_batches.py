@@ -356,6 +356,11 @@ def test_lists_are_walked_by_cursor(rig: Rig) -> None:
     assert [item.message_id for item in batches.items(made[0].id, outcome="failed").items] == ["m-0003"]
     assert len(batches.items(made[0].id, outcome="succeeded").items) == 6
     assert batches.items(made[0].id, outcome="open").items == []
+
+    # Cursors as version 0.1.0 wrote them.
+    old = f"{made[6].created_at.timestamp() * 1000:.0f}_{made[6].id}"
+    assert [batch.name for batch in batches.page(limit=2, cursor=old).batches] == ["5", "4"]
+    assert [item.seq for item in batches.items(made[0].id, cursor="2").items] == [3, 4, 5, 6]
     with pytest.raises(RequestInvalid):
         batches.items(made[0].id, outcome="x")
     with pytest.raises(RequestInvalid):

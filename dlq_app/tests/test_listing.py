@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -94,6 +94,16 @@ def test_a_walk_sees_each_letter_once_while_others_change(
 
     assert sorted(m for m in seen if m.startswith("m-")) == [f"m-{n:04}" for n in range(100)]
     assert len(seen) == len(set(seen))
+
+
+def test_a_cursor_of_version_0_1_0_is_still_read() -> None:
+    text = "WyItbGFzdEZhaWxlZEF0IiwxNzY0NDk2ODAwMTIzLCI2OTJjMGEwYjFjMmQzZTRmNTA2MTcyODMiXQ"
+
+    cursor = Cursor.decode(text)
+
+    at = datetime(2025, 11, 30, 10, 0, 0, 123_000, UTC)
+    assert cursor == Cursor(SORTS["-lastFailedAt"], (at, "692c0a0b1c2d3e4f50617283"))
+    assert cursor.encode() == text
 
 
 def test_pages_by_number_and_by_cursor_agree(letters: Letters, store: Database[dict[str, Any]]) -> None:
