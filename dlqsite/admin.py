@@ -13,6 +13,7 @@ from django.contrib.auth.models import Group, User
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import NoReverseMatch, reverse
+from django.utils.dateparse import parse_datetime
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from rest_framework_api_key.admin import APIKeyModelAdmin
@@ -29,6 +30,28 @@ from wire.visible_text import visible
 admin.site.unregister(APIKey)
 
 
+def _is_out_of_range(value: str) -> bool:
+    """Whether it is a date at an edge of the calendar, beyond which another zone would put it."""
+    try:
+        moment = parse_datetime(value)
+    except ValueError:
+        return False  # no date of any calendar: Django says so
+    return moment is not None and not 1 < moment.year < 9999
+
+
+class _PlainFilters(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Lists that compare fields as their own filters do, and in no other way.
+
+    Django takes any lookup of a field from the address: patterns that keep the database busy, years that it does not
+    know.
+    """
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        _, *how = lookup.split("__")
+        is_plain = how in ([], ["exact"], ["gte"], ["lt"], ["isnull"], ["id", "exact"])
+        return is_plain and not _is_out_of_range(value) and super().lookup_allowed(lookup, value, request)
+
+
 class _LineEach(LinesAsHistory):
     """Objects deleted together are a line of the log each: Django adds several at once, without the signal."""
 
@@ -40,7 +63,7 @@ class _LineEach(LinesAsHistory):
 for _model in (User, Group, AccessAttempt):
     _stock = type(admin.site.get_model_admin(_model))
     admin.site.unregister(_model)
-    admin.site.register(_model, type(_stock.__name__, (_LineEach, _stock), {"__module__": __name__}))
+    admin.site.register(_model, type(_stock.__name__, (_LineEach, _PlainFilters, _stock), {"__module__": __name__}))
 
 
 class _KeyList(ChangeList):
@@ -174,7 +197,7 @@ class WhoFilter(admin.SimpleListFilter):
 
 
 @admin.register(AuditLine)
-class AuditLogAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class AuditLogAdmin(_PlainFilters):
     """Who did what, to what, why: read only, newest first."""
 
     list_display = ("at", "by", "target", "done", "count")

@@ -227,7 +227,7 @@ def _finding_words(finding: Finding) -> str:
 
 #: Rows of processes that are shown.
 _PROCESSES_SHOWN: Final = 12
-_ROLES: Final = {"worker": "Worker", "dlq_worker": "DLQ worker", "cron": "Cron"}
+_ROLES: Final = {"worker": "Worker", "dlq_worker": "DLQ worker", "cron": "Cron", "web": "Web"}
 
 
 @dataclass(frozen=True, slots=True)

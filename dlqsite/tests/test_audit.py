@@ -185,3 +185,30 @@ def test_nothing_is_revealed_while_the_database_takes_no_line(monkeypatch: pytes
     assert rest.json()["code"] == export.json()["code"] == "store_unavailable"
     with pytest.raises(CommandError, match="audit log"):
         call_command("export_dlq", "--reveal", "--reason", "INC-7", stdout=io.StringIO(), stderr=io.StringIO())
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "audit_app/auditline/?at__year=99999999999", "audit_app/auditline/?who__regex=(a%2B)%2B%24",
+        "audit_app/auditline/?at__year__gte=99999999999", "auth/user/?date_joined__year=99999999999",
+        "auth/user/?username__regex=(a%2B)%2B%24", "auth/group/?name__iregex=x",
+        "axes/accessattempt/?attempt_time__year=99999999999",
+    ],
+)  # fmt: skip
+def test_lists_compare_fields_as_their_own_filters_do(address: str) -> None:
+    browser = signed_in(member("administrator"))
+
+    assert browser.get(f"/admin/{address}").status_code == 400
+    for plain in (
+        "audit_app/auditline/?at__gte=2026-01-01+00%3A00%3A00%2B00%3A00&at__lt=2027-01-01+00%3A00%3A00%2B00%3A00",
+        "auth/user/?groups__id__exact=1&is_active__exact=1", "auth/user/?is_staff__exact=0",
+    ):  # fmt: skip
+        assert browser.get(f"/admin/{plain}").status_code == 200
+
+
+@pytest.mark.parametrize("edge", ["0001-01-01 00:00:00+14:00", "9999-12-31 23:59:59-12:00", "x", "\0"])
+def test_dates_at_the_edge_of_the_calendar_break_no_list(edge: str) -> None:
+    answer = signed_in(member("administrator")).get("/admin/audit_app/auditline/", {"at__gte": edge})
+
+    assert answer.status_code in (302, 400)
