@@ -49,11 +49,13 @@ def whole_words(text: str) -> list[str]:
 
 
 def error_words(error_type: str, reason: str, masking: MaskingPolicy) -> list[str]:
-    """What a letter is found by: its error type as one word, and the first words of the error as it is shown.
+    """What a letter is found by: its error type, whole and in parts, and the first words of the error as it is shown.
 
     Words of masked parts are left out: a search that finds them would confirm what is hidden.
     """
     found = {_kept(unicodedata.normalize("NFKC", error_type)): None}
+    for word in _WORD.findall(_normal(error_type)):
+        found |= dict.fromkeys(_forms(word))
     for word in _WORD.findall(_normal(mask_text(reason, masking)[:_SCANNED])):
         found |= dict.fromkeys(_known_forms(word) if len(word) <= MAX_WORD else _forms(word))
         if len(found) >= MAX_WORDS:

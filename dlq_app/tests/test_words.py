@@ -89,3 +89,12 @@ def test_a_new_letter_is_found_at_once(rig: Rig) -> None:
     for search in FOUND:
         found = rig.letters.page(LetterCriteria.parse({"search": search}), PageRequest()).letters
         assert [one.message_id for one in found] == ["m-1"], search
+
+
+@pytest.mark.parametrize(
+    "search", ["timeout", "TIMEOUT_ERROR", "Error timeout", "gateway", "PaymentGateway", "declined"]
+)
+def test_an_error_type_is_found_whole_and_in_parts(search: str) -> None:
+    kept = {*error_words("TIMEOUT_ERROR", "x", POLICY), *error_words("PaymentGateway.declined", "x", POLICY)}
+
+    assert set(words(search)) <= kept
