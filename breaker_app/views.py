@@ -4,24 +4,16 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema, extend_schema_view
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from audit_app.lines import record
-from breaker_app import serializers, services
+from breaker_app import contract, services
+from wire.contract import problems
 
 _NAME = OpenApiParameter("name", str, OpenApiParameter.PATH, description="What the breaker protects.")
-
-
-def _problems(**texts: str) -> dict[Any, OpenApiResponse]:
-    return {
-        (int(status[1:]), "application/problem+json"): OpenApiResponse(
-            response={"$ref": "#/components/schemas/Problem"}, description=text
-        )
-        for status, text in texts.items()
-    }
 
 
 class BreakersView(APIView):
@@ -34,12 +26,12 @@ class BreakersView(APIView):
         tags=["Circuit breakers"],
         summary="List the circuit breakers",
         description="All of them on one page: there is one per downstream. Looking changes nothing.",
-        responses={200: serializers.BreakerListOut, **_problems(s503="`store_unavailable`")},
+        responses={200: contract.LIST_OUT, **problems(s503="`store_unavailable`")},
     )
     def get(self, request: Request) -> Response:
         cards = services.cards()
         page = {"page": 1, "limit": len(cards), "total": len(cards), "pages": 1}
-        return Response({"data": [serializers.breaker_out(card) for card in cards], "pagination": page})
+        return Response(contract.LIST_OUT.write({"data": cards, "pagination": page}))
 
 
 class BreakerView(APIView):
@@ -54,12 +46,12 @@ class BreakerView(APIView):
         description="State, counts, thresholds, and the last 100 transitions with reason and actor.",
         parameters=[_NAME],
         responses={
-            200: serializers.BreakerShownOut,
-            **_problems(s404="`breaker_not_found`", s503="`store_unavailable`"),
+            200: contract.DETAIL_OUT,
+            **problems(s404="`breaker_not_found`", s503="`store_unavailable`"),
         },
     )
     def get(self, request: Request, name: str) -> Response:
-        return Response({"data": serializers.detail_out(services.card(name))})
+        return Response(contract.DETAIL_OUT.write({"data": services.card(name)}))
 
 
 class OrderView(APIView):
@@ -70,11 +62,11 @@ class OrderView(APIView):
     what: ClassVar[str]
 
     def post(self, request: Request, name: str) -> Response:
-        reason = serializers.reason_in(request.data)
+        reason = contract.REASON_IN.read(request.data)["reason"]
         who = getattr(request, "actor", "")
         card = services.order(name, self.what, actor=who, reason=reason)
         record(who, self.what, kind="breaker", object_id=name, name=name, why=reason.strip())
-        return Response({"data": serializers.detail_out(card)})
+        return Response(contract.DETAIL_OUT.write({"data": card}))
 
 
 def _order(operation_id: str, summary: str, description: str) -> Any:
@@ -85,10 +77,10 @@ def _order(operation_id: str, summary: str, description: str) -> Any:
         description=f"{description} The reason and who gave the order are kept with the transition and in the "
         "audit log.",
         parameters=[_NAME],
-        request=serializers.ReasonIn,
+        request=contract.REASON_IN,
         responses={
-            200: serializers.BreakerShownOut,
-            **_problems(
+            200: contract.DETAIL_OUT,
+            **problems(
                 s400="`invalid_request`: no reason, or a field that is not read. `invalid_json`.",
                 s404="`breaker_not_found`",
                 s413="`payload_too_large`",

@@ -28,9 +28,11 @@ from dlq_app.domain.letter_values import (
     NUMBER,
     PART,
     PARTS,
+    PRIORITY,
     TEXT,
     Kind,
     choice,
+    text_of,
 )
 from dlq_app.domain.states import Resolution, Status
 from dlq_app.domain.strategies import Strategy
@@ -54,6 +56,10 @@ class LetterField:
     kind: Kind
     #: Of ``DeadLetter``; empty for a part of ``metadata``.
     attribute: str = ""
+    #: For the OpenAPI document.
+    doc: str = ""
+    #: REST shows null for no value.
+    nullable: bool = False
     shown: Shown = Shown.LIST
     #: It can hold text from clients, errors or people: mask it.
     secret: bool = False
@@ -105,12 +111,13 @@ def _instant(name: str, attribute: str, **options: Any) -> LetterField:
     return _field(name, INSTANT, attribute, **{"column": True, "read": nullable(readers.instant), **options})
 
 
-def _entries(name: str, attribute: str, read: Reader[Any]) -> LetterField:
-    return _field(name, ENTRIES, attribute, **_HEAVY, read=nullable(read))
+def _entries(name: str, attribute: str, read: Reader[Any], doc: str = "") -> LetterField:
+    return _field(name, ENTRIES, attribute, doc=doc, **_HEAVY, read=nullable(read))
 
 
 _LETTER = {"shown": Shown.LETTER}
 _HEAVY = {**_LETTER, "heavy": True, "secret": True}
+_IMPORTED = "Entries with `imported: true` came with an import; the names in them are those of the file."
 _REQUIRED_COLUMN = {"column": True, "required": True}
 
 FIELDS = (
@@ -128,7 +135,14 @@ FIELDS = (
         read=matching(r"[a-z][a-z0-9_.-]{0,63}", "a message type, such as order.created"),
     ),
     _field("status", choice(Status), "status", **_REQUIRED_COLUMN, read=one_of(list(Status))),
-    _field("resolution", choice(Resolution), "resolution", column=True, read=nullable(one_of(list(Resolution)))),
+    _field(
+        "resolution",
+        choice(Resolution),
+        "resolution",
+        nullable=True,
+        column=True,
+        read=nullable(one_of(list(Resolution))),
+    ),
     _field(
         "strategy",
         choice(Strategy),
@@ -138,50 +152,69 @@ FIELDS = (
         default=lambda found, now: Strategy.MANUAL.value,
     ),
     _text("errorType", "error_type", **_REQUIRED_COLUMN, read=readers.error_type),
-    _text("errorKind", "error_kind", **_REQUIRED_COLUMN, read=one_of(KINDS)),
-    _text("errorReason", "error_reason", column=True, secret=True, read=nullable(text(8 * 1024))),
+    _field("errorKind", text_of(KINDS), "error_kind", **_REQUIRED_COLUMN, read=one_of(KINDS)),
+    _text(
+        "errorReason",
+        "error_reason",
+        doc="Lists show the first 300 characters.",
+        column=True,
+        secret=True,
+        read=nullable(text(8 * 1024)),
+    ),
     _text("errorStack", "error_stack", **_HEAVY, read=nullable(text(32 * 1024))),
     _text(
         "fingerprint",
         "fingerprint",
+        doc="The group: the same for failures of the same kind.",
         column=True,
         read=nullable(matching(r"[0-9a-f]{16}", "16 hexadecimal digits")),
         default=_fingerprint,
     ),
     _number("retryCount", "retry_count", column=True),
-    _number("dlqRetryCount", "dlq_retry_count", column=True),
+    _number("dlqRetryCount", "dlq_retry_count", doc="Failed automatic replays.", column=True),
     _number("priorRuns", "prior_runs", shown=Shown.NOWHERE),
-    _instant("nextRetryAt", "next_retry_at"),
-    _part("source", secret=True),
-    _part("priority"),
+    _instant("nextRetryAt", "next_retry_at", nullable=True),
+    _part("source", nullable=True, secret=True),
+    _part("priority", PRIORITY),
     _part("tags", PARTS, secret=True),
     _part("client", shown=Shown.NOWHERE),
     _instant("createdAt", "created_at", default=lambda found, now: found["lastFailedAt"]),
     _instant("firstFailedAt", "first_failed_at", default=lambda found, now: found["createdAt"]),
     _instant("lastFailedAt", "last_failed_at", read=readers.instant, required=True),
     _instant("updatedAt", "updated_at", default=lambda found, now: now),
-    _instant("resolvedAt", "resolved_at"),
+    _instant("resolvedAt", "resolved_at", nullable=True),
     _field(
         "originalMessage",
         BODY,
         "body",
+        doc="As received, byte for byte unless `masked`.",
         **_HEAVY,
         **_REQUIRED_COLUMN,
         read=text(readers.MAX_PAYLOAD, empty=False),
     ),
     _field("metadata", MAPPING, "metadata", **_LETTER, secret=True, read=nullable(readers.metadata), default=_metadata),
     _entries("attempts", "attempts", readers.attempts),
-    _entries("replayAttempts", "replay_attempts", readers.replay_attempts),
-    _entries("versions", "versions", readers.versions),
+    _entries("replayAttempts", "replay_attempts", readers.replay_attempts, _IMPORTED),
+    _entries("versions", "versions", readers.versions, _IMPORTED),
     _entries("formerMessages", "former_messages", readers.former_messages),
-    _entries("notes", "notes", readers.notes),
-    _entries("history", "history", readers.history),
-    _instant("queuedAt", "queued_at", **_LETTER),
-    _field("imported", IMPORTED, "imported", **_LETTER, read=nullable(readers.mark)),
+    _entries("notes", "notes", readers.notes, _IMPORTED),
+    _entries("history", "history", readers.history, _IMPORTED),
+    _instant("queuedAt", "queued_at", nullable=True, **_LETTER),
+    _field(
+        "imported",
+        IMPORTED,
+        "imported",
+        doc="Who imported the letter, and when; null if it was not imported.",
+        nullable=True,
+        **_LETTER,
+        read=nullable(readers.mark),
+    ),
     # Without both, an import draws its own numbers.
     _number("fence", "fence", **_LETTER, read=nullable(readers.epoch), default=lambda found, now: None),
     _number("closedEpoch", "closed_epoch", **_LETTER, read=nullable(readers.epoch), default=lambda found, now: None),
-    _field("replay", CLAIM, "claim", **_LETTER, read=nullable(readers.claim)),
+    _field(
+        "replay", CLAIM, "claim", doc="The replay in progress.", nullable=True, **_LETTER, read=nullable(readers.claim)
+    ),
     # An imported message counts where it was accepted; if it is replayed here, it counts as accepted here.
     _text("acctDay", "acct_day", shown=Shown.NOWHERE, exported=False),
 )

@@ -5,14 +5,16 @@ A stored value of another type than its field's reads as empty: a letter with a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from dlq_app.domain.criteria import PRIORITIES
 from dlq_app.domain.letter import Claimed, Imported
 from dlq_app.domain.states import Status
+from wire import contract
 from wire.instants import iso
 
 #: Fields of the entries of lists that are numbers, and those that are instants (text, if none could be read).
@@ -31,6 +33,8 @@ class Kind:
     dump: Callable[[Any], Any]
     #: The value of a new letter. None: the document has no such field.
     empty: Callable[[], Any]
+    #: Its schema in the OpenAPI document.
+    schema: contract.Type | contract.Shape = contract.OBJECT
 
 
 def plain(value: Any) -> Any:
@@ -139,7 +143,13 @@ def choice(options: type[StrEnum]) -> Kind:
         lambda value: options(value) if value in members else None,
         lambda value: value.value if value else None,
         _nothing,
+        contract.choice(options),
     )
+
+
+def text_of(allowed: Iterable[str]) -> Kind:
+    """A text that should be one of ``allowed``; an imported letter may have any."""
+    return Kind(load_text, _same, str, contract.choice(allowed))
 
 
 def _same(value: Any) -> Any:
@@ -150,19 +160,25 @@ def _nothing() -> None:
     return None
 
 
-ID = Kind(str, _same, _nothing)
-TEXT = Kind(load_text, _same, str)
-NUMBER = Kind(load_number, _same, int)
-INSTANT = Kind(load_instant, iso_or_none, _nothing)
+ID = Kind(str, _same, _nothing, contract.TEXT)
+TEXT = Kind(load_text, _same, str, contract.TEXT)
+NUMBER = Kind(load_number, _same, int, contract.COUNT)
+INSTANT = Kind(load_instant, iso_or_none, _nothing, contract.INSTANT)
 MAPPING = Kind(_load_mapping, plain, dict)
-ENTRIES = Kind(_load_entries, plain, list)
-BODY = Kind(load_body, plain, str)
+ENTRIES = Kind(_load_entries, plain, list, contract.many(contract.OBJECT))
+BODY = Kind(load_body, plain, str, contract.TEXT)
 CLAIM = Kind(
     _load_claim,
     lambda claim: claim and {"id": claim.replay_id, "epoch": claim.epoch, "from": claim.came_from.value},
     _nothing,
 )
-IMPORTED = Kind(_load_imported, lambda mark: mark and {"by": mark.by, "at": iso(mark.at)}, _nothing)
+IMPORTED = Kind(
+    _load_imported,
+    lambda mark: mark and {"by": mark.by, "at": iso(mark.at)},
+    _nothing,
+    contract.Shape("LetterImported", contract.Field("by", contract.TEXT), contract.Field("at", contract.INSTANT)),
+)
 #: Part of another field: only shown, not stored by itself.
-PART = Kind(_same, plain, _nothing)
-PARTS = Kind(_same, lambda value: plain(value or []), _nothing)
+PART = Kind(_same, plain, _nothing, contract.TEXT)
+PARTS = Kind(_same, lambda value: plain(value or []), _nothing, contract.many(contract.TEXT))
+PRIORITY = Kind(_same, plain, _nothing, contract.choice(PRIORITIES))

@@ -14,11 +14,24 @@ from enum import StrEnum
 from math import ceil
 from typing import Any
 
-from dlq_app.domain.criteria import LetterCriteria, is_blank
+from dlq_app.domain.criteria import FIELD_NAMES, MAX_VALUES, LetterCriteria, is_blank
 from dlq_app.domain.errors import CriteriaInvalid, RequestInvalid
 from dlq_app.domain.letter import DeadLetter
 from dlq_app.domain.limits import MAX_REASON
-from wire.fields import FieldError, Reader, boolean, field_error, instant, integer, number, summary, text, unknown_field
+from wire.contract import (
+    BOOLEAN,
+    INSTANT,
+    Field,
+    Invalid,
+    Shape,
+    Type,
+    integer,
+    kind,
+    number,
+    optional,
+    text,
+)
+from wire.fields import field_error
 
 MAX_IDS = 10_000
 MAX_NAME = 200
@@ -104,7 +117,7 @@ class BatchOrder:
     scheduled_at: datetime | None = None
 
     @classmethod
-    def parse(cls, body: Mapping[str, Any]) -> BatchOrder:
+    def parse(cls, body: Any) -> BatchOrder:
         """The order in a JSON body; raises ``RequestInvalid`` with one entry for every problem.
 
         Either ``filter`` or ``ids``. A filter that fits every letter is refused unless ``all`` is true. ``dryRun`` is
@@ -252,66 +265,21 @@ class DryRun:
 # --- reading an order ---
 
 
-def _read_order(cls: type[BatchOrder], body: Mapping[str, Any]) -> BatchOrder:
-    if not isinstance(body, Mapping):
-        raise _invalid([field_error("", "must be a JSON object")])
-    errors = [unknown_field(name, _FIELDS) for name in body if name not in _FIELDS]
-    found: dict[str, Any] = {"criteria": None}
-    for name, (attribute, read) in _FIELDS.items():
-        # null is how a client that fills in every field leaves one out.
-        if body.get(name) is None:
-            continue
-        try:
-            value = read(body[name])
-        except CriteriaInvalid as error:
-            errors += [field_error(f"{name}.{entry['field']}", entry["message"]) for entry in error.errors]
-        except _Nested as error:
-            errors.append(field_error(f"{name}.{error.field}", str(error)))
-        except (ValueError, OverflowError) as error:
-            errors.append(field_error(name, str(error)))
-        else:
-            if attribute:
-                found[attribute] = value
-    if not errors:
-        errors += _contradictions(found)
-    if errors:
-        raise _invalid(errors[:50])
-    return cls(**found)
-
-
-def _contradictions(found: Mapping[str, Any]) -> list[FieldError]:
-    criteria, ids = found["criteria"], found.get("ids", ())
-    if ids and (criteria is not None or found.get("everything")):
-        return [field_error("ids", "give ids or a filter, not both")]
-    if ids:
-        return []
-    if (criteria is None or criteria.is_empty) and not found.get("everything"):
-        return [field_error("filter", 'is empty, which means every letter; say "all": true if that is meant')]
-    if criteria is None:
-        found["criteria"] = LetterCriteria()  # type: ignore[index]
-    return []
-
-
-class _Nested(ValueError):
-    """A problem with one field of an object."""
-
-    def __init__(self, field: str, message: str) -> None:
-        self.field = field
-        super().__init__(message)
-
-
-def _filter(value: object) -> LetterCriteria:
+def _read_filter(value: object) -> LetterCriteria:
     if not isinstance(value, Mapping):
         raise ValueError('must be an object such as {"status": ["dlq_failed"]}')
     for name, given in value.items():
-        # As from a variable that is not set: left out, it would quietly mean more letters.
+        # An empty value, as from a variable that is not set, must not widen the filter.
         values = given if isinstance(given, list) else [given]
         if not values or any(isinstance(one, str) and is_blank(str(name), one) for one in values):
-            raise _Nested(str(name), "must not be empty; leave the field out instead")
-    return LetterCriteria.parse({str(name): given for name, given in value.items()})
+            raise Invalid([field_error(name, "must not be empty; leave the field out instead")])
+    try:
+        return LetterCriteria.parse({str(name): given for name, given in value.items()})
+    except CriteriaInvalid as problem:
+        raise Invalid(problem.errors) from problem
 
 
-def _ids(value: object) -> tuple[str, ...]:
+def _read_ids(value: object) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not value:
         raise ValueError("must be a list of ids")
     if len(value) > MAX_IDS:
@@ -321,49 +289,99 @@ def _ids(value: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(value))
 
 
-def _stripped(limit: int) -> Reader[str]:
-    read = text(limit)
-    return lambda value: read(value).strip()
-
-
-def _canary(value: object) -> Canary:
+def _read_canary(value: object) -> Canary:
     if not isinstance(value, Mapping):
         raise ValueError('must be an object such as {"size": 5, "minSuccess": 4}')
-    for name in value:
-        if name not in ("size", "minSuccess"):
-            raise _Nested(str(name), "unknown field; known are size, minSuccess")
+    given = CANARY_IN.read(value)
+    size, minimum = given["size"], given.get("min_success", given["size"])
+    if isinstance(minimum, float):
+        # A share, as in 0.95: of 20 letters 19. The rounding removes what binary fractions add to 0.95 * 20.
+        minimum = ceil(round(minimum * size, 6))
+    if minimum > size:
+        raise Invalid([field_error("minSuccess", f"must be a whole number from 0 to {size}, or a share such as 0.95")])
+    return Canary(size, minimum)
+
+
+def _read_min_success(value: object) -> int | float:
+    if isinstance(value, float) and 0 <= value <= 1:
+        return value
     try:
-        size = integer(1, MAX_CANARY)(value.get("size"))
-    except ValueError as error:
-        raise _Nested("size", str(error)) from error
-    least = value.get("minSuccess")
-    if least is None:
-        return Canary(size, size)
-    if isinstance(least, float) and 0 <= least <= 1:
-        # A share, as in 0.95: of 20 letters 19. The rounding takes away what binary fractions add to 0.95 * 20.
-        return Canary(size, ceil(round(least * size, 6)))
+        return int(integer(0, MAX_CANARY).read(value))
+    except ValueError as problem:
+        raise ValueError(f"{problem}, or a share such as 0.95") from problem
+
+
+_TEXTS = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "maxItems": MAX_VALUES}]}
+_FILTER = kind(
+    {
+        "type": "object",
+        "description": "As the parameters of the list of dead letters: one value, or a list that means any of them.",
+        "properties": dict.fromkeys(FIELD_NAMES, _TEXTS),
+        "additionalProperties": False,
+        "example": {"errorType": ["TIMEOUT_ERROR"], "status": "dlq_failed"},
+    },
+    read=_read_filter,
+)
+_IDS = kind(
+    {
+        "type": "array",
+        "items": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
+        "minItems": 1,
+        "maxItems": MAX_IDS,
+    },
+    read=_read_ids,
+)
+_MIN_SUCCESS = kind(
+    {
+        "anyOf": [
+            {"type": "integer", "minimum": 0, "maximum": MAX_CANARY},
+            {"type": "number", "minimum": 0, "maximum": 1},
+        ]
+    },
+    read=_read_min_success,
+)
+CANARY_IN = Shape(
+    "CanaryIn",
+    Field("size", integer(1, MAX_CANARY), "Letters that are sent first."),
+    optional(
+        "minSuccess",
+        _MIN_SUCCESS,
+        "How many of them must succeed, or with a decimal point the share, as in 0.95. Default: all.",
+    ),
+    null_is_absent=True,
+)
+ORDER_IN = Shape(
+    "ReplayBatchIn",
+    optional("filter", _FILTER, get="criteria"),
+    optional("ids", _IDS, "`_id` or message id of each letter, instead of a filter."),
+    optional("all", BOOLEAN, "Required for a filter that matches every letter.", "everything"),
+    optional("dryRun", BOOLEAN, "Report what would be replayed, and write nothing."),
+    optional("name", text(MAX_NAME)),
+    optional("reason", text(MAX_REASON)),
+    optional("ratePerSecond", number(0.01, MAX_RATE), "Letters per second. Default: as fast as they are processed."),
+    optional("canary", Type(CANARY_IN.schema, read=_read_canary)),
+    optional("maxFailures", integer(0, MAX_LETTERS), "Stop when more letters than this have failed."),
+    optional("maxFailureRate", number(0, 1), "Stop when a larger share of the letters with an outcome has failed."),
+    optional("limit", integer(1, MAX_LETTERS), "Maximum number of letters, oldest failure first."),
+    optional("scheduledAt", INSTANT, "Do not start before this instant."),
+    null_is_absent=True,
+)
+
+
+def _read_order(cls: type[BatchOrder], body: Any) -> BatchOrder:
     try:
-        return Canary(size, integer(0, size)(least))
-    except ValueError as error:
-        raise _Nested("minSuccess", f"{error}, or a share such as 0.95") from error
+        found = ORDER_IN.read(body)
+    except Invalid as problem:
+        raise RequestInvalid(str(problem), errors=problem.errors) from problem
+    criteria, ids, everything = found.get("criteria"), found.get("ids"), found.get("everything", False)
+    if ids and (criteria is not None or everything):
+        raise _invalid("ids", "give ids or a filter, not both")
+    if not ids and not everything and (criteria is None or criteria.is_empty):
+        raise _invalid("filter", 'is empty, which means every letter; set "all": true if you want that')
+    texts = {name: found.pop(name, "").strip() for name in ("name", "reason")}
+    found.pop("dry_run", None)
+    return cls(**{"criteria": None if ids else LetterCriteria(), **found, **texts})
 
 
-#: Wire name → attribute of the order (empty: checked only) and reader.
-_FIELDS: dict[str, tuple[str, Any]] = {
-    "filter": ("criteria", _filter),
-    "ids": ("ids", _ids),
-    "all": ("everything", boolean),
-    "dryRun": ("", boolean),
-    "name": ("name", _stripped(MAX_NAME)),
-    "reason": ("reason", _stripped(MAX_REASON)),
-    "ratePerSecond": ("rate_per_second", number(0.01, MAX_RATE)),
-    "canary": ("canary", _canary),
-    "maxFailures": ("max_failures", integer(0, MAX_LETTERS)),
-    "maxFailureRate": ("max_failure_rate", number(0, 1)),
-    "limit": ("limit", integer(1, MAX_LETTERS)),
-    "scheduledAt": ("scheduled_at", instant),
-}
-
-
-def _invalid(errors: Sequence[FieldError]) -> RequestInvalid:
-    return RequestInvalid(summary(errors), errors=errors)
+def _invalid(field: str, message: str) -> RequestInvalid:
+    return RequestInvalid(f"{field}: {message}", errors=[field_error(field, message)])

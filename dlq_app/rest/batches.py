@@ -6,20 +6,26 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from django.conf import settings
-from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
+from drf_spectacular.utils import OpenApiParameter, PolymorphicProxySerializer, extend_schema, extend_schema_view
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from dlq_app import conf
 from dlq_app.domain.errors import BatchNotFound, OtherOrder
-from dlq_app.domain.replay_batch import OUTCOME_FILTERS, BatchOrder, ReplayBatch
-from dlq_app.rest import audit, openapi, requests, serializers
+from dlq_app.domain.replay_batch import ORDER_IN, OUTCOME_FILTERS, BatchOrder, ReplayBatch
+from dlq_app.rest import audit, batch_contract, contract, openapi, requests
 from dlq_app.rest.audit import actor
-from dlq_app.services import approval, batches, letter_json
+from dlq_app.services import approval, batches
+from wire.contract import Shape, problems
 from wire.cursor import MAX_CURSOR
 
 _NOT_FOUND = "`replay_batch_not_found`"
+_DRY_RUN_OR_BATCH = PolymorphicProxySerializer(
+    component_name="DryRunOrBatch",
+    serializers=[batch_contract.DRY_RUN_OUT, batch_contract.BATCH_OUT],  # type: ignore[list-item]
+    resource_type_field_name=None,
+)
 _CURSOR = OpenApiParameter(
     "cursor",
     {"type": "string", "pattern": "^[A-Za-z0-9_-]+$", "minLength": 1, "maxLength": MAX_CURSOR},
@@ -54,11 +60,11 @@ class StartView(APIView):
                 description="The same key of the same client starts one batch, however often it is sent.",
             )
         ],
-        request=serializers.ReplayBatchIn,
+        request=ORDER_IN,
         responses={
-            200: serializers.DryRunOrBatchOut,
-            202: serializers.ReplayBatchOut,
-            **openapi.problems(
+            200: _DRY_RUN_OR_BATCH,
+            202: batch_contract.BATCH_OUT,
+            **problems(
                 s400="`invalid_request` names each problem.",
                 s403="`approval_needed`: with what this client started within the last hour more letters than "
                 "`DLQ_APPROVAL_SIZE`, without the scope `admin`; or no scope `replay`.",
@@ -70,9 +76,10 @@ class StartView(APIView):
     )
     def post(self, request: Request) -> Response:
         requests.refuse_parameters(request.query_params)
-        order, is_dry_run = requests.batch_order(request.data)
-        if is_dry_run:
-            return Response({"data": letter_json.dry_run(batches.dry_run(order), conf.masking_policy())})
+        body: Any = request.data
+        order = BatchOrder.parse(body)
+        if body.get("dryRun"):
+            return _answer(batch_contract.DRY_RUN_OUT, batches.dry_run(order))
         batch_id = requests.batch_id_for(request.headers.get("Idempotency-Key"), actor(request))
         known = _known(batch_id)
         if known is None:
@@ -83,10 +90,13 @@ class StartView(APIView):
             batch = known
         if batch_id and not _was_ordered(batch, order):
             raise OtherOrder("This Idempotency-Key started another batch; send a new one with a new order.")
-        answer = {"data": letter_json.batch(batch, conf.masking_policy())}
-        return Response(
-            answer, status=200 if known else 202, headers={"Location": f"/api/dlq/replay-batches/{batch.id}"}
-        )
+        answer = _answer(batch_contract.BATCH_OUT, batch, status=200 if known else 202)
+        answer["Location"] = f"/api/dlq/replay-batches/{batch.id}"
+        return answer
+
+
+def _answer(shape: Shape, data: Any, *, status: int = 200, **beside: Any) -> Response:
+    return Response(shape.write({"data": data, **beside}, conf.masking_policy()), status=status)
 
 
 def _known(batch_id: str | None) -> ReplayBatch | None:
@@ -137,21 +147,15 @@ class BatchesView(APIView):
             _CURSOR,
         ],
         responses={
-            200: serializers.ReplayBatchList,
-            **openapi.problems(
-                s400="`invalid_filter`, `invalid_request`: `errors` names each problem.", s503=openapi.AWAY
-            ),
+            200: batch_contract.BATCH_LIST,
+            **problems(s400="`invalid_filter`, `invalid_request`: `errors` names each problem.", s503=openapi.AWAY),
         },
     )
     def get(self, request: Request) -> Response:
         wanted = requests.batches_request(request.query_params)
         found = batches.page(stages=wanted.stages, limit=wanted.limit, cursor=wanted.cursor)
-        return Response(
-            {
-                "data": [letter_json.batch(batch, conf.masking_policy()) for batch in found.batches],
-                "pagination": {"limit": wanted.limit, "nextCursor": found.next_cursor},
-            }
-        )
+        pagination = {"limit": wanted.limit, "nextCursor": found.next_cursor}
+        return _answer(batch_contract.BATCH_LIST, found.batches, pagination=pagination)
 
 
 class BatchView(APIView):
@@ -163,11 +167,11 @@ class BatchView(APIView):
         operation_id="getReplayBatch",
         tags=["Replay batches"],
         summary="Look at a replay batch",
-        responses={200: serializers.ReplayBatchOut, **openapi.problems(s404=_NOT_FOUND, s503=openapi.AWAY)},
+        responses={200: batch_contract.BATCH_OUT, **problems(s404=_NOT_FOUND, s503=openapi.AWAY)},
     )
     def get(self, request: Request, batch_id: str) -> Response:
         requests.refuse_parameters(request.query_params)
-        return Response({"data": letter_json.batch(batches.get(batch_id), conf.masking_policy())})
+        return _answer(batch_contract.BATCH_OUT, batches.get(batch_id))
 
 
 class ItemsView(APIView):
@@ -186,8 +190,8 @@ class ItemsView(APIView):
             _CURSOR,
         ],
         responses={
-            200: serializers.ReplayItemList,
-            **openapi.problems(
+            200: batch_contract.ITEM_LIST,
+            **problems(
                 s400="`invalid_filter`, `invalid_request`: `errors` names each problem.",
                 s404=_NOT_FOUND,
                 s503=openapi.AWAY,
@@ -197,12 +201,8 @@ class ItemsView(APIView):
     def get(self, request: Request, batch_id: str) -> Response:
         wanted = requests.items_request(request.query_params)
         found = batches.items(batch_id, outcome=wanted.outcome, limit=wanted.limit, cursor=wanted.cursor)
-        return Response(
-            {
-                "data": [letter_json.batch_item(item) for item in found.items],
-                "pagination": {"limit": wanted.limit, "nextCursor": found.next_cursor},
-            }
-        )
+        pagination = {"limit": wanted.limit, "nextCursor": found.next_cursor}
+        return _answer(batch_contract.ITEM_LIST, found.items, pagination=pagination)
 
 
 class ReportView(APIView):
@@ -215,11 +215,11 @@ class ReportView(APIView):
         tags=["Replay batches"],
         summary="Count the outcomes of a replay batch",
         description="By outcome and error type, most first.",
-        responses={200: serializers.ReplayReportOut, **openapi.problems(s404=_NOT_FOUND, s503=openapi.AWAY)},
+        responses={200: batch_contract.REPORT_OUT, **problems(s404=_NOT_FOUND, s503=openapi.AWAY)},
     )
     def get(self, request: Request, batch_id: str) -> Response:
         requests.refuse_parameters(request.query_params)
-        return Response({"data": letter_json.batch_report(batches.report(batch_id))})
+        return _answer(batch_contract.REPORT_OUT, batches.report(batch_id))
 
 
 class BatchMoveView(APIView):
@@ -231,10 +231,10 @@ class BatchMoveView(APIView):
 
     def post(self, request: Request, batch_id: str) -> Response:
         requests.refuse_parameters(request.query_params)
-        fields = requests.body(request.data, "reason")
+        fields = contract.REASON_IN.read(request.data)
         batch = type(self).move(batch_id, actor=actor(request), **fields)
         audit.log_batch(request, batch.id, batch.name, self.verb, fields.get("reason", ""))
-        return Response({"data": letter_json.batch(batch, conf.masking_policy())})
+        return _answer(batch_contract.BATCH_OUT, batch)
 
 
 def _described(operation: str, summary: str, description: str) -> Callable[[type[BatchMoveView]], type[BatchMoveView]]:
@@ -243,10 +243,10 @@ def _described(operation: str, summary: str, description: str) -> Callable[[type
         tags=["Replay batches"],
         summary=summary,
         description=description,
-        request=serializers.LetterReasonIn,
+        request=contract.REASON_IN,
         responses={
-            200: serializers.ReplayBatchOut,
-            **openapi.problems(s404=_NOT_FOUND, s409="`illegal_state` names the stage.", s503=openapi.AWAY),
+            200: batch_contract.BATCH_OUT,
+            **problems(s404=_NOT_FOUND, s409="`illegal_state` names the stage.", s503=openapi.AWAY),
         },
     )
     return extend_schema_view(post=schema)

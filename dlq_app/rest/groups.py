@@ -13,11 +13,11 @@ from rest_framework.views import APIView
 from dlq_app import conf
 from dlq_app.domain.group_states import GroupState
 from dlq_app.domain.paging import DEFAULT_LIMIT, MAX_LIMIT
-from dlq_app.rest import audit, openapi, requests, serializers
+from dlq_app.rest import audit, contract, openapi, requests
 from dlq_app.rest.audit import actor
-from dlq_app.services import groups, letter_json
+from dlq_app.services import groups
+from wire.contract import Shape, problems
 from wire.cursor import MAX_CURSOR
-from wire.instants import iso
 
 _NOT_FOUND = "`group_not_found`"
 _FILTERS = [
@@ -47,8 +47,8 @@ class GroupsView(APIView):
         "last failure of a group, `type` any of its five most frequent types.",
         parameters=_FILTERS,
         responses={
-            200: serializers.GroupList,
-            **openapi.problems(s400="`invalid_filter` names each problem.", s503=openapi.AWAY),
+            200: contract.GROUP_LIST,
+            **problems(s400="`invalid_filter` names each problem.", s503=openapi.AWAY),
         },
     )
     def get(self, request: Request) -> Response:
@@ -56,20 +56,18 @@ class GroupsView(APIView):
         found = groups.page(
             query.criteria, states=query.states, sort=query.sort, limit=query.limit, cursor=query.cursor
         )
-        masking = conf.masking_policy()
-        return Response(
-            {
-                "data": [letter_json.group(group, masking) for group in found.groups],
-                "pagination": {
-                    "limit": query.limit,
-                    "total": found.total,
-                    "totalIsCapped": found.is_capped,
-                    "nextCursor": found.next_cursor,
-                },
-                "states": {state.value: count for state, count in found.states.items()},
-                "asOf": iso(found.as_of),
-            }
-        )
+        answer = {
+            "data": found.groups,
+            "pagination": {
+                "limit": query.limit,
+                "total": found.total,
+                "totalIsCapped": found.is_capped,
+                "nextCursor": found.next_cursor,
+            },
+            "states": {state.value: count for state, count in found.states.items()},
+            "asOf": found.as_of,
+        }
+        return Response(contract.GROUP_LIST.write(answer, conf.masking_policy()))
 
 
 class GroupView(APIView):
@@ -81,7 +79,7 @@ class GroupView(APIView):
         operation_id="getDeadLetterGroup",
         tags=["Groups"],
         summary="Look at a group of dead letters",
-        responses={200: serializers.GroupOut, **openapi.problems(s404=_NOT_FOUND, s503=openapi.AWAY)},
+        responses={200: contract.GROUP_OUT, **problems(s404=_NOT_FOUND, s503=openapi.AWAY)},
     )
     def get(self, request: Request, fingerprint: str) -> Response:
         requests.refuse_parameters(request.query_params)
@@ -93,12 +91,12 @@ class SayView(APIView):
 
     required_scopes: ClassVar = {"POST": "replay"}
     what: ClassVar[str]
-    fields: ClassVar[tuple[str, ...]] = ("reason",)
+    body: ClassVar[Shape] = contract.REASON_IN
     say: ClassVar[Callable[..., groups.Group]]
 
     def post(self, request: Request, fingerprint: str) -> Response:
         requests.refuse_parameters(request.query_params)
-        fields = requests.body(request.data, *self.fields)
+        fields = self.body.read(request.data)
         group = type(self).say(fingerprint, actor=actor(request), **fields)
         audit.log_group(request, group.fingerprint, group.title, self.what, fields.get("reason", ""))
         return _whole(group)
@@ -112,8 +110,8 @@ def _described(operation: str, summary: str, description: str, body: Any) -> Cal
         description=description,
         request=body,
         responses={
-            200: serializers.GroupOut,
-            **openapi.problems(s400="`invalid_request`", s404=_NOT_FOUND, s503=openapi.AWAY),
+            200: contract.GROUP_OUT,
+            **problems(s400="`invalid_request`", s404=_NOT_FOUND, s503=openapi.AWAY),
         },
     )
     return extend_schema_view(post=schema)
@@ -123,7 +121,7 @@ def _described(operation: str, summary: str, description: str, body: Any) -> Cal
     "resolveDeadLetterGroup",
     "Resolve a group",
     "Says that its cause is gone. Its letters stay as they are; one that dies from now on makes it `regressed`.",
-    serializers.LetterReasonIn,
+    contract.REASON_IN,
 )
 class ResolveGroupView(SayView):
     what = "resolve group"
@@ -138,23 +136,22 @@ class ResolveGroupView(SayView):
     "Ignore a group",
     "Until an instant, until more letters than a rate arrive in one clock hour, or until so many more have died: at "
     "whatever comes first. With none of them until it is reopened. Its letters stay as they are.",
-    serializers.IgnoreIn,
+    contract.IGNORE_IN,
 )
 class IgnoreGroupView(SayView):
     what = "ignore group"
-    fields = ("reason", "until", "untilPerHour", "untilCount")
+    body = contract.IGNORE_IN
 
     @staticmethod
     def say(fingerprint: str, **said: Any) -> groups.Group:
-        per_hour, count = said.pop("untilPerHour", None), said.pop("untilCount", None)
-        return groups.set_state(fingerprint, GroupState.IGNORED, until_per_hour=per_hour, until_count=count, **said)
+        return groups.set_state(fingerprint, GroupState.IGNORED, **said)
 
 
 @_described(
     "reopenDeadLetterGroup",
     "Reopen a group",
     "Takes back that it is resolved or ignored.",
-    serializers.LetterReasonIn,
+    contract.REASON_IN,
 )
 class ReopenGroupView(SayView):
     what = "reopen group"
@@ -174,19 +171,19 @@ class NoteGroupView(APIView):
         tags=["Groups"],
         summary="Put a note on a group",
         description="In place of the one that is there, which stays in the history.",
-        request=serializers.NoteIn,
+        request=contract.NOTE_IN,
         responses={
-            200: serializers.GroupOut,
-            **openapi.problems(s400="`invalid_request`", s404=_NOT_FOUND, s503=openapi.AWAY),
+            200: contract.GROUP_OUT,
+            **problems(s400="`invalid_request`", s404=_NOT_FOUND, s503=openapi.AWAY),
         },
     )
     def post(self, request: Request, fingerprint: str) -> Response:
         requests.refuse_parameters(request.query_params)
-        fields = requests.body(request.data, "text", required=("text",))
+        fields = contract.NOTE_IN.read(request.data)
         group = groups.set_note(fingerprint, actor=actor(request), **fields)
         audit.log_group(request, group.fingerprint, group.title, "note", fields["text"])
         return _whole(group)
 
 
 def _whole(group: groups.Group) -> Response:
-    return Response({"data": letter_json.group(group, conf.masking_policy(), with_history=True)})
+    return Response(contract.GROUP_OUT.write({"data": group}, conf.masking_policy()))

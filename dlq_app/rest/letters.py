@@ -15,12 +15,12 @@ from rest_framework.views import APIView
 from dlq_app import conf
 from dlq_app.domain.errors import LetterNotFound
 from dlq_app.domain.letter import DeadLetter
-from dlq_app.domain.states import Status
-from dlq_app.rest import audit, openapi, requests, serializers
+from dlq_app.rest import audit, contract, openapi, requests
 from dlq_app.rest.audit import actor
-from dlq_app.services import dead_letters, letter_json
+from dlq_app.services import dead_letters
 from dlq_app.services.replaying import Replayed, refusal
 from dlq_app.store import repository
+from wire.contract import problems
 
 log = logging.getLogger(__name__)
 
@@ -36,29 +36,27 @@ class LettersView(APIView):
         summary="List dead letters",
         parameters=[*openapi.FILTERS, *openapi.PAGES],
         responses={
-            200: serializers.LetterList,
-            **openapi.problems(s400="`invalid_filter` names each problem.", s503=openapi.AWAY),
+            200: contract.LETTER_LIST,
+            **problems(s400="`invalid_filter` names each problem.", s503=openapi.AWAY),
         },
     )
     def get(self, request: Request) -> Response:
         which, page = requests.list_request(request.query_params)
         letters = repository.letters()
         found, total = letters.page(which, page), letters.count(which)
-        masking = conf.masking_policy()
-        return Response(
-            {
-                "data": [letter_json.summary(letter, masking) for letter in found.letters],
-                "pagination": {
-                    "page": None if page.cursor else page.page,
-                    "limit": page.limit,
-                    "total": total.count,
-                    "totalIsCapped": total.is_capped,
-                    "pages": ceil(total.count / page.limit),
-                    "nextCursor": found.next_cursor.encode() if found.next_cursor else None,
-                },
-                "unreadable": [{"_id": one.id, "why": str(one)} for one in letters.unreadable(repository.MAX_NAMED)],
-            }
-        )
+        answer = {
+            "data": found.letters,
+            "pagination": {
+                "page": None if page.cursor else page.page,
+                "limit": page.limit,
+                "total": total.count,
+                "totalIsCapped": total.is_capped,
+                "pages": ceil(total.count / page.limit),
+                "nextCursor": found.next_cursor.encode() if found.next_cursor else None,
+            },
+            "unreadable": [{"_id": one.id, "why": str(one)} for one in letters.unreadable(repository.MAX_NAMED)],
+        }
+        return Response(contract.LETTER_LIST.write(answer, conf.masking_policy()))
 
 
 class StatsView(APIView):
@@ -70,7 +68,7 @@ class StatsView(APIView):
         operation_id="getDeadLetterStats",
         tags=["Dead letters"],
         summary="Figures about dead letters",
-        responses={200: serializers.LetterStatsOut, **openapi.problems(s503=openapi.AWAY)},
+        responses={200: contract.STATS_OUT, **problems(s503=openapi.AWAY)},
     )
     def get(self, request: Request) -> Response:
         requests.refuse_parameters(request.query_params)
@@ -87,7 +85,7 @@ class LetterView(APIView):
         tags=["Dead letters"],
         summary="Look at a dead letter",
         description="By `_id` or message id. What looks like a secret is hidden.",
-        responses={200: serializers.LetterOut, **openapi.problems(s404="`dead_letter_not_found`", s503=openapi.AWAY)},
+        responses={200: contract.LETTER_OUT, **problems(s404="`dead_letter_not_found`", s503=openapi.AWAY)},
     )
     def get(self, request: Request, ref: str) -> Response:
         requests.refuse_parameters(request.query_params)
@@ -110,7 +108,7 @@ class LetterByMessageView(APIView):
             "By message id only: also for a message id such as `stats` or `export`, which names another address below "
             "`/api/dlq`, and for one that is some letter's `_id`. Act on such a letter by its `_id`."
         ),
-        responses={200: serializers.LetterOut, **openapi.problems(s404="`dead_letter_not_found`", s503=openapi.AWAY)},
+        responses={200: contract.LETTER_OUT, **problems(s404="`dead_letter_not_found`", s503=openapi.AWAY)},
     )
     def get(self, request: Request, message_id: str) -> Response:
         requests.refuse_parameters(request.query_params)
@@ -133,10 +131,10 @@ class ReplayView(APIView):
             "One attempt through intake and its circuit breaker; the outcome comes to the letter. With `payload` the "
             "edited version runs and is kept; the original stays as it is."
         ),
-        request=serializers.ReplayIn,
+        request=contract.REPLAY_IN,
         responses={
-            202: serializers.ReplayStartedOut,
-            **openapi.problems(
+            202: contract.REPLAY_STARTED_OUT,
+            **problems(
                 s400="`invalid_request`, `invalid_payload`",
                 s404="`dead_letter_not_found`",
                 s413="`payload_too_large`: as at intake.",
@@ -148,19 +146,14 @@ class ReplayView(APIView):
     )
     def post(self, request: Request, ref: str) -> Response:
         requests.refuse_parameters(request.query_params)
-        fields = requests.body(request.data, "reason", "force", "payload")
+        fields = contract.REPLAY_IN.read(request.data)
         answer = dead_letters.replay(ref, actor=actor(request), **fields)
         problem = refusal(answer)
         if problem:
             raise problem
         assert isinstance(answer, Replayed)  # noqa: S101  every other answer is a problem
         audit.log(request, answer.letter_id, answer.message_id, f"replay {answer.replay_id}", fields.get("reason", ""))
-        started = {
-            "replayId": answer.replay_id,
-            "messageId": answer.message_id,
-            "status": Status.PROCESSING.value,
-        }
-        return Response({"data": started}, status=202)
+        return Response(contract.REPLAY_STARTED_OUT.write({"data": answer}), status=202)
 
 
 class MoveView(APIView):
@@ -172,7 +165,7 @@ class MoveView(APIView):
 
     def post(self, request: Request, ref: str) -> Response:
         requests.refuse_parameters(request.query_params)
-        fields = requests.body(request.data, "reason")
+        fields = contract.REASON_IN.read(request.data)
         letter = type(self).move(ref, actor=actor(request), **fields)
         audit.log(request, letter.id, letter.message_id, self.verb, fields.get("reason", ""))
         return _whole(letter)
@@ -184,12 +177,10 @@ def _described(operation: str, summary: str, description: str) -> Callable[[type
         tags=["Dead letters"],
         summary=summary,
         description=description,
-        request=serializers.LetterReasonIn,
+        request=contract.REASON_IN,
         responses={
-            200: serializers.LetterOut,
-            **openapi.problems(
-                s404="`dead_letter_not_found`", s409="`illegal_state` names the status.", s503=openapi.AWAY
-            ),
+            200: contract.LETTER_OUT,
+            **problems(s404="`dead_letter_not_found`", s409="`illegal_state` names the status.", s503=openapi.AWAY),
         },
     )
     return extend_schema_view(post=schema)
@@ -222,12 +213,12 @@ class NotesView(APIView):
         operation_id="noteDeadLetter",
         tags=["Dead letters"],
         summary="Add a note to a dead letter",
-        request=serializers.NoteIn,
-        responses={201: serializers.LetterOut, **openapi.problems(s404="`dead_letter_not_found`", s503=openapi.AWAY)},
+        request=contract.NOTE_IN,
+        responses={201: contract.LETTER_OUT, **problems(s404="`dead_letter_not_found`", s503=openapi.AWAY)},
     )
     def post(self, request: Request, ref: str) -> Response:
         requests.refuse_parameters(request.query_params)
-        fields = requests.body(request.data, "text", required=("text",))
+        fields = contract.NOTE_IN.read(request.data)
         letter = dead_letters.add_note(ref, actor=actor(request), **fields)
         audit.log(request, letter.id, letter.message_id, "note", fields["text"])
         return _whole(letter, status=201)
@@ -243,10 +234,10 @@ class RevealView(APIView):
         tags=["Dead letters"],
         summary="See the secrets of a dead letter",
         description="The letter with nothing hidden. Who looked, and why, is kept in its history and in the audit log.",
-        request=serializers.RevealReasonIn,
+        request=contract.REVEAL_IN,
         responses={
-            200: serializers.LetterOut,
-            **openapi.problems(
+            200: contract.LETTER_OUT,
+            **problems(
                 s400="`invalid_request`: `reason` is missing or empty.",
                 s404="`dead_letter_not_found`",
                 s503=openapi.AWAY,
@@ -255,7 +246,7 @@ class RevealView(APIView):
     )
     def post(self, request: Request, ref: str) -> Response:
         requests.refuse_parameters(request.query_params)
-        reason = requests.body(request.data, "reason", required=("reason",))["reason"]
+        reason = contract.REVEAL_IN.read(request.data)["reason"]
         letter = dead_letters.reveal(ref, actor=actor(request), reason=reason)
         log.warning("secrets_revealed", extra={"by": actor(request), "letter_id": letter.id, "why": reason})
         audit.log(request, letter.id, letter.message_id, "reveal", reason, must=True)
@@ -264,5 +255,4 @@ class RevealView(APIView):
 
 def _whole(letter: DeadLetter, *, status: int = 200, masked: bool = True) -> Response:
     masking = conf.masking_policy() if masked else None
-    found = letter_json.whole(letter, conf.replay_policy(), masking, repository.now())
-    return Response({"data": found}, status=status)
+    return Response(contract.LETTER_OUT.write({"data": letter}, masking), status=status)

@@ -4,24 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
+from drf_spectacular.utils import OpenApiParameter
 
 from dlq_app.domain import criteria, paging
 from dlq_app.domain.search_terms import MAX_WORDS
 from dlq_app.domain.states import Status
 from wire.cursor import MAX_CURSOR
-
-_PROBLEM = "application/problem+json"
-
-
-def problems(**texts: str) -> dict[Any, OpenApiResponse]:
-    """Responses of a view: ``s404="…"`` describes the problem that it answers with status 404."""
-    return {
-        (int(status[1:]), _PROBLEM): OpenApiResponse(
-            response={"$ref": "#/components/schemas/Problem"}, description=text
-        )
-        for status, text in texts.items()
-    }
 
 
 def query(name: str, text: str, **options: Any) -> OpenApiParameter:

@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, NoReturn
 
 from django.http import QueryDict
@@ -17,23 +16,17 @@ from rest_framework.parsers import JSONParser
 
 from dlq_app.domain.criteria import FIELD_NAMES, LetterCriteria
 from dlq_app.domain.errors import BodyTooLarge, CriteriaInvalid, RequestInvalid
-from dlq_app.domain.limits import MAX_NOTE, MAX_NUMBER, MAX_REASON
 from dlq_app.domain.paging import PARAMETERS, PageRequest
 from dlq_app.domain.payload import Node, Object, parse, written
-from dlq_app.domain.replay_batch import OUTCOME_FILTERS, BatchOrder, Stage
-from dlq_app.store import repository
+from dlq_app.domain.replay_batch import OUTCOME_FILTERS, Stage
 from wire.cursor import check as check_cursor
 from wire.fields import (
     FieldError,
-    boolean,
     digits,
     field_error,
-    instant,
-    integer,
     one_of,
     single,
     summary,
-    text,
     unknown_field,
 )
 
@@ -144,12 +137,6 @@ def _batch_list(query: QueryDict, known: Sequence[str], *, default: int, most: i
     return BatchListRequest(**found)
 
 
-def batch_order(data: Any) -> tuple[BatchOrder, bool]:
-    """The order of a batch, and whether it is only to be tried out; raises ``RequestInvalid`` naming every problem."""
-    order = BatchOrder.parse(data)
-    return order, bool(data.get("dryRun"))
-
-
 def batch_id_for(key: str | None, actor: str) -> str | None:
     """The id of the batch that ``actor`` starts with this idempotency key: always the same; None without a key.
 
@@ -162,33 +149,6 @@ def batch_id_for(key: str | None, actor: str) -> str | None:
     return "b-" + hashlib.sha256(f"{actor}\n{key}".encode()).hexdigest()[:32]
 
 
-def body(data: Any, *names: str, required: Sequence[str] = ()) -> dict[str, Any]:
-    """The fields of an action's body, each checked; raises ``RequestInvalid`` naming every problem.
-
-    ``reason``, ``text``: texts; ``force``: a truth; ``payload``: any JSON value, as its UTF-8 text; ``until``: an
-    instant to come; ``untilPerHour``, ``untilCount``: whole numbers from 1.
-    """
-    if not isinstance(data, Mapping):
-        _invalid([field_error("", "must be a JSON object")], RequestInvalid)
-    errors = [unknown_field(name, names) for name in list(data)[:50] if name not in names]
-    errors += [field_error(name, "is required") for name in required if name not in data]
-    errors += [
-        field_error(name, "must not be empty")
-        for name in required
-        if isinstance(data.get(name), str) and not data[name].strip() and name != "text"
-    ]
-    found: dict[str, Any] = {}
-    for name in names:
-        if name in data:
-            try:
-                found[name] = _READERS[name](data[name])
-            except ValueError as error:
-                errors.append(field_error(name, str(error)))
-    if errors:
-        _invalid(errors, RequestInvalid)
-    return found
-
-
 def _given_twice(node: Node, path: str) -> Iterator[str]:
     """Names that an object of a body gives more than once. What a payload repeats is its own."""
     if not isinstance(node, Object):
@@ -199,37 +159,6 @@ def _given_twice(node: Node, path: str) -> Iterator[str]:
     for name, inner in node.pairs:
         if name != "payload":
             yield from _given_twice(inner, f"{path}{name}.")
-
-
-def _note(value: object) -> str:
-    note = text(MAX_NOTE)(value)
-    if not note.strip():
-        raise ValueError("must not be empty")
-    return note
-
-
-def _payload(value: object) -> bytes:
-    text = value if isinstance(value, Verbatim) else json.dumps(value, ensure_ascii=False)
-    # Half of a surrogate pair becomes the escape that it was, so that intake's own check says what is wrong.
-    return text.encode("utf-8", "backslashreplace")
-
-
-def _future(value: object) -> datetime:
-    moment = instant(value)
-    if moment <= repository.now():
-        raise ValueError("must be in the future")
-    return moment
-
-
-_READERS = {
-    "reason": text(MAX_REASON),
-    "text": _note,
-    "force": boolean,
-    "payload": _payload,
-    "until": _future,
-    "untilPerHour": integer(1, MAX_NUMBER),
-    "untilCount": integer(1, MAX_NUMBER),
-}
 
 
 def _refuse_constant(name: str) -> NoReturn:

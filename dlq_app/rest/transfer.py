@@ -20,10 +20,11 @@ from rest_framework.views import APIView
 from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.errors import BodyTooLarge, CriteriaInvalid, LengthRequired, TooManyImports
 from dlq_app.domain.limits import MAX_REASON
-from dlq_app.rest import audit, openapi, requests, serializers
+from dlq_app.rest import audit, contract, openapi, requests
 from dlq_app.services import importing
 from dlq_app.services.exporting import FORMS, Export, Stream
 from dlq_app.store import repository
+from wire.contract import problems
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class ExportView(APIView):
         responses={
             (200, "application/x-ndjson"): OpenApiResponse(OpenApiTypes.STR, description="One letter a line."),
             (200, "text/csv"): OpenApiResponse(OpenApiTypes.STR, description="One letter a row, below a head."),
-            **openapi.problems(
+            **problems(
                 s400="`invalid_filter` names each problem.",
                 s503=f"`too_many_exports`: later, or by `manage.py export_dlq`. {openapi.AWAY}",
             ),
@@ -132,8 +133,8 @@ class ImportView(APIView):
         ),
         request={"application/x-ndjson": OpenApiTypes.STR},
         responses={
-            200: serializers.ImportOut,
-            **openapi.problems(
+            200: contract.IMPORT_OUT,
+            **problems(
                 s411="`length_required`",
                 s413="`payload_too_large`: split it, or use `manage.py import_dlq`.",
                 s415="The body is not `application/x-ndjson`.",

@@ -24,7 +24,8 @@ from dlq_app.domain.letter import DeadLetter
 from dlq_app.domain.masking import MaskingPolicy
 from dlq_app.domain.paging import SORTS, Cursor
 from dlq_app.domain.policy import ReplayPolicy
-from dlq_app.services import dead_letters, exporting, letter_json
+from dlq_app.rest import contract
+from dlq_app.services import dead_letters, exporting
 from dlq_app.services.replaying import Replayed, order_of
 from dlq_app.store import queries
 from dlq_app.store.documents import Unreadable, letter_from
@@ -86,8 +87,8 @@ def shown(letter: DeadLetter) -> None:
     for zone in ZONES:
         explain(letter, ReplayPolicy(time_zone=zone), now)
     for policy in (masking, None):
-        json.dumps(letter_json.summary(letter, policy))
-        json.dumps(letter_json.whole(letter, ReplayPolicy(), policy, now))
+        json.dumps(contract.LETTER_SUMMARY.write(letter, policy))
+        json.dumps(contract.LETTER.write(letter, policy))
         json.dumps(exporting.record(letter, policy), allow_nan=False)
         exporting.row(letter, ReplayPolicy(), policy, now)
     letter_story.timeline(letter, masking)

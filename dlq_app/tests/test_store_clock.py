@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dlq_app.rest import requests
+from dlq_app.rest import contract
 from dlq_app.services import dead_letters
 from dlq_app.store import repository
 from dlq_app.store.store_clock import ASK_EVERY_S, StoreClock
@@ -71,5 +71,5 @@ def test_what_lies_in_the_future_is_judged_by_the_stores_clock(monkeypatch: pyte
     monkeypatch.setattr(repository, "_clock", lambda process_id: StoreClock(lambda: ahead))
 
     with pytest.raises(ValueError, match="must be in the future"):
-        requests._future((ahead - timedelta(minutes=1)).isoformat())
-    assert requests._future((ahead + timedelta(minutes=1)).isoformat()) == ahead + timedelta(minutes=1)
+        contract._read_future((ahead - timedelta(minutes=1)).isoformat())
+    assert contract._read_future((ahead + timedelta(minutes=1)).isoformat()) == ahead + timedelta(minutes=1)

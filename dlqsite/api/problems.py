@@ -37,7 +37,7 @@ _PLAIN: dict[int, tuple[str, str, str]] = {
     500: ("internal_error", "Internal error", "Something went wrong here; it has been logged with the request's id."),
     503: ("unavailable", "Unavailable", "Try again later."),
 }
-_OUR_APPS = frozenset({"messages_app", "dlq_app", "breaker_app"})
+_OUR_APPS = frozenset({"wire", "messages_app", "dlq_app", "breaker_app"})
 #: Headers that speak of a page's body and not of its problem.
 _OF_THE_BODY = frozenset({"content-type", "content-length", "content-encoding", "etag", "last-modified"})
 

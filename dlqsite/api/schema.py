@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
+from drf_spectacular.extensions import OpenApiSerializerExtension
 from drf_spectacular.openapi import AutoSchema
-from drf_spectacular.utils import OpenApiResponse
-from rest_framework import serializers
+from drf_spectacular.utils import Direction, OpenApiResponse
 
 from dlqsite.access import OPEN
+from wire.contract import COUNT, TEXT, Field, Problem, Shape, many, optional
 
-
-class ProblemError(serializers.Serializer[Any]):
-    field = serializers.CharField(help_text="Dotted path of the field; empty for the body as a whole.")
-    message = serializers.CharField(help_text="What is wrong, and what is allowed.")
-
-
-class Problem(serializers.Serializer[Any]):
-    """RFC 9457 problem details."""
-
-    type = serializers.CharField()
-    title = serializers.CharField()
-    status = serializers.IntegerField()
-    detail = serializers.CharField()
-    code = serializers.CharField(help_text="Stable, for programs.")
-    errors = ProblemError(  # type: ignore[assignment]  # a field, not the attribute of that name
-        many=True, required=False, help_text="Only for invalid input."
-    )
-
-
+PROBLEM = Shape(
+    "Problem",
+    Field("type", TEXT),
+    Field("title", TEXT),
+    Field("status", COUNT),
+    Field("detail", TEXT),
+    Field("code", TEXT, "Stable, for programs."),
+    optional(
+        "errors",
+        many(
+            Shape(
+                "ProblemError",
+                Field("field", TEXT, "Dotted path of the field; empty for the body as a whole."),
+                Field("message", TEXT, "What is wrong, and what is allowed."),
+            )
+        ),
+        "Only for invalid input.",
+    ),
+)
 _ALWAYS = {
     "401": "No usable API key or staff session.",
     "403": "The key or person lacks the scope.",
@@ -51,6 +52,21 @@ def close_requests(result: dict[str, Any], generator: Any, request: Any, public:
     return result
 
 
+class ShapeComponent(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]
+    """A ``Shape`` as a component of the document."""
+
+    target_class = Shape
+
+    def get_name(self, auto_schema: AutoSchema, direction: Direction) -> str:
+        return str(self.target.name)
+
+    def map_serializer(self, auto_schema: AutoSchema, direction: Direction) -> dict[str, Any]:
+        component: dict[str, Any] = self.target.component(
+            lambda shape: auto_schema.resolve_serializer(shape, direction).ref
+        )
+        return component
+
+
 class DocumentedView(AutoSchema):
     """Adds to every operation the problems that any operation may answer, and the scope it needs."""
 
@@ -70,14 +86,26 @@ class DocumentedView(AutoSchema):
     def _scope(self) -> str | None:
         return getattr(self.view, "required_scopes", {}).get(self.method)
 
-    def _get_response_bodies(self, direction: Literal["request", "response"] = "response") -> dict[str, Any]:
+    def _get_response_for_code(
+        self,
+        serializer: Any,
+        status_code: str,
+        media_types: list[str] | None = None,
+        direction: Direction = "response",
+    ) -> Any:
+        if isinstance(serializer, Problem):
+            serializer = OpenApiResponse(PROBLEM, description=serializer.description)
+            media_types = ["application/problem+json"]
+        return super()._get_response_for_code(  # type: ignore[no-untyped-call]
+            serializer, status_code, media_types, direction
+        )
+
+    def _get_response_bodies(self, direction: Direction = "response") -> dict[str, Any]:
         bodies: dict[str, Any] = super()._get_response_bodies(direction)
         stock = {} if self._scope() == OPEN else dict(_ALWAYS)
         if self.method in ("POST", "PUT", "PATCH"):
             stock |= _WITH_BODY
         for status, text in stock.items():
             if status not in bodies:
-                bodies[status] = self._get_response_for_code(  # type: ignore[no-untyped-call]
-                    OpenApiResponse(Problem, description=text), status, media_types=["application/problem+json"]
-                )
+                bodies[status] = self._get_response_for_code(Problem(text), status)
         return dict(sorted(bodies.items()))

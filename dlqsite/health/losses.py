@@ -7,16 +7,14 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from drf_spectacular.utils import extend_schema
-from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from audit_app.lines import record
-from messages_app.domain.errors import InvalidRequest
-from messages_app.rest.serializers import enveloped
 from messages_app.store.recorded import recorded
 from messages_app.work import witness
+from wire.contract import COUNT, TEXT, Field, Shape, choice, envelope, many, nullable, problems, text
 from wire.instants import iso
 
 #: Losses that health names one by one.
@@ -58,36 +56,29 @@ def log_acknowledged(who: str, loss_id: str, why: str) -> None:
     record(who, "acknowledge loss", kind="message", object_id=loss_id, name=f"loss {loss_id}", why=why)
 
 
-class LossAcknowledged(serializers.Serializer[Any]):
-    at = serializers.CharField(help_text="ISO 8601 in UTC with milliseconds.")
-    by = serializers.CharField()
-    reason = serializers.CharField()
-
-
-class LossData(serializers.Serializer[Any]):
-    id = serializers.CharField()
-    store = serializers.ChoiceField(["redis", "mongodb"])
-    to = serializers.CharField(help_text="The last state that is known to have been. ISO 8601 in UTC.")
-    seenAt = serializers.CharField()  # noqa: N815
-    missing = serializers.IntegerField(
-        help_text="Messages accepted between `from` and `to`; of MongoDB outcomes recorded."
-    )
-    moves = serializers.IntegerField(help_text="Claims and outcomes between `from` and `to`; Redis only.")
-    open = serializers.IntegerField(help_text="Messages that had not ended at `to`; Redis only.")
-    sentence = serializers.CharField(help_text="The same for people.")
-    acknowledged = LossAcknowledged(allow_null=True)
-
-    def get_fields(self) -> dict[str, Any]:
-        told = "The last state that is left; null when none is. ISO 8601 in UTC."
-        return {**super().get_fields(), "from": serializers.CharField(allow_null=True, help_text=told)}
-
-
-class ReasonData(serializers.Serializer[Any]):
-    reason = serializers.CharField(max_length=witness.MAX_REASON, help_text="What happened, and why it is known.")
-
-
-LossesOut = enveloped("Losses", LossData(many=True))
-LossOut = enveloped("Loss", LossData())
+_ACKNOWLEDGED = Shape(
+    "LossAcknowledged",
+    Field("at", TEXT, "ISO 8601 in UTC with milliseconds."),
+    Field("by", TEXT),
+    Field("reason", TEXT),
+)
+#: Written by ``messages_app.work.witness``.
+LOSS = Shape(
+    "LossData",
+    Field("id", TEXT),
+    Field("store", choice(["redis", "mongodb"])),
+    Field("from", nullable(TEXT), "The last state that is left; null when none is. ISO 8601 in UTC."),
+    Field("to", TEXT, "The last state that is known to have existed. ISO 8601 in UTC."),
+    Field("seenAt", TEXT),
+    Field("missing", COUNT, "Redis: messages accepted between `from` and `to`. MongoDB: recorded outcomes."),
+    Field("moves", COUNT, "Claims and outcomes between `from` and `to`; Redis only."),
+    Field("open", COUNT, "Messages that had not ended at `to`; Redis only."),
+    Field("sentence", TEXT, "The same for people."),
+    Field("acknowledged", nullable(_ACKNOWLEDGED)),
+)
+REASON_IN = Shape(
+    "ReasonData", Field("reason", text(witness.MAX_REASON, blank=False), "What happened, and how you know it.")
+)
 
 
 class LossesView(APIView):
@@ -103,7 +94,7 @@ class LossesView(APIView):
             "Every time that Redis or MongoDB was found to have fallen back to an earlier state or to be empty. The "
             "newest comes first. Health is `degraded` until each is acknowledged."
         ),
-        responses={200: LossesOut},
+        responses={200: envelope("Losses", many(LOSS))},
     )
     def get(self, request: Request) -> Response:
         return Response({"data": [witness.wire(loss) for loss in witness.all_losses()]})
@@ -119,16 +110,11 @@ class AcknowledgeView(APIView):
         tags=["System"],
         summary="Acknowledge a loss",
         description="Ends its alarm. Who, when and why are kept with it. Acknowledging it again changes nothing.",
-        request=ReasonData,
-        responses={200: LossOut},
+        request=REASON_IN,
+        responses={200: envelope("Loss", LOSS), **problems(s404="`loss_not_found`")},
     )
     def post(self, request: Request, loss_id: str) -> Response:
-        body = request.data
-        if not isinstance(body, dict) or not isinstance(body.get("reason"), str):
-            raise InvalidRequest("reason", "required, a text")
-        if unknown := sorted(set(body) - {"reason"}):
-            raise InvalidRequest(str(unknown[0])[:64], "is not read here; allowed is reason")
-        reason = body["reason"].strip()
+        reason = REASON_IN.read(request.data)["reason"].strip()
         new = witness.acknowledge([loss_id], actor=getattr(request, "actor", ""), reason=reason)
         if new:
             log_acknowledged(getattr(request, "actor", ""), loss_id, reason)

@@ -15,7 +15,6 @@ from django.conf import settings
 from django.contrib.auth.models import AnonymousUser
 from django.db import Error as DatabaseError
 from drf_spectacular.utils import OpenApiExample, OpenApiResponse, extend_schema
-from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -41,9 +40,9 @@ from dlqsite.health.store_checks import (
 from messages_app.domain.errors import MessagesError
 from messages_app.domain.records import AccountRow
 from messages_app.domain.redis_state import writes_paused
-from messages_app.rest.serializers import enveloped
 from messages_app.store import presence
 from messages_app.store.ledger import ledger
+from wire.contract import COUNT, OBJECT, TEXT, Field, Shape, choice, envelope, optional
 
 #: Every check has this long; what has not answered by then is taken for down.
 TIMEOUT_S = 2.0
@@ -338,21 +337,17 @@ def can_accept() -> bool:
 # -- the views
 
 
-class HealthData(serializers.Serializer[Any]):
-    status = serializers.ChoiceField([status.value for status in Status])
-    checks = serializers.DictField(
-        required=False, help_text="Per part: status, detail, figures, latencyMs. Only with a key that may read."
-    )
-    version = serializers.CharField(required=False)
-    uptimeSeconds = serializers.IntegerField(required=False)  # noqa: N815
-
-
-class ProbeData(serializers.Serializer[Any]):
-    status = serializers.CharField()
-
-
-HealthOut = enveloped("Health", HealthData())
-ProbeOut = enveloped("Probe", ProbeData())
+HEALTH_OUT = envelope(
+    "Health",
+    Shape(
+        "HealthData",
+        Field("status", choice(Status)),
+        optional("checks", OBJECT, "Per part: status, detail, figures, latencyMs. Only with a key that may read."),
+        optional("version", TEXT),
+        optional("uptimeSeconds", COUNT),
+    ),
+)
+PROBE_OUT = envelope("Probe", Shape("ProbeData", Field("status", TEXT)))
 
 
 class LiveView(APIView):
@@ -367,7 +362,7 @@ class LiveView(APIView):
         tags=["System"],
         summary="Is the process alive",
         description="Depends on nothing else: restart the process when this fails.",
-        responses={200: ProbeOut},
+        responses={200: PROBE_OUT},
     )
     def get(self, request: Request) -> Response:
         return Response({"data": {"status": "alive"}})
@@ -389,7 +384,7 @@ class ReadyView(APIView):
             "minutes, for which this process keeps verified keys. Send no requests here while this fails. MongoDB and "
             "workers are not looked at: messages are accepted without them."
         ),
-        responses={200: ProbeOut, 503: OpenApiResponse(ProbeOut, description="Not now.")},
+        responses={200: PROBE_OUT, 503: OpenApiResponse(PROBE_OUT, description="Not now.")},
     )
     def get(self, request: Request) -> Response:
         ready = can_accept()
@@ -417,7 +412,7 @@ class HealthView(APIView):
             "MongoDB or a worker is away: messages are still accepted. `unhealthy` while Redis is away or refuses "
             "writes, and without the database."
         ),
-        responses={200: HealthOut, 503: OpenApiResponse(HealthOut, description="Unhealthy.")},
+        responses={200: HEALTH_OUT, 503: OpenApiResponse(HEALTH_OUT, description="Unhealthy.")},
         examples=[OpenApiExample("Short", value={"data": {"status": "healthy"}}, response_only=True)],
     )
     def get(self, request: Request) -> Response:

@@ -1,139 +1,207 @@
-"""The overview as JSON: wire names, ISO instants."""
+"""The overview as JSON, declared once for the writer and the OpenAPI document."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from dlqsite.health.findings import Status
 from dlqsite.overview.charts import Chart
-from dlqsite.overview.situation import GroupSight
-from dlqsite.overview.snapshot import BreakerSeen, Overview
-from dlqsite.overview.sources import Part
-from dlqsite.overview.trouble import Trouble
-from wire.instants import iso
+from dlqsite.overview.snapshot import Overview
+from wire.contract import (
+    COUNT,
+    INSTANT,
+    NUMBER,
+    OBJECT,
+    TEXT,
+    Field,
+    Shape,
+    Type,
+    choice,
+    envelope,
+    many,
+    mapping,
+    nullable,
+)
 
+Get = Callable[[Any, Any], Any]
 _COUNTS = ("sent", "succeeded", "failed", "skipped", "remaining")
+_OPTIONAL_INSTANT = nullable(INSTANT)
+_ROUNDED = Type(nullable(NUMBER).schema, lambda value, _: None if value is None else round(value, 3))
+_OPTIONAL_COUNT = nullable(COUNT)
 
 
-def wire(o: Overview) -> dict[str, Any]:
-    """The whole object."""
-    book, books, dead = o.ledger.value, o.accounts.value, o.letters.value
-    return {
-        "asOf": iso(o.as_of),
-        "verdict": {**_trouble(o.verdict.worst), "also": [_trouble(trouble) for trouble in o.verdict.also]},
-        "rates": {
-            "acceptedPerSecond": _round(o.accepted_per_s),
-            "donePerSecond": _round(o.done_per_s),
-            "failedPerSecond": _round(o.failed_per_s),
-            "heldPerSecond": _round(o.held_per_s),
-            "dyingPerMinute": _round(o.dying_per_min),
-            "replayedPerMinute": _round(o.replayed_per_min),
-        },
-        "queues": {
-            "waiting": {lane.name: lane.waiting for lane in book.lanes} if book else None,
-            "retryWait": book.retry_wait if book else None,
-            "scheduled": book.scheduled if book else None,
-            "running": book.running if book else None,
-            "overdue": book.overdue if book else None,
-            "oldestSeconds": _round(o.oldest_wait_s),
-            "deadPending": book.outbox if book else None,
-            "quarantined": book.quarantined if book else None,
-        },
-        "breakers": [_breaker(one) for one in o.breakers.value or ()],
-        "deadLetters": {
-            "open": dead.get("open"),
-            "byStatus": dead.get("byStatus"),
-            "oldestOpenSeconds": dead.get("oldestOpenSeconds"),
-        }
-        if dead
-        else {"open": None, "byStatus": None, "oldestOpenSeconds": None},
-        "groups": [_group(group) for group in o.groups.value or ()],
-        "batches": [_batch(batch) for batch in o.batches.value or ()],
-        "health": {
-            "status": o.health.value.status.value,
-            "checks": {name: finding.wire() for name, finding in o.health.value.checks.items()},
-        }
-        if o.health.value
-        else {"status": None, "checks": {}},
-        "accounting": {
-            "today": {"accepted": books.accepted, "done": books.done, "open": books.open, "dead": books.dead}
-            if books
-            else None,
-            "differences": [
-                {"day": f"{row.day[:4]}-{row.day[4:6]}-{row.day[6:]}", "type": row.type, "difference": row.difference}
-                for row in (books.differences if books else ())
-            ],
-        },
-        "charts": charts(o),
-        "away": {name: _away(part) for name, part in o.away.items()},
-    }
+def _itself(source: Any, _: Any) -> Any:
+    return source
 
 
-def charts(o: Overview) -> dict[str, Any]:
-    """The numbers that the charts are drawn from."""
-    return {"throughput": _chart(o.throughput), "letters": _chart(o.letters_chart)}
+def _part(part: str, attribute: str) -> Get:
+    """An attribute of what a part found; None while nothing is known of it."""
+    return lambda overview, _: getattr(getattr(overview, part).value, attribute, None)
+
+
+def _values(part: str) -> Get:
+    return lambda overview, _: getattr(overview, part).value or ()
+
+
+def _dead(name: str) -> Get:
+    return lambda overview, _: (overview.letters.value or {}).get(name)
 
 
 def _chart(chart: Chart) -> dict[str, Any]:
     return {"times": list(chart.times), **{name: list(rates) for name, rates in chart.rates.items()}}
 
 
-def _trouble(trouble: Trouble) -> dict[str, Any]:
-    return {
-        "level": trouble.level,
-        "headline": trouble.headline,
-        "lead": trouble.lead,
-        "code": trouble.code,
-        "answers": [
-            {"question": answer.question, "answer": answer.short, "detail": answer.more} for answer in trouble.answers
-        ],
-    }
+def charts(overview: Overview) -> dict[str, Any]:
+    """The figures of the charts."""
+    return {"throughput": _chart(overview.throughput), "letters": _chart(overview.letters_chart)}
 
 
-def _breaker(one: BreakerSeen) -> dict[str, Any]:
-    seen = one.card.seen
-    return {
-        "name": one.card.name,
-        "state": seen.state.value,
-        "since": iso(one.since) if one.since else None,
-        "total": seen.total,
-        "failures": seen.failures,
-        "failureRate": _round(seen.failure_rate),
-        "retryAfterMs": seen.retry_after_ms,
-        "types": list(one.types),
-    }
+_TROUBLE_FIELDS = (
+    Field("level", TEXT),
+    Field("headline", TEXT),
+    Field("lead", TEXT),
+    Field("code", TEXT, "Code or text of the error."),
+    Field(
+        "answers",
+        many(
+            Shape(
+                "OverviewAnswer",
+                Field("question", TEXT),
+                Field("answer", TEXT, get="short"),
+                Field("detail", TEXT, get="more"),
+            )
+        ),
+    ),
+)
+_VERDICT = Shape(
+    "OverviewVerdict",
+    [Field(one.name, one.type, one.doc, f"worst.{one.name}") for one in _TROUBLE_FIELDS],
+    Field("also", many(Shape("OverviewTrouble", _TROUBLE_FIELDS)), "Every other problem."),
+)
+_RATES = Shape(
+    "OverviewRates",
+    Field("acceptedPerSecond", _ROUNDED, get="accepted_per_s"),
+    Field("donePerSecond", _ROUNDED, get="done_per_s"),
+    Field("failedPerSecond", _ROUNDED, get="failed_per_s"),
+    Field("heldPerSecond", _ROUNDED, get="held_per_s"),
+    Field("dyingPerMinute", _ROUNDED, get="dying_per_min"),
+    Field("replayedPerMinute", _ROUNDED, get="replayed_per_min"),
+)
 
 
-def _group(group: GroupSight) -> dict[str, Any]:
-    return {
-        "fingerprint": group.fingerprint,
-        "title": group.title,
-        "errorType": group.error_type,
-        "state": group.state,
-        "open": group.open,
-        "count": group.count,
-        "firstSeen": iso(group.first_seen) if group.first_seen else None,
-        "lastSeen": iso(group.last_seen) if group.last_seen else None,
-        "trend": list(group.trend),
-    }
+def _waiting(overview: Overview, _: Any) -> dict[str, int] | None:
+    book = overview.ledger.value
+    return {lane.name: lane.waiting for lane in book.lanes} if book else None
 
 
-def _batch(batch: Any) -> dict[str, Any]:
-    return {
-        "batchId": batch.id,
-        "name": batch.name,
-        "stage": batch.stage.value,
-        "total": batch.total,
-        "counts": {name: getattr(batch.counts, name) for name in _COUNTS},
-    }
-
-
-def _away(part: Part[Any]) -> dict[str, Any]:
-    return {
-        "why": part.why_away,
-        "since": iso(part.away_since) if part.away_since else None,
-        "asOf": iso(part.as_of) if part.as_of else None,
-    }
-
-
-def _round(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
+_QUEUES = Shape(
+    "OverviewQueues",
+    Field("waiting", nullable(mapping(COUNT)), "By lane.", _waiting),
+    Field("retryWait", _OPTIONAL_COUNT, get=_part("ledger", "retry_wait")),
+    Field("scheduled", _OPTIONAL_COUNT, get=_part("ledger", "scheduled")),
+    Field("running", _OPTIONAL_COUNT, get=_part("ledger", "running")),
+    Field("overdue", _OPTIONAL_COUNT, get=_part("ledger", "overdue")),
+    Field("oldestSeconds", _ROUNDED, get="oldest_wait_s"),
+    Field("deadPending", _OPTIONAL_COUNT, "Dead messages that wait for MongoDB.", _part("ledger", "outbox")),
+    Field("quarantined", _OPTIONAL_COUNT, get=_part("ledger", "quarantined")),
+)
+_BREAKER = Shape(
+    "OverviewBreaker",
+    Field("name", TEXT, get="card.name"),
+    Field("state", TEXT, get="state.value"),
+    Field("since", _OPTIONAL_INSTANT),
+    Field("total", COUNT, get="card.seen.total"),
+    Field("failures", COUNT, get="card.seen.failures"),
+    Field("failureRate", _ROUNDED, get="card.seen.failure_rate"),
+    Field("retryAfterMs", COUNT, get="card.seen.retry_after_ms"),
+    Field("types", many(TEXT)),
+)
+_LETTERS = Shape(
+    "OverviewLetters",
+    Field("open", _OPTIONAL_COUNT, get=_dead("open")),
+    Field("byStatus", nullable(mapping(COUNT)), get=_dead("byStatus")),
+    Field("oldestOpenSeconds", _OPTIONAL_COUNT, get=_dead("oldestOpenSeconds")),
+)
+_GROUP = Shape(
+    "OverviewGroup",
+    Field("fingerprint", TEXT),
+    Field("title", TEXT),
+    Field("errorType", TEXT),
+    Field("state", TEXT),
+    Field("open", COUNT),
+    Field("count", COUNT),
+    Field("firstSeen", _OPTIONAL_INSTANT),
+    Field("lastSeen", _OPTIONAL_INSTANT),
+    Field("trend", many(COUNT), "Deaths in each of the last 24 hours."),
+)
+_BATCH = Shape(
+    "OverviewBatch",
+    Field("batchId", TEXT, get="id"),
+    Field("name", TEXT),
+    Field("stage", TEXT, get="stage.value"),
+    Field("total", COUNT),
+    Field(
+        "counts",
+        Shape(
+            "OverviewBatchCounts",
+            [Field(name, COUNT) for name in ("sent", "succeeded", "failed", "skipped", "remaining")],
+        ),
+    ),
+)
+_HEALTH = Shape(
+    "OverviewHealth",
+    Field("status", nullable(choice(Status)), get=_part("health", "status")),
+    Field(
+        "checks",
+        OBJECT,
+        "As `GET /api/system/health` shows them.",
+        lambda overview, _: {
+            name: found.wire() for name, found in getattr(overview.health.value, "checks", {}).items()
+        },
+    ),
+)
+_DIFFERENCE = Shape(
+    "OverviewDifference",
+    Field("day", TEXT, get=lambda row, _: f"{row.day[:4]}-{row.day[4:6]}-{row.day[6:]}"),
+    Field("type", TEXT),
+    Field("difference", COUNT),
+)
+_ACCOUNTING = Shape(
+    "OverviewAccounting",
+    Field(
+        "today",
+        nullable(Shape("OverviewToday", [Field(name, COUNT) for name in ("accepted", "done", "open", "dead")])),
+        get=lambda overview, _: overview.accounts.value,
+    ),
+    Field(
+        "differences",
+        many(_DIFFERENCE),
+        "Days and types whose accounts do not add up.",
+        lambda overview, _: getattr(overview.accounts.value, "differences", ()),
+    ),
+)
+_UNAVAILABLE = Shape(
+    "OverviewUnavailable",
+    Field("why", TEXT, get="why_away"),
+    Field("since", _OPTIONAL_INSTANT, get="away_since"),
+    Field("asOf", _OPTIONAL_INSTANT, "Time of the figures that are shown."),
+)
+OVERVIEW = Shape(
+    "OverviewData",
+    Field("asOf", INSTANT, "Time of the snapshot."),
+    Field("verdict", _VERDICT, "The worst problem, and every other one."),
+    Field("rates", _RATES, "Null: not known.", _itself),
+    Field("queues", _QUEUES, "Null: not known.", _itself),
+    Field("breakers", many(_BREAKER), get=_values("breakers")),
+    Field("deadLetters", _LETTERS, "Null: not known.", _itself),
+    Field("groups", many(_GROUP), "The groups with the most open letters.", _values("groups")),
+    Field("batches", many(_BATCH), "Unfinished replay batches.", _values("batches")),
+    Field("health", _HEALTH, get=_itself),
+    Field("accounting", _ACCOUNTING, get=_itself),
+    Field(
+        "charts", OBJECT, "The last hour: times in epoch seconds, and for each a rate or null.", lambda o, _: charts(o)
+    ),
+    Field("away", mapping(_UNAVAILABLE), "Parts that are unavailable."),
+)
+OVERVIEW_OUT = envelope("Overview", OVERVIEW)

@@ -13,7 +13,6 @@ from django.template.loader import render_to_string
 from django.urls import reverse
 from django.views.decorators.http import require_GET
 from drf_spectacular.utils import extend_schema
-from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -22,7 +21,6 @@ from dlqsite.access import must_look
 from dlqsite.overview import as_json, page
 from dlqsite.overview.snapshot import Overview, overview
 from dlqsite.version import VERSION
-from messages_app.rest.serializers import enveloped
 
 #: What was rendered is shown to everybody for so long, in seconds.
 KEEP_S = 1.0
@@ -108,30 +106,6 @@ def live(figures: Overview, html: str, digest: str, *, oob: bool = False) -> dic
 # --- REST ---
 
 
-class OverviewData(serializers.Serializer[Any]):
-    asOf = serializers.CharField(help_text="When this was put together.")  # noqa: N815
-    verdict = serializers.DictField(help_text="The worst thing: level, headline, lead, code, answers; and what else.")
-    rates = serializers.DictField(
-        help_text="Per second: accepted, done, failed, held; per minute: dying, replayed. null: nobody knows."
-    )
-    queues = serializers.DictField(help_text="waiting by lane, retryWait, scheduled, running, oldestSeconds, outbox.")
-    breakers = serializers.ListField(child=serializers.DictField())
-    deadLetters = serializers.DictField(help_text="open, byStatus, oldestOpenSeconds.")  # noqa: N815
-    groups = serializers.ListField(child=serializers.DictField(), help_text="Those with most open letters.")
-    batches = serializers.ListField(child=serializers.DictField(), help_text="Replay batches under way.")
-    health = serializers.DictField(help_text="Status of every part.")
-    accounting = serializers.DictField(
-        help_text="Today: accepted, done, open, dead. differences: days that do not add up."
-    )
-    charts = serializers.DictField(help_text="The last hour. times: epoch seconds; then a rate, or null, for each.")
-    away = serializers.DictField(
-        help_text="Parts that do not answer: why, since, and asOf, the time of what is shown of them."
-    )
-
-
-OverviewOut = enveloped("Overview", OverviewData())
-
-
 class OverviewView(APIView):
     """The figures of one instant."""
 
@@ -145,7 +119,7 @@ class OverviewView(APIView):
             "What the console's home shows: rates, queues, breakers, dead letters, the last hour, health, accounting. "
             "Always 200: a store that is away takes only its own parts with it, and `away` names them."
         ),
-        responses={200: OverviewOut},
+        responses={200: as_json.OVERVIEW_OUT},
     )
     def get(self, request: Request) -> Response:
-        return Response({"data": as_json.wire(overview())})
+        return Response(as_json.OVERVIEW_OUT.write({"data": overview()}))

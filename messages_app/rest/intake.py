@@ -48,6 +48,7 @@ from messages_app.domain.parsing import (
 )
 from messages_app.domain.records import Acceptance, AcceptAnswer, AcceptStatus, RateLimit, RateState
 from messages_app.envelope import DEFAULT_TYPE, Priority
+from messages_app.rest.contract import MAX_BATCH, MAX_TAGS, MESSAGE_IN
 from messages_app.rest.status import instant, message_path
 from messages_app.store.ledger import ledger
 from messages_app.store.throttles import count, rate_headers, retry_after_s, submit_limit
@@ -57,17 +58,14 @@ from wire.problem import encode, problem
 
 MAX_BODY: Final = 256 * 1024
 MAX_BATCH_BODY: Final = 8 * 1024 * 1024
-MAX_BATCH: Final = 1000
 #: Of a body that is too long, up to this many bytes are read off, so that the client comes to read the answer.
 MAX_SKIPPED: Final = 2 * MAX_BATCH_BODY
-MAX_TAGS: Final = 20
 #: Faults of one message that an answer names: it shall not be many times as long as the request.
 MAX_FAULTS: Final = 20
 MAX_AHEAD: Final = timedelta(days=30)
 
 MESSAGE_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_FIELDS: Final = ("payload", "type", "messageId", "priority", "source", "tags", "notBefore")
-_KNOWN: Final = frozenset(_FIELDS)
+_KNOWN: Final = frozenset(MESSAGE_IN.names)
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?([Zz]|[+-]\d\d:?\d\d)")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -248,7 +246,7 @@ def check(envelope: Envelope, idempotency_key: str | None = None) -> Submission:
     faults = envelope.faults
     fields = envelope.fields
     if not fields.keys() <= _KNOWN:
-        allowed = ", ".join(_FIELDS)
+        allowed = ", ".join(MESSAGE_IN.names)
         faults.extend(
             Fault("unknown_field", name, f"is no field of a message; allowed are {allowed}")
             for name in fields

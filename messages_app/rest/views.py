@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from django.http import HttpResponse
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
@@ -16,13 +16,13 @@ from dlq_app import conf
 from dlq_app.rest import requests
 from messages_app.domain.errors import MessageNotFound
 from messages_app.domain.records import Record
-from messages_app.rest import intake, serializers
+from messages_app.rest import contract, intake
 from messages_app.rest.status import status_body
 from messages_app.store.ledger import ledger
+from wire.contract import problems
 
 log = logging.getLogger(__name__)
 
-_PROBLEM = "application/problem+json"
 _RATE_HEADERS = [
     OpenApiParameter(
         name, str, OpenApiParameter.HEADER, response=[200, 202, 400, 409, 429], description="Structured field."
@@ -38,15 +38,6 @@ _IDEMPOTENCY_KEY = OpenApiParameter(
     OpenApiParameter.HEADER,
     description="The same as `messageId`; both only if they are equal.",
 )
-
-
-def _problems(**texts: str) -> dict[Any, OpenApiResponse]:
-    return {
-        (int(status[1:]), _PROBLEM): OpenApiResponse(
-            response={"$ref": "#/components/schemas/Problem"}, description=text
-        )
-        for status, text in texts.items()
-    }
 
 
 def _response(reply: intake.Reply) -> HttpResponse:
@@ -85,11 +76,11 @@ class MessagesView(APIView):
             "The whole body has at most 256 KiB."
         ),
         parameters=[_IDEMPOTENCY_KEY, *_RATE_HEADERS, _RETRY_AFTER],
-        request=serializers.MessageIn,
+        request=contract.MESSAGE_IN,
         responses={
-            202: serializers.Accepted,
-            200: OpenApiResponse(serializers.Accepted, description="Accepted before; nothing was queued."),
-            **_problems(
+            202: contract.ACCEPTED_OUT,
+            200: OpenApiResponse(contract.ACCEPTED_OUT, description="Accepted before; nothing was queued."),
+            **problems(
                 s400="`invalid_json`, `invalid_message`, `unknown_field`, `duplicate_field`, `unknown_type`, "
                 "`payload_too_deep`, `payload_contains_nul`, `payload_contains_surrogate`, "
                 "`payload_integer_too_large`, `payload_not_finite`",
@@ -152,10 +143,10 @@ class BatchView(APIView):
             "Give every message an id: after a 503 the batch can then be sent again without accepting anything twice."
         ),
         parameters=[*_RATE_HEADERS, _RETRY_AFTER],
-        request=serializers.BatchIn,
+        request=contract.BATCH_IN,
         responses={
-            202: serializers.BatchAccepted,
-            **_problems(
+            202: contract.BATCH_ACCEPTED_OUT,
+            **problems(
                 s400="`invalid_json`, `invalid_message`, `unknown_field`: the batch as a whole is not as it must be.",
                 s411="`length_required`",
                 s413="`payload_too_large`",
@@ -190,8 +181,8 @@ class MessageView(APIView):
             "Known until 24 h after the message ended; a dead letter is kept beyond that, see `/api/dlq/{id}`."
         ),
         responses={
-            200: serializers.MessageOut,
-            **_problems(s404="`message_not_found`", s503="`store_unavailable`"),
+            200: contract.MESSAGE_OUT,
+            **problems(s404="`message_not_found`", s503="`store_unavailable`"),
         },
     )
     def get(self, request: Request, message_id: str) -> HttpResponse:
@@ -209,10 +200,10 @@ class RevealView(APIView):
         tags=["Messages"],
         summary="See the secrets of a message",
         description=("The message with nothing hidden. Who looked, and why, is written to the audit log."),
-        request=serializers.RevealIn,
+        request=contract.REVEAL_IN,
         responses={
-            200: serializers.MessageOut,
-            **_problems(
+            200: contract.MESSAGE_OUT,
+            **problems(
                 s400="`invalid_request`: `reason` is missing or empty.",
                 s404="`message_not_found`",
                 s503="`store_unavailable`",
@@ -221,7 +212,7 @@ class RevealView(APIView):
     )
     def post(self, request: Request, message_id: str) -> HttpResponse:
         requests.refuse_parameters(request.query_params)
-        reason = requests.body(request.data, "reason", required=("reason",))["reason"]
+        reason = contract.REVEAL_IN.read(request.data)["reason"]
         record = _record(message_id)
         by = str(getattr(request, "actor", "")) or "unknown"
         log.warning("secrets_revealed", extra={"by": by, "message_id": message_id, "why": reason})

@@ -34,10 +34,11 @@ from dlq_app.domain.group_states import OPEN_STATES, GroupState
 from dlq_app.domain.limits import MAX_NOTE, MAX_NUMBER, MAX_REASON
 from dlq_app.domain.masking import mask_text
 from dlq_app.models import LetterGroup
-from dlq_app.rest.requests import body
+from dlq_app.rest.contract import IGNORE_IN, NOTE_IN
 from dlq_app.services import groups
 from dlq_app.services.groups import Group, GroupPage, GroupQuery
 from dlq_app.store import repository
+from wire.contract import Invalid
 from wire.visible_text import visible
 
 _PER_PAGE = 20
@@ -341,8 +342,8 @@ class LetterGroupAdmin(StoredAdmin):
         def answer(group: Group) -> HttpResponse:
             text = request.POST.get("text", "").replace("\r\n", "\n").strip()
             try:
-                body({"text": text}, "text")
-            except RequestInvalid:
+                NOTE_IN.read({"text": text})
+            except Invalid:
                 problem = f"At most {MAX_NOTE} characters." if text else "Write something first."
                 return self._page(request, group, 400, note=text, note_error=problem)
             noted = groups.set_note(group.fingerprint, actor=permissions.actor(request), text=text)
@@ -412,13 +413,12 @@ def _read(what: str, typed: Mapping[str, str]) -> dict[str, Any]:
         errors.append({"field": "reason", "message": "is required: whoever looks at this group later will ask why"})
     found: dict[str, Any] = {}
     try:
-        found = body(given, "reason", *_ENDS)
-    except RequestInvalid as error:
+        found = IGNORE_IN.read(given)
+    except Invalid as error:
         errors += error.errors
     if errors:
         raise RequestInvalid("; ".join(entry["message"] for entry in errors), errors=errors)
-    per_hour, count = found.pop("untilPerHour", None), found.pop("untilCount", None)
-    return {**found, **({"until_per_hour": per_hour, "until_count": count} if what == "ignore" else {})}
+    return found
 
 
 def _is_number(text: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from audit_app.lines import record
-from breaker_app import serializers, services
+from breaker_app import contract, services
 from breaker_app.errors import BreakerError
 from breaker_app.services import Card
 from management.terminal import actor, printable
@@ -50,7 +50,7 @@ class Command(BaseCommand):
         if verb == "list":
             cards = services.cards()
             self._print(
-                options, [serializers.breaker_out(card) for card in cards], "\n".join(table(cards)) or "No breakers."
+                options, [contract.BREAKER.write(card) for card in cards], "\n".join(table(cards)) or "No breakers."
             )
             return
         if verb == "show":
@@ -59,7 +59,7 @@ class Command(BaseCommand):
             name, why = options["name"], options["reason"]
             card = services.order(name, verb, actor=actor(), reason=why)
             record(actor(), verb, kind="breaker", object_id=name, name=name, why=why.strip())
-        self._print(options, serializers.detail_out(card), "\n".join(page(card)))
+        self._print(options, contract.DETAIL.write(card), "\n".join(page(card)))
 
     def _print(self, options: dict[str, Any], data: Any, text: str) -> None:
         self.stdout.write(json.dumps(data, indent=2) if options["json"] else text)
@@ -93,7 +93,7 @@ def page(card: Card) -> list[str]:
         f"closes at {policy.half_open_success_threshold:.1%}",
         f"  calls     {retry_after(card)}; intake {'holds' if policy.when_open == 'hold' else 'rejects'} while open",
     ]
-    for one in map(serializers.transition_out, card.transitions):
+    for one in map(contract.TRANSITION.write, card.transitions):
         lines.append(
             f"  {one['at']}  {one['from']} -> {one['to']}  {printable(one['actor'])}: {printable(one['reason'])}"
         )

@@ -20,7 +20,8 @@ from dlq_app.domain.replay_batch import (
     ReplayBatch,
     Stage,
 )
-from dlq_app.services import batches, letter_json
+from dlq_app.rest.batch_contract import BATCH, DRY_RUN
+from dlq_app.services import batches
 from dlq_app.store import repository
 from management.filters import add_filter_arguments, criteria_from
 from management.progress import LINE_EVERY_S, Progress, in_words, outcomes, stage_of
@@ -98,7 +99,7 @@ class Command(StrictCommand):
         nothing = found.count == 0
         if options["json"]:
             if options["dry_run"] or nothing:
-                self._print_json(letter_json.dry_run(found, conf.masking_policy()), indent=2)
+                self._print_json(DRY_RUN.write(found, conf.masking_policy()), indent=2)
         else:
             self.stdout.write("\n".join(foreseen(found)))
         # Each id was meant; a filter may well fit letters that need no replay.
@@ -150,7 +151,7 @@ class Command(StrictCommand):
 
     def _tell(self, batch: ReplayBatch, options: dict[str, Any]) -> None:
         if options["json"]:
-            self._print_json(letter_json.batch(batch, conf.masking_policy()), indent=2)
+            self._print_json(BATCH.write(batch, conf.masking_policy()), indent=2)
         else:
             self.stdout.write(f"Batch {batch.id} with {letters(batch.total)} is {stage_of(batch)}. {watching(batch)}")
         self._warn_without_worker()
@@ -224,7 +225,7 @@ class _Shown:
             self._progress.end(batch)
 
     def _print(self, batch: ReplayBatch) -> None:
-        self._command._print_json(letter_json.batch(batch, conf.masking_policy()))
+        self._command._print_json(BATCH.write(batch, conf.masking_policy()))
         self._command.stdout.flush()
 
 

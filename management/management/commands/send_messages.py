@@ -19,7 +19,8 @@ from django.core.management.base import CommandError
 
 from management.terminal import StrictCommand
 from messages_app.domain.clients import Client
-from messages_app.rest.intake import MAX_BATCH, submit_batch
+from messages_app.rest.contract import MAX_BATCH
+from messages_app.rest.intake import submit_batch
 
 #: Ways in which the built-in demo handler fails: for good, until retried, for a person to look at.
 FAILURES: tuple[dict[str, Any], ...] = (

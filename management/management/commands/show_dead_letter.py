@@ -8,7 +8,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from dlq_app import conf
 from dlq_app.domain.errors import DeadLetterError
-from dlq_app.services import letter_json
+from dlq_app.rest import contract
 from dlq_app.store import repository
 from management.terminal import printable
 from wire.visible_text import json_text
@@ -29,7 +29,7 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
         if letter is None:
             raise CommandError(f"There is no dead letter {printable(options['id'])}.")
-        found = letter_json.whole(letter, conf.replay_policy(), conf.masking_policy(), repository.now())
+        found = contract.LETTER.write(letter, conf.masking_policy())
         if options["why"]:
             self.stdout.write(printable(found["explanation"]))
         else:
