@@ -42,7 +42,7 @@ check: $(VENV)/.dev ## Django's system checks, as for deployment, and no migrati
 pytest: $(VENV)/.dev ## the tests, on real servers that they start themselves
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-ON_POSTGRES = $(addprefix dlqsite/tests/, test_postgres.py test_access.py test_roles.py test_permissions.py) \
+ON_POSTGRES = $(addprefix dlqsite/tests/, test_postgres.py test_access.py test_roles.py) \
 	breaker_app/tests/test_console.py messages_app/tests/test_databases.py
 postgres: $(VENV)/.dev ## tests of keys and roles on a PostgreSQL that they start, if there is one
 	@if $(BIN)/python dlqsite/tests/postgres.py; then \

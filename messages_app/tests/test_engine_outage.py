@@ -21,6 +21,7 @@ from management.supervisor import bound_to_parent
 from messages_app.domain.errors import StoreUnavailable
 from messages_app.domain.records import Claim, Outcome, State, Verdict
 from messages_app.envelope import Message
+from messages_app.store.connection import Lines
 from messages_app.store.ledger import Ledger
 from messages_app.tests.handling import an_acceptance, handling, reaches
 from messages_app.work.claiming import AHEAD_MOST
@@ -65,6 +66,12 @@ class OwnServer:
         self.process.kill()
         self.process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _short_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give up an answer after one second, not two."""
+    monkeypatch.setattr(Lines.__init__, "__defaults__", (1.0,))
 
 
 @pytest.fixture
@@ -118,7 +125,7 @@ def test_a_server_that_hangs_for_a_while_costs_nothing_but_time(server: OwnServe
         eventually(lambda: engine.flusher.completed > 20)
 
         server.signal(signal.SIGSTOP)
-        time.sleep(3)
+        time.sleep(1.5)
         server.signal(signal.SIGCONT)
 
         eventually(lambda: book.accounting()[0].done == 300, seconds=30)
@@ -158,7 +165,7 @@ class Gate:
 
 @pytest.mark.parametrize("is_patient", [False, True], ids=["goes on at once", "stands for a while"])
 def test_while_the_server_stands_still_only_what_is_held_is_run(server: OwnServer, is_patient: bool) -> None:
-    size, count = 3, 3000
+    size, count = 3, 1000
     book = Counted(redis.Redis.from_url(server.valkey.url), "dlq:")
     gate = Gate()
     with handling(gate) as type:

@@ -33,6 +33,11 @@ PATIENCE_MS = 15_000
 Role = Literal["viewer", "operator", "administrator", "superuser"]
 Scheme = Literal["light", "dark"]
 
+#: Colours depend on the scheme and room on the width, so two of the four see everything; pictures are taken of all.
+SCREENS = [pytest.param(False, "light", id="desktop-light"), pytest.param(True, "dark", id="phone-dark")]
+if os.environ.get("SCREENSHOTS"):
+    SCREENS += [pytest.param(False, "dark", id="desktop-dark"), pytest.param(True, "light", id="phone-light")]
+
 _AXE = (Path(__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 _REPORT_CSP = """
 document.addEventListener("securitypolicyviolation", (event) =>

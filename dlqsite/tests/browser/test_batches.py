@@ -14,7 +14,7 @@ from dlq_app.store import indexes, repository
 from dlq_app.store.mongo import database
 from dlq_app.testing import MemoryIntake
 from dlq_app.tests.batch_rig import ALL_DUE_S, Rig
-from dlqsite.tests.browser.conftest import PATIENCE_MS
+from dlqsite.tests.browser.conftest import PATIENCE_MS, SCREENS
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True), pytest.mark.mongo, pytest.mark.redis]
 
@@ -121,8 +121,7 @@ def test_pause_resume_and_cancel(operator: Page, rig: Rig, assert_accessible: An
     expect(operator.get_by_text("the wrong ones")).to_be_visible()
 
 
-@pytest.mark.parametrize("phone", [False, True], ids=["desktop", "phone"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("phone", "scheme"), SCREENS)
 def test_every_page_fits_and_is_accessible(
     sign_in: Any, rig: Rig, assert_accessible: Any, assert_fits: Any, shoot: Any, phone: bool, scheme: Any
 ) -> None:

@@ -15,7 +15,7 @@ from dlq_app.store import indexes
 from dlq_app.store.groups import GROUPS
 from dlq_app.store.mongo import LETTERS, database
 from dlq_app.testing import MemoryIntake, a_death, a_settlement
-from dlqsite.tests.browser.conftest import PATIENCE_MS
+from dlqsite.tests.browser.conftest import PATIENCE_MS, SCREENS
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True), pytest.mark.mongo, pytest.mark.redis]
 
@@ -200,8 +200,7 @@ def test_the_tab_counts_open_groups(operator: Page, night: dict[str, str]) -> No
     expect(operator.locator("#console-nav a[aria-current] .count")).to_contain_text("3")
 
 
-@pytest.mark.parametrize("phone", [False, True], ids=["desktop", "phone"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("phone", "scheme"), SCREENS)
 def test_every_page_fits_and_is_accessible(
     sign_in: Any, night: dict[str, str], assert_accessible: Any, assert_fits: Any, shoot: Any, watch: Any, phone: bool,
     scheme: Any,

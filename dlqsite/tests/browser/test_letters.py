@@ -15,7 +15,7 @@ from dlq_app.services import dead_letters
 from dlq_app.store import indexes
 from dlq_app.store.mongo import database
 from dlq_app.testing import MemoryIntake, a_death, a_document, an_attempt
-from dlqsite.tests.browser.conftest import PATIENCE_MS
+from dlqsite.tests.browser.conftest import PATIENCE_MS, SCREENS
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True), pytest.mark.mongo, pytest.mark.redis]
 
@@ -242,8 +242,7 @@ def test_reveal_is_asked_for_recorded_and_over_after_a_look(
     expect(administrator.locator("#history")).to_contain_text("Secrets revealed: support case 2291")
 
 
-@pytest.mark.parametrize("phone", [False, True], ids=["desktop", "phone"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("phone", "scheme"), SCREENS)
 def test_every_page_fits_and_is_accessible(
     sign_in: Any, letters: Any, assert_accessible: Any, assert_fits: Any, shoot: Any, phone: bool, scheme: Any
 ) -> None:

@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 from dlq_app.domain.loss import Loss
 from dlq_app.store import repository
 from dlqsite.tests import scenes
-from dlqsite.tests.browser.conftest import SignIn
+from dlqsite.tests.browser.conftest import SCREENS, SignIn
 from messages_app import admin
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.redis, pytest.mark.mongo]
@@ -29,8 +29,7 @@ def _seen_afresh() -> Iterator[None]:
     scenes.forget()
 
 
-@pytest.mark.parametrize("phone", [False, True], ids=["desktop", "phone"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("phone", "scheme"), SCREENS)
 def test_a_message_is_found_and_read(
     sign_in: SignIn, redis_client: Any, assert_accessible: Callable[[Page], None],
     assert_fits: Callable[[Page], None], shoot: Callable[..., None], phone: bool, scheme: Any,
@@ -59,7 +58,7 @@ def test_an_empty_house(
     shoot(viewer, "messages-empty")
 
 
-@pytest.mark.parametrize(("phone", "scheme"), [(False, "light"), (True, "dark")], ids=["desktop", "phone"])
+@pytest.mark.parametrize(("phone", "scheme"), SCREENS)
 def test_losses_are_acknowledged(
     sign_in: SignIn, assert_accessible: Callable[[Page], None], assert_fits: Callable[[Page], None],
     shoot: Callable[..., None], phone: bool, scheme: Any,

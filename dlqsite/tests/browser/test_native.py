@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from audit_app.models import AuditLine
 from dlqsite.models import ApiKey
-from dlqsite.tests.browser.conftest import Role, Scheme, SignIn, Watch
+from dlqsite.tests.browser.conftest import SCREENS, Role, Scheme, SignIn, Watch
 from dlqsite.tests.people import member
 
 pytestmark = [
@@ -22,10 +21,6 @@ pytestmark = [
 ]
 
 Check = Callable[[Page], None]
-#: Colours depend on the scheme and room on the width, so two of the four see everything; pictures are taken of all.
-SCREENS = [pytest.param(False, "light", id="desktop-light"), pytest.param(True, "dark", id="phone-dark")]
-if os.environ.get("SCREENSHOTS"):
-    SCREENS += [pytest.param(False, "dark", id="desktop-dark"), pytest.param(True, "light", id="phone-light")]
 
 
 def test_signing_in_leads_to_the_overview_and_out_again(sign_in: SignIn) -> None:

@@ -38,8 +38,6 @@ def _seen_afresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("quiet", False, "light"),
         ("quiet", True, "dark"),
         ("incident", False, "light"),
-        ("incident", False, "dark"),
-        ("incident", True, "light"),
         ("incident", True, "dark"),
     ],
 )
