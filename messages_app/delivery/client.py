@@ -35,6 +35,7 @@ from messages_app.failures import (
     TransientError,
     http_error_type,
 )
+from wire.visible_text import one_line
 
 if TYPE_CHECKING:
     from messages_app.delivery.pool import Answer, Pools
@@ -61,7 +62,6 @@ LONGEST_WAIT_S: Final = 1e9
 _RETRY_AFTER_READ: Final = 1000
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?")
 _COMMA = re.compile(r"\s*,\s*")
-_UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +316,6 @@ def _root(error: BaseException) -> BaseException:
 
 
 def _shown(text: str) -> str:
-    """Foreign text, short and on one line."""
-    flat = _UNPRINTABLE.sub(" ", text[: 4 * SNIPPET]).strip()
+    """Foreign text, short and on one line; what nobody would see in it is written out."""
+    flat = one_line(text[: 4 * SNIPPET]).strip()
     return flat if len(flat) <= SNIPPET else f"{flat[: SNIPPET - 1]}…"

@@ -24,6 +24,7 @@ from pytest_django import Settings
 
 from dlqsite.tests.receiver import Receiver
 from messages_app import failures
+from messages_app.delivery import client
 from messages_app.delivery.client import LONGEST_WAIT_S, deliver, seconds_to_wait
 from messages_app.delivery.pool import OLDEST_S, Pools
 from messages_app.delivery.response import MAX_HEAD, MAX_INTERIM
@@ -693,6 +694,10 @@ def test_an_answer_of_just_the_size_is_whole(receiver: Receiver, allow: Callable
         assert ("truncated" in result) == ("truncated" in told)
 
 
+def test_what_nobody_would_see_is_written_out() -> None:
+    assert client._shown("a\u00a0b\r\n\x1b[31m\u202ec\u200b ") == "a\\u00a0b \\u001b[31m\\u202ec\\u200b"
+
+
 def test_foreign_text_is_shown_short_and_on_one_line(local: Receiver, pools: Pools) -> None:
     local.mode, local.answer = "ok", b"\x00\xff<script>\r\n\x1b[31m" + b"y" * 500
 
@@ -700,6 +705,7 @@ def test_foreign_text_is_shown_short_and_on_one_line(local: Receiver, pools: Poo
 
     assert len(result["snippet"]) == 200
     assert result["snippet"].isprintable()
+    assert result["snippet"].startswith("\\u0000\ufffd<script> \\u001b[31my")
 
 
 def test_connections_are_used_again_by_many_threads(local: Receiver, pools: Pools) -> None:
