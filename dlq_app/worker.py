@@ -1,6 +1,6 @@
-"""The DLQ worker: frees stale claims and replays what is due, every 30 seconds and when told, until told to stop.
+"""The DLQ worker: releases stale claims and replays letters that are due, every 30 seconds or when nudged.
 
-On a thread of its own it carries out replay batches, whoever holds the poll's lease.
+On two more threads it runs replay batches and renews the figures.
 """
 
 from __future__ import annotations
@@ -22,24 +22,55 @@ from processes.steps import step
 log = logging.getLogger(__name__)
 
 EVERY_S = 30.0
-#: Workers that were started together drift apart by this share of the pause.
+#: Each pause varies by this share, so that workers that start together do not poll together.
 JITTER = 0.2
-#: Letters of one round. Small: between rounds the worker hears that it shall stop.
+#: Letters of one round. Small: the worker can stop between two rounds.
 ROUND = 50
 #: The poll's lease. Another worker takes over this long after one was killed.
 LEASE = "replay_due"
 LEASE_TIME = timedelta(seconds=45)
-_LEAST_PAUSE_S = 0.2
-#: How long after trouble batches are tried again.
+_MIN_PAUSE_S = 0.2
+#: Pauses after an error. A count that was too slow may have taken two minutes.
+POLL_AGAIN_S = 5.0
 BATCHES_AGAIN_S = 2.0
-#: A signal is answered within so long, whatever does not answer meanwhile.
+FIGURES_AGAIN_S = 60.0
+#: The worker stops within this time after a signal, even if a store is not responding.
 _STOP_S = 6.0
 
 
-class DlqWorker:
-    """Polls while it holds the lease. Several may run: the lease spares work, and every letter has its own claim.
+class _Loop:
+    """Repeats a part of the worker's work. Logs once that its store is unavailable, and once that it is back."""
 
-    ``dice`` answers a number from 0 to 1.
+    def __init__(self, part: str, task: Callable[[], float], worker: str, *, again_s: float) -> None:
+        """``task`` returns the seconds until it is due again; after an error that is ``again_s``."""
+        self._task = task
+        self._extra = {"worker": worker, "part": part}
+        self._again_s = again_s
+        #: Why the task waits; empty while it goes on.
+        self.waits = ""
+
+    def turn(self) -> float:
+        """Do the task; return the seconds until the next turn. Never raises."""
+        pause, waits = self._again_s, ""
+        try:
+            pause = self._task()
+        except DeadLetterError as error:
+            waits = str(error)
+        except Exception:
+            # A bug that one letter or batch triggers must not stop the others; the pause keeps the loop from spinning.
+            log.exception("dlq_worker_broken", extra=self._extra)
+        if waits and not self.waits:
+            log.warning("store_away", extra={**self._extra, "why": waits})
+        elif self.waits and not waits:
+            log.info("store_back", extra=self._extra)
+        self.waits = waits
+        return pause
+
+
+class DlqWorker:
+    """Polls while it holds the lease. Several may run: the lease saves work; each letter is protected by its own claim.
+
+    ``dice`` returns a number from 0 to 1.
     """
 
     def __init__(self, *, dice: Callable[[], float] = random.random) -> None:
@@ -48,32 +79,34 @@ class DlqWorker:
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._stop_by = 0.0
-        self._started = time.monotonic()
         self._has_lease = False
         self._replayed = 0
         self._released = 0
-        self._away = ""
         self._executor = batches.executor()
+        self._poll = _Loop("replays", self.tick, self.name, again_s=POLL_AGAIN_S)
         self._batches = Essential(self._run_batches, "batches", may_end=self._stop.is_set)
-        self._batches_away = ""
+        self._figures = Essential(self._run_figures, "figures", may_end=self._stop.is_set)
 
     def run(self) -> None:
-        """Poll until ``stop``. A store that is away is said once, and asked again; nothing else ends the loop."""
+        """Poll until ``stop``."""
         log.info("dlq_worker_started", extra={"worker": self.name})
         self._batches.start()
+        self._figures.start()
         while not self._stop.is_set():
-            pause = self._turn()
+            pause = self._poll.turn()
             if pause > 0:
                 self._wake.wait(pause)
             self._wake.clear()
         self._batches.join(max(1.0, self._stop_by - time.monotonic()))
-        if not self._away:
-            # Else it ends by itself, and asking a store that is silent would hold up the stop.
+        # A count may take minutes: the lease that it leaves ends by time.
+        self._figures.join(1.0)
+        if not self._poll.waits:
+            # Otherwise the lease ends by time: an unavailable store would delay the stop.
             self._give_back_lease()
         log.info("dlq_worker_stopped", extra={"worker": self.name, "replayed": self._replayed})
 
     def stop(self) -> None:
-        """End after the round under way. From a signal handler, call it on another thread."""
+        """Stop after the current round. From a signal handler, call it on another thread."""
         self._stop_by = time.monotonic() + _STOP_S
         self._stop.set()
         self._wake.set()
@@ -92,52 +125,30 @@ class DlqWorker:
         }
 
     def _run_batches(self) -> None:
+        loop = _Loop("batches", self._tick_batches, self.name, again_s=BATCHES_AGAIN_S)
         while not self._stop.is_set():
-            self._stop.wait(self._batches_turn())
+            self._stop.wait(loop.turn())
         try:
             self._executor.stop()
         except DeadLetterError as error:
             log.info("chunk_left", extra={"worker": self.name, "why": str(error)})
 
-    def _batches_turn(self) -> float:
-        away = ""
-        try:
-            with step("batches"):
-                return self._executor.tick()
-        except DeadLetterError as error:
-            away = str(error)
-        except Exception:
-            # One batch or one bug must not end all others; the pause keeps it from spinning.
-            log.exception("batches_broken", extra={"worker": self.name})
-        finally:
-            if away and not self._batches_away:
-                log.warning("batches_wait", extra={"worker": self.name, "why": away})
-            elif self._batches_away and not away:
-                log.info("batches_go_on", extra={"worker": self.name})
-            self._batches_away = away
-        return BATCHES_AGAIN_S
+    def _tick_batches(self) -> float:
+        with step("batches"):
+            return self._executor.tick()
 
-    def _turn(self) -> float:
-        try:
-            pause = self.tick()
-        except DeadLetterError as error:
-            pause = self._jittered(EVERY_S / 6)
-            self._note(str(error))
-        except Exception:
-            # One letter or one bug must not stop the automatic replays of all others; the pause keeps it from spinning.
-            log.exception("dlq_worker_broken", extra={"worker": self.name})
-            pause = self._jittered(EVERY_S)
-        else:
-            self._note("")
-        return pause
+    def _run_figures(self) -> None:
+        # Not a step: a count of millions of letters may take longer than a step may. It has a time limit of its own.
+        loop = _Loop("figures", figures.renew, self.name, again_s=FIGURES_AGAIN_S)
+        while not self._stop.is_set():
+            self._stop.wait(loop.turn())
 
     def tick(self) -> float:
-        """One round, if the lease is ours; seconds until the next. Raises ``StoreUnavailable``."""
+        """One round, if this worker holds the lease; seconds until the next. Raises ``StoreUnavailable``."""
         with step("look for what is due"):
             self._has_lease = repository.leases().take(LEASE, self.name, LEASE_TIME)
             if not self._has_lease:
                 return self._jittered(EVERY_S)
-            figures.keep_fresh()
             self._released += dead_letters.release_stale(ROUND)
         with step("replay what is due"):
             done = dead_letters.replay_due(ROUND)
@@ -153,23 +164,16 @@ class DlqWorker:
             return self._until_next()
 
     def _until_next(self) -> float:
-        """The usual pause, or less when a letter falls due sooner: then it is replayed on time."""
+        """The usual pause, or less if a letter is due sooner: it is then replayed on time."""
         pause = self._jittered(EVERY_S)
         due_at = repository.letters().next_due_at()
         if due_at is not None:
-            # Only how long to sleep: what is due, the server's clock says.
+            # Only how long to sleep: the server's clock decides which letters are due.
             pause = min(pause, (due_at - datetime.now(UTC)).total_seconds())
-        return max(pause, _LEAST_PAUSE_S)
+        return max(pause, _MIN_PAUSE_S)
 
     def _jittered(self, seconds: float) -> float:
         return seconds * (1 + JITTER * (2 * self._dice() - 1))
-
-    def _note(self, away: str) -> None:
-        if away and not self._away:
-            log.warning("store_away", extra={"worker": self.name, "why": away})
-        elif self._away and not away:
-            log.info("store_back", extra={"worker": self.name})
-        self._away = away
 
     def _give_back_lease(self) -> None:
         try:

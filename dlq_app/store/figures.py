@@ -1,11 +1,11 @@
-"""Figures about all letters, counted from keys of indexes, and the snapshot of them that is kept."""
+"""Figures about all letters, counted from index keys, and their stored snapshot."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,17 +20,17 @@ from dlq_app.store.mongo import LETTERS, Document, database, patiently, translat
 from dlq_app.store.repository import Letters
 
 SNAPSHOTS = "dlq_figures"
-#: Clock hours that are told apart, the present one included.
+#: Number of clock hours with their own counts, the current one included.
 HOURS = 24
-#: Groups that a snapshot tells of: those with the most open letters.
+#: Maximum number of groups in a snapshot: those with the most open letters.
 MAX_GROUPS = 2000
-#: Values of a field that are counted each for itself.
+#: Maximum number of values of a field with their own count.
 MAX_VALUES = 50
-#: Types of message that are named with a group.
-_TYPES = 5
-#: Different combinations that are taken into account, largest first. More than these come only from texts that somebody
-#: makes up for every letter; then the sums come from counting, and only the small change of the rest is missing.
-_ROWS = 50_000
+#: Maximum number of message types of a group.
+MAX_TYPES = 5
+#: Maximum number of combinations read, largest first. Only texts made up for each letter exceed it. The totals are then
+#: counted separately, and only the smallest counts are missing.
+MAX_ROWS = 50_000
 _ID = "all"
 _HOUR = timedelta(hours=1)
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
@@ -38,19 +38,19 @@ _EVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupFigures:
-    """What is counted of one group."""
+    """The counts of one group."""
 
     fingerprint: str
     error_type: str
     count: int
     open: int
-    #: When its oldest letter that is kept was written.
+    #: When the oldest of its stored letters was created.
     first_seen: datetime
     #: Its last failure.
     last_seen: datetime
     #: Message types with their counts, most first.
     types: Sequence[tuple[str, int]] = ()
-    #: Letters written in each of the last clock hours, oldest first.
+    #: Letters created in each of the last clock hours, oldest first.
     trend: Sequence[int] = (0,) * HOURS
     replayed_at: datetime | None = None
     #: ``succeeded``, ``failed_same``, ``failed_new``; empty without a replay.
@@ -62,10 +62,10 @@ class GroupFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """All figures of one moment."""
+    """All figures at one point in time."""
 
     as_of: datetime
-    #: Milliseconds it took.
+    #: Milliseconds that counting took.
     cost_ms: float
     total: int
     by_status: Mapping[str, int]
@@ -80,11 +80,9 @@ class Snapshot:
     replays_succeeded: int
     replays_failed: int
     groups: Sequence[GroupFigures]
-    #: How many groups there are; at least so many when ``is_capped``.
+    #: Number of groups; if ``is_capped``, a lower bound.
     group_count: int
     is_capped: bool
-    #: What the store said of the number of letters, without counting, when counting began.
-    estimated: int = 0
 
     @property
     def open(self) -> int:
@@ -101,53 +99,28 @@ class _Tally:
 
 
 class Figures:
-    """Counts letters, and keeps what was counted."""
+    """Counts letters, and stores the figures."""
 
     def __init__(self, letters: Letters, collection: Collection[Document], snapshots: Collection[Document]) -> None:
         self._reading = letters
         self._letters = collection
-        # Figures can be counted again, so nobody waits for the journal to have them.
+        # Lost figures are counted again, so a write need not wait for the journal.
         self._snapshots = snapshots.with_options(write_concern=WriteConcern(w=1))
 
-    def count(self, bound_s: float) -> Snapshot:
-        """All figures of now. Takes time for every letter; ``QueryTooSlow`` when it is more than ``bound_s``."""
+    def count(self, limit_s: float) -> Snapshot:
+        """All figures of now. Takes time for every letter; raises ``QueryTooSlow`` after ``limit_s`` seconds."""
         begun = time.perf_counter()
-        with patiently(bound_s):
-            estimated = self._letters.estimated_document_count()
+        with patiently(limit_s):
             now = self._reading.server_now()
             rows = self._combinations()
             counted = _reduced(rows)
-            is_capped = len(rows) == _ROWS
+            is_capped = len(rows) == MAX_ROWS
             if is_capped:
                 counted["by_status"] = self._by_status()
             hours_from = now.replace(minute=0, second=0, microsecond=0) - _HOUR * (HOURS - 1)
             kept = sorted(counted["tallies"].items(), key=lambda item: (-item[1].open, -item[1].count, item[0]))
-            kept = kept[:MAX_GROUPS]
-            names = {fingerprint for fingerprint, _ in kept}
-            last = self._last_seen(names)
-            inflow, trends = self._inflow(hours_from, names)
+            groups, inflow, succeeded, failed = self._groups(dict(kept[:MAX_GROUPS]), hours_from)
             outflow = self._outflow(hours_from)
-            replayed = self._replayed(names)
-            succeeded, failed = self._replays(hours_from)
-        groups = [
-            GroupFigures(
-                fingerprint=name,
-                error_type=tally.error_type,
-                count=tally.count,
-                open=tally.open,
-                first_seen=tally.first_seen or last[name],
-                last_seen=last[name],
-                types=tally.types.most_common(_TYPES),
-                trend=trends.get(name, [0] * HOURS),
-                replayed_at=replayed.get(name, (None, ""))[0],
-                replay_outcome=replayed.get(name, (None, ""))[1],
-                replays_succeeded=succeeded[name],
-                replays_failed=failed[name],
-            )
-            # A group without a last failure lost its last letter in between.
-            for name, tally in kept
-            if name in last
-        ]
         return Snapshot(
             as_of=now,
             cost_ms=(time.perf_counter() - begun) * 1000,
@@ -165,11 +138,10 @@ class Figures:
             groups=groups,
             group_count=len(counted["tallies"]),
             is_capped=is_capped or len(counted["tallies"]) > MAX_GROUPS,
-            estimated=estimated,
         )
 
     def estimated(self) -> int:
-        """How many letters the store believes it has: no letter is looked at, and after a crash it may be wrong."""
+        """The number of letters that the store knows without counting. May be wrong after a crash of the server."""
         with translated():
             return self._letters.estimated_document_count()
 
@@ -177,29 +149,43 @@ class Figures:
         """The figures of one group, the beginning of their hours, and the time; None when it has no letters."""
         with translated():
             now = self._reading.server_now()
-            tally = _reduced(self._combinations(fingerprint))["tallies"].get(fingerprint)
-            last = self._last_seen({fingerprint})
-            if tally is None or fingerprint not in last:
-                return None
             hours_from = now.replace(minute=0, second=0, microsecond=0) - _HOUR * (HOURS - 1)
-            _, trends = self._inflow(hours_from, {fingerprint}, {"fingerprint": fingerprint})
-            at, outcome = self._replayed({fingerprint}).get(fingerprint, (None, ""))
-            succeeded, failed = self._replays(hours_from, fingerprint)
-        found = GroupFigures(
-            fingerprint=fingerprint,
-            error_type=tally.error_type,
-            count=tally.count,
-            open=tally.open,
-            first_seen=tally.first_seen or last[fingerprint],
-            last_seen=last[fingerprint],
-            types=tally.types.most_common(_TYPES),
-            trend=trends.get(fingerprint, [0] * HOURS),
-            replayed_at=at,
-            replay_outcome=outcome,
-            replays_succeeded=succeeded[fingerprint],
-            replays_failed=failed[fingerprint],
-        )
-        return found, hours_from, now
+            tallies = _reduced(self._combinations(fingerprint))["tallies"]
+            groups, *_ = self._groups(tallies, hours_from, fingerprint)
+        return (groups[0], hours_from, now) if groups else None
+
+    def _groups(
+        self, tallies: Mapping[str, _Tally], hours_from: datetime, fingerprint: str | None = None
+    ) -> tuple[list[GroupFigures], list[int], Counter[str], Counter[str]]:
+        """The groups, and of all letters: arrivals by the hour, successful and failed replays by fingerprint.
+
+        ``fingerprint``: only letters of this group.
+        """
+        names = set(tallies)
+        last = self._last_seen(names)
+        inflow, trends = self._inflow(hours_from, names, fingerprint)
+        replayed = self._replayed(names)
+        succeeded, failed = self._replays(hours_from, fingerprint)
+        groups = [
+            GroupFigures(
+                fingerprint=name,
+                error_type=tally.error_type,
+                count=tally.count,
+                open=tally.open,
+                first_seen=tally.first_seen or last[name],
+                last_seen=last[name],
+                types=tally.types.most_common(MAX_TYPES),
+                trend=trends.get(name, [0] * HOURS),
+                replayed_at=replayed.get(name, (None, ""))[0],
+                replay_outcome=replayed.get(name, (None, ""))[1],
+                replays_succeeded=succeeded[name],
+                replays_failed=failed[name],
+            )
+            # A group without a last failure lost its last letter in between.
+            for name, tally in tallies.items()
+            if name in last
+        ]
+        return groups, inflow, succeeded, failed
 
     def deaths_since(self, fingerprint: str, since: datetime, limit: int) -> int:
         """How many letters of the group failed after ``since``, counted up to ``limit``."""
@@ -207,10 +193,10 @@ class Figures:
         with translated():
             return self._letters.count_documents(where, limit=limit)
 
-    # --- what is kept ---
+    # --- the stored snapshot ---
 
     def latest(self, known: Snapshot | None = None) -> tuple[Snapshot | None, float]:
-        """The kept snapshot (``known`` itself if it is that one), and its age in seconds by the server's clock."""
+        """The stored snapshot (``known`` if it is the same), and its age in seconds by the server's clock."""
         age = {"age": {"$subtract": ["$$NOW", "$asOf"]}, "asOf": 1}
         with translated():
             found = next(iter(self._snapshots.aggregate([{"$match": {"_id": _ID}}, {"$project": age}])), None)
@@ -222,25 +208,25 @@ class Figures:
         return known, found["age"] / 1000
 
     def keep(self, snapshot: Snapshot) -> None:
-        """Keep the snapshot, unless a newer one is there."""
+        """Store the snapshot, unless there is a newer one."""
         document = {**asdict(snapshot), "_id": _ID, "asOf": snapshot.as_of}
         with translated():
             try:
                 self._snapshots.replace_one({"_id": _ID, "asOf": {"$lt": snapshot.as_of}}, document, upsert=True)
             except DuplicateKeyError:
-                return  # there is one already, as new or newer
+                return  # there is a newer one
 
     # --- counting ---
 
     def _combinations(self, fingerprint: str | None = None) -> list[Document]:
-        """How many letters there are of each combination of what is told apart, largest first, and their oldest.
+        """The number and the oldest of the letters for each combination of fields, largest first.
 
-        Every field stands in one index, so that the server reads its keys and no letter.
+        One index has all these fields: the server reads its keys and no letter.
         """
         where: Document = {"status": {"$gte": ""}}
         if fingerprint is not None:
             where["fingerprint"] = fingerprint
-        told_apart = {
+        combination = {
             "s": "$status",
             "e": "$errorType",
             "t": "$type",
@@ -249,9 +235,9 @@ class Figures:
         }
         pipeline: list[Document] = [
             {"$match": where},
-            {"$group": {"_id": told_apart, "n": {"$sum": 1}, "c": {"$min": "$createdAt"}}},
+            {"$group": {"_id": combination, "n": {"$sum": 1}, "c": {"$min": "$createdAt"}}},
             {"$sort": {"n": -1}},
-            {"$limit": _ROWS},
+            {"$limit": MAX_ROWS},
         ]
         return self._rows(pipeline, FIGURES)
 
@@ -259,7 +245,7 @@ class Figures:
         return {status.value: self._letters.count_documents({"status": status.value}) for status in Status}
 
     def _last_seen(self, names: Iterable[str]) -> dict[str, datetime]:
-        """The last failure of each group: one step into the index for each, however many letters it has."""
+        """The last failure of each group: one index lookup each, however many letters the group has."""
         pipeline: list[Document] = [
             {"$match": {"fingerprint": {"$in": sorted(names)}}},
             {"$sort": {"fingerprint": 1, "lastFailedAt": -1, "_id": -1}},
@@ -268,14 +254,14 @@ class Figures:
         return {row["_id"]: row["at"] for row in self._rows(pipeline) if isinstance(row["at"], datetime)}
 
     def _inflow(
-        self, hours_from: datetime, names: set[str], where: Document | None = None
+        self, hours_from: datetime, names: set[str], fingerprint: str | None
     ) -> tuple[list[int], dict[str, list[int]]]:
         hour = {"$dateTrunc": {"date": "$createdAt", "unit": "hour"}}
         pipeline: list[Document] = [
-            {"$match": {"createdAt": _within(hours_from), **(where or {})}},
+            {"$match": {"createdAt": _within(hours_from), **({"fingerprint": fingerprint} if fingerprint else {})}},
             {"$group": {"_id": {"f": "$fingerprint", "h": hour}, "n": {"$sum": 1}}},
             {"$sort": {"n": -1}},
-            {"$limit": _ROWS},
+            {"$limit": MAX_ROWS},
         ]
         total = [0] * HOURS
         trends: dict[str, list[int]] = {}
@@ -301,10 +287,10 @@ class Figures:
         return total
 
     def _replayed(self, names: Iterable[str]) -> dict[str, tuple[datetime, str]]:
-        """The last replay of each group: one step into the index for each.
+        """The last replay of each group: one index lookup each.
 
-        Asked for by a bound and not by ``$exists``, for which the server would read every letter that was replayed;
-        and field by field, since ``lastReplay`` as a whole stands in no index.
+        Selected by a lower bound: for ``$exists`` the server would read every letter that was replayed. And field by
+        field: no index has ``lastReplay`` as a whole.
         """
         pipeline: list[Document] = [
             {"$match": {"fingerprint": {"$in": sorted(names)}, "lastReplay.at": {"$gte": _EVER}}},
@@ -324,12 +310,12 @@ class Figures:
         }
 
     def _replays(self, since: datetime, fingerprint: str | None = None) -> tuple[Counter[str], Counter[str]]:
-        """Of each group: letters whose last replay ended since then and succeeded, and those whose failed."""
+        """For each group: the number of letters whose last replay ended since then and succeeded, or failed."""
         where: Document = {"fingerprint": {"$gte": ""} if fingerprint is None else fingerprint}
         pipeline: list[Document] = [
             {"$match": {**where, "lastReplay.at": {"$gte": since}}},
             {"$group": {"_id": {"f": "$fingerprint", "o": "$lastReplay.outcome"}, "n": {"$sum": 1}}},
-            {"$limit": _ROWS},
+            {"$limit": MAX_ROWS},
         ]
         succeeded: Counter[str] = Counter()
         failed: Counter[str] = Counter()
@@ -353,7 +339,7 @@ def figures() -> Figures:
 
 
 def _reduced(rows: Iterable[Document]) -> dict[str, Any]:
-    """Sums of the combinations by each of their parts. What is no text, as in a document written by hand, is ``""``."""
+    """Sums of the combinations by each of their fields. A value that is not text counts as ``""``."""
     open_ = {status.value for status in OPEN}
     by_status = dict.fromkeys((status.value for status in Status), 0)
     sums: dict[str, Counter[str]] = {"e": Counter(), "t": Counter(), "o": Counter()}
@@ -394,12 +380,12 @@ def _largest(counts: Counter[str]) -> list[tuple[str, int]]:
 
 
 def _within(hours_from: datetime) -> Document:
-    """The clock hours. Bounded above, too: the server cannot truncate dates at the end of what BSON holds."""
+    """The clock hours. With an upper bound: the server cannot truncate the largest dates of BSON."""
     return {"$gte": hours_from, "$lt": hours_from + _HOUR * HOURS}
 
 
 def _hour(at: object, hours_from: datetime) -> int | None:
-    """The place of an hour; None for what is no instant, and for what a clock that runs ahead put into the future."""
+    """The index of an hour; None if it is not a date, or in the future because of a fast clock."""
     if not isinstance(at, datetime):
         return None
     place = (at.astimezone(UTC) - hours_from) // _HOUR
@@ -407,9 +393,9 @@ def _hour(at: object, hours_from: datetime) -> int | None:
 
 
 def _snapshot(document: Document) -> Snapshot | None:
-    """The snapshot in a document; None when another version of this program wrote it in another form."""
-    found = {name: value for name, value in document.items() if name not in ("_id", "asOf")}
+    """The snapshot in a document; None if another version of this program stored it in another form."""
     try:
+        found = {field.name: document[field.name] for field in fields(Snapshot)}
         for name in ("error_types", "types", "sources"):
             found[name] = _pairs(found[name])
         found["groups"] = [GroupFigures(**group | {"types": _pairs(group["types"])}) for group in found["groups"]]

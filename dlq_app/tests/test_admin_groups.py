@@ -22,21 +22,18 @@ from dlq_app.domain.replay_batch import BatchOrder
 from dlq_app.services import batches, dead_letters, figures, groups
 from dlq_app.services.groups import Group
 from dlq_app.store import repository
-from dlq_app.store.repository import Letters
 from dlq_app.testing import NOON, MemoryIntake, a_death, a_settlement
 from dlqsite import tabs
 from dlqsite.tests.people import audited, member, signed_in, staff
 
-pytestmark = [pytest.mark.django_db, pytest.mark.mongo, pytest.mark.redis]
+pytestmark = [
+    pytest.mark.django_db, pytest.mark.mongo, pytest.mark.redis,
+    pytest.mark.usefixtures("letters", "intake", "redis_client"),
+]  # fmt: skip
 
 LIST = "/admin/dlq_app/lettergroup/"
 HOSTILE = "<script>alert(1)</script>\u202e gone"
 HOUR = timedelta(hours=1)
-
-
-@pytest.fixture(autouse=True)
-def _stores(letters: Letters, intake: MemoryIntake, redis_client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "_keeper", figures._Keeper())
 
 
 @pytest.fixture

@@ -1,10 +1,9 @@
-"""Figures: right at once while that is quick, else from a snapshot that says as of when."""
+"""Figures: of now while there are few letters, else from a snapshot that shows its time."""
 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,28 +16,23 @@ from dlq_app.domain.letter import Death
 from dlq_app.domain.states import Status
 from dlq_app.services import dead_letters, figures
 from dlq_app.store import repository
-from dlq_app.store.figures import HOURS, SNAPSHOTS, GroupFigures, Snapshot
+from dlq_app.store.figures import HOURS, SNAPSHOTS, Figures, GroupFigures, Snapshot
 from dlq_app.store.figures import figures as figures_store
 from dlq_app.store.mongo import LETTERS
 from dlq_app.store.repository import Letters
 from dlq_app.testing import MemoryIntake, a_death, a_document
+from dlq_app.worker import DlqWorker
+from dlqsite.tests.patience import eventually
 
 pytestmark = pytest.mark.mongo
 
 Store = Database[dict[str, Any]]
 
 
-@pytest.fixture(autouse=True)
-def _fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a process that has not looked yet."""
-    monkeypatch.setattr(figures, "_keeper", figures._Keeper())
-
-
 @pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counting counts as costly, however few letters there are, and a second must pass between two counts."""
-    monkeypatch.setattr(figures, "CHEAP_MS", -1.0)
-    monkeypatch.setattr(figures, "_pause", lambda kept: 1.0)
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue of two letters is as large as one of ten thousand."""
+    monkeypatch.setattr(figures, "MAX_INLINE_LETTERS", 1)
 
 
 def letters_of(store: Store, **of_each: int) -> None:
@@ -59,44 +53,11 @@ def age_snapshot(store: Store, seconds: float) -> None:
     )
 
 
-def keep_as_costly(cost_ms: float) -> Snapshot:
-    """Keep the figures of now as if counting had taken so long."""
-    counted = replace(figures_store().count(5), cost_ms=cost_ms)
-    figures_store().keep(counted)
-    return counted
+def fail_counting(monkeypatch: pytest.MonkeyPatch, error: type[Exception], name: str = "count") -> None:
+    def fail(*args: Any) -> Any:
+        raise error
 
-
-@pytest.fixture
-def small_drift(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Numbers of letters as small as in these tests mean what great ones do."""
-    monkeypatch.setattr(figures, "FEW_LETTERS", 1)
-    monkeypatch.setattr(figures, "DRIFT_LETTERS", 4)
-
-
-@pytest.fixture
-def bounds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The bounds that counting was given, in turn: whether for a reader or in the background."""
-    asked: list[float] = []
-    on_count(monkeypatch, asked.append)
-    return asked
-
-
-def on_count(monkeypatch: pytest.MonkeyPatch, before: Callable[[float], object]) -> None:
-    count = type(figures_store()).count
-
-    def spied(self: Any, bound_s: float) -> Snapshot:
-        before(bound_s)
-        return count(self, bound_s)
-
-    monkeypatch.setattr(type(figures_store()), "count", spied)
-
-
-def renewed() -> None:
-    """Wait for the renewal under way."""
-    thread = figures._keeper._renewal
-    assert thread is not None
-    thread.join(20)
-    assert not thread.is_alive()
+    monkeypatch.setattr(Figures, name, fail)
 
 
 # --- what is counted ---
@@ -237,7 +198,7 @@ def test_documents_written_by_hand_do_not_break_figures(store: Store) -> None:
 def test_so_many_different_texts_that_not_all_are_kept_leave_the_sums_right(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dlq_app.store.figures._ROWS", 3)
+    monkeypatch.setattr("dlq_app.store.figures.MAX_ROWS", 3)
     monkeypatch.setattr("dlq_app.store.figures.MAX_GROUPS", 2)
     dead_letters.record_outcomes([a_death(f"m-{n}", source=f"source-{n}") for n in range(10)], [])
 
@@ -316,298 +277,149 @@ def test_without_its_indexes_figures_are_slower_and_the_same(store: Store) -> No
 # --- the snapshot ---
 
 
-def test_costly_figures_come_from_the_snapshot(store: Store, slow: None) -> None:
+def test_readers_of_a_large_queue_get_the_snapshot_and_its_time(store: Store, large: None) -> None:
     letters_of(store, dlq_failed=2)
-    first = dead_letters.stats()
+    figures.renew()
+    letters_of(store, dlq_manual=3)
+    age_snapshot(store, 300)
+
+    stats = dead_letters.stats()
+
+    assert stats["total"] == 2
+    age = datetime.now(UTC) - datetime.fromisoformat(stats["asOf"])
+    assert timedelta(seconds=300) <= age < timedelta(seconds=360), "without a worker they grow old, and say so"
+
+
+def test_the_worker_renews_a_snapshot_that_is_due(store: Store, large: None) -> None:
+    letters_of(store, dlq_failed=2)
+    assert 0 < figures.renew() <= figures.RENEW_EVERY_S
     letters_of(store, dlq_manual=3)
 
-    assert dead_letters.stats() == first, "not due yet"
-
-
-def test_a_reader_renews_a_snapshot_that_is_due(store: Store, slow: None) -> None:
-    letters_of(store, dlq_failed=2)
-    dead_letters.stats()
-    letters_of(store, dlq_manual=3)
-    age_snapshot(store, 2)
-
-    dead_letters.stats()
-    renewed()
-
-    assert dead_letters.stats()["total"] == 5
-
-
-def test_a_reader_does_not_wait_for_a_renewal_that_takes_long(
-    store: Store, slow: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    letters_of(store, dlq_failed=2)
-    dead_letters.stats()
-    letters_of(store, dlq_manual=3)
-    age_snapshot(store, 2)
-    may_count = threading.Event()
-    count = type(figures_store()).count
-
-    def wait_first(self: Any, bound_s: float) -> Snapshot:
-        assert may_count.wait(20)
-        return count(self, bound_s)
-
-    monkeypatch.setattr(type(figures_store()), "count", wait_first)
-
-    assert dead_letters.stats()["total"] == dead_letters.stats()["total"] == 2
-    assert sum(thread.name == "figures" for thread in threading.enumerate()) == 1
-    may_count.set()
-    renewed()
-    assert dead_letters.stats()["total"] == 5
-
-
-def test_a_worker_keeps_the_snapshot_fresh(store: Store, slow: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "LOOK_EVERY_S", 0.0)
-    letters_of(store, dlq_failed=2)
-    figures.keep_fresh()
-    renewed()
-    assert store[SNAPSHOTS].count_documents({}) == 1
-    letters_of(store, dlq_manual=3)
-
-    figures.keep_fresh()
+    assert 0 < figures.renew() <= figures.RENEW_EVERY_S
     assert dead_letters.stats()["total"] == 2, "not due yet"
-    age_snapshot(store, 31)
-    figures.keep_fresh()
-    renewed()
 
+    age_snapshot(store, figures.RENEW_EVERY_S)
+    figures.renew()
     assert dead_letters.stats()["total"] == 5
 
 
-def test_only_one_process_renews(store: Store, slow: None) -> None:
+def test_counting_takes_at_most_a_fifth_of_the_time(store: Store, large: None) -> None:
     letters_of(store, dlq_failed=2)
-    dead_letters.stats()
+    figures_store().keep(replace(figures_store().count(5), cost_ms=20_000.0))
+    age_snapshot(store, 60)
     letters_of(store, dlq_manual=3)
-    age_snapshot(store, 2)
+
+    assert 30 < figures.renew() <= 40
+    assert dead_letters.stats()["total"] == 2
+
+    age_snapshot(store, 40)
+    figures.renew()
+    assert dead_letters.stats()["total"] == 5
+
+
+def test_only_one_process_counts(store: Store, large: None) -> None:
+    letters_of(store, dlq_failed=2)
+    figures.renew()
+    letters_of(store, dlq_manual=3)
+    age_snapshot(store, 60)
     assert repository.leases().take(figures.LEASE, "another", figures.LEASE_TIME)
 
-    figures._renew()
+    assert figures.renew() == figures.RENEW_EVERY_S
     assert dead_letters.stats()["total"] == 2
 
     repository.leases().give_back(figures.LEASE, "another")
-    figures._renew()
+    figures.renew()
     assert dead_letters.stats()["total"] == 5
 
 
-def test_a_renewal_that_fails_is_not_tried_again_at_once(
-    store: Store, slow: None, monkeypatch: pytest.MonkeyPatch
+def test_after_a_count_that_fails_no_other_process_repeats_it_and_the_snapshot_stays(
+    store: Store, large: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     letters_of(store, dlq_failed=2)
-    dead_letters.stats()
-    age_snapshot(store, 2)
-    tried: list[float] = []
+    figures.renew()
+    age_snapshot(store, 60)
+    fail_counting(monkeypatch, QueryTooSlow)
 
-    def fail(self: Any, bound_s: float) -> Snapshot:
-        tried.append(bound_s)
-        raise QueryTooSlow
-
-    monkeypatch.setattr(type(figures_store()), "count", fail)
-    figures._renew()
-    monkeypatch.setattr("os.getpid", lambda: 1)
-    figures._renew()
-
-    assert tried == [figures.BOUND_S]
-    assert dead_letters.stats()["total"] == 2, "the snapshot is still there"
-
-
-def test_the_first_reader_of_a_huge_queue_is_told_to_come_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    letters_of(store, dlq_failed=2)
-    count = type(figures_store()).count
-
-    def too_slow_for_a_reader(self: Any, bound_s: float) -> Snapshot:
-        if bound_s < figures.BOUND_S:
-            raise QueryTooSlow
-        return count(self, bound_s)
-
-    monkeypatch.setattr(type(figures_store()), "count", too_slow_for_a_reader)
     with pytest.raises(QueryTooSlow):
-        dead_letters.stats()
-    renewed()
-    monkeypatch.setattr(figures, "CHEAP_MS", -1.0)
+        figures.renew()
 
+    assert not repository.leases().take(figures.LEASE, "another", figures.LEASE_TIME)
     assert dead_letters.stats()["total"] == 2
 
 
-# --- many letters ---
+def test_a_dlq_worker_keeps_the_snapshot_fresh_until_it_stops(store: Store, large: None, intake: MemoryIntake) -> None:
+    letters_of(store, dlq_failed=2)
+    worker = DlqWorker()
+    thread = threading.Thread(target=worker.run, daemon=True)
+    thread.start()
+    eventually(lambda: figures_store().latest()[0])
+    worker.stop()
+    thread.join(20)
+
+    assert not thread.is_alive()
+    assert dead_letters.stats()["total"] == 2
+    assert repository.leases().take(figures.LEASE, "another", figures.LEASE_TIME), "the lease was given back"
 
 
-def test_the_first_reader_of_many_letters_waits_for_the_count_in_the_background(
-    store: Store, monkeypatch: pytest.MonkeyPatch, bounds: list[float]
-) -> None:
-    monkeypatch.setattr(figures, "CHEAP_LETTERS", 1)
-    monkeypatch.setattr(figures, "FIRST_WAIT_S", 20.0)
+def test_the_first_reader_of_a_large_queue_counts(store: Store, large: None) -> None:
     letters_of(store, dlq_failed=3)
 
     assert dead_letters.stats()["total"] == 3
-    assert bounds == [figures.BOUND_S]
 
 
-def test_the_first_reader_of_too_many_letters_is_told_when_to_come_again(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+def test_the_first_reader_of_a_huge_queue_is_told_to_come_again(
+    store: Store, large: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(figures, "CHEAP_LETTERS", 1)
-    monkeypatch.setattr(figures, "FIRST_WAIT_S", 0.05)
-    letters_of(store, dlq_failed=3)
-    may_count = threading.Event()
-    on_count(monkeypatch, lambda _: may_count.wait(20))
+    letters_of(store, dlq_failed=2)
+    count = Figures.count
 
+    def too_slow_for_a_reader(self: Figures, limit_s: float) -> Snapshot:
+        if limit_s < figures.RENEW_LIMIT_S:
+            raise QueryTooSlow
+        return count(self, limit_s)
+
+    monkeypatch.setattr(Figures, "count", too_slow_for_a_reader)
     with pytest.raises(QueryTooSlow) as refused:
         dead_letters.stats()
     assert refused.value.retry_after
-    may_count.set()
-    renewed()
-
-    assert dead_letters.stats()["total"] == 3
-
-
-def test_the_first_reader_takes_what_another_process_has_counted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "CHEAP_LETTERS", 1)
-    monkeypatch.setattr(figures, "FIRST_WAIT_S", 20.0)
-    letters_of(store, dlq_failed=3)
-    counted = figures_store().count(5)
-    leases = type(repository.leases())
-
-    def taken_by_another(self: Any, name: str, owner: str, duration: timedelta) -> bool:
-        figures_store().keep(counted)
-        return False
-
-    monkeypatch.setattr(leases, "take", taken_by_another)
-
-    assert figures.snapshot() == counted
-
-
-def test_after_a_big_load_the_first_reader_gets_right_figures_and_does_not_count(
-    store: Store, monkeypatch: pytest.MonkeyPatch, small_drift: None
-) -> None:
-    monkeypatch.setattr(figures, "DRIFT_WAIT_S", 20.0)
-    letters_of(store, dlq_failed=2)
-    keep_as_costly(50.0)
-    letters_of(store, dlq_manual=10)
-    age_snapshot(store, 0.5)
-    asked: list[float] = []
-    on_count(monkeypatch, asked.append)
-
-    assert dead_letters.stats()["total"] == 12
-    assert asked == [figures.BOUND_S]
-
-
-def test_a_reader_waits_once_for_a_renewal_that_takes_long(
-    store: Store, monkeypatch: pytest.MonkeyPatch, small_drift: None
-) -> None:
-    monkeypatch.setattr(figures, "DRIFT_WAIT_S", 0.05)
-    letters_of(store, dlq_failed=2)
-    keep_as_costly(50.0)
-    letters_of(store, dlq_manual=10)
-    age_snapshot(store, 0.5)
-    may_count = threading.Event()
-    # A reader that waited longer than this would get the new figures.
-    on_count(monkeypatch, lambda _: may_count.wait(5))
+    figures.renew()
 
     assert dead_letters.stats()["total"] == 2
-    monkeypatch.setattr(figures, "DRIFT_WAIT_S", 10.0)
-    figures._keeper.waiting_since = time.monotonic() - 10
-    assert dead_letters.stats()["total"] == 2
-    may_count.set()
-    renewed()
-
-    assert dead_letters.stats()["total"] == 12
 
 
-def test_a_few_letters_more_wait_for_the_pause(store: Store, small_drift: None, bounds: list[float]) -> None:
-    letters_of(store, dlq_failed=2)
-    keep_as_costly(5000.0)
-    letters_of(store, dlq_manual=3)
-    age_snapshot(store, 50)
-
-    assert dead_letters.stats()["total"] == 2
-    assert len(bounds) == 1, "the one of the test itself"
-
-
-def test_a_costly_count_leaves_half_of_the_time_free_however_much_changes(
-    store: Store, small_drift: None, bounds: list[float]
-) -> None:
-    letters_of(store, dlq_failed=2)
-    keep_as_costly(30_000.0)
-    letters_of(store, dlq_manual=10)
-    age_snapshot(store, 50)
-
-    assert dead_letters.stats()["total"] == 2
-    assert len(bounds) == 1, "the one of the test itself"
-
-
-def test_once_most_letters_are_gone_figures_are_of_the_moment_again(store: Store, small_drift: None) -> None:
+def test_once_most_letters_are_gone_figures_are_of_now_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "MAX_INLINE_LETTERS", 50)
     letters_of(store, dlq_failed=2, dlq_resolved=98)
-    keep_as_costly(4000.0)
+    figures.renew()
     store[LETTERS].delete_many({"status": "dlq_resolved"})
+    age_snapshot(store, 60)
+    figures.renew()
+    letters_of(store, dlq_manual=3)
+
+    assert dead_letters.stats()["total"] == 5
+
+
+def test_an_estimate_of_the_store_that_is_wrong_does_not_make_readers_count_a_large_queue(
+    store: Store, large: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    letters_of(store, dlq_failed=2)
+    figures.renew()
+    monkeypatch.setattr(Figures, "estimated", lambda self: 0)
+    fail_counting(monkeypatch, AssertionError)
 
     assert dead_letters.stats()["total"] == 2
 
 
-def test_a_number_of_the_store_that_is_wrong_for_good_leads_to_no_renewal(
-    store: Store, small_drift: None, monkeypatch: pytest.MonkeyPatch, bounds: list[float]
+@pytest.mark.parametrize("error", [QueryTooSlow, StoreUnavailable])
+@pytest.mark.parametrize("name", ["count", "estimated"])
+def test_the_snapshot_is_served_when_a_reader_cannot_count(
+    store: Store, monkeypatch: pytest.MonkeyPatch, error: type[Exception], name: str
 ) -> None:
     letters_of(store, dlq_failed=2)
-    monkeypatch.setattr(type(figures_store()), "estimated", lambda self: 50_000)
-    figures_store().keep(replace(figures_store().count(5), cost_ms=5000.0, estimated=50_000))
-    age_snapshot(store, 50)
-
-    dead_letters.stats()
-    figures.keep_fresh()
-
-    assert figures._keeper._renewal is None
-    assert len(bounds) == 1, "the one of the test itself"
-
-
-@pytest.mark.parametrize("trouble", [QueryTooSlow, StoreUnavailable])
-def test_what_is_kept_is_served_when_a_reader_cannot_count(
-    store: Store, monkeypatch: pytest.MonkeyPatch, trouble: type[Exception]
-) -> None:
-    letters_of(store, dlq_failed=2)
-    keep_as_costly(50.0)
-
-    def fail(self: Any, bound_s: float) -> Snapshot:
-        raise trouble
-
-    monkeypatch.setattr(type(figures_store()), "count", fail)
+    figures.renew()
+    fail_counting(monkeypatch, error, name)
 
     assert dead_letters.stats()["total"] == 2
-    renewed()
-
-
-def test_what_is_kept_is_served_when_the_store_does_not_say_how_many_letters_it_has(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    letters_of(store, dlq_failed=2)
-    keep_as_costly(50.0)
-
-    def fail(self: Any) -> int:
-        raise StoreUnavailable
-
-    monkeypatch.setattr(type(figures_store()), "estimated", fail)
-
-    assert dead_letters.stats()["total"] == 2
-    renewed()
-
-
-def test_a_worker_renews_early_after_a_big_load(store: Store, small_drift: None) -> None:
-    letters_of(store, dlq_failed=2)
-    keep_as_costly(1000.0)
-    letters_of(store, dlq_manual=10)
-    age_snapshot(store, 5)
-
-    figures.keep_fresh()
-    renewed()
-
-    kept, _ = figures_store().latest()
-    assert kept is not None
-    assert kept.total == 12
-
-
-@pytest.mark.parametrize(("cost_ms", "pause_s"), [(1000, 20), (28_000, 120), (60_000, 120), (100_000, 200)])
-def test_the_pause_between_two_counts(store: Store, cost_ms: float, pause_s: float) -> None:
-    assert figures._pause(replace(figures_store().count(5), cost_ms=cost_ms)) == pytest.approx(pause_s)
 
 
 def test_the_last_replay_of_a_group_is_of_its_newest_letter(store: Store) -> None:
@@ -623,15 +435,6 @@ def test_the_last_replay_of_a_group_is_of_its_newest_letter(store: Store) -> Non
 
     assert (group.replayed_at, group.replay_outcome) == (now - timedelta(hours=1), "succeeded")
     assert (group.replays_succeeded, group.replays_failed) == (1, 2)
-
-
-def test_a_worker_whose_store_is_away_goes_on(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    def away(self: Any, known: Snapshot | None = None) -> tuple[Snapshot | None, float]:
-        raise StoreUnavailable
-
-    monkeypatch.setattr(type(figures_store()), "latest", away)
-
-    figures.keep_fresh()
 
 
 def test_a_snapshot_comes_back_as_it_was_kept(store: Store) -> None:
@@ -658,9 +461,18 @@ def test_an_older_snapshot_never_replaces_a_newer_one(store: Store) -> None:
     assert kept.total == 2
 
 
-def test_a_snapshot_of_another_version_is_counted_anew(store: Store, letters: Letters) -> None:
+def test_a_snapshot_of_another_version_is_counted_again(store: Store, letters: Letters, large: None) -> None:
     store[SNAPSHOTS].insert_one({"_id": "all", "asOf": letters.server_now(), "cost_ms": 5000.0, "groups": [{"x": 1}]})
     letters_of(store, dlq_failed=2)
+
+    assert dead_letters.stats()["total"] == 2
+
+
+def test_a_snapshot_with_fields_of_another_version_is_read(store: Store, large: None) -> None:
+    letters_of(store, dlq_failed=2)
+    figures.renew()
+    store[SNAPSHOTS].update_one({}, {"$set": {"estimated": 5, "asOf": datetime.now(UTC)}})
+    letters_of(store, dlq_manual=3)
 
     assert dead_letters.stats()["total"] == 2
 

@@ -88,12 +88,7 @@ def test_hours_before_it_was_ignored_do_not_end_that() -> None:
 # --- what is counted and said ---
 
 
-@pytest.fixture
-def _fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "_keeper", figures._Keeper())
-
-
-pytestmark = [pytest.mark.mongo, pytest.mark.usefixtures("_fresh_process")]
+pytestmark = pytest.mark.mongo
 
 
 def die(*ids: str, reason: str = "payments-api did not answer", at: datetime | None = None, **changes: Any) -> str:
@@ -218,7 +213,7 @@ def test_ignoring_that_ended_by_its_rate_does_not_begin_again_when_the_hour_is_f
     store[GROUPS].update_one({"_id": name}, {"$set": {"said.at": datetime.now(UTC) - timedelta(days=2)}})
     assert groups.get(name).state == "new"
 
-    figures._end_ignoring(figures.snapshot())
+    figures.renew()
     store[LETTERS].update_many({}, {"$set": {"createdAt": datetime.now(UTC) - timedelta(days=2)}})
 
     group = groups.get(name)
@@ -300,9 +295,8 @@ def test_nobody_can_say_that_a_group_is_new(store: Store) -> None:
 
 def test_a_group_younger_than_the_snapshot_is_found(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     die("m-1")
-    groups.page()
-    monkeypatch.setattr(figures, "CHEAP_MS", -1.0)
-    monkeypatch.setattr(figures, "_pause", lambda kept: 60.0)
+    figures.renew()
+    monkeypatch.setattr(figures, "MAX_INLINE_LETTERS", 0)
     name = die("m-2", reason="no stock left")
 
     assert [group.fingerprint for group in groups.page().groups] != [name]

@@ -37,7 +37,7 @@ def test_a_thread_that_was_asked_to_stop_may_return() -> None:
 
 
 #: Threads of one task, that somebody waits for.
-SHORT = {"dlq_app/services/figures.py", "messages_app/delivery/pool.py", "messages_app/services.py"}
+SHORT = {"messages_app/delivery/pool.py", "messages_app/services.py"}
 
 
 def test_every_thread_that_lives_as_long_as_its_process_is_essential() -> None:

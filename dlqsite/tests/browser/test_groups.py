@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from dlq_app.domain.group_states import GroupState
-from dlq_app.services import dead_letters, figures, groups
+from dlq_app.services import dead_letters, groups
 from dlq_app.store import indexes
 from dlq_app.store.groups import GROUPS
 from dlq_app.store.mongo import LETTERS, database
@@ -49,7 +49,6 @@ def night(mongo_db: Any, redis_client: Any, monkeypatch: pytest.MonkeyPatch) -> 
     """Five causes of one night, each in a state of its own; their fingerprints."""
     port = MemoryIntake(destinations={"payment.capture": ("payments-api",)}, open_types={"payments-api": 20_000})
     monkeypatch.setattr("dlq_app.conf._load", lambda path: port)
-    monkeypatch.setattr(figures, "_keeper", figures._Keeper())
     store = database()
     if indexes.missing(store):
         indexes.ensure(store, keep_resolved_days=90)
