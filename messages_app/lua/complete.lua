@@ -6,7 +6,7 @@
 -- RACES  A worker that lost its lease must not end what another runs, a repetition must not count twice, and no record
 --        may be done without its account or, for a replay, without its place in the outbox.
 local prefix = KEYS[1]
---@use time check account outcome tally
+--@use time check account outcome tally each
 local record_ttl, body_ttl = ARGV[1], ARGV[2]
 whole(record_ttl, 'record ttl')
 whole(body_ttl, 'body ttl')
@@ -34,11 +34,6 @@ local function complete(id, fence, result, attempt)
   return 'applied'
 end
 
-local verdicts = {}
-for at = 3, #ARGV, 4 do
-  verdicts[#verdicts + 1] = apply_alone(complete, ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3])
-end
-write_ended()
-write_tallies()
+local verdicts = apply_each(complete, 3, 4)
 write_accounts() --[g] complete: the account in the same script
 return verdicts

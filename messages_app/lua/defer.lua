@@ -5,7 +5,7 @@
 -- RETURNS  for each message: applied, already, stale, refused (it cannot be written)
 -- RACES  Giving back and waking up are one step, so that no message waits without anybody knowing.
 local prefix = KEYS[1]
---@use time calendar wake outcome tally
+--@use time calendar wake outcome tally each
 local STORY_MAX = 65536 -- beyond this, refusals leave no more traces in the message's story
 
 -- A refusal starts the clock after which a message is held no longer. What only changes hands keeps its turn: it goes
@@ -38,11 +38,4 @@ local function defer(id, fence, delay, why, attempt)
   return 'applied'
 end
 
-local verdicts = {}
-for at = 1, #ARGV, 5 do
-  verdicts[#verdicts + 1] =
-    apply_alone(defer, ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4])
-end
-write_ended()
-write_tallies()
-return verdicts
+return apply_each(defer, 1, 5)

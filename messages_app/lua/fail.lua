@@ -5,7 +5,7 @@
 -- RACES  A repeated failure must not use up a second retry, and a message given up must be in the outbox by the same
 --        step, whatever dies next.
 local prefix = KEYS[1]
---@use time outcome tally
+--@use time outcome tally each
 
 local function fail(id, fence, delay, problem, attempt)
   local wait = tonumber(delay)
@@ -31,11 +31,4 @@ local function fail(id, fence, delay, problem, attempt)
   return 'to_outbox'
 end
 
-local verdicts = {}
-for at = 1, #ARGV, 5 do
-  verdicts[#verdicts + 1] =
-    apply_alone(fail, ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4])
-end
-write_ended()
-write_tallies()
-return verdicts
+return apply_each(fail, 1, 5)

@@ -11,7 +11,8 @@ import redis
 
 from dlq_app.domain.ports import ForwardOrder
 from messages_app.domain.records import Acceptance, Claimed, Completed, Deferred, Failed, Verdict
-from messages_app.store.ledger import Ledger, Terms
+from messages_app.store.ledger import Ledger
+from messages_app.store.ledger_server import Terms
 from messages_app.store.scripts import CLOCK, load_scripts
 from messages_app.tests import mutants
 

@@ -20,7 +20,8 @@ from messages_app.domain.records import AcceptStatus
 from messages_app.domain.redis_state import refusal_problem
 from messages_app.rest import intake
 from messages_app.rest.intake import Reply, submit, submit_batch
-from messages_app.store.ledger import Ledger, Terms, _waits_ms, terms_from_settings
+from messages_app.store.ledger import Ledger
+from messages_app.store.ledger_server import Terms, _waits_ms, terms_from_settings
 from messages_app.tests.handling import an_acceptance
 
 PATIENT = Terms(fsync_timeout_ms=10_000, replicas=1)

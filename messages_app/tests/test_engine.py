@@ -20,7 +20,8 @@ from messages_app.domain.errors import StoreUnavailable
 from messages_app.domain.records import Claim, Completed, Failed, Outcome, State
 from messages_app.envelope import Message
 from messages_app.failures import ErrorKind, Failure
-from messages_app.store.ledger import Ledger, Terms
+from messages_app.store.ledger import Ledger
+from messages_app.store.ledger_server import Terms
 from messages_app.tests.handling import an_acceptance, handling, reaches
 from messages_app.work.engine import Engine
 from messages_app.work.flushing import Flusher, reduced

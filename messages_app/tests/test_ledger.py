@@ -13,7 +13,8 @@ import redis
 from messages_app.domain.errors import LedgerRefused, StoreUnavailable
 from messages_app.domain.records import AcceptStatus, RateLimit, State
 from messages_app.rest.status import status_body
-from messages_app.store.ledger import Ledger, Terms
+from messages_app.store.ledger import Ledger
+from messages_app.store.ledger_server import Terms
 from messages_app.tests import mutants
 from messages_app.tests.ledgers import START_MS, Desk, acceptance, order
 from messages_app.work.upkeep import settled_of

@@ -12,7 +12,8 @@ import redis
 from messages_app.domain.errors import StoreUnavailable
 from messages_app.domain.records import Completed, Deferred, Failed, Outcome, Verdict
 from messages_app.domain.redis_state import refusal_problem, reported_problems
-from messages_app.store.ledger import Ledger, Terms
+from messages_app.store.ledger import Ledger
+from messages_app.store.ledger_server import Terms
 from messages_app.tests.handling import an_acceptance
 from messages_app.tests.redis_states import State, configured, demoted, full, without_replicas, without_snapshot
 

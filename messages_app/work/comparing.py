@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from dlq_app import conf
 from dlq_app.services import dead_letters as letters
-from messages_app.store.ledger import ledger, terms_from_settings
+from messages_app.store.ledger import ledger
+from messages_app.store.ledger_server import terms_from_settings
 from messages_app.store.recorded import Recorded, Told, recorded
 from messages_app.work.upkeep import DRAIN_MOST, drain
 from processes.steps import goes_on

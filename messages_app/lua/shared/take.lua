@@ -1,8 +1,9 @@
--- The fields of a claimed message, in the order of the answer; story, body and id follow them.
+-- The fields of a claimed message. An answer holds the first nine, then story, body and id (ClaimRow in ledger_codec.py).
 local CLAIM_FIELDS = { 'epoch', 'attempt', 'fence', 'startedAt', 'queuedAt', 'priorRuns', 'recoveries', 'deferrals',
   'deferredSince', 'state', 'edited', 'wakes', 'wakeAt' }
 local EPOCH, ATTEMPT, FENCE, STARTED_AT, RECOVERIES = 1, 2, 3, 4, 7
 local STATE, EDITED, WAKES, WAKE_AT = 10, 11, 12, 13
+local ANSWER_STORY, ANSWER_BODY, ANSWER_ID, ANSWER_END = 10, 11, 12, 13 -- they replace fields that no caller needs
 
 local function look(id)
   return redis.call('HMGET', prefix .. 'msg:' .. id, unpack(CLAIM_FIELDS))
@@ -14,7 +15,7 @@ local function content(id, row)
 end
 
 local function answer(id, row, story, body)
-  row[STATE], row[EDITED], row[WAKES], row[WAKE_AT] = story or '{}', body or '', id, nil
+  row[ANSWER_STORY], row[ANSWER_BODY], row[ANSWER_ID], row[ANSWER_END] = story or '{}', body or '', id, nil
   return row
 end
 
