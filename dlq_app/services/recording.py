@@ -91,17 +91,19 @@ class _Recording:
                 again.append(i)  # two epochs of one message: the second is judged by what the first leaves
             else:
                 taken.add(outcome.message_id)
-                if isinstance(outcome, Settled) and standing.is_plain:
+                if isinstance(outcome, Settled):
                     settles.append((i, outcome, standing))
                 else:
-                    writes.append((i, self._write(outcome, standing)))
+                    placement = self._place(outcome, standing)
+                    writes.append((i, death_update(outcome, standing, placement, self.now)))
         all_found = self.letters.settle_many([(outcome, standing) for _, outcome, standing in settles], self.now)
         if all_found:
             self.answers |= {i: _DONE for i, _, _ in settles}
         elif all_found is not None:
             again += [i for i, _, _ in settles]
         else:
-            writes += [(i, self._write(outcome, standing)) for i, outcome, standing in settles]
+            # One of them cannot be changed: each alone shows which.
+            writes += [(i, Update(*settle_update([(end, standing)], self.now))) for i, end, standing in settles]
         written = self.letters.write([update for _, update in writes])
         for place, (i, _) in enumerate(writes):
             if place in written.refused:
@@ -111,11 +113,6 @@ class _Recording:
             else:
                 again.append(i)  # one of them moved in between; which one shows when they are read again
         return to_insert, again
-
-    def _write(self, outcome: Death | Settled, standing: Standing) -> Update:
-        if isinstance(outcome, Settled):
-            return settle_update(outcome, standing, self.now)
-        return death_update(outcome, standing, self._place(outcome, standing), self.now)
 
     def _first_place(self, death: Death) -> Placement:
         return place_first(self.policy, error_type=death.error_type, error_kind=death.error_kind, died_at=death.died_at)

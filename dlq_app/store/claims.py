@@ -92,9 +92,11 @@ class Claims:
         """
         if not any(is_allowed(verb, letter.status) for verb in order.verbs):
             return None
-        where, change = claim_update(letter, order)
+        where, change = claim_update([(letter, order.replay_id)], order)
         with by_key():
-            document = self._letters.find_one_and_update(where, change, return_document=ReturnDocument.AFTER)
+            document = self._letters.find_one_and_update(
+                where, change, return_document=ReturnDocument.AFTER, hint="_id_"
+            )
         return letter_from(document) if document else None
 
     # -- many at once, for batches
@@ -119,7 +121,7 @@ class Claims:
         """
         if not claims:
             return ManyClaimed([], is_sure=True)
-        where, change = claim_many_update(claims, order)
+        where, change = claim_update(claims, order)
         try:
             with by_key():
                 matched = self._many.update_many(where, change, hint="_id_").matched_count
@@ -127,15 +129,15 @@ class Claims:
             cause = unavailable.__cause__
             if isinstance(cause, WriteError):
                 # It ended at a letter that cannot be changed: each on its own spares the others that.
-                return self._claim_each([(letter, replace(order, replay_id=one)) for letter, one in claims])
+                return self._claim_each(claims, order)
             return ManyClaimed([], is_sure=False)
         if matched != len(claims):
             return ManyClaimed([], is_sure=False)
         return ManyClaimed([_as_claimed(letter, order, replay_id) for letter, replay_id in claims], is_sure=True)
 
-    def _claim_each(self, claims: Sequence[tuple[DeadLetter, ClaimOrder]]) -> ManyClaimed:
+    def _claim_each(self, claims: Sequence[tuple[DeadLetter, str]], order: ClaimOrder) -> ManyClaimed:
         """``claim_many`` with an update for each. If some were claimed before, not all are found: nothing is sure."""
-        updates = [UpdateOne(*claim_update(letter, order)) for letter, order in claims]
+        updates = [UpdateOne(*claim_update([claim], order)) for claim in claims]
         try:
             with by_key():
                 matched = self._many.bulk_write(updates, ordered=False).matched_count
@@ -146,7 +148,7 @@ class Claims:
             return ManyClaimed([], is_sure=False, refused=frozenset(refused))
         if matched != len(claims):
             return ManyClaimed([], is_sure=False)
-        return ManyClaimed([_as_claimed(letter, order, order.replay_id) for letter, order in claims], is_sure=True)
+        return ManyClaimed([_as_claimed(letter, order, replay_id) for letter, replay_id in claims], is_sure=True)
 
     def skip_many(self, letter_ids: Sequence[str], batch_id: str) -> set[str]:
         """Let letters say that this batch skips them, unless it has replayed them; the ids of those that say so.
@@ -258,46 +260,68 @@ class Claims:
             return self._letters.update_many(where, {"$set": {"nextRetryAt": until}}).modified_count
 
 
-def claim_update(letter: DeadLetter, order: ClaimOrder) -> tuple[Document, Document]:
-    """Filter and change of a claim. The filter holds the fence as read, so the update itself draws the next one."""
-    epoch = letter.fence + 1
-    version = _next_version(letter) if order.edited is not None else 0
-    where: dict[str, Any] = {
-        "_id": ObjectId(letter.id),
-        "status": letter.status.value,
+def claim_update(claims: Sequence[tuple[DeadLetter, str]], order: ClaimOrder) -> tuple[Document, Sequence[Document]]:
+    """Filter and change with which an order claims letters, each with its own replay id.
+
+    The filter holds each letter's fence and status as read, so the update itself draws the next epoch.
+    """
+    by, why = safe_text(order.by, 200), safe_text(order.why, 2000)
+    ids = [ObjectId(letter.id) for letter, _ in claims]
+    given = of_this_letter(ids, [_of_claim(letter, replay_id, order, by, why) for letter, replay_id in claims])
+    as_read = [
         # 0 is also how a letter without a fence reads.
-        "fence": letter.fence or {"$in": [0, None]},
+        {"$eq": [{"$ifNull": ["$fence", 0]}, "$$given.fence"]},
+        {"$eq": ["$status", "$$given.status"]},
+    ]
+    where: Document = {
+        "_id": {"$in": ids},
+        "status": {"$in": sorted({letter.status.value for letter, _ in claims})},
+        "$expr": {"$let": {"vars": {"given": given}, "in": {"$and": as_read}}},
     }
     if order.batch_id:
         where |= {"replayAttempts.batchId": {"$ne": order.batch_id}, "skippedBy": {"$ne": order.batch_id}}
-    by, why = safe_text(order.by, 200), safe_text(order.why, 2000)
-    attempt = {
-        "replayId": order.replay_id,
-        "epoch": epoch,
-        "kind": order.kind,
-        "by": by,
-        "why": why,
-        "batchId": order.batch_id,
-        "version": version,
-        "at": order.at,
-        "outcome": None,
+    common = {
+        "epoch": "$$given.epoch",
+        "kind": {"$literal": order.kind},
+        "by": {"$literal": by},
+        "why": {"$literal": why},
+        "batchId": {"$literal": order.batch_id},
+        "version": "$$given.version",
     }
+    attempt = {"replayId": "$$given.id", **common, "at": order.at, "outcome": None}
     claim = {
-        "id": order.replay_id,
-        "epoch": epoch,
-        "kind": order.kind,
-        "by": by,
-        "why": why,
-        "batchId": order.batch_id,
-        "version": version,
-        "lockedBy": order.locked_by,
-        "from": letter.status.value,
+        "id": "$$given.id",
+        **common,
+        "lockedBy": {"$literal": order.locked_by},
+        "from": "$$given.status",
+        # The server's clock: the sweep compares claims of hosts whose clocks differ.
+        "lockedAt": "$$NOW",
     }
-    pushed: Document = {
-        "replayAttempts": {"$each": [attempt], "$slice": -KEPT_REPLAYS},
-        "history": {"$each": [_entry(order, by, why)], "$slice": -KEPT_HISTORY},
+    changed = {
+        "status": Status.PROCESSING.value,
+        "fence": "$$given.epoch",
+        "updatedAt": order.at,
+        "replay": claim,
+        "replayAttempts": longer("replayAttempts", [attempt], KEPT_REPLAYS),
+        "history": longer("history", {"$literal": [_entry(order, by, why)]}, KEPT_HISTORY),
     }
     if order.edited is not None:
+        changed["versions"] = longer("versions", "$$given.versions", KEPT_VERSIONS)
+    return where, [changed_by(given, changed)]
+
+
+def _of_claim(letter: DeadLetter, replay_id: str, order: ClaimOrder, by: str, why: str) -> Document:
+    """The values of a claim that differ from letter to letter."""
+    epoch = Int64(letter.fence + 1)
+    given: Document = {
+        "fence": letter.fence,
+        "epoch": epoch,
+        "status": letter.status.value,
+        "id": replay_id,
+        "version": 0,
+    }
+    given["version"] = version = _next_version(letter) if order.edited is not None else 0
+    if version:
         entry = {
             "version": version,
             "epoch": epoch,
@@ -307,71 +331,8 @@ def claim_update(letter: DeadLetter, order: ClaimOrder) -> tuple[Document, Docum
             "at": order.at,
             "why": why,
         }
-        pushed["versions"] = {"$each": [entry], "$slice": -KEPT_VERSIONS}
-    change: Document = {
-        "$set": {
-            "status": Status.PROCESSING.value,
-            "fence": epoch,
-            "updatedAt": order.at,
-            **{f"replay.{name}": value for name, value in claim.items()},
-        },
-        # The server's clock: claims of hosts whose clocks differ are compared by the sweep.
-        "$currentDate": {"replay.lockedAt": True},
-        "$push": pushed,
-    }
-    return where, change
-
-
-def claim_many_update(
-    claims: Sequence[tuple[DeadLetter, str]], order: ClaimOrder
-) -> tuple[Document, Sequence[Document]]:
-    """Filter and change by which an order claims many letters at once, each as ``claim_update`` would."""
-    by, why = safe_text(order.by, 200), safe_text(order.why, 2000)
-    ids = [ObjectId(letter.id) for letter, _ in claims]
-    told = of_this_letter(
-        ids,
-        [
-            {"fence": letter.fence, "epoch": Int64(letter.fence + 1), "status": letter.status.value, "id": replay_id}
-            for letter, replay_id in claims
-        ],
-    )
-    as_read = [
-        {"$eq": [{"$ifNull": ["$fence", 0]}, "$$told.fence"]},
-        {"$eq": ["$status", "$$told.status"]},
-    ]
-    where: Document = {
-        "_id": {"$in": ids},
-        "status": {"$in": sorted({letter.status.value for letter, _ in claims})},
-        "replayAttempts.batchId": {"$ne": order.batch_id},
-        "skippedBy": {"$ne": order.batch_id},
-        "$expr": {"$let": {"vars": {"told": told}, "in": {"$and": as_read}}},
-    }
-    common = {
-        "kind": {"$literal": order.kind},
-        "by": {"$literal": by},
-        "why": {"$literal": why},
-        "batchId": {"$literal": order.batch_id},
-        "version": 0,
-    }
-    attempt = {"replayId": "$$told.id", "epoch": "$$told.epoch", **common, "at": order.at, "outcome": None}
-    claim = {
-        "id": "$$told.id",
-        "epoch": "$$told.epoch",
-        **common,
-        "lockedBy": {"$literal": order.locked_by},
-        "from": "$$told.status",
-        # The server's clock: claims of hosts whose clocks differ are compared by the sweep.
-        "lockedAt": "$$NOW",
-    }
-    changed = {
-        "status": Status.PROCESSING.value,
-        "fence": "$$told.epoch",
-        "updatedAt": order.at,
-        "replay": claim,
-        "replayAttempts": longer("replayAttempts", [attempt], KEPT_REPLAYS),
-        "history": longer("history", {"$literal": [_entry(order, by, why)]}, KEPT_HISTORY),
-    }
-    return where, [changed_by(told, changed)]
+        given["versions"] = [entry]
+    return given
 
 
 def _entry(order: ClaimOrder, by: str, why: str) -> Document:

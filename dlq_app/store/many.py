@@ -1,4 +1,4 @@
-"""One update that does to each of many letters what it is told for that one.
+"""One update that changes many letters, each with its own values.
 
 A bulk of updates is parsed, planned and locked for each of them; one update with a pipeline only once. Each letter is
 still changed by itself, as a whole or not at all, and only if the filter fits it at that instant.
@@ -14,18 +14,20 @@ from bson import ObjectId
 from dlq_app.store.mongo import Document
 
 
-def of_this_letter(ids: Sequence[ObjectId], told: Sequence[Mapping[str, Any]]) -> Document:
-    """An expression: what is told for the letter at hand. The filter beside it may let no letter but ``ids``."""
+def of_this_letter(ids: Sequence[ObjectId], given: Sequence[Mapping[str, Any]]) -> Document:
+    """An expression: the values given for the current letter. The filter must match no letter but ``ids``."""
+    if len(ids) == 1:
+        return {"$literal": dict(given[0])}
     place = {"$indexOfArray": [{"$literal": list(ids)}, "$_id"]}
-    return {"$arrayElemAt": [{"$literal": list(told)}, place]}
+    return {"$arrayElemAt": [{"$literal": list(given)}, place]}
 
 
-def changed_by(told: Document, fields: Mapping[str, Any]) -> Document:
-    """A stage that gives these fields new values, whole; in them ``$$told`` is what is told for the letter."""
+def changed_by(given: Document, fields: Mapping[str, Any]) -> Document:
+    """A stage that replaces these fields; in their values ``$$given`` are the values given for the letter."""
     merged = {"$mergeObjects": ["$$ROOT", dict(fields)]}
-    return {"$replaceWith": {"$let": {"vars": {"told": told}, "in": merged}}}
+    return {"$replaceWith": {"$let": {"vars": {"given": given}, "in": merged}}}
 
 
 def longer(name: str, entries: Any, kept: int) -> Document:
-    """An expression: the list ``name`` with these entries behind it, and of all that the last ``kept``."""
+    """An expression: the list ``name`` with these entries appended, cut to the last ``kept``."""
     return {"$slice": [{"$concatArrays": [{"$ifNull": ["$" + name, []]}, entries]}, -kept]}

@@ -93,16 +93,6 @@ class Standing:
         return self.kinds.get(epoch, "")
 
     @property
-    def is_plain(self) -> bool:
-        """Whether what an update of many letters reckons with is of the kind that this application writes."""
-        numbers = (self.raw.get("closedEpoch"), self.raw.get("fence"))
-        entries = self.raw.get("replayAttempts")
-        return all(isinstance(number, int) for number in numbers) and (
-            isinstance(entries, list)
-            and all(isinstance(entry, dict) and isinstance(entry.get("epoch"), int) for entry in entries)
-        )
-
-    @property
     def was_set_aside(self) -> bool:
         """Whether the claimed letter waited for a person although its error would replay by itself."""
         return self.came_from == Status.MANUAL and self.strategy != Strategy.MANUAL
@@ -160,14 +150,14 @@ class Outcomes:
         return Written(all_matched=matched[0] + len(refused) == len(updates), refused=refused)
 
     def settle_many(self, settles: Sequence[tuple[Settled, Standing]], now: datetime) -> bool | None:
-        """Apply what ``settle_update`` would to letters that are ``is_plain``, in one update; whether all were found.
+        """Resolve letters whose replays succeeded, in one update; whether all were found as read.
 
         One update of many letters costs the server half of what as many updates cost. False: a letter had moved since
         it was read, so read them again. None: one of them cannot be changed; which, shows when each is written alone.
         """
         if not settles:
             return True
-        where, change = settle_many_update(settles, now)
+        where, change = settle_update(settles, now)
         try:
             with by_key():
                 return self._many.update_many(where, change, hint="_id_").matched_count == len(settles)
@@ -277,57 +267,17 @@ def death_update(death: Death, standing: Standing, placement: Placement, now: da
     )
 
 
-def settle_update(settled: Settled, standing: Standing, now: datetime) -> UpdateOne:
-    """The good end of a replay: resolved, whatever the letter's status, unless it has a newer outcome."""
-    require(Verb.RESOLVE, standing.status or Status.PROCESSING, Status.RESOLVED)
-    return UpdateOne(
-        _guard(standing, settled.epoch),
-        {
-            "$set": {
-                "status": Status.RESOLVED.value,
-                "resolution": Resolution.REPLAYED.value,
-                "nextRetryAt": None,
-                "updatedAt": now,
-                "closedEpoch": settled.epoch,
-                "fence": settled.epoch,
-                "lastReplay": {"at": settled.finished_at, "outcome": "succeeded"},
-                "replayAttempts.$[mine].outcome": "succeeded",
-                "replayAttempts.$[mine].endedAt": settled.finished_at,
-                "replayAttempts.$[old].outcome": "superseded",
-                "replayAttempts.$[old].endedAt": settled.finished_at,
-            },
-            # The server's clock: retention counts from here.
-            "$currentDate": {"resolvedAt": True},
-            "$push": {
-                "attempts": {"$each": attempt_entries(settled.attempts, settled.epoch), "$slice": -KEPT_ATTEMPTS},
-                "history": _history(now, Verb.RESOLVE, "the replay succeeded"),
-            },
-            "$unset": {"replay": ""},
-        },
-        array_filters=_attempts_of(settled.epoch),
-    )
-
-
-def settle_many_update(
-    settles: Sequence[tuple[Settled, Standing]], now: datetime
-) -> tuple[Document, Sequence[Document]]:
-    """Filter and change by which many replays that ended well get into their letters, each as by ``settle_update``."""
+def settle_update(settles: Sequence[tuple[Settled, Standing]], now: datetime) -> tuple[Document, Sequence[Document]]:
+    """Filter and change that resolve letters whose replays succeeded, unless a letter has a newer outcome or claim."""
     for _, standing in settles:
         require(Verb.RESOLVE, standing.status or Status.PROCESSING, Status.RESOLVED)
     ids = [standing.raw["_id"] for _, standing in settles]
-    read = of_this_letter(
-        ids,
-        [{"closedEpoch": standing.raw["closedEpoch"], "epoch": Int64(settled.epoch)} for settled, standing in settles],
-    )
-    guard = [{"$eq": ["$closedEpoch", "$$read.closedEpoch"]}, {"$lte": ["$fence", "$$read.epoch"]}]
-    where: Document = {
-        "_id": {"$in": ids},
-        "$expr": {"$let": {"vars": {"read": read}, "in": {"$and": guard}}},
-    }
-    told = of_this_letter(
+    given = of_this_letter(
         ids,
         [
             {
+                "closedEpoch": standing.raw.get("closedEpoch"),
+                "fence": standing.raw.get("fence"),
                 "epoch": Int64(settled.epoch),
                 "at": settled.finished_at,
                 "attempts": attempt_entries(settled.attempts, settled.epoch),
@@ -335,22 +285,28 @@ def settle_many_update(
             for settled, standing in settles
         ],
     )
-    is_open = {"$eq": [{"$ifNull": ["$$one.outcome", None]}, None]}
-    ends = {
-        "$switch": {
-            "branches": [
-                {
-                    "case": {"$and": [is_open, {"$eq": ["$$one.epoch", "$$told.epoch"]}]},
-                    "then": {"$mergeObjects": ["$$one", {"outcome": "succeeded", "endedAt": "$$told.at"}]},
-                },
-                {
-                    "case": {"$and": [is_open, {"$lt": ["$$one.epoch", "$$told.epoch"]}]},
-                    "then": {"$mergeObjects": ["$$one", {"outcome": "superseded", "endedAt": "$$told.at"}]},
-                },
-            ],
-            "default": "$$one",
-        }
+    # As ``_guard``. A missing field reads as null.
+    guard = [
+        {"$eq": [{"$ifNull": ["$closedEpoch", None]}, "$$given.closedEpoch"]},
+        {
+            "$cond": [
+                {"$isNumber": "$fence"},
+                {"$lte": ["$fence", "$$given.epoch"]},
+                {"$eq": [{"$ifNull": ["$fence", None]}, "$$given.fence"]},
+            ]
+        },
+    ]
+    where: Document = {
+        "_id": {"$in": ids},
+        "$expr": {"$let": {"vars": {"given": given}, "in": {"$and": guard}}},
     }
+    is_open = {"$eq": [{"$ifNull": ["$$one.outcome", None]}, None]}
+
+    def ended(outcome: str, comparison: str) -> Document:
+        has_epoch = {"$and": [is_open, {"$isNumber": "$$one.epoch"}, {comparison: ["$$one.epoch", "$$given.epoch"]}]}
+        return {"case": has_epoch, "then": {"$mergeObjects": ["$$one", {"outcome": outcome, "endedAt": "$$given.at"}]}}
+
+    ends = {"$switch": {"branches": [ended("succeeded", "$eq"), ended("superseded", "$lt")], "default": "$$one"}}
     changed = {
         "status": Status.RESOLVED.value,
         "resolution": Resolution.REPLAYED.value,
@@ -358,18 +314,20 @@ def settle_many_update(
         "resolvedAt": "$$NOW",
         "nextRetryAt": None,
         "updatedAt": now,
-        "closedEpoch": "$$told.epoch",
-        "fence": "$$told.epoch",
-        "lastReplay": {"at": "$$told.at", "outcome": "succeeded"},
-        "replayAttempts": {"$map": {"input": "$replayAttempts", "as": "one", "in": ends}},
-        "attempts": longer("attempts", "$$told.attempts", KEPT_ATTEMPTS),
+        "closedEpoch": "$$given.epoch",
+        "fence": "$$given.epoch",
+        "lastReplay": {"at": "$$given.at", "outcome": "succeeded"},
+        "replayAttempts": {
+            "$map": {"input": {"$ifNull": ["$replayAttempts", []]}, "as": "one", "in": ends},
+        },
+        "attempts": longer("attempts", "$$given.attempts", KEPT_ATTEMPTS),
         "history": longer(
             "history",
             {"$literal": [history_entry(now, "system", Verb.RESOLVE, "the replay succeeded")]},
             KEPT_HISTORY,
         ),
     }
-    return where, [changed_by(told, changed), {"$unset": "replay"}]
+    return where, [changed_by(given, changed), {"$unset": "replay"}]
 
 
 def _verb(before: Status | None, after: Status, is_replay: bool) -> Verb:

@@ -19,7 +19,6 @@ from dlq_app.domain.errors import StoreUnavailable
 from dlq_app.domain.letter import DeadLetter, Death, Recorded, Settled
 from dlq_app.domain.states import Resolution, Status
 from dlq_app.services import dead_letters, recording
-from dlq_app.store.outcomes import settle_update
 from dlq_app.store.repository import ClaimOrder, Letters
 from dlq_app.testing import NOON, a_death, a_document, a_settlement
 
@@ -363,9 +362,9 @@ def test_an_outcome_on_its_way_does_not_touch_a_letter_claimed_anew_meanwhile(le
     letters.release(first, why="voided", now=NOON)
     second = claim(letters, replay_id="r-2")
 
-    written = letters.write([settle_update(a_settlement(epoch=first.fence), standing, NOON)])
+    all_found = letters.settle_many([(a_settlement(epoch=first.fence), standing)], NOON)
 
-    assert not written.all_matched
+    assert all_found is False
     assert letters.find("m-1") == second
 
 
@@ -374,11 +373,10 @@ def test_an_outcome_on_its_way_does_not_touch_a_letter_that_has_it_meanwhile(let
     dead_letters.record_outcomes([a_death()], [])
     claimed = claim(letters)
     standing = letters.standings(["m-1"], with_body=False)["m-1"]
-    update = settle_update(a_settlement(epoch=claimed.fence), standing, NOON)
     dead_letters.record_outcomes([], [a_settlement(epoch=claimed.fence)])
     settled = letters.find("m-1")
 
-    assert not letters.write([update]).all_matched
+    assert letters.settle_many([(a_settlement(epoch=claimed.fence), standing)], NOON) is False
     assert letters.find("m-1") == settled
 
 
