@@ -8,7 +8,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, register
 
 from breaker_app import conf
-from breaker_app.errors import UnknownKey
+from wire.policy import UnknownKey
 
 
 @register("breaker_app")

@@ -12,11 +12,13 @@ from django.conf import settings
 from django.core.signals import setting_changed
 
 from breaker_app.breaker import CircuitBreaker, Classify, failures_only
-from breaker_app.errors import PolicyError, StoreUnavailable, UnknownKey
+from breaker_app.errors import StoreUnavailable
 from breaker_app.local import LocalBreakerStore
 from breaker_app.policy import BreakerPolicy
 from breaker_app.states import NAME
 from breaker_app.store import TIMEOUT_S, RedisBreakerStore
+from wire.errors import PolicyError
+from wire.policy import InvalidValue, UnknownKey, table
 
 #: Where the policy comes from, as messages name it.
 FILE: Final = "policies/breaker.toml"
@@ -46,35 +48,29 @@ def policies() -> tuple[BreakerPolicy, dict[str, BreakerPolicy]]:
 def read(source: Mapping[str, Any]) -> tuple[BreakerPolicy, dict[str, BreakerPolicy], list[PolicyError]]:
     """The policies that ``source`` holds, and every mistake in it; a wrong table counts as absent."""
     mistakes: list[PolicyError] = [
-        UnknownKey(key=key, value=value, accepted='the tables [default] and [names."…"]', where=FILE)
-        for key, value in source.items()
-        if key not in ("default", "names")
+        UnknownKey(FILE, key, ("default", "names"), "table") for key in source if key not in ("default", "names")
     ]
-    default = BreakerPolicy()
-    base = _table(source.get("default", {}), "default", mistakes)
-    try:
-        default = BreakerPolicy.from_mapping(base)
-    except PolicyError as error:
-        mistakes.append(error.at(f"{FILE} [default]"))
-        base = {}
-    names = {}
-    for name, values in _table(source.get("names", {}), "names", mistakes).items():
-        where = f'{FILE} [names."{name}"]'
-        if not NAME.fullmatch(name):
-            mistakes.append(PolicyError(key="names", value=name, accepted=f"a name like {NAME.pattern}", where=FILE))
-            continue
+
+    def take(values: Mapping[str, Any], key: str, where: str, base: BreakerPolicy) -> BreakerPolicy | None:
         try:
-            names[name] = BreakerPolicy.from_mapping({**base, **_table(values, f'names."{name}"', mistakes)})
+            return BreakerPolicy.from_mapping(table(values, key, FILE), where, base)
         except PolicyError as error:
-            mistakes.append(error.at(where))
+            mistakes.append(error)
+            return None
+
+    default = take(source, "default", f"{FILE} [default]", BreakerPolicy()) or BreakerPolicy()
+    names = {}
+    try:
+        overrides = table(source, "names", FILE)
+    except PolicyError as error:
+        mistakes.append(error)
+        overrides = {}
+    for name in overrides:
+        if not NAME.fullmatch(name):
+            mistakes.append(InvalidValue(FILE, "names", name, f"must be a name like {NAME.pattern}"))
+        elif policy := take(overrides, name, f'{FILE} [names."{name}"]', default):
+            names[name] = policy
     return default, names, mistakes
-
-
-def _table(value: object, name: str, mistakes: list[PolicyError]) -> Mapping[str, Any]:
-    if isinstance(value, Mapping):
-        return value
-    mistakes.append(PolicyError(key=name, value=value, accepted=f"a table [{name}]", where=FILE))
-    return {}
 
 
 def policy_for(name: str) -> BreakerPolicy:

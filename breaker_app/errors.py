@@ -1,35 +1,21 @@
-"""What can go wrong around a breaker. The docstring of an error is what it says when it is given nothing better."""
+"""Errors of circuit breakers. The docstring of a class is its default detail."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
+
+from wire import errors
+from wire.errors import ServiceError
 
 if TYPE_CHECKING:
     from breaker_app.states import State
 
 
-class BreakerError(Exception):
+class BreakerError(ServiceError):
     """Something went wrong with a circuit breaker."""
 
-    #: Stable name for machines, one line for people, HTTP status.
-    code: ClassVar[str] = "breaker_error"
-    title: ClassVar[str] = "Circuit breaker error"
-    status: ClassVar[int] = 500
-
-    def __init__(
-        self,
-        detail: str | None = None,
-        *,
-        retry_after: float | None = None,
-        errors: Sequence[dict[str, str]] = (),
-    ) -> None:
-        self.detail = detail or (type(self).__doc__ or "").strip().splitlines()[0]
-        #: Seconds after which trying again makes sense; None when nobody knows.
-        self.retry_after = retry_after
-        #: ``{"field", "message"}`` of each invalid input.
-        self.errors = list(errors)
-        super().__init__(self.detail)
+    code = "breaker_error"
+    title = "Circuit breaker error"
 
 
 class CallNotPermitted(BreakerError):
@@ -47,12 +33,10 @@ class CallNotPermitted(BreakerError):
         self.state = state
 
 
-class StoreUnavailable(BreakerError):
-    """The store that the breakers share does not answer."""
+class StoreUnavailable(errors.StoreUnavailable, BreakerError):
+    """The store that the breakers share is not responding."""
 
-    code = "store_unavailable"
     title = "Breaker store unavailable"
-    status = 503
 
 
 class BreakerNotFound(BreakerError):
@@ -69,27 +53,3 @@ class InvalidRequest(BreakerError):
     code = "invalid_request"
     title = "Invalid request"
     status = 400
-
-
-class PolicyError(BreakerError, ValueError):
-    """The breaker policy is not valid."""
-
-    code = "policy_invalid"
-    title = "Invalid breaker policy"
-
-    def __init__(self, *, key: str, value: object, accepted: str, where: str = "breaker policy") -> None:
-        #: File and table, such as ``policies/breaker.toml [default]``.
-        self.where = where
-        self.key = key
-        self.value = value
-        #: What would have been accepted.
-        self.accepted = accepted
-        super().__init__(f"{where}: {key} = {value!r} is not accepted; it has to be {accepted}.")
-
-    def at(self, where: str) -> PolicyError:
-        """The same mistake, found there."""
-        return type(self)(key=self.key, value=self.value, accepted=self.accepted, where=where)
-
-
-class UnknownKey(PolicyError):
-    """The breaker policy has a key or a table that nothing reads."""

@@ -1,14 +1,18 @@
-"""The numbers a breaker decides by, checked when they are read. Pure."""
+"""The policy of a circuit breaker: its thresholds and times, checked when they are read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, Final
 
-from breaker_app.errors import PolicyError, UnknownKey
+from wire.fields import integer, nullable, number, one_of
+from wire.policy import InvalidValue, Readers, read_table, validate
+
+#: The place of a value that comes from no file.
+WHERE: Final = "breaker policy"
 
 
 class WhenOpen(StrEnum):
@@ -18,17 +22,26 @@ class WhenOpen(StrEnum):
     HOLD = "hold"
 
 
-#: Accepted values of each whole number: smallest, largest, and the step it has to be a multiple of.
-_RANGES: Final[Mapping[str, tuple[int, int, int]]] = {
-    "time_window_ms": (1_000, 600_000, 1_000),
-    "minimum_requests": (1, 1_000_000, 1),
-    "open_timeout_ms": (1, 3_600_000, 1),
-    "half_open_max_requests": (1, 1_000, 1),
-    "permit_lease_ms": (1, 86_400_000, 1),
-    "slow_call_ms": (1, 3_600_000, 1),
+def _whole_seconds(value: object) -> int:
+    ms = integer(1_000, 600_000)(value)
+    if ms % 1_000:
+        raise ValueError("must be a whole number from 1000 to 600000 in steps of 1000")
+    return ms
+
+
+_share = number(0.001, 1)
+READERS: Final[Readers] = {
+    "failure_threshold": _share,
+    "time_window_ms": _whole_seconds,
+    "minimum_requests": integer(1, 1_000_000),
+    "open_timeout_ms": integer(1, 3_600_000),
+    "half_open_max_requests": integer(1, 1_000),
+    "half_open_success_threshold": _share,
+    "permit_lease_ms": integer(1, 86_400_000),
+    "slow_call_ms": nullable(integer(1, 3_600_000)),
+    "slow_call_threshold": nullable(_share),
+    "when_open": lambda value: WhenOpen(one_of(WhenOpen)(value)),
 }
-_SHARES: Final = ("failure_threshold", "half_open_success_threshold", "slow_call_threshold")
-_OPTIONAL: Final = ("slow_call_ms", "slow_call_threshold")
 
 
 @dataclass(frozen=True)
@@ -61,30 +74,20 @@ class BreakerPolicy:
     when_open: WhenOpen = WhenOpen.REJECT
 
     def __post_init__(self) -> None:
-        for key, value in self.as_dict().items():
-            if value is None and key in _OPTIONAL:
-                continue
-            if key in _SHARES:
-                _check_share(key, value)
-            elif key in _RANGES:
-                _check_number(key, value)
+        validate(self, READERS, WHERE)
         if (self.slow_call_ms is None) != (self.slow_call_threshold is None):
             missing = "slow_call_ms" if self.slow_call_ms is None else "slow_call_threshold"
-            raise PolicyError(key=missing, value=None, accepted="slow_call_ms and slow_call_threshold, both or neither")
-        try:
-            object.__setattr__(self, "when_open", WhenOpen(self.when_open))
-        except ValueError as error:
-            accepted = " or ".join(f'"{choice}"' for choice in WhenOpen)
-            raise PolicyError(key="when_open", value=self.when_open, accepted=accepted) from error
+            raise InvalidValue(WHERE, missing, None, "slow_call_ms and slow_call_threshold need each other")
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> BreakerPolicy:
-        """The policy that ``values`` describes; what is missing keeps its default. Raises ``PolicyError``."""
-        known = [field.name for field in fields(cls)]
-        for key, value in values.items():
-            if key not in known:
-                raise UnknownKey(key=key, value=value, accepted="one of " + ", ".join(known))
-        return cls(**values)
+    def from_mapping(
+        cls, values: Mapping[str, Any], where: str = WHERE, base: BreakerPolicy | None = None
+    ) -> BreakerPolicy:
+        """The policy that ``values`` describes; other keys are as in ``base``. Raises ``PolicyError``."""
+        try:
+            return replace(base or cls(), **read_table(values, READERS, where))
+        except InvalidValue as error:
+            raise error.at(where) from error
 
     def as_dict(self) -> dict[str, Any]:
         """Every value by its key, in the order of the policy file."""
@@ -116,20 +119,3 @@ def per_mille(share: float) -> int:
     (500, 800, 290)
     """
     return round(share * 1_000)
-
-
-def _check_share(key: str, value: object) -> None:
-    accepted = "a number from 0.001 to 1"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise PolicyError(key=key, value=value, accepted=accepted)
-    if not (0.001 <= value <= 1):
-        raise PolicyError(key=key, value=value, accepted=accepted)
-
-
-def _check_number(key: str, value: object) -> None:
-    low, high, step = _RANGES[key]
-    accepted = f"a whole number from {low} to {high}" + (f" in steps of {step}" if step > 1 else "")
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise PolicyError(key=key, value=value, accepted=accepted)
-    if not low <= value <= high or value % step:
-        raise PolicyError(key=key, value=value, accepted=accepted)

@@ -8,7 +8,7 @@ from typing import Any
 from django.core.checks import CheckMessage, Error, register
 
 from dlq_app import conf
-from dlq_app.domain.errors import PolicyError
+from wire.errors import PolicyError
 
 
 @register

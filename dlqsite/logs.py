@@ -13,9 +13,9 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponseBase
 
 from dlq_app import conf
-from dlq_app.domain.errors import PolicyError
 from dlq_app.domain.masking import MaskingPolicy, mask, mask_text
 from messages_app.request_ids import request_id_of
+from wire.errors import PolicyError
 from wire.visible_text import json_visible, visible
 
 #: Fields of a line that hold no text from outside.

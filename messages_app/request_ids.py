@@ -6,8 +6,8 @@ import re
 import uuid
 
 from dlq_app import conf
-from dlq_app.domain.errors import PolicyError
 from dlq_app.domain.masking import MaskingPolicy, mask_text
+from wire.errors import PolicyError
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 

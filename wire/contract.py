@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from operator import attrgetter
-from typing import Any, ClassVar, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from wire import fields
+from wire.errors import ServiceError
 from wire.fields import FieldError, field_error
 from wire.instants import iso
 
@@ -30,16 +31,15 @@ MAX_ERRORS: Final = 50
 _CAPITAL = re.compile("[A-Z]")
 
 
-class Invalid(ValueError):
+class Invalid(ServiceError, ValueError):
     """A JSON value that a shape does not allow; ``errors`` has the field and message of each problem."""
 
-    code: ClassVar = "invalid_request"
-    title: ClassVar = "Invalid request"
-    status: ClassVar = 400
+    code = "invalid_request"
+    title = "Invalid request"
+    status = 400
 
     def __init__(self, errors: Sequence[FieldError]) -> None:
-        self.errors = list(errors)
-        super().__init__(fields.summary(errors))
+        super().__init__(fields.summary(errors), errors=errors)
 
 
 def _unchanged(value: Any, context: Any) -> Any:

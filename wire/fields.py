@@ -127,6 +127,27 @@ def instant(value: object) -> datetime:
     return instants.parse_instant(value)
 
 
+def list_of(read: Reader[T], low: int, high: int, accepted: str) -> Reader[tuple[T, ...]]:
+    """A list of ``low`` to ``high`` different values. ``accepted`` describes the whole list."""
+
+    def read_all(value: object) -> tuple[T, ...]:
+        try:
+            if not isinstance(value, list | tuple) or not low <= len(value) <= high:
+                raise ValueError
+            found = tuple(read(one) for one in value)
+        except ValueError:
+            raise ValueError(f"must be {accepted}") from None
+        if len(set(found)) < len(found):
+            raise ValueError("must not have a value twice")
+        return found
+
+    return read_all
+
+
+def nullable(read: Reader[T]) -> Reader[T | None]:
+    return lambda value: None if value is None else read(value)
+
+
 def single(values: Sequence[T]) -> T:
     """The only value of a parameter."""
     if len(values) != 1:

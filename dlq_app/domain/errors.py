@@ -2,37 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from wire import errors
+from wire.errors import ServiceError
 
 
-class DeadLetterError(Exception):
+class DeadLetterError(ServiceError):
     """The dead-letter queue could not do this."""
 
-    code: ClassVar[str] = "dead_letter_error"
-    title: ClassVar[str] = "The dead-letter queue could not do this"
-    status: ClassVar[int] = 500
-
-    def __init__(
-        self,
-        detail: str = "",
-        *,
-        retry_after: float | None = None,
-        errors: Sequence[dict[str, str]] = (),
-    ) -> None:
-        self.detail = detail or (type(self).__doc__ or "").strip()
-        #: Seconds after which asking again makes sense.
-        self.retry_after = retry_after
-        #: ``[{"field", "message"}]`` for invalid input.
-        self.errors = list(errors)
-        super().__init__(self.detail)
-
-
-class PolicyError(DeadLetterError):
-    """A policy file holds a value that is not allowed."""
-
-    code = "policy_invalid"
-    title = "Policy invalid"
+    code = "dead_letter_error"
+    title = "The dead-letter queue could not do this"
 
 
 class CriteriaInvalid(DeadLetterError):
@@ -193,17 +171,10 @@ class OrderRefused(DeadLetterError):
     status = 409
 
 
-class StoreUnavailable(DeadLetterError):
-    """The store of dead letters does not answer."""
+class StoreUnavailable(errors.StoreUnavailable, DeadLetterError):
+    """MongoDB is not responding."""
 
-    code = "store_unavailable"
-    title = "Store unavailable"
-    status = 503
-
-    def __init__(
-        self, detail: str = "", *, retry_after: float | None = 5, errors: Sequence[dict[str, str]] = ()
-    ) -> None:
-        super().__init__(detail, retry_after=retry_after, errors=errors)
+    default_retry_after = 5
 
 
 class QueryTooSlow(DeadLetterError):

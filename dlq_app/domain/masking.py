@@ -11,13 +11,15 @@ from functools import cached_property
 from typing import Any, Final
 
 from dlq_app.domain import text_secrets
-from dlq_app.domain.errors import PolicyError
 from dlq_app.domain.payload import Hidden, Node, NotJson, Object, parse, written
+from wire.fields import list_of, matching
+from wire.policy import read_table
 
 MASK: Final = text_secrets.MASK
 FILE = "masking.toml"
 _NOT_ALNUM = re.compile(r"[^a-z0-9]")
-_NAME = re.compile(r"[a-z0-9]{2,64}\Z")
+_ACCEPTED = "a list of names of 2 to 64 lower-case letters or digits"
+_names = list_of(matching(r"[a-z0-9]{2,64}", _ACCEPTED), 0, 1000, _ACCEPTED)
 #: Names of keys, and short texts, that are remembered as masked or not; and their length.
 _KEPT_NAMES, _KEPT_LENGTH = 2000, 100
 #: Letters of other alphabets that look like Latin ones in lower case.
@@ -51,14 +53,9 @@ class MaskingPolicy:
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> MaskingPolicy:
         """The policy in a parsed ``masking.toml``; raises ``PolicyError`` naming key, value and what is accepted."""
-        for key, names in raw.items():
-            if key not in ("contains", "exact"):
-                raise PolicyError(f"{FILE}: {key} = {names!r}: unknown key; accepted: contains, exact")
-            if not isinstance(names, list | tuple) or not all(isinstance(n, str) and _NAME.match(n) for n in names):
-                accepted = "a list of names of 2 to 64 lower-case letters or digits"
-                raise PolicyError(f"{FILE}: {key} = {names!r}: value not allowed; accepted: {accepted}")
+        found = read_table(raw, {"contains": _names, "exact": _names}, FILE)
         default = cls()
-        return cls(tuple(raw.get("contains", default.contains)), frozenset(raw.get("exact", default.exact)))
+        return cls(found.get("contains", default.contains), frozenset(found.get("exact", default.exact)))
 
     def is_secret(self, key: str) -> bool:
         """Whether the value of a key with this name is hidden."""

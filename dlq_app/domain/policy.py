@@ -10,13 +10,49 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from dlq_app.domain import strategies
-from dlq_app.domain.errors import PolicyError
 from dlq_app.domain.states import Status
 from dlq_app.domain.strategies import Strategy
+from wire.fields import integer, list_of, one_of
+from wire.policy import Readers, read_table, validate
 
 FILE = "replay.toml"
 _ERROR_TYPE = re.compile(r"[A-Z][A-Z0-9_]{0,63}\Z")
-_AUTOMATIC = (Strategy.IMMEDIATE, Strategy.OFF_PEAK)
+
+
+def _time_zone(value: object) -> str:
+    accepted = "must be the IANA name of a time zone, such as Europe/Berlin"
+    if not isinstance(value, str):
+        raise ValueError(accepted)
+    try:
+        ZoneInfo(value)
+    except (OSError, ValueError, LookupError) as error:
+        raise ValueError(accepted) from error
+    return value
+
+
+def _automatic(value: object) -> Strategy:
+    return Strategy(one_of((Strategy.IMMEDIATE, Strategy.OFF_PEAK))(value))
+
+
+def _strategies(value: object) -> dict[str, Strategy]:
+    if not isinstance(value, Mapping):
+        raise ValueError("must be a table of error type = strategy")
+    for error_type in value:
+        if not _ERROR_TYPE.match(error_type):
+            raise ValueError("must have error types in capitals, such as DATABASE_ERROR, as keys")
+    return read_table(value, dict.fromkeys(value, _automatic), f"{FILE} [strategies]")
+
+
+_READERS: Readers = {
+    "max_automatic_replays": integer(0, 50),
+    "immediate_minutes": list_of(integer(1, 10_080), 1, 50, "a list of 1 to 50 whole numbers from 1 to 10080"),
+    "off_peak_hours": list_of(integer(0, 23), 1, 50, "a list of whole numbers from 0 to 23"),
+    "off_peak_window_minutes": integer(1, 720),
+    "time_zone": _time_zone,
+    "transient": _automatic,
+    "strategies": _strategies,
+    "keep_resolved_days": integer(0, 3650),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,39 +77,12 @@ class ReplayPolicy:
     keep_resolved_days: int = 90
 
     def __post_init__(self) -> None:
-        _within("max_automatic_replays", self.max_automatic_replays, 0, 50)
-        _each_within("immediate_minutes", self.immediate_minutes, 1, 10_080)
-        _each_within("off_peak_hours", self.off_peak_hours, 0, 23)
-        _within("off_peak_window_minutes", self.off_peak_window_minutes, 1, 720)
-        _within("keep_resolved_days", self.keep_resolved_days, 0, 3650)
-        try:
-            ZoneInfo(self.time_zone)
-        except (OSError, ValueError, TypeError, LookupError) as error:
-            raise _wrong("time_zone", self.time_zone, "the IANA name of a time zone, such as Europe/Berlin") from error
-        _automatic("transient", self.transient)
-        for error_type, strategy in self.strategies.items():
-            if not _ERROR_TYPE.match(error_type):
-                raise _wrong("strategies", error_type, "error types in capitals, such as DATABASE_ERROR, as keys")
-            _automatic(f"strategies.{error_type}", strategy)
+        validate(self, _READERS, FILE)
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any], *, time_zone: str = "UTC") -> ReplayPolicy:
-        """The policy in a parsed ``replay.toml``; what it leaves out has its default, ``time_zone`` the given one."""
-        known = set(cls.__dataclass_fields__)
-        for key in raw:
-            if key not in known:
-                raise _wrong(str(key), raw[key], "one of " + ", ".join(sorted(known)), what="unknown key")
-        values: dict[str, Any] = {"time_zone": time_zone, **raw}
-        for key in ("immediate_minutes", "off_peak_hours"):
-            if key in values:
-                if not isinstance(values[key], list | tuple):
-                    raise _wrong(key, values[key], "a list of whole numbers")
-                values[key] = tuple(values[key])
-        if "strategies" in values and not isinstance(values["strategies"], Mapping):
-            raise _wrong("strategies", values["strategies"], "a table of error type = strategy")
-        if not isinstance(values["time_zone"], str):
-            raise _wrong("time_zone", values["time_zone"], "the IANA name of a time zone, such as Europe/Berlin")
-        return cls(**values)
+        """The policy in a parsed ``replay.toml``; missing keys have their default, ``time_zone`` the given one."""
+        return cls(**read_table({"time_zone": time_zone, **raw}, _READERS, FILE))
 
     def strategy(self, error_type: str, error_kind: str) -> Strategy:
         """Manual unless time alone can cure the error."""
@@ -132,24 +141,3 @@ def place_again(
         # Used up; or the policy wants none at all, then nothing has failed that a person could be told of.
         return Placement(Status.FAILED if done else Status.MANUAL, strategy, None)
     return Placement(Status.PENDING, strategy, due_at)
-
-
-def _wrong(key: str, value: object, accepted: str, what: str = "value not allowed") -> PolicyError:
-    return PolicyError(f"{FILE}: {key} = {value!r}: {what}; accepted: {accepted}")
-
-
-def _within(key: str, value: object, low: int, high: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise _wrong(key, value, f"a whole number from {low} to {high}")
-
-
-def _each_within(key: str, values: tuple[object, ...], low: int, high: int) -> None:
-    if not 1 <= len(values) <= 50:
-        raise _wrong(key, list(values), f"1 to 50 whole numbers from {low} to {high}")
-    for value in values:
-        _within(key, value, low, high)
-
-
-def _automatic(key: str, value: object) -> None:
-    if value not in _AUTOMATIC:
-        raise _wrong(key, value, " or ".join(_AUTOMATIC))

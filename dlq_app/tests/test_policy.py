@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from dlq_app import conf
-from dlq_app.domain.errors import PolicyError
 from dlq_app.domain.policy import Placement, ReplayPolicy, place_again, place_first
 from dlq_app.domain.states import Status
 from dlq_app.domain.strategies import Strategy, first_instant, immediate, off_peak
 from dlq_app.testing import NOON
+from wire.errors import PolicyError
 
 POLICY = ReplayPolicy(strategies={"DATABASE_ERROR": Strategy.OFF_PEAK})
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -156,13 +156,13 @@ def test_a_policy_without_automatic_replays_leaves_letters_to_people() -> None:
         ({"time_zone": "Mars/Olympus"}, "time_zone", "IANA"),
         ({"time_zone": 1}, "time_zone", "IANA"),
         ({"time_zone": "../../etc/passwd"}, "time_zone", "IANA"),
-        ({"transient": "manual"}, "transient", "immediate or off_peak"),
-        ({"transient": []}, "transient", "immediate or off_peak"),
+        ({"transient": "manual"}, "transient", "immediate, off_peak"),
+        ({"transient": []}, "transient", "immediate, off_peak"),
         ({"strategies": {"timeout": "immediate"}}, "strategies", "capitals"),
-        ({"strategies": {"TIMEOUT_ERROR": "never"}}, "strategies.TIMEOUT_ERROR", "off_peak"),
+        ({"strategies": {"TIMEOUT_ERROR": "never"}}, "replay.toml [strategies]: TIMEOUT_ERROR", "off_peak"),
         ({"strategies": []}, "strategies", "table"),
         ({"keep_resolved_days": -1}, "keep_resolved_days", "0 to 3650"),
-        ({"max_replays": 3}, "max_replays", "one of"),
+        ({"max_replays": 3}, "max_replays", "known are"),
     ],
 )
 def test_a_policy_that_is_wrong_says_where_and_what_is_accepted(raw: dict[str, Any], key: str, accepted: str) -> None:

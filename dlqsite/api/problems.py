@@ -15,6 +15,7 @@ from rest_framework import exceptions
 from rest_framework.views import set_rollback
 
 from dlqsite import database
+from wire.errors import ServiceError
 from wire.problem import CONTENT_TYPE, encode, problem
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,6 @@ _PLAIN: dict[int, tuple[str, str, str]] = {
     500: ("internal_error", "Internal error", "Something went wrong here; it has been logged with the request's id."),
     503: ("unavailable", "Unavailable", "Try again later."),
 }
-_OUR_APPS = frozenset({"wire", "messages_app", "dlq_app", "breaker_app"})
 #: Headers that speak of a page's body and not of its problem.
 _OF_THE_BODY = frozenset({"content-type", "content-length", "content-encoding", "etag", "last-modified"})
 
@@ -72,7 +72,7 @@ def plain(status: int, detail: str = "", headers: Mapping[str, str] | None = Non
 def handle(error: Exception, context: Mapping[str, Any]) -> HttpResponse:
     """DRF's exception handler: every exception becomes a problem; what nobody foresaw is logged and is a bare 500."""
     set_rollback()
-    if _is_ours(error):
+    if isinstance(error, ServiceError):
         return _ours(error)
     if isinstance(error, exceptions.APIException):
         return _from_drf(error, context.get("view"))
@@ -97,24 +97,11 @@ def database_away(error: Exception) -> HttpResponse:
     return answer(503, "store_unavailable", "Store unavailable", f"{database.HEADING}. Try again.", headers=headers)
 
 
-def _is_ours(error: Exception) -> bool:
-    return (
-        type(error).__module__.partition(".")[0] in _OUR_APPS
-        and isinstance(getattr(error, "status", None), int)
-        and isinstance(getattr(error, "code", None), str)
-    )
-
-
-def _ours(error: Any) -> HttpResponse:
-    headers = dict(getattr(error, "headers", None) or {})
-    retry_after = getattr(error, "retry_after", None)
-    if retry_after is not None:
-        headers.setdefault("Retry-After", str(max(1, ceil(retry_after))))
+def _ours(error: ServiceError) -> HttpResponse:
+    headers = {} if error.retry_after is None else {"Retry-After": str(max(1, ceil(error.retry_after)))}
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         log.warning("%s: %s", error.code, error)
-    title = getattr(error, "title", "") or error.code.replace("_", " ").capitalize()
-    errors = getattr(error, "errors", None)
-    return answer(error.status, error.code, title, str(error) or title, list(errors) if errors else None, headers)
+    return answer(error.status, error.code, error.title, str(error), error.errors or None, headers)
 
 
 def _wrong_method(view: Any) -> str:

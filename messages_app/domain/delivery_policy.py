@@ -6,13 +6,15 @@ The list is closed: what it does not name is refused, and an empty one allows no
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from breaker_app.states import NAME
 from messages_app.domain.addresses import DEFAULT_PORTS, Destination, UrlRefused, parse_authority
-from messages_app.domain.policy import PolicyError
+from wire.errors import PolicyError
+from wire.fields import boolean, integer, list_of, matching, one_of
+from wire.policy import InvalidValue, Readers, read_table, refuse_unknown_tables, table
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 #: Two while secrets are exchanged; a third leaves room for an exchange that was forgotten.
@@ -53,35 +55,22 @@ class HostPolicy:
         return destination.scheme in self.schemes and destination.port in ports
 
 
-def _list_of(accepted: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: (
-        isinstance(value, list) and bool(value) and all(map(accepted, value)) and len(set(value)) == len(value)
-    )
-
-
-def _whole(low: int, high: int) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-def _text(pattern: re.Pattern[str]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, str) and pattern.fullmatch(value) is not None
-
-
-#: key → (check, what is accepted). Those of ``[default]`` first.
-_SHARED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "connect_timeout_ms": (_whole(50, 60_000), "whole numbers from 50 to 60000"),
-    "read_timeout_ms": (_whole(50, 600_000), "whole numbers from 50 to 600000"),
-    "total_timeout_ms": (_whole(100, 600_000), "whole numbers from 100 to 600000"),
-    "max_response_bytes": (_whole(0, 10_485_760), "whole numbers from 0 to 10485760"),
+#: Readers of the keys of ``[default]``, and of those of a host.
+_SHARED: Readers = {
+    "connect_timeout_ms": integer(50, 60_000),
+    "read_timeout_ms": integer(50, 600_000),
+    "total_timeout_ms": integer(100, 600_000),
+    "max_response_bytes": integer(0, 10_485_760),
 }
-_KEYS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+_SECRETS = f"a list of 1 to {MAX_SECRETS} names of environment variables"
+_READERS: Readers = {
     **_SHARED,
-    "schemes": (_list_of(lambda one: one in ("http", "https")), 'a list of "https" and "http"'),
-    "ports": (_list_of(_whole(1, 65_535)), "a list of ports from 1 to 65535"),
-    "secrets": (_list_of(_text(_VARIABLE)), f"a list of 1 to {MAX_SECRETS} names of environment variables"),
-    "unsigned": (lambda value: isinstance(value, bool), "true or false"),
-    "allow_private": (lambda value: isinstance(value, bool), "true or false"),
-    "breaker": (_text(NAME), f"a name that matches {NAME.pattern}"),
+    "schemes": list_of(one_of(("http", "https")), 1, 2, 'a list of "https" and "http"'),
+    "ports": list_of(integer(1, 65_535), 1, 65_535, "a list of ports from 1 to 65535"),
+    "secrets": list_of(matching(_VARIABLE, _SECRETS), 1, MAX_SECRETS, _SECRETS),
+    "unsigned": boolean,
+    "allow_private": boolean,
+    "breaker": matching(NAME, f"a name that matches {NAME.pattern}"),
 }
 
 
@@ -98,15 +87,12 @@ class DeliveryPolicy:
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], *, file: str) -> DeliveryPolicy:
         """Read ``{"default": {…}, "hosts": {"hooks.example.org": {…}}}``. Raises ``PolicyError``."""
-        unknown = sorted(set(values) - {"default", "hosts"})
-        if unknown:
-            raise PolicyError(f"{file}: unknown table {unknown[0]!r}; known are default, hosts")
-        default = _table(values, "default", file)
-        _check(default, _SHARED, f"{file} [default]")
-        tables = _table(values, "hosts", file)
+        refuse_unknown_tables(values, ("default", "hosts"), file)
+        default = read_table(table(values, "default", file), _SHARED, f"{file} [default]")
+        tables = table(values, "hosts", file)
         hosts: dict[str, HostPolicy] = {}
         for key in tables:
-            made = _host(key, {**default, **_table(tables, key, f"{file} [hosts]")}, file)
+            made = _host(key, default, table(tables, key, f"{file} [hosts]"), file)
             if made.name in hosts:
                 raise PolicyError(f'{file} [hosts."{key}"]: {made.name} is named twice')
             hosts[made.name] = made
@@ -135,48 +121,27 @@ def _name(host: str, port: int | None) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _host(key: str, values: Mapping[str, Any], file: str) -> HostPolicy:
+def _host(key: str, default: Mapping[str, Any], values: Mapping[str, Any], file: str) -> HostPolicy:
     where = f'{file} [hosts."{key}"]'
     # An IPv6 address may stand alone, as nothing else has so many colons.
     text = f"[{key}]" if key.count(":") > 1 and not key.startswith("[") else key
     try:
         host, port = parse_authority(text)
     except UrlRefused as error:
-        raise PolicyError(f"{where}: the name {error}; accepted: host or host:port") from None
-    _check(values, _KEYS, where)
-    if port is not None and "ports" in values:
-        raise PolicyError(f"{where}: ports = {values['ports']!r}; accepted: none, since the name holds the port")
-    if len(values.get("secrets", ())) > MAX_SECRETS:
-        raise PolicyError(f"{where}: secrets has {len(values['secrets'])} names; accepted: {_KEYS['secrets'][1]}")
-    if bool(values.get("secrets")) == values.get("unsigned", False):
+        raise PolicyError(f"{where}: the name {error}; it must be host or host:port") from None
+    given = {**default, **read_table(values, _READERS, where)}
+    if port is not None and "ports" in given:
+        raise InvalidValue(where, "ports", values["ports"], "must be left out, since the name holds the port")
+    if bool(given.get("secrets")) == given.get("unsigned", False):
         raise PolicyError(f"{where}: one of secrets (names of environment variables) and unsigned = true is required")
     name = _name(host, port)
-    given: dict[str, Any] = {
-        one: tuple(value) if isinstance(value, list) else value for one, value in values.items() if one != "breaker"
-    }
     if port is not None:
         given["ports"] = (port,)
-    breaker = values.get("breaker", f"http:{name.replace('[', '').replace(']', '')}")
+    breaker = given.pop("breaker", f"http:{name.replace('[', '').replace(']', '')}")
     if not NAME.fullmatch(breaker):
-        raise PolicyError(f"{where}: breaker is required, since {breaker!r} is too long; accepted: {NAME.pattern}")
+        raise PolicyError(f"{where}: breaker is required, since {breaker!r} is too long; it must match {NAME.pattern}")
     return HostPolicy(name=name, host=host, breaker=breaker, **given)
 
 
-def _check(values: Mapping[str, Any], keys: Mapping[str, tuple[Callable[[Any], bool], str]], where: str) -> None:
-    for key, value in values.items():
-        if key not in keys:
-            raise PolicyError(f"{where}: unknown key {key!r}; known are {', '.join(sorted(keys))}")
-        accepts, accepted = keys[key]
-        if not accepts(value):
-            raise PolicyError(f"{where}: {key} = {value!r}; accepted: {accepted}")
-
-
-def _table(values: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
-    table = values.get(key, {})
-    if not isinstance(table, Mapping):
-        raise PolicyError(f"{where}: {key} = {table!r}; accepted: a table")
-    return table
-
-
 #: What a table of a host may say, in the order of the fields; for the pages and the tests that hold them to the code.
-KEYS = tuple(one.name for one in fields(HostPolicy) if one.name in _KEYS)
+KEYS = tuple(one.name for one in fields(HostPolicy) if one.name in _READERS)

@@ -3,38 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+from wire import errors
+from wire.errors import ServiceError
 
 #: A problem names at most this many faults; an attacker's ten thousand unknown fields are one mistake.
 MAX_ERRORS = 50
 
 
-class MessagesError(Exception):
-    """Base of intake's errors: code, title and status by class; detail, waiting time and items by instance."""
+class MessagesError(ServiceError):
+    """Base of intake's errors."""
 
     code = "messages_error"
     title = "The message could not be handled."
-    status = 500
 
     def __init__(
-        self, detail: str = "", *, retry_after: float | None = None, errors: Sequence[dict[str, object]] = ()
+        self, detail: str = "", *, retry_after: float | None = None, errors: Sequence[dict[str, Any]] = ()
     ) -> None:
-        super().__init__(detail or self.title)
-        self.detail = detail or self.title
-        #: Seconds after which a repetition makes sense.
-        self.retry_after = retry_after
-        #: Problems by field or item.
-        self.errors = list(errors)
+        super().__init__(detail or self.title, retry_after=retry_after, errors=errors)
 
 
-class StoreUnavailable(MessagesError):
-    """The ledger's store gave no answer, or refused to write. What was asked may or may not have happened."""
+class StoreUnavailable(errors.StoreUnavailable, MessagesError):
+    """Redis is not responding, or refused to write. What was asked may or may not have happened."""
 
-    code = "store_unavailable"
-    title = "The message store does not answer."
-    status = 503
-
-    def __init__(self, detail: str = "", *, retry_after: float | None = 2.0) -> None:
-        super().__init__(detail, retry_after=retry_after)
+    title = "The message store is not responding."
+    default_retry_after = 2.0
 
 
 class NotConfirmed(StoreUnavailable):

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any
 
 from messages_app.domain import backoff
 from messages_app.failures import ErrorKind
-
-
-class PolicyError(ValueError):
-    """A policy file says something that cannot be followed. Names file, key, value and accepted range."""
+from wire.fields import integer, number
+from wire.policy import Readers, read_table, refuse_unknown_tables, table, validate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,41 +32,23 @@ class RetryPolicy:
     timeout_ms: int = 30_000
 
     def __post_init__(self) -> None:
-        for key, (low, high, whole) in _RANGES.items():
-            _check(key, getattr(self, key), low, high, whole, "RetryPolicy")
+        validate(self, _READERS, "RetryPolicy")
 
     @classmethod
-    def from_mapping(
-        cls, values: Mapping[str, Any], *, where: str, over: RetryPolicy | None = None
-    ) -> RetryPolicy:  # fmt: skip
-        """Build a policy from a parsed table, on top of ``over``. ``where`` names file and table in errors."""
-        known = {field.name for field in fields(cls)}
-        for key, value in values.items():
-            if key not in known:
-                raise PolicyError(f"{where}: unknown key {key!r}; known are {', '.join(sorted(known))}")
-            _check(key, value, *_RANGES[key], where)
-        base = {name: getattr(over, name) for name in known} if over else {}
-        return cls(**{**base, **values})
+    def from_mapping(cls, values: Mapping[str, Any], *, where: str, base: RetryPolicy | None = None) -> RetryPolicy:
+        """Build a policy from a parsed table, on top of ``base``. ``where`` names file and table in errors."""
+        return replace(base or cls(), **read_table(values, _READERS, where))
 
 
-#: key → (lowest, highest, whole numbers only)
-_RANGES: Mapping[str, tuple[float, float, bool]] = {
-    "max_retries": (0, 20, True),
-    "base_delay_ms": (1, 3_600_000, True),
-    "factor": (1, 10, False),
-    "max_delay_ms": (1, 86_400_000, True),
-    "jitter": (0, 1, False),
-    "max_retry_after_ms": (0, 86_400_000, True),
-    "timeout_ms": (100, 3_600_000, True),
+_READERS: Readers = {
+    "max_retries": integer(0, 20),
+    "base_delay_ms": integer(1, 3_600_000),
+    "factor": number(1, 10),
+    "max_delay_ms": integer(1, 86_400_000),
+    "jitter": number(0, 1),
+    "max_retry_after_ms": integer(0, 86_400_000),
+    "timeout_ms": integer(100, 3_600_000),
 }
-
-
-def _check(key: str, value: object, low: float, high: float, whole: bool, where: str) -> None:
-    accepted = f"accepted: {'whole numbers' if whole else 'numbers'} from {low:g} to {high:g}"
-    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-        raise PolicyError(f"{where}: {key} = {value!r}; {accepted}")
-    if not math.isfinite(value) or not low <= value <= high:
-        raise PolicyError(f"{where}: {key} = {value!r}; {accepted}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +61,14 @@ class RetryPolicies:
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], *, file: str) -> RetryPolicies:
         """Read ``{"default": {…}, "types": {"order.created": {…}}}``; a type says only what differs."""
-        unknown = set(values) - {"default", "types"}
-        if unknown:
-            raise PolicyError(f"{file}: unknown table {sorted(unknown)[0]!r}; known are default, types")
-        default = RetryPolicy.from_mapping(_table(values, "default", file), where=f"{file} [default]")
-        types = _table(values, "types", file)
+        refuse_unknown_tables(values, ("default", "types"), file)
+        default = RetryPolicy.from_mapping(table(values, "default", file), where=f"{file} [default]")
+        types = table(values, "types", file)
         return cls(
             default,
             {
                 name: RetryPolicy.from_mapping(
-                    _table(types, name, f"{file} [types]"), where=f'{file} [types."{name}"]', over=default
+                    table(types, name, f"{file} [types]"), where=f'{file} [types."{name}"]', base=default
                 )
                 for name in types
             },
@@ -99,13 +76,6 @@ class RetryPolicies:
 
     def of(self, message_type: str) -> RetryPolicy:
         return self.by_type.get(message_type, self.default)
-
-
-def _table(values: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
-    table = values.get(key, {})
-    if not isinstance(table, Mapping):
-        raise PolicyError(f"{where}: {key} = {table!r}; accepted: a table")
-    return table
 
 
 @dataclass(frozen=True, slots=True)

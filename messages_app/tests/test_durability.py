@@ -15,7 +15,6 @@ from breaker_app.tests.servers import OwnServer, Pair
 from messages_app import conf
 from messages_app.domain.clients import Client
 from messages_app.domain.errors import NotConfirmed
-from messages_app.domain.policy import PolicyError
 from messages_app.domain.records import AcceptStatus
 from messages_app.domain.redis_state import refusal_problem
 from messages_app.rest import intake
@@ -23,6 +22,7 @@ from messages_app.rest.intake import Reply, submit, submit_batch
 from messages_app.store.ledger import Ledger
 from messages_app.store.ledger_server import Terms, _waits_ms, terms_from_settings
 from messages_app.tests.handling import an_acceptance
+from wire.errors import PolicyError
 
 PATIENT = Terms(fsync_timeout_ms=10_000, replicas=1)
 HASTY = Terms(fsync_timeout_ms=150, replicas=1)

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from messages_app import conf
-from messages_app.domain.policy import GiveUp, PolicyError, RetryAt, RetryPolicies, RetryPolicy, decide
+from messages_app.domain.policy import GiveUp, RetryAt, RetryPolicies, RetryPolicy, decide
 from messages_app.failures import ErrorKind
+from wire.errors import PolicyError
 
 POLICY = RetryPolicy()
 
@@ -74,7 +75,7 @@ def test_a_type_says_only_what_differs() -> None:
     ("values", "parts"),
     [
         ({"default": {"max_retries": 21}}, ["retry.toml [default]", "max_retries = 21", "0 to 20"]),
-        ({"default": {"max_retries": 2.5}}, ["max_retries = 2.5", "whole numbers"]),
+        ({"default": {"max_retries": 2.5}}, ["max_retries = 2.5", "a whole number"]),
         ({"default": {"max_retries": True}}, ["max_retries = True"]),
         ({"default": {"jitter": float("nan")}}, ["jitter = nan", "0 to 1"]),
         ({"default": {"base_delay_ms": "1s"}}, ["base_delay_ms = '1s'"]),

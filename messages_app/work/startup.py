@@ -8,9 +8,9 @@ from time import sleep as pause
 from django.conf import settings
 
 from messages_app.domain.errors import StoreUnavailable
-from messages_app.domain.policy import PolicyError
 from messages_app.store.connection import url_problem
 from messages_app.store.ledger import ledger
+from wire.errors import PolicyError
 
 #: A replica may be about to become the primary. Longer than the time in which a supervisor calls a death a quick one.
 PATIENCE_S = 15.0
