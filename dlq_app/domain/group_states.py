@@ -1,4 +1,4 @@
-"""In which state a group is: by what people said about it and what happened since. Pure."""
+"""The state of a group: from what people decided about it and what has happened since. Pure."""
 
 from __future__ import annotations
 
@@ -7,91 +7,104 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-#: How long a group counts as new.
+#: A group is new for this time.
 NEW_FOR = timedelta(hours=24)
+#: Number of clock hours with their own counts, the current one included.
+HOURS = 24
 _HOUR = timedelta(hours=1)
 
 
 class GroupState(StrEnum):
-    """What a person who looks at the list of groups needs to know of one."""
-
-    #: Seen for the first time within the last 24 hours.
+    #: First seen within the last 24 hours.
     NEW = "new"
-    #: Seen for longer.
+    #: First seen earlier.
     ONGOING = "ongoing"
-    #: Somebody resolved it, and a letter of it died since.
+    #: A user resolved it, and a letter of it has failed since.
     REGRESSED = "regressed"
-    #: Somebody wants to hear no more of it for a while.
+    #: A user hid it for a while.
     IGNORED = "ignored"
-    #: Somebody resolved it and no letter died since, or none of its letters is open.
+    #: A user resolved it and no letter has failed since, or none of its letters is open.
     RESOLVED = "resolved"
 
 
-#: In these somebody should look at it, worst first.
+#: States that need attention, worst first.
 OPEN_STATES = (GroupState.REGRESSED, GroupState.NEW, GroupState.ONGOING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
-    """What somebody said last about the state of a group. Unlimited ignoring has none of the three ends."""
+    """The last change of a group's state by a user. Ignored without limit: none of the three limits is set."""
 
     #: ``resolved`` or ``ignored``.
     state: GroupState
     by: str
     at: datetime
     reason: str = ""
-    #: Ignored until this instant, …
+    #: Ignored until this time,
     until: datetime | None = None
-    #: … until more letters than this arrive in one clock hour, …
+    #: until more letters than this arrive in one clock hour,
     until_per_hour: int | None = None
-    #: … or until so many letters of it have died since. Whatever comes first.
+    #: or until this number of its letters has failed: whichever comes first.
     until_count: int | None = None
-    #: Why ignoring ended: ``time``, ``rate`` or ``count``. It does not begin again by itself.
+    #: Why ignoring ended: ``time``, ``rate`` or ``count``. It is not ignored again automatically.
     ended: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """What happened in a group."""
+class GroupFigures:
+    """The counts of one group."""
 
+    fingerprint: str
+    error_type: str
+    count: int
     open: int
+    #: When the oldest of its stored letters was created.
     first_seen: datetime
+    #: Its last failure.
     last_seen: datetime
-    #: Letters that arrived in each of the clock hours from ``hours_from`` on.
-    trend: Sequence[int]
-    hours_from: datetime
-    #: Letters that died since it was ignored; needed only for ``until_count``.
-    deaths_since: int = 0
+    #: Message types with their counts, most first.
+    types: Sequence[tuple[str, int]] = ()
+    #: Letters created in each of the last clock hours, oldest first.
+    trend: Sequence[int] = (0,) * HOURS
+    replayed_at: datetime | None = None
+    #: ``succeeded``, ``failed_same``, ``failed_new``; empty without a replay.
+    replay_outcome: str = ""
+    #: Letters whose last replay ended in the last clock hours.
+    replays_succeeded: int = 0
+    replays_failed: int = 0
 
 
-def state_of(said: Said | None, seen: Seen, now: datetime) -> GroupState:
+def state_of(
+    said: Said | None, group: GroupFigures, now: datetime, *, hours_from: datetime, deaths_since: int = 0
+) -> GroupState:
     """The state of a group at ``now``.
 
-    Ignored holds, whatever happens, until one of its ends is reached. Otherwise a group in which nothing is open is
-    resolved: there is nothing to do. What somebody resolved and what died since is regressed until somebody says
-    something else; the rest is new for 24 hours, then ongoing.
+    An ignored group stays ignored until a limit is reached. Otherwise a group without open letters is resolved, and one
+    that a user resolved and that has failed since is regressed until a user changes it; the rest is new for 24 hours,
+    then ongoing. ``hours_from``: beginning of ``trend``. ``deaths_since``: see ``why_ended``.
     """
-    if said and said.state is GroupState.IGNORED and not (said.ended or why_ended(said, seen, now)):
+    is_ignored = said is not None and said.state is GroupState.IGNORED and not said.ended
+    if said and is_ignored and not why_ended(said, group, now, hours_from=hours_from, deaths_since=deaths_since):
         return GroupState.IGNORED
-    if seen.open == 0:
+    if group.open == 0:
         return GroupState.RESOLVED
     if said and said.state is GroupState.RESOLVED:
-        return GroupState.REGRESSED if seen.last_seen > said.at else GroupState.RESOLVED
-    return GroupState.NEW if now - seen.first_seen < NEW_FOR else GroupState.ONGOING
+        return GroupState.REGRESSED if group.last_seen > said.at else GroupState.RESOLVED
+    return GroupState.NEW if now - group.first_seen < NEW_FOR else GroupState.ONGOING
 
 
-def why_ended(said: Said, seen: Seen, now: datetime) -> str:
-    """``time``, ``rate`` or ``count`` when an end of ignoring is reached, else empty.
+def why_ended(said: Said, group: GroupFigures, now: datetime, *, hours_from: datetime, deaths_since: int = 0) -> str:
+    """The limit at which ignoring ends: ``time``, ``rate`` or ``count``; empty if none is reached.
 
-    The rate is judged by whole clock hours that began after the group was ignored, the present one included: what made
-    somebody ignore it must not end that.
+    The rate is judged by whole clock hours that began after the group was ignored, the current one included: the
+    failures that led to ignoring must not end it. ``deaths_since``: letters that failed since, for ``until_count``.
     """
     if said.until is not None and now >= said.until:
         return "time"
-    if said.until_count is not None and seen.deaths_since >= said.until_count:
+    if said.until_count is not None and deaths_since >= said.until_count:
         return "count"
     if said.until_per_hour is not None:
-        since = [count for n, count in enumerate(seen.trend) if seen.hours_from + n * _HOUR >= said.at]
+        since = [count for n, count in enumerate(group.trend) if hours_from + n * _HOUR >= said.at]
         if max(since, default=0) > said.until_per_hour:
             return "rate"
     return ""

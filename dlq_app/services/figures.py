@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from dlq_app import conf
 from dlq_app.domain.errors import QueryTooSlow, StoreUnavailable
-from dlq_app.domain.group_states import GroupState, Said, Seen, why_ended
+from dlq_app.domain.group_states import GroupFigures, GroupState, Said, why_ended
 from dlq_app.domain.masking import mask_text
 from dlq_app.store import repository
-from dlq_app.store.figures import MAX_GROUPS, GroupFigures, Snapshot, figures
+from dlq_app.store.figures import MAX_GROUPS, Snapshot, figures
 from dlq_app.store.groups import groups
 from processes.names import process_name
 from wire.instants import iso
@@ -123,26 +123,21 @@ def _masked_counts(sources: Sequence[tuple[str, int]]) -> dict[str, int]:
     return counts
 
 
-def seen(group: GroupFigures, hours_from: datetime, said: Said | None) -> Seen:
-    """The figures of a group on which its state depends."""
-    counts = said and said.state is GroupState.IGNORED and said.until_count is not None and not said.ended
-    return Seen(
-        open=group.open,
-        first_seen=group.first_seen,
-        last_seen=group.last_seen,
-        trend=group.trend,
-        hours_from=hours_from,
-        deaths_since=figures().deaths_since(group.fingerprint, said.at, said.until_count)
-        if counts and said and said.until_count
-        else 0,
-    )
+def deaths_since(group: GroupFigures, said: Said | None) -> int:
+    """Letters that failed since the group was ignored; 0 unless its state depends on them."""
+    if said and said.state is GroupState.IGNORED and said.until_count and not said.ended:
+        return figures().deaths_since(group.fingerprint, said.at, said.until_count)
+    return 0
 
 
 def _end_ignoring(counted: Snapshot) -> None:
     """Store which groups are no longer ignored: a day later the figures would no longer show why."""
     ignored = groups().ignored()
-    known = {group.fingerprint: group for group in counted.groups if group.fingerprint in ignored}
-    for name, group in known.items():
-        why = why_ended(ignored[name], seen(group, counted.hours_from, ignored[name]), counted.as_of)
+    for group in counted.groups:
+        said = ignored.get(group.fingerprint)
+        if said is None:
+            continue
+        deaths = deaths_since(group, said)
+        why = why_ended(said, group, counted.as_of, hours_from=counted.hours_from, deaths_since=deaths)
         if why:
-            groups().end_ignoring(name, ignored[name], why, counted.as_of)
+            groups().end_ignoring(group.fingerprint, said, why, counted.as_of)

@@ -9,19 +9,18 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 
 from dlq_app import conf
 from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.errors import CriteriaInvalid, GroupNotFound
-from dlq_app.domain.group_states import OPEN_STATES, GroupState, Said, state_of
+from dlq_app.domain.group_states import OPEN_STATES, GroupFigures, GroupState, Said, state_of
 from dlq_app.domain.paging import DEFAULT_LIMIT, MAX_LIMIT
 from dlq_app.domain.search_terms import error_words, words
 from dlq_app.services import figures
 from dlq_app.store import repository
-from dlq_app.store.figures import GroupFigures
 from dlq_app.store.figures import figures as figures_store
 from dlq_app.store.groups import Described, Note, groups
 from wire import cursor as cursors
@@ -48,37 +47,30 @@ class LastReplay:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
-    """Letters that died of the same thing, and what people say about it."""
+class Group(GroupFigures):
+    """Letters that failed with the same error: their counts, and what users decided and noted about them."""
 
-    fingerprint: str
-    error_type: str
+    types: tuple[tuple[str, int], ...] = ()
+    trend: tuple[int, ...] = ()
     error_kind: str
     #: The error text with ``#`` for what varies.
     message: str
-    #: The error text of one letter. May hold what a client sent: mask it before it is shown.
+    #: The error text of one letter. May contain secrets of a client: mask it before it is shown.
     sample: str
     #: ``payments/gateway.py:88 capture()``; empty without application code in the stack.
     frame: str
-    #: Message types with their counts, most first, at most five.
-    types: tuple[tuple[str, int], ...]
-    count: int
-    open: int
-    first_seen: datetime
-    last_seen: datetime
-    #: Letters that arrived in each of 24 clock hours, oldest first; the last one is still going on.
-    trend: tuple[int, ...]
+    #: Beginning of the first hour of ``trend``.
     trend_from: datetime
-    last_replay: LastReplay | None
-    #: Letters whose last replay ended in these hours.
-    replays_succeeded: int
-    replays_failed: int
     state: GroupState
     said: Said | None
     note: Note | None
     #: ``{at, who, what, why}``, oldest first.
-    history: tuple[Mapping[str, Any], ...]
+    history: Sequence[Mapping[str, Any]]
     as_of: datetime
+
+    @property
+    def last_replay(self) -> LastReplay | None:
+        return LastReplay(at=self.replayed_at, outcome=self.replay_outcome) if self.replayed_at else None
 
     @property
     def title(self) -> str:
@@ -289,27 +281,25 @@ def _all() -> tuple[list[Group], datetime, bool]:
 
 
 def _group(counted: GroupFigures, described: Described, hours_from: datetime, as_of: datetime, now: datetime) -> Group:
+    # Its oldest letters may have been deleted.
     first_seen = min(counted.first_seen, described.first_seen or counted.first_seen)
-    seen = replace(figures.seen(counted, hours_from, described.said), first_seen=first_seen)
-    return Group(
-        fingerprint=counted.fingerprint,
+    counted = replace(
+        counted,
+        first_seen=first_seen,
         error_type=counted.error_type or described.error_type,
+        types=tuple(counted.types),
+        trend=tuple(counted.trend),
+    )
+    said, deaths = described.said, figures.deaths_since(counted, described.said)
+    return Group(
+        **{field.name: getattr(counted, field.name) for field in fields(counted)},
         error_kind=described.error_kind,
         message=described.message,
         sample=described.sample,
         frame=described.frame,
-        types=tuple((name, count) for name, count in counted.types),
-        count=counted.count,
-        open=counted.open,
-        first_seen=first_seen,
-        last_seen=counted.last_seen,
-        trend=tuple(counted.trend),
         trend_from=hours_from,
-        last_replay=LastReplay(at=counted.replayed_at, outcome=counted.replay_outcome) if counted.replayed_at else None,
-        replays_succeeded=counted.replays_succeeded,
-        replays_failed=counted.replays_failed,
-        state=state_of(described.said, seen, now),
-        said=described.said,
+        state=state_of(said, counted, now, hours_from=hours_from, deaths_since=deaths),
+        said=said,
         note=described.note,
         history=tuple(described.history),
         as_of=as_of,

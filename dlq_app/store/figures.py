@@ -13,6 +13,7 @@ from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
 from pymongo.write_concern import WriteConcern
 
+from dlq_app.domain.group_states import HOURS, GroupFigures
 from dlq_app.domain.states import OPEN, Status
 from dlq_app.store.hinted import hinted
 from dlq_app.store.indexes import CREATED, FIGURES, REPLAYED, RESOLVED
@@ -20,8 +21,6 @@ from dlq_app.store.mongo import LETTERS, Document, database, patiently, translat
 from dlq_app.store.repository import Letters
 
 SNAPSHOTS = "dlq_figures"
-#: Number of clock hours with their own counts, the current one included.
-HOURS = 24
 #: Maximum number of groups in a snapshot: those with the most open letters.
 MAX_GROUPS = 2000
 #: Maximum number of values of a field with their own count.
@@ -34,30 +33,6 @@ MAX_ROWS = 50_000
 _ID = "all"
 _HOUR = timedelta(hours=1)
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupFigures:
-    """The counts of one group."""
-
-    fingerprint: str
-    error_type: str
-    count: int
-    open: int
-    #: When the oldest of its stored letters was created.
-    first_seen: datetime
-    #: Its last failure.
-    last_seen: datetime
-    #: Message types with their counts, most first.
-    types: Sequence[tuple[str, int]] = ()
-    #: Letters created in each of the last clock hours, oldest first.
-    trend: Sequence[int] = (0,) * HOURS
-    replayed_at: datetime | None = None
-    #: ``succeeded``, ``failed_same``, ``failed_new``; empty without a replay.
-    replay_outcome: str = ""
-    #: Letters whose last replay ended in the last clock hours.
-    replays_succeeded: int = 0
-    replays_failed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

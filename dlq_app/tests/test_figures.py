@@ -12,11 +12,12 @@ import pytest
 from pymongo.database import Database
 
 from dlq_app.domain.errors import QueryTooSlow, StoreUnavailable
+from dlq_app.domain.group_states import HOURS, GroupFigures
 from dlq_app.domain.letter import Death
 from dlq_app.domain.states import Status
 from dlq_app.services import dead_letters, figures
 from dlq_app.store import repository
-from dlq_app.store.figures import HOURS, SNAPSHOTS, Figures, GroupFigures, Snapshot
+from dlq_app.store.figures import SNAPSHOTS, Figures, Snapshot
 from dlq_app.store.figures import figures as figures_store
 from dlq_app.store.mongo import LETTERS
 from dlq_app.store.repository import Letters

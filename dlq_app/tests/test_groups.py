@@ -12,7 +12,7 @@ from pymongo.database import Database
 
 from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.errors import CriteriaInvalid, GroupNotFound
-from dlq_app.domain.group_states import NEW_FOR, GroupState, Said, Seen, state_of, why_ended
+from dlq_app.domain.group_states import NEW_FOR, GroupFigures, GroupState, Said, state_of, why_ended
 from dlq_app.domain.letter import Death
 from dlq_app.services import dead_letters, figures, groups
 from dlq_app.services.groups import Group, GroupPage, GroupQuery
@@ -28,17 +28,22 @@ Store = Database[dict[str, Any]]
 HOUR = timedelta(hours=1)
 
 
-def seen(**changes: Any) -> Seen:
+#: Beginning of the hours of ``a_group``.
+HOURS_FROM = NOON - 23 * HOUR
+
+
+def a_group(**changes: Any) -> GroupFigures:
     """A group of two days with open letters."""
     values: dict[str, Any] = {
+        "fingerprint": "f" * 16,
+        "error_type": "E",
+        "count": 3,
         "open": 3,
         "first_seen": NOON - timedelta(days=2),
         "last_seen": NOON - HOUR,
-        "trend": [0] * 24,
-        "hours_from": NOON - 23 * HOUR,
         **changes,
     }
-    return Seen(**values)
+    return GroupFigures(**values)
 
 
 def said(state: GroupState, at: datetime = NOON - 3 * HOUR, **changes: Any) -> Said:
@@ -73,7 +78,10 @@ def said(state: GroupState, at: datetime = NOON - 3 * HOUR, **changes: Any) -> S
     ],
 )
 def test_the_state_of_a_group(what: Said | None, happened: dict[str, Any], state: str) -> None:
-    assert state_of(what, seen(**happened), NOON) == state
+    deaths = happened.get("deaths_since", 0)
+    group = a_group(**{name: value for name, value in happened.items() if name != "deaths_since"})
+
+    assert state_of(what, group, NOON, hours_from=HOURS_FROM, deaths_since=deaths) == state
 
 
 def test_hours_before_it_was_ignored_do_not_end_that() -> None:
@@ -81,8 +89,8 @@ def test_hours_before_it_was_ignored_do_not_end_that() -> None:
     many_before = [99] * 21 + [0] * 3
     many_before[20] = 99  # the hour in which it was ignored
 
-    assert why_ended(ignored, seen(trend=many_before), NOON) == ""
-    assert why_ended(ignored, seen(trend=[0] * 21 + [11, 0, 0]), NOON) == "rate"
+    assert why_ended(ignored, a_group(trend=many_before), NOON, hours_from=HOURS_FROM) == ""
+    assert why_ended(ignored, a_group(trend=[0] * 21 + [11, 0, 0]), NOON, hours_from=HOURS_FROM) == "rate"
 
 
 # --- what is counted and said ---
