@@ -9,12 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
@@ -36,6 +34,7 @@ from messages_app.store import flight
 from messages_app.store.flight import Flying
 from messages_app.store.ledger import ledger
 from messages_app.work import witness
+from wire.cached import Cached
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 #: Days of accounts that can be chosen; differences are shown whatever their day.
@@ -47,32 +46,6 @@ MOST_TEXT = 20_000
 MOST_SET_ASIDE = 20
 #: Who may acknowledge losses.
 CONTROL = "dlqsite.admin"
-
-_T = TypeVar("_T")
-
-
-class Kept(Generic[_T]):
-    """An answer that is good for a moment, so that many readers cost one question. Errors are not kept."""
-
-    def __init__(self, ask: Callable[[], _T], keep_s: float) -> None:
-        self._ask = ask
-        self._keep_s = keep_s
-        self._lock = threading.Lock()
-        self._kept: tuple[float, _T] | None = None
-
-    def get(self) -> _T:
-        kept = self._kept
-        if kept is not None and kept[0] > time.monotonic():
-            return kept[1]
-        with self._lock:
-            kept = self._kept
-            if kept is None or kept[0] <= time.monotonic():
-                answer = self._ask()
-                self._kept = kept = (time.monotonic() + self._keep_s, answer)
-            return kept[1]
-
-    def forget(self) -> None:
-        self._kept = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +67,8 @@ def _board() -> Board:
     return Board(figures, seen.messages, seen.now_ms, aside)
 
 
-board = Kept(_board, 1.0)
-accounts: Kept[list[AccountRow]] = Kept(lambda: ledger().accounting(ALL_DAYS), 10.0)
+board = Cached(_board, 1.0)
+accounts = Cached(lambda: ledger().accounting(ALL_DAYS), 10.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +203,7 @@ def live_context(days: int) -> dict[str, Any]:
         "as_of": datetime.now(UTC), "days": days, "day_choices": DAYS, "away": "", "home": reverse("admin:index"),
     }  # fmt: skip
     try:
-        context |= {"board": board.get(), "lanes": _lanes(board.get()), **_books(accounts.get(), days)}
+        context |= {"board": board(), "lanes": _lanes(board()), **_books(accounts(), days)}
     except StoreUnavailable as error:
         context["away"] = str(error)
     return context

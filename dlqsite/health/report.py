@@ -42,6 +42,7 @@ from messages_app.domain.records import AccountRow
 from messages_app.domain.redis_state import writes_paused
 from messages_app.store import presence
 from messages_app.store.ledger import ledger
+from wire.cached import Cached
 from wire.contract import COUNT, OBJECT, TEXT, Field, Shape, choice, envelope, optional
 
 #: Every check has this long; what has not answered by then is taken for down.
@@ -153,20 +154,14 @@ def check_clocks() -> Finding:
     return Finding(Status.HEALTHY, facts=facts)
 
 
-@cache
-def _accounts() -> list[tuple[float, list[AccountRow]]]:
-    return []
+_all_accounts = Cached(lambda: ledger().accounting(), BOOKS_S)
 
 
 def _books() -> list[AccountRow]:
     """The accounts of all days, read once in ``BOOKS_S``; only the last two days in between."""
-    kept = _accounts()
-    if not kept or kept[0][0] < time.monotonic():
-        kept[:] = [(time.monotonic() + BOOKS_S, ledger().accounting())]
-        return kept[0][1]
-    recent = ledger().accounting(2)
+    rows, recent = _all_accounts(), ledger().accounting(2)
     days = {row.day for row in recent}
-    return [row for row in kept[0][1] if row.day not in days] + recent
+    return [row for row in rows if row.day not in days] + recent
 
 
 CHECKS: Mapping[str, Callable[[], Finding]] = {

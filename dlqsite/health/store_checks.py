@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -35,6 +34,7 @@ from messages_app.store import presence
 from messages_app.store.lane_workers import LaneWorkers, lane_workers
 from messages_app.store.ledger import ledger
 from messages_app.store.series import History, series
+from wire.cached import Cached
 
 #: Seconds for which tables and indexes that were there are taken to be there still.
 SELDOM_S = 30.0
@@ -44,23 +44,9 @@ OUTBOX_S = 20.0
 _RATE_OVER_MS, _RATE_LEAST_MS = 3_600_000, 600_000
 
 
-class Seldom:
-    """A question that is asked again only after a while, as long as all is well."""
-
-    def __init__(self, ask: Callable[[], list[StoreProblem]]) -> None:
-        self._ask = ask
-        self._good_until = 0.0
-
-    def __call__(self) -> list[StoreProblem]:
-        if time.monotonic() < self._good_until:
-            return []
-        found = self._ask()
-        if not found:
-            self._good_until = time.monotonic() + SELDOM_S
-        return found
-
-    def forget(self) -> None:
-        self._good_until = 0.0
+def _seldom(ask: Callable[[], list[StoreProblem]]) -> Cached[[], list[StoreProblem]]:
+    """A check that is repeated only after a while, as long as it finds nothing."""
+    return Cached(ask, lambda found, took_s: 0 if found else SELDOM_S)
 
 
 def redis_problems() -> tuple[list[StoreProblem], str]:
@@ -115,7 +101,7 @@ def _overflow_problems() -> list[StoreProblem]:
     return [StoreProblem(part="redis", code="memory_projected", what=what, fix=MORE_MEMORY)]
 
 
-overflow_problems = Seldom(_overflow_problems)
+overflow_problems = _seldom(_overflow_problems)
 
 
 def check_redis() -> Finding:
@@ -139,7 +125,7 @@ def check_intake() -> Finding:
 
 
 _START_MONGODB = "Start it, or correct MONGODB_URL. Its log says why it ended, such as a full disk."
-index_problems = Seldom(mongo_state.index_problems)
+index_problems = _seldom(mongo_state.index_problems)
 
 
 def check_mongodb() -> Finding:
@@ -212,7 +198,7 @@ def _latest_migrations() -> frozenset[tuple[str, str]]:
     return frozenset(MigrationLoader(None).graph.leaf_nodes())
 
 
-schema_problems = Seldom(_schema_problems)
+schema_problems = _seldom(_schema_problems)
 
 
 def data_disk_problems() -> list[StoreProblem]:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
-import time
-from functools import cache
 from typing import Any, ClassVar
 
 from django.http import HttpRequest, HttpResponse
@@ -21,41 +18,24 @@ from dlqsite.access import must_look
 from dlqsite.overview import as_json, page
 from dlqsite.overview.snapshot import Overview, overview
 from dlqsite.version import VERSION
+from wire.cached import Cached
 
 #: What was rendered is shown to everybody for so long, in seconds.
 KEEP_S = 1.0
 
 
-#: Names by which the site is reached; more than these are rendered anew each time.
-MOST_ORIGINS = 8
+#: Names by which the site is reached, of which the fragment is kept.
+MAX_ORIGINS = 8
 
 
-class Rendered:
-    """The fragment as HTML, rendered at most once a second however many look."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._kept: dict[str, tuple[float, Overview, str, str]] = {}
-
-    def get(self, origin: str) -> tuple[Overview, str, str]:
-        """The figures, their HTML, and its name: the same figures have the same. ``origin`` stands in its examples."""
-        kept = self._kept.get(origin)
-        if kept is None or kept[0] < time.monotonic():
-            with self._lock:
-                kept = self._kept.get(origin)
-                if kept is None or kept[0] < time.monotonic():
-                    figures = overview()
-                    html = render_to_string("console/overview_body.html", context(figures, origin))
-                    digest = hashlib.sha256(html.encode()).hexdigest()[:32]
-                    kept = (time.monotonic() + KEEP_S, figures, html, digest)
-                    if origin in self._kept or len(self._kept) < MOST_ORIGINS:
-                        self._kept[origin] = kept
-        return kept[1:]
+def _render(origin: str) -> tuple[Overview, str, str]:
+    """The figures, their HTML, and its digest. ``origin`` is the address in the examples."""
+    figures = overview()
+    html = render_to_string("console/overview_body.html", context(figures, origin))
+    return figures, html, hashlib.sha256(html.encode()).hexdigest()[:32]
 
 
-@cache
-def rendered() -> Rendered:
-    return Rendered()
+rendered = Cached(_render, KEEP_S, max_answers=MAX_ORIGINS)
 
 
 def origin(request: HttpRequest) -> str:
@@ -87,7 +67,7 @@ def context(figures: Overview, origin: str) -> dict[str, Any]:
 def fragment(request: HttpRequest) -> HttpResponse:
     """The live part of the home page; 304 while nothing in it has changed."""
     must_look(request)
-    figures, html, digest = rendered().get(origin(request))
+    figures, html, digest = rendered(origin(request))
     etag = f'"{digest}"'
     if request.headers.get("If-None-Match") == etag:
         answer = HttpResponse(status=304)

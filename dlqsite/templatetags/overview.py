@@ -37,7 +37,7 @@ def curve_word(name: str) -> str:
 @register.simple_tag(takes_context=True)
 def overview_now(context: Any) -> dict[str, Any]:
     """The live part as it is now: ``as_of``, ``body``, ``etag``."""
-    figures, html, digest = views.rendered().get(views.origin(context["request"]))
+    figures, html, digest = views.rendered(views.origin(context["request"]))
     return views.live(figures, html, digest)
 
 

@@ -29,9 +29,9 @@ PREFIX = "dlq:"
 def forget() -> None:
     """Nothing that was seen of another test's stores is shown."""
     snapshot.sources.cache_clear()
-    views.rendered.cache_clear()
+    views.rendered.forget()
     report.doctor.cache_clear()
-    report._accounts.cache_clear()
+    report._all_accounts.forget()
     store_checks.index_problems.forget()
     store_checks.overflow_problems.forget()
     store_checks.schema_problems.forget()
@@ -78,7 +78,7 @@ def settle() -> snapshot.Overview:
         if all(source.part().value is not None or source.part().why_away != "No answer yet." for source in asked.all):
             break
         time.sleep(0.02)
-    views.rendered.cache_clear()
+    views.rendered.forget()
     return snapshot.overview()
 
 

@@ -413,7 +413,7 @@ class TestPage:
         assert f"{away.letters.as_of:%H:%M}" in banner.words
 
     def test_the_same_figures_are_not_sent_twice(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(views, "KEEP_S", 60.0)
+        monkeypatch.setattr(views.rendered, "keep_s", 60.0)
         scenes.quiet(self.redis)
         scenes.settle()
         viewer = signed_in(member("viewer"))
@@ -475,9 +475,9 @@ class TestPage:
             return render(name, context)
 
         monkeypatch.setattr(views, "render_to_string", noting)
-        monkeypatch.setattr(views, "KEEP_S", 60.0)
+        monkeypatch.setattr(views.rendered, "keep_s", 60.0)
         scenes.settle()
         for _ in range(20):
-            views.rendered().get("http://testserver")
+            views.rendered("http://testserver")
 
         assert rendered == ["console/overview_body.html"]

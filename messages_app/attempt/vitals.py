@@ -6,12 +6,13 @@ import json
 import os
 import socket
 import time
+from functools import partial
 
 from messages_app import conf
+from wire.cached import Cached
 
 _STARTED = time.monotonic()
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
-_cached: tuple[float, str, str] = (0.0, "", "")
 
 
 def resident_bytes() -> int:
@@ -23,30 +24,24 @@ def resident_bytes() -> int:
         return 0
 
 
+@partial(Cached, keep_s=1.0)
 def system_state(worker: str) -> str:
     """JSON text of {cpu, memory, uptime, host, worker, codeVersion}, at most one second old.
 
     ``cpu``: the host's load average over its number of CPUs, in percent · ``memory``: bytes held by this process ·
     ``uptime``: seconds since this process began.
     """
-    global _cached
-    now = time.monotonic()
-    cached = _cached
-    if now - cached[0] < 1.0 and cached[1] == worker:
-        return cached[2]
     try:
         cpu = round(100 * os.getloadavg()[0] / (os.cpu_count() or 1), 1)
     except OSError:
         cpu = 0.0
-    text = json.dumps(
+    return json.dumps(
         {
             "cpu": cpu,
             "memory": resident_bytes(),
-            "uptime": round(now - _STARTED, 1),
+            "uptime": round(time.monotonic() - _STARTED, 1),
             "host": socket.gethostname(),
             "worker": worker,
             "codeVersion": conf.code_version(),
         }
     )
-    _cached = (now, worker, text)
-    return text

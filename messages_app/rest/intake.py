@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from hashlib import sha256
 from math import ceil
 from os import urandom
@@ -53,6 +54,7 @@ from messages_app.rest.status import instant, message_path
 from messages_app.store.ledger import ledger
 from messages_app.store.throttles import count, rate_headers, retry_after_s, submit_limit
 from messages_app.work.protection import open_for_ms
+from wire.cached import Cached
 from wire.problem import CONTENT_TYPE as PROBLEM_TYPE
 from wire.problem import encode, problem
 
@@ -365,7 +367,9 @@ def uuid7() -> str:
 # -- the circuit breaker
 
 
-_peeked: dict[str, tuple[float, int | None]] = {}
+@partial(Cached, keep_s=_PEEK_S, max_answers=10_000)
+def _wait_ms(name: str) -> int | None:
+    return open_for_ms(name) if breaker_for(name).policy.when_open is WhenOpen.REJECT else None
 
 
 def breaker_must_let_pass(submission: Submission) -> None:
@@ -377,23 +381,15 @@ def breaker_must_let_pass(submission: Submission) -> None:
     name = submission.breaker
     if name is None:
         return
-    now = time.monotonic()
-    known = _peeked.get(name)
-    if known is None or known[0] <= now:
-        known = (now + _PEEK_S, _wait_ms(name))
-        _peeked[name] = known
-    if known[1] is not None:
-        seconds = max(1, ceil(known[1] / 1000))
+    wait_ms = _wait_ms(name)
+    if wait_ms is not None:
+        seconds = max(1, ceil(wait_ms / 1000))
         raise CircuitOpen(
             # Not "is failing": a person may have forced it open.
             f"The circuit breaker {name} lets no {submission.type} through at the moment; try again in {seconds} s. "
             f"GET /api/breakers/{name} says why.",
             retry_after=seconds,
         )
-
-
-def _wait_ms(name: str) -> int | None:
-    return open_for_ms(name) if breaker_for(name).policy.when_open is WhenOpen.REJECT else None
 
 
 # -- batches

@@ -33,9 +33,9 @@ WEBHOOKS = (Path(__file__).parent / "data" / "webhooks.jsonl").read_text(encodin
 
 @pytest.fixture(autouse=True)
 def _empty_redis(redis_client: Any) -> Iterator[None]:
-    intake._peeked.clear()
+    intake._wait_ms.forget()
     yield
-    intake._peeked.clear()
+    intake._wait_ms.forget()
 
 
 def head(body: bytes, **more: str) -> dict[str, str]:
@@ -531,7 +531,7 @@ def guarded() -> Iterator[str]:
 def test_while_the_breaker_is_open_its_type_is_refused_and_others_are_not(guarded: str) -> None:
     assert send({"payload": 1, "type": guarded}).status == 202
     breaker_for("orders-db").force(BreakerState.FORCED_OPEN, actor="user:olga", reason="maintenance")
-    intake._peeked.clear()
+    intake._wait_ms.forget()
 
     refused = send({"payload": 1, "type": guarded})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -36,6 +35,7 @@ from dlq_app.domain.replay_batch import (
     Stage,
 )
 from dlq_app.services import batches
+from wire.cached import Cached
 
 ITEMS = 20
 #: What is asked every second while it goes on, else every five.
@@ -87,7 +87,7 @@ class Line:
 
 def live(request: HttpRequest, batch: ReplayBatch, now: datetime) -> dict[str, Any]:
     """The changing part of a batch's page."""
-    came_back = _report(batch)
+    came_back = _report(batch.id)
     outcomes = _by_outcome(came_back)
     counts = batch.counts
     in_flight = max(0, counts.sent - counts.succeeded - counts.failed)
@@ -202,22 +202,10 @@ def what_will_happen(order: BatchOrder, count: int, breakers: Sequence[BreakerSe
 
 # --- parts ---
 
-_reports: dict[str, tuple[float, list[tuple[str, str, int]]]] = {}
-
-
-def _report(batch: ReplayBatch) -> list[tuple[str, str, int]]:
-    """How many ended how. What is costly to count, in a batch of very many, is shown again for twenty times as long."""
-    now = time.monotonic()
-    known = _reports.get(batch.id)
-    if known is not None and now < known[0]:
-        return known[1]
-    found = batches.report(batch.id)
-    took = time.monotonic() - now
-    if took > _CHEAP_S:
-        if len(_reports) >= _KEPT_REPORTS:
-            _reports.clear()
-        _reports[batch.id] = (now + 20 * took, found)
-    return found
+#: How many ended how. What is costly to count, in a batch of very many, is shown again for twenty times as long.
+_report = Cached(
+    batches.report, lambda found, took_s: 20 * took_s if took_s > _CHEAP_S else 0, max_answers=_KEPT_REPORTS
+)
 
 
 def _by_outcome(came_back: Sequence[tuple[str, str, int]]) -> dict[str, int]:
