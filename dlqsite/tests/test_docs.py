@@ -25,9 +25,9 @@ from dlqsite.health import report
 from dlqsite.health.findings import Status as HealthStatus
 from dlqsite.models import SCOPES
 from messages_app import failures
+from messages_app.domain import parsing
 from messages_app.domain.policy import RetryPolicy
 from messages_app.domain.records import State
-from messages_app.rest import intake
 
 ROOT = Path(settings.BASE_DIR)
 DOCS = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
@@ -92,7 +92,7 @@ def test_every_error_code_of_an_app_is_explained(base: type[Exception]) -> None:
 
 
 def test_every_fault_of_a_message_is_explained() -> None:
-    assert set(intake._GRAVEST_FIRST) - named("errors.md") == set()
+    assert set(parsing._WORST_FIRST) - named("errors.md") == set()
 
 
 def test_every_plain_problem_is_explained() -> None:

@@ -14,7 +14,7 @@ from dlq_app.tests.batch_rig import Rig
 from dlqsite.tests.people import member, signed_in, with_key
 from management.tests.commands import run
 from messages_app.domain.parsing import parse_envelope
-from messages_app.rest.intake import check
+from messages_app.rest.validation import check
 
 pytestmark = [pytest.mark.mongo, pytest.mark.redis, pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
 

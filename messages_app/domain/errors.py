@@ -1,4 +1,4 @@
-"""What intake cannot do, as exceptions that carry their own wire form."""
+"""Errors of intake, each with its status, code and title on the wire."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from wire import errors
 from wire.errors import ServiceError
 
-#: A problem names at most this many faults; an attacker's ten thousand unknown fields are one mistake.
+#: Maximum faults in a problem document.
 MAX_ERRORS = 50
 
 
@@ -16,7 +16,7 @@ class MessagesError(ServiceError):
     """Base of intake's errors."""
 
     code = "messages_error"
-    title = "The message could not be handled."
+    title = "The message could not be processed."
 
     def __init__(
         self, detail: str = "", *, retry_after: float | None = None, errors: Sequence[dict[str, Any]] = ()
@@ -25,29 +25,29 @@ class MessagesError(ServiceError):
 
 
 class StoreUnavailable(errors.StoreUnavailable, MessagesError):
-    """Redis is not responding, or refused to write. What was asked may or may not have happened."""
+    """Redis is not responding, or rejected a write. The request may or may not have been carried out."""
 
     title = "The message store is not responding."
     default_retry_after = 2.0
 
 
 class NotConfirmed(StoreUnavailable):
-    """The message is in Redis, but not as safe as ``ACCEPT_DURABILITY`` asks for. It may be processed, or be lost."""
+    """The message is in Redis, but not with the durability of ``ACCEPT_DURABILITY``. It may be processed or lost."""
 
     code = "not_confirmed"
-    title = "The message is not stored safely enough yet."
+    title = "The message is not stored durably yet."
 
 
 class LedgerRefused(MessagesError):
-    """The ledger was asked for something that can never be, such as a message id outside its alphabet."""
+    """A request that the ledger can never carry out, such as one with an invalid message id."""
 
     code = "ledger_refused"
-    title = "The ledger can never hold such a message."
+    title = "The ledger cannot store this message."
     status = 409
 
 
 class InvalidJson(MessagesError):
-    """The body is no JSON text in UTF-8."""
+    """The body is not JSON in UTF-8."""
 
     code = "invalid_json"
     title = "The body is not valid JSON."
@@ -55,25 +55,25 @@ class InvalidJson(MessagesError):
 
 
 class MessageInvalid(MessagesError):
-    """A message, or a part of one, is not as it must be; ``code`` is that of its gravest fault."""
+    """An invalid message. ``code`` is that of its worst fault."""
 
     code = "invalid_message"
-    title = "The message is not as it must be."
+    title = "Invalid message."
     status = 400
 
     def __init__(self, faults: Sequence[tuple[str, str, str]]) -> None:
-        """``faults``: (code, field, message) of everything that is wrong, gravest first."""
+        """``faults``: (code, field, message) each, worst first."""
         self.code = faults[0][0]
         _, name, message = faults[0]
-        lonely = f"{name}: {message}" if name else message
+        only = f"{name}: {message}" if name else message
         super().__init__(
-            lonely if len(faults) == 1 else f"{len(faults)} things are wrong with the message.",
+            only if len(faults) == 1 else f"The message has {len(faults)} faults; see `errors`.",
             errors=[{"field": field, "message": message} for _, field, message in faults[:MAX_ERRORS]],
         )
 
 
 class PayloadTooLarge(MessagesError):
-    """The body is longer than what is taken."""
+    """The body exceeds the maximum size."""
 
     code = "payload_too_large"
     title = "The body is too large."
@@ -81,10 +81,10 @@ class PayloadTooLarge(MessagesError):
 
 
 class LengthRequired(MessagesError):
-    """The body's length is not announced, so it cannot be bounded before it is read."""
+    """The body has no Content-Length, so its size cannot be checked before it is read."""
 
     code = "length_required"
-    title = "Send a Content-Length."
+    title = "Content-Length is required."
     status = 411
 
 
@@ -97,15 +97,15 @@ class UnsupportedMediaType(MessagesError):
 
 
 class IdempotencyConflict(MessagesError):
-    """The id was accepted with other content before."""
+    """A message with this id and different content was already accepted."""
 
     code = "idempotency_conflict"
-    title = "This message id was used for other content."
+    title = "This message id was already used for different content."
     status = 409
 
 
 class RateLimited(MessagesError):
-    """The client's requests per minute are used up."""
+    """The client exceeded its requests per minute."""
 
     code = "rate_limited"
     title = "Too many requests."
@@ -113,7 +113,7 @@ class RateLimited(MessagesError):
 
 
 class CircuitOpen(MessagesError):
-    """What the handler of this message calls is failing: its circuit breaker is open."""
+    """The circuit breaker of the message's handler is open."""
 
     code = "circuit_open"
     title = "The circuit breaker of this message is open."
@@ -121,7 +121,7 @@ class CircuitOpen(MessagesError):
 
 
 class MessageNotFound(MessagesError):
-    """No such message, or it ended long enough ago to be forgotten."""
+    """An unknown message, or one whose record has expired."""
 
     code = "message_not_found"
     title = "No such message."
@@ -129,10 +129,10 @@ class MessageNotFound(MessagesError):
 
 
 class InvalidRequest(MessagesError):
-    """A body that is not as it must be; ``errors`` names the fields."""
+    """An invalid body. ``errors`` names the fields."""
 
     code = "invalid_request"
-    title = "The request is not as it must be."
+    title = "Invalid request."
     status = 400
 
     def __init__(self, field: str, message: str) -> None:
@@ -140,7 +140,7 @@ class InvalidRequest(MessagesError):
 
 
 class LossNotFound(MessagesError):
-    """No loss of a store has this id."""
+    """No loss has this id."""
 
     code = "loss_not_found"
     title = "No such loss."

@@ -1,7 +1,7 @@
-"""Strict bytes → JSON: the payload's text as it was received, and everything about it that intake refuses.
+"""Strict JSON parsing: the payload's text as received, and the faults that intake rejects.
 
-The scanning is done by the standard library's C scanner. Python code only walks a payload whose text shows a sign of
-trouble, with a stack of its own: no input makes it recurse.
+The standard library's C scanner does the scanning. Python code walks a payload only when its text looks suspicious,
+with an explicit stack: no input makes it recurse.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any, Final, NamedTuple
 
 from messages_app.domain.errors import InvalidJson, MessageInvalid
 
-#: Containers within containers that a payload may have; a plain value has depth 0, ``{}`` has 1.
+#: Maximum nesting of a payload: a plain value has depth 0, ``{}`` has 1.
 MAX_DEPTH: Final = 32
-#: What 64 bits hold with a sign. Anything larger would change its value in one store or another.
+#: Signed 64-bit integers. The stores would change larger ones.
 MIN_INTEGER: Final = -(2**63)
 MAX_INTEGER: Final = 2**63 - 1
 
 _BOM = b"\xef\xbb\xbf"
 _scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # likewise
 _space = re.compile(r"[ \t\n\r]*").match
-#: Numbers that may not fit (19 digits, or an exponent of three). Necessary signs, not sufficient ones.
+#: Numbers that may be too large: 19 digits, or an exponent of three. May match valid ones.
 _LONG_NUMBER = re.compile(r"[0-9](?:[0-9]{18}|[eE]\+?[0-9]{3})")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _STRUCTURE = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|["\[\]{}]', re.DOTALL)
@@ -33,26 +33,57 @@ _NUMBER = re.compile(r"[-+0-9.eE]+")
 
 
 class Fault(NamedTuple):
-    """One thing that is wrong: a stable code, the field, and what is allowed."""
+    """One fault: a stable code, the field, and what is allowed."""
 
     code: str
     field: str
     message: str
 
 
+#: Maximum faults of one message in an answer, which must not be many times as long as the request.
+MAX_FAULTS: Final = 20
+_WORST_FIRST = {
+    code: rank
+    for rank, code in enumerate(
+        (
+            "duplicate_field",
+            "unknown_field",
+            "payload_too_deep",
+            "payload_contains_nul",
+            "payload_contains_surrogate",
+            "payload_integer_too_large",
+            "payload_not_finite",
+            "unknown_type",
+            "invalid_message",
+        )
+    )
+}
+
+
+def worst_first(faults: list[Fault]) -> list[Fault]:
+    """The faults by weight, the first ``MAX_FAULTS`` of them and the number of the others."""
+    ordered = sorted(faults, key=lambda fault: _WORST_FIRST[fault.code])
+    more = len(ordered) - MAX_FAULTS
+    if more <= 0:
+        return ordered
+    # "At least": not every field is checked when a message has very many.
+    rest = Fault(ordered[0].code, "", f"and at least {more} more faults")
+    return [*ordered[:MAX_FAULTS], rest]
+
+
 _TOO_DEEP = f"is nested too deeply; at most {MAX_DEPTH} levels are allowed"
-_HUGE = f"holds an integer outside 64 bits; allowed are {MIN_INTEGER} to {MAX_INTEGER} (send larger ones as text)"
+_HUGE = f"contains an integer outside 64 bits; allowed: {MIN_INTEGER} to {MAX_INTEGER} (send larger ones as strings)"
 _MESSAGES: Final = {
     "payload_too_deep": _TOO_DEEP,
-    "payload_contains_nul": "holds the character U+0000, which cannot be stored; remove it",
-    "payload_contains_surrogate": "holds half of a surrogate pair (\\ud800 to \\udfff alone), which is no character",
+    "payload_contains_nul": "contains the character U+0000, which cannot be stored; remove it",
+    "payload_contains_surrogate": "contains half of a surrogate pair (a lone \\ud800 to \\udfff); remove it",
     "payload_integer_too_large": _HUGE,
-    "payload_not_finite": "holds NaN, Infinity or a number too large for one; only finite numbers are JSON",
+    "payload_not_finite": "contains NaN, Infinity or a number that is too large; JSON allows only finite numbers",
 }
 
 
 class _Absent:
-    """Stands for a field that was not sent; ``None`` is a payload like any other."""
+    """Marks a field that was not sent; ``None`` is a valid payload."""
 
     def __repr__(self) -> str:
         return "ABSENT"
@@ -63,7 +94,7 @@ ABSENT: Final = _Absent()
 
 @dataclass(slots=True)
 class Envelope:
-    """One scanned JSON object: the payload apart, as value and as received, and every other member as sent."""
+    """A scanned JSON object: the payload as value and as received text, and the other members."""
 
     fields: dict[str, Any]
     payload: Any
@@ -74,7 +105,7 @@ class Envelope:
 
 
 def decode(body: bytes) -> str:
-    """The body's text without a byte order mark. Raises ``InvalidJson`` when it is not UTF-8."""
+    """Decode the body, without a byte order mark. Raises ``InvalidJson`` when it is not UTF-8."""
     try:
         return (body[3:] if body.startswith(_BOM) else body).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -83,7 +114,7 @@ def decode(body: bytes) -> str:
 
 
 def parse_envelope(text: str) -> Envelope:
-    """The one object that ``text`` holds. Raises ``InvalidJson``; what is wrong inside is in ``faults``."""
+    """Parse the one object in ``text``. Raises ``InvalidJson``; faults of its members are in ``faults``."""
     start = skip_space(text, 0)
     if text[start : start + 1] != "{":
         _, end, _ = scan_value(text, start)
@@ -95,7 +126,7 @@ def parse_envelope(text: str) -> Envelope:
 
 
 def parse_payload(payload: bytes) -> Any:
-    """The value of a payload's text alone, under the same rules as inside a message.
+    """Parse a payload on its own, by the same rules as inside a message.
 
     Raises ``InvalidJson`` or ``MessageInvalid``.
     """
@@ -108,15 +139,15 @@ def parse_payload(payload: bytes) -> Any:
     return value
 
 
-#: So many fields, or faults, are looked at one by one: far more than a message has.
-_MOST_FIELDS = 100
+#: Maximum number of fields and faults that are checked: far more than a message has.
+_MAX_FIELDS = 100
 
 
 def scan_envelope(text: str, start: int) -> Envelope:
     """Scan the object whose ``{`` is at ``start``.
 
-    Raises ``InvalidJson`` for what is no JSON. A value that cannot be built at all (nested a thousand levels, an
-    integer of thousands of digits) is skipped and noted as a fault, so that in a batch the next one can still be read.
+    Raises ``InvalidJson``. A value that cannot be built (nested a thousand levels, an integer of thousands of digits)
+    is skipped and recorded as a fault, so that the next message of a batch can still be read.
     """
     envelope = Envelope({}, ABSENT, "", 0)
     fields = envelope.fields
@@ -126,14 +157,14 @@ def scan_envelope(text: str, start: int) -> Envelope:
         return envelope
     while True:
         if text[at : at + 1] != '"':
-            raise invalid(text, at, "a field name in double quotes is expected")
+            raise invalid(text, at, "expected a field name in double quotes")
         try:
             name, at = scanstring(text, at + 1)
         except json.JSONDecodeError as error:
             raise invalid(text, error.pos, error.msg) from error
         at = skip_space(text, at)
         if text[at : at + 1] != ":":
-            raise invalid(text, at, "':' is expected")
+            raise invalid(text, at, "expected ':'")
         at = skip_space(text, at + 1)
         value, end, fault = scan_value(text, at)
         if fault:
@@ -146,8 +177,8 @@ def scan_envelope(text: str, start: int) -> Envelope:
                 envelope.faults.extend(payload_faults(value, envelope.payload_text))
         else:
             fields[name] = value
-        if len(fields) + len(envelope.faults) > _MOST_FIELDS:
-            # Refused whatever follows: most of them are unknown. Only its end is wanted, which C code finds sooner.
+        if len(fields) + len(envelope.faults) > _MAX_FIELDS:
+            # Rejected in any case: most of these fields are unknown. Only its end is needed, which C code finds faster.
             _, envelope.end, _ = scan_value(text, start)
             return envelope
         at = skip_space(text, end)
@@ -156,30 +187,30 @@ def scan_envelope(text: str, start: int) -> Envelope:
             envelope.end = at + 1
             return envelope
         if following != ",":
-            raise invalid(text, at, "',' or '}' is expected")
+            raise invalid(text, at, "expected ',' or '}'")
         at = skip_space(text, at + 1)
 
 
 def scan_value(text: str, at: int) -> tuple[Any, int, str | None]:
-    """The value at ``at``, where it ends, and the code of the fault for which it could not be built (then None)."""
+    """The value at ``at``, its end, and a fault's code when it could not be built (the value is None then)."""
     try:
         value, end = _scan(text, at)
     except StopIteration as error:
-        raise invalid(text, error.value, "a value is expected") from error
+        raise invalid(text, error.value, "expected a value") from error
     except RecursionError:
         return None, _skip_value(text, at), "payload_too_deep"
     except json.JSONDecodeError as error:
         raise invalid(text, error.pos, error.msg) from error
     except ValueError:
-        # The scanner gives a ValueError of its own for an integer of more digits than Python is willing to convert.
+        # An integer with more digits than Python converts.
         return None, _skip_value(text, at), "payload_integer_too_large"
     return value, end, None
 
 
 def payload_faults(value: Any, text: str) -> list[Fault]:
-    """What intake refuses in a payload, given its value and its text; empty when it can be taken.
+    """Faults of a payload, given its value and its text; empty for a valid one.
 
-    The text is looked at first, in C: without many brackets, escapes, long numbers or the three words, nothing can be
+    The text is checked first, in C: without many brackets, escapes, long numbers or the words below nothing can be
     wrong, and the value need not be walked.
     """
     if (
@@ -222,7 +253,7 @@ def _walk(payload: Any) -> set[str]:
 
 
 def _skip_value(text: str, at: int) -> int:
-    """Where the value at ``at`` ends, found by counting brackets outside strings; what is inside is not looked at."""
+    """The end of the value at ``at``, found by counting brackets outside strings."""
     if text[at] not in "[{":
         number = _NUMBER.match(text, at)
         return number.end() if number else at
@@ -237,11 +268,11 @@ def _skip_value(text: str, at: int) -> int:
                 return token.end()
         elif sign == '"':
             raise invalid(text, token.start(), "Unterminated string")
-    raise invalid(text, len(text), "',' or a closing bracket is expected")
+    raise invalid(text, len(text), "expected ',' or a closing bracket")
 
 
 def skip_space(text: str, at: int) -> int:
-    """The index of the next character that is no white space."""
+    """The index of the next character that is not white space."""
     if text[at : at + 1] not in (" ", "\n", "\r", "\t"):
         return at
     found = _space(text, at)
@@ -249,14 +280,14 @@ def skip_space(text: str, at: int) -> int:
 
 
 def expect_end(text: str, at: int) -> None:
-    """Raise ``InvalidJson`` when anything but white space follows."""
+    """Raise ``InvalidJson`` unless only white space follows."""
     at = skip_space(text, at)
     if at != len(text):
-        raise invalid(text, at, "the text goes on after the value")
+        raise invalid(text, at, "unexpected text after the value")
 
 
 def invalid(text: str, at: int, what: str) -> InvalidJson:
-    """What is wrong and where, counted from 1 for people and from 0 in characters for programs."""
+    """The error at a place: line and column count from 1, the character offset from 0."""
     at = min(at, len(text))
     line = text.count("\n", 0, at) + 1
     column = at - text.rfind("\n", 0, at)

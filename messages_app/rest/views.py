@@ -17,7 +17,9 @@ from dlq_app.rest import requests
 from messages_app.domain.errors import MessageNotFound
 from messages_app.domain.records import Record
 from messages_app.rest import contract, intake
+from messages_app.rest.replies import Reply
 from messages_app.rest.status import status_body
+from messages_app.rest.validation import MESSAGE_ID
 from messages_app.store.ledger import ledger
 from wire.contract import problems
 
@@ -34,18 +36,18 @@ _RETRY_AFTER = OpenApiParameter(
 )
 _IDEMPOTENCY_KEY = OpenApiParameter(
     "Idempotency-Key",
-    {"type": "string", "pattern": f"^{intake.MESSAGE_ID.pattern}$"},
+    {"type": "string", "pattern": f"^{MESSAGE_ID.pattern}$"},
     OpenApiParameter.HEADER,
     description="The same as `messageId`; both only if they are equal.",
 )
 
 
-def _response(reply: intake.Reply) -> HttpResponse:
+def _response(reply: Reply) -> HttpResponse:
     return HttpResponse(reply.body, status=reply.status, content_type=reply.content_type, headers=dict(reply.headers))
 
 
 def _record(message_id: str) -> Record:
-    record = ledger().get(message_id) if intake.MESSAGE_ID.fullmatch(message_id) else None
+    record = ledger().get(message_id) if MESSAGE_ID.fullmatch(message_id) else None
     if record is None:
         raise MessageNotFound(f"No message {message_id} is known here.")
     return record

@@ -18,7 +18,8 @@ from messages_app.domain.errors import NotConfirmed
 from messages_app.domain.records import AcceptStatus
 from messages_app.domain.redis_state import refusal_problem
 from messages_app.rest import intake
-from messages_app.rest.intake import Reply, submit, submit_batch
+from messages_app.rest.intake import submit, submit_batch
+from messages_app.rest.replies import Reply
 from messages_app.store.ledger import Ledger
 from messages_app.store.ledger_server import Terms, _waits_ms, terms_from_settings
 from messages_app.tests.handling import an_acceptance

@@ -14,7 +14,7 @@ from messages_app.domain.errors import MessageInvalid
 from messages_app.domain.parsing import parse_envelope
 from messages_app.envelope import Message
 from messages_app.handlers import demo
-from messages_app.rest.intake import check
+from messages_app.rest.validation import check
 
 
 def a_message(payload: Any, *, prior_runs: int = 0, seconds: float = 30) -> Message:
@@ -96,4 +96,4 @@ def test_switched_off_it_is_an_unknown_type_and_the_others_are_named(settings: S
     finally:
         registry._specs["demo"] = spec
 
-    assert "demo has no handler; known types are http.deliver" in str(refused.value.errors)
+    assert "demo has no handler; known types: http.deliver" in str(refused.value.errors)

@@ -19,11 +19,15 @@ from breaker_app.conf import breaker_for
 from breaker_app.states import State as BreakerState
 from messages_app import registry
 from messages_app.domain.clients import Client
+from messages_app.domain.parsing import MAX_FAULTS
 from messages_app.domain.records import Record
 from messages_app.envelope import Message
 from messages_app.rest import intake
-from messages_app.rest.intake import MAX_BODY, MAX_SKIPPED, Reply, submit, submit_batch, uuid7
+from messages_app.rest.intake import MAX_BODY, MAX_SKIPPED, submit, submit_batch
+from messages_app.rest.replies import Reply
+from messages_app.rest.validation import uuid7
 from messages_app.store.ledger import ledger
+from messages_app.work import protection
 
 pytestmark = pytest.mark.redis
 
@@ -33,9 +37,9 @@ WEBHOOKS = (Path(__file__).parent / "data" / "webhooks.jsonl").read_text(encodin
 
 @pytest.fixture(autouse=True)
 def _empty_redis(redis_client: Any) -> Iterator[None]:
-    intake._wait_ms.forget()
+    protection._wait_ms.forget()
     yield
-    intake._wait_ms.forget()
+    protection._wait_ms.forget()
 
 
 def head(body: bytes, **more: str) -> dict[str, str]:
@@ -245,7 +249,7 @@ def test_an_unknown_type_is_told_with_the_known_ones() -> None:
     message = said(send({"payload": 1, "type": "nope"}))["errors"][0]["message"]
 
     assert "demo" in registry.types()
-    assert message.endswith(f"known types are {', '.join(registry.types())}")
+    assert message.endswith(f"known types: {', '.join(registry.types())}")
 
 
 def test_ten_thousand_unknown_fields_make_a_short_answer() -> None:
@@ -313,7 +317,7 @@ def test_an_unknown_type_is_told_the_known_ones() -> None:
     told = said(send({"payload": 1, "type": "nobody"}))
 
     assert told["code"] == "unknown_type"
-    assert told["detail"].startswith("type: nobody has no handler; known types are ")
+    assert told["detail"].startswith("type: nobody has no handler; known types: ")
     assert "demo" in told["detail"]
 
 
@@ -487,7 +491,7 @@ def test_an_answer_names_so_many_faults_and_no_more() -> None:
     answer = send({"payload": 1} | {f"x{n}": n for n in range(1000)})
 
     errors = said(answer)["errors"]
-    assert len(errors) == intake.MAX_FAULTS + 1
+    assert len(errors) == MAX_FAULTS + 1
     assert errors[-1] == {"field": "", "message": "and at least 81 more faults"}
 
 
@@ -531,7 +535,7 @@ def guarded() -> Iterator[str]:
 def test_while_the_breaker_is_open_its_type_is_refused_and_others_are_not(guarded: str) -> None:
     assert send({"payload": 1, "type": guarded}).status == 202
     breaker_for("orders-db").force(BreakerState.FORCED_OPEN, actor="user:olga", reason="maintenance")
-    intake._wait_ms.forget()
+    protection._wait_ms.forget()
 
     refused = send({"payload": 1, "type": guarded})
 

@@ -22,7 +22,7 @@ from messages_app.domain.shares import SLOW_S, Shares
 from messages_app.envelope import Message
 from messages_app.failures import PermanentError, TransientError
 from messages_app.rest import intake
-from messages_app.rest.intake import Reply
+from messages_app.rest.replies import Reply
 from messages_app.services import IntakePort
 from messages_app.tests.handling import a_claimed, handling
 from messages_app.work.protection import Protection, announce_breakers, open_for_ms
@@ -273,7 +273,7 @@ def submit(type: str, to: str) -> Reply:
     return intake.submit(head, io.BytesIO(body).read, Client(label="key:test", rate_key="test"))
 
 
-def test_who_is_refused_by_a_person_is_not_told_of_a_failure(redis_client: redis.Redis) -> None:
+def test_a_breaker_forced_open_is_not_reported_as_failing(redis_client: redis.Redis) -> None:
     breaker_for("to:forced").force(State.FORCED_OPEN, actor="user:olga", reason="test")
 
     with handling(lambda message: None, breaker=by_destination, breakers=lambda: ("to:forced",)) as type:
@@ -282,5 +282,5 @@ def test_who_is_refused_by_a_person_is_not_told_of_a_failure(redis_client: redis
     problem = json.loads(reply.body)
     assert (reply.status, problem["code"]) == (503, "circuit_open")
     assert dict(reply.headers)["Retry-After"] == "30"
-    assert "breaker to:forced lets no test.type through at the moment; try again in 30 s." in problem["detail"]
+    assert "breaker to:forced is open, so test.type messages are rejected; try again in 30 s." in problem["detail"]
     assert "GET /api/breakers/to:forced says why" in problem["detail"]

@@ -6,18 +6,23 @@ import logging
 import time
 from _thread import allocate_lock
 from collections.abc import Callable, Collection
+from functools import partial
+from math import ceil
 from typing import TYPE_CHECKING
 
 from breaker_app.breaker import Outcome, Permit, State
 from breaker_app.conf import announce, breaker_for, patient_store, policy_for
 from breaker_app.errors import StoreUnavailable
 from messages_app import conf, registry
+from messages_app.domain.errors import CircuitOpen
 from messages_app.failures import ErrorKind
 from messages_app.work.samples import Sample
+from wire.cached import Cached
 
 if TYPE_CHECKING:
     from messages_app.domain.shares import Shares
     from messages_app.work.runner import Attempt
+from breaker_app.policy import WhenOpen
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +31,9 @@ SHORTEST_WAIT_MS = 1_000
 LONGEST_TRIAL_WAIT_MS = 30_000
 #: One that finds the threads' share for slow downstreams taken comes back after this, and up to as much again.
 CROWDED_WAIT_MS = 2_000
+
+#: Minimum time between two reads of a breaker's state in intake, per process.
+_PEEK_S = 0.25
 
 _monotonic = time.monotonic
 
@@ -106,6 +114,28 @@ def open_for_ms(name: str) -> int | None:
     if seen.state is State.FORCED_OPEN:
         return breaker.policy.open_timeout_ms
     return seen.retry_after_ms if seen.state is State.OPEN and seen.retry_after_ms > 0 else None
+
+
+@partial(Cached, keep_s=_PEEK_S, max_answers=10_000)
+def _wait_ms(name: str) -> int | None:
+    return open_for_ms(name) if breaker_for(name).policy.when_open is WhenOpen.REJECT else None
+
+
+def reject_while_open(name: str, message_type: str) -> None:
+    """Raise ``CircuitOpen`` while the breaker is open and its policy rejects messages for it.
+
+    Reads the state without a permit, at most every quarter of a second per process; the worker asks again. While the
+    breaker's store is unavailable the message is accepted.
+    """
+    wait_ms = _wait_ms(name)
+    if wait_ms is not None:
+        seconds = max(1, ceil(wait_ms / 1000))
+        raise CircuitOpen(
+            # Not "is failing": an operator may have forced it open.
+            f"The circuit breaker {name} is open, so {message_type} messages are rejected; try again in {seconds} s. "
+            f"GET /api/breakers/{name} shows why.",
+            retry_after=seconds,
+        )
 
 
 def seen_many(names: Collection[str]) -> dict[str, tuple[str, int]]:
