@@ -8,8 +8,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from hashlib import sha1
-from importlib.resources import files
 from itertools import groupby
 from typing import Any, Final
 
@@ -20,6 +18,7 @@ from breaker_app.errors import StoreUnavailable
 from breaker_app.policy import BreakerPolicy
 from breaker_app.primary import leaving, once_more
 from breaker_app.states import Entry, Permit, Recorded, Snapshot, State, Transition, Why
+from wire.scripts import CLOCK, load_scripts
 
 log = logging.getLogger(__name__)
 
@@ -38,23 +37,11 @@ KEPT_TRANSITIONS: Final = 1_000
 _ADDRESS: Final = re.compile(
     r"host|port|path|db|username|password|credential_provider|client_name|socket_keepalive|ssl_.*"
 )
-_CLOCK: Final = re.compile(r"(?<=--@TIME\n).*(?=\n--@END)")
 
 
-def _read(name: str) -> str:
-    return files("breaker_app").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
-
-
-def script_text(verb: str, *, test_clock: bool = False) -> str:
-    """The script of ``verb`` as it is sent: the machine, then the verb.
-
-    With ``test_clock`` the one line that asks the server for the time takes the last argument instead. The text that
-    production sends has no such argument.
-    """
-    machine = _read("machine")
-    if test_clock:
-        machine = _CLOCK.sub("local now = tonumber(ARGV[#ARGV])", machine)
-    return f"{machine}\n{_read(verb)}"
+def on_test_clock(name: str, source: str) -> str:
+    """The script with its last argument as the time. The script that production sends has no such argument."""
+    return CLOCK.sub("local now = tonumber(ARGV[#ARGV])", source)
 
 
 def _manners(timeout_s: float) -> dict[str, Any]:
@@ -161,10 +148,7 @@ class RedisBreakerStore:
         self._redis = _own_client(connection, timeout_s)
         self._clock = clock
         self.outage = outage or Outage()
-        self._scripts: dict[str, tuple[str, str]] = {}
-        for verb in ("acquire", "record", "admin", "peek"):
-            text = script_text(verb, test_clock=clock is not None)
-            self._scripts[verb] = (text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+        self._scripts = load_scripts("breaker_app", on_test_clock if clock else None)
 
     @classmethod
     def from_url(cls, url: str, *, timeout_s: float = TIMEOUT_S) -> RedisBreakerStore:
@@ -195,20 +179,20 @@ class RedisBreakerStore:
 
     def peek_many(self, policies: Mapping[str, BreakerPolicy]) -> dict[str, Snapshot]:
         """Every breaker named, as ``peek``, in one round trip."""
-        text, digest = self._scripts["peek"]
+        script = self._scripts["peek"]
         now = (self._clock(),) if self._clock else ()
 
-        def run(verb: str, script: str) -> list[Any]:
+        def run(verb: str, text: str) -> list[Any]:
             with self._redis.pipeline(transaction=False) as pipe:
                 for name, policy in policies.items():
-                    getattr(pipe, verb)(script, 3, *_keys(name), *policy.wire, *now)
+                    getattr(pipe, verb)(text, 3, *_keys(name), *policy.wire, *now)
                 return pipe.execute()
 
         def run_known() -> list[Any]:
             try:
-                return run("evalsha_ro", digest)
+                return run("evalsha_ro", script.sha)
             except NoScriptError:
-                return run("eval_ro", text)
+                return run("eval_ro", script.source)
 
         return dict(zip(policies, map(_snapshot, self._try(run_known)), strict=True))
 
@@ -255,7 +239,7 @@ class RedisBreakerStore:
 
     def _ask(self, verb: str, name: str, policy: BreakerPolicy, *arguments: str, insist: bool = False) -> Any:
         """Run the script of ``verb``. EVALSHA first; a server that does not know the script gets its text, once."""
-        text, digest = self._scripts[verb]
+        script = self._scripts[verb]
         rest = (3, *_keys(name), *policy.wire, *arguments, *([self._clock()] if self._clock else ()))
         known, unknown = (self._redis.evalsha, self._redis.eval)
         if verb == "peek":
@@ -263,9 +247,9 @@ class RedisBreakerStore:
 
         def run() -> Any:
             try:
-                return known(digest, *rest)
+                return known(script.sha, *rest)
             except NoScriptError:
-                return unknown(text, *rest)
+                return unknown(script.source, *rest)
 
         return self._try(run, insist=insist)
 

@@ -1,9 +1,10 @@
 -- Looks at the breaker and writes nothing: time moves no state, only callers do.
 --
--- KEYS      as in machine.lua
+-- KEYS      as in shared/machine.lua
 -- RETURNS   {state, generation, outcomes, failures, slow, leases, probes succeeded, probes failed, probes lost, opens,
 --           retry after in ms (0 now, -1 only a person can tell), due 0/1: OPEN and its time is up}
 -- RACES     none: run read-only.
+--@use machine
 age()
 for token, till in pairs(leases) do
   leases[token] = till > now and math.min(till, now + lease_ms) or nil

@@ -1,11 +1,12 @@
 -- Counts the outcomes of permitted calls, in the order given, as if each had been sent alone.
 --
--- KEYS      as in machine.lua
+-- KEYS      as in shared/machine.lua
 -- ARGV[9]   JSON list of runs of equal outcomes, each [token, generation, "S" success | "F" failure | "I" ignored,
 --           slow 0/1, how many]
 -- RETURNS   {state, generation, outcomes in the window, failures in the window, how many of each run were used, ...}
 -- RACES     an outcome is compared with the generation it belongs to and counted in one step: one that comes late changes
 --           nothing, and the outcome that trips is the last one counted.
+--@use machine
 local function count(outcome, slow)
   if not bucket then
     local kept = redis.call('HGET', KEYS[1], 'b' .. sec % window)

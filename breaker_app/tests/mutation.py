@@ -20,15 +20,16 @@ from dataclasses import dataclass
 
 from redis import Redis, ResponseError
 
-from breaker_app import store as store_module
 from breaker_app.errors import StoreUnavailable
-from breaker_app.store import RedisBreakerStore, script_text
+from breaker_app.store import RedisBreakerStore, on_test_clock
 from breaker_app.testing import FakeClock
 from breaker_app.tests.bench import POLICIES, Bench, Twins, random_trace
 from breaker_app.tests.cases import CASES
 from breaker_app.tests.servers import OwnServer
+from wire import scripts
+from wire.scripts import load_scripts
 
-FILES = ("machine", "acquire", "record", "admin", "peek")
+FILES = ("shared/machine", "acquire", "record", "admin", "peek")
 
 #: (what, pattern, replacement): each match on a code line is one mutant.
 CHANGES: tuple[tuple[str, str, str], ...] = (
@@ -62,14 +63,18 @@ CHANGES: tuple[tuple[str, str, str], ...] = (
 
 #: Mutants that change no rule, with the reason. (file, part of the mutated line, what was done)
 SAME: dict[tuple[str, str, str], str] = {
-    ("machine", "slot > window", ""): "a slot left by a longer window grows old like slot 0",
-    ("machine", "if sec <= b.ep or slot", ""): "the same second has returned before",
-    ("machine", "to == 'O' and now + open_ms or 1", ""): "the deadline is read in OPEN only",
-    ("machine", "b['until'] >= now + open_ms", ""): "equal deadlines are cut to themselves",
-    ("machine", "till >= now + lease_ms", ""): "equal leases are cut to themselves",
-    ("machine", "if b.st ~= 'H' then return end", "line left out"): "outside HALF_OPEN there is nothing to judge",
-    ("machine", "if #row > 1 then", ""): "a row has none or at least two",
-    ("machine", "'MAXLEN', '~', 999,", ""): "the stream is trimmed to about a thousand",
+    ("shared/machine", "slot > window", ""): "a slot left by a longer window grows old like slot 0",
+    ("shared/machine", "if sec <= b.ep or slot", ""): "the same second has returned before",
+    ("shared/machine", "to == 'O' and now + open_ms or 1", ""): "the deadline is read in OPEN only",
+    ("shared/machine", "b['until'] >= now + open_ms", ""): "equal deadlines are cut to themselves",
+    ("shared/machine", "till >= now + lease_ms", ""): "equal leases are cut to themselves",
+    (
+        "shared/machine",
+        "if b.st ~= 'H' then return end",
+        "line left out",
+    ): "outside HALF_OPEN there is nothing to judge",
+    ("shared/machine", "if #row > 1 then", ""): "a row has none or at least two",
+    ("shared/machine", "'MAXLEN', '~', 999,", ""): "the stream is trimmed to about a thousand",
 }
 
 
@@ -89,7 +94,7 @@ class Mutant:
         return "\n".join(lines)
 
 
-originals = {name: store_module._read(name) for name in FILES}
+originals = scripts.read_sources("breaker_app")
 
 
 def mutants() -> Iterator[Mutant]:
@@ -172,10 +177,10 @@ def idle(client: Redis) -> None:
 
 def compiles(client: Redis, mutant: Mutant) -> bool:
     """Whether the server takes the script at all."""
-    verbs = ("acquire", "record", "admin", "peek") if mutant.file == "machine" else (mutant.file,)
+    verbs = ("acquire", "record", "admin", "peek") if mutant.file == "shared/machine" else (mutant.file,)
     try:
         for verb in verbs:
-            client.script_load(script_text(verb, test_clock=True))
+            client.script_load(load_scripts("breaker_app", on_test_clock)[verb].source)
     except ResponseError:
         return False
     return True
@@ -191,7 +196,7 @@ def main() -> int:
     server.start()
     client = server.client
     files = dict(originals)
-    store_module._read = files.__getitem__  # type: ignore[assignment]
+    scripts.read_sources = lambda package: files
     counts: Counter[str] = Counter()
     survivors = []
     try:

@@ -1,4 +1,4 @@
--- The breaker in memory: loads it, lets time act on it, changes its state, saves it. Put before each verb by the store.
+-- The breaker in memory: loads it, lets time act on it, changes its state, saves it. Each verb uses it.
 --
 -- KEYS[1]   cb:{name}:s   hash: st gen until ep n f sl ok bad lost opens, and buckets b0.. = "total,failed,slow"
 -- KEYS[2]   cb:{name}:p   sorted set: leases of probes (token, end in ms); only in HALF_OPEN
