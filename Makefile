@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
+TEMPLATES = $(wildcard templates */templates)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
@@ -19,9 +20,11 @@ up: $(VENV)/.runtime ## run the whole system here, with its own stores; Ctrl-C s
 
 test: $(VENV)/.dev lint check pytest postgres ## everything that CI runs
 
-lint: $(VENV)/.dev ## style, types, who imports whom; scripts, the image, the compose file
+lint: $(VENV)/.dev ## style, types, who imports whom; templates, scripts, the image, the compose file
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/djhtml --check --tabwidth 2 $(TEMPLATES)
+	@! grep -rnE '^.{141,}' --include='*.html' $(TEMPLATES) || { echo "Break these lines: templates have at most 140 characters a line" >&2; exit 1; }
 	$(BIN)/mypy .
 	$(BIN)/lint-imports
 	$(BIN)/shellcheck .ci/run .ci/audit management/scripts/*.sh
@@ -31,6 +34,7 @@ lint: $(VENV)/.dev ## style, types, who imports whom; scripts, the image, the co
 format: $(VENV)/.dev ## rewrite files in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/djhtml --tabwidth 2 $(TEMPLATES)
 
 # The settings of production, with a key that signs nothing and a database that holds nothing.
 check: export DATABASE_URL = sqlite://:memory:

@@ -426,7 +426,7 @@ def test_a_confirmed_move_moves_what_it_showed(
     before = operator.get(url).content.decode()
     after = confirm(operator, url)
 
-    assert "12 <small" in before
+    assert "12<small" in before
     assert "m-0000" in before
     assert f"12 dead letters {done}." in after.content.decode()
     assert store.dead_letters.count_documents({"status": status, "errorType": "TIMEOUT_ERROR"}) == 12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from django.contrib.auth.models import Group, Permission, User
@@ -12,6 +13,23 @@ from audit_app.models import AuditLine
 from dlqsite import roles
 from dlqsite.access import known_keys
 from dlqsite.models import ApiKey
+
+#: Parts of a page in which whitespace counts, and whitespace between a template's lines.
+_VERBATIM = re.compile(r"(<(?:pre|textarea|script)\b.*?</(?:pre|textarea|script)>)", re.DOTALL)
+_AT_TAG, _IN_TEXT = re.compile(r"(?<=>)\s*\n\s*|\s*\n\s*(?=<)"), re.compile(r"\s*\n\s*")
+
+
+class Browser(Client):
+    """Django's client that reads pages as people do: line breaks of a template are no text."""
+
+    def request(self, **request: Any) -> Any:
+        answer = super().request(**request)
+        if answer.headers.get("Content-Type", "").startswith("text/html") and not answer.streaming:
+            parts = _VERBATIM.split(answer.content.decode())
+            answer.content = "".join(
+                part if place % 2 else _IN_TEXT.sub(" ", _AT_TAG.sub("", part)) for place, part in enumerate(parts)
+            ).encode()
+        return answer
 
 
 def a_key(*scopes: str, name: str = "carol", **fields: Any) -> str:
@@ -31,7 +49,7 @@ def staff(name: str = "vic", *permissions: str, csrf: bool = False, **fields: An
     """A browser in which a member of staff is signed in. Permissions are codenames of ``dlqsite``."""
     user = User.objects.create_user(name, password=None, is_staff=True, **fields)
     user.user_permissions.add(*Permission.objects.filter(content_type__app_label="dlqsite", codename__in=permissions))
-    client = Client(enforce_csrf_checks=csrf)
+    client = Browser(enforce_csrf_checks=csrf)
     client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
     return client
 
@@ -48,7 +66,7 @@ def member(role: str, name: str = "") -> User:
 
 def signed_in(user: User) -> Client:
     """A browser of Django's in which the user is signed in."""
-    client = Client()
+    client = Browser()
     client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
     return client
 
