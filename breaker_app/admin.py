@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
-from django.template.loader import render_to_string
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.http import urlencode
 
-from audit_app.lines import record
-from audit_app.pages import LinesAsHistory
 from breaker_app import services
 from breaker_app.errors import BreakerNotFound, InvalidRequest
 from breaker_app.models import Breaker
 from breaker_app.policy import BreakerPolicy, WhenOpen
 from breaker_app.services import Card
 from breaker_app.states import MAX_REASON, State, Transition, Why
+from console import permissions
+from console.live import etag_of, fragment
+from console.read_only import ReadOnlyAdmin
 
-#: The permission to give orders.
-CONTROL = "dlqsite.admin"
 #: The worst first.
 _WORST = (State.OPEN, State.FORCED_OPEN, State.HALF_OPEN, State.DISABLED, State.METRICS_ONLY, State.CLOSED)
 _TONES = {State.OPEN: "bad", State.FORCED_OPEN: "mute", State.HALF_OPEN: "warn", State.CLOSED: ""}
@@ -279,17 +275,8 @@ def rules(policy: BreakerPolicy) -> list[tuple[str, str]]:
 
 
 @admin.register(Breaker)
-class BreakerAdmin(LinesAsHistory):
+class BreakerAdmin(ReadOnlyAdmin):
     """Cards of all breakers, and of one what it counts, what happened to it, and what can be done."""
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
     def get_urls(self) -> list[URLPattern]:
         wrap = self.admin_site.admin_view
@@ -309,52 +296,41 @@ class BreakerAdmin(LinesAsHistory):
         return HttpResponseRedirect(_address(object_id))
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> TemplateResponse:
-        if not self.has_view_permission(request):
-            raise PermissionDenied
+        self.require_view(request)
         board = _board(request.GET.get("name", ""))
         context = {
-            **self.admin_site.each_context(request),
+            **self.context(request, "Breakers"),
             **board,
-            "etag": _tag(board),
-            "title": "Breakers",
-            "may_order": request.user.has_perm(CONTROL),
+            "etag": _etag(board),
+            "may_order": permissions.can(request, permissions.ADMIN),
             "most": MAX_REASON,
             "origin": f"{request.scheme}://{request.get_host()}",
             "reason": request.GET.get("reason", "")[:MAX_REASON],
         }
-        return TemplateResponse(request, "console/breakers.html", context)
+        return TemplateResponse(request, "breaker_app/breakers.html", context)
 
     def live_view(self, request: HttpRequest) -> HttpResponse:
         """The part that renews itself; 304 while nothing in it has changed."""
-        if not self.has_view_permission(request):
-            raise PermissionDenied
+        self.require_view(request)
         board = _board(request.GET.get("name", ""))
-        etag = _tag(board)
-        if request.headers.get("If-None-Match") == f'"{etag}"':
-            answer = HttpResponse(status=304)
-        else:
-            answer = HttpResponse(render_to_string("console/breakers_live.html", {**board, "etag": etag, "oob": True}))
-        answer["ETag"] = f'"{etag}"'
-        answer["X-As-Of"] = f"{board['as_of']:%H:%M:%S}"
-        answer["Cache-Control"] = "private, no-store"
-        return answer
+        etag = _etag(board)
+        return fragment(request, "breaker_app/breakers_live.html", {**board, "etag": etag}, etag, as_of=board["as_of"])
 
     def order_view(self, request: HttpRequest, name: str) -> HttpResponse:
         """Carry out an order; who, what and why go into the breaker's story and the audit log."""
         if request.method != "POST":
             return HttpResponseRedirect(_address(name))
-        if not (self.has_view_permission(request) and request.user.has_perm(CONTROL)):
-            raise PermissionDenied("Controlling breakers needs the role administrator.")
+        self.require_view(request)
+        permissions.require(request, permissions.ADMIN, "Controlling breakers")
         what, reason = request.POST.get("do", ""), request.POST.get("reason", "").strip()
-        who = f"user:{request.user.get_username()}"
         if what not in services.ORDERS:
             raise Http404("There is no such order.")
         try:
-            card = services.order(name, what, actor=who, reason=reason)
+            card = services.order(name, what, actor=permissions.actor(request), reason=reason)
         except InvalidRequest as error:
             messages.error(request, str(error))
             return HttpResponseRedirect(_address(name, reason=reason[:MAX_REASON]))
-        record(who, what, kind="breaker", object_id=name, name=name, why=reason)
+        permissions.record_audit(request, name, name, what, reason, about=Breaker)
         messages.success(request, f"Breaker {name} is {_WORDS[card.seen.state]} now.")
         return HttpResponseRedirect(_address(name))
 
@@ -363,11 +339,10 @@ def _address(name: str, **more: str) -> str:
     return f"{reverse('admin:breaker_app_breaker_changelist')}?{urlencode({'name': name, **more})}"
 
 
-def _tag(board: Mapping[str, Any]) -> str:
-    """Names what is shown: the same as long as nothing of it changes. Of the time of looking it shows the minute."""
-    shown_at = f"{board['as_of']:%Y-%m-%d %H:%M}"
+def _etag(board: Mapping[str, Any]) -> str:
+    """A tag of what is shown; the live part shows the time to the minute."""
     parts = {key: value for key, value in board.items() if key not in ("as_of", "hour_ago")}
-    return hashlib.sha256(repr((shown_at, parts)).encode("utf-8", "backslashreplace")).hexdigest()[:32]
+    return etag_of(f"{board['as_of']:%Y-%m-%d %H:%M}", parts)
 
 
 def _board(name: str) -> Mapping[str, Any]:

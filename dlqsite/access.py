@@ -22,6 +22,7 @@ from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
+from console.permissions import ADMIN, REPLAY
 from dlqsite.database import AWAY
 from dlqsite.models import ApiKey
 from messages_app.domain.clients import Client
@@ -39,8 +40,8 @@ OPEN = "open"
 SCOPE_PERMISSIONS = {
     "read": "dlq_app.view_deadletter",
     "submit": "dlqsite.submit",
-    "replay": "dlqsite.replay",
-    "admin": "dlqsite.admin",
+    "replay": REPLAY,
+    "admin": ADMIN,
 }
 
 #: A bare IPv6 address has no port: its colons belong to the address.

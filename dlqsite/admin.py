@@ -21,9 +21,9 @@ from rest_framework_api_key.models import APIKey
 
 from audit_app.models import AuditLine, masked
 from audit_app.pages import LinesAsHistory
+from console.templatetags.console import badge
 from dlqsite import rq_pages  # noqa: F401  # registers them
 from dlqsite.models import SCOPES, ApiKey
-from dlqsite.templatetags.console import badge
 from wire.visible_text import visible
 
 # The library registers its own model, which has no scopes and which nothing here would accept.

@@ -49,6 +49,7 @@ class ConsoleSite(admin.AdminSite):
         context["environment"] = settings.ENVIRONMENT
         context["version"] = VERSION
         if context["has_permission"]:
+            context["console_menu"] = "dlqsite/menu.html"
             context["console_tabs"] = tabs.for_request(request)
             context["console_role"] = role_of(request.user)
         return context
@@ -95,4 +96,4 @@ class ConsoleSite(admin.AdminSite):
         """What the one who is signed in may do, and what not, with who could change that."""
         may = [(what, not needed or request.user.has_perm(needed)) for needed, what in MAY]
         context = {**self.each_context(request), "title": "Your permissions", "may": may}
-        return TemplateResponse(request, "console/account.html", context)
+        return TemplateResponse(request, "dlqsite/account.html", context)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from console.permissions import ADMIN, REPLAY
+
 VIEWER = "viewer"
 OPERATOR = "operator"
 ADMINISTRATOR = "administrator"
@@ -17,12 +19,12 @@ _LOOK = (
     "breaker_app.view_breaker",
     "messages_app.view_message",
 )
-_ACT = (*_LOOK, "dlqsite.replay", "admin.view_logentry")
+_ACT = (*_LOOK, REPLAY, "admin.view_logentry")
 #: Users and their roles are not among them: whoever may change those may become a superuser.
 _CONTROL = (
     *_ACT,
     "dlqsite.submit",
-    "dlqsite.admin",
+    ADMIN,
     "dlqsite.view_apikey",
     "dlqsite.add_apikey",
     "dlqsite.change_apikey",
@@ -37,10 +39,10 @@ PERMISSIONS = {VIEWER: _LOOK, OPERATOR: _ACT, ADMINISTRATOR: _CONTROL}
 #: Permission → what it lets a member of staff do, from least to most.
 MAY = (
     ("dlq_app.view_deadletter", "See letters, groups, batches, breakers, messages and their figures"),
-    ("dlqsite.replay", "Replay, resolve and set aside letters, write notes, work with groups and batches"),
+    (REPLAY, "Replay, resolve and set aside letters, write notes, work with groups and batches"),
     ("admin.view_logentry", "Read the audit log"),
     ("dlqsite.submit", "Submit messages"),
-    ("dlqsite.admin", "Control breakers and queues, run batches over the approval size, purge, reveal secrets"),
+    (ADMIN, "Control breakers and queues, run batches over the approval size, purge, reveal secrets"),
     ("dlqsite.add_apikey", "Make and revoke API keys"),
     ("auth.change_user", "Change users and their roles"),
 )

@@ -19,7 +19,7 @@ from django_rq.settings import get_queues_list
 from rq.exceptions import NoSuchJobError
 from rq.worker import Worker
 
-from audit_app.lines import record
+from console import permissions
 from dlqsite.access import may_look, must_look
 
 admin.site.unregister(Dashboard)
@@ -70,7 +70,7 @@ def _guarded(url: URLPattern) -> URLPattern:
         if not (request.user.is_authenticated and request.user.is_active and request.user.is_staff):
             return view(request, *args, **kwargs)  # it sends strangers away itself
         must_look(request)
-        if not request.user.has_perm("dlqsite.admin"):
+        if not permissions.can(request, permissions.ADMIN):
             if is_write or request.method not in ("GET", "HEAD"):
                 raise PermissionDenied("Controlling queues needs the role administrator.")
             if name.endswith(_RQ_CONNECTIONS):
@@ -92,13 +92,14 @@ def _record(request: HttpRequest, page: str, named: Mapping[str, Any]) -> None:
     jobs = request.POST.getlist("job_ids")
     what = page.removeprefix("django_rq_").replace("_", " ")
     action = request.POST.get("action", "")
-    record(
-        f"user:{request.user.get_username()}",
+    queue = get_queue_by_index(named.get("queue_index", 0)).name
+    permissions.record_audit(
+        request,
+        "",
+        " ".join([queue, str(named.get("job_id", "")), *jobs]).strip(),
         f"queue page: {what} {action}".strip(),
-        kind="dashboard",
-        name=" ".join(
-            [get_queue_by_index(named.get("queue_index", 0)).name, str(named.get("job_id", "")), *jobs]
-        ).strip(),
+        "",
+        about=Dashboard,
         count=len(jobs) or None,
     )
 

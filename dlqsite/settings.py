@@ -108,6 +108,7 @@ else:
     DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
 
 INSTALLED_APPS = [
+    "console",  # before the admin: its templates take the place of Django's of the same name
     "dlqsite.apps.ConsoleConfig",
     "management",  # first: its commands take the place of Django's and RQ's of the same name
     "django.contrib.auth",
@@ -167,7 +168,6 @@ FORMAT_MODULE_PATH = ["dlqsite.formats"]
 
 STATIC_URL = "/static/"
 STATIC_ROOT = Path(env.str("STATIC_ROOT", default=str(BASE_DIR / "staticfiles")))
-STATICFILES_DIRS = [BASE_DIR / "static"]
 # Hashed names and compression once `collectstatic` has run; straight from the apps before.
 _collected = (STATIC_ROOT / "staticfiles.json").is_file()
 if not _collected:

@@ -15,14 +15,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.loader import render_to_string
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.http import urlencode
 
-from audit_app.pages import LinesAsHistory
+from console import permissions
+from console.live import fragment
+from console.read_only import ReadOnlyAdmin
 from dlq_app.conf import masking_policy
 from dlq_app.domain.errors import DeadLetterError
 from dlq_app.domain.masking import mask_json, mask_text
@@ -44,8 +45,6 @@ ALL_DAYS = 400
 MOST_ROWS = 200
 MOST_TEXT = 20_000
 MOST_SET_ASIDE = 20
-#: Who may acknowledge losses.
-CONTROL = "dlqsite.admin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,17 +94,8 @@ class AttemptRow:
 
 
 @admin.register(Message)
-class MessageAdmin(LinesAsHistory):
+class MessageAdmin(ReadOnlyAdmin):
     """No list of rows: messages are too many and too quick. One page to look at, and one to look something up."""
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Message | None:
         """Messages have no table: what Django wants to know of one is its id."""
@@ -123,62 +113,53 @@ class MessageAdmin(LinesAsHistory):
         return HttpResponseRedirect(f"{self._address()}?{urlencode({'id': object_id})}")
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> TemplateResponse:
-        if not self.has_view_permission(request):
-            raise PermissionDenied
+        self.require_view(request)
         asked = request.GET.get("id", "").strip()
         days = _days(request)
         live = live_context(days)
         body, etag = _rendered(live)
         context = {
-            **self.admin_site.each_context(request),
+            **self.context(request, "Messages"),
             **live,
             "body": body,
             "etag": etag,
-            "title": "Messages",
             "asked": asked[:200],
             "found": None,
             "origin": f"{request.scheme}://{request.get_host()}",
             "may_see_letters": request.user.has_perm("dlq_app.view_deadletter"),
-            "may_acknowledge": request.user.has_perm(CONTROL),
+            "may_acknowledge": permissions.can(request, permissions.ADMIN),
             "reason": request.GET.get("reason", "")[: witness.MAX_REASON],
             "most": witness.MAX_REASON,
             **_losses(),
         }
         if asked:
             context |= look_up(asked)
-        return TemplateResponse(request, "console/messages.html", context)
+        return TemplateResponse(request, "messages_app/messages.html", context)
 
     def live_view(self, request: HttpRequest) -> HttpResponse:
         """The part that renews itself; 304 while nothing in it has changed."""
-        if not self.has_view_permission(request):
-            raise PermissionDenied
+        self.require_view(request)
         context = live_context(_days(request))
         body, etag = _rendered(context)
-        if request.headers.get("If-None-Match") == f'"{etag}"':
-            answer = HttpResponse(status=304)
-        else:
-            whole = {**context, "body": body, "etag": etag, "oob": True}
-            answer = HttpResponse(render_to_string("console/messages_live.html", whole))
-        answer["ETag"] = f'"{etag}"'
-        answer["X-As-Of"] = f"{datetime.now(UTC):%H:%M:%S}"
-        return answer
+        context |= {"body": body, "etag": etag}
+        return fragment(request, "messages_app/messages_live.html", context, etag, as_of=context["as_of"])
 
     def acknowledge_view(self, request: HttpRequest) -> HttpResponse:
         """Note that a person knows of the losses of stores that the page showed."""
         if request.method != "POST":
             return HttpResponseRedirect(self._address())
-        if not (self.has_view_permission(request) and request.user.has_perm(CONTROL)):
-            raise PermissionDenied("Acknowledging losses needs the role administrator.")
+        self.require_view(request)
+        permissions.require(request, permissions.ADMIN, "Acknowledging losses")
         ids, reason = request.POST.getlist("loss"), request.POST.get("reason", "").strip()
         try:
-            new = witness.acknowledge(ids, actor=f"user:{request.user.get_username()}", reason=reason)
+            new = witness.acknowledge(ids, actor=permissions.actor(request), reason=reason)
         except (MessagesError, DeadLetterError) as error:
             messages.error(request, str(error))
             return HttpResponseRedirect(
                 f"{self._address()}?{urlencode({'reason': reason[: witness.MAX_REASON]})}#losses"
             )
         for loss_id in new:
-            self.log_change(request, Message(id=loss_id), f"acknowledge loss: {reason}")
+            permissions.record_audit(request, loss_id, f"loss {loss_id}", "acknowledge loss", reason, about=Message)
         messages.success(request, f"{len(new)} loss{'' if len(new) == 1 else 'es'} acknowledged.")
         return HttpResponseRedirect(self._address())
 
@@ -188,7 +169,7 @@ class MessageAdmin(LinesAsHistory):
 
 def _rendered(context: Mapping[str, Any]) -> tuple[str, str]:
     """The live part as HTML, and its name: the same content has the same."""
-    html = render_to_string("console/messages_body.html", dict(context))
+    html = render_to_string("messages_app/messages_body.html", dict(context))
     return html, hashlib.sha256(html.encode()).hexdigest()[:32]
 
 

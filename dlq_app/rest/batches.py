@@ -11,6 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from console.permissions import ADMIN
 from dlq_app import conf
 from dlq_app.domain.errors import BatchNotFound, OtherOrder
 from dlq_app.domain.replay_batch import ORDER_IN, OUTCOME_FILTERS, BatchOrder, ReplayBatch
@@ -113,7 +114,7 @@ def may_approve(request: Request) -> bool:
     key: Any = request.auth
     if key is not None:
         return bool(key.allows("admin"))
-    return bool(request.user.has_perm("dlqsite.admin"))
+    return bool(request.user.has_perm(ADMIN))
 
 
 def _was_ordered(batch: ReplayBatch, order: BatchOrder) -> bool:

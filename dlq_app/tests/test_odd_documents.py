@@ -16,6 +16,7 @@ from django.core.management import call_command
 from django.test import Client
 from pymongo.database import Database
 
+from console.templatetags import console
 from dlq_app.admin.letters import page as letter_page
 from dlq_app.admin.letters import story as letter_story
 from dlq_app.domain.criteria import LetterCriteria
@@ -32,7 +33,6 @@ from dlq_app.store.documents import Unreadable, letter_from
 from dlq_app.store.repository import Letters
 from dlq_app.testing import NOON, MemoryIntake, a_document, an_attempt
 from dlq_app.tests.batch_rig import Rig
-from dlqsite.templatetags import console
 from dlqsite.tests.people import member, signed_in, with_key
 
 Store = Database[dict[str, Any]]

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from breaker_app.states import State as BreakerState
+from console.times import took
 from dlq_app.domain.states import Status
 from dlqsite.health.findings import Finding
 from dlqsite.health.findings import Status as Health
 from dlqsite.overview.snapshot import BreakerSeen, Overview
 from dlqsite.overview.sources import Part
-from dlqsite.overview.trouble import count_of, letters_page, per_minute, since, took
+from dlqsite.overview.trouble import count_of, letters_page, per_minute, since
 from dlqsite.overview.verdict import SLOW_S
-from messages_app.domain.records import AccountRow
 from messages_app.store.presence import CLOCK_TOLERANCE_MS, clock_words
 
 #: What a check is called on the page.
@@ -295,13 +295,6 @@ def batch_rows(o: Overview) -> Iterator[BatchRow]:
             skipped=round(1000 * counts.skipped / total, 1),
             words=f"{words}; {batch.waiting}" if batch.waiting else words,
         )
-
-
-def difference_words(row: AccountRow) -> str:
-    """``1 missing``, ``2 too many``."""
-    if not row.difference and row.below_zero:
-        return f"{row.below_zero:,} below zero"
-    return f"{row.difference:,} missing" if row.difference > 0 else f"{-row.difference:,} too many"
 
 
 @dataclass(frozen=True, slots=True)

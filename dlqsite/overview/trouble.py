@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import urlencode
 
+from console.times import took
 from dlqsite.overview.situation import Sight
 
 
@@ -80,16 +81,6 @@ def per_minute(rate: float) -> str:
 def count_of(number: int, one: str, many: str = "") -> str:
     """``1 letter``, ``1,696 letters``."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
-def took(seconds: float) -> str:
-    """``32 min``, ``4 h 12 min``, ``3 d 4 h``."""
-    whole = max(int(seconds), 0)
-    for unit, size, below, below_size in (("d", 86_400, "h", 3600), ("h", 3600, "min", 60)):
-        if whole >= size:
-            rest = whole % size // below_size
-            return f"{whole // size} {unit} {rest} {below}" if rest else f"{whole // size} {unit}"
-    return f"{whole // 60} min" if whole >= 60 else f"{whole} s"
 
 
 def since(moment: datetime | None, now: datetime) -> str:

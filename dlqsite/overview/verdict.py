@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
+from console.times import took
 from dlqsite.overview.situation import BatchSight, BreakerSight, GroupSight, Sight
 from dlqsite.overview.store_troubles import AWAY, lacking, lost, mongodb_away, problem_trouble, redis_away, unwell
-from dlqsite.overview.trouble import Answer, Link, Trouble, answers, count_of, letters_page, per_minute, since, took
+from dlqsite.overview.trouble import Answer, Link, Trouble, answers, count_of, letters_page, per_minute, since
 
 #: Worst first. ``bad`` burns; ``hand`` waits for a person; ``ok`` is all quiet.
 LEVELS: Final = ("bad", "warn", "hand", "ok", "empty")

@@ -31,7 +31,7 @@ MAX_ORIGINS = 8
 def _render(origin: str) -> tuple[Overview, str, str]:
     """The figures, their HTML, and its digest. ``origin`` is the address in the examples."""
     figures = overview()
-    html = render_to_string("console/overview_body.html", context(figures, origin))
+    html = render_to_string("dlqsite/overview_body.html", context(figures, origin))
     return figures, html, hashlib.sha256(html.encode()).hexdigest()[:32]
 
 
@@ -72,7 +72,7 @@ def fragment(request: HttpRequest) -> HttpResponse:
     if request.headers.get("If-None-Match") == etag:
         answer = HttpResponse(status=304)
     else:
-        answer = HttpResponse(render_to_string("console/overview.html", live(figures, html, digest, oob=True)))
+        answer = HttpResponse(render_to_string("dlqsite/overview.html", live(figures, html, digest, oob=True)))
     answer["ETag"] = etag
     answer["X-As-Of"] = f"{figures.as_of:%H:%M:%S}"
     return answer

@@ -9,12 +9,10 @@ from typing import Any
 from django import template
 
 from dlqsite.overview import page, views
-from dlqsite.overview.trouble import took
 
 register = template.Library()
 
 register.filter("rate", page.rate)
-register.filter("difference", page.difference_words)
 #: Curve → how its line is drawn, and what it is called.
 _CURVES = {
     "accepted": ("in", "accepted"), "done": ("done", "done"), "failed": ("fail", "failed"),
@@ -85,36 +83,3 @@ def lane_words(lane: Any) -> str:
     if len(set(states)) == 1:
         return f"{lane.name}: {states[0]} all hour"
     return f"{lane.name}: {', then '.join(states[-6:])}"
-
-
-@register.filter
-def day(row: Any) -> str:
-    """The day of an account, ``23 Nov``; with the year if it is another one."""
-    moment = datetime.strptime(row.day, "%Y%m%d").replace(tzinfo=UTC)
-    return f"{moment:%-d %b}" if moment.year == datetime.now(UTC).year else f"{moment:%-d %b %Y}"
-
-
-@register.filter
-def told(row: Any) -> int:
-    """done + open + dead of an account."""
-    return int(row.done + row.open + row.dead)
-
-
-@register.filter
-def waited(ms: int | None) -> str:
-    """How long, from milliseconds; to the second, so that it does not change for nothing."""
-    return "" if ms is None else took(ms / 1000)
-
-
-@register.filter
-def flying_for(message: Any, now_ms: int) -> str:
-    """How long a message has been where it is."""
-    began = message.started_at_ms if message.state == "running" else (message.woken_at_ms or message.queued_at_ms)
-    return f"for {took((now_ms - began) / 1000)}" if began else ""
-
-
-@register.filter
-def flying_until(message: Any, now_ms: int) -> str:
-    """When a message goes on."""
-    left = (message.due_at_ms - now_ms) / 1000
-    return f"in {took(left)}" if left >= 1 else "now"

@@ -480,4 +480,4 @@ class TestPage:
         for _ in range(20):
             views.rendered("http://testserver")
 
-        assert rendered == ["console/overview_body.html"]
+        assert rendered == ["dlqsite/overview_body.html"]

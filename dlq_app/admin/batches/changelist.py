@@ -17,13 +17,14 @@ from django.utils.decorators import method_decorator
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_POST, require_safe
 
+from console import permissions
+from console.live import etag_for, fragment
+from console.read_only import ReadOnlyAdmin
 from dlq_app import conf
-from dlq_app.admin import permissions
 from dlq_app.admin.batches import page as batch_page
 from dlq_app.admin.batches.form import MAX_NAME, MAX_REASON, BatchForm, Which, limited, twins
 from dlq_app.admin.letters import page as letter_page
 from dlq_app.admin.letters.selection import back_to_list, in_words
-from dlq_app.admin.stored import StoredAdmin, tag
 from dlq_app.domain import batch_rules
 from dlq_app.domain.errors import (
     ApprovalNeeded,
@@ -57,7 +58,7 @@ _SHOWN_STAGES = [stage for stage in Stage if stage is not Stage.PLANNING]
 
 
 @admin.register(ReplayBatch)
-class ReplayBatchAdmin(StoredAdmin):
+class ReplayBatchAdmin(ReadOnlyAdmin):
     """The list of batches, the page before a start, and the page of one."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -76,7 +77,7 @@ class ReplayBatchAdmin(StoredAdmin):
     @method_decorator(require_safe)
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """All batches, newest first, those that go on with their progress."""
-        self.must_view(request)
+        self.require_view(request)
         stages = [stage for stage in request.GET.getlist("stage") if stage in {s.value for s in _SHOWN_STAGES}]
         cursor = request.GET.get("cursor") or None
         now = datetime.now(UTC)
@@ -99,8 +100,8 @@ class ReplayBatchAdmin(StoredAdmin):
             "every": batch_page.SLOW_S,
         }
         if request.headers.get("HX-Request"):
-            return self.fragment(request, "console/batches_live.html", context, tag(request, now, found))
-        return TemplateResponse(request, "console/batches.html", context)
+            return fragment(request, "dlq_app/batches_live.html", context, etag_for(request, now, found))
+        return TemplateResponse(request, "dlq_app/batches.html", context)
 
     @staticmethod
     def _query(stages: list[str], cursor: str) -> str:
@@ -113,7 +114,7 @@ class ReplayBatchAdmin(StoredAdmin):
         self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         """What would be replayed, whether it is safe now, and how; a POST of that page starts it."""
-        self.must_view(request)
+        self.require_view(request)
         try:
             which = Which.of(request.GET)
         except CriteriaInvalid:
@@ -160,18 +161,20 @@ class ReplayBatchAdmin(StoredAdmin):
             "approval": settings.DLQ_APPROVAL_SIZE,
             "used": approval.used(permissions.actor(request)),
         }
-        return TemplateResponse(request, "console/batch_confirm.html", context, status=400 if errors else 200)
+        return TemplateResponse(request, "dlq_app/batch_confirm.html", context, status=400 if errors else 200)
 
     def _locked(self, request: HttpRequest, count: int) -> str:
         """Why it cannot be started; empty when it can."""
-        if not permissions.may(request, "replay"):
-            return permissions.why_not(request, "replay")
+        if not permissions.can(request, permissions.REPLAY):
+            return permissions.denial_reason(request, permissions.REPLAY)
         if not count:
             return "None of these letters can be replayed."
-        return "" if permissions.may(request, "admin") else approval.why_not(permissions.actor(request), count)
+        return (
+            "" if permissions.can(request, permissions.ADMIN) else approval.why_not(permissions.actor(request), count)
+        )
 
     def _start(self, request: HttpRequest, which: Which, now: datetime) -> HttpResponse:
-        permissions.require(request, "replay")
+        permissions.require(request, permissions.REPLAY)
         form = BatchForm.read(which, request.POST, _off_peak(now))
         order, errors = form.ordered()
         if errors or order is None or request.POST.get("step") != "start":
@@ -189,7 +192,7 @@ class ReplayBatchAdmin(StoredAdmin):
                 return self._ask(request, form, now, {"form": late})
             if not count:
                 raise PermissionDenied(self._locked(request, count)) from None
-            unlimited = permissions.may(request, "admin")
+            unlimited = permissions.can(request, permissions.ADMIN)
             try:
                 batch = approval.start(
                     limited(order, seen), actor=permissions.actor(request), batch_id=batch_id, unlimited=unlimited
@@ -229,7 +232,7 @@ class ReplayBatchAdmin(StoredAdmin):
                 if older
                 else "",
             }
-            return TemplateResponse(request, "console/batch.html", context)
+            return TemplateResponse(request, "dlq_app/batch.html", context)
 
         return self._with(request, object_id, answer)
 
@@ -240,8 +243,8 @@ class ReplayBatchAdmin(StoredAdmin):
         def answer(batch: Batch) -> HttpResponse:
             now = repository.now()
             context = batch_page.live(request, batch, now)
-            live_tag = tag(request, now, (batch, context["came_back"]))
-            return self.fragment(request, "console/batch_live.html", context, live_tag)
+            live_tag = etag_for(request, now, (batch, context["came_back"]))
+            return fragment(request, "dlq_app/batch_live.html", context, live_tag)
 
         return self._with(request, object_id, answer)
 
@@ -249,7 +252,7 @@ class ReplayBatchAdmin(StoredAdmin):
     @method_decorator(require_POST)
     def steer_view(self, request: HttpRequest, object_id: str, what: str) -> HttpResponse:
         """Pause, resume or cancel."""
-        permissions.require(request, "replay")
+        permissions.require(request, permissions.REPLAY)
 
         def answer(batch: Batch) -> HttpResponse:
             move, done = _STEER[what]
@@ -268,7 +271,7 @@ class ReplayBatchAdmin(StoredAdmin):
     @method_decorator(require_safe)
     def cancel_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Ask before a cancel: it cannot be taken back."""
-        permissions.require(request, "replay")
+        permissions.require(request, permissions.REPLAY)
 
         def answer(batch: Batch) -> HttpResponse:
             context = {
@@ -276,7 +279,7 @@ class ReplayBatchAdmin(StoredAdmin):
                 **batch_page.live(request, batch, repository.now()),
                 "max_reason": MAX_REASON,
             }
-            return TemplateResponse(request, "console/batch_cancel.html", context)
+            return TemplateResponse(request, "dlq_app/batch_cancel.html", context)
 
         return self._with(request, object_id, answer)
 
@@ -300,12 +303,12 @@ class ReplayBatchAdmin(StoredAdmin):
 
     def _with(self, request: HttpRequest, object_id: str, answer: Callable[[Batch], HttpResponse]) -> HttpResponse:
         """The answer for this batch, or the page that says why there is none."""
-        self.must_view(request)
+        self.require_view(request)
         try:
             return answer(masked_batch(batches.get(object_id), conf.masking_policy()))
         except BatchNotFound:
             context = self.context(request, "No such replay batch") | {"ref": object_id[:100]}
-            return TemplateResponse(request, "console/batch_missing.html", context, status=404)
+            return TemplateResponse(request, "dlq_app/batch_missing.html", context, status=404)
         except (StoreUnavailable, QueryTooSlow) as error:
             return self._away(request, error)
 
@@ -314,13 +317,13 @@ class ReplayBatchAdmin(StoredAdmin):
             "is_slow": isinstance(error, QueryTooSlow),
             "again": request.get_full_path() if request.method == "GET" else "",
         }
-        response = TemplateResponse(request, "console/letters_away.html", context, status=503)
+        response = TemplateResponse(request, "dlq_app/letters_away.html", context, status=503)
         response["Retry-After"] = str(round(error.retry_after or 5))
         return response
 
     def _write_down(self, request: HttpRequest, batch: Batch, what: str, why: str, count: int | None = None) -> None:
         """One line in the audit log, however many letters the batch has."""
-        permissions.write_down(request, batch.id, batch.name or batch.id, what, why, about=ReplayBatch, count=count)
+        permissions.record_audit(request, batch.id, batch.name or batch.id, what, why, about=ReplayBatch, count=count)
 
 
 def _off_peak(now: datetime) -> datetime:

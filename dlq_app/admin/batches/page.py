@@ -11,8 +11,9 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.http import urlencode
 
+from console import permissions
+from console.actions import Action
 from dlq_app import conf
-from dlq_app.admin import permissions
 from dlq_app.admin.batches import progress as batch_progress
 from dlq_app.admin.commands import curl, path
 from dlq_app.admin.letters.selection import back_to_list, in_words
@@ -62,17 +63,6 @@ _WORDS = {
     "cancelled": "Cancelled",
     "stopped": "Stopped by itself",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Act:
-    """A button of the action bar, or why it is locked."""
-
-    name: str
-    label: str
-    icon: str
-    locked: str
-    is_danger: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,8 +259,8 @@ def _since(criteria: LetterCriteria, at: datetime) -> LetterCriteria:
     return LetterCriteria.parse(query)
 
 
-def _acts(request: HttpRequest, batch: ReplayBatch) -> list[Act]:
-    locked = permissions.why_not(request, "replay")
+def _acts(request: HttpRequest, batch: ReplayBatch) -> list[Action]:
+    locked = permissions.denial_reason(request, permissions.REPLAY)
     if batch.stage in FINAL:
         return []
     paused = batch.stage is Stage.PAUSED
@@ -281,9 +271,9 @@ def _acts(request: HttpRequest, batch: ReplayBatch) -> list[Act]:
         resume = "" if paused else "It is not paused."
     pause = "It is paused." if paused and not by_breaker else ""
     return [
-        Act(name="resume", label="Resume", icon="replay", locked=locked or resume),
-        Act(name="pause", label="Pause", icon="pause", locked=locked or pause),
-        Act(name="cancel", label="Cancel the rest", icon="x", locked=locked, is_danger=True),
+        Action(name="resume", label="Resume", icon="replay", locked=locked or resume),
+        Action(name="pause", label="Pause", icon="pause", locked=locked or pause),
+        Action(name="cancel", label="Cancel the rest", icon="x", locked=locked, is_danger=True),
     ]
 
 

@@ -17,11 +17,12 @@ from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_POST, require_safe
 
 from audit_app.lines import history
+from console import permissions
+from console.live import etag_for, fragment
+from console.read_only import ReadOnlyAdmin
 from dlq_app import conf
-from dlq_app.admin import permissions
 from dlq_app.admin.groups import page as group_page
 from dlq_app.admin.letters.filters import AgeFilter, Chip
-from dlq_app.admin.stored import StoredAdmin, tag
 from dlq_app.domain.errors import (
     CriteriaInvalid,
     DeadLetterError,
@@ -153,10 +154,8 @@ class Asked:
 
 
 @admin.register(LetterGroup)
-class LetterGroupAdmin(StoredAdmin):
+class LetterGroupAdmin(ReadOnlyAdmin):
     """The list of groups, and the page of one."""
-
-    keep_live = "private, no-store"
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> LetterGroup | None:
         try:
@@ -171,7 +170,7 @@ class LetterGroupAdmin(StoredAdmin):
     @method_decorator(require_safe)
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """Cards, the worst first; asked for by htmx, the changing part alone."""
-        self.must_view(request)
+        self.require_view(request)
         try:
             asked = Asked(request)
         except CriteriaInvalid:
@@ -186,13 +185,13 @@ class LetterGroupAdmin(StoredAdmin):
         return self._list(request, asked, found, repository.now())
 
     def _list(self, request: HttpRequest, asked: Asked, found: GroupPage, now: datetime) -> HttpResponse:
-        locked, masking = permissions.why_not(request, "replay"), conf.masking_policy()
+        locked, masking = permissions.denial_reason(request, permissions.REPLAY), conf.masking_policy()
         around = group_page.around(found.groups)
         as_of = group_page.as_of(found.as_of, now)
         cards = [group_page.card(group, locked, around, masking) for group in found.groups]
         states = asked.states(found)
         next_url = asked.address(cursor=found.next_cursor) if found.next_cursor else ""
-        live_tag = tag(request, now, (cards, states, next_url, found.total, found.is_capped, as_of, locked))
+        live_tag = etag_for(request, now, (cards, states, next_url, found.total, found.is_capped, as_of, locked))
         context = {
             "cards": cards,
             "locked": locked,
@@ -212,7 +211,7 @@ class LetterGroupAdmin(StoredAdmin):
             "live_tag": live_tag,
         }
         if request.headers.get("HX-Request"):
-            return self.fragment(request, "console/groups_live.html", context, live_tag)
+            return fragment(request, "dlq_app/groups_live.html", context, live_tag)
         context |= {
             **self.context(request, "Groups"),
             "sorts": asked.sorts(),
@@ -222,7 +221,7 @@ class LetterGroupAdmin(StoredAdmin):
             "ages": self._choices(asked, "age", tuple(AgeFilter.AGES)),
             "has_wrong_address": "e" in request.GET,
         }
-        return TemplateResponse(request, "console/groups.html", context)
+        return TemplateResponse(request, "dlq_app/groups.html", context)
 
     @staticmethod
     def _choices(asked: Asked, name: str, values: Sequence[str]) -> list[tuple[str, str, bool]]:
@@ -251,7 +250,7 @@ class LetterGroupAdmin(StoredAdmin):
             **more,
         }
         context["title"] = visible(context["title"])
-        return TemplateResponse(request, "console/group.html", context, status=status)
+        return TemplateResponse(request, "dlq_app/group.html", context, status=status)
 
     @method_decorator(require_safe)
     def live_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
@@ -259,7 +258,7 @@ class LetterGroupAdmin(StoredAdmin):
 
         def answer(group: Group) -> HttpResponse:
             context = group_page.live(request, group, repository.now())
-            return self.fragment(request, "console/group_live.html", context, context["live_tag"])
+            return fragment(request, "dlq_app/group_live.html", context, context["live_tag"])
 
         return self._with(request, object_id, answer)
 
@@ -285,7 +284,7 @@ class LetterGroupAdmin(StoredAdmin):
     @method_decorator(csrf_protect)
     def say_view(self, request: HttpRequest, object_id: str, what: str) -> HttpResponse:
         """Resolve, ignore or reopen: asks for a reason, and a POST of that page says it."""
-        permissions.require(request, "replay")
+        permissions.require(request, permissions.REPLAY)
 
         def answer(group: Group) -> HttpResponse:
             act = next(act for act in group_page.acts(group, "") if act.name == what)
@@ -331,13 +330,13 @@ class LetterGroupAdmin(StoredAdmin):
             "max_reason": MAX_REASON,
             "max_number": MAX_NUMBER,
         }
-        return TemplateResponse(request, "console/group_say.html", context, status=400 if errors else 200)
+        return TemplateResponse(request, "dlq_app/group_say.html", context, status=400 if errors else 200)
 
     @method_decorator(csrf_protect)
     @method_decorator(require_POST)
     def note_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Put a note on the group, in place of the one that is there."""
-        permissions.require(request, "replay")
+        permissions.require(request, permissions.REPLAY)
 
         def answer(group: Group) -> HttpResponse:
             text = request.POST.get("text", "").replace("\r\n", "\n").strip()
@@ -376,12 +375,12 @@ class LetterGroupAdmin(StoredAdmin):
 
     def _with(self, request: HttpRequest, object_id: str, answer: Callable[[Group], HttpResponse]) -> HttpResponse:
         """The answer for this group, or the page that says why there is none."""
-        self.must_view(request)
+        self.require_view(request)
         try:
             return answer(groups.get(object_id))
         except GroupNotFound:
             context = self.context(request, "No such group") | {"ref": object_id[:100]}
-            return TemplateResponse(request, "console/group_missing.html", context, status=404)
+            return TemplateResponse(request, "dlq_app/group_missing.html", context, status=404)
         except (StoreUnavailable, QueryTooSlow) as error:
             return self._away(request, error)
 
@@ -391,13 +390,13 @@ class LetterGroupAdmin(StoredAdmin):
             "again": request.get_full_path() if request.method == "GET" else "",
             "list_url": reverse("admin:dlq_app_lettergroup_changelist"),
         }
-        response = TemplateResponse(request, "console/groups_away.html", context, status=503)
+        response = TemplateResponse(request, "dlq_app/groups_away.html", context, status=503)
         response["Retry-After"] = str(round(error.retry_after or 5))
         return response
 
     def _write_down(self, request: HttpRequest, group: Group, what: str, why: str) -> None:
         title = mask_text(group.telling_title, conf.masking_policy())
-        permissions.write_down(request, group.fingerprint, title, what, why, about=LetterGroup)
+        permissions.record_audit(request, group.fingerprint, title, what, why, about=LetterGroup)
 
 
 def _read(what: str, typed: Mapping[str, str]) -> dict[str, Any]:

@@ -12,12 +12,12 @@ from urllib.parse import urlencode
 from django.http import HttpRequest
 from django.urls import reverse
 
+from console import permissions
+from console.actions import Action
+from console.live import etag_for
 from dlq_app import conf
-from dlq_app.admin import permissions
 from dlq_app.admin.commands import curl, manage, path
 from dlq_app.admin.groups.trend import Course, chart, course, spark, trend_words
-from dlq_app.admin.letters.acts import Act
-from dlq_app.admin.stored import tag
 from dlq_app.conf import intake
 from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.errors import DeadLetterError
@@ -121,9 +121,9 @@ class Card:
     spark_words: str
     course: Course
     facts: tuple[Fact, ...]
-    acts: tuple[Act, ...]
+    acts: tuple[Action, ...]
     #: Those that a card has room for; none when who looks may not act.
-    quick: tuple[Act, ...]
+    quick: tuple[Action, ...]
     blocked: tuple[Blocked, ...]
 
 
@@ -196,7 +196,7 @@ def _blocked(groups: Sequence[Group]) -> dict[str, list[Blocked]]:
 def live(request: HttpRequest, group: Group, now: datetime) -> dict[str, Any]:
     """The part of a group's page that changes while somebody looks, and ``live_tag``, its name."""
     masking = conf.masking_policy()
-    shown = card(group, permissions.why_not(request, "replay"), around([group]), masking)
+    shown = card(group, permissions.denial_reason(request, permissions.REPLAY), around([group]), masking)
     newest = _newest(group, masking)
     changing = {
         "card": shown,
@@ -208,7 +208,7 @@ def live(request: HttpRequest, group: Group, now: datetime) -> dict[str, Any]:
         "acts": shown.acts,
         "as_of": as_of(group.as_of, now),
     }
-    return {**changing, "live_tag": tag(request, now, changing), "now": now, "every": EVERY_S}
+    return {**changing, "live_tag": etag_for(request, now, changing), "now": now, "every": EVERY_S}
 
 
 def whole(request: HttpRequest, group: Group, now: datetime) -> dict[str, Any]:
@@ -220,7 +220,7 @@ def whole(request: HttpRequest, group: Group, now: datetime) -> dict[str, Any]:
         "note": mask_text(group.note.text, masking) if group.note else "",
         "note_by": who(group.note.by) if group.note else "",
         "note_at": group.note.at if group.note else None,
-        "why_not_note": permissions.why_not(request, "replay"),
+        "why_not_note": permissions.denial_reason(request, permissions.REPLAY),
         "sample": mask_text(group.sample, masking),
         "twins": twins(group, request.build_absolute_uri("/").rstrip("/")),
     }
@@ -250,13 +250,13 @@ def replay_url(group: Group) -> str:
 # --- what can be done ---
 
 
-def acts(group: Group, locked: str) -> list[Act]:
+def acts(group: Group, locked: str) -> list[Action]:
     """Every button with what it needs; locked ones say why."""
     is_resolved = group.state is GroupState.RESOLVED
     said = group.said.state if group.said else None
     is_ignored = group.state is GroupState.IGNORED
     found = [
-        Act(
+        Action(
             name="replay",
             label="Replay…",
             icon="replay",
@@ -265,7 +265,7 @@ def acts(group: Group, locked: str) -> list[Act]:
             locked=locked or ("" if group.open else "None of its letters is open."),
             is_primary=group.state in OPEN_STATES,
         ),
-        Act(
+        Action(
             name="resolve",
             label="Resolve…",
             icon="check",
@@ -273,7 +273,7 @@ def acts(group: Group, locked: str) -> list[Act]:
             hint="Its cause is gone. A letter that dies from now on brings it back as regressed.",
             locked=locked or ("It is resolved already." if is_resolved and said is GroupState.RESOLVED else ""),
         ),
-        Act(
+        Action(
             name="ignore",
             label="Ignore otherwise…" if is_ignored else "Ignore…",
             icon="eyeoff",
@@ -281,7 +281,7 @@ def acts(group: Group, locked: str) -> list[Act]:
             hint="Until a time, a rate, or so many more. Nothing of it is lost.",
             locked=locked,
         ),
-        Act(
+        Action(
             name="reopen",
             label="Stop ignoring…" if is_ignored else "Reopen…",
             icon="up",

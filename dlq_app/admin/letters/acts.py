@@ -8,27 +8,14 @@ from dataclasses import dataclass
 from django.http import HttpRequest
 from django.urls import reverse
 
-from dlq_app.admin import permissions
+from console import permissions
+from console.actions import Action
 from dlq_app.conf import intake
 from dlq_app.domain.errors import DeadLetterError
 from dlq_app.domain.letter import DeadLetter
 from dlq_app.domain.states import Status, Verb, is_allowed
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Act:
-    """A button: what it does, or why it does not."""
-
-    name: str
-    label: str
-    icon: str
-    url: str
-    hint: str
-    #: Why it is locked, in words; empty when it may be pressed.
-    locked: str = ""
-    is_primary: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,15 +46,15 @@ def gate(letter: DeadLetter) -> Gate:
     return Gate(refused_for=None if wait_ms is None else max(wait_ms, 0) / 1000, breaker=name)
 
 
-def acts(request: HttpRequest, letter: DeadLetter, barrier: Gate) -> list[Act]:
+def acts(request: HttpRequest, letter: DeadLetter, barrier: Gate) -> list[Action]:
     """Every button with what it needs; locked ones say why."""
-    role = permissions.why_not(request, "replay")
+    role = permissions.denial_reason(request, permissions.REPLAY)
     busy = "A replay is under way: wait for its outcome." if letter.status is Status.PROCESSING else ""
     resolved = letter.status is Status.RESOLVED
     done = "It is resolved already." if resolved else ""
     aside = "" if is_allowed(Verb.SET_ASIDE, letter.status) else (done or busy or "It waits for a person already.")
     return [
-        Act(
+        Action(
             name="replay",
             label="Replay again…" if resolved else "Replay…",
             icon="replay",
@@ -78,7 +65,7 @@ def acts(request: HttpRequest, letter: DeadLetter, barrier: Gate) -> list[Act]:
             locked=role or busy or barrier.words,
             is_primary=not resolved,
         ),
-        Act(
+        Action(
             name="edit",
             label="Edit and replay…",
             icon="edit",
@@ -87,7 +74,7 @@ def acts(request: HttpRequest, letter: DeadLetter, barrier: Gate) -> list[Act]:
             locked=role or busy,
             is_primary=not resolved and bool(barrier.words),
         ),
-        Act(
+        Action(
             name="resolve",
             label="Resolve…",
             icon="check",
@@ -95,7 +82,7 @@ def acts(request: HttpRequest, letter: DeadLetter, barrier: Gate) -> list[Act]:
             hint="It is done: you say so. The letter stays.",
             locked=role or done or busy,
         ),
-        Act(
+        Action(
             name="discard",
             label="Discard…",
             icon="slash",
@@ -103,7 +90,7 @@ def acts(request: HttpRequest, letter: DeadLetter, barrier: Gate) -> list[Act]:
             hint="It does not matter any more. The letter stays.",
             locked=role or done or busy,
         ),
-        Act(
+        Action(
             name="set_aside",
             label="Set aside…",
             icon="hand",

@@ -15,13 +15,14 @@ from django.urls import reverse
 from django.utils.decorators import method_decorator
 from django.views.decorators.csrf import csrf_protect
 
-from dlq_app.admin import permissions
+from console import permissions
 from dlq_app.admin.letters import page as letter_page
 from dlq_app.admin.letters.selection import back_to_list, criteria_of, ids_of, in_words
 from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.errors import ApprovalNeeded, CriteriaInvalid, DeadLetterError, QueryTooSlow, StoreUnavailable
 from dlq_app.domain.limits import MAX_REASON
 from dlq_app.domain.states import Verb
+from dlq_app.models import DeadLetter
 from dlq_app.services import approval, bulk
 from dlq_app.store import repository
 from dlq_app.store.repository import Selection
@@ -102,7 +103,7 @@ class BulkPages:
         move = BULK.get(what)
         if move is None:
             raise Http404
-        permissions.require(request, "replay")
+        permissions.require(request, permissions.REPLAY)
         try:
             criteria = criteria_of(request.GET)
         except CriteriaInvalid:
@@ -151,7 +152,7 @@ class BulkPages:
             "errors": errors or {},
             "max_reason": MAX_REASON,
         }
-        return TemplateResponse(request, "console/letters_confirm.html", context, status=400 if errors else 200)
+        return TemplateResponse(request, "dlq_app/letters_confirm.html", context, status=400 if errors else 200)
 
     @staticmethod
     def _too_many(count: int) -> str:
@@ -162,7 +163,9 @@ class BulkPages:
 
     @staticmethod
     def _not_approved(request: HttpRequest, count: int) -> str:
-        return "" if permissions.may(request, "admin") else approval.why_not(permissions.actor(request), count)
+        return (
+            "" if permissions.can(request, permissions.ADMIN) else approval.why_not(permissions.actor(request), count)
+        )
 
     def _move_many(
         self, request: HttpRequest, move: Move, criteria: LetterCriteria, ids: tuple[str, ...]
@@ -181,7 +184,7 @@ class BulkPages:
         if locked:
             raise PermissionDenied(locked)
         which = Selection(criteria=None if ids else criteria, ids=ids, as_of=as_of)
-        unlimited = permissions.may(request, "admin")
+        unlimited = permissions.can(request, permissions.ADMIN)
         try:
             done = approval.move_many(
                 which, move.verb, count=count, actor=permissions.actor(request), reason=reason, unlimited=unlimited
@@ -190,8 +193,14 @@ class BulkPages:
             raise PermissionDenied(error.detail) from None
         described = "chosen one by one" if ids else criteria.as_text()
         outcome = f"{done.count:,} of {count:,}" if done.count != count else f"{count:,}"
-        permissions.write_down(
-            request, "", f"{counted(count)}: {described}", f"{move.done} {outcome}", reason, count=done.count
+        permissions.record_audit(
+            request,
+            "",
+            f"{counted(count)}: {described}",
+            f"{move.done} {outcome}",
+            reason,
+            about=DeadLetter,
+            count=done.count,
         )
         self._say(request, move, done)
         return HttpResponseRedirect(back_to_list(criteria))

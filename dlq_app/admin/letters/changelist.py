@@ -21,15 +21,16 @@ from django.utils.decorators import method_decorator
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_safe
 
+from console import permissions
+from console.live import fragment
+from console.read_only import ReadOnlyAdmin
 from dlq_app import conf
-from dlq_app.admin import permissions
 from dlq_app.admin.letters import story as letter_story
 from dlq_app.admin.letters.bulk_pages import BULK, BulkPages
 from dlq_app.admin.letters.filters import FILTERS, AgeFilter, Chip, CriteriaFilter, address, figures
 from dlq_app.admin.letters.queryset import LettersQuerySet, letter_of
 from dlq_app.admin.letters.selection import back_to_list, criteria_of, ids_of, in_words, selection_query
 from dlq_app.admin.letters.views import LetterViews
-from dlq_app.admin.stored import StoredAdmin
 from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.errors import CriteriaInvalid, DeadLetterError, QueryTooSlow, StoreUnavailable
 from dlq_app.domain.letter import DeadLetter as Letter
@@ -172,7 +173,7 @@ class LetterList(ChangeList):
 
 
 @admin.register(DeadLetter)
-class DeadLetterAdmin(BulkPages, LetterViews, StoredAdmin):  # type: ignore[misc]
+class DeadLetterAdmin(BulkPages, LetterViews, ReadOnlyAdmin):  # type: ignore[misc]
     """The list of dead letters. What one may not do is shown locked, with the reason."""
 
     list_display: Any = (
@@ -195,7 +196,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, StoredAdmin):  # type: ignore[misc
     # --- who may ---
 
     def has_replay_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return permissions.may(request, "replay")
+        return permissions.can(request, permissions.REPLAY)
 
     # --- what a changelist asks for ---
 
@@ -267,7 +268,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, StoredAdmin):  # type: ignore[misc
 
     @method_decorator(csrf_protect)
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        self.must_view(request)
+        self.require_view(request)
         elsewhere = self._elsewhere(request)
         if elsewhere:
             return elsewhere
@@ -313,7 +314,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, StoredAdmin):  # type: ignore[misc
     def _refused_action(self, request: HttpRequest) -> HttpResponse | None:
         action = request.POST.get("action", "")
         if action in self.actions and action not in self.get_actions(request):
-            raise PermissionDenied(permissions.why_not(request, "replay"))
+            raise PermissionDenied(permissions.denial_reason(request, permissions.REPLAY))
         if not request.POST.getlist(ACTION_CHECKBOX_NAME):
             messages.warning(request, "Select letters first. Nothing was changed.")
             return HttpResponseRedirect(request.get_full_path())
@@ -329,7 +330,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, StoredAdmin):  # type: ignore[misc
         return HttpResponseRedirect(reverse("admin:dlq_app_deadletter_change", args=[row.pk]))
 
     def _buttons(self, request: HttpRequest) -> list[ActionButton]:
-        locked = permissions.why_not(request, "replay")
+        locked = permissions.denial_reason(request, permissions.REPLAY)
         return [
             ActionButton(name="replay", label="Replay", locked=locked, is_primary=True),
             ActionButton(name="resolve", label="Resolve", locked=locked),
@@ -347,7 +348,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, StoredAdmin):  # type: ignore[misc
             "is_slow": isinstance(error, QueryTooSlow),
             "again": request.get_full_path() if request.method == "GET" else "",
         }
-        response = TemplateResponse(request, "console/letters_away.html", context, status=503)
+        response = TemplateResponse(request, "dlq_app/letters_away.html", context, status=503)
         response["Retry-After"] = str(round(error.retry_after or 5))
         return response
 
@@ -359,7 +360,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, StoredAdmin):  # type: ignore[misc
             "opts": self.opts,
             "ref": ref[:100],
         }
-        return TemplateResponse(request, "console/letter_missing.html", context, status=404)
+        return TemplateResponse(request, "dlq_app/letter_missing.html", context, status=404)
 
     # --- actions: each leads to a page that shows what would be reached ---
 
@@ -417,7 +418,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, StoredAdmin):  # type: ignore[misc
     @method_decorator(require_safe)
     def count_view(self, request: HttpRequest) -> HttpResponse:
         """How many letters match, exactly, and when that was counted: for "select all"."""
-        self.must_view(request)
+        self.require_view(request)
         try:
             criteria = criteria_of(request.GET)
             count = repository.letters().exact_count(criteria)
@@ -430,7 +431,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, StoredAdmin):  # type: ignore[misc
     @method_decorator(require_safe)
     def newer_view(self, request: HttpRequest) -> HttpResponse:
         """How many failed since the list was drawn, for the line above it; 304 as long as that is the same."""
-        self.must_view(request)
+        self.require_view(request)
         try:
             newer = repository.letters().count(criteria_of(request.GET), within_s=NEWER_WITHIN_S)
         except QueryTooSlow:
@@ -440,12 +441,12 @@ class DeadLetterAdmin(BulkPages, LetterViews, StoredAdmin):  # type: ignore[misc
             return HttpResponse(error.detail, status=error.status, content_type="text/plain; charset=utf-8")
         live_tag = f"{newer.count}{'+' if newer.is_capped else ''}"
         context = {"newer": newer, "newer_url": request.get_full_path(), "live_tag": live_tag}
-        return self.fragment(request, "console/letters_newer.html", context, live_tag)
+        return fragment(request, "dlq_app/letters_newer.html", context, live_tag)
 
     @method_decorator(require_safe)
     def export_view(self, request: HttpRequest) -> HttpResponse:
         """What would be exported, and where to get it; letters that were named come from here."""
-        self.must_view(request)
+        self.require_view(request)
         ids = ids_of(request.GET)
         try:
             if ids and request.GET.get("format") == "jsonl":
@@ -469,7 +470,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, StoredAdmin):  # type: ignore[misc
             "back": back_to_list(criteria),
             "at": repository.now(),
         }
-        return TemplateResponse(request, "console/letters_export.html", context)
+        return TemplateResponse(request, "dlq_app/letters_export.html", context)
 
     def _named(self, ids: Sequence[str]) -> HttpResponse:
         export = exporting.Export(LetterCriteria(), "jsonl", ids=ids)

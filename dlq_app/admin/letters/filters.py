@@ -89,7 +89,7 @@ def figures(request: HttpRequest) -> Mapping[str, Any]:
 class CriteriaFilter(ListFilter):
     """Values of one field. Repeated values in the address mean any of them; an invalid one is no address of ours."""
 
-    template = "console/letters_filter.html"
+    template = "dlq_app/letters_filter.html"
     #: Wire name, which is also the parameter's.
     name: ClassVar[str]
     attribute: ClassVar[str]
@@ -249,7 +249,7 @@ class TagFilter(CriteriaFilter):
 
     title = "tag"
     name, attribute, label = "tag", "tags", "Tag"
-    template = "console/letters_filter_text.html"
+    template = "dlq_app/letters_filter_text.html"
 
     def choices(self, changelist: Any) -> Iterator[dict[str, Any]]:
         kept = [
@@ -283,7 +283,7 @@ class AgeFilter(ListFilter):
     """When a letter failed last: ``age`` relative to now, or ``from`` and ``to`` as instants."""
 
     title = "age"
-    template = "console/letters_filter.html"
+    template = "dlq_app/letters_filter.html"
     is_open = True
     name = "age"
     #: Value → how long ago, whether it is the newest or the oldest that are meant, words.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -13,10 +11,11 @@ from django.http import HttpRequest
 from django.template.defaultfilters import filesizeformat
 from django.urls import reverse
 
+from console import permissions
+from console.live import etag_of
 from dlq_app import conf
-from dlq_app.admin import permissions
 from dlq_app.admin.commands import curl, manage, path
-from dlq_app.admin.letters.acts import Gate, acts, gate
+from dlq_app.admin.letters.acts import acts, gate
 from dlq_app.admin.letters.payload_tree import tree
 from dlq_app.admin.letters.story import MAX_TEXT, counts, former, history, note, timeline, versions
 from dlq_app.admin.letters.traceback import stack
@@ -56,27 +55,21 @@ def state(request: HttpRequest, letter: DeadLetter, now: datetime) -> dict[str, 
         "counts": counts(letter),
         "history": history(letter, masking),
         "versions": versions(letter, masking),
-        "live_tag": tag(request, letter, barrier),
+        "live_tag": etag_of(
+            letter.id,
+            letter.status,
+            letter.updated_at,
+            letter.fence,
+            letter.next_retry_at,
+            len(letter.notes),
+            barrier.refused_for is None,
+            barrier.is_unknown,
+            permissions.can(request, permissions.REPLAY),
+            permissions.can(request, permissions.ADMIN),
+        ),
         "tone": {Status.RESOLVED: "ok", Status.PENDING: "", Status.PROCESSING: "busy"}.get(letter.status, "bad"),
         "as_of": now,
     }
-
-
-def tag(request: HttpRequest, letter: DeadLetter, barrier: Gate) -> str:
-    """Names what ``state`` shows, but for the time: the same as long as nothing changed."""
-    parts = [
-        letter.id,
-        letter.status,
-        letter.updated_at.isoformat(),
-        letter.fence,
-        letter.next_retry_at and letter.next_retry_at.isoformat(),
-        len(letter.notes),
-        barrier.refused_for is None,
-        barrier.is_unknown,
-        permissions.may(request, "replay"),
-        permissions.may(request, "admin"),
-    ]
-    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:24]
 
 
 def whole(request: HttpRequest, letter: DeadLetter, now: datetime, *, revealed: bool = False) -> dict[str, Any]:
@@ -90,8 +83,8 @@ def whole(request: HttpRequest, letter: DeadLetter, now: datetime, *, revealed: 
         "stack_text": error,
         "payload": payload(letter, None if revealed else masking),
         "is_revealed": revealed,
-        "why_not_reveal": permissions.why_not(request, "admin"),
-        "why_not_note": permissions.why_not(request, "replay"),
+        "why_not_reveal": permissions.denial_reason(request, permissions.ADMIN),
+        "why_not_note": permissions.denial_reason(request, permissions.REPLAY),
         "former": former(letter, masking),
         "notes": [note(entry, masking) for entry in reversed(letter.notes)],
         "facts": facts(letter, masking),

@@ -16,8 +16,9 @@ from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_POST, require_safe
 
 from audit_app.lines import history
+from console import permissions
+from console.live import fragment
 from dlq_app import conf
-from dlq_app.admin import permissions
 from dlq_app.admin.letters import page as letter_page
 from dlq_app.admin.letters import story as letter_story
 from dlq_app.admin.letters.bulk_pages import BULK, reason_of
@@ -31,6 +32,7 @@ from dlq_app.domain.payload import NotJson, parse, written
 from dlq_app.domain.payload_edits import NotRestorable, restored
 from dlq_app.domain.states import Status
 from dlq_app.domain.versions import only_hidden
+from dlq_app.models import DeadLetter
 from dlq_app.services import dead_letters
 from dlq_app.services.replaying import Replayed, new_replay_id, refusal
 from dlq_app.store import repository
@@ -54,7 +56,6 @@ class LetterViews:
     has_view_permission: Callable[[HttpRequest], bool]
     away: Callable[[HttpRequest, DeadLetterError], HttpResponse]
     missing: Callable[[HttpRequest, str], HttpResponse]
-    fragment: Callable[[HttpRequest, str, dict[str, Any], str], HttpResponse]
 
     # --- looking ---
 
@@ -99,7 +100,7 @@ class LetterViews:
 
         def answer(letter: Letter) -> HttpResponse:
             shown = letter_page.state(request, letter, repository.now())
-            return self.fragment(request, "console/letter_live.html", shown, shown["live_tag"])
+            return fragment(request, "dlq_app/letter_live.html", shown, shown["live_tag"])
 
         return self._with(request, object_id, answer)
 
@@ -123,7 +124,7 @@ class LetterViews:
     @method_decorator(csrf_protect)
     def move_view(self, request: HttpRequest, object_id: str, what: str) -> HttpResponse:
         """Resolve, discard or set aside, with a reason."""
-        permissions.require(request, "replay")
+        permissions.require(request, permissions.REPLAY)
         move = BULK[what]
 
         def answer(letter: Letter) -> HttpResponse:
@@ -133,7 +134,7 @@ class LetterViews:
             if wrong:
                 return self._ask(request, letter, what, errors={"reason": wrong})
             moved = _SERVICES[what](letter.id, actor=permissions.actor(request), reason=reason)
-            permissions.write_down(request, moved.id, moved.message_id, move.done, reason)
+            permissions.record_audit(request, moved.id, moved.message_id, move.done, reason, about=DeadLetter)
             messages.success(request, f"{move.done.capitalize()}: {moved.message_id}.")
             return self._back(letter)
 
@@ -142,7 +143,7 @@ class LetterViews:
     @method_decorator(csrf_protect)
     def replay_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Replay as it is."""
-        permissions.require(request, "replay")
+        permissions.require(request, permissions.REPLAY)
 
         def answer(letter: Letter) -> HttpResponse:
             if request.method != "POST":
@@ -161,7 +162,7 @@ class LetterViews:
     @method_decorator(csrf_protect)
     def edit_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Edit and replay: the payload in a field, then what would change, then the replay."""
-        permissions.require(request, "replay")
+        permissions.require(request, permissions.REPLAY)
         return self._with(request, object_id, lambda letter: self._edit(request, letter))
 
     def _edit(self, request: HttpRequest, letter: Letter) -> HttpResponse:
@@ -225,13 +226,13 @@ class LetterViews:
             "replay_id": self._replay_id(request),
             "max_reason": MAX_REASON,
         }
-        return TemplateResponse(request, "console/letter_edit.html", context, status=400 if errors else 200)
+        return TemplateResponse(request, "dlq_app/letter_edit.html", context, status=400 if errors else 200)
 
     @method_decorator(csrf_protect)
     @method_decorator(require_POST)
     def note_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Add a note."""
-        permissions.require(request, "replay")
+        permissions.require(request, permissions.REPLAY)
 
         def answer(letter: Letter) -> HttpResponse:
             text = request.POST.get("text", "").replace("\r\n", "\n").strip()
@@ -241,7 +242,7 @@ class LetterViews:
                 response.status_code = 400
                 return response
             dead_letters.add_note(letter.id, actor=permissions.actor(request), text=text)
-            permissions.write_down(request, letter.id, letter.message_id, "note", text)
+            permissions.record_audit(request, letter.id, letter.message_id, "note", text, about=DeadLetter)
             messages.success(request, "Note saved.")
             return HttpResponseRedirect(f"{self._url(letter)}#notes")
 
@@ -250,7 +251,7 @@ class LetterViews:
     @method_decorator(csrf_protect)
     def reveal_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Ask for a reason, write it down, and show the payload with its secrets, once."""
-        permissions.require(request, "admin")
+        permissions.require(request, permissions.ADMIN)
 
         def answer(letter: Letter) -> HttpResponse:
             if request.method != "POST":
@@ -259,7 +260,7 @@ class LetterViews:
             if wrong:
                 return self._ask(request, letter, "reveal", errors={"reason": wrong})
             shown = dead_letters.reveal(letter.id, actor=permissions.actor(request), reason=reason)
-            permissions.write_down(request, shown.id, shown.message_id, "reveal", reason, must=True)
+            permissions.record_audit(request, shown.id, shown.message_id, "reveal", reason, about=DeadLetter, must=True)
             return self._page(request, shown, revealed=True)
 
         return self._with(request, object_id, answer)
@@ -303,7 +304,9 @@ class LetterViews:
             raise problem
         assert isinstance(answer, Replayed)  # noqa: S101  every other answer is a problem
         what = "edited and replayed" if payload is not None else "replay"
-        permissions.write_down(request, letter.id, letter.message_id, f"{what} {answer.replay_id}", reason)
+        permissions.record_audit(
+            request, letter.id, letter.message_id, f"{what} {answer.replay_id}", reason, about=DeadLetter
+        )
         messages.success(request, f"Being replayed: {letter.message_id}. Its outcome will show here.")
         return self._back(letter)
 
@@ -331,7 +334,7 @@ class LetterViews:
             "max_reason": MAX_REASON,
         }
         context["act"] = next((a for a in context["acts"] if a.name == what.replace("-", "_")), None)
-        return TemplateResponse(request, "console/letter_confirm.html", context, status=400 if errors else 200)
+        return TemplateResponse(request, "dlq_app/letter_confirm.html", context, status=400 if errors else 200)
 
     def _context(self, request: HttpRequest, letter: Letter, title: str) -> dict[str, Any]:
         return {
