@@ -173,6 +173,30 @@ def mongodb_url(servers: Servers) -> str:
     return servers.mongodb_url
 
 
+def _browser_of(role: str) -> Any:
+    from dlqsite.tests.people import member, signed_in  # needs Django's settings, which come later than this plugin
+
+    return signed_in(member(role))
+
+
+@pytest.fixture
+def viewer(db: None) -> Any:
+    """A browser of Django's in which a viewer is signed in."""
+    return _browser_of("viewer")
+
+
+@pytest.fixture
+def operator(db: None) -> Any:
+    """A browser of Django's in which an operator is signed in."""
+    return _browser_of("operator")
+
+
+@pytest.fixture
+def administrator(db: None) -> Any:
+    """A browser of Django's in which an administrator is signed in."""
+    return _browser_of("administrator")
+
+
 @pytest.fixture
 def redis_client(redis_url: str) -> Iterator[Any]:
     """A ``redis.Redis`` that answers bytes, over a database emptied before the test."""

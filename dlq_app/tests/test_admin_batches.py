@@ -31,16 +31,6 @@ def rig(letters: Letters, intake: MemoryIntake, redis_client: Any) -> Rig:
     return Rig(letters, intake)
 
 
-@pytest.fixture
-def viewer(rig: Rig) -> Client:
-    return signed_in(member("viewer"))
-
-
-@pytest.fixture
-def operator(rig: Rig) -> Client:
-    return signed_in(member("operator"))
-
-
 def text(answer: Any, status: int = 200) -> str:
     assert answer.status_code == status, answer
     return str(answer.content.decode())

@@ -24,7 +24,7 @@ from dlq_app.services.groups import Group
 from dlq_app.store import repository
 from dlq_app.testing import NOON, MemoryIntake, a_death, a_settlement
 from dlqsite import tabs
-from dlqsite.tests.people import audited, member, signed_in, staff
+from dlqsite.tests.people import audited, member, staff
 
 pytestmark = [
     pytest.mark.django_db, pytest.mark.mongo, pytest.mark.redis,
@@ -34,16 +34,6 @@ pytestmark = [
 LIST = "/admin/dlq_app/lettergroup/"
 HOSTILE = "<script>alert(1)</script>\u202e gone"
 HOUR = timedelta(hours=1)
-
-
-@pytest.fixture
-def viewer() -> Client:
-    return signed_in(member("viewer"))
-
-
-@pytest.fixture
-def operator() -> Client:
-    return signed_in(member("operator"))
 
 
 def die(*ids: str, reason: str = "payments-api did not answer within 10 s", **changes: Any) -> None:

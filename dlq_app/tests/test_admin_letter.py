@@ -18,7 +18,7 @@ from dlq_app.domain.payload import parse
 from dlq_app.services import dead_letters
 from dlq_app.store.repository import Letters
 from dlq_app.testing import STACK, MemoryIntake, a_death, a_document
-from dlqsite.tests.people import audited, member, signed_in
+from dlqsite.tests.people import audited, member
 from wire.visible_text import visible
 
 pytestmark = [pytest.mark.django_db, pytest.mark.mongo, pytest.mark.redis]
@@ -33,21 +33,6 @@ VERBS = ("resolve", "discard", "set-aside")
 @pytest.fixture(autouse=True)
 def _empty(store: Database[dict[str, Any]], redis_client: Any, intake: MemoryIntake) -> None:
     """Each test starts with empty stores."""
-
-
-@pytest.fixture
-def viewer() -> Client:
-    return signed_in(member("viewer"))
-
-
-@pytest.fixture
-def operator() -> Client:
-    return signed_in(member("operator"))
-
-
-@pytest.fixture
-def administrator() -> Client:
-    return signed_in(member("administrator"))
 
 
 def put(store: Database[dict[str, Any]], payload: Any = None, *, body: bytes | None = None, **changes: Any) -> str:

@@ -18,7 +18,7 @@ from dlq_app.admin.letters import filters
 from dlq_app.domain.errors import QueryTooSlow, StoreUnavailable
 from dlq_app.store.repository import Letters
 from dlq_app.testing import a_document
-from dlqsite.tests.people import audited, member, signed_in
+from dlqsite.tests.people import audited
 
 pytestmark = [pytest.mark.django_db, pytest.mark.mongo, pytest.mark.redis]
 
@@ -31,21 +31,6 @@ HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>\u202e{{ 7*7
 def _empty(store: Database[dict[str, Any]], redis_client: Any) -> None:
     """Each test starts with empty stores."""
     filters.kept.forget()
-
-
-@pytest.fixture
-def viewer() -> Client:
-    return signed_in(member("viewer"))
-
-
-@pytest.fixture
-def operator() -> Client:
-    return signed_in(member("operator"))
-
-
-@pytest.fixture
-def administrator() -> Client:
-    return signed_in(member("administrator"))
 
 
 def put(store: Database[dict[str, Any]], count: int = 1, prefix: str = "m", **changes: Any) -> list[str]:

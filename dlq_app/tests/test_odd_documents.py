@@ -33,7 +33,7 @@ from dlq_app.store.documents import Unreadable, letter_from
 from dlq_app.store.repository import Letters
 from dlq_app.testing import NOON, MemoryIntake, a_document, an_attempt
 from dlq_app.tests.batch_rig import Rig
-from dlqsite.tests.people import member, signed_in, with_key
+from dlqsite.tests.people import with_key
 
 Store = Database[dict[str, Any]]
 
@@ -131,11 +131,6 @@ pytestmark = [
     pytest.mark.django_db, pytest.mark.mongo, pytest.mark.redis, pytest.mark.usefixtures("redis_client", "intake"),
 ]  # fmt: skip
 LIST = "/admin/dlq_app/deadletter/"
-
-
-@pytest.fixture
-def administrator(store: Store) -> Client:
-    return signed_in(member("administrator"))
 
 
 @pytest.fixture

@@ -43,11 +43,6 @@ def rig(letters: Any, intake: MemoryIntake) -> Rig:
 
 
 @pytest.fixture
-def operator(rig: Rig) -> Client:
-    return signed_in(member("operator"))
-
-
-@pytest.fixture
 def tools(tmp_path: Path) -> Path:
     """A directory with a ``manage.py`` and a ``curl`` that print their arguments."""
     for name in ("manage.py", "curl"):

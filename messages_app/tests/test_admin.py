@@ -33,11 +33,6 @@ def _seen_afresh(redis_client: Any, mongo_db: Any) -> Iterator[None]:
     forget()
 
 
-@pytest.fixture
-def viewer() -> Client:
-    return signed_in(member("viewer"))
-
-
 def look_up(client: Client, message_id: str) -> str:
     answer = client.get(PAGE, {"id": message_id})
     assert answer.status_code == 200

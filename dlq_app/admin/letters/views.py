@@ -324,17 +324,19 @@ class LetterViews:
         context = {
             **self._context(request, letter, f"{order} {letter.message_id}"),
             **letter_page.state(request, letter, repository.now()),
-            "what": what,
             "order": order,
             "move": move,
             "errors": errors or {},
             "reason": request.POST.get("reason", ""),
             "is_reason_required": what != "replay",
+            "force": request.POST.get("force") == "on",
             "replay_id": self._replay_id(request) if what == "replay" else "",
             "max_reason": MAX_REASON,
         }
-        context["act"] = next((a for a in context["acts"] if a.name == what.replace("-", "_")), None)
-        return TemplateResponse(request, "dlq_app/letter_confirm.html", context, status=400 if errors else 200)
+        action = what.replace("-", "_")
+        context["act"] = next((a for a in context["acts"] if a.name == action), None)
+        template = f"dlq_app/letter_confirm_{action}.html"
+        return TemplateResponse(request, template, context, status=400 if errors else 200)
 
     def _context(self, request: HttpRequest, letter: Letter, title: str) -> dict[str, Any]:
         return {

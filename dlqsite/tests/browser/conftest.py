@@ -163,22 +163,14 @@ def sign_in(
         context.close()
 
 
-@pytest.fixture
-def viewer(sign_in: SignIn) -> Page:
-    """A page in which a viewer is signed in."""
-    return sign_in("viewer")
+def _page_of(role: Role) -> Any:
+    def page(sign_in: SignIn) -> Page:
+        return sign_in(role)
+
+    return pytest.fixture(page, name=role)
 
 
-@pytest.fixture
-def operator(sign_in: SignIn) -> Page:
-    """A page in which an operator is signed in."""
-    return sign_in("operator")
-
-
-@pytest.fixture
-def administrator(sign_in: SignIn) -> Page:
-    """A page in which an administrator is signed in."""
-    return sign_in("administrator")
+viewer, operator, administrator = _page_of("viewer"), _page_of("operator"), _page_of("administrator")
 
 
 @pytest.fixture
