@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from math import isfinite
 from typing import Any
 
-from dlq_app.domain.criteria import PRIORITIES
+from dlq_app.domain.filters import PRIORITIES
 from dlq_app.domain.labels import ERROR_TYPE, LABEL, MAX_ERROR_TYPE, MAX_LABEL, WHAT
 from dlq_app.domain.states import Status
 from wire import fields

@@ -13,7 +13,7 @@ from enum import IntEnum
 from typing import Any
 
 from dlq_app.domain import import_readers as readers
-from dlq_app.domain.criteria import KINDS
+from dlq_app.domain.filters import KINDS
 from dlq_app.domain.fingerprint import fingerprint
 from dlq_app.domain.import_readers import nullable
 from dlq_app.domain.letter import DeadLetter

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from dlq_app.domain.criteria import PRIORITIES
+from dlq_app.domain.filters import PRIORITIES
 from dlq_app.domain.letter import Claimed, Imported
 from dlq_app.domain.states import Status
 from wire import contract

@@ -6,9 +6,8 @@ from typing import Any
 
 from drf_spectacular.utils import OpenApiParameter
 
-from dlq_app.domain import criteria, paging
-from dlq_app.domain.search_terms import MAX_WORDS
-from dlq_app.domain.states import Status
+from dlq_app.domain import filters, paging
+from dlq_app.domain.filters import Filter
 from wire.cursor import MAX_CURSOR
 
 
@@ -18,26 +17,23 @@ def query(name: str, text: str, **options: Any) -> OpenApiParameter:
 
 
 _ANY = "Repeated: any of them."
+
+
+def _described(one: Filter) -> str:
+    """The beginning of the help as a sentence, then the rest."""
+    first = f"{one.help[:1].upper()}{one.help[1:]}." if one.help else ""
+    return " ".join(part for part in (first, one.doc, _ANY if one.is_repeated else "") if part)
+
+
 #: The criteria, as parameters of a list.
 FILTERS = [
-    query("status", _ANY, many=True, enum=[s.value for s in Status]),
-    query("errorType", f"Such as TIMEOUT_ERROR. {_ANY}", many=True),
-    query("errorKind", _ANY, many=True, enum=criteria.KINDS),
-    query("type", _ANY, many=True),
-    query("source", _ANY, many=True),
-    query("priority", _ANY, many=True, enum=criteria.PRIORITIES),
-    query("tag", _ANY, many=True),
-    query("fingerprint", f"A group. {_ANY}", many=True),
-    query("from", "Last failure at or after this instant."),
-    query("to", "Last failure before this instant."),
     query(
-        "search",
-        "Beginning of a message id; or words of the error, all of which a letter must hold. The search looks at the "
-        f"error's type and the first {MAX_WORDS} words and parts of words of its text as shown, with secrets hidden; "
-        "not at the stack, the payload or notes. Case and Unicode form make no difference. `timeout` finds "
-        "`SocketTimeout`, `email` finds `email_address`, `5521` finds `order5521`. Of Chinese, Japanese and Korean any "
-        "two neighbouring characters are found.",
-    ),
+        one.name,
+        _described(one),
+        **({"many": True} if one.is_repeated else {}),
+        **({"enum": list(one.options)} if one.options else {}),
+    )
+    for one in filters.FILTERS.values()
 ]
 #: What a list of letters takes beside them.
 PAGES = [

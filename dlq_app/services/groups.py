@@ -16,6 +16,7 @@ from typing import Any
 from dlq_app import conf
 from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.errors import CriteriaInvalid, GroupNotFound
+from dlq_app.domain.filters import FILTERS as LETTER_FILTERS
 from dlq_app.domain.group_states import OPEN_STATES, GroupFigures, GroupState, Said, state_of
 from dlq_app.domain.paging import DEFAULT_LIMIT, MAX_LIMIT
 from dlq_app.domain.search_terms import error_words, words
@@ -27,7 +28,7 @@ from wire import cursor as cursors
 from wire.fields import digits, field_error, one_of, single, summary, unknown_field
 
 #: Filters of letters that also make sense for groups; ``from`` and ``to`` mean the last failure of the group.
-FILTERS = ("errorType", "errorKind", "type", "fingerprint", "from", "to", "search")
+FILTERS = tuple(one.name for one in LETTER_FILTERS.values() if one.of_group or not one.is_repeated)
 #: Names that ``GroupQuery.parse`` reads.
 PARAMETERS = (*FILTERS, "state", "sort", "limit", "cursor")
 _FINGERPRINT = re.compile(r"[0-9a-f]{16}\Z")
@@ -307,15 +308,14 @@ def _group(counted: GroupFigures, described: Described, hours_from: datetime, as
 
 
 def _fits(group: Group, criteria: LetterCriteria) -> bool:
-    c = criteria
+    for one in LETTER_FILTERS.values():
+        wanted = getattr(criteria, one.attribute)
+        if wanted and one.of_group and not set(wanted) & set(one.of_group(group)):
+            return False
     return (
-        (not c.error_types or group.error_type in c.error_types)
-        and (not c.error_kinds or group.error_kind in c.error_kinds)
-        and (not c.types or any(name in c.types for name, _ in group.types))
-        and (not c.fingerprints or group.fingerprint in c.fingerprints)
-        and (c.failed_from is None or group.last_seen >= c.failed_from)
-        and (c.failed_to is None or group.last_seen < c.failed_to)
-        and (not c.search or set(words(c.search)) <= _found_by(group))
+        (criteria.failed_from is None or group.last_seen >= criteria.failed_from)
+        and (criteria.failed_to is None or group.last_seen < criteria.failed_to)
+        and (not criteria.search or set(words(criteria.search)) <= _found_by(group))
     )
 
 

@@ -1,32 +1,27 @@
-"""Criteria and pages as questions to the store. The only operators are the ones written here; values stay values."""
+"""Convert criteria and pages to MongoDB filters. All operators come from the code; values from outside stay values."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
 
-from dlq_app.domain.criteria import ID_PREFIX, LetterCriteria
+from dlq_app.domain.criteria import LetterCriteria
+from dlq_app.domain.filters import FILTERS, ID_PREFIX, Filter
 from dlq_app.domain.paging import Cursor, Sort
 from dlq_app.domain.search_terms import whole_words, words
 from dlq_app.domain.states import Status
+from dlq_app.store.indexes import FIGURES, INDEXES
 
 #: Sorts after every character a message id may hold.
 _AFTER = "\uffff"
 _BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
 _END = datetime(9999, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC)
 
-#: Each with an index of its own, in which letters come by their last failure.
-_INDEXED = ("status", "errorType", "type", "metadata.source", "fingerprint")
-_ANY_OF = {
-    "statuses": "status",
-    "error_types": "errorType",
-    "error_kinds": "errorKind",
-    "types": "type",
-    "sources": "metadata.source",
-    "priorities": "metadata.priority",
-    "tags": "metadata.tags",
-    "fingerprints": "fingerprint",
-}
+#: Each has an index of its own, in which letters come by their last failure.
+_INDEXED = {index.keys[0][0] for index in INDEXES if index.keys[1:] == (("lastFailedAt", -1), ("_id", -1))}
+#: An index of a list's elements does not count: whether it answers alone depends on the elements.
+_INDEXED -= {"metadata.tags", "searchWords"}
+_IN_KEYS = {path for index in INDEXES if index.name == FIGURES for path, _ in index.keys}
 
 #: Kinds of values of BSON but texts, dates and ids. Not lists, which no index tells from what they hold, nor symbols,
 #: which stand among the texts.
@@ -53,17 +48,19 @@ UNREADABLE: list[dict[str, Any]] = [
 def matching(criteria: LetterCriteria) -> dict[str, Any]:
     """The filter for letters that fit ``criteria``."""
     found: dict[str, Any] = {}
-    for attribute, path in _ANY_OF.items():
-        values = getattr(criteria, attribute)
-        if values:
-            found[path] = {"$eq": values[0]} if len(values) == 1 else {"$in": list(values)}
-    window = {"$gte": criteria.failed_from, "$lt": criteria.failed_to}
-    window = {operator: value for operator, value in window.items() if value}
-    if window:
-        found["lastFailedAt"] = window
-    if criteria.search:
-        found.update(_search(criteria.search))
+    for one in _asked(criteria):
+        value = getattr(criteria, one.attribute)
+        if one.is_repeated:
+            found[one.path] = {"$eq": value[0]} if len(value) == 1 else {"$in": list(value)}
+        elif one.path:
+            found.setdefault(one.path, {})[one.operator] = value
+        else:
+            found.update(_search(value))
     return found
+
+
+def _asked(criteria: LetterCriteria) -> list[Filter]:
+    return [one for one in FILTERS.values() if getattr(criteria, one.attribute)]
 
 
 def of_keys(criteria: LetterCriteria) -> dict[str, Any] | None:
@@ -71,7 +68,7 @@ def of_keys(criteria: LetterCriteria) -> dict[str, Any] | None:
 
     The index begins with the status, and is used only when that is asked for: any text will do.
     """
-    if criteria.tags or criteria.search:
+    if any(one.path not in _IN_KEYS for one in _asked(criteria)):
         return None
     return {"status": {"$gte": ""}, **matching(criteria)}
 
@@ -81,7 +78,7 @@ def is_combined(criteria: LetterCriteria, sort: Sort | None = None) -> bool:
 
     Otherwise the server reads letter after letter of one filter to find out that it does not fit the other.
     """
-    asked = [path for attribute, path in _ANY_OF.items() if getattr(criteria, attribute)]
+    asked = [one.path for one in _asked(criteria) if one.is_repeated]
     if not asked:
         return False
     if len(asked) > 1 or asked[0] not in _INDEXED:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, fields
 from datetime import UTC, datetime
 from urllib.parse import parse_qs
 
@@ -12,6 +12,7 @@ from hypothesis import strategies as some
 
 from dlq_app.domain.criteria import FIELD_NAMES, LetterCriteria
 from dlq_app.domain.errors import CriteriaInvalid
+from dlq_app.domain.filters import FILTERS
 from dlq_app.store import queries
 
 EVERYTHING = {
@@ -32,6 +33,7 @@ EVERYTHING = {
 def test_it_knows_every_field() -> None:
     criteria = LetterCriteria.parse(EVERYTHING)
 
+    assert [one.attribute for one in FILTERS.values()] == [field.name for field in fields(LetterCriteria)]
     assert set(EVERYTHING) == set(FIELD_NAMES)
     assert criteria.statuses == ("dlq_pending", "dlq_failed")
     assert criteria.failed_from == datetime(2026, 11, 24, 3, 12, tzinfo=UTC)

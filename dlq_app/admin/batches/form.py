@@ -14,6 +14,7 @@ from dlq_app.admin.commands import curl, manage
 from dlq_app.admin.letters.selection import ids_of
 from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.errors import RequestInvalid
+from dlq_app.domain.filters import FILTERS
 from dlq_app.domain.limits import MAX_REASON
 from dlq_app.domain.replay_batch import MAX_CANARY, MAX_NAME, BatchOrder
 from wire.instants import iso
@@ -196,11 +197,8 @@ def twins(order: BatchOrder, which: Which, site: str) -> list[tuple[str, str]]:
     ]
 
 
-_FLAG_NAMES = {"errorType": "error-type", "errorKind": "error-kind"}
-
-
 def _flags(criteria: LetterCriteria) -> list[str]:
-    return [shell_flag(f"--{_FLAG_NAMES.get(name, name)}", value) for name, value in criteria.as_params()]
+    return [shell_flag(FILTERS[name].flag, value) for name, value in criteria.as_params()]
 
 
 __all__ = ["MAX_NAME", "MAX_REASON", "BatchForm", "Which", "limited", "needed", "twins"]

@@ -31,6 +31,7 @@ from dlq_app.domain.errors import (
     RequestInvalid,
     StoreUnavailable,
 )
+from dlq_app.domain.filters import FILTERS
 from dlq_app.domain.group_states import OPEN_STATES, GroupState
 from dlq_app.domain.limits import MAX_NOTE, MAX_NUMBER, MAX_REASON
 from dlq_app.domain.masking import mask_text
@@ -59,16 +60,7 @@ _SORTS = {
     "-lastSeen": "Latest",
     "firstSeen": "Oldest",
 }
-_LABELS = {
-    "errorType": "Error",
-    "errorKind": "Kind",
-    "type": "Type",
-    "fingerprint": "Group",
-    "search": "Search",
-    "from": "Failed from",
-    "to": "Failed before",
-    "age": "Failed",
-}
+_LABELS = {**{name: FILTERS[name].label for name in groups.FILTERS}, "age": "Failed"}
 #: What can be said → what the audit log calls it, as over REST.
 _SAYS = {"resolve": "resolve group", "ignore": "ignore group", "reopen": "reopen group"}
 _STATES = {"resolve": GroupState.RESOLVED, "ignore": GroupState.IGNORED, "reopen": None}
@@ -217,7 +209,7 @@ class LetterGroupAdmin(ReadOnlyAdmin):
             "sorts": asked.sorts(),
             "search": asked.query.criteria.search,
             "kept": [(n, v) for n, values in asked.params.items() if n not in ("search", "cursor") for v in values],
-            "kinds": self._choices(asked, "errorKind", ("transient", "permanent", "unknown")),
+            "kinds": self._choices(asked, "errorKind", FILTERS["errorKind"].options),
             "ages": self._choices(asked, "age", tuple(AgeFilter.AGES)),
             "has_wrong_address": "e" in request.GET,
         }

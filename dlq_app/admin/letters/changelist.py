@@ -27,7 +27,7 @@ from console.read_only import ReadOnlyAdmin
 from dlq_app import conf
 from dlq_app.admin.letters import story as letter_story
 from dlq_app.admin.letters.bulk_pages import BULK, BulkPages
-from dlq_app.admin.letters.filters import FILTERS, AgeFilter, Chip, CriteriaFilter, address, figures
+from dlq_app.admin.letters.filters import LIST_FILTERS, AgeFilter, Chip, CriteriaFilter, address, figures
 from dlq_app.admin.letters.queryset import LettersQuerySet, letter_of
 from dlq_app.admin.letters.selection import back_to_list, criteria_of, ids_of, in_words, selection_query
 from dlq_app.admin.letters.views import LetterViews
@@ -185,7 +185,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, ReadOnlyAdmin):  # type: ignore[mi
         "last_failed",
         "next",
     )
-    list_filter = FILTERS
+    list_filter = tuple(LIST_FILTERS)
     list_per_page = 20
     list_max_show_all = 100
     search_fields = ("message_id",)

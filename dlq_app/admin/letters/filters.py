@@ -14,8 +14,9 @@ from django.contrib.admin.options import IncorrectLookupParameters
 from django.http import HttpRequest
 
 from dlq_app.admin.letters.queryset import LettersQuerySet
-from dlq_app.domain.criteria import KINDS, PRIORITIES, LetterCriteria
+from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.errors import CriteriaInvalid, DeadLetterError
+from dlq_app.domain.filters import FILTERS, Filter
 from dlq_app.domain.masking import MASK
 from dlq_app.domain.states import OPEN, Status
 from dlq_app.services import dead_letters
@@ -90,12 +91,14 @@ class CriteriaFilter(ListFilter):
     """Values of one field. Repeated values in the address mean any of them; an invalid one is no address of ours."""
 
     template = "dlq_app/letters_filter.html"
+    of: ClassVar[Filter]
     #: Wire name, which is also the parameter's.
     name: ClassVar[str]
-    attribute: ClassVar[str]
-    #: Before the value in a chip.
-    label: ClassVar[str]
     is_open: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        if "of" in vars(cls):
+            cls.name, cls.title = cls.of.name, vars(cls).get("title", cls.of.label.lower())
 
     def __init__(self, request: HttpRequest, params: dict[str, list[str]], model: Any, model_admin: Any) -> None:
         super().__init__(request, params, model, model_admin)
@@ -106,7 +109,7 @@ class CriteriaFilter(ListFilter):
                 parsed = LetterCriteria.parse({self.name: list(given)})
             except CriteriaInvalid as error:
                 raise IncorrectLookupParameters(str(error)) from error
-            self.values = getattr(parsed, self.attribute)
+            self.values = getattr(parsed, self.of.attribute)
             self.used_parameters[self.name] = self.values
         self.request = request
 
@@ -118,7 +121,7 @@ class CriteriaFilter(ListFilter):
 
     def queryset(self, request: HttpRequest, queryset: Any) -> LettersQuerySet:  # type: ignore[override]
         letters: LettersQuerySet = queryset
-        return letters.narrowed(**{self.attribute: self.values}) if self.values else letters
+        return letters.narrowed(**{self.of.attribute: self.values}) if self.values else letters
 
     def choices(self, changelist: Any) -> Iterator[dict[str, Any]]:
         yield self._choice(changelist, (), "All")
@@ -135,7 +138,7 @@ class CriteriaFilter(ListFilter):
 
     def chips(self, changelist: Any) -> list[Chip]:
         """The active values, each with the address without it."""
-        return [Chip(self.label, self.word(value), self._without(changelist, value)) for value in self.values]
+        return [Chip(self.of.label, self.word(value), self._without(changelist, value)) for value in self.values]
 
     def _without(self, changelist: Any, value: str) -> str:
         left = [other for other in self.values if other != value]
@@ -182,8 +185,7 @@ class _Counted(CriteriaFilter):
 
 
 class StatusFilter(CriteriaFilter):
-    title = "status"
-    name, attribute, label, is_open = "status", "statuses", "Status", True
+    of, is_open = FILTERS["status"], True
 
     def choices(self, changelist: Any) -> Iterator[dict[str, Any]]:
         by_status = figures(self.request).get("byStatus") or {}
@@ -200,55 +202,36 @@ class StatusFilter(CriteriaFilter):
 
     def chips(self, changelist: Any) -> list[Chip]:
         if set(self.values) == set(_OPEN):
-            return [Chip(self.label, "Open", address(changelist, {self.name: None}))]
+            return [Chip(self.of.label, "Open", address(changelist, {self.name: None}))]
         return super().chips(changelist)
 
 
 class ErrorTypeFilter(_Counted):
-    title = "error type"
-    name, attribute, label, is_open = "errorType", "error_types", "Error", True
+    of, title, is_open = FILTERS["errorType"], "error type", True
     figure, key = "topErrorTypes", "errorType"
 
 
 class TypeFilter(_Counted):
-    title = "type"
-    name, attribute, label, is_open = "type", "types", "Type", True
+    of, is_open = FILTERS["type"], True
     figure = "byType"
 
 
 class SourceFilter(_Counted):
-    title = "source"
-    name, attribute, label = "source", "sources", "Source"
+    of = FILTERS["source"]
     figure = "bySource"
 
 
-class KindFilter(CriteriaFilter):
-    title = "kind"
-    name, attribute, label = "errorKind", "error_kinds", "Kind"
-
+class _Options(CriteriaFilter):
     def offered(self) -> Sequence[tuple[str, int | None]]:
-        return [(kind, None) for kind in KINDS]
+        return [(value, None) for value in self.of.options]
 
     def word(self, value: str) -> str:
         return value.capitalize()
 
 
-class PriorityFilter(CriteriaFilter):
-    title = "priority"
-    name, attribute, label = "priority", "priorities", "Priority"
+class _Text(CriteriaFilter):
+    """A text field, for values that are too many to list."""
 
-    def offered(self) -> Sequence[tuple[str, int | None]]:
-        return [(priority, None) for priority in PRIORITIES]
-
-    def word(self, value: str) -> str:
-        return value.capitalize()
-
-
-class TagFilter(CriteriaFilter):
-    """A field to type into: tags are anybody's words, too many to list."""
-
-    title = "tag"
-    name, attribute, label = "tag", "tags", "Tag"
     template = "dlq_app/letters_filter_text.html"
 
     def choices(self, changelist: Any) -> Iterator[dict[str, Any]]:
@@ -269,8 +252,7 @@ class TagFilter(CriteriaFilter):
 class FingerprintFilter(CriteriaFilter):
     """Chosen from a group or a letter, never here."""
 
-    title = "group"
-    name, attribute, label = "fingerprint", "fingerprints", "Group"
+    of = FILTERS["fingerprint"]
 
     def has_output(self) -> bool:
         return bool(self.values)
@@ -360,14 +342,14 @@ class AgeFilter(ListFilter):
         return found
 
 
-FILTERS = (
-    StatusFilter,
-    ErrorTypeFilter,
-    TypeFilter,
-    AgeFilter,
-    KindFilter,
-    SourceFilter,
-    PriorityFilter,
-    TagFilter,
-    FingerprintFilter,
-)
+_FIRST = (StatusFilter, ErrorTypeFilter, TypeFilter, AgeFilter)
+_LAST = (SourceFilter, FingerprintFilter)
+_OWN = {one.name for one in (*_FIRST, *_LAST)}
+
+
+def _generic(of: Filter) -> type[CriteriaFilter]:
+    return type(f"{of.label}Filter", (_Options if of.options else _Text,), {"of": of})
+
+
+_MIDDLE = [_generic(of) for of in FILTERS.values() if of.is_repeated and of.name not in _OWN]
+LIST_FILTERS: Sequence[type[ListFilter]] = (*_FIRST, *_MIDDLE, *_LAST)

@@ -11,17 +11,10 @@ from django.urls import reverse
 from dlq_app.admin.letters.filters import STATUS_WORDS
 from dlq_app.admin.letters.queryset import LettersQuerySet
 from dlq_app.domain.criteria import LetterCriteria
+from dlq_app.domain.filters import FILTERS
 from dlq_app.domain.states import Status
 from dlq_app.services.bulk import MAX_IDS
 
-_LABELS = {
-    "errorType": "error",
-    "errorKind": "kind of error",
-    "fingerprint": "group",
-    "from": "last failure from",
-    "to": "last failure before",
-    "search": "search",
-}
 #: Parameters of an address that are no criteria.
 _OTHERS = ("id", "format", "p", "o", "e")
 
@@ -60,6 +53,6 @@ def in_words(criteria: LetterCriteria) -> list[tuple[str, str]]:
     """Criteria for people: what it is about, and the value."""
     found = []
     for name, value in criteria.as_params():
-        label = _LABELS.get(name, name)
+        label = FILTERS[name].label.lower()
         found.append((label, STATUS_WORDS[Status(value)] if name == "status" else value))
     return found
