@@ -40,7 +40,7 @@ def start(order: BatchOrder, *, actor: str, batch_id: str | None = None, unlimit
     count = batches.dry_run(order).count
     _take(actor, batch_id, count)
     try:
-        batch = batches.start(order, actor=actor, batch_id=batch_id, most=count)
+        batch = batches.start(order, actor=actor, batch_id=batch_id, maximum=count)
     except QueryTooSlow:
         _give_back(actor, batch_id, kept=0)  # there is no batch
         raise

@@ -177,7 +177,7 @@ class BatchRun:
                 del self._unmarked[letter_id]
             self._mark_sent(older_than_s=MARK_AFTER_S)
         for _ in range(COLLECT_PAGES):
-            found = self._items.under_way(self.id, self._collect_after, self._stored.next_seq, COLLECT_PAGE)
+            found = self._items.in_flight(self.id, self._collect_after, self._stored.next_seq, COLLECT_PAGE)
             self._copy_outcomes([item.letter_id for item in found])
             # Continue behind this page next time: slow letters at the beginning must not keep the others from it.
             self._collect_after = found[-1].seq if len(found) == COLLECT_PAGE else -1
@@ -194,7 +194,7 @@ class BatchRun:
             copy = batch_rules.copied(str(attempt["outcome"]), attempt)
             outcomes[letter_id] = (copy.outcome, copy.error_type)
         if outcomes:
-            self._items.end(self.id, outcomes)
+            self._items.record_outcomes(self.id, outcomes)
             self._stale = True
         return list(outcomes)
 
@@ -212,7 +212,7 @@ class BatchRun:
         if (stage in SENDING or ending) and self._unsent_due.is_due():
             chunk = None if ending else self._open_chunk()
             page = COLLECT_PAGE if ending else batch_rules.CHUNK
-            found = self._items.left_behind(self.id, chunk.begin if chunk else self._stored.next_seq, COLLECT_PAGE)
+            found = self._items.unsent(self.id, chunk.begin if chunk else self._stored.next_seq, COLLECT_PAGE)
             # Most may be this run's own, sent and not marked yet. Those of other executors come first: taken earlier.
             left = [item for item in found if item.letter_id not in self._unmarked][:page]
             self._dispatch(self._dispatcher.read(self.id, left, with_body=not ending))
@@ -223,7 +223,7 @@ class BatchRun:
 
     def _check_lost(self) -> None:
         """Check a page of letters in flight: was the letter deleted, or released because its message never existed?"""
-        found = self._items.under_way(self.id, self._lost_after, self._stored.next_seq, COLLECT_PAGE)
+        found = self._items.in_flight(self.id, self._lost_after, self._stored.next_seq, COLLECT_PAGE)
         self._lost_after = found[-1].seq if len(found) == COLLECT_PAGE else -1
         gone, unsent = [], []
         for item, seen in self._dispatcher.read(self.id, found, with_body=False):
@@ -234,7 +234,7 @@ class BatchRun:
             ):
                 unsent.append(item.letter_id)
         if gone:
-            self._items.end(self.id, dict.fromkeys(gone, ("skipped:gone", "")))
+            self._items.record_outcomes(self.id, dict.fromkeys(gone, ("skipped:gone", "")))
         self._items.mark_unsent(self.id, unsent)
         self._stale = self._stale or bool(gone or unsent)
 
@@ -253,13 +253,13 @@ class BatchRun:
             if not is_gone and repository.now() <= chunk.until:
                 return False
             token = uuid.uuid4().hex
-            if self._batches.take_over(self._stored, owner=self._owner, token=token, left=is_gone) is None:
+            if self._batches.take_over_chunk(self._stored, owner=self._owner, token=token, owner_ended=is_gone) is None:
                 return False
             log.info("batch_chunk_taken_over", extra={"batch_id": self.id, "owner": chunk.owner})
         if self._stored.batch.stage in SENDING:
             # A paused batch sends nothing: ``_recover`` dispatches the rest of the chunk when it is resumed.
             self._dispatch([row for row in self._read(chunk.begin, chunk.end) if not row[0].sent])
-        self._batches.free(self.id, token)
+        self._batches.release_chunk(self.id, token)
         found = self._batches.get(self.id)
         if found is None:
             return False
@@ -268,7 +268,7 @@ class BatchRun:
 
     def _release_chunk(self) -> None:
         if self._finished_chunk:
-            self._batches.free(self.id, self._finished_chunk)
+            self._batches.release_chunk(self.id, self._finished_chunk)
             self._finished_chunk = ""
 
     # --- judge ---
@@ -376,7 +376,7 @@ class BatchRun:
 
     def _read(self, begin: int, end: int) -> list[Row]:
         """The items from place ``begin`` to before ``end`` that have no outcome, with their letters."""
-        return self._dispatcher.read(self.id, self._items.stretch(self.id, begin, end))
+        return self._dispatcher.read(self.id, self._items.open_items(self.id, begin, end))
 
     def _refresh_breakers(self, types: set[str]) -> None:
         if self._breakers_due.is_due():
@@ -394,8 +394,9 @@ class BatchRun:
     def _send(self, view: BatchView, rows: list[Row]) -> float | None:
         """Take these letters, unless another executor was first, and dispatch them."""
         token, self._ahead = uuid.uuid4().hex, None
-        done = self._finished_chunk
-        taken = self._batches.take(self._stored, len(rows), owner=self._owner, token=token, done=done)
+        taken = self._batches.take_chunk(
+            self._stored, len(rows), owner=self._owner, token=token, finished=self._finished_chunk
+        )
         if taken is None:
             self._report(_waiting(view))
             return self._until_next_send() or 0.01
@@ -407,7 +408,7 @@ class BatchRun:
             self._finished_chunk = token
             self._report()
             return None
-        self._batches.free(self.id, token)
+        self._batches.release_chunk(self.id, token)
         self._report()
         return self._until_next_send()
 
@@ -423,7 +424,7 @@ class BatchRun:
             self._items.mark_sent(self.id, done.sent)
         else:
             self._unmarked |= dict.fromkeys(done.sent, self._clock())
-        self._items.end(self.id, done.outcomes)
+        self._items.record_outcomes(self.id, done.outcomes)
         if done.bytes_each is not None:
             self._bytes_each = 0.8 * (self._bytes_each or done.bytes_each) + 0.2 * done.bytes_each
 
@@ -459,7 +460,7 @@ class BatchRun:
         self._report_due.done()
 
     def _write_progress(self, tally: Tally, waiting: str, late: int | None = None) -> None:
-        self._batches.note(
+        self._batches.record_progress(
             self._stored, tally=tally, settled_to=self._settled_to, settled=self._settled, waiting=waiting, late=late
         )
 
@@ -469,7 +470,7 @@ class BatchRun:
             log.warning("batch_waits", extra={"batch_id": self.id, "why": why})
             self._waiting = why
         self._reported = None
-        self._batches.say_waiting(self.id, why)
+        self._batches.record_waiting(self.id, why)
 
     def _late_arrivals(self) -> int | None:
         """Letters that fit the filter and came after the plan; None when the count is not known."""
@@ -488,13 +489,13 @@ class BatchRun:
     def _finish(self) -> float:
         """Record an outcome for every letter of a stopped or cancelled batch."""
         if not self._rest_skipped:
-            self._items.end_untaken(self.id, self._stored.next_seq, "skipped:cancelled")
+            self._items.record_untaken(self.id, self._stored.next_seq, "skipped:cancelled")
             self._rest_skipped = self._stale = True
         self._collect()
         self._recover()
         tally = self._count(fresh=self._stale)
         if tally.open == 0 and self._items.first_open(self.id) is None:
-            self._batches.ended(self.id, self._count(fresh=True), self._late_arrivals())
+            self._batches.mark_finished(self.id, self._count(fresh=True), self._late_arrivals())
             return 0.0
         self._report()
         return COLLECT_S

@@ -46,7 +46,7 @@ SAMPLE = 10
 LATE_S = 5.0
 #: A plan whose maker was killed may be made anew by the same id after so long.
 REPLAN_AFTER = timedelta(seconds=90)
-_MOVE_TURNS = 10
+_MOVE_ATTEMPTS = 10
 
 _lock = threading.Lock()
 _late: dict[str, tuple[float, int]] = {}
@@ -65,7 +65,7 @@ def dry_run(order: BatchOrder) -> DryRun:
 
     Looks at every letter that fits: raises ``QueryTooSlow`` after 20 s, ``StoreUnavailable``.
     """
-    items, unfinished = repository.items(), repository.batches().unfinished()
+    items, unfinished = repository.items(), repository.batches().unfinished_ids()
     groups = items.groups(order, unfinished)
     count = sum(group.count for group in groups)
     by_error_type = _summed((group.error_type, group.count) for group in groups)
@@ -98,10 +98,10 @@ def _breakers(types: Sequence[str]) -> list[BreakerSeen]:
     return [found[name] for name in sorted(found)]
 
 
-def start(order: BatchOrder, *, actor: str, batch_id: str | None = None, most: int | None = None) -> ReplayBatch:
+def start(order: BatchOrder, *, actor: str, batch_id: str | None = None, maximum: int | None = None) -> ReplayBatch:
     """Freeze the letters of an order into a plan and leave it to the DLQ workers; returns when the plan stands.
 
-    The plan holds at most ``most`` letters, as with a smaller ``limit`` that the batch does not show.
+    The plan holds at maximum ``maximum`` letters, as with a smaller ``limit`` that the batch does not show.
     The same ``batch_id`` again answers the batch that is there already, whatever the order. Raises
     ``BatchBeingPlanned`` while an earlier call with it is under way, ``QueryTooSlow`` when the plan takes longer than
     45 s (then there is no batch), ``StoreUnavailable``: ask again with the same ``batch_id``.
@@ -117,17 +117,17 @@ def start(order: BatchOrder, *, actor: str, batch_id: str | None = None, most: i
             raise BatchBeingPlanned(f"The letters of {batch_id} are being looked up.", retry_after=2)
         items.remove(batch_id)
         batches.remove(batch_id, [Stage.PLANNING])
-        return start(order, actor=actor, batch_id=batch_id, most=most)
+        return start(order, actor=actor, batch_id=batch_id, maximum=maximum)
     try:
-        planned = order if most is None else replace(order, limit=min(most, order.limit or most))
-        unfinished = [one for one in batches.unfinished() if one != batch_id]
-        total = items.plan(batch_id, planned, unfinished) if most != 0 else 0
+        planned = order if maximum is None else replace(order, limit=min(maximum, order.limit or maximum))
+        unfinished = [one for one in batches.unfinished_ids() if one != batch_id]
+        total = items.plan(batch_id, planned, unfinished) if maximum != 0 else 0
     except QueryTooSlow:
         # The server has given up on it: nothing more is written. What is left if this fails, an executor deletes.
         items.remove(batch_id)
         batches.remove(batch_id, [Stage.PLANNING])
         raise
-    batches.planned(batch_id, total)
+    batches.mark_planned(batch_id, total)
     return _stored(batch_id).batch
 
 
@@ -172,7 +172,7 @@ def items(batch_id: str, *, outcome: str | None = None, limit: int = 100, cursor
 
 
 def report(batch_id: str) -> list[tuple[str, str, int]]:
-    """How many letters have each (outcome, error type), most first. Raises ``BatchNotFound``."""
+    """How many letters have each (outcome, error type), maximum first. Raises ``BatchNotFound``."""
     _stored(batch_id)
     return repository.items().report(batch_id)
 
@@ -183,28 +183,32 @@ def report(batch_id: str) -> list[tuple[str, str, int]]:
 def pause(batch_id: str, *, actor: str, reason: str = "") -> ReplayBatch:
     """Send nothing more until ``resume``. Raises ``BatchNotFound``, ``MoveRefused``.
 
-    What an executor has just taken, at most 50 letters, may still be sent.
+    What an executor has just taken, at maximum 50 letters, may still be sent.
     """
-    return _steer(batch_id, "pause", lambda b: batch_rules.pause_by_operator(b.stage, b.resume_to), actor, reason)
+    return _change_stage(
+        batch_id, "pause", lambda b: batch_rules.pause_by_operator(b.stage, b.resume_to), actor, reason
+    )
 
 
 def resume(batch_id: str, *, actor: str, reason: str = "") -> ReplayBatch:
     """Go on with the stage in which it was paused. Raises ``BatchNotFound``, ``MoveRefused``."""
-    return _steer(batch_id, "resume", lambda b: batch_rules.resume_by_operator(b.stage, b.resume_to), actor, reason)
+    return _change_stage(
+        batch_id, "resume", lambda b: batch_rules.resume_by_operator(b.stage, b.resume_to), actor, reason
+    )
 
 
 def cancel(batch_id: str, *, actor: str, reason: str = "") -> ReplayBatch:
     """Send nothing more, ever. Raises ``BatchNotFound``, ``MoveRefused``.
 
-    What an executor has just taken, at most 50 letters, may still be sent.
+    What an executor has just taken, at maximum 50 letters, may still be sent.
     """
-    return _steer(batch_id, "cancel", lambda b: batch_rules.cancel_by_operator(b.stage, reason), actor, reason)
+    return _change_stage(batch_id, "cancel", lambda b: batch_rules.cancel_by_operator(b.stage, reason), actor, reason)
 
 
-def _steer(
+def _change_stage(
     batch_id: str, verb: str, decide: Callable[[ReplayBatch], Move | None], actor: str, reason: str
 ) -> ReplayBatch:
-    for _ in range(_MOVE_TURNS):
+    for _ in range(_MOVE_ATTEMPTS):
         stored = _stored(batch_id)
         move = decide(stored.batch)
         if move is None:
@@ -217,7 +221,7 @@ def _steer(
 
 # --- the executor of this process ---
 
-_mine: list[Executor] = []
+_executors: list[Executor] = []
 
 
 def executor() -> Executor:
@@ -236,9 +240,9 @@ def tick() -> float:
 
     Raises ``StoreUnavailable`` when MongoDB is away. Not for two threads at once: each takes its own ``executor``.
     """
-    if not _mine or _mine[0].port is not intake():
-        _mine[:] = [executor()]
-    return _mine[0].tick()
+    if not _executors or _executors[0].port is not intake():
+        _executors[:] = [executor()]
+    return _executors[0].tick()
 
 
 # --- small things ---

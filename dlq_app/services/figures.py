@@ -74,7 +74,7 @@ def renew() -> float:
         counted = figures().count(RENEW_LIMIT_S)
         figures().keep(counted)
         _end_ignoring(counted)
-        groups().forget([group.fingerprint for group in counted.groups], 5 * MAX_GROUPS)
+        groups().delete_unused([group.fingerprint for group in counted.groups], 5 * MAX_GROUPS)
         wait = _pause(counted) - counted.cost_ms / 1000
     # Not after an error: the lease then keeps other workers from repeating at once what has just failed.
     repository.leases().give_back(LEASE, owner)

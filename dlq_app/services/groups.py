@@ -23,7 +23,7 @@ from dlq_app.domain.search_terms import error_words, words
 from dlq_app.services import figures
 from dlq_app.store import repository
 from dlq_app.store.figures import figures as figures_store
-from dlq_app.store.groups import Described, Note, groups
+from dlq_app.store.groups import GroupDescription, Note, groups
 from wire import cursor as cursors
 from wire.fields import digits, field_error, one_of, single, summary, unknown_field
 
@@ -181,7 +181,7 @@ def page(
     By cursor no group is seen twice while its own figures stay as they are.
     """
     every, as_of, is_capped = _all()
-    fitting = [group for group in every if _fits(group, criteria)]
+    fitting = [group for group in every if _matches(group, criteria)]
     by_state = Counter(group.state for group in fitting)
     if states:
         fitting = [group for group in fitting if group.state in states]
@@ -220,7 +220,7 @@ def get(fingerprint: str) -> Group:
         if found is None:
             raise GroupNotFound(f"There is no group {fingerprint[:64]}.")
         counted, hours_from, as_of = found
-    described = groups().described([fingerprint]).get(fingerprint, Described(fingerprint=fingerprint))
+    described = groups().described([fingerprint]).get(fingerprint, GroupDescription(fingerprint=fingerprint))
     return _group(counted, described, hours_from, as_of, repository.letters().server_now())
 
 
@@ -243,7 +243,7 @@ def set_state(
     if state not in (GroupState.RESOLVED, GroupState.IGNORED, None):
         raise ValueError(f"nobody can say that a group is {state}")
     get(fingerprint)
-    groups().say(
+    groups().set_state(
         fingerprint,
         state,
         by=actor,
@@ -259,7 +259,7 @@ def set_state(
 def set_note(fingerprint: str, *, actor: str, text: str) -> Group:
     """Put a note on a group, in place of the one before. Raises ``GroupNotFound``."""
     get(fingerprint)
-    groups().note(fingerprint, by=actor, note=text, at=repository.letters().server_now())
+    groups().set_note(fingerprint, by=actor, note=text, at=repository.letters().server_now())
     return get(fingerprint)
 
 
@@ -271,7 +271,7 @@ def _all() -> tuple[list[Group], datetime, bool]:
     found = [
         _group(
             group,
-            described.get(group.fingerprint) or Described(fingerprint=group.fingerprint),
+            described.get(group.fingerprint) or GroupDescription(fingerprint=group.fingerprint),
             snapshot.hours_from,
             snapshot.as_of,
             now,
@@ -281,7 +281,9 @@ def _all() -> tuple[list[Group], datetime, bool]:
     return found, snapshot.as_of, snapshot.is_capped
 
 
-def _group(counted: GroupFigures, described: Described, hours_from: datetime, as_of: datetime, now: datetime) -> Group:
+def _group(
+    counted: GroupFigures, described: GroupDescription, hours_from: datetime, as_of: datetime, now: datetime
+) -> Group:
     # Its oldest letters may have been deleted.
     first_seen = min(counted.first_seen, described.first_seen or counted.first_seen)
     counted = replace(
@@ -307,7 +309,7 @@ def _group(counted: GroupFigures, described: Described, hours_from: datetime, as
     )
 
 
-def _fits(group: Group, criteria: LetterCriteria) -> bool:
+def _matches(group: Group, criteria: LetterCriteria) -> bool:
     for one in LETTER_FILTERS.values():
         wanted = getattr(criteria, one.attribute)
         if wanted and one.of_group and not set(wanted) & set(one.of_group(group)):
@@ -315,11 +317,11 @@ def _fits(group: Group, criteria: LetterCriteria) -> bool:
     return (
         (criteria.failed_from is None or group.last_seen >= criteria.failed_from)
         and (criteria.failed_to is None or group.last_seen < criteria.failed_to)
-        and (not criteria.search or set(words(criteria.search)) <= _found_by(group))
+        and (not criteria.search or set(words(criteria.search)) <= _words_of(group))
     )
 
 
-def _found_by(group: Group) -> set[str]:
+def _words_of(group: Group) -> set[str]:
     """The words that a group is found by: of its text as it is shown, so that no search confirms what is hidden."""
     return set(error_words(group.error_type, f"{group.message} {group.frame}", conf.masking_policy()))
 

@@ -1,4 +1,4 @@
-"""Replay batches in MongoDB. Every move is one conditional update of the batch's own document."""
+"""Replay batches in MongoDB. Every change is one conditional update of the batch's document."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from dlq_app.domain.replay_batch import BatchCounts, BatchOrder, Canary, ReplayB
 from dlq_app.store.items import Tally
 from dlq_app.store.mongo import Document, translated
 
-#: Whoever took letters has so long for them; then anybody goes on with them.
+#: An executor has this time for a chunk; after it any other may take the chunk over.
 CHUNK_TIME = timedelta(seconds=60)
-#: A plan that was not finished by then never will be.
+#: A plan that takes longer is abandoned: its request has timed out long before.
 ABANDONED_AFTER = timedelta(minutes=10)
 _KEPT_HISTORY = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Letters that one executor has taken: from place ``begin`` to before ``end``."""
+    """Letters that an executor has taken: from place ``begin`` to before ``end``."""
 
     owner: str
     token: str
@@ -40,13 +40,13 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredBatch:
-    """A batch with what only its executors need."""
+    """A batch and the fields that only executors need."""
 
     batch: ReplayBatch
     next_seq: int
     chunk: Chunk | None
     next_send_at: datetime | None
-    #: Every item before this place has its outcome, and these are their counts. Outcomes never change.
+    #: Every item before this place has its outcome; ``settled`` are their counts. Outcomes never change.
     settled_to: int
     settled: Tally
     planned_at: datetime | None
@@ -63,13 +63,13 @@ class Batches:
 
     def __init__(self, collection: Collection[Document]) -> None:
         self._batches = collection
-        # Who takes what, and how far it is: taken back by a crash of the server, it is taken and counted again.
+        # Chunks and progress: if a crash of the server loses them, they are taken and counted again.
         self._notes = collection.with_options(write_concern=WriteConcern(w=1, j=False))
 
     # -- making and reading
 
     def insert(self, batch_id: str, order: BatchOrder, *, actor: str, now: datetime) -> bool:
-        """Write down a batch that is being planned; False when there is one with this id."""
+        """Insert a batch in stage ``planning``; False if its id exists."""
         document: Document = {
             "_id": batch_id,
             "stage": Stage.PLANNING.value,
@@ -114,8 +114,8 @@ class Batches:
             raise
         return True
 
-    def planned(self, batch_id: str, total: int) -> bool:
-        """The plan stands. False when the batch is no longer being planned."""
+    def mark_planned(self, batch_id: str, total: int) -> bool:
+        """Finish planning; False if the batch is not in stage ``planning`` any more."""
         change = [
             {
                 "$set": {
@@ -142,12 +142,12 @@ class Batches:
         return batch_from(document) if document else None
 
     def active(self, limit: int = 100) -> list[StoredBatch]:
-        """Batches that executors have something to do for, oldest first; those being planned too."""
+        """Batches with work for an executor, oldest first; includes those being planned."""
         with translated():
             return [batch_from(row) for row in self._batches.find({"active": True}).sort("createdAt", 1).limit(limit)]
 
     def page(self, stages: Sequence[str], limit: int, after: tuple[datetime, str] | None) -> list[StoredBatch]:
-        """Batches that were planned, newest first, beginning after (createdAt, id)."""
+        """Planned batches, newest first, starting after (createdAt, id)."""
         wanted = list(stages) or [stage.value for stage in Stage if stage is not Stage.PLANNING]
         where: Document = {"stage": {"$in": wanted}}
         if after:
@@ -158,14 +158,14 @@ class Batches:
             found = self._batches.find(where, {"history": 0}).sort([("createdAt", -1), ("_id", -1)]).limit(limit)
             return [batch_from(row) for row in found]
 
-    def unfinished(self, limit: int = 1000) -> list[str]:
-        """Ids of the batches with letters that have no outcome yet; the oldest, if there are more than ``limit``."""
+    def unfinished_ids(self, limit: int = 1000) -> list[str]:
+        """Ids of the batches with letters without an outcome; the ``limit`` oldest."""
         with translated():
             found = self._batches.find({"active": True}, {"_id": 1}).sort("createdAt", 1).limit(limit)
             return [row["_id"] for row in found]
 
     def ended_before(self, instant: datetime, limit: int) -> list[str]:
-        """Ids of batches of which the last letter had its outcome before ``instant``."""
+        """Ids of batches whose last outcome came before ``instant``."""
         with translated():
             found = self._batches.find({"finishedAt": {"$lt": instant}}, {"_id": 1}).sort("finishedAt", 1).limit(limit)
             return [row["_id"] for row in found]
@@ -183,10 +183,10 @@ class Batches:
         errors: Sequence[tuple[str, int]] = (),
         guard_place: bool = True,
     ) -> StoredBatch | None:
-        """Lead the batch from the stage in which it was seen to another; None when it is no longer as it was seen.
+        """Change the stage of the batch; None if the batch is not in the stage of ``seen`` any more.
 
-        ``errors``: what letters have failed with, each with how many. ``guard_place``: nor may a letter have been
-        taken meanwhile. Operators do not care.
+        ``errors``: error types with their number of letters. ``guard_place``: also require that no letter has been
+        taken since; a user's change does not.
         """
         batch = seen.batch
         entry = {"at": "$$NOW", "who": {"$literal": safe_text(who, 200)}, "what": move.to.value}
@@ -200,7 +200,7 @@ class Batches:
             "waiting": "",
             "updatedAt": "$$NOW",
             "history": {"$slice": [{"$concatArrays": [{"$ifNull": ["$history", []]}, [entry]]}, -_KEPT_HISTORY]},
-            # A pause is no debt: what was not sent meanwhile is not caught up on.
+            # Letters that were not sent during a pause are not caught up on.
             "nextSendAt": None,
         }
         if move.canary_passed:
@@ -220,8 +220,8 @@ class Batches:
             )
         return batch_from(document) if document else None
 
-    def ended(self, batch_id: str, tally: Tally, late_arrivals: int | None) -> None:
-        """The last letter of a final batch has its outcome."""
+    def mark_finished(self, batch_id: str, tally: Tally, late_arrivals: int | None) -> None:
+        """Every letter of a batch in a final stage has its outcome."""
         changed: Document = {"counts": _counts(tally), "waiting": "", "chunk": None, "active": "$$REMOVE"}
         if late_arrivals is not None:
             changed["lateArrivals"] = late_arrivals
@@ -229,10 +229,10 @@ class Batches:
         with translated():
             self._batches.update_one({"_id": batch_id}, [{"$set": changed}])
 
-    def note(
+    def record_progress(
         self, seen: StoredBatch, *, tally: Tally, settled_to: int, settled: Tally, waiting: str, late: int | None = None
     ) -> None:
-        """Write down how far the batch is. ``settled`` only ever grows: an older view of it changes nothing."""
+        """Store the counts. ``settled`` only grows: a write with an older value changes nothing."""
         changed: Document = {"counts": _counts(tally), "waiting": safe_text(waiting, 300)}
         if late is not None:
             changed["lateArrivals"] = late
@@ -243,18 +243,20 @@ class Batches:
         with translated():
             self._notes.update_one(where, {"$set": changed, "$currentDate": {"updatedAt": True}})
 
-    def say_waiting(self, batch_id: str, waiting: str) -> None:
-        """Say what the batch waits for."""
+    def record_waiting(self, batch_id: str, waiting: str) -> None:
+        """Store what the batch waits for, in words."""
         with translated():
             self._notes.update_one({"_id": batch_id, "active": True}, {"$set": {"waiting": safe_text(waiting, 300)}})
 
     # -- chunks
 
-    def take(self, seen: StoredBatch, count: int, *, owner: str, token: str, done: str = "") -> StoredBatch | None:
-        """Take the next ``count`` letters for ``owner``; None when somebody was first, or it is not yet time.
+    def take_chunk(
+        self, seen: StoredBatch, count: int, *, owner: str, token: str, finished: str = ""
+    ) -> StoredBatch | None:
+        """Take the next ``count`` letters for ``owner``; None if another executor was first or the rate forbids it.
 
-        One conditional update keeps the rate, whatever the number of executors. ``done`` is the token of the owner's
-        former chunk, if that is finished and still there.
+        One conditional update keeps the rate for any number of executors. ``finished``: token of the owner's previous
+        chunk, if it is finished and still stored; it is released by the same update.
         """
         batch = seen.batch
         rate = batch.rate_per_second
@@ -274,7 +276,7 @@ class Batches:
             "stage": batch.stage.value,
             "pausedBy": batch.paused_by,
             "nextSeq": seen.next_seq,
-            "$or": [{"chunk": None}, {"chunk.token": done}] if done else [{"chunk": None}],
+            "$or": [{"chunk": None}, {"chunk.token": finished}] if finished else [{"chunk": None}],
         }
         if rate is not None:
             gap = count * 1000 / rate
@@ -286,12 +288,12 @@ class Batches:
             document = self._notes.find_one_and_update(where, [{"$set": changed}], return_document=ReturnDocument.AFTER)
         return batch_from(document) if document else None
 
-    def take_over(self, seen: StoredBatch, *, owner: str, token: str, left: bool = False) -> Chunk | None:
-        """Go on with a chunk whose time is over, as it is; ``left``: whatever its time, its owner is gone."""
+    def take_over_chunk(self, seen: StoredBatch, *, owner: str, token: str, owner_ended: bool = False) -> Chunk | None:
+        """Become the owner of a chunk that has expired, or of any if ``owner_ended``; None if it has changed."""
         if seen.chunk is None:
             return None
         where: Document = {"_id": seen.id, "chunk.token": seen.chunk.token}
-        if not left:
+        if not owner_ended:
             where["$expr"] = {"$lt": ["$chunk.until", "$$NOW"]}
         until = {"$add": ["$$NOW", int(CHUNK_TIME.total_seconds() * 1000)]}
         changed: Document = {
@@ -303,8 +305,7 @@ class Batches:
             document = self._notes.find_one_and_update(where, [{"$set": changed}], return_document=ReturnDocument.AFTER)
         return batch_from(document).chunk if document else None
 
-    def free(self, batch_id: str, token: str) -> None:
-        """The chunk is done."""
+    def release_chunk(self, batch_id: str, token: str) -> None:
         with translated():
             self._notes.update_one({"_id": batch_id, "chunk.token": token}, {"$set": {"chunk": None}})
 
@@ -361,7 +362,7 @@ def batch_from(document: Document) -> StoredBatch:
 
 
 def counts_of(tally: Tally, total: int) -> BatchCounts:
-    """What people see of a tally over the taken items of a plan of ``total``."""
+    """The counts that users see, from the tally of a plan's taken items."""
     return BatchCounts(
         sent=tally.sent,
         succeeded=tally.succeeded,
@@ -391,4 +392,4 @@ def _criteria(stored: Any) -> LetterCriteria | None:
     try:
         return LetterCriteria.parse(stored)
     except CriteriaInvalid:
-        return None  # written by another version; the plan does not need it
+        return None  # stored by another version; the plan does not need it

@@ -1,4 +1,4 @@
-"""What groups are called and what people say about them. One document for each fingerprint."""
+"""Descriptions of groups, and what users decided and noted about them. One document for each fingerprint."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from dlq_app.store.mongo import LETTERS, Document, database, translated
 GROUPS = "dlq_groups"
 KEPT_HISTORY = 100
 _SAMPLE = 500
-#: Letters that are read together to describe their groups: a stack may have 32 kB.
-_AT_ONCE = 100
+#: Letters read at once to describe their groups: a stack may have 32 kB.
+_PAGE = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """What somebody wants others to know of a group."""
+    """A user's note on a group."""
 
     text: str
     by: str
@@ -32,8 +32,8 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Described:
-    """What is kept of a group: how it is recognised, and what people said."""
+class GroupDescription:
+    """The stored document of a group: its description, and what users decided and noted."""
 
     fingerprint: str
     error_type: str = ""
@@ -44,7 +44,7 @@ class Described:
     sample: str = ""
     #: ``payments/gateway.py:88 capture()``: application code in the stack of one letter.
     frame: str = ""
-    #: When a letter of it was seen for the first time, also when that is deleted meanwhile.
+    #: When its first letter was created, even if that is deleted.
     first_seen: datetime | None = None
     said: Said | None = None
     note: Note | None = None
@@ -53,23 +53,21 @@ class Described:
 
 
 class Groups:
-    """Describes groups, and keeps what is said."""
-
     def __init__(self, letters: Collection[Document], groups: Collection[Document]) -> None:
         self._letters = letters
         self._groups = groups
 
-    def described(self, fingerprints: Iterable[str]) -> dict[str, Described]:
-        """What is kept of these groups. Those that are not described yet are described now from their last letter."""
+    def described(self, fingerprints: Iterable[str]) -> dict[str, GroupDescription]:
+        """The stored documents of these groups. Missing descriptions are made now from the last letter."""
         wanted = sorted(set(fingerprints))
         with translated():
             found = {document["_id"]: document for document in self._groups.find({"_id": {"$in": wanted}})}
         missing = [name for name in wanted if "message" not in found.get(name, {})]
-        for begin in range(0, len(missing), _AT_ONCE):
-            found |= self._describe(missing[begin : begin + _AT_ONCE])
+        for begin in range(0, len(missing), _PAGE):
+            found |= self._describe(missing[begin : begin + _PAGE])
         return {name: _described(document) for name, document in found.items()}
 
-    def say(
+    def set_state(
         self,
         name: str,
         state: GroupState | None,
@@ -80,8 +78,8 @@ class Groups:
         until: datetime | None = None,
         until_per_hour: int | None = None,
         until_count: int | None = None,
-    ) -> Described:
-        """Somebody said ``resolved`` or ``ignored``, or None: take back what was said. The last word counts."""
+    ) -> GroupDescription:
+        """Set the state ``resolved`` or ``ignored``, or with None remove it. The last call wins."""
         by, reason = safe_text(by, 200), safe_text(reason, 2000)
         change: Document = {"$unset": {"said": ""}}
         if state:
@@ -97,39 +95,39 @@ class Groups:
             change = {"$set": {"said": said}}
         return self._update(name, change, _entry(at, by, state.value if state else "reopened", reason))
 
-    def note(self, name: str, *, by: str, note: str, at: datetime) -> Described:
-        """Put a note on a group, in place of the one that is there; that one stays in its history."""
+    def set_note(self, name: str, *, by: str, note: str, at: datetime) -> GroupDescription:
+        """Replace the note of a group; the old one stays in its history."""
         by, note = safe_text(by, 200), safe_text(note, 4000)
         change: Document = {"$set": {"note": {"text": note, "by": by, "at": at}}}
         return self._update(name, change, _entry(at, by, "note", note))
 
     def end_ignoring(self, name: str, said: Said, why: str, at: datetime) -> None:
-        """Write down that an end of ignoring was reached, unless somebody said something else meanwhile."""
+        """Store why ignoring ended, unless a user has changed the state since."""
         where = {"_id": name, "said.state": GroupState.IGNORED.value, "said.at": said.at, "said.ended": None}
         entry = _entry(at, "system", "ignoring ended", why)
         with translated():
             self._groups.update_one(where, {"$set": {"said.ended": why}, "$push": _push(entry)})
 
     def ignored(self) -> dict[str, Said]:
-        """The groups that are ignored, with what was said."""
+        """The ignored groups."""
         with translated():
             found = list(self._groups.find({"said.state": GroupState.IGNORED.value, "said.ended": None}))
         return {document["_id"]: said for document in found if (said := _said(document.get("said")))}
 
-    def forget(self, kept: Sequence[str], most: int) -> int:
-        """Drop groups that are not ``kept`` and of which nobody said anything, when there are more than ``most``."""
+    def delete_unused(self, kept: Sequence[str], maximum: int) -> int:
+        """Delete groups that are not in ``kept`` and have no history, if there are more than ``maximum``."""
         with translated():
-            if self._groups.estimated_document_count() <= most:
+            if self._groups.estimated_document_count() <= maximum:
                 return 0
             where = {"_id": {"$nin": list(kept)}, "history": {"$exists": False}}
             return self._groups.delete_many(where).deleted_count
 
     def _describe(self, names: Sequence[str]) -> dict[str, Document]:
-        told = ("errorType", "errorKind", "errorReason", "errorStack", "createdAt")
+        copied = ("errorType", "errorKind", "errorReason", "errorStack", "createdAt")
         pipeline: list[Document] = [
             {"$match": {"fingerprint": {"$in": list(names)}}},
             {"$sort": {"fingerprint": 1, "lastFailedAt": -1, "_id": -1}},
-            {"$group": {"_id": "$fingerprint", **{field: {"$first": f"${field}"} for field in told}}},
+            {"$group": {"_id": "$fingerprint", **{field: {"$first": f"${field}"} for field in copied}}},
         ]
         with translated():
             descriptions = {row["_id"]: _description(row) for row in self._letters.aggregate(pipeline)}
@@ -138,10 +136,10 @@ class Groups:
                     [UpdateOne({"_id": name}, {"$set": found}, upsert=True) for name, found in descriptions.items()],
                     ordered=False,
                 )
-            # Read again: what people said before anybody described it stands there too.
+            # Read again: a user may have changed the state of a group before it had a description.
             return {document["_id"]: document for document in self._groups.find({"_id": {"$in": list(descriptions)}})}
 
-    def _update(self, name: str, change: Document, entry: Document) -> Described:
+    def _update(self, name: str, change: Document, entry: Document) -> GroupDescription:
         with translated():
             document = self._groups.find_one_and_update(
                 {"_id": name}, {**change, "$push": _push(entry)}, upsert=True, return_document=ReturnDocument.AFTER
@@ -167,10 +165,10 @@ def _description(row: Document) -> Document:
     }
 
 
-def _described(document: Document) -> Described:
+def _described(document: Document) -> GroupDescription:
     note = document.get("note")
     history = document.get("history")
-    return Described(
+    return GroupDescription(
         fingerprint=document["_id"],
         error_type=_text(document.get("errorType")),
         error_kind=_text(document.get("errorKind")),

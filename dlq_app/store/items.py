@@ -1,4 +1,4 @@
-"""The letters of replay batches, one document each. An outcome is written once, as a copy of what the letter says."""
+"""Items: the letters of replay batches, one document each. An outcome is written once, as a copy of the letter's."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from dlq_app.store import queries
 from dlq_app.store.documents import HEAVY, letters_from
 from dlq_app.store.mongo import ITEMS, LETTERS, Document, patiently, translated
 
-#: The request that asked for a plan must still be answered.
-PLAN_S = 45.0
-#: Looking through every letter for a dry run or a count.
-LOOK_S = 20.0
-#: Later arrivals are counted up to here.
+#: Time limit of planning: the request that started the batch must still be answered.
+PLAN_LIMIT_S = 45.0
+#: Time limit of a scan of all letters, for a dry run or a count.
+SCAN_LIMIT_S = 20.0
+#: Maximum count of late arrivals.
 MAX_LATE = 10_000
-_CHUNK = 5000
+_PAGE = 5000
 _WAITING = {"status": {"$in": sorted(status.value for status in WAITING)}}
-#: The order of a plan: what failed longest ago comes first.
+#: The order of a plan: oldest failure first.
 _ORDER = {"lastFailedAt": 1, "_id": 1}
-_LIGHT = dict.fromkeys(HEAVY, 0)
+_WITHOUT_HEAVY = dict.fromkeys(HEAVY, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """How many items of a stretch stand where."""
+    """Numbers of items in a range of a plan."""
 
     sent: int = 0
     succeeded: int = 0
@@ -57,8 +57,8 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """Letters that an order fits, by what failed."""
+class PlanGroup:
+    """Letters that match an order, by error type and type."""
 
     error_type: str
     type: str
@@ -66,41 +66,39 @@ class Group:
 
 
 class Items:
-    """Plans and their progress."""
-
     def __init__(self, letters: Collection[Document], items: Collection[Document]) -> None:
         self._letters = letters
         self._items = items
-        # Marks and outcomes repeat what letters say: one that a crash of the server takes back is written again. So
-        # nobody waits for the journal; a batch that is over is, and whatever was written before it is then safe, too.
+        # Marks and outcomes repeat the letters: if a crash of the server loses them, they are written again. So writes
+        # do not wait for the journal. The write that finishes a batch does, which makes all earlier ones durable.
         self._marks = items.with_options(write_concern=WriteConcern(w=1, j=False))
 
     # -- before
 
-    def groups(self, order: BatchOrder, batches: Sequence[str] = ()) -> list[Group]:
-        """What a plan made now would hold, by error type and type. Looks at every letter that fits.
+    def groups(self, order: BatchOrder, batches: Sequence[str] = ()) -> list[PlanGroup]:
+        """The letters of a plan made now, by error type and type. Reads every letter that matches.
 
-        ``batches``, here and below: ids of the unfinished batches, whose letters no other batch takes.
+        ``batches``, here and below: ids of the unfinished batches; no other batch takes their letters.
         """
         pipeline = [
             *self._chosen(order, batches),
             {"$group": {"_id": {"e": "$errorType", "t": "$type"}, "n": {"$sum": 1}}},
             {"$sort": {"n": -1, "_id": 1}},
         ]
-        with patiently(LOOK_S):
+        with patiently(SCAN_LIMIT_S):
             rows = list(self._letters.aggregate(pipeline))
-        return [Group(str(row["_id"].get("e", "")), str(row["_id"].get("t", "")), row["n"]) for row in rows]
+        return [PlanGroup(str(row["_id"].get("e", "")), str(row["_id"].get("t", "")), row["n"]) for row in rows]
 
     def sample(self, order: BatchOrder, size: int, batches: Sequence[str] = ()) -> list[DeadLetter]:
-        """The first letters of a plan made now, without their heavy fields."""
-        pipeline = [*self._chosen(replace(order, limit=size), batches), {"$project": _LIGHT}]
-        with patiently(LOOK_S):
+        """The first letters of a plan made now, without payload and stack."""
+        pipeline = [*self._chosen(replace(order, limit=size), batches), {"$project": _WITHOUT_HEAVY}]
+        with patiently(SCAN_LIMIT_S):
             return letters_from(list(self._letters.aggregate(pipeline)))
 
     def left_out(self, order: BatchOrder, batches: Sequence[str] = ()) -> dict[str, int]:
-        """Letters that fit an order and would not be in its plan, by why."""
-        wanted = _wanted(order)
-        with patiently(LOOK_S):
+        """Letters that match an order and would not be in its plan, by reason."""
+        wanted = _matching(order)
+        with patiently(SCAN_LIMIT_S):
             found = {
                 "resolved": self._count(wanted, {"status": Status.RESOLVED.value}),
                 "in_flight": self._count(wanted, {"status": Status.PROCESSING.value}),
@@ -118,17 +116,17 @@ class Items:
         return {why: count for why, count in found.items() if count > 0}
 
     def _unreadable(self, order: BatchOrder) -> int:
-        """Documents that fit and wait, but are no letters. A few steps into indexes as long as there are none."""
-        with patiently(LOOK_S):
-            return self._count(_wanted(order), _WAITING, {"$or": queries.UNREADABLE})
+        """Matching documents that are not valid letters. A few index lookups if there are none."""
+        with patiently(SCAN_LIMIT_S):
+            return self._count(_matching(order), _WAITING, {"$or": queries.UNREADABLE})
 
     def _readable(self, order: BatchOrder) -> list[Document]:
-        """The condition that leaves those out. Only when there are some: it makes the server read every letter."""
+        """The condition that excludes them. Only if there are some: it makes the server read every letter."""
         return [{"$nor": queries.UNREADABLE}] if self._unreadable(order) else []
 
     def _chosen(self, order: BatchOrder, batches: Sequence[str], *, is_sorted: bool = False) -> list[Document]:
-        """Pipeline stages that leave the letters of a plan: those that fit, wait, are letters and in no other plan."""
-        stages: list[Document] = [{"$match": {"$and": [_wanted(order), _WAITING, *self._readable(order)]}}]
+        """Pipeline stages that select the letters of a plan: matching, waiting, valid, in no other plan."""
+        stages: list[Document] = [{"$match": {"$and": [_matching(order), _WAITING, *self._readable(order)]}}]
         if is_sorted or order.limit is not None:
             stages.append({"$sort": _ORDER})
         if batches:
@@ -153,26 +151,26 @@ class Items:
     # -- the plan
 
     def plan(self, batch_id: str, order: BatchOrder, batches: Sequence[str] = ()) -> int:
-        """Freeze the letters that fit now into items; how many there are. Holds a few thousand at a time.
+        """Store an item for every letter that matches now; return their number. Keeps a few thousand in memory.
 
-        Only for a batch that has none yet. Killed or timed out half-way it leaves items of a batch nobody was told of.
-        Read as of one instant where the server can (a replica set); elsewhere a letter that dies again meanwhile may
-        come twice, and then the plan is refused with ``StoreUnavailable``.
+        Only for a batch without items. If it is killed or times out, items of an unpublished batch remain. On a replica
+        set all letters are read at one point in time; elsewhere a letter that fails again meanwhile may come twice, and
+        the plan is rejected with ``StoreUnavailable``.
         """
-        # Not by $merge: it writes one document after the other, and takes four times as long.
+        # Not with $merge: it writes one document after the other and takes four times as long.
         pipeline = [*self._chosen(order, batches, is_sorted=True), {"$project": {"messageId": 1}}]
         total = 0
-        with patiently(PLAN_S), self._instant() as session:
-            found = self._letters.aggregate(pipeline, session=session, batchSize=_CHUNK, allowDiskUse=True)
-            for rows in _chunks(found, _CHUNK):
-                items = [_item(batch_id, total + place, row) for place, row in enumerate(rows)]
+        with patiently(PLAN_LIMIT_S), self._instant() as session:
+            found = self._letters.aggregate(pipeline, session=session, batchSize=_PAGE, allowDiskUse=True)
+            for rows in _pages(found, _PAGE):
+                items = [_new_item(batch_id, total + place, row) for place, row in enumerate(rows)]
                 self._items.insert_many(items, ordered=False)
                 total += len(items)
         return total
 
     @contextmanager
     def _instant(self) -> Iterator[ClientSession | None]:
-        """A session whose reads are all of one instant; None where the server has no such thing."""
+        """A session that reads at one point in time; None where the server does not support it."""
         client = self._letters.database.client
         if "setName" not in client.admin.command("hello"):
             yield None
@@ -184,18 +182,18 @@ class Items:
         """Delete all items of a batch, a few thousand at a time."""
         while True:
             with translated():
-                found = [row["_id"] for row in self._items.find({"batchId": batch_id}, {"_id": 1}).limit(_CHUNK)]
+                found = [row["_id"] for row in self._items.find({"batchId": batch_id}, {"_id": 1}).limit(_PAGE)]
                 if not found:
                     return
                 self._items.delete_many({"_id": {"$in": found}})
 
     def late_arrivals(self, batch_id: str, criteria: LetterCriteria, planned_at: datetime) -> int:
-        """Letters that fit, are not in the plan and came after it; counted up to ``MAX_LATE``."""
+        """Letters that match and were created after the plan; at most ``MAX_LATE``."""
         pipeline: list[Document] = [
             {"$match": {"$and": [queries.matching(criteria), {"createdAt": {"$gte": planned_at}}]}},
             {"$limit": MAX_LATE + 1},
             {"$project": {"item": {"$concat": [batch_id, ":", {"$toString": "$_id"}]}}},
-            # What was written while the plan was made may be in it although it came later.
+            # A letter created during planning may be in the plan.
             {"$lookup": {"from": ITEMS, "localField": "item", "foreignField": "_id", "as": "planned"}},
             {"$match": {"planned": []}},
             {"$count": "n"},
@@ -206,17 +204,17 @@ class Items:
 
     # -- under way
 
-    def stretch(self, batch_id: str, begin: int, end: int) -> list[BatchItem]:
+    def open_items(self, batch_id: str, begin: int, end: int) -> list[BatchItem]:
         """The items from place ``begin`` to before ``end`` that have no outcome, in order."""
         where = {"batchId": batch_id, "seq": {"$gte": begin, "$lt": end}, "outcome": None}
         with translated():
             return [item_from(row) for row in self._items.find(where).sort("seq", 1)]
 
-    def under_way(self, batch_id: str, after: int, before: int, limit: int) -> list[BatchItem]:
+    def in_flight(self, batch_id: str, after: int, before: int, limit: int) -> list[BatchItem]:
         """Items that were sent and have no outcome, between the places ``after`` and ``before``, in order."""
         return self._open(batch_id, True, {"$gt": after, "$lt": before}, limit)
 
-    def left_behind(self, batch_id: str, before: int, limit: int) -> list[BatchItem]:
+    def unsent(self, batch_id: str, before: int, limit: int) -> list[BatchItem]:
         """Items before place ``before`` that were taken, but neither sent nor skipped, in order."""
         return self._open(batch_id, False, {"$lt": before}, limit)
 
@@ -226,7 +224,7 @@ class Items:
             return [item_from(row) for row in self._items.find(where).sort("seq", 1).limit(limit)]
 
     def first_open(self, batch_id: str) -> int | None:
-        """The first place that has no outcome; None when all have theirs."""
+        """The first place without an outcome; None if there is none."""
         with translated():
             first = self._items.find_one({"batchId": batch_id, "outcome": None}, {"seq": 1}, sort=[("seq", 1)])
         return int(first["seq"]) if first else None
@@ -248,15 +246,15 @@ class Items:
         return Tally(**counts)
 
     def mark_sent(self, batch_id: str, letter_ids: Sequence[str]) -> None:
-        """These were handed to intake. Changes nothing where the outcome is known already."""
+        """Mark items as sent, unless they have an outcome."""
         self._update(batch_id, letter_ids, {"sent": True})
 
     def mark_unsent(self, batch_id: str, letter_ids: Sequence[str]) -> None:
-        """The letters know nothing of having been sent: they are looked at again."""
+        """Undo ``mark_sent``: the letters have no trace of a replay, so they are dispatched again."""
         self._update(batch_id, letter_ids, {"sent": False})
 
-    def end(self, batch_id: str, outcomes: Mapping[str, tuple[str, str]]) -> int:
-        """Write outcomes by letter id, as (outcome, error type), where there is none yet; how many were."""
+    def record_outcomes(self, batch_id: str, outcomes: Mapping[str, tuple[str, str]]) -> int:
+        """Store (outcome, error type) by letter id where there is none yet; return how many were stored."""
         alike: dict[tuple[str, str], list[str]] = {}
         for letter_id, outcome in outcomes.items():
             alike.setdefault(outcome, []).append(letter_id)
@@ -264,14 +262,14 @@ class Items:
         for (ended, error_type), letter_ids in alike.items():
             change: Document = {"outcome": ended, "errorType": error_type}
             if not ended.startswith("skipped:"):
-                change["sent"] = True  # also when whoever sent it was killed before saying so
+                change["sent"] = True  # the executor may have been killed before it marked the item
             written += self._update(batch_id, letter_ids, change)
         return written
 
-    def end_untaken(self, batch_id: str, begin: int, outcome: str) -> int:
-        """Write one outcome for all items from place ``begin`` on: nobody will ever take them."""
+    def record_untaken(self, batch_id: str, begin: int, outcome: str) -> int:
+        """Store one outcome for all items from place ``begin`` on: they will never be taken."""
         where = {"batchId": batch_id, "seq": {"$gte": begin}, "outcome": None}
-        with patiently(LOOK_S):
+        with patiently(SCAN_LIMIT_S):
             return self._items.update_many(where, {"$set": {"outcome": outcome, "errorType": ""}}).modified_count
 
     def _update(self, batch_id: str, letter_ids: Sequence[str], change: Mapping[str, Any]) -> int:
@@ -281,7 +279,7 @@ class Items:
         with translated():
             return self._marks.update_many(where, {"$set": dict(change)}).modified_count
 
-    # -- for people
+    # -- for users
 
     def page(self, batch_id: str, outcome: str | None, after: int, limit: int) -> list[BatchItem]:
         """Items after place ``after``, in order; ``outcome`` is one of ``OUTCOME_FILTERS``."""
@@ -293,14 +291,14 @@ class Items:
             return [item_from(row) for row in self._items.find(where).sort("seq", 1).limit(limit)]
 
     def errors(self, batch_id: str) -> list[tuple[str, int]]:
-        """What the letters that failed came back with: the ten most frequent types of error, most first."""
+        """The ten most frequent error types of failed letters, most frequent first."""
         pipeline: list[Document] = [
             {"$match": {"batchId": batch_id, "outcome": {"$in": list(FAILED)}}},
             {"$group": {"_id": "$errorType", "n": {"$sum": 1}}},
             {"$sort": {"n": -1, "_id": 1}},
             {"$limit": 10},
         ]
-        with patiently(LOOK_S):
+        with patiently(SCAN_LIMIT_S):
             return [(row["_id"] or "", row["n"]) for row in self._items.aggregate(pipeline)]
 
     def report(self, batch_id: str) -> list[tuple[str, str, int]]:
@@ -310,12 +308,12 @@ class Items:
             {"$group": {"_id": {"o": "$outcome", "e": "$errorType"}, "n": {"$sum": 1}}},
             {"$sort": {"n": -1, "_id": 1}},
         ]
-        with patiently(LOOK_S):
+        with patiently(SCAN_LIMIT_S):
             rows = list(self._items.aggregate(pipeline))
         return [(row["_id"].get("o") or "", row["_id"].get("e") or "", row["n"]) for row in rows]
 
 
-def _item(batch_id: str, seq: int, row: Document) -> Document:
+def _new_item(batch_id: str, seq: int, row: Document) -> Document:
     return {
         "_id": item_id(batch_id, str(row["_id"])),
         "batchId": batch_id,
@@ -327,14 +325,14 @@ def _item(batch_id: str, seq: int, row: Document) -> Document:
     }
 
 
-def _chunks(rows: Iterable[Document], size: int) -> Iterator[list[Document]]:
+def _pages(rows: Iterable[Document], size: int) -> Iterator[list[Document]]:
     iterator = iter(rows)
     while chunk := list(islice(iterator, size)):
         yield chunk
 
 
 def item_id(batch_id: str, letter_id: str) -> str:
-    """``_id`` of an item: a letter is in a plan once."""
+    """``_id`` of an item. Unique: a letter is in a plan only once."""
     return f"{batch_id}:{letter_id}"
 
 
@@ -358,8 +356,8 @@ def _column(outcome: str | None) -> str:
     return "failed" if outcome in FAILED else "skipped"
 
 
-def _wanted(order: BatchOrder) -> Document:
-    """The letters that an order names, whatever their status."""
+def _matching(order: BatchOrder) -> Document:
+    """The letters that an order selects, in any status."""
     if order.ids:
         object_ids = [ObjectId(one) for one in order.ids if ObjectId.is_valid(one)]
         return {"$or": [{"_id": {"$in": object_ids}}, {"messageId": {"$in": list(order.ids)}}]}
@@ -367,8 +365,8 @@ def _wanted(order: BatchOrder) -> Document:
 
 
 def _with_items(batches: Sequence[str]) -> list[Document]:
-    """Pipeline stages that give each letter ``held``: its items without an outcome in these batches."""
-    # What somebody else wrote may have an _id of any type: it is in no plan.
+    """Pipeline stages that add ``held`` to each letter: its items without an outcome in these batches."""
+    # A document of another program may have an _id of any type: it is in no plan.
     letter_id = {"$convert": {"input": "$_id", "to": "string", "onError": "", "onNull": ""}}
     item_ids = [{"$concat": [f"{batch_id}:", letter_id]} for batch_id in batches]
     is_open = [{"$match": {"outcome": None}}, {"$project": {"_id": 1}}]
@@ -382,4 +380,4 @@ def _with_items(batches: Sequence[str]) -> list[Document]:
     ]  # fmt: skip
 
 
-__all__ = ["LETTERS", "SKIPPED", "Group", "Items", "Tally", "item_from", "item_id"]
+__all__ = ["LETTERS", "SKIPPED", "Items", "PlanGroup", "Tally", "item_from", "item_id"]

@@ -1,4 +1,4 @@
-"""Who polls at the moment. A lease saves work; that nothing is done twice never depends on it."""
+"""Named leases. They save work; correctness never depends on them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from dlq_app.store.mongo import Document, by_key
 
 
 class Leases:
-    """Named leases by the server's clock."""
+    """Leases by the server's clock."""
 
     def __init__(self, collection: Collection[Document]) -> None:
         self._leases = collection
 
     def take(self, name: str, owner: str, duration: timedelta) -> bool:
-        """Take or renew the lease; False while another owner has it."""
+        """Take or renew the lease; False while another owner holds it."""
         me = {"$literal": owner}
         free = {"$or": [{"$eq": ["$owner", me]}, {"$lte": ["$until", "$$NOW"]}]}
         until = {"$add": ["$$NOW", int(duration.total_seconds() * 1000)]}
-        # A lease that does not exist yet has no end, which sorts before every instant: it is free.
+        # A missing lease has no ``until``, which sorts before every date: it is free.
         taken = {"owner": {"$cond": [free, me, "$owner"]}, "until": {"$cond": [free, until, "$until"]}}
         try:
             with by_key():
@@ -32,11 +32,11 @@ class Leases:
                 )
         except StoreUnavailable as error:
             if isinstance(error.__cause__, DuplicateKeyError):
-                return False  # somebody else made it at the same instant
+                return False  # another process created it at the same moment
             raise
         return bool(lease and lease["owner"] == owner)
 
     def give_back(self, name: str, owner: str) -> None:
-        """End the lease early, if it is still this owner's."""
+        """End the lease early, if this owner still holds it."""
         with by_key():
             self._leases.delete_one({"_id": name, "owner": owner})

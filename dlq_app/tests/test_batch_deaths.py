@@ -165,7 +165,7 @@ def test_killed_between_the_letters_no_and_the_items_skip(
     rig.die("m-1", "m-2")
     batch = rig.start()
     dead_letters.replay("m-1", actor="key:olga")
-    kill_at(monkeypatch, repository.Items, "end")
+    kill_at(monkeypatch, repository.Items, "record_outcomes")
     tick_killed(rig.executor())
     rig.record([rig.intake.end("m-1", done=False)])
     expire_chunk(store, batch)

@@ -317,8 +317,8 @@ def test_groups_nobody_spoke_of_are_forgotten_when_there_are_too_many(store: Sto
     groups.page()
     groups.set_note(names[0], actor="olga", text="keep")
 
-    assert groups_store().forget([names[1]], most=10) == 0
-    assert groups_store().forget([names[1]], most=2) == 1
+    assert groups_store().delete_unused([names[1]], maximum=10) == 0
+    assert groups_store().delete_unused([names[1]], maximum=2) == 1
     assert {document["_id"] for document in store[GROUPS].find()} == set(names[:2])
 
 
