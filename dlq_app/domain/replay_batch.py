@@ -1,7 +1,6 @@
-"""A replay batch as a value: what was ordered, where it stands, and what each stage may lead to. Pure.
+"""Values of a replay batch: the order, its stage and counts, its letters. Pure.
 
-``BatchOrder.parse`` is the only way in from outside. What may follow on what is decided in
-``batch_stages``.
+``BatchOrder.parse`` reads an order from outside. The rules are in ``batch_rules``.
 """
 
 from __future__ import annotations
@@ -38,16 +37,16 @@ MAX_NAME = 200
 MAX_RATE = 100_000.0
 MAX_LETTERS = 10_000_000
 MAX_CANARY = 1000
-#: A failure rate means nothing before so many letters have ended.
+#: A failure rate is judged only after this number of letters has ended.
 MIN_JUDGED = 20
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
 
 class Stage(StrEnum):
-    """Where a batch stands. ``docs/replay.md`` says how it gets in and out of each."""
+    """Stage of a batch. See ``docs/replay.md`` for the changes."""
 
-    #: Its letters are being frozen; nobody is shown it yet.
+    #: Its plan is being stored; not visible to users yet.
     PLANNING = "planning"
     PLANNED = "planned"
     CANARY = "canary"
@@ -58,22 +57,22 @@ class Stage(StrEnum):
     STOPPED = "stopped"
 
 
-#: Stages that nothing leaves.
+#: Stages that never change.
 FINAL = frozenset({Stage.FINISHED, Stage.CANCELLED, Stage.STOPPED})
 #: Stages in which letters are sent.
 SENDING = frozenset({Stage.CANARY, Stage.RUNNING})
 
 #: Who paused a batch.
 BY_OPERATOR, BY_BREAKER = "operator", "breaker"
-#: Why a batch stopped by itself.
+#: Why a batch stopped automatically.
 CANARY_FAILED, TOO_MANY_FAILURES = "canary_failed", "too_many_failures"
 
 SUCCEEDED, FAILED_SAME, FAILED_NEW = "succeeded", "failed_same", "failed_new"
 FAILED = (FAILED_SAME, FAILED_NEW)
-#: Why a letter was not replayed, as ``skipped:why``.
+#: Reasons why a letter was not replayed, stored as ``skipped:reason``.
 SKIPS = ("already_done", "cancelled", "gone", "in_flight", "not_replayable", "resolved", "superseded")
 SKIPPED = tuple(f"skipped:{why}" for why in SKIPS)
-#: Values that a list of items can be narrowed to, and the outcomes that each stands for.
+#: Filter values of a list of items, and the outcomes of each.
 OUTCOME_FILTERS: Mapping[str, tuple[str, ...]] = {
     "succeeded": (SUCCEEDED,),
     "failed": FAILED,
@@ -84,7 +83,7 @@ OUTCOME_FILTERS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """The first ``size`` letters that are not skipped; the rest waits until ``min_success`` of them succeeded."""
+    """The first ``size`` letters that are not skipped; the rest waits until ``min_success`` of them have succeeded."""
 
     size: int
     min_success: int
@@ -96,39 +95,39 @@ class Canary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchOrder:
-    """Which letters are to be replayed, and how carefully."""
+    """Which letters to replay, and with which limits."""
 
-    #: None when ``ids`` are given. Without fields it means every letter, and ``everything`` says that this is meant.
+    #: None if ``ids`` are given. Empty criteria match every letter and require ``everything``.
     criteria: LetterCriteria | None
     #: ``_id`` or message id of each letter.
     ids: tuple[str, ...] = ()
     everything: bool = False
     name: str = ""
     reason: str = ""
-    #: Letters per second; None: as fast as they are handled.
+    #: Letters per second; None: no limit.
     rate_per_second: float | None = None
     canary: Canary | None = None
-    #: The batch stops by itself when more letters than this have failed.
+    #: The batch stops when more letters than this have failed.
     max_failures: int | None = None
-    #: 0..1: it stops when a greater part of the letters that ended has failed, once ``MIN_JUDGED`` have ended.
+    #: From 0 to 1: it stops when a larger share of the ended letters has failed, once ``MIN_JUDGED`` have ended.
     max_failure_rate: float | None = None
-    #: At most so many letters, those that failed longest ago.
+    #: Maximum number of letters, oldest failure first.
     limit: int | None = None
     scheduled_at: datetime | None = None
 
     @classmethod
     def parse(cls, body: Any) -> BatchOrder:
-        """The order in a JSON body; raises ``RequestInvalid`` with one entry for every problem.
+        """The order in a JSON body; raises ``RequestInvalid`` with every problem.
 
-        Either ``filter`` or ``ids``. A filter that fits every letter is refused unless ``all`` is true. ``dryRun`` is
-        checked and otherwise left to the caller.
+        Either ``filter`` or ``ids``. A filter that matches every letter is rejected unless ``all`` is true. ``dryRun``
+        is validated only: the caller reads it.
         """
         return _read_order(cls, body)
 
 
 @dataclass(frozen=True, slots=True)
 class BatchCounts:
-    """How far a batch is. ``sent`` were handed to intake; ``remaining`` have no outcome yet, sent or not."""
+    """Progress of a batch. ``sent`` letters were forwarded; ``remaining`` ones have no outcome yet, sent or not."""
 
     sent: int = 0
     succeeded: int = 0
@@ -150,15 +149,15 @@ class ReplayBatch:
     name: str
     reason: str
     stage: Stage
-    #: Paused: the stage to go on with.
+    #: Paused: the stage to which it returns.
     resume_to: Stage | None
     #: ``operator``, ``breaker`` or empty.
     paused_by: str
-    #: ``canary_failed``, ``too_many_failures``, or what the operator said who cancelled it.
+    #: ``canary_failed``, ``too_many_failures``, or the reason of the user who cancelled it.
     stop_reason: str
     #: Letters in its plan.
     total: int
-    #: Letters that fit its filter and came after the plan; counted up to 10 000.
+    #: Letters that match its filter and came after the plan, at most 10 000.
     late_arrivals: int
     counts: BatchCounts
     rate_per_second: float | None
@@ -172,12 +171,12 @@ class ReplayBatch:
     created_at: datetime
     scheduled_at: datetime | None
     started_at: datetime | None
-    #: When the last letter had its outcome.
+    #: Time of the last outcome.
     finished_at: datetime | None
     updated_at: datetime
-    #: What it waits for at the moment, in words; empty while it goes on.
+    #: What it waits for, in words; empty while it sends.
     waiting: str = ""
-    #: Stopped by itself: what the letters that had failed by then came back with, most first.
+    #: Stopped automatically: error types of the letters that had failed, most frequent first.
     stop_errors: Sequence[tuple[str, int]] = ()
     #: {at, who, what, why} of each change of stage, oldest first; empty in a list.
     history: Sequence[Mapping[str, Any]] = ()
@@ -216,10 +215,10 @@ class ItemPage:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """Letters that fit the order and would not be replayed.
+    """Letters that match the order and would not be replayed.
 
     ``why`` is ``resolved``, ``in_flight``, ``in_batch`` (an unfinished batch has them), ``limit``, ``not_found`` or
-    ``unreadable`` (documents that are no letters).
+    ``unreadable`` (documents that are not valid letters).
     """
 
     why: str
@@ -228,18 +227,18 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class BreakerSeen:
-    """A circuit breaker on the way of some letters."""
+    """A circuit breaker that some letters meet."""
 
     name: str
     #: CLOSED, OPEN, HALF_OPEN, FORCED_OPEN, DISABLED or METRICS_ONLY.
     state: str
-    #: Not closed: how many calls it would let through now to try how things are.
+    #: Not closed: number of trial calls that it would allow now.
     trials: int = 0
     types: tuple[str, ...] = ()
 
     @property
     def passes(self) -> bool:
-        """Whether every call may go."""
+        """Whether every call is allowed."""
         return self.state in ("CLOSED", "DISABLED", "METRICS_ONLY")
 
     @property
@@ -249,7 +248,7 @@ class BreakerSeen:
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """What a batch would do, of this instant; nothing was written."""
+    """What a batch would do now; nothing was written."""
 
     count: int
     #: The first letters of the plan, at most 10, without their heavy fields.

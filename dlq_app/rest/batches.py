@@ -268,7 +268,8 @@ class ResumeView(BatchMoveView):
 @_described(
     "cancelReplayBatch",
     "Cancel a replay batch",
-    "Nothing more is sent, but for at most 50 letters that a DLQ worker has in hand. What was sent comes to its end.",
+    "Nothing more is sent, except letters that a DLQ worker has already taken: at most 250, or 50 with a rate, a "
+    "budget or a canary. Letters that were sent are processed.",
 )
 class CancelView(BatchMoveView):
     verb = "cancel"

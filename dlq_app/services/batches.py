@@ -1,4 +1,4 @@
-"""What the rest of the house may ask of replay batches: try one out, start, follow and steer it."""
+"""Public API of replay batches: dry run, start, read, pause, resume, cancel."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ from wire import cursor as cursors
 from wire.fields import storable
 
 SAMPLE = 10
-#: A count of late arrivals is shown again for so long.
+#: Time for which a count of late arrivals is cached.
 LATE_S = 5.0
-#: A plan whose maker was killed may be made anew by the same id after so long.
+#: After this time an unfinished plan may be made again with the same id: its request has timed out.
 REPLAN_AFTER = timedelta(seconds=90)
 _MOVE_ATTEMPTS = 10
 
@@ -57,16 +57,16 @@ def new_batch_id() -> str:
     return f"b-{uuid.uuid4().hex}"
 
 
-# --- before and at the start ---
+# --- start ---
 
 
 def dry_run(order: BatchOrder) -> DryRun:
-    """What ``start`` would do with this order at this instant. Writes nothing.
+    """What ``start`` would do with this order now. Writes nothing.
 
-    Looks at every letter that fits: raises ``QueryTooSlow`` after 20 s, ``StoreUnavailable``.
+    Reads every letter that matches: raises ``QueryTooSlow`` after 20 s, ``StoreUnavailable``.
     """
     items, unfinished = repository.items(), repository.batches().unfinished_ids()
-    groups = items.groups(order, unfinished)
+    groups = items.plan_groups(order, unfinished)
     count = sum(group.count for group in groups)
     by_error_type = _summed((group.error_type, group.count) for group in groups)
     by_type = _summed((group.type, group.count) for group in groups)
@@ -89,7 +89,7 @@ def _summed(counts: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
 
 
 def _breakers(types: Sequence[str]) -> list[BreakerSeen]:
-    """Every breaker that letters of these types can meet, each once, with those types."""
+    """The circuit breakers of these types, each once, with its types."""
     found: dict[str, BreakerSeen] = {}
     for message_type, many in intake().breakers(types).items():
         for one in many:
@@ -99,10 +99,10 @@ def _breakers(types: Sequence[str]) -> list[BreakerSeen]:
 
 
 def start(order: BatchOrder, *, actor: str, batch_id: str | None = None, maximum: int | None = None) -> ReplayBatch:
-    """Freeze the letters of an order into a plan and leave it to the DLQ workers; returns when the plan stands.
+    """Store the letters of an order as a plan, for the DLQ workers to run; returns when the plan is complete.
 
-    The plan holds at maximum ``maximum`` letters, as with a smaller ``limit`` that the batch does not show.
-    The same ``batch_id`` again answers the batch that is there already, whatever the order. Raises
+    The plan has at most ``maximum`` letters, like with a smaller ``limit``, but the batch does not show that.
+    With a known ``batch_id`` it returns the existing batch, whatever the order. Raises
     ``BatchBeingPlanned`` while an earlier call with it is under way, ``QueryTooSlow`` when the plan takes longer than
     45 s (then there is no batch), ``StoreUnavailable``: ask again with the same ``batch_id``.
     """
@@ -114,7 +114,7 @@ def start(order: BatchOrder, *, actor: str, batch_id: str | None = None, maximum
         if known.batch.stage is not Stage.PLANNING:
             return known.batch
         if now - known.batch.created_at < REPLAN_AFTER:
-            raise BatchBeingPlanned(f"The letters of {batch_id} are being looked up.", retry_after=2)
+            raise BatchBeingPlanned(f"{batch_id} is being planned.", retry_after=2)
         items.remove(batch_id)
         batches.remove(batch_id, [Stage.PLANNING])
         return start(order, actor=actor, batch_id=batch_id, maximum=maximum)
@@ -123,7 +123,7 @@ def start(order: BatchOrder, *, actor: str, batch_id: str | None = None, maximum
         unfinished = [one for one in batches.unfinished_ids() if one != batch_id]
         total = items.plan(batch_id, planned, unfinished) if maximum != 0 else 0
     except QueryTooSlow:
-        # The server has given up on it: nothing more is written. What is left if this fails, an executor deletes.
+        # The server has stopped: nothing more is written. If deleting fails, an executor deletes the rest.
         items.remove(batch_id)
         batches.remove(batch_id, [Stage.PLANNING])
         raise
@@ -131,11 +131,11 @@ def start(order: BatchOrder, *, actor: str, batch_id: str | None = None, maximum
     return _stored(batch_id).batch
 
 
-# --- following ---
+# --- read ---
 
 
 def get(batch_id: str) -> ReplayBatch:
-    """The batch, with late arrivals as of a few seconds ago. Raises ``BatchNotFound``."""
+    """The batch; late arrivals may be a few seconds old. Raises ``BatchNotFound``."""
     return _with_late(_stored(batch_id))
 
 
@@ -172,18 +172,18 @@ def items(batch_id: str, *, outcome: str | None = None, limit: int = 100, cursor
 
 
 def report(batch_id: str) -> list[tuple[str, str, int]]:
-    """How many letters have each (outcome, error type), maximum first. Raises ``BatchNotFound``."""
+    """Number of letters for each (outcome, error type), largest first. Raises ``BatchNotFound``."""
     _stored(batch_id)
     return repository.items().report(batch_id)
 
 
-# --- steering ---
+# --- change the stage ---
 
 
 def pause(batch_id: str, *, actor: str, reason: str = "") -> ReplayBatch:
-    """Send nothing more until ``resume``. Raises ``BatchNotFound``, ``MoveRefused``.
+    """Stop sending until ``resume``. Raises ``BatchNotFound``, ``MoveRefused``.
 
-    What an executor has just taken, at maximum 50 letters, may still be sent.
+    Letters that an executor has just taken, at most 250, may still be sent.
     """
     return _change_stage(
         batch_id, "pause", lambda b: batch_rules.pause_by_operator(b.stage, b.resume_to), actor, reason
@@ -191,16 +191,16 @@ def pause(batch_id: str, *, actor: str, reason: str = "") -> ReplayBatch:
 
 
 def resume(batch_id: str, *, actor: str, reason: str = "") -> ReplayBatch:
-    """Go on with the stage in which it was paused. Raises ``BatchNotFound``, ``MoveRefused``."""
+    """Return to the stage in which it was paused. Raises ``BatchNotFound``, ``MoveRefused``."""
     return _change_stage(
         batch_id, "resume", lambda b: batch_rules.resume_by_operator(b.stage, b.resume_to), actor, reason
     )
 
 
 def cancel(batch_id: str, *, actor: str, reason: str = "") -> ReplayBatch:
-    """Send nothing more, ever. Raises ``BatchNotFound``, ``MoveRefused``.
+    """Stop sending for good. Raises ``BatchNotFound``, ``MoveRefused``.
 
-    What an executor has just taken, at maximum 50 letters, may still be sent.
+    Letters that an executor has just taken, at most 250, may still be sent.
     """
     return _change_stage(batch_id, "cancel", lambda b: batch_rules.cancel_by_operator(b.stage, reason), actor, reason)
 
@@ -216,7 +216,7 @@ def _change_stage(
         moved = repository.batches().move(stored, move, who=actor, why=reason, guard_place=False)
         if moved is not None:
             return _with_late(moved)
-    raise StoreUnavailable(f"{batch_id} was moved by others at every turn; try again", retry_after=1)
+    raise StoreUnavailable(f"{batch_id} was changed by others at every attempt; try again", retry_after=1)
 
 
 # --- the executor of this process ---
@@ -236,16 +236,16 @@ def executor() -> Executor:
 
 
 def tick() -> float:
-    """One round of this process's executor over all batches; seconds until it wants to be called again.
+    """Give every batch one turn of this process's executor; return the seconds until the next.
 
-    Raises ``StoreUnavailable`` when MongoDB is away. Not for two threads at once: each takes its own ``executor``.
+    Raises ``StoreUnavailable`` when MongoDB is unavailable. Not thread-safe: each thread needs its own ``executor``.
     """
     if not _executors or _executors[0].port is not intake():
         _executors[:] = [executor()]
     return _executors[0].tick()
 
 
-# --- small things ---
+# --- helpers ---
 
 
 def _stored(batch_id: str, *, planning: bool = False) -> StoredBatch:
@@ -266,7 +266,7 @@ def _with_late(stored: StoredBatch) -> ReplayBatch:
         try:
             count = repository.items().late_arrivals(batch.id, batch.criteria, stored.planned_at)
         except (QueryTooSlow, StoreUnavailable):
-            count = known[1] if known else batch.late_arrivals  # a figure beside others: an older one will do
+            count = known[1] if known else batch.late_arrivals  # shown to users only: an older count will do
         known = (now, count)
         with _lock:
             if len(_late) > 1000:
@@ -280,7 +280,7 @@ def _cursor(batch: ReplayBatch) -> str:
 
 
 def _after(cursor: str) -> tuple[datetime, str]:
-    """The time and the id of the last batch seen. Raises ``RequestInvalid``."""
+    """Creation time and id of the last batch of a page. Raises ``RequestInvalid``."""
     try:
         ms, batch_id = cursors.decode(cursor, plain=r"([0-9]{1,14})_([A-Za-z0-9_-]{1,64})")
         return _EPOCH + timedelta(milliseconds=int(ms)), storable(str(batch_id))
@@ -289,7 +289,7 @@ def _after(cursor: str) -> tuple[datetime, str]:
 
 
 def _seq_after(cursor: str) -> int:
-    """The place of the last letter seen. Raises ``RequestInvalid``."""
+    """Place of the last letter of a page. Raises ``RequestInvalid``."""
     try:
         (seq,) = cursors.decode(cursor, plain=r"([0-9]{1,9})")
         return cursors.integer(int(seq))

@@ -1,7 +1,7 @@
-"""Dead letters by what they died of: lists of groups, one group, and what people say about it.
+"""Dead letters grouped by their error: lists of groups, one group, and what users decide and note about it.
 
-What is counted comes from the snapshot of ``figures``, so a list costs the same whatever the number of letters. What
-people say is read each time and counts at once.
+Counts come from ``figures``, so a list costs the same for any number of letters. States and notes are read each time:
+a change is visible at once.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from dlq_app.store.groups import GroupDescription, Note, groups
 from wire import cursor as cursors
 from wire.fields import digits, field_error, one_of, single, summary, unknown_field
 
-#: Filters of letters that also make sense for groups; ``from`` and ``to`` mean the last failure of the group.
+#: Filters of letters that also apply to groups; ``from`` and ``to`` refer to the last failure of the group.
 FILTERS = tuple(one.name for one in LETTER_FILTERS.values() if one.of_group or not one.is_repeated)
-#: Names that ``GroupQuery.parse`` reads.
+#: Parameters of ``GroupQuery.parse``.
 PARAMETERS = (*FILTERS, "state", "sort", "limit", "cursor")
 _FINGERPRINT = re.compile(r"[0-9a-f]{16}\Z")
-#: ``KeyError:`` before the text, and words in it that say something.
+#: The exception's name before the text, as in ``KeyError: x``, and words of at least three letters.
 _ERROR_NAME = re.compile(r"\A\s*[\w.]+:")
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _LONG_TITLE = 200
@@ -40,7 +40,7 @@ _LONG_TITLE = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LastReplay:
-    """How the last replay of a letter of the group ended."""
+    """The result of the last replay of a letter of the group."""
 
     at: datetime
     #: ``succeeded``, ``failed_same`` or ``failed_new``.
@@ -75,14 +75,14 @@ class Group(GroupFigures):
 
     @property
     def title(self) -> str:
-        """How a person knows it, without what varies from letter to letter."""
+        """The error text without its variable parts."""
         return self.message or self.error_type or self.fingerprint
 
     @property
     def telling_title(self) -> str:
-        """The same, but where next to nothing is left of the text, as in ``KeyError: #``, that of one letter.
+        """The title, or the error text of one letter where the title has no words, as in ``KeyError: #``.
 
-        May hold what a client sent: mask it before it is shown.
+        May contain secrets of a client: mask it before it is shown.
         """
         left = _WORD.findall(_ERROR_NAME.sub("", self.message))
         example = " ".join(self.sample.strip()[:_LONG_TITLE].split("\n")[0].split())
@@ -97,19 +97,19 @@ class Group(GroupFigures):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupPage:
-    """Groups of one page, and where the next page begins (None on the last)."""
+    """A page of groups, and the cursor of the next page (None on the last)."""
 
     groups: list[Group]
     next_cursor: str | None
-    #: How many groups fit; at least so many when ``is_capped``.
+    #: Number of matching groups; if ``is_capped``, a lower bound.
     total: int
     is_capped: bool
-    #: How many groups fit the filters in each state, whatever states were asked for.
+    #: Number of groups that match the filters in each state, independent of the requested states.
     states: Mapping[GroupState, int]
     as_of: datetime
 
 
-#: The worst last. Below it, how many letters are open decides.
+#: States by severity, worst last. Within a state the number of open letters decides.
 _SEVERITY = (GroupState.RESOLVED, GroupState.IGNORED, GroupState.ONGOING, GroupState.NEW, GroupState.REGRESSED)
 _SORTS: Mapping[str, Callable[[Group], int]] = {
     "severity": lambda group: _SEVERITY.index(group.state) * 10**12 + group.open,
@@ -124,7 +124,7 @@ DEFAULT_SORT = "-open"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupQuery:
-    """Which groups, in which order."""
+    """Filters, order and page of a list of groups."""
 
     criteria: LetterCriteria = LetterCriteria()  # noqa: RUF009 - frozen
     states: tuple[GroupState, ...] = ()
@@ -134,7 +134,7 @@ class GroupQuery:
 
     @classmethod
     def parse(cls, params: Mapping[str, Sequence[str]]) -> GroupQuery:
-        """From wire names with their lists of texts; raises ``CriteriaInvalid`` naming every problem."""
+        """The query in HTTP parameters; raises ``CriteriaInvalid`` with every problem."""
         unknown = [name for name in list(params)[:50] if name not in PARAMETERS]
         errors = [unknown_field(name, PARAMETERS, "parameter") for name in unknown]
         found: dict[str, Any] = {}
@@ -176,7 +176,7 @@ def page(
     limit: int = DEFAULT_LIMIT,
     cursor: str | None = None,
 ) -> GroupPage:
-    """Groups that fit the ``FILTERS`` among the criteria and are in one of the states (none given: in any).
+    """Groups that match the ``FILTERS`` of the criteria and have one of the states (default: any).
 
     By cursor no group is seen twice while its own figures stay as they are.
     """
@@ -205,17 +205,17 @@ def page(
 
 
 def top(limit: int) -> list[Group]:
-    """The groups that somebody should look at, those with the most open letters first."""
+    """The groups that need attention, most open letters first."""
     return page(states=OPEN_STATES, limit=limit).groups
 
 
 def get(fingerprint: str) -> Group:
-    """One group. Raises ``GroupNotFound`` when no letter that is kept belongs to it."""
+    """One group. Raises ``GroupNotFound`` if it has no letters."""
     snapshot = figures.snapshot()
     hours_from, as_of = snapshot.hours_from, snapshot.as_of
     counted = next((group for group in snapshot.groups if group.fingerprint == fingerprint), None)
     if counted is None:
-        # Younger than the snapshot, or too small for it.
+        # Newer than the snapshot, or not among its largest groups.
         found = figures_store().group(fingerprint) if _FINGERPRINT.match(fingerprint) else None
         if found is None:
             raise GroupNotFound(f"There is no group {fingerprint[:64]}.")
@@ -234,14 +234,14 @@ def set_state(
     until_per_hour: int | None = None,
     until_count: int | None = None,
 ) -> Group:
-    """Resolve or ignore a group, or with None take back what was said. Touches none of its letters.
+    """Resolve or ignore a group, or with None undo that. Changes none of its letters.
 
-    The last one who speaks is heard. Ignoring ends at ``until``, when more than ``until_per_hour`` letters arrive in
-    one clock hour, or when ``until_count`` more have died: at whatever comes first; with none of these never by itself.
+    The last call wins. Ignoring ends at ``until``, when more than ``until_per_hour`` letters arrive in one clock hour,
+    or after ``until_count`` more failures, whichever comes first; without these only a user ends it.
     Raises ``GroupNotFound``.
     """
     if state not in (GroupState.RESOLVED, GroupState.IGNORED, None):
-        raise ValueError(f"nobody can say that a group is {state}")
+        raise ValueError(f"a group cannot be set to {state}")
     get(fingerprint)
     groups().set_state(
         fingerprint,
@@ -257,14 +257,14 @@ def set_state(
 
 
 def set_note(fingerprint: str, *, actor: str, text: str) -> Group:
-    """Put a note on a group, in place of the one before. Raises ``GroupNotFound``."""
+    """Replace the note of a group. Raises ``GroupNotFound``."""
     get(fingerprint)
     groups().set_note(fingerprint, by=actor, note=text, at=repository.letters().server_now())
     return get(fingerprint)
 
 
 def _all() -> tuple[list[Group], datetime, bool]:
-    """Every group of the snapshot with what people say of it."""
+    """Every group of the snapshot."""
     snapshot = figures.snapshot()
     described = groups().described(group.fingerprint for group in snapshot.groups)
     now = repository.letters().server_now()
@@ -322,7 +322,7 @@ def _matches(group: Group, criteria: LetterCriteria) -> bool:
 
 
 def _words_of(group: Group) -> set[str]:
-    """The words that a group is found by: of its text as it is shown, so that no search confirms what is hidden."""
+    """The words of a group for search: of its masked text, so that no search confirms a secret."""
     return set(error_words(group.error_type, f"{group.message} {group.frame}", conf.masking_policy()))
 
 
@@ -332,7 +332,7 @@ def _read_cursor(text: str) -> str:
 
 
 def _decoded(text: str) -> tuple[str, int, str]:
-    """Sort, value and fingerprint of the last group seen. Raises ``NotACursor``."""
+    """Sort, value and fingerprint of the last group of a page. Raises ``NotACursor``."""
     match cursors.decode(text):
         case [str(sort), value, str(fingerprint)] if sort in SORTS:
             return sort, cursors.integer(value), fingerprint

@@ -75,7 +75,7 @@ class Items:
 
     # -- before
 
-    def groups(self, order: BatchOrder, batches: Sequence[str] = ()) -> list[PlanGroup]:
+    def plan_groups(self, order: BatchOrder, batches: Sequence[str] = ()) -> list[PlanGroup]:
         """The letters of a plan made now, by error type and type. Reads every letter that matches.
 
         ``batches``, here and below: ids of the unfinished batches; no other batch takes their letters.
