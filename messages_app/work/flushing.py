@@ -18,6 +18,7 @@ from messages_app.store.ledger import Ledger
 from messages_app.work.pool import Pool
 from messages_app.work.samples import Teller
 from processes.essential import Essential
+from processes.turns import OutageLog
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def reduced(outcome: Outcome, why: str) -> Outcome:
                 return outcome
             failure = Failure(UNKNOWN_ERROR, ErrorKind.UNKNOWN, _UNWRITTEN + clip(why, 300))
             # By the store's clock, as it was told before; this host's only if that cannot be read any more.
-            told = _TOLD_AT.search(outcome.error)
+            told = _TOLD_AT.search(outcome.error or "")
             at_ms = round(datetime.fromisoformat(told[1]).timestamp() * 1000) if told else int(time.time() * 1000)
             error = trace.last_error(failure, at_ms, "", "{}")
             return replace(outcome, delay_ms=_wait(outcome.delay_ms), error=error, attempt_json="", sample=None)
@@ -90,7 +91,7 @@ class Flusher:
         self.deferred = 0
         #: Outcomes that came too late: the message runs, or ran, somewhere else.
         self.stale = 0
-        self._away = False
+        self._outage = OutageLog(log, "ledger_away", "ledger_back")
 
     @property
     def flushed(self) -> int:
@@ -143,9 +144,7 @@ class Flusher:
             try:
                 verdicts = self._ledger.flush(batch)
             except StoreUnavailable as error:
-                if not self._away:
-                    log.warning("ledger_away", extra={"why": str(error), "outcomes_waiting": len(batch)})
-                    self._away = True
+                self._outage.failed(error, outcomes_waiting=len(batch))
                 if not told:
                     # Not kept until the ledger is back: a sample counts from when it is told, and would then speak of
                     # the past as if it were now.
@@ -159,9 +158,7 @@ class Flusher:
                 return
             else:
                 break
-        if self._away:
-            log.info("ledger_back")
-            self._away = False
+        self._outage.succeeded()
         if not told:
             self._tell(batch, probes=False)
         self._count(batch, verdicts)
