@@ -18,6 +18,7 @@ from dlq_app.store import repository
 from processes.essential import Essential
 from processes.names import new_name
 from processes.steps import step
+from processes.turns import OutageLog, Turns
 
 log = logging.getLogger(__name__)
 
@@ -38,35 +39,6 @@ FIGURES_AGAIN_S = 60.0
 _STOP_S = 6.0
 
 
-class _Loop:
-    """Repeats a part of the worker's work. Logs once that its store is unavailable, and once that it is back."""
-
-    def __init__(self, part: str, task: Callable[[], float], worker: str, *, again_s: float) -> None:
-        """``task`` returns the seconds until it is due again; after an error that is ``again_s``."""
-        self._task = task
-        self._extra = {"worker": worker, "part": part}
-        self._again_s = again_s
-        #: Why the task waits; empty while it goes on.
-        self.waits = ""
-
-    def turn(self) -> float:
-        """Do the task; return the seconds until the next turn. Never raises."""
-        pause, waits = self._again_s, ""
-        try:
-            pause = self._task()
-        except DeadLetterError as error:
-            waits = str(error)
-        except Exception:
-            # A bug that one letter or batch triggers must not stop the others; the pause keeps the loop from spinning.
-            log.exception("dlq_worker_broken", extra=self._extra)
-        if waits and not self.waits:
-            log.warning("store_away", extra={**self._extra, "why": waits})
-        elif self.waits and not waits:
-            log.info("store_back", extra=self._extra)
-        self.waits = waits
-        return pause
-
-
 class DlqWorker:
     """Polls while it holds the lease. Several may run: the lease saves work; each letter is protected by its own claim.
 
@@ -83,9 +55,15 @@ class DlqWorker:
         self._replayed = 0
         self._released = 0
         self._executor = batches.executor()
-        self._poll = _Loop("replays", self.tick, self.name, again_s=POLL_AGAIN_S)
+        self._poll = self._repeated("replays", self.tick, POLL_AGAIN_S)
         self._batches = Essential(self._run_batches, "batches", may_end=self._stop.is_set)
         self._figures = Essential(self._run_figures, "figures", may_end=self._stop.is_set)
+
+    def _repeated(self, part: str, task: Callable[[], float], pause_s: float) -> Turns:
+        return Turns(
+            task, OutageLog(log, "store_away", "store_back", worker=self.name, part=part), broken="dlq_worker_broken",
+            min_pause_s=pause_s, max_pause_s=pause_s, expected=DeadLetterError,
+        )  # fmt: skip
 
     def run(self) -> None:
         """Poll until ``stop``."""
@@ -100,7 +78,7 @@ class DlqWorker:
         self._batches.join(max(1.0, self._stop_by - time.monotonic()))
         # A count may take minutes: the lease that it leaves ends by time.
         self._figures.join(1.0)
-        if not self._poll.waits:
+        if not self._poll.outage.why:
             # Otherwise the lease ends by time: an unavailable store would delay the stop.
             self._give_back_lease()
         log.info("dlq_worker_stopped", extra={"worker": self.name, "replayed": self._replayed})
@@ -125,7 +103,7 @@ class DlqWorker:
         }
 
     def _run_batches(self) -> None:
-        loop = _Loop("batches", self._tick_batches, self.name, again_s=BATCHES_AGAIN_S)
+        loop = self._repeated("batches", self._tick_batches, BATCHES_AGAIN_S)
         while not self._stop.is_set():
             self._stop.wait(loop.turn())
         try:
@@ -139,7 +117,7 @@ class DlqWorker:
 
     def _run_figures(self) -> None:
         # Not a step: a count of millions of letters may take longer than a step may. It has a time limit of its own.
-        loop = _Loop("figures", figures.renew, self.name, again_s=FIGURES_AGAIN_S)
+        loop = self._repeated("figures", figures.renew, FIGURES_AGAIN_S)
         while not self._stop.is_set():
             self._stop.wait(loop.turn())
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dlq_app.domain.errors import StoreUnavailable as LettersUnavailable
-from messages_app.domain.errors import StoreUnavailable
 from processes.names import process_name
 from processes.steps import step
+from processes.turns import OutageLog
+from wire.errors import StoreUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +42,7 @@ class Cron:
     stop: threading.Event
     monotonic: Callable[[], float] = time.monotonic
     _next: dict[str, float] = field(default_factory=dict)
-    #: Duties that a store keeps from being done.
-    _waiting: set[str] = field(default_factory=set)
+    _outages: dict[str, OutageLog] = field(default_factory=dict)
 
     def run(self) -> None:
         """Return soon after ``stop`` is set; a duty under way is finished."""
@@ -63,20 +62,17 @@ class Cron:
         return max(0.0, min(self._next.values()) - self.monotonic()) if self._next else 60.0
 
     def _do(self, duty: Duty) -> None:
+        outage = self._outages.setdefault(duty.name, OutageLog(log, "duty_waits", "duty_goes_on", duty=duty.name))
         try:
             with step(duty.name):
                 duty.run()
-        except (StoreUnavailable, LettersUnavailable) as error:
-            if duty.name not in self._waiting:
-                self._waiting.add(duty.name)
-                log.warning("duty_waits", extra={"duty": duty.name, "why": str(error)})
+        except StoreUnavailable as error:
+            outage.failed(error)
         except Exception:
             # Whatever it is, the other duties are still due.
             log.exception("duty_failed", extra={"duty": duty.name})
         else:
-            if duty.name in self._waiting:
-                self._waiting.remove(duty.name)
-                log.info("duty_goes_on", extra={"duty": duty.name})
+            outage.succeeded()
 
 
 def replay_what_is_due() -> None:

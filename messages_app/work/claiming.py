@@ -8,12 +8,12 @@ import time
 import uuid
 from queue import Empty
 
-from messages_app.domain.errors import StoreUnavailable
 from messages_app.store.ledger import Ledger
 from messages_app.work.flushing import Flusher
 from messages_app.work.pool import Pool, drain
 from messages_app.work.runner import Attempt
 from processes.essential import Essential
+from processes.turns import OutageLog, Turns
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,6 @@ class Claimer:
         self._stopping = threading.Event()
         self._resumed = threading.Event()
         self._resumed.set()
-        self._away = False
         #: The claim that has had no answer yet, and when it was first sent.
         self._token = ""
         self._token_at = 0.0
@@ -108,28 +107,15 @@ class Claimer:
         return self._claimed - self._flusher.flushed - self._pool.broken()
 
     def _run(self) -> None:
-        pause = 0.05
+        outage = OutageLog(log, "ledger_away", "ledger_back")
+        # A worker that has silently stopped claiming is worse than one that complains every two seconds.
+        turns = Turns(self._turn, outage, broken="claim_broken", min_pause_s=0.05, max_pause_s=_LONGEST_PAUSE_S)
         while not self._stopping.is_set():
             self._resumed.wait()
-            try:
-                self._turn()
-            except StoreUnavailable as error:
-                if not self._away:
-                    log.warning("ledger_away", extra={"why": str(error)})
-                    self._away = True
-                self._stopping.wait(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE_S)
-            except Exception:
-                # A worker that has silently stopped claiming is worse than one that complains every two seconds.
-                log.exception("claim_broken")
-                self._stopping.wait(_LONGEST_PAUSE_S)
-            else:
-                pause = 0.05
-                if self._away:
-                    log.info("ledger_back")
-                    self._away = False
+            if pause_s := turns.turn():
+                self._stopping.wait(pause_s)
 
-    def _turn(self) -> None:
+    def _turn(self) -> float:
         """Claim once, or wait for what stands in the way."""
         now = time.monotonic()
         self.pace.look(now)
@@ -143,6 +129,7 @@ class Claimer:
             self._await_hunger()
         else:
             self._claim(now, room, holding)
+        return 0.0
 
     def _claim(self, now: float, room: int, holding: int) -> None:
         if not self._token or now - self._token_at > ANSWER_KEPT_S:

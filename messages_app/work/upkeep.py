@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from dlq_app.domain.errors import StoreUnavailable as LettersUnavailable
 from dlq_app.domain.letter import Death, Recorded, Settled
 from messages_app.domain.errors import StoreUnavailable
 from messages_app.domain.records import OutboxEntry, Record
@@ -28,6 +27,8 @@ from messages_app.store.series import series
 from messages_app.work.witness import Witness
 from processes.essential import Essential
 from processes.steps import is_stuck
+from processes.turns import OutageLog, Turns
+from wire import errors
 
 log = logging.getLogger(__name__)
 
@@ -60,20 +61,20 @@ class Loop:
     """
 
     def __init__(self, name: str, step: Callable[[], float], *, pause_most_s: float) -> None:
-        self._name = name
-        self._step = step
-        self._pause_most_s = pause_most_s
+        self._turns = Turns(
+            step, OutageLog(log, "store_away", "store_back", part=name), broken="upkeep_broken",
+            max_pause_s=pause_most_s,
+        )  # fmt: skip
         self._wake = threading.Event()
         self._stopping = False
-        self._away = ""
         self._thread = Essential(self._run, name, may_end=lambda: self._stopping)
 
     def start(self) -> None:
         self._thread.start()
 
     def wake(self) -> None:
-        """Take the next step now, unless a store is away."""
-        if not self._away:
+        """Take the next step now, unless a store is unavailable."""
+        if not self._turns.outage.why:
             self._wake.set()
 
     def stop(self) -> None:
@@ -81,35 +82,16 @@ class Loop:
         self._wake.set()
 
     def join(self, timeout_s: float) -> bool:
-        """Whether the last step ended in time and met no store that is away."""
+        """Whether the last step ended in time and met no store that is unavailable."""
         self._thread.join(timeout_s)
-        return not (self._away or self._thread.is_alive())
+        return not (self._turns.outage.why or self._thread.is_alive())
 
     def _run(self) -> None:
-        pause = 0.0
         while not self._stopping:
-            try:
-                wait = self._step()
-            except (StoreUnavailable, LettersUnavailable) as error:
-                pause = wait = min(max(2 * pause, 0.25), self._pause_most_s)
-                self._note("ledger" if isinstance(error, StoreUnavailable) else "letters", str(error))
-            except Exception:
-                # Whatever it was, the next step may do: nobody else in this process would move or drain anything.
-                pause = wait = min(max(2 * pause, 1.0), self._pause_most_s)
-                log.exception("upkeep_broken", extra={"part": self._name})
-            else:
-                pause = 0.0
-                self._note("", "")
+            wait = self._turns.turn()
             if wait > 0:
                 self._wake.wait(wait)
             self._wake.clear()
-
-    def _note(self, away: str, why: str) -> None:
-        if away and not self._away:
-            log.warning("store_away", extra={"part": self._name, "store": away, "why": why})
-        elif self._away and not away:
-            log.info("store_back", extra={"part": self._name, "store": self._away})
-        self._away = away
 
 
 class Upkeep:
@@ -246,7 +228,7 @@ def _recorded(record_outcomes: Recorder, deaths: Sequence[Death], settles: Seque
     """Record all together; when one of them breaks that, each alone, so that the others are not held up."""
     try:
         return record_outcomes(deaths, settles)
-    except (StoreUnavailable, LettersUnavailable):
+    except errors.StoreUnavailable:
         raise
     except Exception as error:
         if len(deaths) + len(settles) == 1:

@@ -24,10 +24,12 @@ from django.conf import settings
 from dlq_app.domain.errors import DeadLetterError
 from dlq_app.domain.errors import StoreUnavailable as LettersUnavailable
 from dlq_app.domain.loss import Loss
-from messages_app.domain.errors import InvalidRequest, LossNotFound, StoreUnavailable
+from messages_app.domain.errors import InvalidRequest, LossNotFound
 from messages_app.store.ledger import ledger
 from messages_app.store.marks import EVERY_MS, Mark, Marks, Noted, Said, marks
 from messages_app.store.recorded import recorded
+from processes.turns import OutageLog
+from wire import errors
 from wire.instants import iso
 
 if TYPE_CHECKING:
@@ -122,7 +124,7 @@ class Quietly:
         self._turn = turn
         self._every_s = every_s
         self._next = 0.0
-        self._away = ""
+        self._outage = OutageLog(log, "marks_not_kept", "marks_kept_again")
         self._lock = threading.Lock()
 
     def __call__(self) -> None:
@@ -130,16 +132,12 @@ class Quietly:
             if time.monotonic() < self._next:
                 return
             self._next = time.monotonic() + self._every_s
-        away = ""
         try:
             self._turn()
-        except (StoreUnavailable, LettersUnavailable) as error:
-            away = str(error) or type(error).__name__
-        if away and not self._away:
-            log.warning("marks_not_kept", extra={"why": away})
-        elif self._away and not away:
-            log.info("marks_kept_again")
-        self._away = away
+        except errors.StoreUnavailable as error:
+            self._outage.failed(error)
+        else:
+            self._outage.succeeded()
 
 
 @dataclass(frozen=True, slots=True)
