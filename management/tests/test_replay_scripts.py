@@ -1,4 +1,4 @@
-"""``replay-dlq.sh``, run by a real shell against a real server: what it sends, prints and exits with."""
+"""``replay-dlq.sh`` and ``replay-dlq.py`` against a real server: requests, output and exit codes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from dlq_app.testing import MemoryIntake, a_death
 from dlqsite.tests.people import a_key
 from management.management.commands import replay_dlq
 
-SCRIPT = Path(settings.BASE_DIR) / "management/scripts/replay-dlq.sh"
+SCRIPT = Path(settings.BASE_DIR) / "management/scripts/replay-dlq"
 SHELLS = [shell for shell in ("dash", "bash", "busybox") if shutil.which(shell)]
 
 pytestmark = [
@@ -79,15 +81,17 @@ def workers(store: Database[dict[str, Any]], intake: MemoryIntake) -> Iterator[W
 
 
 class Script:
-    """The script with the address and key of the running test server."""
+    """A script with the address and key of the running test server; ``py`` or a shell."""
 
-    def __init__(self, url: str, key: str, shell: str = "sh") -> None:
+    def __init__(self, url: str, key: str, program: str = "sh") -> None:
         self.environment = {**os.environ, "DLQ_URL": url, "DLQ_API_KEY": key}
-        self.command = ["busybox", "sh"] if shell == "busybox" else [shell]
+        shell = [*(["busybox"] if program == "busybox" else []), "sh" if program == "busybox" else program]
+        # Without site packages: it needs nothing but Python.
+        self.command = [sys.executable, "-I", "-S", f"{SCRIPT}.py"] if program == "py" else [*shell, f"{SCRIPT}.sh"]
 
     def __call__(self, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*self.command, str(SCRIPT), *flags],
+            [*self.command, *flags],
             env={**self.environment, **environment},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -98,20 +102,26 @@ class Script:
 
 
 @pytest.fixture
-def script(live_server: Any, workers: Workers) -> Script:
-    return Script(live_server.url, a_key("read", "replay", name="olga", rate_limit_per_minute=0))
+def key(workers: Workers) -> str:
+    return a_key("read", "replay", name="olga", rate_limit_per_minute=0)
 
 
-def test_both_scripts_take_the_flags_of_the_command() -> None:
+@pytest.fixture(params=["sh", "py"])
+def script(live_server: Any, key: str, request: pytest.FixtureRequest) -> Script:
+    return Script(live_server.url, key, request.param)
+
+
+def test_the_scripts_take_the_flags_of_the_command() -> None:
     parser = BaseCommand().create_parser("manage.py", "any")
     stock = {flag for action in parser._actions for flag in action.option_strings}
     command = replay_dlq.Command().create_parser("manage.py", "replay_dlq")
     flags = {flag for action in command._actions for flag in action.option_strings} - stock
-    told = subprocess.run(["sh", str(SCRIPT), "--help"], capture_output=True, text=True, check=True).stdout
-    powershell = SCRIPT.with_suffix(".ps1").read_text(encoding="utf-8")
+    powershell = Path(f"{SCRIPT}.ps1").read_text(encoding="utf-8")
 
     assert len(flags) > 20
-    assert {flag for flag in flags if f"{flag} " not in told + " "} == set()
+    for program in ("sh", "py"):
+        told = Script("", "", program)("--help").stdout
+        assert {flag for flag in flags if f"{flag} " not in told + " "} == set()
     in_words = {flag: "".join(word.title() for word in flag[2:].split("-")) for flag in flags}
     assert {flag for flag, word in in_words.items() if not re.search(rf"\] \${word}\b", powershell)} == set()
 
@@ -278,9 +288,10 @@ def test_the_key_may_lie_in_a_file(script: Script, tmp_path: Path) -> None:
     assert script("--all", "--yes", "--key-file", str(held), DLQ_API_KEY="").returncode == 0
 
 
-def test_the_key_is_in_nobodys_list_of_processes(script: Script, tmp_path: Path) -> None:
+def test_the_key_is_in_nobodys_list_of_processes(live_server: Any, key: str, tmp_path: Path) -> None:
     """A curl of ours writes down how it was called before it calls the real one."""
     die("m-1")
+    script = Script(live_server.url, key)
     spy = tmp_path / "curl"
     spy.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >>{tmp_path}/calls\nexec {shutil.which("curl")} "$@"\n')
     spy.chmod(0o755)
@@ -294,20 +305,39 @@ def test_the_key_is_in_nobodys_list_of_processes(script: Script, tmp_path: Path)
     assert script.environment["DLQ_API_KEY"] not in ran.stdout + ran.stderr
 
 
-def test_a_start_whose_answer_was_lost_starts_one_batch(script: Script, tmp_path: Path) -> None:
-    """The second call of curl reaches the server, and its answer is lost."""
-    die("m-1")
-    spy = tmp_path / "curl"
-    spy.write_text(
-        f"#!/bin/sh\necho x >>{tmp_path}/calls\n"
-        f'if [ "$(wc -l <{tmp_path}/calls)" = 2 ]; then {shutil.which("curl")} "$@" >/dev/null; exit 56; fi\n'
-        f'exec {shutil.which("curl")} "$@"\n'
-    )
-    spy.chmod(0o755)
+class LosesTheSecondAnswer(BaseHTTPRequestHandler):
+    """Forwards to the server at ``url``; the second request reaches it, and its answer is lost."""
 
-    ran = script("--all", "--yes", PATH=f"{tmp_path}:{os.environ['PATH']}")
+    url = ""
+    calls = 0
+
+    def do_POST(self) -> None:
+        type(self).calls += 1
+        headers = {name: value for name, value in self.headers.items() if name != "Host"}
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        with urllib.request.urlopen(urllib.request.Request(self.url + self.path, body, headers)) as answer:  # noqa: S310
+            raw = answer.read()
+        if self.calls == 2:
+            return
+        self.send_response(answer.status)
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+
+def test_a_start_whose_answer_was_lost_starts_one_batch(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    die("m-1")
+    monkeypatch.setattr(LosesTheSecondAnswer, "url", script.environment["DLQ_URL"])
+    monkeypatch.setattr(LosesTheSecondAnswer, "calls", 0)
+    with ThreadingHTTPServer(("127.0.0.1", 0), LosesTheSecondAnswer) as proxy:
+        threading.Thread(target=proxy.serve_forever).start()
+        try:
+            ran = script("--all", "--yes", DLQ_URL=f"http://127.0.0.1:{proxy.server_port}")
+        finally:
+            proxy.shutdown()
 
     assert ran.returncode == 0, ran.stderr
+    assert LosesTheSecondAnswer.calls == 3
     assert len(batches.page().batches) == 1
 
 
@@ -317,7 +347,7 @@ def at_a_terminal(script: Script, *flags: str, types: bytes) -> int:
     try:
         os.write(ours, types)
         return subprocess.run(
-            [*script.command, str(SCRIPT), *flags],
+            [*script.command, *flags],
             env=script.environment,
             stdin=theirs,
             capture_output=True,
@@ -357,7 +387,7 @@ def interrupted(process: subprocess.Popen[str]) -> str:
 def test_an_interrupt_leaves_the_batch_running(script: Script) -> None:
     die("m-1")
     process = subprocess.Popen(
-        [sys.executable, "-c", HEARING, *script.command, str(SCRIPT), "--all", "--yes", "--wait"],
+        [sys.executable, "-c", HEARING, *script.command, "--all", "--yes", "--wait"],
         env=script.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
