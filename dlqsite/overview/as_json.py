@@ -191,7 +191,7 @@ OVERVIEW = Shape(
     "OverviewData",
     Field("asOf", INSTANT, "Time of the snapshot."),
     Field("verdict", _VERDICT, "The worst problem, and every other one."),
-    Field("rates", _RATES, "Null: not known.", _itself),
+    Field("rates", _RATES, "Null: not known.", "rates"),
     Field("queues", _QUEUES, "Null: not known.", _itself),
     Field("breakers", many(_BREAKER), get=_values("breakers")),
     Field("deadLetters", _LETTERS, "Null: not known.", _itself),

@@ -11,7 +11,8 @@ from console.times import took
 from dlq_app.domain.states import Status
 from dlqsite.health.findings import Finding
 from dlqsite.health.findings import Status as Health
-from dlqsite.overview.snapshot import BreakerSeen, Overview
+from dlqsite.overview.parts import BreakerSeen
+from dlqsite.overview.snapshot import Overview
 from dlqsite.overview.sources import Part
 from dlqsite.overview.trouble import count_of, letters_page, per_minute, since
 from dlqsite.overview.verdict import SLOW_S
@@ -67,20 +68,30 @@ def kpis(o: Overview) -> Iterator[Kpi]:
 
 def _kpis(o: Overview) -> Iterator[Kpi]:
     book, dead = o.ledger.value, o.letters.value or {}
-    yield Kpi("Accepted", rate(o.accepted_per_s), "/s", _against(o.accepted_per_s, o.accepted_before), _MESSAGES)
-    falls = o.done_per_s is not None and bool(o.done_before) and o.done_per_s < 0.7 * (o.done_before or 0)
     yield Kpi(
-        "Done", rate(o.done_per_s), "/s", _against(o.done_per_s, o.done_before), _MESSAGES,
+        "Accepted",
+        rate(o.rates.accepted_per_s),
+        "/s",
+        _against(o.rates.accepted_per_s, o.rates.accepted_before),
+        _MESSAGES,
+    )
+    falls = (
+        o.rates.done_per_s is not None
+        and bool(o.rates.done_before)
+        and o.rates.done_per_s < 0.7 * (o.rates.done_before or 0)
+    )
+    yield Kpi(
+        "Done", rate(o.rates.done_per_s), "/s", _against(o.rates.done_per_s, o.rates.done_before), _MESSAGES,
         trend="up-warn" if falls and o.waiting else "",
     )  # fmt: skip
-    rises = (o.failed_per_s or 0) > 3 * (o.failed_before or 0) + 0.2
+    rises = (o.rates.failed_per_s or 0) > 3 * (o.rates.failed_before or 0) + 0.2
     failed_share = ""
-    if o.failed_per_s and o.done_per_s is not None:
-        failed_share = f"{100 * o.failed_per_s / (o.failed_per_s + o.done_per_s):.1f} % of attempts"
+    if o.rates.failed_per_s and o.rates.done_per_s is not None:
+        failed_share = f"{100 * o.rates.failed_per_s / (o.rates.failed_per_s + o.rates.done_per_s):.1f} % of attempts"
     yield Kpi(
-        "Failed attempts", rate(o.failed_per_s), "/s",
-        f"{rate(o.failed_before)} a quarter of an hour ago" if rises and o.failed_before is not None else failed_share
-        or ("none" if o.failed_per_s == 0 else "not known"),
+        "Failed attempts", rate(o.rates.failed_per_s), "/s",
+        f"{rate(o.rates.failed_before)} a quarter of an hour ago" if rises and o.rates.failed_before is not None
+        else failed_share or ("none" if o.rates.failed_per_s == 0 else "not known"),
         _MESSAGES, "bad" if rises else "", "up-bad" if rises else "",
     )  # fmt: skip
     slow = (o.oldest_wait_s or 0) > SLOW_S
@@ -90,16 +101,16 @@ def _kpis(o: Overview) -> Iterator[Kpi]:
         if book else "not known",
         _MESSAGES + "#lanes", "warn" if slow else "",
     )  # fmt: skip
-    held = f"{rate(o.held_per_s)}/s held by breakers" if o.held_per_s else ""
+    held = f"{rate(o.rates.held_per_s)}/s held by breakers" if o.rates.held_per_s else ""
     yield Kpi(
         "Waiting retries", f"{book.retry_wait:,}" if book else "—", "",
         held or (f"{book.scheduled:,} more have a time" if book and book.scheduled else "none is late"
                  if book and not book.overdue else f"{book.overdue:,} late" if book else "not known"),
         _MESSAGES + "#flight", "warn" if book and book.overdue else "",
     )  # fmt: skip
-    open_letters, dying = dead.get("open"), o.dying_per_min
+    open_letters, dying = dead.get("open"), o.rates.dying_per_min
     grows = dying is not None and dying >= 1
-    change = (dying or 0) - (o.replayed_per_min or 0)
+    change = (dying or 0) - (o.rates.replayed_per_min or 0)
     yield Kpi(
         "Open dead letters", "—" if open_letters is None else f"{open_letters:,}", "",
         "not known" if dying is None else f"{'+' if change > 0 else '-'}{per_minute(abs(change))} a minute"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
-from dlqsite.overview.situation import LossSight, ProblemSight, Sight
+from dlq_app.domain.store_problem import StoreProblem
 from dlqsite.overview.trouble import Answer, Link, Trouble, answers, count_of, since
+
+if TYPE_CHECKING:
+    from dlqsite.overview.snapshot import Overview
 
 #: Problems that another sentence tells better.
 AWAY: Final = frozenset({"away"})
@@ -26,12 +30,12 @@ _CONSEQUENCES: Final = {
 }  # fmt: skip
 
 
-def redis_away(sight: Sight, moment: datetime) -> Trouble:
+def redis_away(o: Overview) -> Trouble:
     return Trouble(
         "bad", "db", "Redis does not answer. Nothing can be accepted or processed.",
         "Submissions are refused with 503 until it returns. What was accepted is in its append-only file.",
         answers=answers(
-            sight, since(moment, sight.now), "All new messages", "Everything tries again",
+            o, since(o.ledger.away_since, o.as_of), "All new messages", "Everything tries again",
             "Bring Redis back", "manage.py doctor tells what is wrong with it",
             many_more="waiting ones are safe", by_itself_more="web and workers go on when it answers",
             worse=Answer("Getting worse?", "Callers see 503", "their repetitions are safe: the id decides"),
@@ -40,27 +44,29 @@ def redis_away(sight: Sight, moment: datetime) -> Trouble:
     )  # fmt: skip
 
 
-def lost(sight: Sight, loss: LossSight) -> Trouble:
-    is_ledger, store = loss.store == "redis", {"redis": "Redis", "mongodb": "MongoDB"}[loss.store]
-    fell = f"{store} fell back to an earlier state" if loss.since else f"{store} was emptied or replaced"
+def lost(o: Overview, loss: Mapping[str, Any]) -> Trouble:
+    """``loss``: as health reports it."""
+    is_ledger, store = loss["store"] == "redis", {"redis": "Redis", "mongodb": "MongoDB"}[loss["store"]]
+    begun = datetime.fromisoformat(loss["from"]) if loss["from"] else None
+    until, number = datetime.fromisoformat(loss["to"]), loss["missing"]
+    fell = f"{store} fell back to an earlier state" if begun else f"{store} was emptied or replaced"
     if not is_ledger:
         missing = "dead letters may be missing"
-    elif loss.missing:
-        missing = f"about {count_of(loss.missing, 'accepted message')} {'is' if loss.missing == 1 else 'are'} missing"
+    elif number:
+        missing = f"about {count_of(number, 'accepted message')} {'is' if number == 1 else 'are'} missing"
     else:
-        missing = f"{count_of(loss.moves, 'claim or outcome', 'claims and outcomes')} are missing"
-    began = f"{loss.since:%H:%M:%S}" if loss.since else "the beginning"
-    again = f" --since {loss.since:%Y-%m-%dT%H:%M:%SZ}" if loss.since else " --since 24h"
+        missing = f"{count_of(loss['moves'], 'claim or outcome', 'claims and outcomes')} are missing"
+    again = f" --since {begun:%Y-%m-%dT%H:%M:%SZ}" if begun else " --since 24h"
     return Trouble(
-        "bad", "db", f"{fell}: {missing}.", loss.sentence,
+        "bad", "db", f"{fell}: {missing}.", loss["sentence"],
         answers=answers(
-            sight, f"{began} to {loss.until:%H:%M:%S} UTC",
-            f"about {count_of(loss.missing, 'message' if is_ledger else 'outcome')}",
+            o, f"{f'{begun:%H:%M:%S}' if begun else 'the beginning'} to {until:%H:%M:%S} UTC",
+            f"about {count_of(number, 'message' if is_ledger else 'outcome')}",
             "Nothing", "Find out why, then acknowledge it" if is_ledger else "Bring the letters again",
             "clients submit again, with the same ids, what was accepted in that time" if is_ledger
             else f"manage.py bring_again{again}, then acknowledge",
-            since_more=f"{loss.until.day} {loss.until:%b %Y}",
-            many_more=f"{loss.open:,} had not ended" if is_ledger else "manage.py doctor compares",
+            since_more=f"{until.day} {until:%b %Y}",
+            many_more=f"{loss['open']:,} had not ended" if is_ledger else "manage.py doctor compares",
             by_itself_more="this stays until a person acknowledges it",
             worse=Answer("Getting worse?", "No", "what is accepted now is kept"),
         ),
@@ -68,14 +74,16 @@ def lost(sight: Sight, loss: LossSight) -> Trouble:
     )  # fmt: skip
 
 
-def lacking(sight: Sight) -> Trouble:
-    outcomes = count_of(sight.lacking, "outcome")
-    again = f"{sight.lacking_since:%Y-%m-%dT%H:%M:%SZ}" if sight.lacking_since else "24h"
+def lacking(o: Overview) -> Trouble:
+    facts = o.facts("letters")
+    outcomes = count_of(facts["lacking"], "outcome")
+    begun = datetime.fromisoformat(facts["since"]) if facts.get("since") else None
+    again = f"{begun:%Y-%m-%dT%H:%M:%SZ}" if begun else "24h"
     return Trouble(
         "bad", "db", f"The dead letters lack at least {outcomes}.",
         "Redis remembers deaths that have no letter, or replays that ended well and whose letter waits.",
         answers=answers(
-            sight, since(sight.lacking_since, sight.now), f"at least {outcomes}", "Nothing", "Bring them again",
+            o, since(begun, o.as_of), f"at least {outcomes}", "Nothing", "Bring them again",
             f"manage.py bring_again --since {again}", many_more="found by comparing samples, each minute",
             by_itself_more="Redis forgets them 24 hours after they were recorded (RECORD_TTL_S)",
             worse=Answer("Getting worse?", "Yes, with time", "what Redis forgets cannot be brought again"),
@@ -88,7 +96,7 @@ def lacking(sight: Sight) -> Trouble:
 _HARM = frozenset({"unique_index"})
 
 
-def problem_trouble(sight: Sight, problem: ProblemSight) -> Trouble:
+def problem_trouble(o: Overview, problem: StoreProblem, begun: datetime) -> Trouble:
     do, _, do_more = problem.fix.partition(". ")
     lead, many, by_itself = _CONSEQUENCES[problem.part] if problem.stops else ("", "See health", "Nothing")
     icon = {"workers": "octx", "disk": "tri"}.get(problem.part, "db")
@@ -96,7 +104,7 @@ def problem_trouble(sight: Sight, problem: ProblemSight) -> Trouble:
     return Trouble(
         "bad" if is_bad else "warn", icon if is_bad else "tri", problem.what, lead,
         answers=answers(
-            sight, since(problem.since, sight.now), many, by_itself, do.rstrip("."), do_more,
+            o, since(begun, o.as_of), many, by_itself, do.rstrip("."), do_more,
             since_more="as far as this process has seen",
             by_itself_more="once the cause is gone" if problem.stops else "",
             worse=Answer("Getting worse?", "Callers see 503", "their repetitions are safe: the id decides")
@@ -106,20 +114,21 @@ def problem_trouble(sight: Sight, problem: ProblemSight) -> Trouble:
     )  # fmt: skip
 
 
-def unwell(sight: Sight) -> list[Trouble]:
+def unwell(o: Overview) -> list[Trouble]:
     """Checks that are not healthy and that no other sentence is about: never is all said to be quiet."""
     return [
         Trouble("warn", "tri", f"Health is degraded: {name}.", detail, links=(Link("Health", "#health"),))
-        for name, detail in sight.unwell.items()
+        for name, detail in o.unwell.items()
     ]
 
 
-def mongodb_away(sight: Sight, moment: datetime) -> Trouble:
+def mongodb_away(o: Overview) -> Trouble:
+    waiting = o.ledger.value.outbox if o.ledger.value else 0
     return Trouble(
         "bad", "db", "MongoDB does not answer. No letter is lost.",
         "Messages are accepted, processed and retried as always. Dead letters can be neither listed nor replayed.",
         answers=answers(
-            sight, since(moment, sight.now), f"{count_of(sight.outbox, 'outcome')} in Redis",
+            o, since(o.letters.away_since, o.as_of), f"{count_of(waiting, 'outcome')} in Redis",
             "They move over", "Bring MongoDB back", "manage.py doctor tells what is wrong with it",
             many_more="waiting to be recorded", by_itself_more="within 15 s of its return",
         ),

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from urllib.parse import urlencode
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlencode
 
 from console.times import took
-from dlqsite.overview.situation import Sight
+
+if TYPE_CHECKING:
+    from dlqsite.overview.snapshot import Overview
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +48,20 @@ class Trouble:
 
 
 def answers(
-    sight: Sight, since: str, many: str, by_itself: str, do: str, do_more: str = "",
+    o: Overview, since: str, many: str, by_itself: str, do: str, do_more: str = "",
     *, since_more: str = "", many_more: str = "", by_itself_more: str = "", worse: Answer | None = None,
 ) -> tuple[Answer, ...]:  # fmt: skip
     return (
         Answer("Since", since, since_more),
         Answer("How many", many, many_more),
-        worse or _getting_worse(sight),
+        worse or _getting_worse(o),
         Answer("What happens by itself", by_itself, by_itself_more),
         Answer("What you can do", do, do_more),
     )
 
 
-def _getting_worse(sight: Sight) -> Answer:
-    question, now, before = "Getting worse?", sight.dying_now, sight.dying_before
+def _getting_worse(o: Overview) -> Answer:
+    question, now, before = "Getting worse?", o.rates.dying_per_min, o.rates.dying_before
     if now is None:
         return Answer(question, "Nobody knows", "no samples of the last minutes")
     pace = f"{per_minute(now)} dead a minute"
@@ -94,3 +97,11 @@ def since(moment: datetime | None, now: datetime) -> str:
 def letters_page(**filters: str | Sequence[str]) -> str:
     """The list of dead letters, narrowed by filters of the API; several values of one are any of them."""
     return "dlq_app/deadletter/" + (f"?{urlencode(filters, doseq=True)}" if filters else "")
+
+
+def group_page(fingerprint: str) -> str:
+    return f"dlq_app/lettergroup/{quote(fingerprint, safe='')}/change/"
+
+
+def batch_page(batch_id: str) -> str:
+    return f"dlq_app/replaybatch/{quote(batch_id, safe='')}/change/"

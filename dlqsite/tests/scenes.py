@@ -16,7 +16,7 @@ from dlq_app.store import indexes, mongo
 from dlq_app.testing import a_death
 from dlqsite import tabs
 from dlqsite.health import report, store_checks
-from dlqsite.overview import snapshot, views
+from dlqsite.overview import parts, snapshot, views
 from messages_app.domain.records import Acceptance, Completed, Failed
 from messages_app.store import connection, flight, lane_workers, marks, presence, recorded, series
 from messages_app.store import ledger as ledger_module
@@ -28,7 +28,7 @@ PREFIX = "dlq:"
 
 def forget() -> None:
     """Nothing that was seen of another test's stores is shown."""
-    snapshot.sources.cache_clear()
+    parts.sources.cache_clear()
     views.rendered.forget()
     report.doctor.cache_clear()
     report._all_accounts.forget()
@@ -73,8 +73,8 @@ def settle() -> snapshot.Overview:
     """The overview once every source has answered, whatever it says."""
     until = time.monotonic() + 10
     while time.monotonic() < until:
-        asked = snapshot.sources()
-        asked.look()
+        asked = parts.sources()
+        asked.parts()
         if all(source.part().value is not None or source.part().why_away != "No answer yet." for source in asked.all):
             break
         time.sleep(0.02)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -15,51 +15,124 @@ from django.template.loader import render_to_string
 from django.test import Client
 from pytest_django import Settings
 
-from dlq_app.domain.replay_batch import BatchOrder
+from breaker_app.breaker import BreakerPolicy, State
+from breaker_app.services import Card
+from breaker_app.states import Snapshot, Transition, Why
+from dlq_app.domain.group_states import GroupState
+from dlq_app.domain.replay_batch import BatchCounts, BatchOrder, ReplayBatch, Stage
+from dlq_app.domain.store_problem import StoreProblem
 from dlq_app.services import batches
+from dlq_app.services.groups import Group
+from dlqsite.health import report
+from dlqsite.health.findings import Finding
+from dlqsite.health.findings import Status as Health
 from dlqsite.overview import charts, page, snapshot, sources, views
-from dlqsite.overview.situation import BatchSight, BreakerSight, GroupSight, LossSight, ProblemSight, Sight
-from dlqsite.overview.sources import Source
+from dlqsite.overview.parts import Accounts, BreakerSeen
+from dlqsite.overview.sources import Part, Source
 from dlqsite.overview.trouble import Answer
-from dlqsite.overview.verdict import judge
+from dlqsite.overview.verdict import Verdict
 from dlqsite.tests import scenes
 from dlqsite.tests.people import member, signed_in, with_key
 from messages_app import registry
+from messages_app.domain.records import AccountRow, LaneFigures, LedgerFigures
 from messages_app.store.presence import Register
 
 NOW = datetime(2026, 11, 24, 3, 13, tzinfo=UTC)
 
 
-def told(**known: Any) -> list[str]:
-    """Headlines, the worst first, of a house in which all else is well."""
-    rest: dict[str, Any] = {
-        "now": NOW, "workers": 1, "dlq_workers": 1, "crons": 1, "waiting": 0, "accepted_ever": 5, "open_letters": 0,
-        "dying_now": 0.0, "dying_before": 0.0,
-    }  # fmt: skip
-    verdict = judge(Sight(**{**rest, **known}))
-    return [verdict.worst.headline, *(trouble.headline for trouble in verdict.also)]
+OPEN = BreakerSeen(
+    Card("payments-api", BreakerPolicy(), Snapshot(state=State.OPEN, failures=41, total=100, retry_after_ms=6000)),
+    ("payment.capture",),
+    (Transition(at_ms=int((NOW - timedelta(minutes=32)).timestamp() * 1000), source=State.CLOSED, to=State.OPEN,
+                generation=1, why=Why.FAILURE_RATE, total=100, failures=41),),
+)  # fmt: skip
+FAILING = Group(
+    fingerprint="f" * 16, message="no vatId", sample="", error_type="VALIDATION_ERROR", error_kind="permanent",
+    frame="", types=(("order.created", 318),), open=318, count=318, state=GroupState.NEW, last_seen=NOW, first_seen=NOW,
+    trend_from=NOW, said=None, note=None, history=(), as_of=NOW,
+)  # fmt: skip
+TRANSIENT = replace(FAILING, error_type="TIMEOUT_ERROR", error_kind="transient", state=GroupState.ONGOING)
+STOPPED = ReplayBatch(
+    id="b-1", name="INC-1", reason="", stage=Stage.STOPPED, resume_to=None, paused_by="", stop_reason="canary_failed",
+    total=62, late_arrivals=0, counts=BatchCounts(sent=5, failed=5, remaining=57), rate_per_second=None, canary=None,
+    max_failures=None, max_failure_rate=None, requested_by="key:olga", criteria=None, ids_given=False, limit=None,
+    created_at=NOW, scheduled_at=None, started_at=NOW, finished_at=NOW, updated_at=NOW,
+)  # fmt: skip
 
 
-OPEN = BreakerSight(name="payments-api", state="OPEN", since=NOW - timedelta(minutes=32), types=("payment.capture",),
-                    failures=41, total=100, probes_in_s=6)  # fmt: skip
-DYING = GroupSight(fingerprint="f" * 16, title="no vatId", error_type="VALIDATION_ERROR", kind="permanent",
-                   types=("order.created",), open=318, state="new", last_seen=NOW, first_seen=NOW)  # fmt: skip
+def loss(**changes: Any) -> dict[str, Any]:
+    """As health reports it."""
+    until = NOW - timedelta(minutes=5)
+    found = {"store": "redis", "sentence": "Redis fell back.", "from": (until - timedelta(seconds=2)).isoformat(),
+             "to": until.isoformat(), "missing": 104, "moves": 0, "open": 3}  # fmt: skip
+    return {**found, **changes}
+
+
+ROW = AccountRow(day="20261123", type="demo", accepted=5, done=4, dead=0, open=0)
+
+
+def seen(
+    *, breakers: Sequence[BreakerSeen] = (), groups: Sequence[Group] = (), batches: Sequence[ReplayBatch] = (),
+    problems: Sequence[tuple[StoreProblem, datetime]] = (), checks: dict[str, Finding] | None = None,
+    losses: Sequence[dict[str, Any]] = (), workers: int = 1, dlq_workers: int = 1, crons: int = 1,
+    waits_s: float | None = None, waiting: int | None = None, accepted: int = 5, rows: Sequence[AccountRow] = (),
+    open_letters: int = 0, by_status: dict[str, int] | None = None, away: Sequence[str] = (),
+    dying: float | None = 0.0, dying_before: float | None = 0.0, **figures: int,
+) -> snapshot.Overview:  # fmt: skip
+    """A snapshot of a healthy system but for what is given."""
+    now_ms = int(NOW.timestamp() * 1000)
+    oldest = None if waits_s is None else now_ms - int(waits_s * 1000)
+    number = waiting if waiting is not None else int(waits_s is not None)
+    lanes = (LaneFigures(name="normal", waiting=number, oldest_ms=oldest),)
+    counts = {"scheduled": 0, "retry_wait": 0, "running": 0, "overdue": 0, "outbox": 0, "quarantined": 0, **figures}
+    found = {
+        "workers": Finding(Health.HEALTHY, facts={"alive": workers}),
+        "dlqWorker": Finding(Health.HEALTHY, facts={"alive": dlq_workers}),
+        "scheduler": Finding(Health.HEALTHY, facts={"alive": crons}),
+        "losses": Finding(Health.HEALTHY, facts={"losses": losses}),
+        **(checks or {}),
+    }
+
+    def part(value: Any, store: str = "") -> Any:
+        return Part(value, NOW, "No answer.", NOW) if store in away else Part(value, NOW)
+
+    return snapshot.Overview(
+        as_of=NOW,
+        rates=snapshot.Rates(dying_per_min=dying, dying_before=dying_before),
+        ledger=part(LedgerFigures(now_ms=now_ms, lanes=lanes, outbox_oldest_ms=None, **counts), "redis"),
+        accounts=part(Accounts(accepted, 0, 0, 0, accepted, tuple(rows))),
+        breakers=part(tuple(breakers)),
+        letters=part({"open": open_letters, "byStatus": by_status or {}}, "mongodb"),
+        groups=part(tuple(groups)),
+        batches=part(tuple(batches)),
+        health=part(report.Health(Health.HEALTHY, found, tuple(problems))),
+    )
+
+
+def verdict(**known: Any) -> Verdict:
+    return seen(**known).verdict
+
+
+def headlines(**known: Any) -> list[str]:
+    """Headlines, the worst first."""
+    found = verdict(**known)
+    return [found.worst.headline, *(trouble.headline for trouble in found.also)]
 
 
 class TestVerdict:
     def test_all_is_quiet(self) -> None:
-        assert told() == ["All quiet. Nothing needs you."]
+        assert headlines() == ["All quiet. Nothing needs you."]
 
     def test_a_first_run_says_so(self) -> None:
-        assert told(accepted_ever=0) == ["Ready. Nothing has been submitted yet."]
+        assert headlines(accepted=0) == ["Ready. Nothing has been submitted yet."]
 
     def test_the_worst_comes_first(self) -> None:
-        headlines = told(
-            breakers=[OPEN], groups=[DYING], dying_now=5.0, unaccounted=1, unaccounted_where="demo, 23 Nov",
+        found = headlines(
+            breakers=[OPEN], groups=[FAILING], dying=5.0, rows=[ROW],
             by_status={"dlq_manual": 330}, crons=0,
         )  # fmt: skip
 
-        assert headlines == [
+        assert found == [
             "payments-api is failing. payment.capture messages are held.",
             "order.created: 318 letters with VALIDATION_ERROR, a new error.",
             "1 message is not accounted for: demo, 23 Nov.",
@@ -68,22 +141,18 @@ class TestVerdict:
         ]
 
     def test_what_a_store_lost_comes_first_until_a_person_knows(self) -> None:
-        until = NOW - timedelta(minutes=5)
-        lost = LossSight(store="redis", sentence="Redis fell back.", since=until - timedelta(seconds=2), until=until,
-                         missing=104, open=3)  # fmt: skip
-        emptied = replace(lost, since=None, missing=1)
-        letters = replace(lost, store="mongodb", missing=0)
-
-        worst = judge(Sight(now=NOW, workers=0, breakers=[OPEN], losses=[lost])).worst
+        worst = verdict(workers=0, breakers=[OPEN], losses=[loss()]).worst
 
         assert worst.headline == "Redis fell back to an earlier state: about 104 accepted messages are missing."
         assert [answer.short for answer in worst.answers[:2]] == ["03:07:58 to 03:08:00 UTC", "about 104 messages"]
-        assert told(losses=[emptied])[0] == "Redis was emptied or replaced: about 1 accepted message is missing."
-        assert told(losses=[replace(lost, missing=0, moves=7)])[0].endswith("7 claims and outcomes are missing.")
-        assert told(losses=[letters])[0] == "MongoDB fell back to an earlier state: dead letters may be missing."
+        emptied = headlines(losses=[loss(missing=1, **{"from": None})])[0]
+        assert emptied == "Redis was emptied or replaced: about 1 accepted message is missing."
+        assert headlines(losses=[loss(missing=0, moves=7)])[0].endswith("7 claims and outcomes are missing.")
+        letters = headlines(losses=[loss(store="mongodb", missing=0)])[0]
+        assert letters == "MongoDB fell back to an earlier state: dead letters may be missing."
 
     def test_it_answers_what_the_one_on_call_asks(self) -> None:
-        worst = judge(Sight(now=NOW, workers=1, breakers=[OPEN], dying_now=61.0, dying_before=0.5)).worst
+        worst = verdict(breakers=[OPEN], dying=61.0, dying_before=0.5).worst
 
         assert [(answer.question, answer.short) for answer in worst.answers] == [
             ("Since", "02:41:00, 32 min"),
@@ -104,40 +173,38 @@ class TestVerdict:
         ],
     )
     def test_whether_it_is_getting_worse(self, now: float | None, before: float | None, answer: str) -> None:
-        worst = judge(Sight(now=NOW, workers=1, breakers=[OPEN], dying_now=now, dying_before=before)).worst
+        worst = verdict(breakers=[OPEN], dying=now, dying_before=before).worst
 
         assert worst.answers[2].short == answer
 
     def test_without_redis_nothing_else_is_guessed(self) -> None:
-        headlines = told(redis_away_since=NOW, mongodb_away_since=NOW, breakers=[OPEN], workers=0, unaccounted=3)
+        found = headlines(away=["redis", "mongodb"], breakers=[OPEN], workers=0, rows=[ROW])
 
-        assert headlines == [
+        assert found == [
             "Redis does not answer. Nothing can be accepted or processed.",
             "MongoDB does not answer. No letter is lost.",
         ]
 
     def test_what_dies_behind_an_open_breaker_is_its_doing(self) -> None:
-        behind = GroupSight(fingerprint="a" * 16, title="t", error_type="TIMEOUT_ERROR", types=("payment.capture",),
-                            open=7, last_seen=NOW)  # fmt: skip
+        behind = replace(TRANSIENT, types=(("payment.capture", 7),), open=7)
 
-        assert told(breakers=[OPEN], groups=[behind], dying_now=60.0) == [
+        assert headlines(breakers=[OPEN], groups=[behind], dying=60.0) == [
             "payments-api is failing. payment.capture messages are held."
         ]
 
     def test_what_dies_now_comes_before_what_has_gathered_more(self) -> None:
-        old = GroupSight(fingerprint="a" * 16, title="t", error_type="TIMEOUT_ERROR", types=("mail.send",),
-                         open=1570, last_seen=NOW, trend=(0,) * 22 + (2, 1))  # fmt: skip
-        rising = GroupSight(fingerprint="b" * 16, title="u", error_type="KeyError", types=("demo",), open=72,
-                            last_seen=NOW, trend=(0,) * 23 + (72,))  # fmt: skip
+        mail = (("mail.send", 1570),)
+        old = replace(TRANSIENT, fingerprint="a" * 16, types=mail, open=1570, trend=(0,) * 22 + (2, 1))
+        rising = replace(TRANSIENT, error_type="KeyError", types=(("demo", 72),), open=72, trend=(0,) * 23 + (72,))
 
-        assert told(groups=[old, rising], dying_now=60.0)[:2] == [
+        assert headlines(groups=[old, rising], dying=60.0)[:2] == [
             "demo: 72 letters with KeyError.",
             "mail.send: 1,570 letters with TIMEOUT_ERROR.",
         ]
 
     def test_what_happens_by_itself_is_said_of_this_kind_of_error(self) -> None:
         answers = {
-            kind: judge(Sight(now=NOW, workers=1, groups=[replace(DYING, kind=kind)], dying_now=5.0)).worst.answers[3]
+            kind: verdict(groups=[replace(FAILING, error_kind=kind)], dying=5.0).worst.answers[3]
             for kind in ("transient", "permanent")
         }
 
@@ -145,35 +212,33 @@ class TestVerdict:
         assert answers["permanent"].short == "Nothing: they wait for a person"
 
     def test_a_batch_that_stopped_by_itself_is_told_of(self) -> None:
-        stopped = BatchSight(id="b-1", title="INC-1", why="canary_failed", stopped_at=NOW, failed=5, sent=5, total=62)
+        found = verdict(batches=[STOPPED]).worst
 
-        verdict = judge(Sight(now=NOW, workers=1, stopped=[stopped])).worst
-
-        assert verdict.headline == "The replay batch INC-1 stopped by itself: the canary failed."
-        assert verdict.lead == "5 of 5 sent came back; 57 were not sent."
-        assert verdict.links[0].page == "dlq_app/replaybatch/b-1/change/"
+        assert found.headline == "The replay batch INC-1 stopped by itself: the canary failed."
+        assert found.lead == "5 of 5 sent came back; 57 were not sent."
+        assert found.links[0].page == "dlq_app/replaybatch/b-1/change/"
 
     def test_a_breaker_is_not_blamed_for_what_it_ignores_nor_for_what_is_long_over(self) -> None:
-        behind = replace(DYING, types=("payment.capture",), kind="transient", error_type="TIMEOUT_ERROR", open=7)
+        behind = replace(TRANSIENT, types=(("payment.capture", 7),), open=7)
         others = [
-            replace(DYING, types=("payment.capture",), fingerprint="c" * 16, open=26),
+            replace(FAILING, types=(("payment.capture", 26),), fingerprint="c" * 16, open=26),
             replace(behind, fingerprint="d" * 16, last_seen=NOW - timedelta(days=1), open=100),
         ]
 
-        verdict = judge(Sight(now=NOW, workers=1, breakers=[OPEN], groups=[*others, behind], dying_now=60.0))
+        found = verdict(breakers=[OPEN], groups=[*others, behind], dying=60.0)
 
-        assert verdict.worst.answers[1].short == "7 letters"
-        assert verdict.worst.lead.endswith("TIMEOUT_ERROR:")
-        assert verdict.also[0].headline == "payment.capture: 26 letters with VALIDATION_ERROR, a new error."
+        assert found.worst.answers[1].short == "7 letters"
+        assert found.worst.lead.endswith("TIMEOUT_ERROR:")
+        assert found.also[0].headline == "payment.capture: 26 letters with VALIDATION_ERROR, a new error."
 
     def test_an_open_breaker_without_letters_says_that_messages_wait(self) -> None:
-        worst = judge(Sight(now=NOW, workers=1, breakers=[OPEN], open_letters=9)).worst
+        worst = verdict(breakers=[OPEN], open_letters=9).worst
 
         assert (worst.answers[1].short, worst.answers[1].more) == ("0 letters", "its messages wait, they do not die")
         assert [link.text for link in worst.links] == ["Breaker"]
 
     def test_letters_that_nobody_can_count_are_not_said_to_be_none(self) -> None:
-        worst = judge(Sight(now=NOW, workers=1, breakers=[OPEN], mongodb_away_since=NOW)).worst
+        worst = verdict(breakers=[OPEN], away=["mongodb"]).worst
 
         assert worst.answers[1].short == "Not known"
 
@@ -182,38 +247,41 @@ class TestVerdict:
         [
             ({"workers": 0}, "No message worker is alive. Nothing waits yet."),
             ({"workers": 0, "waiting": 1}, "No message worker is alive. 1 message waits."),
-            ({"oldest_wait_s": 380.0}, "Messages wait longer than they should: the oldest for 6 min."),
+            ({"waits_s": 380.0}, "Messages wait longer than they should: the oldest for 6 min."),
             ({"overdue": 2}, "2 messages are more than 5 s past the time."),
             ({"quarantined": 1}, "1 outcome could not be recorded and needs a person."),
             ({"dlq_workers": 0}, "No DLQ worker is alive: automatic replays and replay batches wait."),
-            ({"dying_now": 4.0}, "Messages are dying: 4 a minute."),
+            ({"dying": 4.0}, "Messages are dying: 4 a minute."),
         ],
     )
     def test_each_trouble_has_its_sentence(self, known: dict[str, Any], headline: str) -> None:
-        assert told(**known)[0] == headline
+        assert headlines(**known)[0] == headline
 
     def test_the_cause_comes_first_and_nobody_else_is_blamed(self) -> None:
-        full = ProblemSight(part="redis", code="memory_full", what="Redis is full.", fix="Raise maxmemory. Or else.",
-                            stops=True, since=NOW - timedelta(seconds=40))  # fmt: skip
+        full = StoreProblem(
+            part="redis", code="memory_full", what="Redis is full.", fix="Raise maxmemory. Or else.", stops=True
+        )
+        begun = NOW - timedelta(seconds=40)
 
-        verdict = judge(Sight(now=NOW, problems=[full], workers=0, dlq_workers=0, crons=0, oldest_wait_s=99.0))
+        found = verdict(problems=[(full, begun)], workers=0, dlq_workers=0, crons=0, waits_s=99.0)
 
-        assert (verdict.worst.level, verdict.worst.headline, verdict.also) == ("bad", "Redis is full.", ())
-        assert verdict.worst.answers[-1] == Answer("What you can do", "Raise maxmemory", "Or else.")
-        assert verdict.worst.answers[0].short == "03:12:20, 40 s"
-        assert told(problems=[full], redis_away_since=NOW) == ["Redis is full."]
-        assert told(problems=[replace(full, code="away")], redis_away_since=NOW, workers=0) == [
+        assert (found.worst.level, found.worst.headline, found.also) == ("bad", "Redis is full.", ())
+        assert found.worst.answers[-1] == Answer("What you can do", "Raise maxmemory", "Or else.")
+        assert found.worst.answers[0].short == "03:12:20, 40 s"
+        assert headlines(problems=[(full, begun)], away=["redis"]) == ["Redis is full."]
+        assert headlines(problems=[(replace(full, code="away"), begun)], away=["redis"], workers=0) == [
             "Redis does not answer. Nothing can be accepted or processed."
         ]
 
     def test_what_is_at_risk_is_a_warning(self) -> None:
-        low = ProblemSight(part="disk", code="disk_low", what="Little room.", fix="Make room.", stops=False, since=NOW)
+        low = StoreProblem(part="disk", code="disk_low", what="Little room.", fix="Make room.")
 
-        assert judge(Sight(now=NOW, workers=1, problems=[low])).worst.level == "warn"
+        assert verdict(problems=[(low, NOW)]).worst.level == "warn"
 
     def test_nothing_is_quiet_while_a_check_is_not_healthy(self) -> None:
-        assert told(unwell={"queues": "It is so."}) == ["Health is degraded: queues."]
-        assert told(unwell={"workers": "x"}, workers=0) == ["No message worker is alive. Nothing waits yet."]
+        assert headlines(checks={"queues": Finding(Health.DEGRADED, "It is so.")}) == ["Health is degraded: queues."]
+        none = {"workers": Finding(Health.DEGRADED, "x", {"alive": 0})}
+        assert headlines(checks=none) == ["No message worker is alive. Nothing waits yet."]
 
 
 class TestLookout:
