@@ -10,7 +10,7 @@ TEMPLATES = $(wildcard templates */templates)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint format check pytest postgres audit install install-dev lock clean
+.PHONY: help up test lint format check pytest postgres next-django audit install install-dev lock clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -55,6 +55,25 @@ postgres: $(VENV)/.dev ## tests of keys and roles on a PostgreSQL that they star
 		echo "make postgres: skipped" >&2; [ -z "$$POSTGRES_REQUIRED" ]; \
 	fi
 
+# The newest Django wants a newer Python than we do. NEXT_TESTS= runs everything but journeys and the browser.
+NEXT_PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 $(PYTHON) $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.1[2-9]*/bin/python3; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && echo $$python && break; done)
+NEXT_TESTS ?=
+next-django: ## the tests on the newest Django, which needs Python 3.12; NEXT_TESTS=FILES runs a part of them
+	@if [ -z "$(NEXT_PYTHON)" ]; then \
+		echo "make next-django: skipped, no Python 3.12 or newer was found" >&2; [ -z "$$NEXT_REQUIRED" ]; \
+	else \
+		$(MAKE) --no-print-directory $(VENV)-next/.ready && $(VENV)-next/bin/python -c 'import django; print("Django", django.__version__)' && \
+		$(VENV)-next/bin/python -m pytest -q -n $(JOBS) --dist loadfile -m "not journey and not browser" $(NEXT_TESTS); \
+	fi
+
+$(VENV)-next/.ready: requirements.txt requirements-embedded.txt requirements-dev.txt
+	@echo "Installing the newest Django and what tests need into $(VENV)-next"
+	@$(NEXT_PYTHON) -m venv $(VENV)-next
+	@$(VENV)-next/bin/python -m pip --disable-pip-version-check -qq install --require-hashes -r requirements.txt -r requirements-embedded.txt -r requirements-dev.txt
+	@$(VENV)-next/bin/python -m pip --disable-pip-version-check -qq install --upgrade Django
+	@touch $@
+
 audit: $(VENV)-audit/.ready ## known vulnerabilities of the pinned packages; AUDIT_REQUIRED=1 fails when nobody could be asked
 	@PIP_AUDIT=$(VENV)-audit/bin/pip-audit .ci/audit requirements.txt requirements-embedded.txt
 
@@ -91,5 +110,5 @@ lock: ## compile the lock files from their .in files (wants uv)
 	$(COMPILE) requirements-audit.in -o requirements-audit.txt
 
 clean: ## remove the virtual environment and caches; the data of `make up` stays
-	rm -rf $(VENV) $(VENV)-audit .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-audit $(VENV)-next .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -84,7 +84,7 @@ CONSOLE_ROLES: dict[str, tuple[str, str]] = {
     "dlqsite_apikey_change": ("administrator", "administrator"),
     "dlqsite_apikey_history": (SHUT, SHUT),
     "audit_app_auditline_changelist": ("operator", "operator"),
-    "audit_app_auditline_change": ("operator", NOBODY),
+    "audit_app_auditline_change": ("operator", SHUT),
     "audit_app_auditline_history": (SHUT, SHUT),
 }
 #: Nothing of ours is added or deleted through Django's own forms, but keys.
