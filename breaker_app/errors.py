@@ -12,21 +12,21 @@ if TYPE_CHECKING:
 
 
 class BreakerError(ServiceError):
-    """Something went wrong with a circuit breaker."""
+    """A circuit breaker error occurred."""
 
     code = "breaker_error"
     title = "Circuit breaker error"
 
 
 class CallNotPermitted(BreakerError):
-    """The circuit is open: the call was not made."""
+    """The circuit breaker is open: the call was not made."""
 
     code = "circuit_open"
-    title = "Circuit open"
+    title = "Circuit breaker open"
     status = 503
 
     def __init__(self, retry_after: float | None = None, *, name: str = "", state: State | None = None) -> None:
-        subject = f"Circuit breaker {name!r} is {state}" if name and state else "The circuit is open"
+        subject = f"Circuit breaker {name!r} is {state}" if name and state else "The circuit breaker is open"
         when = f"; try again in {retry_after:g} s" if retry_after else ""
         super().__init__(f"{subject}: the call was not made{when}.", retry_after=retry_after)
         self.name = name
@@ -34,16 +34,16 @@ class CallNotPermitted(BreakerError):
 
 
 class StoreUnavailable(errors.StoreUnavailable, BreakerError):
-    """The store that the breakers share is not responding."""
+    """Redis, which all breakers share, is not responding."""
 
     title = "Breaker store unavailable"
 
 
 class BreakerNotFound(BreakerError):
-    """No circuit breaker has this name."""
+    """There is no circuit breaker with this name."""
 
     code = "breaker_not_found"
-    title = "Unknown circuit breaker"
+    title = "Circuit breaker not found"
     status = 404
 
 

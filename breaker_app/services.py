@@ -83,5 +83,5 @@ def _known(name: str) -> BreakerPolicy:
     names = conf.known_names()
     if name not in names:
         known = f"known are {', '.join(names)}" if names else "none is known yet"
-        raise BreakerNotFound(f"No circuit breaker has this name; {known}.")
+        raise BreakerNotFound(f"There is no circuit breaker with this name; {known}.")
     return conf.policy_for(name)

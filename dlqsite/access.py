@@ -335,7 +335,7 @@ def may(request: Request, scope: str) -> bool:
 class HasScope(BasePermission):
     """A view names the scope of each method, ``required_scopes = {"GET": "read"}``; what it does not name is denied."""
 
-    message = "You may not do this."
+    message = "You do not have permission for this."
 
     def has_permission(self, request: Request, view: APIView) -> bool:
         method = "GET" if request.method == "HEAD" else str(request.method)

@@ -1,4 +1,4 @@
-"""What can be the case when the dead-letter queue cannot do as asked. Edges turn these into problem answers."""
+"""Errors of the dead-letter queue, each with its code, title and status in a problem answer."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from wire.errors import ServiceError
 
 
 class DeadLetterError(ServiceError):
-    """The dead-letter queue could not do this."""
+    """The dead-letter queue could not complete the request."""
 
     code = "dead_letter_error"
-    title = "The dead-letter queue could not do this"
+    title = "Dead-letter queue error"
 
 
 class CriteriaInvalid(DeadLetterError):
@@ -30,23 +30,23 @@ class RequestInvalid(DeadLetterError):
 
 
 class ApprovalNeeded(DeadLetterError):
-    """So many letters within an hour need an administrator."""
+    """An administrator must start a replay of this many letters within one hour."""
 
     code = "approval_needed"
-    title = "Approval needed"
+    title = "Approval required"
     status = 403
 
 
 class OtherOrder(DeadLetterError):
-    """This idempotency key started another batch already."""
+    """This idempotency key was used for a batch with other content."""
 
     code = "idempotency_conflict"
-    title = "Idempotency key used already"
+    title = "Idempotency key already used"
     status = 409
 
 
 class PayloadInvalid(DeadLetterError):
-    """Intake would not accept this payload."""
+    """Intake would reject this payload."""
 
     code = "invalid_payload"
     title = "Invalid payload"
@@ -70,10 +70,10 @@ class BatchNotFound(DeadLetterError):
 
 
 class BatchBeingPlanned(DeadLetterError):
-    """The letters of this replay batch are still being looked up. Ask again."""
+    """The replay batch is still collecting its letters. Try again."""
 
     code = "replay_batch_planning"
-    title = "Replay batch is being planned"
+    title = "Replay batch still being planned"
     status = 503
 
 
@@ -94,61 +94,61 @@ class BodyTooLarge(DeadLetterError):
 
 
 class LengthRequired(DeadLetterError):
-    """The length of the body must be announced."""
+    """The request needs a Content-Length header."""
 
     code = "length_required"
-    title = "Length required"
+    title = "Content-Length required"
     status = 411
 
 
 class TooManyExports(DeadLetterError):
-    """This server is sending as many exports as it can at once. Try again, or use `manage.py export_dlq`."""
+    """Too many exports are running on this server. Try again later, or use `manage.py export_dlq`."""
 
     code = "too_many_exports"
-    title = "Too many exports at once"
+    title = "Too many exports"
     status = 503
 
 
 class TooManyImports(DeadLetterError):
-    """This process reads as many imports as it can at once. Try again, or use `manage.py import_dlq`."""
+    """Too many imports are running on this server. Try again later, or use `manage.py import_dlq`."""
 
     code = "too_many_imports"
-    title = "Too many imports at once"
+    title = "Too many imports"
     status = 503
 
 
 class MoveRefused(DeadLetterError):
-    """Where it stands does not allow this."""
+    """The current status does not allow this."""
 
     code = "illegal_state"
-    title = "Not possible from its status"
+    title = "Not allowed in this status"
     status = 409
 
 
 class ReplayInFlight(MoveRefused):
-    """The letter is being replayed already."""
+    """A replay of this letter is already in progress."""
 
     code = "replay_in_flight"
-    title = "Replay already in flight"
+    title = "Replay already in progress"
 
 
 class AlreadyDone(MoveRefused):
-    """A newer message with this id is done already."""
+    """A newer message with this id is already done."""
 
     code = "already_done"
-    title = "The message is done already"
+    title = "Message already done"
 
 
 class CircuitOpen(DeadLetterError):
-    """The circuit breaker of this type of message is open."""
+    """The circuit breaker for this message type is open."""
 
     code = "circuit_open"
-    title = "Circuit open"
+    title = "Circuit breaker open"
     status = 503
 
 
 class NotStarted(DeadLetterError):
-    """The replay could not be started; nothing runs. Try again."""
+    """The replay was not started. Try again."""
 
     code = "replay_not_started"
     title = "Replay not started"
@@ -156,7 +156,7 @@ class NotStarted(DeadLetterError):
 
 
 class ReplayUnknown(DeadLetterError):
-    """Intake gives no answer: whether the replay started will be seen on the letter within a few minutes."""
+    """Intake did not answer, so the replay may have started. The letter shows it within a few minutes."""
 
     code = "replay_unknown"
     title = "Replay outcome unknown"
@@ -164,10 +164,10 @@ class ReplayUnknown(DeadLetterError):
 
 
 class OrderRefused(DeadLetterError):
-    """Intake can never run a message like this: its id, type or priority is none that intake knows."""
+    """Intake cannot run this message: its id, type or priority is not valid there."""
 
     code = "not_replayable"
-    title = "Intake cannot run this message"
+    title = "Message cannot be replayed"
     status = 409
 
 
@@ -178,7 +178,7 @@ class StoreUnavailable(errors.StoreUnavailable, DeadLetterError):
 
 
 class QueryTooSlow(DeadLetterError):
-    """The question took too long to answer. Narrow the filter."""
+    """The query took too long. Narrow the filter."""
 
     code = "query_too_slow"
     title = "Query too slow"
@@ -186,21 +186,21 @@ class QueryTooSlow(DeadLetterError):
 
 
 class NotStorable(DeadLetterError):
-    """MongoDB can never take this document in this form."""
+    """MongoDB cannot store this document."""
 
     code = "not_storable"
-    title = "Not storable"
+    title = "Document cannot be stored"
 
 
 class IndexesMissing(DeadLetterError):
-    """Indexes that the dead-letter queue relies on are missing."""
+    """Required indexes are missing."""
 
     code = "indexes_missing"
-    title = "Indexes missing"
+    title = "Missing indexes"
 
 
 class LettersTwice(DeadLetterError):
-    """Messages have more than one letter, which the unique index forbids."""
+    """Some messages have more than one letter, so the unique index cannot be built."""
 
     code = "letters_twice"
-    title = "Messages with two letters"
+    title = "Duplicate letters"

@@ -18,7 +18,7 @@ from rest_framework.response import Response
 
 @cache
 def document() -> dict[str, Any]:
-    """The OpenAPI 3 document, the same for everybody. Made once: it takes a core for a quarter of a second."""
+    """The OpenAPI 3 document, the same for all users. Built once: it takes a quarter of a second of CPU."""
     made: dict[str, Any] = SchemaGenerator().get_schema(request=None, public=True)  # type: ignore[no-untyped-call]
     return made
 
@@ -34,7 +34,7 @@ class SchemaView(SpectacularJSONAPIView):
 
 
 class DocsView(SpectacularSwaggerSplitView):
-    """The same document to read and try out. A browser that nobody has signed in with is sent to the sign-in page."""
+    """The same document as a page. Redirects a browser without a session to the sign-in page."""
 
     url_name = "schema"
     required_scopes = {"GET": "read"}  # noqa: RUF012

@@ -1,4 +1,4 @@
-"""Keep answers of the API out of caches: what one key or person may see, another may not."""
+"""Keep answers of the API out of caches: they depend on the permissions of the client."""
 
 from __future__ import annotations
 

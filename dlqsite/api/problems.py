@@ -1,4 +1,4 @@
-"""Domain error → RFC 9457. The one exception handler of DRF, and the net under everything else below ``/api``."""
+"""Turn errors into RFC 9457 problems: DRF's exception handler, and middleware for every other error below ``/api``."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from wire.problem import CONTENT_TYPE, encode, problem
 
 log = logging.getLogger(__name__)
 
-#: status → (code, title, detail): what is said when nobody said anything better.
+#: Default code, title and detail of each status.
 _PLAIN: dict[int, tuple[str, str, str]] = {
-    400: ("bad_request", "Bad request", "The request could not be understood."),
+    400: ("bad_request", "Bad request", "The request is not valid."),
     401: ("not_authenticated", "Not authenticated", "Send `Authorization: Api-Key <key>`."),
-    403: ("forbidden", "Forbidden", "You may not do this."),
-    404: ("not_found", "Not found", "There is nothing at this address."),
-    405: ("method_not_allowed", "Method not allowed", "This address does not know that method."),
-    406: ("not_acceptable", "Not acceptable", "Answers are application/json."),
-    408: ("request_timeout", "Request timeout", "The request did not come in time."),
-    411: ("length_required", "Length required", "Send a Content-Length."),
-    413: ("payload_too_large", "Too large", "The body is larger than this address takes."),
-    414: ("uri_too_long", "Address too long", "The address is too long."),
+    403: ("forbidden", "Forbidden", "You do not have permission for this."),
+    404: ("not_found", "Not found", "There is nothing at this URL."),
+    405: ("method_not_allowed", "Method not allowed", "This URL does not support the method."),
+    406: ("not_acceptable", "Not acceptable", "This URL answers with application/json."),
+    408: ("request_timeout", "Request timeout", "The request took too long to arrive."),
+    411: ("length_required", "Content-Length required", "Send a Content-Length header."),
+    413: ("payload_too_large", "Body too large", "The body exceeds the maximum size for this URL."),
+    414: ("uri_too_long", "URL too long", "The URL is too long."),
     415: ("unsupported_media_type", "Unsupported media type", "Send application/json."),
-    429: ("rate_limited", "Too many requests", "Slow down."),
-    431: ("headers_too_large", "Headers too large", "The headers are larger than what is taken."),
-    500: ("internal_error", "Internal error", "Something went wrong here; it has been logged with the request's id."),
+    429: ("rate_limited", "Too many requests", "Send fewer requests per minute."),
+    431: ("headers_too_large", "Headers too large", "The headers exceed the maximum size."),
+    500: ("internal_error", "Internal error", "An internal error occurred. It was logged with the request id."),
     503: ("unavailable", "Unavailable", "Try again later."),
 }
-#: Headers that speak of a page's body and not of its problem.
+#: Headers that describe the body that the problem replaces.
 _OF_THE_BODY = frozenset({"content-type", "content-length", "content-encoding", "etag", "last-modified"})
 
 
@@ -60,7 +60,7 @@ def answer(
 
 
 def plain(status: int, detail: str = "", headers: Mapping[str, str] | None = None) -> HttpResponse:
-    """The stock problem of a status."""
+    """The default problem of a status."""
     try:
         phrase = HTTPStatus(status).phrase
     except ValueError:
@@ -70,7 +70,7 @@ def plain(status: int, detail: str = "", headers: Mapping[str, str] | None = Non
 
 
 def handle(error: Exception, context: Mapping[str, Any]) -> HttpResponse:
-    """DRF's exception handler: every exception becomes a problem; what nobody foresaw is logged and is a bare 500."""
+    """DRF's exception handler: turn every exception into a problem. Log an unexpected one and answer 500."""
     set_rollback()
     if isinstance(error, ServiceError):
         return _ours(error)
@@ -91,7 +91,7 @@ def handle(error: Exception, context: Mapping[str, Any]) -> HttpResponse:
 
 
 def database_away(error: Exception) -> HttpResponse:
-    """The database does not answer: the code of every store that is away."""
+    """The problem for an unavailable database: ``store_unavailable``, as for the other stores."""
     log.warning("store_unavailable: %s", error)
     headers = {"Retry-After": str(database.RETRY_AFTER_S)}
     return answer(503, "store_unavailable", "Store unavailable", f"{database.HEADING}. Try again.", headers=headers)
@@ -105,11 +105,11 @@ def _ours(error: ServiceError) -> HttpResponse:
 
 
 def _wrong_method(view: Any) -> str:
-    """What was asked for and what is possible; empty when nobody knows."""
+    """The method of the request and the supported ones; empty if they are unknown."""
     allowed = [method for method in getattr(view, "allowed_methods", ()) if method != "OPTIONS"]
     if not allowed:
         return ""
-    return f"{view.request.method} is not possible here; {', '.join(allowed)} {'is' if len(allowed) == 1 else 'are'}."
+    return f"{view.request.method} is not supported; use {' or '.join(allowed)}."
 
 
 def _from_drf(error: exceptions.APIException, view: Any = None) -> HttpResponse:
@@ -122,12 +122,10 @@ def _from_drf(error: exceptions.APIException, view: Any = None) -> HttpResponse:
         if wait_s is not None:
             headers.setdefault("Retry-After", str(max(1, ceil(wait_s))))
         return answer(
-            429, "rate_limited", "Too many requests", "The limit of requests per minute is used up.", headers=headers
+            429, "rate_limited", "Too many requests", "You exceeded the limit of requests per minute.", headers=headers
         )
     if isinstance(error, exceptions.ValidationError):
-        return answer(
-            400, "invalid_input", "Invalid input", "Some fields are not as they must be.", list(_flat(error.detail))
-        )
+        return answer(400, "invalid_input", "Invalid input", "Some fields are invalid.", list(_flat(error.detail)))
     if isinstance(error, exceptions.ParseError):
         return answer(
             400, "invalid_json", "Invalid JSON", str(error.detail), [{"field": "", "message": str(error.detail)}]
@@ -160,12 +158,12 @@ def _wrong_host(request: HttpRequest) -> str:
     try:
         request.get_host()
     except DisallowedHost:
-        return "The Host header names a host that this system does not answer for; the setting is ALLOWED_HOSTS."
+        return "The host in the Host header is not in the setting ALLOWED_HOSTS."
     return ""
 
 
 def write_problem(sock: socket.socket, status_int: int, reason: str, mesg: str) -> None:
-    """Takes the place of gunicorn's ``write_error``: what is no HTTP never gets as far as the application."""
+    """Replace gunicorn's ``write_error``, which answers requests that are not valid HTTP."""
     told = plain(status_int, mesg)
     head = (
         f"HTTP/1.1 {status_int} {reason}\r\nConnection: close\r\nContent-Type: {CONTENT_TYPE}\r\n"
@@ -175,7 +173,7 @@ def write_problem(sock: socket.socket, status_int: int, reason: str, mesg: str) 
 
 
 class ApiProblems:
-    """Below ``/api`` no error leaves as anything but a problem: no page of Django's, no debug page, no stack."""
+    """Turn every error below ``/api`` into a problem: no Django page, no debug page, no stack."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
@@ -185,7 +183,7 @@ class ApiProblems:
         if response.status_code < HTTPStatus.BAD_REQUEST or not (request.path_info + "/").startswith("/api/"):
             return response
         if response.get("Content-Type", "").partition(";")[0] in (CONTENT_TYPE, "application/json"):
-            return response  # a problem already, or health's own answer
+            return response  # already a problem, or the answer of health
         headers = {name: value for name, value in response.items() if name.lower() not in _OF_THE_BODY}
         response.close()
         told = plain(response.status_code, _wrong_host(request), headers)
@@ -195,7 +193,7 @@ class ApiProblems:
         return told
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponseBase | None:
-        """An exception of a plain Django view below ``/api``: the same answers as a DRF view gives."""
+        """Handle an exception of a plain Django view below ``/api`` as DRF's handler does."""
         if not request.path_info.startswith("/api/"):
             return None
         return handle(error, {"view": None})

@@ -1,4 +1,4 @@
-"""OpenAPI: what is said once for every operation."""
+"""Parts of the OpenAPI document that all operations share."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ PROBLEM = Shape(
 )
 _ALWAYS = {
     "401": "No usable API key or staff session.",
-    "403": "The key or person lacks the scope.",
-    "429": "The client's limit per minute is used up; see `Retry-After`.",
+    "403": "The key or user does not have the scope.",
+    "429": "The client exceeded its limit per minute; see `Retry-After`.",
 }
 
 
-#: And those of every operation that has a body.
+#: Problems of every operation with a body.
 _WITH_BODY = {
-    "400": "The body is not as it must be; `errors` names each field and what is allowed.",
+    "400": "The body is invalid; `errors` names each field and what is allowed.",
     "415": "The body is not `application/json`.",
 }
 
 
 def close_requests(result: dict[str, Any], generator: Any, request: Any, public: bool) -> dict[str, Any]:
-    """After everything: no request takes a field that is not named, so that a slip of the pen is never ignored."""
+    """Forbid undocumented fields in requests, as the readers do."""
     for name, schema in result.get("components", {}).get("schemas", {}).items():
         if name.endswith("Request") and schema.get("type") == "object":
             schema["additionalProperties"] = False
@@ -68,13 +68,13 @@ class ShapeComponent(OpenApiSerializerExtension):  # type: ignore[no-untyped-cal
 
 
 class DocumentedView(AutoSchema):
-    """Adds to every operation the problems that any operation may answer, and the scope it needs."""
+    """Adds the common problems and the required scope to every operation."""
 
     def get_operation(self, *args: Any, **kwargs: Any) -> Any:
         operation = super().get_operation(*args, **kwargs)
         scope = self._scope()
         if operation and scope not in (None, OPEN):
-            # Here and not in get_description, which a view's own text replaces.
+            # Not in get_description, which the text of a view replaces.
             operation["description"] = f"{operation.get('description', '')}\n\nScope: `{scope}`.".lstrip()
         return operation
 

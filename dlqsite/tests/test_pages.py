@@ -38,7 +38,7 @@ def test_a_store_that_is_away_becomes_a_page_that_says_what_that_means(error: Ex
 
 
 def test_what_an_app_does_not_find_is_not_found() -> None:
-    assert answer(BreakerNotFound("No circuit breaker has this name.")).status_code == 404
+    assert answer(BreakerNotFound("There is no circuit breaker with this name.")).status_code == 404
 
 
 def test_what_nobody_foresaw_is_logged_and_left_to_the_500_page(caplog: pytest.LogCaptureFixture) -> None:

@@ -82,8 +82,8 @@ def test_a_host_that_is_not_allowed_is_told_the_setting() -> None:
 
 
 def test_a_wrong_method_is_told_the_right_ones() -> None:
-    assert told(with_key("admin").get("/api/messages"))["detail"] == "GET is not possible here; POST is."
-    assert told(with_key("admin").put("/api/messages/m"))["detail"] == "PUT is not possible here; GET, HEAD are."
+    assert told(with_key("admin").get("/api/messages"))["detail"] == "GET is not supported; use POST."
+    assert told(with_key("admin").put("/api/messages/m"))["detail"] == "PUT is not supported; use GET or HEAD."
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,7 @@ def test_who_keeps_a_connection_idle_gives_way_to_the_next(patient: Server) -> N
 
 @pytest.mark.parametrize("kind", ["head", "body", "form"])
 def test_a_request_that_does_not_come_is_answered_with_408(hasty: Server, kind: str) -> None:
-    assert problem(hasty.ask(SLOW[kind]))["detail"] == "The request did not come in time."
+    assert problem(hasty.ask(SLOW[kind]))["detail"] == "The request took too long to arrive."
 
 
 def test_a_connection_that_says_nothing_is_closed(hasty: Server) -> None:

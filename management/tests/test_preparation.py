@@ -117,7 +117,7 @@ def test_messages_with_two_letters_are_named_by_their_later_ones(mongo_db: Any) 
 
 def test_a_mongodb_that_is_away_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def away() -> None:
-        raise StoreUnavailable("The store of dead letters does not answer.")
+        raise StoreUnavailable("MongoDB does not answer.")
 
     monkeypatch.setattr(dead_letters, "build_indexes", away)
     with pytest.raises(CommandError, match=r"does not answer\. Start MongoDB, or set MONGODB_URL\."):

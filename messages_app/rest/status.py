@@ -1,4 +1,4 @@
-"""A ledger record as ``GET /api/messages/{messageId}`` shows it: secrets hidden, all else byte for byte as received."""
+"""The answer of ``GET /api/messages/{messageId}``: secrets hidden, the rest byte for byte as received."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def message_path(message_id: str) -> str:
 
 
 def status_body(record: Record, masking: MaskingPolicy | None) -> bytes:
-    """The whole answer. Without a masking policy nothing is hidden: only for who may see secrets.
+    """The body of the answer. Without a masking policy nothing is hidden: only for users who may see secrets.
 
-    What is stored as JSON text (payload, tags, attempts, result) is put in as it is unless something in it is hidden:
-    writing it anew could change it.
-    ``deadLetterId`` is the message's own id, which ``/api/dlq/{id}`` takes too: it is known without asking MongoDB.
+    Stored JSON text (payload, tags, attempts, result) is copied unchanged unless a part of it is hidden: encoding it
+    again could change it. ``deadLetterId`` is the message id, which ``/api/dlq/{id}`` also accepts, so MongoDB is not
+    queried.
     """
     has_letter = record.state is State.DEAD or bool(record.replay_id)
     dead_letter_id = record.message_id if has_letter else None

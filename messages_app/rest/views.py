@@ -1,4 +1,4 @@
-"""Intake over REST. The answers are made in ``intake.py`` and ``status.py``; a view carries them."""
+"""REST views of intake. ``intake.py`` and ``status.py`` build the answers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _IDEMPOTENCY_KEY = OpenApiParameter(
     "Idempotency-Key",
     {"type": "string", "pattern": f"^{MESSAGE_ID.pattern}$"},
     OpenApiParameter.HEADER,
-    description="The same as `messageId`; both only if they are equal.",
+    description="An alternative to `messageId`. If you send both, they must be equal.",
 )
 
 
@@ -49,7 +49,7 @@ def _response(reply: Reply) -> HttpResponse:
 def _record(message_id: str) -> Record:
     record = ledger().get(message_id) if MESSAGE_ID.fullmatch(message_id) else None
     if record is None:
-        raise MessageNotFound(f"No message {message_id} is known here.")
+        raise MessageNotFound(f"There is no message {message_id}.")
     return record
 
 
@@ -61,7 +61,7 @@ class MessagesView(APIView):
     """Submit one message."""
 
     required_scopes: ClassVar = {"POST": "submit"}
-    # Counted inside the acceptance, in the same step on the server.
+    # The acceptance counts the request, in the same step in Redis.
     throttle_classes = ()
 
     @extend_schema(
@@ -69,19 +69,18 @@ class MessagesView(APIView):
         tags=["Messages"],
         summary="Submit a message",
         description=(
-            "Accepts a message for processing and answers at once. The same `messageId` with the same content is "
-            "answered with 200, its present state and `duplicate: true`, and nothing is queued again. "
-            "Ids are one space for all clients, because an id is also the key of the dead letter: begin yours with a "
-            "name of your own, such as `shop-`. Of a message that another client submitted, a client without the "
-            "scope `read` learns only that the id is taken: 409, or for the same content 200 without `status` and "
-            "`queuedAt`. "
-            "The whole body has at most 256 KiB."
+            "Accepts a message for processing and answers at once. The same `messageId` with the same content gets "
+            "200 with the current state and `duplicate: true`; it is not queued again. "
+            "All clients share one space of ids, because an id is also the key of the dead letter: use a prefix of "
+            "your own, such as `shop-`. For a message of another client, a client without the scope `read` only gets "
+            "to know that the id is taken: 409, or for the same content 200 without `status` and `queuedAt`. "
+            "Maximum size of the body: 256 KiB."
         ),
         parameters=[_IDEMPOTENCY_KEY, *_RATE_HEADERS, _RETRY_AFTER],
         request=contract.MESSAGE_IN,
         responses={
             202: contract.ACCEPTED_OUT,
-            200: OpenApiResponse(contract.ACCEPTED_OUT, description="Accepted before; nothing was queued."),
+            200: OpenApiResponse(contract.ACCEPTED_OUT, description="Already accepted; not queued again."),
             **problems(
                 s400="`invalid_json`, `invalid_message`, `unknown_field`, `duplicate_field`, `unknown_type`, "
                 "`payload_too_deep`, `payload_contains_nul`, `payload_contains_surrogate`, "
@@ -90,7 +89,7 @@ class MessagesView(APIView):
                 s411="`length_required`",
                 s413="`payload_too_large`",
                 s415="`unsupported_media_type`",
-                s503="`store_unavailable`, `not_confirmed`, or `circuit_open`: what the handler calls is failing.",
+                s503="`store_unavailable`, `not_confirmed`, or `circuit_open`: the handler's circuit breaker is open.",
             ),
         },
         examples=[
@@ -132,7 +131,7 @@ class BatchView(APIView):
     required_scopes: ClassVar = {"POST": "submit", "GET": "read"}
 
     def get_throttles(self) -> list[BaseThrottle]:
-        # A batch is counted where it is accepted, a look-up like any other.
+        # The acceptance counts a batch; a GET is counted as any other.
         return [] if self.request.method == "POST" else super().get_throttles()
 
     @extend_schema(
@@ -140,16 +139,16 @@ class BatchView(APIView):
         tags=["Messages"],
         summary="Submit up to 1000 messages",
         description=(
-            "One result per message, in order; one that is rejected spoils none of the others. The request counts once "
-            "against the rate limit. The whole body has at most 8 MiB, each message at most 256 KiB. "
-            "Give every message an id: after a 503 the batch can then be sent again without accepting anything twice."
+            "One result per message, in order; a rejected message does not affect the others. The request counts once "
+            "against the rate limit. Maximum size of the body: 8 MiB; of each message: 256 KiB. "
+            "Give every message an id: then you can send the batch again after a 503, and no message is accepted twice."
         ),
         parameters=[*_RATE_HEADERS, _RETRY_AFTER],
         request=contract.BATCH_IN,
         responses={
             202: contract.BATCH_ACCEPTED_OUT,
             **problems(
-                s400="`invalid_json`, `invalid_message`, `unknown_field`: the batch as a whole is not as it must be.",
+                s400="`invalid_json`, `invalid_message`, `unknown_field`: the batch as a whole is invalid.",
                 s411="`length_required`",
                 s413="`payload_too_large`",
                 s415="`unsupported_media_type`",
@@ -163,24 +162,24 @@ class BatchView(APIView):
 
     @extend_schema(exclude=True)
     def get(self, request: Request) -> HttpResponse:
-        """A message may be called ``batch``, and then this is its address."""
+        """Show the message whose id is ``batch``: its URL is the same."""
         return _status_of("batch")
 
 
 class MessageView(APIView):
-    """One message and what became of it."""
+    """One message and its status."""
 
     required_scopes: ClassVar = {"GET": "read"}
 
     @extend_schema(
         operation_id="getMessage",
         tags=["Messages"],
-        summary="Look a message up",
+        summary="Show a message",
         description=(
-            "Where the message is, every attempt, its result, and its payload. What looks like a secret is hidden, as "
-            "in a dead letter; all else is byte for byte as it was received. "
-            "An hour after a message is done its payload, source, tags and attempts are gone (null or empty). "
-            "Known until 24 h after the message ended; a dead letter is kept beyond that, see `/api/dlq/{id}`."
+            "Status, attempts, result and payload. Values that look like secrets are hidden, as in a dead letter; the "
+            "rest is byte for byte as received. "
+            "One hour after a message is done, its payload, source, tags and attempts are deleted (null or empty). "
+            "The record is deleted 24 h after the message ended; a dead letter is kept longer, see `/api/dlq/{id}`."
         ),
         responses={
             200: contract.MESSAGE_OUT,
@@ -192,7 +191,7 @@ class MessageView(APIView):
 
 
 class RevealView(APIView):
-    """One message with its secrets; that somebody looked is written down."""
+    """One message with its secrets; the audit log records the access."""
 
     required_scopes: ClassVar = {"POST": "admin"}
     parser_classes = (requests.ActionParser,)
@@ -200,8 +199,8 @@ class RevealView(APIView):
     @extend_schema(
         operation_id="revealMessage",
         tags=["Messages"],
-        summary="See the secrets of a message",
-        description=("The message with nothing hidden. Who looked, and why, is written to the audit log."),
+        summary="Show a message with its secrets",
+        description="The message with nothing hidden. The audit log records the user and the reason.",
         request=contract.REVEAL_IN,
         responses={
             200: contract.MESSAGE_OUT,

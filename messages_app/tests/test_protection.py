@@ -283,4 +283,4 @@ def test_a_breaker_forced_open_is_not_reported_as_failing(redis_client: redis.Re
     assert (reply.status, problem["code"]) == (503, "circuit_open")
     assert dict(reply.headers)["Retry-After"] == "30"
     assert "breaker to:forced is open, so test.type messages are rejected; try again in 30 s." in problem["detail"]
-    assert "GET /api/breakers/to:forced says why" in problem["detail"]
+    assert "GET /api/breakers/to:forced shows why" in problem["detail"]
