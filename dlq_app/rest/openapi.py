@@ -1,4 +1,4 @@
-"""What several views say alike about themselves in the OpenAPI document."""
+"""OpenAPI parameters that several views share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def query(name: str, text: str, **options: Any) -> OpenApiParameter:
     return OpenApiParameter(name, str, OpenApiParameter.QUERY, description=text, **options)
 
 
-_ANY = "Repeated: any of them."
+_ANY = "Repeat it to match any of several values."
 
 
 def _described(one: Filter) -> str:
@@ -25,7 +25,7 @@ def _described(one: Filter) -> str:
     return " ".join(part for part in (first, one.doc, _ANY if one.is_repeated else "") if part)
 
 
-#: The criteria, as parameters of a list.
+#: Filters of a list of letters.
 FILTERS = [
     query(
         one.name,
@@ -35,12 +35,12 @@ FILTERS = [
     )
     for one in filters.FILTERS.values()
 ]
-#: What a list of letters takes beside them.
+#: Page parameters of a list of letters.
 PAGES = [
     OpenApiParameter(
         "page",
         {"type": "integer", "minimum": 1, "maximum": paging.MAX_COUNTED, "default": 1},
-        description="Not with `cursor`. Reaches as far as 10 000 letters.",
+        description="Not with `cursor`. Covers the first 10 000 letters.",
     ),
     OpenApiParameter(
         "limit", {"type": "integer", "minimum": 1, "maximum": paging.MAX_LIMIT, "default": paging.DEFAULT_LIMIT}
@@ -48,9 +48,9 @@ PAGES = [
     OpenApiParameter(
         "cursor",
         {"type": "string", "pattern": "^[A-Za-z0-9_-]+$", "minLength": 1, "maxLength": MAX_CURSOR},
-        description="`nextCursor` of the page before: walks any number of letters, each exactly once.",
+        description="`nextCursor` of the previous page: reads any number of letters, each exactly once.",
     ),
-    query("sort", "Newest failure first unless given.", enum=list(paging.SORTS)),
+    query("sort", "Default: newest failure first.", enum=list(paging.SORTS)),
 ]
-#: Why any of these may answer 503.
-AWAY = "`store_unavailable`, `query_too_slow`: try again after `Retry-After`."
+#: Why these operations can answer 503.
+AWAY = "`store_unavailable`, `query_too_slow`: retry after `Retry-After`."
