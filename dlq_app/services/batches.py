@@ -212,7 +212,7 @@ def _change_stage(
         stored = _stored(batch_id)
         move = decide(stored.batch)
         if move is None:
-            raise MoveRefused(f"{batch_id} is {stored.batch.stage}: {verb} is not possible from there.")
+            raise MoveRefused(f"Cannot {verb} {batch_id}: it is {stored.batch.stage}.")
         moved = repository.batches().move(stored, move, who=actor, why=reason, guard_place=False)
         if moved is not None:
             return _with_late(moved)

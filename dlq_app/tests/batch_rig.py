@@ -1,4 +1,4 @@
-"""Batches over real letters, an intake in plain Python, and messages that end as the test says."""
+"""Batches with real letters, an intake in plain Python, and messages whose outcome the test decides."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ALL_DUE_S = 20.0
 
 
 class Killed(BaseException):
-    """The process ends here. No handler may take it for an error that can be told."""
+    """The process ends here. Not an ``Exception``, so that no handler catches it."""
 
 
 class Rig:
@@ -36,7 +36,7 @@ class Rig:
         self.clock_s = 0.0
 
     def die(self, *message_ids: str, **changes: Any) -> None:
-        """Let messages die, so that they have letters."""
+        """Record failed messages, which makes their letters."""
         deaths = [a_death(message_id, **changes) for message_id in message_ids]
         answers = dead_letters.record_outcomes(deaths, [])
         assert all(answer.ok for answer in answers)
@@ -56,7 +56,7 @@ class Rig:
         return batches.start(BatchOrder.parse(body), actor="key:olga")
 
     def end_messages(self, done: Callable[[str], bool | None] = lambda message_id: True) -> int:
-        """Let forwarded messages end and tell their letters; ``done`` answers None for one that goes on."""
+        """End forwarded messages and record their outcomes; ``done`` returns None for one that still runs."""
         outcomes: list[Death | Settled] = []
         for message_id, record in list(self.intake.records.items()):
             if record.order is not None and record.state == "queued":
@@ -83,7 +83,7 @@ class Rig:
         until: Callable[[ReplayBatch], bool] = lambda batch: batch.finished_at is not None,
         turns: int = 400,
     ) -> ReplayBatch:
-        """Turn after turn until the batch is over; raises when it is not in time."""
+        """Run turns until the batch has finished; raises after ``turns``."""
         workers = executors or (self.executor(),)
         for _ in range(turns):
             for worker in workers:
@@ -110,13 +110,13 @@ def ids(count: int, prefix: str = "m") -> list[str]:
 
 
 def expire_chunk(store: Store, batch: ReplayBatch) -> None:
-    """A minute later: whoever took the chunk has had its time."""
+    """Let the chunk expire, as after a minute."""
     over = datetime.now(UTC) - timedelta(seconds=1)
     store["replay_batches"].update_one({"_id": batch.id, "chunk": {"$ne": None}}, {"$set": {"chunk.until": over}})
 
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, place: object, name: str, *, after: bool = False) -> None:
-    """Let the next call of a method be the last thing that its process does."""
+    """Kill the process at the next call of a method, or right ``after`` it."""
     method = getattr(place, name)
 
     def dies(*args: Any, **kwargs: Any) -> Any:

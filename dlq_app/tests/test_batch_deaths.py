@@ -1,4 +1,4 @@
-"""Executors of replay batches killed between any two steps, and stores that go away or lose something."""
+"""Executors of replay batches killed between any two steps; stores that are unavailable or lose data."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def marks_die_after(monkeypatch: pytest.MonkeyPatch, rig: Rig) -> None:
 
 @pytest.mark.parametrize("dies", [claims_die, claims_die_after, forwards_die, marks_die_after])
 @pytest.mark.parametrize("ended_meanwhile", [False, True])
-def test_what_a_killed_executor_took_the_next_one_finishes(
+def test_another_executor_finishes_the_chunk_of_a_killed_one(
     rig: Rig, store: Store, monkeypatch: pytest.MonkeyPatch, dies: Callable[..., None], ended_meanwhile: bool
 ) -> None:
     rig.die(*ids(60))
@@ -59,7 +59,7 @@ def test_what_a_killed_executor_took_the_next_one_finishes(
     assert (done.counts.sent, done.counts.succeeded, done.counts.failed) == (60, 54, 6)
 
 
-def test_nobody_touches_a_chunk_whose_owner_may_be_alive(
+def test_a_chunk_whose_owner_may_be_alive_is_not_taken_over(
     rig: Rig, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig.die(*ids(10))
@@ -75,9 +75,7 @@ def test_nobody_touches_a_chunk_whose_owner_may_be_alive(
     assert rig.run(batch, other).counts.succeeded == 10
 
 
-def test_a_chunk_is_over_when_the_clock_of_the_store_says_so(
-    rig: Rig, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_chunk_expires_by_the_clock_of_the_store(rig: Rig, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """For a store whose clock is an hour behind, this host's clock is an hour ahead."""
     rig.die(*ids(10))
     batch = rig.start()
@@ -94,13 +92,13 @@ def test_a_chunk_is_over_when_the_clock_of_the_store_says_so(
     assert rig.run(batch, other).counts.succeeded == 10
 
 
-def test_what_was_sent_and_not_marked_is_found_by_the_next_executor(rig: Rig) -> None:
+def test_letters_sent_and_not_marked_are_found_by_the_next_executor(rig: Rig) -> None:
     rig.die(*ids(120))
     batch = rig.start()
     gone = rig.executor()
     while len(rig.sent()) < 120:
         gone.tick()
-    assert batches.get(batch.id).counts.sent == 0, "nobody has said so yet"
+    assert batches.get(batch.id).counts.sent == 0, "not marked yet"
     rig.end_messages(lambda message_id: None if message_id.endswith("7") else True)
 
     done = rig.run(batch, rig.executor())
@@ -109,7 +107,7 @@ def test_what_was_sent_and_not_marked_is_found_by_the_next_executor(rig: Rig) ->
     assert (done.counts.sent, done.counts.succeeded) == (120, 120)
 
 
-def test_what_has_no_outcome_for_a_while_is_marked_as_sent(rig: Rig, store: Store) -> None:
+def test_a_letter_without_an_outcome_is_marked_as_sent_after_a_while(rig: Rig, store: Store) -> None:
     rig.die(*ids(3))
     batch = rig.start()
     executor = rig.executor()
@@ -124,7 +122,7 @@ def test_what_has_no_outcome_for_a_while_is_marked_as_sent(rig: Rig, store: Stor
     assert rig.run(batch, executor).counts.succeeded == 3
 
 
-def test_an_executor_that_stops_marks_what_it_has_sent(rig: Rig) -> None:
+def test_an_executor_that_stops_marks_the_letters_it_has_sent(rig: Rig) -> None:
     rig.die(*ids(3))
     batch = rig.start()
     executor = rig.executor()
@@ -159,7 +157,7 @@ def test_the_next_letters_are_read_while_the_last_ones_are_sent(rig: Rig, store:
     assert rig.outcomes(batch)["m-0400"] == "skipped:resolved"
 
 
-def test_killed_between_the_letters_no_and_the_items_skip(
+def test_killed_between_the_skip_of_the_letter_and_that_of_the_item(
     rig: Rig, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig.die("m-1", "m-2")
@@ -176,7 +174,7 @@ def test_killed_between_the_letters_no_and_the_items_skip(
     assert rig.sent() == ["m-1", "m-2"], "the letter waits again, and still this batch does not replay it"
 
 
-def test_killed_between_the_last_outcome_and_the_stage(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_between_the_last_outcome_and_the_change_of_stage(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     rig.die("m-1")
     batch = rig.start()
     executor = rig.executor()
@@ -190,9 +188,7 @@ def test_killed_between_the_last_outcome_and_the_stage(rig: Rig, monkeypatch: py
     assert rig.run(batch).stage is Stage.FINISHED
 
 
-def test_a_claim_that_the_sweep_gave_back_is_made_again(
-    rig: Rig, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_claim_released_by_the_sweep_is_made_again(rig: Rig, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     rig.die("m-1")
     batch = rig.start()
     claims_die_after(monkeypatch, rig)
@@ -205,7 +201,7 @@ def test_a_claim_that_the_sweep_gave_back_is_made_again(
     assert len(rig.sent()) == 1
 
 
-def test_an_order_that_was_barred_leaves_its_letter_to_be_looked_at_again(
+def test_a_letter_whose_epoch_was_voided_is_dispatched_again(
     rig: Rig, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig.die("m-1")
@@ -219,7 +215,7 @@ def test_an_order_that_was_barred_leaves_its_letter_to_be_looked_at_again(
     assert [order.epoch for order in rig.intake.forwarded] == [1002]
 
 
-def test_claims_whose_answer_was_lost_are_read_back(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_claims_with_a_lost_answer_are_read_back(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     rig.die(*ids(5))
     claim_many = Claims.claim_many
     lost: list[int] = []
@@ -238,7 +234,7 @@ def test_claims_whose_answer_was_lost_are_read_back(rig: Rig, monkeypatch: pytes
     assert sorted(rig.sent()) == ids(5)
 
 
-def test_intake_away_is_waited_for_and_said(rig: Rig) -> None:
+def test_a_batch_waits_for_unavailable_intake_and_shows_it(rig: Rig) -> None:
     rig.die(*ids(5))
     batch = rig.start()
     executor = rig.executor()
@@ -268,7 +264,7 @@ def test_a_message_that_redis_lost_is_sent_again(rig: Rig, store: Store) -> None
     assert len(rig.sent()) == 2
 
 
-def test_a_letter_deleted_under_way_does_not_hold_the_batch_up(rig: Rig, store: Store) -> None:
+def test_a_letter_deleted_in_flight_does_not_block_the_batch(rig: Rig, store: Store) -> None:
     rig.die("m-1", "m-2")
     batch = rig.start()
     executor = rig.executor()

@@ -1,4 +1,4 @@
-"""What holds a replay batch back: its canary, its budget of failures, circuit breakers, its rate."""
+"""Limits of a replay batch: canary, budget of failures, circuit breakers, rate."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_spent_failure_rate_stops_the_batch_only_after_enough_letters(rig: Rig
     assert done.counts.failed == 20
 
 
-def test_an_open_breaker_pauses_and_a_closed_one_lifts_only_its_own_pause(rig: Rig) -> None:
+def test_an_open_breaker_pauses_and_a_closed_one_ends_only_its_own_pause(rig: Rig) -> None:
     rig.die(*ids(20))
     batch = rig.start(canary={"size": 2})
     rig.intake.open_types["payment.capture"] = 1000
@@ -112,7 +112,7 @@ def test_an_open_breaker_pauses_and_a_closed_one_lifts_only_its_own_pause(rig: R
     ]  # fmt: skip
 
 
-def test_a_breaker_that_is_trying_gets_a_few_letters_and_no_more(rig: Rig) -> None:
+def test_a_half_open_breaker_gets_its_trial_letters_and_no_more(rig: Rig) -> None:
     rig.die(*ids(30))
     batch = rig.start()
     rig.intake.trial_types["payment.capture"] = 4
@@ -123,7 +123,7 @@ def test_a_breaker_that_is_trying_gets_a_few_letters_and_no_more(rig: Rig) -> No
         executor.tick()
 
     assert (paused.stage, paused.paused_by) == (Stage.PAUSED, "breaker")
-    assert len(rig.sent()) == 4, "nothing more while those are under way"
+    assert len(rig.sent()) == 4, "nothing more while those are in flight"
     rig.intake.trial_types.clear()
     assert rig.run(batch, executor).counts.succeeded == 30
 
@@ -155,9 +155,9 @@ def test_the_rate_is_kept_by_the_batch_itself(rig: Rig, store: Store) -> None:
     before = len(rig.sent())
     for executor in executors:
         executor.tick()
-    assert len(rig.sent()) == before, "not before its time, whoever asks"
+    assert len(rig.sent()) == before, "not before its time, with any executor"
 
-    # After a long stop no debt is worked off: the next is due about a tenth of a second from now.
+    # Letters missed during a long stop are not caught up on: the next is due in about a tenth of a second.
     long_ago = datetime.now(UTC) - timedelta(hours=1)
     store["replay_batches"].update_one({"_id": batch.id}, {"$set": {"nextSendAt": long_ago, "chunk": None}})
     for executor in executors:

@@ -69,7 +69,7 @@ def kept(store: Database[dict[str, Any]]) -> int:
 # --- trying out ---
 
 
-def test_a_dry_run_tells_what_would_be_done_and_writes_nothing(olga: Client, store: Database[dict[str, Any]]) -> None:
+def test_a_dry_run_reports_the_plan_and_writes_nothing(olga: Client, store: Database[dict[str, Any]]) -> None:
     die(*(f"m-{n}" for n in range(12)))
     die("n-1", "n-2", error_type="NETWORK_ERROR", type="demo")
     dead_letters.resolve_by_hand("m-0", actor="key:olga")
@@ -88,7 +88,7 @@ def test_a_dry_run_tells_what_would_be_done_and_writes_nothing(olga: Client, sto
     assert kept(store) == 0
 
 
-def test_an_id_is_not_found_only_if_it_is_no_letters(olga: Client, letters: Letters) -> None:
+def test_an_id_is_not_found_only_if_no_letter_has_it(olga: Client, letters: Letters) -> None:
     die("m-1", "m-2")
     letter = letters.find("m-1")
     assert letter is not None
@@ -108,7 +108,7 @@ def test_the_sample_hides_secrets(olga: Client) -> None:
 # --- starting ---
 
 
-def test_a_start_answers_with_the_batch(olga: Client) -> None:
+def test_a_start_returns_the_batch(olga: Client) -> None:
     die("m-1", "m-2")
     order = {
         **TIMEOUTS,
@@ -149,7 +149,7 @@ def test_the_canary_takes_a_count_or_a_share(olga: Client, share: float, count: 
     assert batch["canary"] == {"size": 20, "minSuccess": count}
 
 
-def test_letters_are_named_by_either_id(olga: Client) -> None:
+def test_letters_are_selected_by_either_id(olga: Client) -> None:
     die("m-1", "m-2", "m-3")
     by_id = olga.get("/api/dlq/m-2").json()["data"]["_id"]
 
@@ -195,7 +195,7 @@ def test_letters_are_named_by_either_id(olga: Client) -> None:
         (None, ""),
     ],
 )
-def test_it_names_what_is_wrong_and_starts_nothing(
+def test_an_invalid_order_is_rejected_with_its_fields_and_starts_nothing(
     olga: Client, store: Database[dict[str, Any]], body: object, field: str
 ) -> None:
     die("m-1")
@@ -209,7 +209,7 @@ def test_it_names_what_is_wrong_and_starts_nothing(
     assert kept(store) == 0
 
 
-def test_every_letter_only_when_it_is_said(olga: Client) -> None:
+def test_all_letters_require_all_to_be_true(olga: Client) -> None:
     die("m-1", "m-2")
 
     assert started(olga, {"all": True})["total"] == 2
@@ -242,7 +242,7 @@ def test_more_letters_than_the_approval_size_need_an_administrator(
 
 
 @pytest.mark.parametrize(("permission", "status"), [("replay", 403), ("admin", 202)])
-def test_for_people_the_permission_counts(settings: Settings, permission: str, status: int) -> None:
+def test_for_users_the_permission_decides(settings: Settings, permission: str, status: int) -> None:
     settings.DLQ_APPROVAL_SIZE = 0
     die("m-1")
 
@@ -293,7 +293,7 @@ def test_the_same_key_with_another_order_is_refused(olga: Client, store: Databas
     assert store["replay_batches"].count_documents({}) == 1
 
 
-def test_a_key_belongs_to_who_sends_it(olga: Client, ada: Client) -> None:
+def test_an_idempotency_key_belongs_to_its_sender(olga: Client, ada: Client) -> None:
     die("m-1")
 
     first = started(olga, TIMEOUTS, **{"Idempotency-Key": "k-1"})
@@ -311,7 +311,7 @@ def test_a_repetition_needs_no_approval_again(settings: Settings, olga: Client) 
 
 
 @pytest.mark.parametrize("key", ["", "two words", "x" * 129, "tab\t"])
-def test_a_key_that_is_none_is_refused(olga: Client, key: str) -> None:
+def test_an_invalid_idempotency_key_is_rejected(olga: Client, key: str) -> None:
     answer = post(olga, START, TIMEOUTS, **{"Idempotency-Key": key})
 
     assert answer.status_code == 400
@@ -338,7 +338,7 @@ def test_it_lists_batches_newest_first_page_by_page(olga: Client, vic: Client) -
     assert answer["pagination"]["limit"] == 2
 
 
-def test_it_lists_the_stages_asked_for(olga: Client, vic: Client) -> None:
+def test_it_lists_the_requested_stages(olga: Client, vic: Client) -> None:
     die("m-1")
     waits, over = started(olga)["batchId"], started(olga)["batchId"]
     post(olga, f"{LIST}/{over}/cancel")
@@ -372,21 +372,21 @@ def test_it_lists_the_stages_asked_for(olga: Client, vic: Client) -> None:
         ("/b-none/report?limit=1", "limit"),
     ],
 )
-def test_it_names_what_is_wrong_with_a_question(vic: Client, query: str, field: str) -> None:
+def test_an_invalid_query_is_rejected_with_its_fields(vic: Client, query: str, field: str) -> None:
     answer = vic.get(LIST + query)
 
     assert answer.status_code == 400
     assert field in {error["field"] for error in answer.json()["errors"]}
 
 
-def test_a_batch_that_nobody_knows_is_not_found(vic: Client, olga: Client) -> None:
+def test_an_unknown_batch_is_not_found(vic: Client, olga: Client) -> None:
     answers = [vic.get(f"{LIST}/none{rest}") for rest in ("", "/items", "/report")]
     answers += [post(olga, f"{LIST}/none/{verb}") for verb in ("pause", "resume", "cancel")]
 
     assert {(answer.status_code, answer.json()["code"]) for answer in answers} == {(404, "replay_batch_not_found")}
 
 
-def test_it_tells_the_outcome_of_every_letter(olga: Client, vic: Client, intake: MemoryIntake) -> None:
+def test_it_lists_the_outcome_of_every_letter(olga: Client, vic: Client, intake: MemoryIntake) -> None:
     die("m-1", "m-2", "m-3", "m-4")
     batch = started(olga, {**TIMEOUTS, "reason": "the bank is back"})
     dead_letters.resolve_by_hand("m-4", actor="key:olga")
@@ -433,7 +433,7 @@ def test_it_lists_letters_by_outcome_page_by_page(olga: Client, vic: Client, int
 # --- steering ---
 
 
-def test_a_batch_that_meets_a_bug_does_not_hold_up_the_others(
+def test_a_batch_that_triggers_a_bug_does_not_block_the_others(
     olga: Client, vic: Client, intake: MemoryIntake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     die("m-1", "m-2")
@@ -474,7 +474,7 @@ def test_operators_pause_resume_and_cancel(olga: Client, intake: MemoryIntake) -
 
 
 @pytest.mark.parametrize(("body", "field"), [({"why": "x"}, "why"), ({"reason": 1}, "reason"), ([], "")])
-def test_it_names_what_is_wrong_with_an_order(olga: Client, body: object, field: str) -> None:
+def test_an_invalid_change_is_rejected_with_its_fields(olga: Client, body: object, field: str) -> None:
     die("m-1")
     batch = started(olga)
 
@@ -485,7 +485,7 @@ def test_it_names_what_is_wrong_with_an_order(olga: Client, body: object, field:
     assert olga.get(batch["links"]["self"]).json()["data"]["stage"] == "planned"
 
 
-def test_readers_may_look_and_not_act(olga: Client, vic: Client, store: Database[dict[str, Any]]) -> None:
+def test_viewers_can_read_and_not_change(olga: Client, vic: Client, store: Database[dict[str, Any]]) -> None:
     die("m-1")
     address = started(olga)["links"]["self"]
 
@@ -498,7 +498,7 @@ def test_readers_may_look_and_not_act(olga: Client, vic: Client, store: Database
 # --- audit ---
 
 
-def test_what_staff_do_is_in_the_audit_log_once(settings: Settings) -> None:
+def test_actions_of_staff_are_in_the_audit_log_once(settings: Settings) -> None:
     die("m-1", "m-2")
     sam = staff("sam", "replay")
     batch = started(sam, {**TIMEOUTS, "name": "bank", "reason": "INC-7"}, **{"Idempotency-Key": "k-1"})
@@ -516,7 +516,7 @@ def test_what_staff_do_is_in_the_audit_log_once(settings: Settings) -> None:
     assert lines[0].count == 2
 
 
-def test_what_keys_do_is_in_the_audit_log_too(olga: Client) -> None:
+def test_actions_of_keys_are_in_the_audit_log_too(olga: Client) -> None:
     die("m-1")
 
     assert started(olga)["requestedBy"] == "key:olga"

@@ -28,7 +28,7 @@ Store = Database[dict[str, Any]]
 # --- plans ---
 
 
-def test_a_dry_run_tells_what_a_start_would_freeze_and_writes_nothing(rig: Rig, store: Store) -> None:
+def test_a_dry_run_reports_the_plan_of_a_start_and_writes_nothing(rig: Rig, store: Store) -> None:
     rig.die(*ids(5))
     rig.die("n-1", type="demo", error_type="NETWORK_ERROR")
     dead_letters.discard("m-0000", actor="key:olga")
@@ -46,7 +46,7 @@ def test_a_dry_run_tells_what_a_start_would_freeze_and_writes_nothing(rig: Rig, 
     assert rig.start().total == found.count
 
 
-def test_a_plan_holds_the_letters_of_its_instant_in_the_order_of_their_failures(rig: Rig) -> None:
+def test_a_plan_has_the_letters_of_its_time_oldest_failure_first(rig: Rig) -> None:
     for age, message_id in enumerate(["new", "older", "oldest"]):
         rig.die(message_id, died_at=datetime(2026, 11, 24, 12, tzinfo=UTC) - timedelta(hours=age))
 
@@ -57,7 +57,7 @@ def test_a_plan_holds_the_letters_of_its_instant_in_the_order_of_their_failures(
     assert [(item.seq, item.message_id) for item in rig.items(batch)] == [(0, "oldest"), (1, "older")]
 
 
-def test_letters_of_an_unfinished_batch_are_left_out_until_it_is_over(rig: Rig) -> None:
+def test_letters_of_an_unfinished_batch_are_excluded_until_it_has_finished(rig: Rig) -> None:
     rig.die(*ids(6))
     first = rig.start(limit=2)
     everything = BatchOrder.parse({"all": True})
@@ -92,7 +92,7 @@ def test_a_plan_by_ids_takes_ids_of_letters_and_of_messages(rig: Rig) -> None:
     assert batch.criteria is None
 
 
-def test_the_same_id_again_is_the_same_batch(rig: Rig, store: Store) -> None:
+def test_a_repeated_start_with_the_same_id_returns_the_same_batch(rig: Rig, store: Store) -> None:
     rig.die(*ids(3))
     order = BatchOrder.parse({"all": True})
     first = batches.start(order, actor="key:olga", batch_id="b-1")
@@ -153,7 +153,7 @@ def test_every_letter_is_sent_once_and_ends_with_its_outcome(rig: Rig) -> None:
     assert (order.batch_id, order.body) == (done.id, b'{"orderId": 5511870, "amount": "129.00"}')
 
 
-def test_a_new_error_is_told_from_the_same(rig: Rig) -> None:
+def test_a_new_error_is_distinguished_from_the_same_error(rig: Rig) -> None:
     rig.die("m-1")
     batch = rig.start()
     rig.executor().tick()
@@ -166,7 +166,7 @@ def test_a_new_error_is_told_from_the_same(rig: Rig) -> None:
     assert [(item.outcome, item.error_type) for item in rig.items(done)] == [("failed_new", "NETWORK_ERROR")]
 
 
-def test_letters_that_moved_since_the_plan_are_skipped_and_say_so(rig: Rig, store: Store) -> None:
+def test_letters_that_changed_since_the_plan_are_skipped_with_a_reason(rig: Rig, store: Store) -> None:
     rig.die("waits", "resolved", "in-flight", "gone", "busy", "done", "impossible")
     batch = rig.start()
     dead_letters.discard("resolved", actor="key:olga")
@@ -311,7 +311,7 @@ def test_a_paused_batch_sends_nothing(rig: Rig) -> None:
     assert rig.run(batch, executor).counts.succeeded == 100
 
 
-def test_late_arrivals_are_counted_and_not_swept_in(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_late_arrivals_are_counted_and_not_replayed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     rig.die(*ids(20))
     batch = rig.start(filter={"errorType": "TIMEOUT_ERROR"})
     rig.die(*ids(500, "late"))
@@ -330,7 +330,7 @@ def test_late_arrivals_are_counted_and_not_swept_in(rig: Rig, monkeypatch: pytes
 # --- lists ---
 
 
-def test_lists_are_walked_by_cursor(rig: Rig) -> None:
+def test_lists_are_paged_by_cursor(rig: Rig) -> None:
     rig.die(*ids(7))
     made = [rig.start(name=str(n)) for n in range(5)]
     for waiting in made[1:]:
@@ -411,7 +411,9 @@ def stages_of(plan: Any) -> set[str]:
         ("replay_items", {"batchId": "b", "outcome": None}, [("seq", 1)]),
     ],
 )  # fmt: skip
-def test_no_question_scans_or_sorts(store: Store, collection: str, where: dict[str, Any], sort: list[Any]) -> None:
+def test_no_query_scans_the_collection_or_sorts_in_memory(
+    store: Store, collection: str, where: dict[str, Any], sort: list[Any]
+) -> None:
     found = stages_of(store[collection].find(where).sort(sort).explain()["queryPlanner"]["winningPlan"])
 
     assert found & {"IXSCAN", "SORT_MERGE"}

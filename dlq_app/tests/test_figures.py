@@ -74,7 +74,7 @@ def test_an_empty_queue_has_figures(store: Store) -> None:
     assert stats["hours"]["inflow"] == stats["hours"]["outflow"] == [0] * HOURS
 
 
-def test_one_letter_more_is_seen_at_once(store: Store) -> None:
+def test_a_new_letter_is_counted_at_once(store: Store) -> None:
     dead_letters.record_outcomes([a_death("m-1")], [])
     assert dead_letters.stats()["total"] == 1
 
@@ -123,7 +123,7 @@ def test_figures_agree_with_counting_letter_by_letter(store: Store) -> None:
     assert {name: group.open for name, group in found.items()} == still_open
 
 
-def test_in_and_out_are_told_by_the_hour(store: Store) -> None:
+def test_arrivals_and_departures_are_counted_by_the_hour(store: Store) -> None:
     now = repository.letters().server_now()
     hours_from = now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=HOURS - 1)
     ages = [timedelta(0), timedelta(hours=3), timedelta(hours=3), timedelta(hours=30)]
@@ -138,7 +138,7 @@ def test_in_and_out_are_told_by_the_hour(store: Store) -> None:
     assert {n: count for n, count in enumerate(hours["outflow"]) if count} == {0: 1}
 
 
-def test_a_clock_that_runs_ahead_spoils_nothing(store: Store) -> None:
+def test_a_fast_clock_does_not_break_figures(store: Store) -> None:
     store[LETTERS].insert_one(a_document(createdAt=datetime.now(UTC) + timedelta(hours=5)))
 
     assert sum(dead_letters.stats()["hours"]["inflow"]) == 0
@@ -196,7 +196,7 @@ def test_documents_written_by_hand_do_not_break_figures(store: Store) -> None:
     assert len(figures.snapshot().groups) == 1, "one without any failure is no group"
 
 
-def test_so_many_different_texts_that_not_all_are_kept_leave_the_sums_right(
+def test_totals_are_right_when_there_are_too_many_different_texts(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dlq_app.store.figures.MAX_ROWS", 3)
@@ -236,7 +236,9 @@ def stages(plan: Any) -> Iterator[dict[str, Any]]:
             yield from stages(inner)
 
 
-def test_figures_are_counted_from_keys_and_no_letter_is_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_are_counted_from_index_keys_and_no_letter_is_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     letters_of(store, dlq_failed=50, dlq_resolved=50, dlq_pending=50)
     store[LETTERS].update_many({"status": "dlq_resolved"}, {"$set": {"lastReplay": {"at": datetime.now(UTC)}}})
     counting = figures_store()
@@ -368,7 +370,7 @@ def test_the_first_reader_of_a_large_queue_counts(store: Store, large: None) -> 
     assert dead_letters.stats()["total"] == 3
 
 
-def test_the_first_reader_of_a_huge_queue_is_told_to_come_again(
+def test_the_first_reader_of_a_huge_queue_is_told_when_to_retry(
     store: Store, large: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     letters_of(store, dlq_failed=2)
@@ -400,7 +402,7 @@ def test_once_most_letters_are_gone_figures_are_of_now_again(store: Store, monke
     assert dead_letters.stats()["total"] == 5
 
 
-def test_an_estimate_of_the_store_that_is_wrong_does_not_make_readers_count_a_large_queue(
+def test_a_wrong_estimate_of_the_store_does_not_make_readers_count_a_large_queue(
     store: Store, large: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     letters_of(store, dlq_failed=2)
@@ -478,7 +480,7 @@ def test_a_snapshot_with_fields_of_another_version_is_read(store: Store, large: 
     assert dead_letters.stats()["total"] == 2
 
 
-def test_figures_of_a_group_know_what_is_not_there() -> None:
+def test_figures_of_a_group_have_defaults() -> None:
     now = datetime.now(UTC)
     group = GroupFigures(fingerprint="f", error_type="E", count=1, open=1, first_seen=now, last_seen=now)
 

@@ -1,4 +1,4 @@
-"""Groups: their states, their figures, and what people say about them."""
+"""Groups: their states, figures and notes."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_state_of_a_group(what: Said | None, happened: dict[str, Any], state
     assert state_of(what, group, NOON, hours_from=HOURS_FROM, deaths_since=deaths) == state
 
 
-def test_hours_before_it_was_ignored_do_not_end_that() -> None:
+def test_hours_before_it_was_ignored_do_not_end_ignoring() -> None:
     ignored = said(GroupState.IGNORED, at=NOON - 3 * HOUR + timedelta(minutes=5), until_per_hour=10)
     many_before = [99] * 21 + [0] * 3
     many_before[20] = 99  # the hour in which it was ignored
@@ -93,7 +93,7 @@ def test_hours_before_it_was_ignored_do_not_end_that() -> None:
     assert why_ended(ignored, a_group(trend=[0] * 21 + [11, 0, 0]), NOON, hours_from=HOURS_FROM) == "rate"
 
 
-# --- what is counted and said ---
+# --- figures, states and notes ---
 
 
 pytestmark = pytest.mark.mongo
@@ -113,7 +113,7 @@ def only(**query: Any) -> Group:
     return group
 
 
-def test_a_group_says_what_its_letters_have_in_common(store: Store) -> None:
+def test_a_group_shows_what_its_letters_have_in_common(store: Store) -> None:
     name = die("m-1", "m-2", reason="payments-api did not answer within 10 s for order 4711")
     dead_letters.discard("m-1", actor="olga")
 
@@ -144,7 +144,7 @@ def test_a_group_says_what_its_letters_have_in_common(store: Store) -> None:
         (["m-1"], "", "TIMEOUT_ERROR", "TIMEOUT_ERROR"),
     ],
 )
-def test_a_title_of_which_little_is_left_is_told_by_a_letter(
+def test_a_title_without_words_is_taken_from_a_letter(
     store: Store, ids: list[str], reason: str, title: str, telling: str
 ) -> None:
     group = groups.get(die(*ids, reason=reason))
@@ -174,7 +174,7 @@ def test_the_last_replay_of_a_group(store: Store, intake: MemoryIntake) -> None:
     assert (groups.get(name).replays_succeeded, groups.get(name).replays_failed) == (0, 1)
 
 
-def test_resolved_comes_back_as_regressed(store: Store) -> None:
+def test_a_resolved_group_that_fails_again_is_regressed(store: Store) -> None:
     name = die("m-1")
     groups.set_state(name, GroupState.RESOLVED, actor="olga", reason="fixed in 7.3")
     assert groups.get(name).state == "resolved"
@@ -186,7 +186,7 @@ def test_resolved_comes_back_as_regressed(store: Store) -> None:
     assert groups.set_state(name, None, actor="olga").state == "new"
 
 
-def test_a_death_of_a_replay_makes_it_regressed_too(store: Store) -> None:
+def test_a_failed_replay_makes_it_regressed_too(store: Store) -> None:
     name = die("m-1")
     groups.set_state(name, GroupState.RESOLVED, actor="olga")
     later = datetime.now(UTC) + timedelta(seconds=1)
@@ -195,7 +195,7 @@ def test_a_death_of_a_replay_makes_it_regressed_too(store: Store) -> None:
     assert groups.get(name).state == "regressed"
 
 
-def test_a_group_of_which_nothing_is_open_is_resolved(store: Store) -> None:
+def test_a_group_without_open_letters_is_resolved(store: Store) -> None:
     name = die("m-1")
     dead_letters.resolve_by_hand("m-1", actor="olga")
 
@@ -203,7 +203,7 @@ def test_a_group_of_which_nothing_is_open_is_resolved(store: Store) -> None:
     assert groups.top(5) == []
 
 
-def test_ignoring_ends_when_so_many_more_died(store: Store) -> None:
+def test_ignoring_ends_after_a_number_of_failures(store: Store) -> None:
     name = die("m-1", "m-2", "m-3")
     groups.set_state(name, GroupState.IGNORED, actor="olga", until_count=2)
     later = datetime.now(UTC) + timedelta(seconds=1)
@@ -215,7 +215,7 @@ def test_ignoring_ends_when_so_many_more_died(store: Store) -> None:
     assert groups.get(name).state == "new"
 
 
-def test_ignoring_that_ended_by_its_rate_does_not_begin_again_when_the_hour_is_forgotten(store: Store) -> None:
+def test_ignoring_that_ended_by_rate_does_not_start_again_a_day_later(store: Store) -> None:
     name = die("m-1", "m-2")
     groups.set_state(name, GroupState.IGNORED, actor="olga", until_per_hour=1)
     store[GROUPS].update_one({"_id": name}, {"$set": {"said.at": datetime.now(UTC) - timedelta(days=2)}})
@@ -232,7 +232,7 @@ def test_ignoring_that_ended_by_its_rate_does_not_begin_again_when_the_hour_is_f
     assert group.history[-1]["what"] == "ignoring ended"
 
 
-def test_an_end_of_ignoring_does_not_undo_what_somebody_said_meanwhile(store: Store) -> None:
+def test_an_end_of_ignoring_does_not_undo_a_newer_state(store: Store) -> None:
     name = die("m-1")
     first = groups.set_state(name, GroupState.IGNORED, actor="olga", until_per_hour=1).said
     assert first is not None
@@ -243,7 +243,7 @@ def test_an_end_of_ignoring_does_not_undo_what_somebody_said_meanwhile(store: St
     assert groups.get(name).state == "ignored"
 
 
-def test_notes_and_states_are_kept_with_who_and_why(store: Store) -> None:
+def test_notes_and_states_are_stored_with_user_and_reason(store: Store) -> None:
     name = die("m-1")
     groups.set_note(name, actor="mira", text="asked the orders team")
     groups.set_note(name, actor="anna", text="they answered")
@@ -260,7 +260,7 @@ def test_notes_and_states_are_kept_with_who_and_why(store: Store) -> None:
     ]
 
 
-def test_what_is_said_survives_the_letters(store: Store) -> None:
+def test_a_state_survives_the_letters(store: Store) -> None:
     name = die("m-1")
     groups.set_state(name, GroupState.RESOLVED, actor="olga")
     store[LETTERS].delete_many({})
@@ -294,14 +294,14 @@ def test_a_group_that_is_not_there(store: Store, name: str) -> None:
     assert store[GROUPS].count_documents({}) == 0
 
 
-def test_nobody_can_say_that_a_group_is_new(store: Store) -> None:
+def test_a_group_cannot_be_set_to_new(store: Store) -> None:
     name = die("m-1")
 
     with pytest.raises(ValueError, match="new"):
         groups.set_state(name, GroupState.NEW, actor="olga")
 
 
-def test_a_group_younger_than_the_snapshot_is_found(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_newer_than_the_snapshot_is_found(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     die("m-1")
     figures.renew()
     monkeypatch.setattr(figures, "MAX_INLINE_LETTERS", 0)
@@ -312,7 +312,7 @@ def test_a_group_younger_than_the_snapshot_is_found(store: Store, monkeypatch: p
     assert groups.set_note(name, actor="olga", text="seen").note is not None
 
 
-def test_groups_nobody_spoke_of_are_forgotten_when_there_are_too_many(store: Store) -> None:
+def test_groups_without_history_are_deleted_when_there_are_too_many(store: Store) -> None:
     names = [die(f"m-{word}", reason=f"{word} is gone") for word in ("apple", "pear", "plum")]
     groups.page()
     groups.set_note(names[0], actor="olga", text="keep")
@@ -382,7 +382,7 @@ def test_the_order_of_groups(orchard: dict[str, str], sort: str, order: str) -> 
 
 
 @pytest.mark.parametrize("sort", groups.SORTS)
-def test_a_walk_sees_each_group_once(orchard: dict[str, str], sort: str) -> None:
+def test_pages_have_each_group_once(orchard: dict[str, str], sort: str) -> None:
     seen: list[str] = []
     cursor = None
     while True:
@@ -447,7 +447,7 @@ def test_groups_by_state_and_how_many_are_in_each(orchard: dict[str, str]) -> No
         ({"source": ["shop"], "tag": ["eu"]}, ["source", "tag"]),
     ],
 )
-def test_bad_questions_are_named(params: dict[str, list[str]], fields: list[str]) -> None:
+def test_an_invalid_query_is_rejected_with_its_field(params: dict[str, list[str]], fields: list[str]) -> None:
     with pytest.raises(CriteriaInvalid) as caught:
         GroupQuery.parse(params)
 
@@ -482,7 +482,7 @@ def test_groups_over_rest(store: Store, client: Client) -> None:
 
 @pytest.mark.redis
 @pytest.mark.django_db
-def test_what_one_says_over_rest(store: Store, client: Client) -> None:
+def test_states_and_notes_over_rest(store: Store, client: Client) -> None:
     name = die("m-1")
 
     def post(what: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -527,7 +527,9 @@ def test_what_one_says_over_rest(store: Store, client: Client) -> None:
         ("note", {"text": "  "}, "text"),
     ],
 )
-def test_bad_words_are_refused(store: Store, client: Client, what: str, body: dict[str, Any], field: str) -> None:
+def test_an_invalid_state_or_note_is_rejected(
+    store: Store, client: Client, what: str, body: dict[str, Any], field: str
+) -> None:
     name = die("m-1")
 
     answer = client.post(f"/api/dlq/groups/{name}/{what}", body, content_type="application/json")
@@ -539,7 +541,7 @@ def test_bad_words_are_refused(store: Store, client: Client, what: str, body: di
 
 @pytest.mark.redis
 @pytest.mark.django_db
-def test_what_staff_say_is_in_the_audit_log(store: Store, redis_client: Any) -> None:
+def test_states_set_by_staff_are_in_the_audit_log(store: Store, redis_client: Any) -> None:
     name = die("m-1")
 
     staff("vic", "replay").post(f"/api/dlq/groups/{name}/resolve", {"reason": "fixed"}, content_type="application/json")

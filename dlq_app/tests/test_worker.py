@@ -31,7 +31,7 @@ def test_a_lease_has_one_owner_until_it_ends(letters: Letters) -> None:
     assert leases.take("poll", "a", timedelta(minutes=1)), "a lease that is over is free"
 
 
-def test_of_many_that_want_a_lease_one_gets_it(letters: Letters) -> None:
+def test_only_one_of_many_gets_a_lease(letters: Letters) -> None:
     start = threading.Barrier(8)
     got: list[bool] = []
 
@@ -48,7 +48,7 @@ def test_of_many_that_want_a_lease_one_gets_it(letters: Letters) -> None:
     assert sorted(got) == [False] * 7 + [True]
 
 
-def test_it_replays_what_is_due_and_sleeps_half_a_minute(letters: Letters, intake: MemoryIntake) -> None:
+def test_it_replays_due_letters_and_sleeps_half_a_minute(letters: Letters, intake: MemoryIntake) -> None:
     dead_letters.record_outcomes([a_death()], [])
     worker = DlqWorker(dice=lambda: 0.5)
 
@@ -80,7 +80,9 @@ def test_a_second_worker_leaves_the_poll_to_the_first(letters: Letters, intake: 
     assert intake.forwarded == []
 
 
-def test_it_goes_on_when_a_store_was_away_and_stops_when_told(letters: Letters, intake: MemoryIntake) -> None:
+def test_it_continues_after_a_store_was_unavailable_and_stops_on_request(
+    letters: Letters, intake: MemoryIntake
+) -> None:
     dead_letters.record_outcomes([a_death()], [])
     worker = DlqWorker()
     asked = threading.Event()

@@ -1,4 +1,4 @@
-"""The table of stages, budgets, windows, and what is done with one letter: decided without any store."""
+"""Rules of replay batches: stages, budgets, windows, and the step of each letter. Without any store."""
 
 from __future__ import annotations
 
@@ -81,11 +81,11 @@ PAUSED = {"stage": Stage.PAUSED, "paused_by": "breaker"}
         ({"stage": Stage.STOPPED, "next_seq": 1000}, None),
     ],
 )
-def test_where_an_executor_may_lead_a_batch(changes: dict[str, Any], expected: Move | None) -> None:
+def test_the_next_stage_of_a_batch(changes: dict[str, Any], expected: Move | None) -> None:
     assert batch_rules.next_move(view(**changes)) == expected
 
 
-def test_what_operators_may_do_from_each_stage() -> None:
+def test_what_operators_can_do_in_each_stage() -> None:
     can: dict[str, set[Stage]] = {"pause": set(), "resume": set(), "cancel": set()}
     for stage in Stage:
         if batch_rules.pause_by_operator(stage, None):
@@ -102,7 +102,7 @@ def test_what_operators_may_do_from_each_stage() -> None:
     }
 
 
-def test_a_pause_over_a_pause_still_goes_back_to_the_canary() -> None:
+def test_a_second_pause_still_returns_to_the_canary() -> None:
     first = batch_rules.pause_by_operator(Stage.PAUSED, Stage.CANARY)
 
     assert first == Move(Stage.PAUSED, resume_to=Stage.CANARY, paused_by="operator")
@@ -182,7 +182,7 @@ def test_a_canary_never_takes_more_than_its_size(
         ({"stage": Stage.CANARY, "canary": Canary(400, 400)}, None, 50),
     ],
 )
-def test_only_what_nothing_limits_goes_in_large_chunks(
+def test_only_batches_without_limits_use_large_chunks(
     changes: dict[str, Any], rate: float | None, expected: int
 ) -> None:
     large = view(**{"total": 10_000, "next_seq": 1000, "counts": counts(), **changes}, rate_per_second=rate)
@@ -195,7 +195,7 @@ def test_large_payloads_make_small_chunks() -> None:
     assert batch_rules.chunk_size(RUNNING, bytes_each=10**9) == 1
 
 
-def test_letters_go_as_far_as_their_breakers_let_them() -> None:
+def test_breakers_limit_how_many_letters_are_sent() -> None:
     trying = BreakerSeen("mail", "HALF_OPEN", trials=2)
     breakers = {"payments": OPEN, "mail": trying, "shop": BreakerSeen("shop", "CLOSED")}
 
@@ -239,7 +239,7 @@ def claimed_for(batch_id: str) -> dict[str, Any]:
         ({"replayAttempts": [attempt(None)]}, False, Wait(), Wait()),
     ],
 )  # fmt: skip
-def test_what_is_done_with_a_letter(
+def test_the_next_step_of_a_letter(
     changes: dict[str, Any], skipped: bool, expected: object, at_the_end: object
 ) -> None:
     letter = a_letter(**changes)
@@ -283,14 +283,14 @@ def test_a_letter_that_is_gone_is_skipped() -> None:
         ({"all": True, "reason": "\ud800"}, ["reason"]),
     ],
 )
-def test_every_problem_of_an_order_is_named(body: dict[str, Any], fields: list[str]) -> None:
+def test_an_invalid_order_is_rejected_with_every_problem(body: dict[str, Any], fields: list[str]) -> None:
     with pytest.raises(RequestInvalid) as caught:
         BatchOrder.parse(body)
 
     assert sorted(entry["field"] for entry in caught.value.errors) == sorted(fields)
 
 
-def test_an_order_is_read_as_it_was_meant() -> None:
+def test_an_order_is_read_from_json() -> None:
     order = BatchOrder.parse(
         {
             "filter": {"errorType": ["TIMEOUT_ERROR"], "status": "dlq_failed"},
@@ -321,7 +321,7 @@ def test_an_order_is_read_as_it_was_meant() -> None:
     st.none() | st.integers(0, 30), st.none() | st.sampled_from([0, 0.01, 0.1, 0.3, 0.5, 0.9, 1]), st.integers(1, 300),
     st.randoms(use_true_random=False),
 )  # fmt: skip
-def test_no_more_fail_than_was_told_before_the_start(
+def test_no_more_letters_fail_than_the_dry_run_reported(
     most: int | None, rate: float | None, total: int, dice: Any
 ) -> None:
     """Letters end in any order, and as badly as they can: from some point on all of them fail."""
@@ -340,5 +340,5 @@ def test_no_more_fail_than_was_told_before_the_start(
             failed += ended >= good
             ended += 1
 
-    told = batch_rules.failures_at_most(total, most, rate)
-    assert failed <= (total if told is None else told)
+    reported = batch_rules.failures_at_most(total, most, rate)
+    assert failed <= (total if reported is None else reported)
