@@ -132,17 +132,17 @@ def duties(heartbeat: Heartbeat) -> list[Duty]:
     """What the cron role does, with its intervals."""
     from messages_app.store.ledger import ledger
     from messages_app.store.series import series
-    from messages_app.work import comparing
-    from messages_app.work.witness import keeper
+    from messages_app.work import reconciliation
+    from messages_app.work.store_losses import mark_keeper
 
     accounts = Accounts(lambda days: ledger().accounting(days))
     return [
         Duty("heartbeat", 5, heartbeat.beat),
         Duty("note the figures", 5, series().sample),
-        Duty("keep the ledger's mark", 10, keeper(every_s=0)),
+        Duty("keep the ledger's mark", 10, mark_keeper(every_s=0)),
         Duty("replay what is due", 60, replay_what_is_due),
         Duty("check recent accounts", 60, lambda: accounts.check(RECENT_DAYS)),
-        Duty("compare the letters", 60, comparing.check),
+        Duty("compare the letters", 60, reconciliation.check),
         Duty("check all accounts", 3600, lambda: accounts.check(400)),
         Duty("forget expired accounts", 86_400, lambda: ledger().forget_accounts()),
     ]

@@ -45,9 +45,9 @@ from messages_app.domain.redis_state import (
 from messages_app.store import presence
 from messages_app.store.lane_workers import lane_workers
 from messages_app.store.ledger import ledger
-from messages_app.store.recorded import recorded
+from messages_app.store.recorded_outcomes import recorded_outcomes
 from messages_app.store.series import History, series
-from messages_app.work import comparing, witness
+from messages_app.work import reconciliation, store_losses
 
 #: Leases and due times are compared across hosts; more than this (ms) makes them wrong in ways that people notice.
 CLOCK_TOLERANCE_MS = 1000
@@ -378,9 +378,9 @@ def look_at_work() -> Iterator[Finding]:
 
 
 def look_at_losses() -> Iterator[Finding]:
-    known = witness.open_losses()
+    known = store_losses.open_losses()
     for loss in known.losses:
-        yield _fail(f"loss {loss.id}", witness.sentence(loss), witness.advice(loss))
+        yield _fail(f"loss {loss.id}", store_losses.sentence(loss), store_losses.advice(loss))
     if known.incomplete:
         yield _warn("losses", known.incomplete, "Look at MongoDB.")
     elif not known.losses:
@@ -388,9 +388,9 @@ def look_at_losses() -> Iterator[Finding]:
 
 
 def look_at_letters() -> Iterator[Finding]:
-    found = comparing.compare(COMPARED)
+    found = reconciliation.compare(COMPARED)
     of = f"{found.looked_at:,} of {found.of:,} outcomes that Redis remembers"
-    lacking = recorded().lacking_count()
+    lacking = recorded_outcomes().lacking_count()
     if lacking:
         yield _fail(
             "letters",

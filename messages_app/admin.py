@@ -31,10 +31,10 @@ from messages_app import registry
 from messages_app.domain.errors import MessagesError, StoreUnavailable
 from messages_app.domain.records import AccountRow, LedgerFigures, Quarantined, Record, State
 from messages_app.models import Message
-from messages_app.store import flight
-from messages_app.store.flight import Flying
+from messages_app.store import in_flight
+from messages_app.store.in_flight import InFlightMessage
 from messages_app.store.ledger import ledger
-from messages_app.work import witness
+from messages_app.work import store_losses
 from wire.cached import Cached
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
@@ -52,7 +52,7 @@ class Board:
     """What the live part shows."""
 
     figures: LedgerFigures
-    flying: tuple[Flying, ...]
+    flying: tuple[InFlightMessage, ...]
     now_ms: int
     quarantined: tuple[Quarantined, ...]
 
@@ -60,7 +60,7 @@ class Board:
 def _board() -> Board:
     book = ledger()
     figures = book.figures()
-    seen = flight.look()
+    seen = in_flight.look()
     # Few or none: each is a message that somebody has to look at.
     aside = tuple(book.quarantined()[:MOST_SET_ASIDE]) if figures.quarantined else ()
     return Board(figures, seen.messages, seen.now_ms, aside)
@@ -128,8 +128,8 @@ class MessageAdmin(ReadOnlyAdmin):
             "origin": f"{request.scheme}://{request.get_host()}",
             "may_see_letters": request.user.has_perm("dlq_app.view_deadletter"),
             "may_acknowledge": permissions.can(request, permissions.ADMIN),
-            "reason": request.GET.get("reason", "")[: witness.MAX_REASON],
-            "most": witness.MAX_REASON,
+            "reason": request.GET.get("reason", "")[: store_losses.MAX_REASON],
+            "most": store_losses.MAX_REASON,
             **_losses(),
         }
         if asked:
@@ -152,11 +152,11 @@ class MessageAdmin(ReadOnlyAdmin):
         permissions.require(request, permissions.ADMIN, "Acknowledging losses")
         ids, reason = request.POST.getlist("loss"), request.POST.get("reason", "").strip()
         try:
-            new = witness.acknowledge(ids, actor=permissions.actor(request), reason=reason)
+            new = store_losses.acknowledge(ids, actor=permissions.actor(request), reason=reason)
         except (MessagesError, DeadLetterError) as error:
             messages.error(request, str(error))
             return HttpResponseRedirect(
-                f"{self._address()}?{urlencode({'reason': reason[: witness.MAX_REASON]})}#losses"
+                f"{self._address()}?{urlencode({'reason': reason[: store_losses.MAX_REASON]})}#losses"
             )
         for loss_id in new:
             permissions.record_audit(request, loss_id, f"loss {loss_id}", "acknowledge loss", reason, about=Message)
@@ -193,11 +193,12 @@ def live_context(days: int) -> dict[str, Any]:
 def _losses() -> dict[str, Any]:
     """Losses of stores that nobody has acknowledged, with what can be done."""
     try:
-        known = witness.open_losses()
+        known = store_losses.open_losses()
     except StoreUnavailable:
         return {}
     shown = [
-        {"id": loss.id, "sentence": witness.sentence(loss), "advice": witness.advice(loss)} for loss in known.losses
+        {"id": loss.id, "sentence": store_losses.sentence(loss), "advice": store_losses.advice(loss)}
+        for loss in known.losses
     ]
     return {"losses": shown, "losses_incomplete": known.incomplete}
 

@@ -22,10 +22,10 @@ NO_TEXT = "(its text could not be made)"
 _TEXT_LIMIT = 40_000
 _NAME_LIMIT = 200
 _NOTE_LIMIT = 2_000
-_NOTES_MOST = 10
+_MAX_NOTES = 10
 _LINE_LIMIT = 500
 #: Exceptions told of in one stack: causes and members of groups, altogether.
-_EXCEPTIONS_MOST = 30
+_MAX_EXCEPTIONS = 30
 #: Frames shown of one exception: the outermost and the innermost.
 _OUTER_FRAMES, _INNER_FRAMES = 50, 150
 #: The same frame is shown so often in a row; then it is counted.
@@ -47,7 +47,7 @@ _qualname_of: Callable[[type], str] = vars(type)["__qualname__"].__get__
 _module_of: Callable[[type], str] = vars(type)["__module__"].__get__
 
 
-def asked(question: Callable[[], _T], otherwise: _T) -> _T:
+def guarded(question: Callable[[], _T], otherwise: _T) -> _T:
     """The answer to a question that runs foreign code; ``otherwise`` when it raises, whatever that is."""
     try:
         return question()
@@ -57,7 +57,7 @@ def asked(question: Callable[[], _T], otherwise: _T) -> _T:
 
 def attribute(error: object, name: str) -> Any:
     """An attribute that a foreign object may not have, or not give; None then."""
-    return asked(lambda: getattr(error, name, None), None)
+    return guarded(lambda: getattr(error, name, None), None)
 
 
 def exact(text: str) -> str:
@@ -72,7 +72,7 @@ def ancestors(kind: type) -> Iterator[tuple[type, str]]:
 
 
 def _module(kind: type) -> str:
-    module = asked(lambda: _module_of(kind), "")
+    module = guarded(lambda: _module_of(kind), "")
     return exact(module) if issubclass(type(module), str) else ""
 
 
@@ -83,7 +83,7 @@ def name_of(kind: type) -> str:
 
 def text_of(error: BaseException) -> str:
     """What the exception says of itself. Runs its code: ask once."""
-    return asked(lambda: exact(str(error))[:_TEXT_LIMIT], NO_TEXT)
+    return guarded(lambda: exact(str(error))[:_TEXT_LIMIT], NO_TEXT)
 
 
 def stack_of(error: BaseException, said: str) -> str:
@@ -91,10 +91,10 @@ def stack_of(error: BaseException, said: str) -> str:
 
     ``said``: the text of ``error``, which is not asked for again. Local variables are never shown.
     """
-    return "".join(_Told().chain(error, said))
+    return "".join(_Stack().chain(error, said))
 
 
-class _Told:
+class _Stack:
     """One telling; counts the exceptions in it, since each may lead to any number of others."""
 
     def __init__(self) -> None:
@@ -106,7 +106,7 @@ class _Told:
         current: BaseException | None = error
         joined = ""
         while current is not None:
-            if id(current) in self._seen or len(self._seen) >= _EXCEPTIONS_MOST:
+            if id(current) in self._seen or len(self._seen) >= _MAX_EXCEPTIONS:
                 parts.append(["… more exceptions led to this one …\n", joined])
                 break
             self._seen.add(id(current))
@@ -133,7 +133,7 @@ class _Told:
         yield from _notes(error)
         if issubclass(kind, BaseExceptionGroup):
             for number, member in enumerate(_members_of(error), 1):
-                if len(self._seen) >= _EXCEPTIONS_MOST:
+                if len(self._seen) >= _MAX_EXCEPTIONS:
                     yield "  … more exceptions are in this group …\n"
                     break
                 yield f"  --- exception {number} of the group ---\n"
@@ -146,7 +146,7 @@ def _notes(error: BaseException) -> list[str]:
     if not issubclass(type(notes), list):
         return []
     # As the list itself has them: a class derived from it may never come to an end.
-    return [f"{asked(partial(_note, note), NO_TEXT)}\n" for note in list.__getitem__(notes, slice(_NOTES_MOST))]
+    return [f"{guarded(partial(_note, note), NO_TEXT)}\n" for note in list.__getitem__(notes, slice(_MAX_NOTES))]
 
 
 def _note(note: object) -> str:
@@ -170,13 +170,13 @@ def _frames(tb: TracebackType) -> Iterator[str]:
             inner.append(shown)
         count += 1
         shown = shown.tb_next
-    yield from _told(outer)
+    yield from _lines(outer)
     if (left_out := count - len(outer) - len(inner)) > 0:
         yield f"  [{left_out} frames are not shown]\n"
-    yield from _told(inner)
+    yield from _lines(inner)
 
 
-def _told(frames: Iterable[TracebackType]) -> Iterator[str]:
+def _lines(frames: Iterable[TracebackType]) -> Iterator[str]:
     last, times = "", 0
     for tb in frames:
         code = tb.tb_frame.f_code
@@ -197,7 +197,7 @@ def _counted(times: int) -> Iterator[str]:
 
 def _source(tb: TracebackType) -> str:
     # The file may be anything by now, and a module may have a loader of its own.
-    line = asked(
+    line = guarded(
         lambda: linecache.getline(tb.tb_frame.f_code.co_filename, tb.tb_lineno, tb.tb_frame.f_globals).strip(), ""
     )
     return f"    {line[:_LINE_LIMIT]}\n" if line else ""

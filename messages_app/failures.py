@@ -15,7 +15,7 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from messages_app.exception_text import ancestors, asked, attribute, exact, name_of, stack_of, text_of
+from messages_app.exception_text import ancestors, attribute, exact, guarded, name_of, stack_of, text_of
 
 
 class ErrorKind(StrEnum):
@@ -112,9 +112,9 @@ ERROR_TYPE_PATTERN = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 REASON_LIMIT = 8 * 1024
 STACK_LIMIT = 32 * 1024
 #: No wait asked for by a downstream counts for more: as long as a retry policy may honour one.
-LONGEST_WISH_MS = 86_400_000
+MAX_RETRY_AFTER_MS = 86_400_000
 #: How far errors wrapped in others are followed.
-_WRAPPED_MOST = 5
+_MAX_WRAPPED = 5
 _KINDS: Mapping[str, ErrorKind] = {kind.value: kind for kind in ErrorKind}
 _errno_of: Callable[[BaseException], object] = vars(OSError)["errno"].__get__
 
@@ -232,7 +232,7 @@ def type_of(error: BaseException, extra: Mapping[str, str] = NOTHING) -> str:
     Never raises.
     """
     seen: list[BaseException] = []
-    while len(seen) < _WRAPPED_MOST:
+    while len(seen) < _MAX_WRAPPED:
         if issubclass(type(error), HandlerError | AttemptTimeout):
             return _error_type(attribute(error, "error_type"))
         found = _tabled(type(error), extra)
@@ -266,7 +266,7 @@ def classify(
         kind=(own and _kind(attribute(error, "kind"))) or kind_of(error_type, kinds),
         reason=clip(_reason(type(error), said), REASON_LIMIT),
         stack=clip_middle(stack_of(error, said), STACK_LIMIT),
-        retry_after_ms=asked(lambda: _milliseconds(attribute(error, "retry_after")), None),
+        retry_after_ms=guarded(lambda: _milliseconds(attribute(error, "retry_after")), None),
     )
 
 
@@ -319,7 +319,7 @@ def _tabled(kind: type, extra: Mapping[str, str]) -> str:
 
 
 def _type_by_status(status_of: attrgetter[Any], error: BaseException) -> str:
-    status = asked(lambda: status_of(error), None)
+    status = guarded(lambda: status_of(error), None)
     # As a plain number (an HTTPStatus is none): one of a foreign class compares as it likes.
     return http_error_type(int.__add__(status, 0)) if issubclass(type(status), int) else UNKNOWN_ERROR
 
@@ -365,6 +365,6 @@ def _milliseconds(wish: Any) -> int | None:
     if wish != wish or wish < 0:
         return None
     # Cut before it is reckoned with: it may be too large for any float.
-    if wish >= LONGEST_WISH_MS // 1000:
-        return LONGEST_WISH_MS
+    if wish >= MAX_RETRY_AFTER_MS // 1000:
+        return MAX_RETRY_AFTER_MS
     return math.ceil(float(wish) * 1000)

@@ -14,7 +14,7 @@ from messages_app.failures import HandlerError, InvalidPayloadError, TransientEr
 from messages_app.registry import handler
 
 #: Longer than an attempt may take by default, so that time-outs can be tried; a day would only hold threads.
-_LONGEST_DELAY_MS = 60_000
+_MAX_DELAY_MS = 60_000
 #: A sleeping thread hears that it should stop only between two slices.
 _SLICE_S = 0.1
 _RESULT = {"processed": True}
@@ -33,7 +33,7 @@ def demo(message: Message) -> dict[str, Any]:
     payload = message.payload
     if not isinstance(payload, dict) or not payload:
         return _RESULT
-    delay_ms = _number(payload, "delayMs", _LONGEST_DELAY_MS)
+    delay_ms = _number(payload, "delayMs", _MAX_DELAY_MS)
     fails = _flag(payload, "simulateError")
     if "failTimes" in payload:
         fails = message.prior_runs < _number(payload, "failTimes", 1_000_000, whole=True)

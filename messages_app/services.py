@@ -19,7 +19,7 @@ from messages_app.domain.errors import LedgerRefused, MessagesError, StoreUnavai
 from messages_app.domain.parsing import parse_payload
 from messages_app.domain.records import Completed, Deferred, Failed, Outcome, State, Verdict
 from messages_app.store.ledger import Ledger, ledger
-from messages_app.store.recorded import recorded
+from messages_app.store.recorded_outcomes import recorded_outcomes
 from messages_app.work import leases
 from messages_app.work.flushing import reduced
 from messages_app.work.pool import GRACE_S, WATCH_S
@@ -45,9 +45,9 @@ def process(message_id: str, epoch: int, attempt: int) -> str:
     if claimed is None:
         return "not_claimed"
     outcome = _run_watched(book, Runner(name), Attempt(claimed, sent_at))
-    if outcome.sample is not None:
+    if outcome.call_report is not None:
         # At once: there is no company to wait for, and the ledger may be away for longer than a probe's permit lasts.
-        outcome.sample.send()
+        outcome.call_report.send()
     _offer(book, outcome)
     match outcome:
         case Completed():
@@ -142,7 +142,7 @@ class IntakePort:
         _answered(lambda: ledger().resettle(message_id, epoch))
 
     def unlist(self, message_ids: Sequence[str]) -> None:
-        _answered(lambda: recorded().unlist(message_ids))
+        _answered(lambda: recorded_outcomes().unlist(message_ids))
 
     def check_payload(self, payload: bytes) -> None:
         try:

@@ -18,9 +18,9 @@ from rq.worker import DequeueStrategy, WorkerStatus
 from breaker_app.conf import remind
 from breaker_app.primary import demotions
 from messages_app import conf
-from messages_app.attempt import vitals
+from messages_app.attempt import process_state
 from messages_app.jobs import WakeUpJob
-from messages_app.store.connection import impatient
+from messages_app.store.connection import with_timeouts
 from messages_app.store.lane_workers import MarkedWorker
 from messages_app.store.ledger import ledger
 from messages_app.store.queues import queues
@@ -40,7 +40,7 @@ _TICK_S = 0.25
 #: RQ's rqsuspend is looked for so often.
 _LOOK_EVERY_S = 1.0
 #: A stopping process waits so long to be taken off RQ's list. Otherwise it expires there by itself.
-_LAST_WORD_S = 1.5
+_UNREGISTER_TIMEOUT_S = 1.5
 #: A second signal within this time is the same wish again (a terminal and a supervisor both pass Ctrl-C on).
 _ECHO_S = 1.0
 
@@ -115,7 +115,7 @@ class ThreadedWorker(MarkedWorker):
             engine.stop(conf.shutdown_grace_s(), hurry=self._hurry.is_set)
             self._over.set()
             upkeep.stop()
-            listing.join(_LAST_WORD_S)
+            listing.join(_UNREGISTER_TIMEOUT_S)
         log.info("worker_stopped", extra={"worker": self.name, "exit_code": self.exit_code})
         return bool(engine.flusher.flushed)
 
@@ -181,7 +181,7 @@ class ThreadedWorker(MarkedWorker):
 
     def _set_connection(self, connection: Any) -> Any:
         """RQ lets each answer take more than 400 s, for a worker that waits for jobs by it. This one does not."""
-        return impatient(connection)
+        return with_timeouts(connection)
 
     def _set_ip_address(self, connection: Any) -> None:
         """RQ asks Redis for it when the object is made; here that waits until Redis is there."""
@@ -246,7 +246,7 @@ class ThreadedWorker(MarkedWorker):
             "completed": flusher.completed,
             "failed": flusher.failed,
             "stale": flusher.stale,
-            "memory": vitals.resident_bytes(),
+            "memory": process_state.resident_bytes(),
             "version": conf.code_version(),
         }
 

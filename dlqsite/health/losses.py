@@ -12,8 +12,8 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from audit_app.lines import record
-from messages_app.store.recorded import recorded
-from messages_app.work import witness
+from messages_app.store.recorded_outcomes import recorded_outcomes
+from messages_app.work import store_losses
 from wire.contract import COUNT, TEXT, Field, Shape, choice, envelope, many, nullable, problems, text
 from wire.instants import iso
 
@@ -23,9 +23,9 @@ MOST = 5
 
 def seen() -> tuple[str, Mapping[str, Any]]:
     """What is wrong, empty when nothing is, and the facts. Raises ``StoreUnavailable`` when Redis does not answer."""
-    known = witness.open_losses()
+    known = store_losses.open_losses()
     facts: dict[str, Any] = {
-        "losses": [witness.wire(loss) for loss in known.losses[-MOST:]],
+        "losses": [store_losses.wire(loss) for loss in known.losses[-MOST:]],
         "unacknowledged": len(known.losses),
     }
     if known.incomplete:
@@ -34,15 +34,15 @@ def seen() -> tuple[str, Mapping[str, Any]]:
         return "", facts
     newest = known.losses[-1]
     more = f" And {len(known.losses) - 1} more." if len(known.losses) > 1 else ""
-    return f"{witness.sentence(newest)}{more} {witness.advice(newest)}", facts
+    return f"{store_losses.sentence(newest)}{more} {store_losses.advice(newest)}", facts
 
 
 def lacking() -> tuple[str, Mapping[str, Any]]:
     """What the dead letters lack, as cron found it by comparing. Raises ``StoreUnavailable``."""
-    number = recorded().lacking_count()
+    number = recorded_outcomes().lacking_count()
     if not number:
         return "", {"lacking": 0}
-    since = datetime.fromtimestamp(min(recorded().lacking().values(), default=0) / 1000, UTC)
+    since = datetime.fromtimestamp(min(recorded_outcomes().lacking().values(), default=0) / 1000, UTC)
     outcomes = f"{number:,} outcome{'' if number == 1 else 's'}"
     detail = (
         f"The dead letters lack at least {outcomes} known to Redis. MongoDB was restored, or letters were deleted. "
@@ -62,7 +62,7 @@ _ACKNOWLEDGED = Shape(
     Field("by", TEXT),
     Field("reason", TEXT),
 )
-#: Written by ``messages_app.work.witness``.
+#: Written by ``messages_app.work.store_losses``.
 LOSS = Shape(
     "LossData",
     Field("id", TEXT),
@@ -77,7 +77,7 @@ LOSS = Shape(
     Field("acknowledged", nullable(_ACKNOWLEDGED)),
 )
 REASON_IN = Shape(
-    "ReasonData", Field("reason", text(witness.MAX_REASON, blank=False), "What happened, and how you know it.")
+    "ReasonData", Field("reason", text(store_losses.MAX_REASON, blank=False), "What happened, and how you know it.")
 )
 
 
@@ -97,7 +97,7 @@ class LossesView(APIView):
         responses={200: envelope("Losses", many(LOSS))},
     )
     def get(self, request: Request) -> Response:
-        return Response({"data": [witness.wire(loss) for loss in witness.all_losses()]})
+        return Response({"data": [store_losses.wire(loss) for loss in store_losses.all_losses()]})
 
 
 class AcknowledgeView(APIView):
@@ -115,8 +115,8 @@ class AcknowledgeView(APIView):
     )
     def post(self, request: Request, loss_id: str) -> Response:
         reason = REASON_IN.read(request.data)["reason"].strip()
-        new = witness.acknowledge([loss_id], actor=getattr(request, "actor", ""), reason=reason)
+        new = store_losses.acknowledge([loss_id], actor=getattr(request, "actor", ""), reason=reason)
         if new:
             log_acknowledged(getattr(request, "actor", ""), loss_id, reason)
-        (loss,) = (loss for loss in witness.all_losses() if loss.id == loss_id)
-        return Response({"data": witness.wire(loss)})
+        (loss,) = (loss for loss in store_losses.all_losses() if loss.id == loss_id)
+        return Response({"data": store_losses.wire(loss)})

@@ -12,8 +12,8 @@ from dlqsite.health import findings, report
 from management.doctor import Status, look_at_letters
 from management.tests.commands import run
 from messages_app.store.ledger import ledger
-from messages_app.tests.test_comparing import bury, statuses
-from messages_app.work import comparing
+from messages_app.tests.test_reconciliation import bury, statuses
+from messages_app.work import reconciliation
 
 pytestmark = [pytest.mark.redis, pytest.mark.mongo, pytest.mark.django_db]
 
@@ -36,7 +36,7 @@ def test_a_dry_run_counts_and_changes_nothing(mongo_db: Any, capsys: pytest.Capt
 
 def test_it_brings_what_is_missing_and_can_be_repeated(mongo_db: Any) -> None:
     mongo_db.dead_letters.delete_many({"messageId": {"$in": ["a", "b"]}})
-    comparing.check()
+    reconciliation.check()
     assert report.check_letters().status is findings.Status.DEGRADED
     assert "bring_again --since 20" in report.check_letters().detail
     assert [told.status for told in look_at_letters()] == [Status.FAIL]

@@ -201,5 +201,5 @@ def test_a_worker_can_use_its_whole_grace_while_no_store_answers(tmp_path: Path,
 
     spare = up._role("worker", "run_worker").grace - 25.0
 
-    after = engine.LAST_FLUSH_S + flushing._LAST_WORD_S + upkeep.STOP_S + worker._LAST_WORD_S
+    after = engine.FINAL_FLUSH_S + flushing._REPORT_TIMEOUT_S + upkeep.STOP_S + worker._UNREGISTER_TIMEOUT_S
     assert spare > after + 2  # to end the process

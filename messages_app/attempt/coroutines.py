@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
 
 from messages_app.attempt import databases
-from messages_app.exception_text import asked
+from messages_app.exception_text import guarded
 from messages_app.failures import HandlerError
 from processes.forks import leave_if_forked
 
@@ -42,9 +42,9 @@ _NEVER_RUN = (Generator, AsyncGenerator, AsyncIterator, map, filter, concurrent.
 _NOT_CALLED = (FunctionType, MethodType, BuiltinFunctionType)
 _ATOMS = frozenset({NoneType, bool, int, float, str, bytes})
 _CONTAINERS: tuple[Any, ...] = (list, tuple, set, frozenset, deque)
-_UNWRAP_MOST = 50
+_MAX_UNWRAPS = 50
 #: Values within a result that are looked at for work that never ran.
-_WITHIN_MOST = 10_000
+_MAX_VALUES = 10_000
 
 
 class NeverRan(HandlerError):
@@ -122,7 +122,7 @@ def refuse_within(value: Any) -> None:
     never: list[object] = []
     waiting: deque[Any] = deque([value])
     seen: set[int] = set()
-    while waiting and len(seen) < _WITHIN_MOST:
+    while waiting and len(seen) < _MAX_VALUES:
         found = waiting.popleft()
         kind = type(found)
         if kind in _ATOMS or id(found) in seen:
@@ -130,9 +130,9 @@ def refuse_within(value: Any) -> None:
         seen.add(id(found))
         # Read as the container itself has them: a class derived from it may do anything.
         if issubclass(kind, dict):
-            waiting.extend(islice(dict.values(found), _WITHIN_MOST))
+            waiting.extend(islice(dict.values(found), _MAX_VALUES))
         elif (container := next((one for one in _CONTAINERS if issubclass(kind, one)), None)) is not None:
-            waiting.extend(islice(container.__iter__(found), _WITHIN_MOST))
+            waiting.extend(islice(container.__iter__(found), _MAX_VALUES))
         elif (issubclass(kind, _NEVER_RUN) or _is_awaitable(found)) and not _has_ended(found):
             never.append(found)
     for one in never:
@@ -158,7 +158,7 @@ def generator_behind(function: Callable[..., Any]) -> FunctionType | None:
     Looks through ``functools.partial``, objects that can be called, methods, and decorators that name what they wrap.
     """
     seen: Any = function
-    for _ in range(_UNWRAP_MOST):
+    for _ in range(_MAX_UNWRAPS):
         if isinstance(seen, partial):
             seen = seen.func
         elif inspect.ismethod(seen):
@@ -217,13 +217,13 @@ async def _close_databases(own: ThreadSensitiveContext) -> list[str]:
 def _has_ended(value: Any) -> bool:
     if not issubclass(type(value), (asyncio.Future, concurrent.futures.Future)):
         return False
-    return asked(lambda: bool(value.done() and not value.cancelled()), False)
+    return guarded(lambda: bool(value.done() and not value.cancelled()), False)
 
 
 def _close(value: Any) -> None:
     """Let what did not run, or not to its end, end now and not when it is collected."""
     if inspect.isgenerator(value) or inspect.iscoroutine(value):
-        asked(value.close, None)
+        guarded(value.close, None)
 
 
 def _described(kind: type) -> str:

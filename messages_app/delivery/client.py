@@ -57,7 +57,7 @@ _NOT_THEIRS: Final = frozenset(
     }
 )  # fmt: skip
 #: Longest wait that is taken from an answer, in seconds: above whatever a policy may honour.
-LONGEST_WAIT_S: Final = 1e9
+MAX_WAIT_S: Final = 1e9
 #: Characters of ``Retry-After`` that are read.
 _RETRY_AFTER_READ: Final = 1000
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?")
@@ -268,7 +268,7 @@ def _led_to(location: str, destination: Destination) -> str:
 def seconds_to_wait(value: str | None, now: float) -> float | None:
     """Return the wait that ``Retry-After`` asks for, in seconds from ``now``; None when nothing in it can be read.
 
-    Of several values, which proxies join with commas, the longest counts. A wait beyond ``LONGEST_WAIT_S`` becomes
+    Of several values, which proxies join with commas, the longest counts. A wait beyond ``MAX_WAIT_S`` becomes
     that. How much of it is honoured is the retry policy's (``max_retry_after_ms``).
     """
     # A date has a comma of its own, after the day of the week.
@@ -280,19 +280,19 @@ def seconds_to_wait(value: str | None, now: float) -> float | None:
 
 def _wait_of(text: str, now: float) -> float | None:
     if _SECONDS.fullmatch(text):
-        return min(float(text), LONGEST_WAIT_S)
+        return min(float(text), MAX_WAIT_S)
     try:
         parsed = parsedate_tz(text)
         if parsed is None:
             return None
         if parsed[0] > MAXYEAR:
-            return LONGEST_WAIT_S
+            return MAX_WAIT_S
         # The format has no other zone than GMT, however it is written.
         when = datetime(*parsed[:6], tzinfo=UTC).timestamp() - (parsed[9] or 0)
     except (ValueError, TypeError, IndexError, OverflowError):
         # What the parser raises depends on how odd the foreign text is.
         return None
-    return min(max(0.0, when - now), LONGEST_WAIT_S)
+    return min(max(0.0, when - now), MAX_WAIT_S)
 
 
 def _unanswered(origin: str, error: BaseException) -> HandlerError:

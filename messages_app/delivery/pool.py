@@ -31,9 +31,9 @@ from processes.once import OncePerProcess
 #: Connections kept open per destination, if as many threads deliver at once.
 KEPT: Final = 500
 #: A connection older than this, in seconds, is not used again: the name may have moved.
-OLDEST_S: Final = 60.0
+MAX_AGE_S: Final = 60.0
 #: Names that are looked up at the same time; the system's resolver cannot be interrupted.
-LOOKUPS: Final = 64
+MAX_LOOKUPS: Final = 64
 
 #: Name, port → addresses. Raises OSError.
 Resolver = Callable[[str, int], list[str]]
@@ -132,7 +132,7 @@ class _TimedSocket:
         self._sock.close()
 
 
-class Door:
+class Connector:
     """Opens connections for one host of the policy: looks up, judges, connects."""
 
     def __init__(self, policy: HostPolicy, resolve: Resolver) -> None:
@@ -192,7 +192,7 @@ def look_up(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-_lookups = threading.BoundedSemaphore(LOOKUPS)
+_lookups = threading.BoundedSemaphore(MAX_LOOKUPS)
 
 
 def _looked_up(resolve: Resolver, host: str, port: int, until: float) -> list[str]:
@@ -224,14 +224,14 @@ class _Connection(HTTPConnection):
 
     response_class = Response
 
-    def __init__(self, *arguments: Any, door: Door, **options: Any) -> None:
+    def __init__(self, *arguments: Any, connector: Connector, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.door = door
+        self.connector = connector
         self.opened_at = 0.0
 
     def _new_conn(self) -> socket.socket:
         self.opened_at = _monotonic()
-        return self.door.open(self.host, int(self.port))
+        return self.connector.open(self.host, int(self.port))
 
     def connect(self) -> None:
         super().connect()
@@ -246,14 +246,14 @@ class _TlsConnection(HTTPSConnection):
 
     response_class = Response
 
-    def __init__(self, *arguments: Any, door: Door, **options: Any) -> None:
+    def __init__(self, *arguments: Any, connector: Connector, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.door = door
+        self.connector = connector
         self.opened_at = 0.0
 
     def _new_conn(self) -> socket.socket:
         self.opened_at = _monotonic()
-        return self.door.open(self.host, int(self.port))
+        return self.connector.open(self.host, int(self.port))
 
     def connect(self) -> None:
         super().connect()
@@ -265,7 +265,7 @@ class _TlsConnection(HTTPSConnection):
 
 def _fresh(connection: Any) -> Any:
     """The connection, closed if it is too old: the next request opens it anew and asks the resolver again."""
-    if not connection.is_closed and _monotonic() - connection.opened_at > OLDEST_S:
+    if not connection.is_closed and _monotonic() - connection.opened_at > MAX_AGE_S:
         connection.close()
     return connection
 
@@ -333,12 +333,12 @@ class Pools:
         return pool
 
     def _made(self, destination: Destination, policy: HostPolicy) -> HTTPConnectionPool:
-        door = Door(policy, self._resolve)
+        connector = Connector(policy, self._resolve)
         if destination.scheme == "http":
-            return _Pool(destination.host, destination.port, maxsize=KEPT, door=door)
+            return _Pool(destination.host, destination.port, maxsize=KEPT, connector=connector)
         # One context for all connections of a pool: its certificates are read once.
         context = self._tls or ssl.create_default_context()
-        return _TlsPool(destination.host, destination.port, maxsize=KEPT, door=door, ssl_context=context)
+        return _TlsPool(destination.host, destination.port, maxsize=KEPT, connector=connector, ssl_context=context)
 
 
 def _read(response: BaseHTTPResponse, most: int) -> Answer:

@@ -15,7 +15,7 @@ from typing import Any, Final
 MAX_INTERIM: Final = 64
 #: Bytes of a head that are read. A longer one is taken as it is by then; its body is not read.
 MAX_HEAD: Final = 262_144
-#: Lines of the used fields that are kept; more than that is abuse, and http.client refuses more than 100.
+#: ThreadConnections of the used fields that are kept; more than that is abuse, and http.client refuses more than 100.
 _MAX_KEPT: Final = 60
 _USED: Final = frozenset(
     {b"connection", b"content-length", b"keep-alive", b"location", b"retry-after", b"transfer-encoding"}

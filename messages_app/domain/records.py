@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from messages_app.work.samples import Sample
+    from messages_app.work.call_reports import CallReport
 
 
 class State(StrEnum):
@@ -184,7 +184,7 @@ class Completed:
     attempt_json: str
     ended_at_ms: int = 0
     #: What the circuit breaker has to be told of the call; no part of what the ledger gets.
-    sample: Sample | None = None
+    call_report: CallReport | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +197,7 @@ class Failed:
     error: str
     attempt_json: str
     #: As of ``Completed``.
-    sample: Sample | None = None
+    call_report: CallReport | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +214,7 @@ class Deferred:
     #: JSON object for the list of attempts, or empty to leave no trace.
     attempt_json: str = ""
     #: As of ``Completed``.
-    sample: Sample | None = None
+    call_report: CallReport | None = None
 
 
 Outcome = Completed | Failed | Deferred

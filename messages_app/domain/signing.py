@@ -10,8 +10,8 @@ from typing import Final
 
 PREFIX: Final = "whsec_"
 #: Bytes of a secret, as the standard asks.
-SHORTEST: Final = 24
-LONGEST: Final = 64
+MIN_SECRET: Final = 24
+MAX_SECRET: Final = 64
 #: Seconds by which a receiver's clock may differ.
 TOLERANCE_S: Final = 300
 
@@ -26,8 +26,8 @@ def key_of(secret: str) -> bytes:
         key = base64.b64decode(secret.strip().removeprefix(PREFIX), validate=True)
     except (binascii.Error, ValueError):
         raise SecretRefused(f"must be {PREFIX} followed by base64") from None
-    if not SHORTEST <= len(key) <= LONGEST:
-        raise SecretRefused(f"must hold {SHORTEST} to {LONGEST} bytes, not {len(key)}")
+    if not MIN_SECRET <= len(key) <= MAX_SECRET:
+        raise SecretRefused(f"must hold {MIN_SECRET} to {MAX_SECRET} bytes, not {len(key)}")
     return key
 
 

@@ -45,7 +45,7 @@ def connection() -> redis.Redis:
     """The client of this process: thread-safe. It sends again only what was refused."""
     if wrong := url_problem(settings.REDIS_URL):
         raise StoreUnavailable(wrong)
-    return impatient(redis.Redis.from_url(settings.REDIS_URL))
+    return with_timeouts(redis.Redis.from_url(settings.REDIS_URL))
 
 
 def url_problem(url: str) -> str:
@@ -61,7 +61,7 @@ def url_problem(url: str) -> str:
     return ""
 
 
-def impatient(client: redis.Redis, timeout_s: float = SOCKET_TIMEOUT_S) -> redis.Redis:
+def with_timeouts(client: redis.Redis, timeout_s: float = SOCKET_TIMEOUT_S) -> redis.Redis:
     """The client, such that it waits at most so long for an answer and leaves a server that is no primary.
 
     Call it before the client's first command.
@@ -69,7 +69,7 @@ def impatient(client: redis.Redis, timeout_s: float = SOCKET_TIMEOUT_S) -> redis
     return leave_demoted(client, socket_timeout=timeout_s, socket_connect_timeout=SOCKET_TIMEOUT_S)
 
 
-class Lines(threading.local):
+class ThreadConnections(threading.local):
     """One socket per thread and process to one server.
 
     A command costs about half of what it costs through a client: no pool, no lock, no response callbacks. Commands are
@@ -166,7 +166,7 @@ class ScriptCaller:
     """Runs the Lua scripts on one server, by digest, and teaches the server those it does not know."""
 
     def __init__(self, client: redis.Redis, prefix: str, scripts: Mapping[str, Script]) -> None:
-        self.lines = Lines(client)
+        self.connections = ThreadConnections(client)
         self._prefix = prefix
         self._scripts = scripts
 
@@ -190,12 +190,12 @@ class ScriptCaller:
             ("EVALSHA", self._scripts[script].sha, 1, self._prefix, *arguments) for script, arguments in calls
         ]
         commands += after
-        replies = self.lines.call_many(commands)
+        replies = self.connections.call_many(commands)
         if any(isinstance(reply, NoScriptError) for reply in replies):
             # The server is new or was restarted. Those that did run are repeated too: every script allows that.
             self._teach({script for script, _ in calls})
-            replies = self.lines.call_many(commands)
+            replies = self.connections.call_many(commands)
         return [_judged(reply) for reply in replies]
 
     def _teach(self, names: set[str]) -> None:
-        self.lines.call_many([("SCRIPT", "LOAD", self._scripts[name].source) for name in sorted(names)])
+        self.connections.call_many([("SCRIPT", "LOAD", self._scripts[name].source) for name in sorted(names)])

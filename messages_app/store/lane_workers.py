@@ -12,7 +12,7 @@ from rq.worker import Worker
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from messages_app.domain.errors import StoreUnavailable
-from messages_app.store.connection import Command, Lines, connection
+from messages_app.store.connection import Command, ThreadConnections, connection
 from messages_app.store.queues import NAMES
 from processes.once import OncePerProcess
 
@@ -23,7 +23,7 @@ _MARK = "dlq"
 #: Seconds between attempts to listen for RQ's commands again, and between lines in the log that it does not work.
 _LISTEN_AGAIN_S, _UNHEARD_AGAIN_S = 1.0, 60.0
 #: Foreign workers named, and characters shown of each: whoever may write to Redis chose the names.
-_MOST, _WIDTH = 3, 60
+_MAX_NAMED, _MAX_CHARS = 3, 60
 
 
 class MarkedWorker(Worker):
@@ -62,8 +62,8 @@ class LaneWorkers:
 
 
 @OncePerProcess
-def _lines() -> Lines:
-    return Lines(connection())
+def _connections() -> ThreadConnections:
+    return ThreadConnections(connection())
 
 
 def lane_workers() -> LaneWorkers:
@@ -80,8 +80,7 @@ def lane_workers() -> LaneWorkers:
         if birth is not None and mark is None
     ]
     named = tuple(
-        f"{_shown(key).removeprefix('rq:worker:')[:_WIDTH]} (pid {_shown(pid)[:_WIDTH]} on {_shown(host)[:_WIDTH]})"
-        for key, host, pid in foreign[:_MOST]
+        f"{_shown(key, 'rq:worker:')} (pid {_shown(pid)} on {_shown(host)})" for key, host, pid in foreign[:_MAX_NAMED]
     )
     return LaneWorkers(
         is_suspended=suspended_ms != -2,
@@ -92,12 +91,12 @@ def lane_workers() -> LaneWorkers:
 
 
 def _ask(*commands: Command) -> list[Any]:
-    answers = _lines().call_many(commands)
+    answers = _connections().call_many(commands)
     for answer in answers:
         if isinstance(answer, Exception):  # RQ's keys are not for this user, or hold something else
             raise StoreUnavailable(f"Redis refuses: {answer}") from answer
     return answers
 
 
-def _shown(text: bytes | None) -> str:
-    return ascii((text or b"?").decode(errors="replace"))[1:-1]
+def _shown(text: bytes | None, prefix: str = "") -> str:
+    return ascii((text or b"?").decode(errors="replace"))[1:-1].removeprefix(prefix)[:_MAX_CHARS]

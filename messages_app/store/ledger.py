@@ -106,7 +106,7 @@ class Ledger(LedgerReads):
 
     def wait_for_work(self, timeout_s: float) -> None:
         """Return when a wake-up has been pushed, or after ``timeout_s``, at most a second."""
-        self._waiting_lines.call("BLPOP", self._prefix + "bell", min(timeout_s, 1.0))
+        self._waiting_connections.call("BLPOP", self._prefix + "bell", min(timeout_s, 1.0))
 
     def renew(self, leases: Sequence[tuple[str, int, int]]) -> set[str]:
         """Renew leases, given as (id, fence, latest end ms); return the ids of the lost ones."""
@@ -146,7 +146,7 @@ class Ledger(LedgerReads):
 
     def outbox(self, limit: int = 100) -> list[OutboxEntry]:
         """Outcomes without an acknowledgement of MongoDB, oldest first; fewer than ``limit`` when they are large."""
-        ids = [entry.decode() for entry in self._lines.call("ZRANGE", self._prefix + "outbox", 0, limit - 1)]
+        ids = [entry.decode() for entry in self._connections.call("ZRANGE", self._prefix + "outbox", 0, limit - 1)]
         entries: list[OutboxEntry] = []
         size = 0
         for first in range(0, len(ids), OUTBOX_CHUNK):
@@ -170,7 +170,7 @@ class Ledger(LedgerReads):
             if len(message_ids) > 1:
                 return [found for message_id in message_ids for found in self._readable_records([message_id])]
             log.exception("outcome_unreadable", extra={"message_id": message_ids[0]})
-            epoch = self._lines.call("HGET", f"{self._prefix}msg:{message_ids[0]}", "epoch")
+            epoch = self._connections.call("HGET", f"{self._prefix}msg:{message_ids[0]}", "epoch")
             self.quarantine(
                 message_ids[0], int(epoch or 0), f"The record cannot be read: {type(error).__name__}: {error}"
             )

@@ -41,16 +41,16 @@ class LedgerReads(LedgerServer):
         today = datetime.fromtimestamp(self.now_ms() / 1000, UTC)
         first = (today - timedelta(days=days - 1)).strftime("%Y%m%d")
         index = self._prefix + "acct:index"
-        names = sorted(name.decode() for name in self._lines.call("SMEMBERS", index))
+        names = sorted(name.decode() for name in self._connections.call("SMEMBERS", index))
         wanted = [name for name in names if name[:8] >= first]
         if not wanted:
             return []
-        accounts = self._lines.call_many([("HGETALL", self._prefix + "acct:" + name) for name in wanted])
+        accounts = self._connections.call_many([("HGETALL", self._prefix + "acct:" + name) for name in wanted])
         return [account_row(name, pairs(fields)) for name, fields in zip(wanted, accounts, strict=True) if fields]
 
     def quarantined(self) -> list[Quarantined]:
         """Quarantined outcomes, oldest first."""
-        entries = pairs(self._lines.call("HGETALL", self._prefix + "quarantine"))
+        entries = pairs(self._connections.call("HGETALL", self._prefix + "quarantine"))
         found = [
             Quarantined(message_id, int(entry["epoch"]), entry["why"], int(entry["at"]))
             for message_id, entry in ((key, json.loads(value)) for key, value in entries.items())

@@ -15,7 +15,7 @@ from messages_app import conf
 from messages_app.domain.errors import NotConfirmed, StoreUnavailable
 from messages_app.domain.records import Problem
 from messages_app.domain.redis_state import identity_problems, replica_problems
-from messages_app.store.connection import Lines, ScriptCaller
+from messages_app.store.connection import ScriptCaller, ThreadConnections
 from messages_app.store.scripts import Script, shipped
 
 #: Lifetime of the value that a probe writes.
@@ -68,9 +68,9 @@ class LedgerServer:
         scripts: Mapping[str, Script] | None = None,
     ) -> None:
         self._scripts = ScriptCaller(client, prefix, scripts or shipped())
-        self._lines = self._scripts.lines
+        self._connections = self._scripts.connections
         # A socket of its own: a blocking wait must not delay other commands.
-        self._waiting_lines = Lines(client)
+        self._waiting_connections = ThreadConnections(client)
         self._prefix = prefix
         self._terms = terms or Terms()
 
@@ -107,18 +107,18 @@ class LedgerServer:
 
     def identity_problems(self) -> list[StoreProblem]:
         """Reasons to reject this kind of server. Needs no permission on Redis."""
-        answer = self._lines.call("HELLO")
+        answer = self._connections.call("HELLO")
         pairs = zip(answer[::2], answer[1::2], strict=True)
         hello = {name.decode(): value.decode() for name, value in pairs if isinstance(value, bytes)}
         problems = list(identity_problems(hello))
         if problems:
-            self._lines.close()  # the address may resolve to another server next time
+            self._connections.close()  # the address may resolve to another server next time
         return problems
 
     def server_info(self) -> Mapping[str, str]:
         """The server's ``INFO``; empty when this user lacks the permission."""
         try:
-            lines = self._lines.call("INFO").decode().splitlines()
+            lines = self._connections.call("INFO").decode().splitlines()
         except NoPermissionError:
             return {}
         return dict(line.split(":", 1) for line in lines if ":" in line)

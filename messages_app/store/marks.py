@@ -45,7 +45,7 @@ class Mark(NamedTuple):
     open: int
 
 
-class Said(StrEnum):
+class MarkStatus(StrEnum):
     """What became of the mark that a caller knew."""
 
     #: It knew none.
@@ -58,7 +58,7 @@ class Said(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Noted:
+class NotedLoss:
     """A loss as Redis has noted it. Times in ms."""
 
     id: str
@@ -84,36 +84,36 @@ class Marks:
         self._scripts = ScriptCaller(client, prefix, scripts or shipped())
         self._prefix = prefix
 
-    def look(self, known: Mark | None) -> tuple[Said, Mark]:
+    def look(self, known: Mark | None) -> tuple[MarkStatus, Mark]:
         """What became of the mark that the caller knows, and the newest one. Sets a mark when it is time for one."""
         told = (known.number, known.token, *known[2:]) if known else (0, "", 0, 0, 0, 0, 0)
         said, number, token, *numbers = self._scripts.run("mark", *told, uuid.uuid4().hex, EVERY_MS, KEPT)
-        return Said(said.decode()), Mark(int(number), token.decode(), *map(int, numbers))
+        return MarkStatus(said.decode()), Mark(int(number), token.decode(), *map(int, numbers))
 
     def kept(self) -> tuple[int, str, int] | None:
         """Number, token and time (ms) of the last mark that MongoDB has confirmed."""
-        text = self._scripts.lines.call("GET", self._prefix + "marks:kept")
+        text = self._scripts.connections.call("GET", self._prefix + "marks:kept")
         number, token, at = text.decode().split() if text else ("0", "", "0")
         return (int(number), token, int(at)) if token else None
 
     def keep(self, mark: Mark) -> None:
         """Note that MongoDB has this mark. Call it only afterwards."""
-        self._scripts.lines.call("SET", self._prefix + "marks:kept", f"{mark.number} {mark.token} {mark.at_ms}")
+        self._scripts.connections.call("SET", self._prefix + "marks:kept", f"{mark.number} {mark.token} {mark.at_ms}")
 
-    def losses(self) -> list[Noted]:
+    def losses(self) -> list[NotedLoss]:
         """Losses that nobody has carried to MongoDB yet, oldest first."""
-        flat = self._scripts.lines.call("HGETALL", self._prefix + "losses")
+        flat = self._scripts.connections.call("HGETALL", self._prefix + "losses")
         found = [_noted(token.decode(), text) for token, text in zip(flat[::2], flat[1::2], strict=True)]
         return sorted(found, key=lambda noted: noted.seen_ms)
 
-    def carried(self, noted: Noted) -> None:
+    def carried(self, noted: NotedLoss) -> None:
         """Forget a loss that MongoDB has; one that was noted anew meanwhile is only carried once more."""
-        self._scripts.lines.call("HDEL", self._prefix + "losses", noted.id)
+        self._scripts.connections.call("HDEL", self._prefix + "losses", noted.id)
 
 
-def _noted(token: str, text: bytes) -> Noted:
+def _noted(token: str, text: bytes) -> NotedLoss:
     told = json.loads(text)
-    return Noted(
+    return NotedLoss(
         id=token, from_ms=int(told["fromMs"]), to_ms=int(told["toMs"]), seen_ms=int(told["seenMs"]),
         missing=int(told["missing"]), moves=int(told["moves"]), open=int(told["open"]),
     )  # fmt: skip

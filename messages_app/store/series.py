@@ -126,7 +126,7 @@ class Series:
 
     def history(self) -> History:
         """The samples there are."""
-        fine, coarse = self._scripts.lines.call_many(
+        fine, coarse = self._scripts.connections.call_many(
             [("LRANGE", f"{self._prefix}series:{part}", 0, -1) for part in ("fine", "coarse")]
         )
         return History(_samples(fine), _samples(coarse))

@@ -14,7 +14,7 @@ from dlqsite.tests import scenes
 from dlqsite.tests.people import member, signed_in, staff
 from messages_app import admin
 from messages_app.domain.records import Completed
-from messages_app.store import flight, ledger
+from messages_app.store import in_flight, ledger
 
 pytestmark = [pytest.mark.django_db, pytest.mark.redis, pytest.mark.mongo]
 
@@ -51,7 +51,7 @@ def test_what_is_under_way_is_seen_without_walking_through_it(viewer: Client) ->
         scenes.accept(f"m-{place}", priority="low")
     fences = scenes.claim(2)
     scenes.fail("m-0", fences["m-0"])
-    seen = flight.look(3)
+    seen = in_flight.look(3)
 
     assert [(message.message_id, message.index) for message in seen.messages] == [
         ("m-1", "running"), ("m-0", "retry_wait"), ("m-39", "low"), ("m-38", "low"), ("m-37", "low"),

@@ -18,7 +18,7 @@ from breaker_app.tests.servers import Pair
 from dlqsite.tests.patience import eventually
 from messages_app.domain.errors import StoreUnavailable
 from messages_app.domain.records import AcceptStatus, RateLimit, State
-from messages_app.store.connection import impatient
+from messages_app.store.connection import with_timeouts
 from messages_app.store.ledger import Ledger
 from messages_app.store.presence import Register
 from messages_app.store.series import Series
@@ -53,7 +53,7 @@ def test_each_line_of_a_process_asks_the_new_primary(pair: Pair, client: redis.R
     limit = RateLimit(client="c", limit=100)
     breakers = RedisBreakerStore(client)
     breaker = CircuitBreaker("db", BreakerPolicy(), breakers, local=LocalBreakerStore())
-    plain = impatient(redis.Redis.from_url(pair.url))
+    plain = with_timeouts(redis.Redis.from_url(pair.url))
 
     def use_everything(number: int) -> None:
         assert book.accept(an_acceptance(message_id=f"m{number}")).status is AcceptStatus.ACCEPTED
@@ -139,7 +139,7 @@ def test_an_address_that_leads_to_a_replica_is_unavailable_not_broken(pair: Pair
 
 
 def test_rq_is_asked_on_the_new_primary(pair: Pair) -> None:
-    rq = impatient(redis.Redis.from_url(pair.url))
+    rq = with_timeouts(redis.Redis.from_url(pair.url))
     suspend(rq)
     assert is_suspended(rq)
     pair.switch()

@@ -15,7 +15,7 @@ import redis
 
 from dlqsite.tests.patience import eventually
 from messages_app import registry
-from messages_app.attempt import trace
+from messages_app.attempt import report
 from messages_app.domain.errors import StoreUnavailable
 from messages_app.domain.records import Claim, Completed, Failed, Outcome, State
 from messages_app.envelope import Message
@@ -365,7 +365,7 @@ def test_a_message_whose_story_is_broken_gets_its_outcome_without_a_line(
 
 def test_a_reduced_failure_keeps_the_stores_time() -> None:
     failure = Failure("TIMEOUT_ERROR", ErrorKind.TRANSIENT, 'says "at":"1999-01-01T00:00:00.000Z","systemState"')
-    told = trace.last_error(failure, 1_800_000_000_123, "w-1", "{}")
+    told = report.last_error(failure, 1_800_000_000_123, "w-1", "{}")
     outcome = Failed(message_id="a", fence=1, delay_ms=None, error=told, attempt_json="{}")
 
     less = reduced(outcome, "refused")

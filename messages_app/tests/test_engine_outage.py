@@ -21,10 +21,10 @@ from management.supervisor import bound_to_parent
 from messages_app.domain.errors import StoreUnavailable
 from messages_app.domain.records import Claim, Outcome, State, Verdict
 from messages_app.envelope import Message
-from messages_app.store.connection import Lines
+from messages_app.store.connection import ThreadConnections
 from messages_app.store.ledger import Ledger
 from messages_app.tests.handling import an_acceptance, handling, reaches
-from messages_app.work.claiming import AHEAD_MOST
+from messages_app.work.claiming import MAX_AHEAD
 from messages_app.work.engine import Engine
 
 pytestmark = pytest.mark.redis
@@ -71,7 +71,7 @@ class OwnServer:
 @pytest.fixture(autouse=True)
 def _short_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give up an answer after one second, not two."""
-    monkeypatch.setattr(Lines.__init__, "__defaults__", (1.0,))
+    monkeypatch.setattr(ThreadConnections.__init__, "__defaults__", (1.0,))
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_while_the_server_stands_still_only_what_is_held_is_run(server: OwnServe
 
             assert gate.runs == seen, "nothing more is begun"
             begun = seen[len(before) :]
-            assert len(begun) <= AHEAD_MOST
+            assert len(begun) <= MAX_AHEAD
             assert not is_patient or not ahead & set(begun)
         finally:
             server.signal(signal.SIGCONT)

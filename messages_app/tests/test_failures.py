@@ -23,7 +23,7 @@ import redis.exceptions
 from messages_app import failures
 from messages_app.failures import ErrorKind, HandlerError, PermanentError, RateLimitError, TransientError, classify
 
-LONGEST = failures.LONGEST_WISH_MS
+MAX = failures.MAX_RETRY_AFTER_MS
 
 
 @pytest.mark.parametrize(
@@ -104,10 +104,10 @@ def test_a_class_of_ones_own_is_found_by_its_ancestor() -> None:
     [
         (2.5, 2500), (0, 0), (None, None), (-1, None), (float("nan"), None), (True, None), ("5", None),
         (object(), None),
-        (timedelta(seconds=5), 5000), (timedelta(seconds=-5), None), (timedelta.max, LONGEST), (Decimal("5"), 5000),
+        (timedelta(seconds=5), 5000), (timedelta(seconds=-5), None), (timedelta.max, MAX), (Decimal("5"), 5000),
         (Decimal("0.0001"), 1), (Decimal("NaN"), None), (Decimal("sNaN"), None), (Decimal("-Infinity"), None),
-        (Decimal("Infinity"), LONGEST), (Decimal("1e999999"), LONGEST), (Fraction(5, 2), 2500), (float("inf"), LONGEST),
-        (float("-inf"), None), (1e306, LONGEST), (10**400, LONGEST), (-(10**400), None), (86_401, LONGEST),
+        (Decimal("Infinity"), MAX), (Decimal("1e999999"), MAX), (Fraction(5, 2), 2500), (float("inf"), MAX),
+        (float("-inf"), None), (1e306, MAX), (10**400, MAX), (-(10**400), None), (86_401, MAX),
     ],
 )  # fmt: skip
 def test_a_wish_counts_only_when_it_is_a_duration(wish: Any, expected: int | None) -> None:

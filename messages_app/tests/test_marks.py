@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import redis
 
-from messages_app.store.marks import EVERY_MS, KEPT, Mark, Marks, Said
+from messages_app.store.marks import EVERY_MS, KEPT, Mark, Marks, MarkStatus
 from messages_app.store.scripts import load_scripts
 from messages_app.store.series import Series
 from messages_app.tests.ledgers import START_MS, Desk, on_test_clock
@@ -58,7 +58,7 @@ def test_a_ledger_that_goes_on_keeps_every_mark(bench: Bench) -> None:
     for _ in range(5):
         bench.accept(2)
         said, known = bench.marks.look(known)
-        assert said is Said.KEPT
+        assert said is MarkStatus.KEPT
         bench.desk.wait(EVERY_MS)
 
     assert known.number == 5
@@ -77,10 +77,10 @@ def test_a_fall_back_is_found_although_more_was_accepted_since(bench: Bench) -> 
 
     said, newest = bench.marks.look(known)
 
-    assert said is Said.LOST
+    assert said is MarkStatus.LOST
     (loss,) = bench.marks.losses()
     assert (loss.from_ms, loss.to_ms, loss.missing, loss.open) == (before.at_ms, known.at_ms, 10, 11)
-    assert bench.marks.look(newest)[0] is Said.KEPT
+    assert bench.marks.look(newest)[0] is MarkStatus.KEPT
 
 
 def test_an_emptied_redis_is_found_although_it_is_in_use_again(bench: Bench) -> None:
@@ -91,7 +91,7 @@ def test_an_emptied_redis_is_found_although_it_is_in_use_again(bench: Bench) -> 
         bench.accept(5)
         bench.mark()
 
-    assert bench.marks.look(known)[0] is Said.LOST
+    assert bench.marks.look(known)[0] is MarkStatus.LOST
     (loss,) = bench.marks.losses()
     assert (loss.from_ms, loss.to_ms, loss.missing) == (0, known.at_ms, known.accepted)
 
@@ -106,7 +106,7 @@ def test_many_who_find_one_loss_note_it_once_as_who_knows_most(bench: Bench) -> 
     bench.desk.wait(3000)
 
     for known in (earlier, later, earlier):
-        assert bench.marks.look(known)[0] is Said.LOST
+        assert bench.marks.look(known)[0] is MarkStatus.LOST
 
     (loss,) = bench.marks.losses()
     assert (loss.to_ms, loss.missing) == (later.at_ms, later.accepted)
@@ -136,7 +136,7 @@ def test_a_loss_of_outcomes_alone_is_found(bench: Bench) -> None:
     bench.put_back(copy)
     bench.desk.wait(3000)
 
-    assert bench.marks.look(known)[0] is Said.LOST
+    assert bench.marks.look(known)[0] is MarkStatus.LOST
     (loss,) = bench.marks.losses()
     assert (loss.missing, loss.moves) == (0, 2)
 
@@ -150,7 +150,7 @@ def test_a_lost_mark_of_a_ledger_in_which_nothing_moved_is_no_loss(bench: Bench)
     bench.desk.wait(100)
 
     assert known.number == 2
-    assert bench.marks.look(known)[0] is Said.SAME
+    assert bench.marks.look(known)[0] is MarkStatus.SAME
     assert bench.marks.losses() == []
 
 
@@ -162,8 +162,8 @@ def test_a_mark_older_than_those_kept_is_judged_by_its_numbers(bench: Bench) -> 
     line = " ".join(map(str, trimmed._replace(token="later")))
     bench.client.rpush("dlq:marks", line)
 
-    assert bench.marks.look(known)[0] is Said.KEPT
-    assert bench.marks.look(known._replace(accepted=known.accepted + 1))[0] is Said.LOST
+    assert bench.marks.look(known)[0] is MarkStatus.KEPT
+    assert bench.marks.look(known._replace(accepted=known.accepted + 1))[0] is MarkStatus.LOST
 
 
 def test_a_ledger_without_marks_begins_to_have_them(redis_client: redis.Redis) -> None:
@@ -173,7 +173,7 @@ def test_a_ledger_without_marks_begins_to_have_them(redis_client: redis.Redis) -
 
     said, mark = bench.marks.look(None)
 
-    assert (said, mark.number, mark.open, mark.epoch_high) == (Said.FIRST, 1, 3, START_MS)
+    assert (said, mark.number, mark.open, mark.epoch_high) == (MarkStatus.FIRST, 1, 3, START_MS)
 
 
 def test_only_so_many_marks_are_kept_and_an_idle_ledger_gets_few(bench: Bench) -> None:
@@ -191,4 +191,4 @@ def test_a_clock_that_was_set_back_is_no_loss(bench: Bench) -> None:
 
     said, newest = bench.marks.look(known)
 
-    assert (said, newest.number) == (Said.KEPT, 2)
+    assert (said, newest.number) == (MarkStatus.KEPT, 2)

@@ -73,12 +73,12 @@ def test_what_no_thread_has_begun_can_be_taken_back(pool: Pool) -> None:
 
 
 def test_hunger_is_felt_when_the_backlog_runs_low(pool: Pool) -> None:
-    pool_module.drain(pool.hunger)
+    pool_module.drain(pool.demand)
     pool.low_water = 2
 
     pool.add(attempts(3))
 
-    pool.hunger.get(timeout=10)
+    pool.demand.get(timeout=10)
 
 
 def test_a_handler_that_ignores_its_deadline_is_interrupted(pool: Pool) -> None:

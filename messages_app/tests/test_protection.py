@@ -18,7 +18,7 @@ from breaker_app.breaker import CircuitBreaker, Permit, State
 from breaker_app.conf import breaker_for, known_names, policy_for
 from messages_app.domain.clients import Client
 from messages_app.domain.records import Completed, Deferred, Failed, Outcome
-from messages_app.domain.shares import SLOW_S, Shares
+from messages_app.domain.slow_calls import SLOW_S, SlowCallLimit
 from messages_app.envelope import Message
 from messages_app.failures import PermanentError, TransientError
 from messages_app.rest import intake
@@ -26,7 +26,7 @@ from messages_app.rest.replies import Reply
 from messages_app.services import IntakePort
 from messages_app.tests.handling import a_claimed, handling
 from messages_app.work.protection import Protection, announce_breakers, open_for_ms
-from messages_app.work.runner import HELD_MOST_MS, Attempt, Runner
+from messages_app.work.runner import MAX_HELD_MS, Attempt, Runner
 
 pytestmark = pytest.mark.redis
 
@@ -39,8 +39,8 @@ def breaker(redis_client: redis.Redis) -> CircuitBreaker:
 def run(type: str, *, roll: float = 0.5, **differing: Any) -> Outcome | None:
     attempt = Attempt(a_claimed(type=type, **differing), time.monotonic())
     outcome = Runner("w-1", lambda: roll).run(attempt)
-    if outcome is not None and outcome.sample is not None:
-        outcome.sample.send()
+    if outcome is not None and outcome.call_report is not None:
+        outcome.call_report.send()
     return outcome
 
 
@@ -122,8 +122,8 @@ def test_after_a_day_of_refusals_a_message_is_given_up(breaker: CircuitBreaker) 
     claimed_at = a_claimed().claimed_at_ms
 
     with handling(lambda message: None, breaker="orders-db") as type:
-        held = run(type, deferred_since_ms=claimed_at - HELD_MOST_MS)
-        given_up = run(type, deferred_since_ms=claimed_at - HELD_MOST_MS - 1)
+        held = run(type, deferred_since_ms=claimed_at - MAX_HELD_MS)
+        given_up = run(type, deferred_since_ms=claimed_at - MAX_HELD_MS - 1)
 
     assert isinstance(held, Deferred)
     assert isinstance(given_up, Failed)
@@ -132,11 +132,11 @@ def test_after_a_day_of_refusals_a_message_is_given_up(breaker: CircuitBreaker) 
 
 
 def test_what_hangs_is_held_back_unspent_and_leaves_threads_to_others(breaker: CircuitBreaker) -> None:
-    shares = Shares(2)
-    shares.enter("orders-db")
-    shares.leave("orders-db", failed=True, took_s=SLOW_S)
-    shares.enter("orders-db")  # one thread is in a call
-    runner = Runner("w-1", lambda: 0.5, shares=shares)
+    slow_calls = SlowCallLimit(2)
+    slow_calls.enter("orders-db")
+    slow_calls.leave("orders-db", failed=True, took_s=SLOW_S)
+    slow_calls.enter("orders-db")  # one thread is in a call
+    runner = Runner("w-1", lambda: 0.5, slow_calls=slow_calls)
     ran: list[str] = []
 
     def outcome_of(type: str) -> Outcome | None:
@@ -146,27 +146,27 @@ def test_what_hangs_is_held_back_unspent_and_leaves_threads_to_others(breaker: C
         held = outcome_of(type)
         with handling(lambda message: ran.append(message.type), type="test.other", breaker="mail") as other:
             assert isinstance(outcome_of(other), Completed)
-        shares.leave("orders-db")
+        slow_calls.leave("orders-db")
         assert isinstance(outcome_of(type), Completed)
 
     assert isinstance(held, Deferred)
-    assert (held.why, held.delay_ms, held.attempt_json, held.sample) == ("breaker", 3_000, "", None)
+    assert (held.why, held.delay_ms, held.attempt_json, held.call_report) == ("breaker", 3_000, "", None)
     assert ran == ["test.other", "test.type"]
 
 
 @pytest.mark.parametrize("ends", ["returns", "fails", "is refused", "breaks"])
 def test_every_place_is_left_again(breaker: CircuitBreaker, monkeypatch: pytest.MonkeyPatch, ends: str) -> None:
-    shares = Shares(4)
+    slow_calls = SlowCallLimit(4)
     if ends == "is refused":
         breaker.force(State.FORCED_OPEN, actor="user:olga", reason="test")
     if ends == "breaks":
-        monkeypatch.setattr("messages_app.attempt.trace.result", raising(RuntimeError("ours")))
+        monkeypatch.setattr("messages_app.attempt.report.result", raising(RuntimeError("ours")))
     handler = raising(TransientError("down")) if ends == "fails" else lambda message: None
 
     with handling(handler, breaker="orders-db") as type, contextlib.suppress(RuntimeError):
-        Runner("w-1", shares=shares).run(Attempt(a_claimed(type=type), time.monotonic()))
+        Runner("w-1", slow_calls=slow_calls).run(Attempt(a_claimed(type=type), time.monotonic()))
 
-    assert shares._under_way == {}
+    assert slow_calls._under_way == {}
 
 
 def test_while_the_store_is_away_the_process_protects_what_fails_by_itself(settings: Settings) -> None:
@@ -207,8 +207,8 @@ def test_a_time_out_counts_against_the_downstream_and_a_shutdown_does_not(breake
             current.append(Attempt(a_claimed(type=type, message_id=why), time.monotonic()))
             outcome = Runner("w-1").run(current[0])
         assert outcome is not None
-        assert outcome.sample is not None
-        outcome.sample.send()
+        assert outcome.call_report is not None
+        outcome.call_report.send()
         seen = breaker.peek()
         assert (seen.total, seen.failures) == counted
 

@@ -15,7 +15,7 @@ from dlq_app.domain.errors import OrderRefused, PayloadInvalid
 from dlq_app.domain.errors import StoreUnavailable as IntakeUnavailable
 from dlq_app.domain.ports import ForwardOrder, ForwardStatus, IntakePort
 from messages_app import services
-from messages_app.attempt import trace
+from messages_app.attempt import report
 from messages_app.domain.errors import StoreUnavailable
 from messages_app.domain.records import State
 from messages_app.envelope import Message
@@ -119,7 +119,7 @@ def test_rqs_worker_runs_coroutines_to_their_end(book: Ledger) -> None:
 def test_an_outcome_of_rqs_worker_that_cannot_be_written_is_written_in_short(
     book: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trace, "result", lambda value: "half \ud83e")
+    monkeypatch.setattr(report, "result", lambda value: "half \ud83e")
     book.accept(an_acceptance(message_id="m1"))
     record = book.get("m1")
     assert record is not None

@@ -239,7 +239,7 @@ def test_a_loop_survives_whatever_a_step_does(caplog: pytest.LogCaptureFixture) 
         arrived.set()
         return 60.0
 
-    loop = Loop("test", step, pause_most_s=0.01)
+    loop = Loop("test", step, max_pause_s=0.01)
     loop.start()
     assert arrived.wait(10)
     loop.stop()

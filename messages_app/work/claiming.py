@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 #: Messages are claimed ahead for so long, at the last second's rate.
 AHEAD_S = 0.2
 #: Never more; and none when one message takes longer than ``SLOW_S``: it would wait for its thread too long.
-AHEAD_MOST = 100
+MAX_AHEAD = 100
 SLOW_S = 0.1
 #: A claimed message that no thread has begun by then goes back.
 UNSTARTED_S = 1.0
@@ -30,8 +30,8 @@ ALONE_PATIENCE_S = 1.0
 LINGER_RATE = 100.0
 LINGER_S = 0.003
 #: Outcomes that may wait for the ledger before claiming stops.
-UNFLUSHED_MOST = 1000
-_LONGEST_PAUSE_S = 2.0
+MAX_UNFLUSHED = 1000
+_MAX_PAUSE_S = 2.0
 #: The ledger knows a claim that it has carried out by its token for a minute; asked later, it would make a new one.
 ANSWER_KEPT_S = 55.0
 
@@ -56,7 +56,7 @@ class Pace:
         count = ended - self._ended
         self.rate = count / span
         each_s = (busy_s - self._busy_s) / count if count else SLOW_S
-        self.ahead = min(AHEAD_MOST, int(self.rate * AHEAD_S)) if each_s < SLOW_S else 0
+        self.ahead = min(MAX_AHEAD, int(self.rate * AHEAD_S)) if each_s < SLOW_S else 0
         self._at, self._ended, self._busy_s = now, ended, busy_s
 
 
@@ -96,7 +96,7 @@ class Claimer:
         """Take no more. What an answer under way still brings is in the backlog once ``join`` returns."""
         self._stopping.set()
         self._resumed.set()
-        self._pool.hunger.put(None)
+        self._pool.demand.put(None)
 
     def join(self, timeout_s: float) -> bool:
         self._thread.join(timeout_s)
@@ -109,7 +109,7 @@ class Claimer:
     def _run(self) -> None:
         outage = OutageLog(log, "ledger_away", "ledger_back")
         # A worker that has silently stopped claiming is worse than one that complains every two seconds.
-        turns = Turns(self._turn, outage, broken="claim_broken", min_pause_s=0.05, max_pause_s=_LONGEST_PAUSE_S)
+        turns = Turns(self._turn, outage, broken="claim_broken", min_pause_s=0.05, max_pause_s=_MAX_PAUSE_S)
         while not self._stopping.is_set():
             self._resumed.wait()
             if pause_s := turns.turn():
@@ -125,8 +125,8 @@ class Claimer:
         holding = self.holding()
         if self._must_wait_for_alone(now, holding):
             time.sleep(0.01)
-        elif room < 1 or len(pool.backlog) > pool.low_water or holding - pool.held() > UNFLUSHED_MOST:
-            self._await_hunger()
+        elif room < 1 or len(pool.backlog) > pool.low_water or holding - pool.held() > MAX_UNFLUSHED:
+            self._wait_for_demand()
         else:
             self._claim(now, room, holding)
         return 0.0
@@ -145,7 +145,7 @@ class Claimer:
             self._alone_since = None
         if records:
             self._claimed += len(records)
-            drain(self._pool.hunger)
+            drain(self._pool.demand)
             # Leases count from the first time the claim was sent, which may be the one that was carried out.
             self._pool.add([Attempt(record, sent_at) for record in records])
         if self._stopping.is_set() or not claim.lanes_empty:
@@ -163,8 +163,8 @@ class Claimer:
             return holding > 0
         return self._alone_since is not None and now - self._alone_since > ALONE_PATIENCE_S and holding > 0
 
-    def _await_hunger(self) -> None:
+    def _wait_for_demand(self) -> None:
         try:
-            self._pool.hunger.get(timeout=0.25)
+            self._pool.demand.get(timeout=0.25)
         except Empty:
             return

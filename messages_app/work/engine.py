@@ -7,18 +7,18 @@ import time
 from collections.abc import Callable
 
 from breaker_app.breaker import MAX_REUSE_MS
-from messages_app.domain.shares import Shares
+from messages_app.domain.slow_calls import SlowCallLimit
 from messages_app.store.ledger import Ledger
 from messages_app.work.claiming import Claimer
 from messages_app.work.flushing import Flusher
-from messages_app.work.leases import Keeper
+from messages_app.work.leases import LeaseRenewer
 from messages_app.work.pool import Pool
 from messages_app.work.runner import Runner
 
 log = logging.getLogger(__name__)
 
 #: After the grace of a shutdown, seconds for the ledger to take what is left.
-LAST_FLUSH_S = 3.0
+FINAL_FLUSH_S = 3.0
 _STEP_S = 0.01
 
 
@@ -28,15 +28,15 @@ class Engine:
     def __init__(
         self, ledger: Ledger, *, name: str, concurrency: int, outbox_filled: Callable[[], None] = lambda: None
     ) -> None:
-        self.pool = Pool(concurrency, Runner(name, reuse_ms=MAX_REUSE_MS, shares=Shares(concurrency)))
+        self.pool = Pool(concurrency, Runner(name, reuse_ms=MAX_REUSE_MS, slow_calls=SlowCallLimit(concurrency)))
         self.flusher = Flusher(ledger, self.pool, outbox_filled)
         self.claimer = Claimer(ledger, self.pool, self.flusher, name)
-        self._keeper = Keeper(ledger, self.pool)
+        self._lease_renewer = LeaseRenewer(ledger, self.pool)
 
     def start(self) -> None:
         self.pool.start()
         self.flusher.start()
-        self._keeper.start()
+        self._lease_renewer.start()
         self.claimer.start()
 
     def is_worn_out(self) -> bool:
@@ -60,9 +60,9 @@ class Engine:
         self._hand_back("shutdown")
         while self.pool.held() and time.monotonic() < until and not hurry():
             time.sleep(_STEP_S)
-        self._keeper.stop()
+        self._lease_renewer.stop()
         self.pool.interrupt_all("shutdown")
-        flushed = self.flusher.finish(LAST_FLUSH_S)
+        flushed = self.flusher.finish(FINAL_FLUSH_S)
         self.pool.close()
         if not flushed:
             log.error("outcomes_lost", extra={"outcomes": self.claimer.holding()})

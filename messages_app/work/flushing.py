@@ -10,13 +10,13 @@ from dataclasses import replace
 from datetime import datetime
 from queue import Empty
 
-from messages_app.attempt import trace
+from messages_app.attempt import report
 from messages_app.domain.errors import StoreUnavailable
 from messages_app.domain.records import Completed, Deferred, Failed, Outcome, Verdict
 from messages_app.failures import UNKNOWN_ERROR, ErrorKind, Failure, clip
 from messages_app.store.ledger import Ledger
+from messages_app.work.call_reports import BreakerReporter
 from messages_app.work.pool import Pool
-from messages_app.work.samples import Teller
 from processes.essential import Essential
 from processes.turns import OutageLog
 
@@ -25,21 +25,21 @@ log = logging.getLogger(__name__)
 #: An outcome waits for company at most this long; a kill loses what waits, and those messages run again.
 WINDOW_S = 0.005
 #: So many are company enough.
-ENOUGH = 50
+MIN_BATCH = 50
 #: More do not go into one flush.
-MOST = 250
+MAX_BATCH = 250
 _STEP_S = 0.001
 _IDS_SHOWN = 20
-_LONGEST_PAUSE_S = 2.0
+_MAX_PAUSE_S = 2.0
 #: After the last flush, seconds for the breakers to be told what is left.
-_LAST_WORD_S = 0.3
+_REPORT_TIMEOUT_S = 0.3
 
 _UNWRITTEN = "The attempt failed, and what was known of it could not be written: "
-#: The instant of a failure as ``trace.last_error`` writes it; quotes inside its texts are escaped.
+#: The instant of a failure as ``report.last_error`` writes it; quotes inside its texts are escaped.
 _TOLD_AT = re.compile(r'"at":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z)","systemState"')
 _NOTE = '{"note":"The result could not be written and was not kept."}'
 #: Longer waits than this are not computed by any policy.
-_LONGEST_WAIT_MS = 86_400_000
+_MAX_WAIT_MS = 86_400_000
 
 
 def reduced(outcome: Outcome, why: str) -> Outcome:
@@ -49,7 +49,7 @@ def reduced(outcome: Outcome, why: str) -> Outcome:
     """
     match outcome:
         case Completed():
-            return replace(outcome, result=_NOTE, attempt_json="", sample=None)
+            return replace(outcome, result=_NOTE, attempt_json="", call_report=None)
         case Failed():
             if not outcome.attempt_json and _UNWRITTEN in outcome.error:
                 return outcome
@@ -57,15 +57,15 @@ def reduced(outcome: Outcome, why: str) -> Outcome:
             # By the store's clock, as it was told before; this host's only if that cannot be read any more.
             told = _TOLD_AT.search(outcome.error or "")
             at_ms = round(datetime.fromisoformat(told[1]).timestamp() * 1000) if told else int(time.time() * 1000)
-            error = trace.last_error(failure, at_ms, "", "{}")
-            return replace(outcome, delay_ms=_wait(outcome.delay_ms), error=error, attempt_json="", sample=None)
+            error = report.last_error(failure, at_ms, "", "{}")
+            return replace(outcome, delay_ms=_wait(outcome.delay_ms), error=error, attempt_json="", call_report=None)
         case Deferred():
-            return replace(outcome, delay_ms=_wait(outcome.delay_ms) or 0, attempt_json="", sample=None)
+            return replace(outcome, delay_ms=_wait(outcome.delay_ms) or 0, attempt_json="", call_report=None)
 
 
 def _wait(delay_ms: int | None) -> int | None:
     """The wait as it is if it can be one, else a second: too early is better than never."""
-    if delay_ms is None or (type(delay_ms) is int and 0 <= delay_ms <= _LONGEST_WAIT_MS):
+    if delay_ms is None or (type(delay_ms) is int and 0 <= delay_ms <= _MAX_WAIT_MS):
         return delay_ms
     return 1000
 
@@ -82,7 +82,7 @@ class Flusher:
         self._ledger = ledger
         self._pool = pool
         self._outbox_filled = outbox_filled
-        self._teller = Teller()
+        self._reporter = BreakerReporter()
         self._finishing = False
         self._thread = Essential(self._run, "flush", may_end=lambda: self._finishing)
         #: Outcomes that the ledger has answered, by what they were.
@@ -98,7 +98,7 @@ class Flusher:
         return self.completed + self.failed + self.deferred
 
     def start(self) -> None:
-        self._teller.start()
+        self._reporter.start()
         self._thread.start()
 
     def finish(self, timeout_s: float) -> bool:
@@ -106,7 +106,7 @@ class Flusher:
         self._finishing = True
         self._pool.outcomes.put(None)
         self._thread.join(timeout_s)
-        self._teller.finish(_LAST_WORD_S)
+        self._reporter.finish(_REPORT_TIMEOUT_S)
         return not self._thread.is_alive()
 
     def _run(self) -> None:
@@ -114,7 +114,7 @@ class Flusher:
         while not last:
             batch, last = self._gather()
             if batch:
-                self._tell(batch, probes=True)
+                self._report_calls(batch, probes=True)
                 self._send(batch)
 
     def _gather(self) -> tuple[list[Outcome], bool]:
@@ -125,9 +125,9 @@ class Flusher:
             return [], True
         batch = [first]
         until = time.monotonic() + WINDOW_S
-        while outcomes.qsize() < ENOUGH - 1 and self._pool.held() and time.monotonic() < until:
+        while outcomes.qsize() < MIN_BATCH - 1 and self._pool.held() and time.monotonic() < until:
             time.sleep(_STEP_S)
-        while len(batch) < MOST:
+        while len(batch) < MAX_BATCH:
             try:
                 outcome = outcomes.get_nowait()
             except Empty:
@@ -148,10 +148,10 @@ class Flusher:
                 if not told:
                     # Not kept until the ledger is back: a sample counts from when it is told, and would then speak of
                     # the past as if it were now.
-                    self._tell(batch, probes=False)
+                    self._report_calls(batch, probes=False)
                     told = True
                 time.sleep(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE_S)
+                pause = min(pause * 2, _MAX_PAUSE_S)
             except Exception as error:
                 # One outcome that cannot be sent must not hold up the others, nor this thread.
                 self._send_each(batch, told, error)
@@ -160,21 +160,20 @@ class Flusher:
                 break
         self._outage.succeeded()
         if not told:
-            self._tell(batch, probes=False)
+            self._report_calls(batch, probes=False)
         self._count(batch, verdicts)
         for outcome, verdict in zip(batch, verdicts, strict=True):
             if verdict is Verdict.REFUSED:
                 self._send_reduced(outcome, "the ledger cannot write it")
 
-    def _tell(self, batch: Sequence[Outcome], *, probes: bool) -> None:
-        self._teller.tell([
-            outcome.sample for outcome in batch if outcome.sample is not None and outcome.sample.of_probe is probes
-        ])  # fmt: skip
+    def _report_calls(self, batch: Sequence[Outcome], *, probes: bool) -> None:
+        reports = [outcome.call_report for outcome in batch if outcome.call_report is not None]
+        self._reporter.add([report for report in reports if report.is_of_probe is probes])
 
     def _send_each(self, batch: Sequence[Outcome], told: bool, error: Exception) -> None:
         if len(batch) == 1:
             if not told:
-                self._tell(batch, probes=False)
+                self._report_calls(batch, probes=False)
             self._send_reduced(batch[0], f"{type(error).__name__}: {error}")
             return
         for outcome in batch:

@@ -13,7 +13,7 @@ from rq.exceptions import StopRequested
 from rq.worker import Worker
 
 from messages_app import conf
-from messages_app.store.connection import SOCKET_TIMEOUT_S, impatient
+from messages_app.store.connection import SOCKET_TIMEOUT_S, with_timeouts
 from messages_app.store.lane_workers import MarkedWorker
 from processes.watchdog import guard
 
@@ -51,7 +51,7 @@ class ForkingWorker(MarkedWorker):
         return DEQUEUE_S
 
     def _set_connection(self, connection: Any) -> Any:
-        return impatient(connection, DEQUEUE_S + SOCKET_TIMEOUT_S)
+        return with_timeouts(connection, DEQUEUE_S + SOCKET_TIMEOUT_S)
 
     def register_birth(self) -> None:
         try:

@@ -35,7 +35,7 @@ def renew(ledger: Ledger, attempts: list[Attempt]) -> None:
             attempt.renewed_at = sent_at
 
 
-class Keeper:
+class LeaseRenewer:
     """One thread that renews leases and hands back what was claimed ahead and not begun in time."""
 
     def __init__(self, ledger: Ledger, pool: Pool) -> None:

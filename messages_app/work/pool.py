@@ -26,7 +26,7 @@ WATCH_S = 0.05
 _monotonic = time.monotonic
 
 
-class Seat:
+class Slot:
     """One thread's place in the pool; its numbers are written by its thread only."""
 
     __slots__ = ("broken", "busy_s", "current", "ended", "is_left", "thread")
@@ -57,11 +57,11 @@ class Pool:
         self.outcomes: SimpleQueue[Outcome | None] = SimpleQueue()
         self.backlog: deque[Attempt] = deque()
         #: Gets an entry when the backlog falls to ``low_water`` or below: time to claim more.
-        self.hunger: SimpleQueue[None] = SimpleQueue()
+        self.demand: SimpleQueue[None] = SimpleQueue()
         self.low_water = 0
         self._tokens: SimpleQueue[bool] = SimpleQueue()
-        self._seats: list[Seat] = []
-        self._lost: list[Seat] = []
+        self._slots: list[Slot] = []
+        self._lost: list[Slot] = []
         self._added = 0
         self._taken_back = 0
         self._taking_back = threading.Lock()
@@ -69,7 +69,7 @@ class Pool:
 
     def start(self) -> None:
         for _ in range(self.size):
-            self._seat()
+            self._add_slot()
         Essential(self._watch, "watch", may_end=self._closing.is_set).start()
 
     def add(self, attempts: Sequence[Attempt]) -> None:
@@ -98,20 +98,20 @@ class Pool:
 
     def running(self) -> list[Attempt]:
         """What is being run right now."""
-        return [attempt for seat in tuple(self._seats) if (attempt := seat.current) is not None]
+        return [attempt for slot in tuple(self._slots) if (attempt := slot.current) is not None]
 
     def busy(self) -> int:
         """How many threads run something."""
-        return sum(seat.current is not None for seat in self._seats)
+        return sum(slot.current is not None for slot in self._slots)
 
     def abandoned(self) -> int:
         """How many threads were given up and still have not come back from their handler."""
-        return sum(seat.thread is not None and seat.thread.is_alive() for seat in tuple(self._lost))
+        return sum(slot.thread is not None and slot.thread.is_alive() for slot in tuple(self._lost))
 
     def totals(self) -> tuple[int, float]:
         """Attempts ended since the start, and the seconds that they took together."""
-        seats = (*self._seats, *self._lost)
-        return sum(seat.ended for seat in seats), sum(seat.busy_s for seat in seats)
+        slots = (*self._slots, *self._lost)
+        return sum(slot.ended for slot in slots), sum(slot.busy_s for slot in slots)
 
     def held(self) -> int:
         """Messages that were added and have neither ended nor been taken back. 0: every outcome is in ``outcomes``."""
@@ -119,7 +119,7 @@ class Pool:
 
     def broken(self) -> int:
         """Attempts that ended without an outcome: their messages are no longer held, and come back by their leases."""
-        return sum(seat.broken for seat in (*self._seats, *self._lost))
+        return sum(slot.broken for slot in (*self._slots, *self._lost))
 
     def interrupt_all(self, why: str) -> None:
         """Stop what runs and hand it back; what the handlers still return is dropped."""
@@ -133,63 +133,63 @@ class Pool:
         for _ in range(self.size):
             self._tokens.put(False)
 
-    def _seat(self) -> None:
-        seat = Seat()
-        self._seats.append(seat)
-        seat.thread = Essential(self._work, "handler", (seat,), may_end=lambda: seat.is_left or self._closing.is_set())
-        seat.thread.start()
+    def _add_slot(self) -> None:
+        slot = Slot()
+        self._slots.append(slot)
+        slot.thread = Essential(self._work, "handler", (slot,), may_end=lambda: slot.is_left or self._closing.is_set())
+        slot.thread.start()
 
-    def _work(self, seat: Seat) -> None:
-        backlog, hunger, outcomes, run = self.backlog, self.hunger, self.outcomes, self.runner.run
+    def _work(self, slot: Slot) -> None:
+        backlog, demand, outcomes, run = self.backlog, self.demand, self.outcomes, self.runner.run
         while True:
             try:
                 attempt = backlog.popleft()
             except IndexError:
-                if hunger.empty():
-                    hunger.put(None)
+                if demand.empty():
+                    demand.put(None)
                 if not self._tokens.get():
                     return
                 continue
-            if len(backlog) <= self.low_water and hunger.empty():
-                hunger.put(None)
+            if len(backlog) <= self.low_water and demand.empty():
+                demand.put(None)
             begun = _monotonic()
-            seat.current = attempt
+            slot.current = attempt
             try:
                 outcome = run(attempt)
             except BaseException:
                 # Nothing that a handler does gets here: the mistake is ours. When the lease ends, it comes back. The
                 # thread goes on whatever it was: nobody would take its place.
                 log.exception("attempt_broken", extra=_whose(attempt))
-                seat.broken += 1
+                slot.broken += 1
             else:
                 if outcome is None:
-                    seat.is_left = True
-                    return  # reported in our stead; somebody else has our seat, or the process is about to end
+                    slot.is_left = True
+                    return  # reported in our stead; somebody else has our slot, or the process is about to end
                 outcomes.put(outcome)
-            seat.current = None
-            seat.busy_s += _monotonic() - begun
-            seat.ended += 1
+            slot.current = None
+            slot.busy_s += _monotonic() - begun
+            slot.ended += 1
 
     def _watch(self) -> None:
         """Interrupt attempts at their deadline and give up threads that do not come back."""
         while not self._closing.wait(WATCH_S):
             now = _monotonic()
-            for seat in tuple(self._seats):
-                attempt = seat.current
+            for slot in tuple(self._slots):
+                attempt = slot.current
                 if attempt is None or now < attempt.deadline:
                     continue
                 if attempt.interrupt("timeout"):
                     log.warning("attempt_interrupted", extra=_whose(attempt))
                 elif now >= attempt.deadline + GRACE_S and attempt.take_report():
-                    self._abandon(seat, attempt)
+                    self._abandon(slot, attempt)
 
-    def _abandon(self, seat: Seat, attempt: Attempt) -> None:
+    def _abandon(self, slot: Slot, attempt: Attempt) -> None:
         """Report in the thread's stead and put a fresh one in its place."""
         self.outcomes.put(self.runner.time_out(attempt))
-        seat.ended += 1
-        self._lost.append(seat)
-        self._seats.remove(seat)
-        self._seat()
+        slot.ended += 1
+        self._lost.append(slot)
+        self._slots.remove(slot)
+        self._add_slot()
         log.error("thread_abandoned", extra={**_whose(attempt), "abandoned": self.abandoned()})
 
 

@@ -16,19 +16,19 @@ from breaker_app.errors import StoreUnavailable
 from messages_app import conf, registry
 from messages_app.domain.errors import CircuitOpen
 from messages_app.failures import ErrorKind
-from messages_app.work.samples import Sample
+from messages_app.work.call_reports import CallReport
 from wire.cached import Cached
 
 if TYPE_CHECKING:
-    from messages_app.domain.shares import Shares
+    from messages_app.domain.slow_calls import SlowCallLimit
     from messages_app.work.runner import Attempt
 from breaker_app.policy import WhenOpen
 
 log = logging.getLogger(__name__)
 
 #: A refused message comes back no sooner, and while the breaker is trying no later than this.
-SHORTEST_WAIT_MS = 1_000
-LONGEST_TRIAL_WAIT_MS = 30_000
+MIN_WAIT_MS = 1_000
+MAX_TRIAL_WAIT_MS = 30_000
 #: One that finds the threads' share for slow downstreams taken comes back after this, and up to as much again.
 CROWDED_WAIT_MS = 2_000
 
@@ -45,46 +45,46 @@ class Protection:
     downstream that is known to hang gets no more than its share of the threads; the breaker is not asked then.
     """
 
-    __slots__ = ("_attempt", "_breaker", "_permit", "_shares", "_told", "name")
+    __slots__ = ("_attempt", "_breaker", "_permit", "_slow_calls", "_told", "name")
 
-    def __init__(self, name: str, attempt: Attempt, reuse_ms: int = 0, shares: Shares | None = None) -> None:
+    def __init__(self, name: str, attempt: Attempt, reuse_ms: int = 0, slow_calls: SlowCallLimit | None = None) -> None:
         self.name = name
         self._attempt = attempt
         self._breaker = breaker_for(name, reuse_ms=reuse_ms)
-        self._shares = shares
+        self._slow_calls = slow_calls
         self._permit: Permit | None = None
         #: Taken once and never given back, by whoever gets the sample.
         self._told = allocate_lock()
-        if shares is not None and not shares.enter(name):
+        if slow_calls is not None and not slow_calls.enter(name):
             return
         try:
             self._permit = self._breaker.acquire()
         finally:
-            if shares is not None and not self.allowed:
-                shares.leave(name)
+            if slow_calls is not None and not self.allowed:
+                slow_calls.leave(name)
 
     @property
     def allowed(self) -> bool:
         return self._permit is not None and self._permit.allowed
 
-    def sample(self, kind: ErrorKind | None) -> Sample | None:
+    def call_report(self, kind: ErrorKind | None) -> CallReport | None:
         """How the call went, to be sent by the caller; None when somebody else has it. ``kind`` is None for success."""
         if self._permit is None or not self._told.acquire(False):
             return None
         begun = self._attempt.started_at
         took_ms = int((_monotonic() - begun) * 1000) if begun else 0
         outcome = self._outcome(kind)
-        if self._shares is not None:
+        if self._slow_calls is not None:
             failed = None if self._attempt.cut and outcome is Outcome.IGNORED else outcome is Outcome.FAILURE
-            self._shares.leave(self.name, failed=failed, took_s=took_ms / 1000)
-        return Sample(self._breaker, self._permit, outcome, took_ms)
+            self._slow_calls.leave(self.name, failed=failed, took_s=took_ms / 1000)
+        return CallReport(self._breaker, self._permit, outcome, took_ms)
 
     def give_back(self) -> None:
         """An attempt that nobody will report: its call counts neither way, and a probe's permit is free again."""
         if self._permit is not None and self._told.acquire(False):
-            if self._shares is not None:
-                self._shares.leave(self.name)
-            Sample(self._breaker, self._permit, Outcome.IGNORED, 0).send()
+            if self._slow_calls is not None:
+                self._slow_calls.leave(self.name)
+            CallReport(self._breaker, self._permit, Outcome.IGNORED, 0).send()
 
     def wait_ms(self, dice: Callable[[], float]) -> int:
         """How long a refused message waits: spread, so that not everything comes back in the same second."""
@@ -93,8 +93,8 @@ class Protection:
         open_ms = self._breaker.policy.open_timeout_ms
         # Negative: forced open by a person, who alone knows for how long.
         base = self._permit.retry_after_ms if self._permit.retry_after_ms >= 0 else open_ms
-        wait = max(SHORTEST_WAIT_MS, round(base + dice() * open_ms / 2))
-        return min(wait, LONGEST_TRIAL_WAIT_MS) if self._permit.state is State.HALF_OPEN else wait
+        wait = max(MIN_WAIT_MS, round(base + dice() * open_ms / 2))
+        return min(wait, MAX_TRIAL_WAIT_MS) if self._permit.state is State.HALF_OPEN else wait
 
     def _outcome(self, kind: ErrorKind | None) -> Outcome:
         """What a breaker must not count: the downstream answered (permanent), or we broke off ourselves (shutdown)."""

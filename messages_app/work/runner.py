@@ -27,11 +27,11 @@ from contextvars import copy_context
 from typing import Any
 
 from messages_app import conf, registry
-from messages_app.attempt import coroutines, databases, trace, vitals
+from messages_app.attempt import coroutines, databases, process_state, report
 from messages_app.attempt.databases import TransactionLeftOpen
 from messages_app.domain.policy import RetryAt, decide
 from messages_app.domain.records import Claimed, Completed, Deferred, Failed, Outcome
-from messages_app.domain.shares import Shares
+from messages_app.domain.slow_calls import SlowCallLimit
 from messages_app.envelope import Message
 from messages_app.failures import (
     CIRCUIT_OPEN_TOO_LONG,
@@ -44,8 +44,8 @@ from messages_app.failures import (
     classify_unread,
 )
 from messages_app.registry import HandlerSpec
+from messages_app.work.call_reports import CallReport
 from messages_app.work.protection import Protection
-from messages_app.work.samples import Sample
 from processes.forks import leave_if_forked
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ READ_S = 2.0
 #: The lease may outlast the attempt's time limit by this much: time to report.
 LEASE_MARGIN_MS = 10_000
 #: A message that its breaker has refused for longer is given up.
-HELD_MOST_MS = 24 * 3600 * 1000
+MAX_HELD_MS = 24 * 3600 * 1000
 
 _decoder = json.JSONDecoder()
 _decode = _decoder.decode
@@ -140,9 +140,9 @@ class Attempt:
         """After an interruption: True for the one who has to tell the outcome."""
         return self._report.acquire(False)
 
-    def sample(self, kind: ErrorKind | None) -> Sample | None:
+    def call_report(self, kind: ErrorKind | None) -> CallReport | None:
         """What the breaker has to be told, for the first who asks; ``kind`` of the failure, None for success."""
-        return None if self.guard is None else self.guard.sample(kind)
+        return None if self.guard is None else self.guard.call_report(kind)
 
     def call(self, spec: HandlerSpec, message: Message, limit_s: float) -> tuple[str, Failure | None]:
         """Call the handler. Returns (its result as JSON text, None) or ("", the failure).
@@ -179,8 +179,8 @@ class Attempt:
             leave_if_forked(process_id)
             if coroutines.may_wait(value):
                 value = coroutines.run(value, self)
-            text = trace.result(value)
-            if text is trace.NOT_JSON:
+            text = report.result(value)
+            if text is report.NOT_JSON:
                 coroutines.refuse_within(value)
             return text, None
         except BaseException as raised:  # a handler's SystemExit must not end the thread that runs it
@@ -224,13 +224,13 @@ class Runner:
         dice: Callable[[], float] = random.random,
         *,
         reuse_ms: int = 0,
-        shares: Shares | None = None,
+        slow_calls: SlowCallLimit | None = None,
     ) -> None:
         #: Name of this process in traces; must need no escaping in JSON.
         self.worker = worker
         self._dice = dice
         self._reuse_ms = reuse_ms
-        self._shares = shares
+        self._slow_calls = slow_calls
 
     def run(self, attempt: Attempt) -> Outcome | None:
         """Run one attempt to its outcome; None when somebody else has taken over the report.
@@ -268,7 +268,7 @@ class Runner:
         except BaseException as raised:  # no Exception: those leave a message without a breaker
             return self.fail(attempt, classified(raised))
         if breaker is not None:
-            guard = Protection(breaker, attempt, self._reuse_ms, self._shares)
+            guard = Protection(breaker, attempt, self._reuse_ms, self._slow_calls)
             if not guard.allowed:
                 return self._refused(attempt, guard)
             attempt.guard = guard
@@ -284,7 +284,7 @@ class Runner:
         """The breaker is open: the message waits without losing a retry, but not for ever."""
         claimed = attempt.claimed
         since = claimed.deferred_since_ms
-        if since is not None and claimed.claimed_at_ms - since > HELD_MOST_MS:
+        if since is not None and claimed.claimed_at_ms - since > MAX_HELD_MS:
             reason = f"The circuit breaker {guard.name!r} let no attempt through for 24 hours."
             return self.fail(attempt, Failure(CIRCUIT_OPEN_TOO_LONG, ErrorKind.TRANSIENT, reason), give_up=True)
         return Deferred(
@@ -301,10 +301,10 @@ class Runner:
         line = ""
         if attempt.started_at:
             number, begun, now = attempt.number, attempt.server_ms(attempt.started_at), attempt.server_ms(_monotonic())
-            line = trace.deferred(number, begun, now, self.worker, why)
+            line = report.deferred(number, begun, now, self.worker, why)
         return Deferred(
             message_id=claimed.message_id, fence=claimed.fence, delay_ms=0, why=why, attempt_json=line,
-            sample=attempt.sample(ErrorKind.TRANSIENT),
+            call_report=attempt.call_report(ErrorKind.TRANSIENT),
         )  # fmt: skip
 
     def fail(self, attempt: Attempt, failure: Failure, *, give_up: bool = False) -> Failed:
@@ -321,11 +321,11 @@ class Runner:
             message_id=claimed.message_id,
             fence=claimed.fence,
             delay_ms=delay_ms,
-            error=trace.last_error(failure, ended_ms, self.worker, vitals.system_state(self.worker)),
-            attempt_json=trace.failed(
+            error=report.last_error(failure, ended_ms, self.worker, process_state.system_state(self.worker)),
+            attempt_json=report.failed(
                 attempt.number, attempt.server_ms(attempt.started_at or now), ended_ms, self.worker, failure, delay_ms
             ),
-            sample=attempt.sample(failure.kind),
+            call_report=attempt.call_report(failure.kind),
         )
 
     def _complete(self, attempt: Attempt, result: str) -> Completed:
@@ -335,11 +335,11 @@ class Runner:
             message_id=claimed.message_id,
             fence=claimed.fence,
             result=result,
-            attempt_json=trace.succeeded(
+            attempt_json=report.succeeded(
                 attempt.number, attempt.server_ms(attempt.started_at), ended_ms, self.worker
             ),
             ended_at_ms=ended_ms,
-            sample=attempt.sample(None),
+            call_report=attempt.call_report(None),
         )  # fmt: skip
 
     @staticmethod

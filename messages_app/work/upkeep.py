@@ -24,7 +24,7 @@ from messages_app.store import presence
 from messages_app.store.ledger import Ledger
 from messages_app.store.marks import marks
 from messages_app.store.series import series
-from messages_app.work.witness import Witness
+from messages_app.work.store_losses import LossDetector
 from processes.essential import Essential
 from processes.steps import is_stuck
 from processes.turns import OutageLog, Turns
@@ -36,20 +36,20 @@ Recorder = Callable[[Sequence[Death], Sequence[Settled]], list[Recorded]]
 
 BATCH = 100
 #: Outcomes carried at once while more are waiting than fit into one batch.
-DRAIN_MOST = 200
+MAX_DRAIN = 200
 #: The mover looks at least this often; it sleeps less when something is due sooner.
 MOVE_EVERY_S = 0.1
 DRAIN_EVERY_S = 1.0
 #: What a process that runs no messages leaves to those that do. Two that carry the same outcomes do everything twice.
 LEAVE_MS = 3000
 #: The longest pause while MongoDB is away: what waits is drained within so long after its return.
-DRAIN_PAUSE_MOST_S = 15.0
+MAX_DRAIN_PAUSE_S = 15.0
 ANNOUNCE_EVERY_S = 5.0
 #: What was read longer ago is read again before it is written: the process may have been stopped in between.
 STALE_READ_S = 60.0
-_LEDGER_PAUSE_MOST_S = 2.0
+_MAX_LEDGER_PAUSE_S = 2.0
 #: Soon after Redis is back: the more is accepted before the first look, the less exactly a loss can be told.
-WATCH_PAUSE_MOST_S = 0.5
+MAX_WATCH_PAUSE_S = 0.5
 #: At the end, all steps under way have so long together.
 STOP_S = 1.0
 
@@ -60,10 +60,10 @@ class Loop:
     ``step`` returns the seconds until the next one. Stores that are away are said once per change, not once per step.
     """
 
-    def __init__(self, name: str, step: Callable[[], float], *, pause_most_s: float) -> None:
+    def __init__(self, name: str, step: Callable[[], float], *, max_pause_s: float) -> None:
         self._turns = Turns(
             step, OutageLog(log, "store_away", "store_back", part=name), broken="upkeep_broken",
-            max_pause_s=pause_most_s,
+            max_pause_s=max_pause_s,
         )  # fmt: skip
         self._wake = threading.Event()
         self._stopping = False
@@ -113,12 +113,12 @@ class Upkeep:
         self._leave_ms = leave_ms
         self._started_at_ms = 0
         self._drain_limit = BATCH
-        self._mover = Loop("mover", self._move, pause_most_s=_LEDGER_PAUSE_MOST_S)
-        self._drainer = Loop("drainer", self._drain, pause_most_s=DRAIN_PAUSE_MOST_S)
-        self._presence = Loop("presence", self._announce, pause_most_s=ANNOUNCE_EVERY_S)
-        self._witness = Witness(marks())
+        self._mover = Loop("mover", self._move, max_pause_s=_MAX_LEDGER_PAUSE_S)
+        self._drainer = Loop("drainer", self._drain, max_pause_s=MAX_DRAIN_PAUSE_S)
+        self._presence = Loop("presence", self._announce, max_pause_s=ANNOUNCE_EVERY_S)
+        self._loss_detector = LossDetector(marks())
         self._keep_marks = keep_marks
-        self._watcher = Loop("witness", self._watch, pause_most_s=WATCH_PAUSE_MOST_S)
+        self._watcher = Loop("witness", self._watch, max_pause_s=MAX_WATCH_PAUSE_S)
         self._loops = (self._mover, self._drainer, self._presence, self._watcher)
 
     def start(self) -> None:
@@ -161,7 +161,7 @@ class Upkeep:
         if self._leave_ms and self._others_drain():
             return DRAIN_EVERY_S
         drained = drain(self._ledger, self._record, self._drain_limit)
-        self._drain_limit = DRAIN_MOST if drained >= self._drain_limit else BATCH
+        self._drain_limit = MAX_DRAIN if drained >= self._drain_limit else BATCH
         # Fewer than asked for says nothing of how many wait: large ones come a few at a time.
         return 0.0 if drained else DRAIN_EVERY_S
 
@@ -178,7 +178,7 @@ class Upkeep:
         return self._recorder(deaths, settles)
 
     def _watch(self) -> float:
-        wait = self._witness.look()
+        wait = self._loss_detector.look()
         if self._keep_marks is not None:
             self._keep_marks()
         return wait

@@ -14,8 +14,8 @@ from dlq_app.domain.errors import DeadLetterError
 from management.terminal import StrictCommand, actor, can_ask, says_yes
 from messages_app.domain.errors import MessagesError
 from messages_app.store.ledger import ledger
-from messages_app.store.recorded import recorded
-from messages_app.work import comparing
+from messages_app.store.recorded_outcomes import recorded_outcomes
+from messages_app.work import reconciliation
 from wire.instants import iso, parse_instant
 
 from .purge_dlq import age_of
@@ -48,7 +48,7 @@ class Command(StrictCommand):
         count = 0
         try:
             since_ms = self._since(options["since"])
-            size = recorded().count(since_ms)
+            size = recorded_outcomes().count(since_ms)
             asks = not (options["yes"] or options["dry_run"] or options["json"])
             if (
                 asks
@@ -56,12 +56,12 @@ class Command(StrictCommand):
                 and not says_yes(f"Compare {size:,} outcomes and record what is missing?", self.stderr)
             ):
                 return
-            for step in comparing.bring_again(since_ms, dry_run=options["dry_run"]):
+            for step in reconciliation.bring_again(since_ms, dry_run=options["dry_run"]):
                 looked, brought, count = looked + step.looked_at, brought + step.brought, count + len(step.missing)
                 missing += [one.message_id for one in step.missing[: SHOWN - len(missing)]]
                 if not options["json"] and step.missing:
                     self.stdout.write(f"{looked:,} of {size:,} compared, {count:,} missing, {brought:,} recorded again")
-            left = recorded().lacking_count()
+            left = recorded_outcomes().lacking_count()
         except (MessagesError, DeadLetterError) as error:
             raise CommandError(f"{error} Recorded again so far: {brought}. Run it again.") from error
         if brought:
@@ -88,7 +88,7 @@ class Command(StrictCommand):
             if not text[:1].isdigit() or "T" in text.upper():
                 raise CommandError(f"--since: {error}, or an age such as 24h") from error
             wanted_ms = now_ms - int(age_of(text, "--since") / timedelta(milliseconds=1))
-        oldest_ms = comparing.oldest_ms()
+        oldest_ms = reconciliation.oldest_ms()
         if wanted_ms < oldest_ms:
             oldest = iso(datetime.fromtimestamp(oldest_ms / 1000, UTC))
             self.stderr.write(f"Redis remembers outcomes since {oldest}. Older ones cannot be brought again.")

@@ -12,7 +12,7 @@ from dlq_app.domain.errors import DeadLetterError
 from dlq_app.domain.loss import Loss
 from management.terminal import StrictCommand, actor, printable
 from messages_app.domain.errors import MessagesError
-from messages_app.work import witness
+from messages_app.work import store_losses
 
 
 class Command(StrictCommand):
@@ -42,17 +42,17 @@ class Command(StrictCommand):
             raise CommandError(str(error)) from error
 
     def _list(self, *, only_open: bool, as_json: bool) -> None:
-        found = [loss for loss in witness.all_losses() if not (only_open and loss.acknowledged_at)]
+        found = [loss for loss in store_losses.all_losses() if not (only_open and loss.acknowledged_at)]
         for loss in found:
-            self.stdout.write(json.dumps(witness.wire(loss)) if as_json else _line(loss))
+            self.stdout.write(json.dumps(store_losses.wire(loss)) if as_json else _line(loss))
         if not found and not as_json:
             self.stdout.write("No loss is known.")
 
     def _acknowledge(self, ids: list[str], reason: str, *, every: bool) -> None:
         if every == bool(ids):
             raise CommandError("Name the losses to acknowledge, or say --all.")
-        wanted = [loss.id for loss in witness.open_losses().losses] if every else ids
-        new = witness.acknowledge(wanted, actor=actor(), reason=reason)
+        wanted = [loss.id for loss in store_losses.open_losses().losses] if every else ids
+        new = store_losses.acknowledge(wanted, actor=actor(), reason=reason)
         for one in new:
             record(actor(), "acknowledge loss", kind="message", object_id=one, name=f"loss {one}", why=reason)
         self.stdout.write(f"{len(new)} acknowledged.")
@@ -60,4 +60,4 @@ class Command(StrictCommand):
 
 def _line(loss: Loss) -> str:
     known = f"acknowledged by {loss.acknowledged_by}: {loss.reason}" if loss.acknowledged_at else "NOT ACKNOWLEDGED"
-    return f"{loss.id}  {witness.sentence(loss)}  {printable(known)}"
+    return f"{loss.id}  {store_losses.sentence(loss)}  {printable(known)}"

@@ -15,7 +15,7 @@ from management.cron import Cron, Heartbeat, duties
 from messages_app import conf
 from messages_app.domain.errors import StoreUnavailable
 from messages_app.work.startup import refusal
-from messages_app.work.witness import keeper
+from messages_app.work.store_losses import mark_keeper
 from processes.watchdog import guard
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class Command(BaseCommand):
         log.info("cron_started", extra={"cron": heartbeat.name})
         Cron(duties(heartbeat), stop).run()
         # What is stopped for a restore has its last mark in MongoDB.
-        keeper(every_s=0)()
+        mark_keeper(every_s=0)()
         with suppress(StoreUnavailable):  # then it is forgotten after a while
             heartbeat.end()
         log.info("cron_stopped", extra={"cron": heartbeat.name})

@@ -12,8 +12,8 @@ from dlq_app.worker import DlqWorker
 from messages_app import conf
 from messages_app.store.ledger import ledger
 from messages_app.work.startup import refusal
+from messages_app.work.store_losses import mark_keeper
 from messages_app.work.upkeep import LEAVE_MS, Upkeep
-from messages_app.work.witness import keeper
 from processes.watchdog import guard
 
 
@@ -36,7 +36,7 @@ class Command(BaseCommand):
         # It also moves and drains messages: with no message worker alive, letters still arrive.
         upkeep = Upkeep(
             ledger(), name=worker.name, role="dlq_worker", details=worker.details, leave_ms=LEAVE_MS,
-            keep_marks=keeper(),
+            keep_marks=mark_keeper(),
         )  # fmt: skip
         upkeep.start()
         try:

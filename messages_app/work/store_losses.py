@@ -26,8 +26,8 @@ from dlq_app.domain.errors import StoreUnavailable as LettersUnavailable
 from dlq_app.domain.loss import Loss
 from messages_app.domain.errors import InvalidRequest, LossNotFound
 from messages_app.store.ledger import ledger
-from messages_app.store.marks import EVERY_MS, Mark, Marks, Noted, Said, marks
-from messages_app.store.recorded import recorded
+from messages_app.store.marks import EVERY_MS, Mark, Marks, MarkStatus, NotedLoss, marks
+from messages_app.store.recorded_outcomes import recorded_outcomes
 from processes.turns import OutageLog
 from wire import errors
 from wire.instants import iso
@@ -42,7 +42,7 @@ KEEP_EVERY_S = 10.0
 MAX_REASON = 1000
 
 
-class Witness:
+class LossDetector:
     """Remembers the last mark that this process saw. For one thread."""
 
     def __init__(self, book: Marks) -> None:
@@ -52,13 +52,13 @@ class Witness:
     def look(self) -> float:
         """Compare, and return the seconds until the next look. Raises ``StoreUnavailable`` of the ledger."""
         said, newest = self._marks.look(self._known)
-        if said is Said.LOST:
+        if said is MarkStatus.LOST:
             _say_lost(self._known, newest)
         self._known = newest
         return EVERY_MS / 1000
 
 
-class Keeper:
+class MarkKeeper:
     """Keeps the ledger's last mark in MongoDB. Any number may: each step is conditional on what it read."""
 
     def __init__(
@@ -83,7 +83,7 @@ class Keeper:
         kept = self._marks.kept()
         stored = _mark(store.mark(self._prefix))
         said, newest = self._marks.look(stored)
-        if said is Said.LOST:
+        if said is MarkStatus.LOST:
             _say_lost(stored, newest)
         elif kept and (stored is None or stored.number < kept[0]):
             self._letters_fell_back(store, stored, kept, newest)
@@ -111,13 +111,13 @@ class Keeper:
         from_ms = stored.at_ms if stored else 0
         loss = Loss(
             id=f"mongodb-{token}", store="mongodb", since=_instant(from_ms) if stored else None,
-            until=_instant(at_ms), seen_at=_instant(newest.at_ms), missing=recorded().count(from_ms, at_ms),
+            until=_instant(at_ms), seen_at=_instant(newest.at_ms), missing=recorded_outcomes().count(from_ms, at_ms),
         )  # fmt: skip
         store.note(self._prefix, loss)
         log.error("letters_fell_back", extra={"since": _said(loss.since), "until": _said(loss.until)})
 
 
-class Quietly:
+class Periodic:
     """A keeper's turns, at most one in ``every_s``. Reports once that a store is away."""
 
     def __init__(self, turn: Callable[[], None], every_s: float) -> None:
@@ -141,7 +141,7 @@ class Quietly:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class OpenLosses:
     """Losses that nobody has acknowledged, and whether MongoDB could be asked for them."""
 
     losses: Sequence[Loss]
@@ -156,7 +156,7 @@ def carry(book: Marks, store: Losses, prefix: str) -> None:
         book.carried(noted)
 
 
-def open_losses() -> Known:
+def open_losses() -> OpenLosses:
     """What no person has acknowledged, oldest first. Raises ``StoreUnavailable`` when Redis does not answer."""
     from dlq_app.store import repository
 
@@ -164,9 +164,9 @@ def open_losses() -> Known:
     try:
         stored = repository.losses().open(settings.REDIS_PREFIX)
     except LettersUnavailable:
-        return Known(noted, "MongoDB does not answer: it may know of more.")
+        return OpenLosses(noted, "MongoDB does not answer: it may know of more.")
     ids = {loss.id for loss in stored}
-    return Known([*stored, *(loss for loss in noted if loss.id not in ids)])
+    return OpenLosses([*stored, *(loss for loss in noted if loss.id not in ids)])
 
 
 def all_losses() -> list[Loss]:
@@ -261,7 +261,7 @@ def _clock(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def keeper(every_s: float = KEEP_EVERY_S) -> Quietly:
+def mark_keeper(every_s: float = KEEP_EVERY_S) -> Periodic:
     """A keeper over the stores that settings name; called more often than each ``every_s`` it does nothing."""
 
     def store() -> Losses:
@@ -275,7 +275,7 @@ def keeper(every_s: float = KEEP_EVERY_S) -> Quietly:
 
         dead_letters.build_indexes()
 
-    return Quietly(Keeper(marks(), store, settings.REDIS_PREFIX, build).turn, every_s)
+    return Periodic(MarkKeeper(marks(), store, settings.REDIS_PREFIX, build).turn, every_s)
 
 
 def _say_lost(known: Mark | None, newest: Mark) -> None:
@@ -289,7 +289,7 @@ def _say_lost(known: Mark | None, newest: Mark) -> None:
     )
 
 
-def _loss(noted: Noted) -> Loss:
+def _loss(noted: NotedLoss) -> Loss:
     return Loss(
         id=noted.id, store="redis", since=_instant(noted.from_ms) if noted.from_ms else None,
         until=_instant(noted.to_ms), seen_at=_instant(noted.seen_ms), missing=noted.missing, moves=noted.moves,

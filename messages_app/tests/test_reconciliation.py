@@ -18,10 +18,10 @@ from dlq_app.services import dead_letters as letters
 from dlq_app.services import purging
 from messages_app.domain.records import Completed, Failed
 from messages_app.store.ledger import Ledger, ledger
-from messages_app.store.recorded import PAGE, recorded
+from messages_app.store.recorded_outcomes import PAGE, recorded_outcomes
 from messages_app.tests.handling import an_acceptance
 from messages_app.tests.ledgers import Desk, order, token
-from messages_app.work import comparing
+from messages_app.work import reconciliation
 from messages_app.work.upkeep import drain
 
 pytestmark = [pytest.mark.redis, pytest.mark.mongo, pytest.mark.django_db]
@@ -59,7 +59,7 @@ def replay_well(book: Ledger, mongo_db: Any, message_id: str) -> None:
     run_next(book, well=True)
 
 
-def everything(steps: Iterator[comparing.Step]) -> tuple[int, int, int]:
+def everything(steps: Iterator[reconciliation.Step]) -> tuple[int, int, int]:
     told = list(steps)
     return sum(s.looked_at for s in told), sum(len(s.missing) for s in told), sum(s.brought for s in told)
 
@@ -73,8 +73,8 @@ def test_letters_that_are_there_are_not_missing(book: Ledger, mongo_db: Any) -> 
     bury(book, "b")
     replay_well(book, mongo_db, "b")
 
-    assert everything(comparing.bring_again(0)) == (2, 0, 0)
-    found = comparing.compare(100)
+    assert everything(reconciliation.bring_again(0)) == (2, 0, 0)
+    found = reconciliation.compare(100)
     assert (found.looked_at, found.of, list(found.missing)) == (2, 2, [])
 
 
@@ -89,13 +89,13 @@ def test_a_restored_mongodb_gets_its_deaths_and_good_ends_again(book: Ledger, mo
     mongo_db.dead_letters.delete_many({})
     mongo_db.dead_letters.insert_many(backup)
 
-    assert everything(comparing.bring_again(0, dry_run=True)) == (5, 3, 0)
+    assert everything(reconciliation.bring_again(0, dry_run=True)) == (5, 3, 0)
     assert set(statuses(mongo_db)) == {"old", "replayed", "unchanged"}
-    assert everything(comparing.bring_again(0)) == (5, 3, 3)
+    assert everything(reconciliation.bring_again(0)) == (5, 3, 3)
 
     after = {one["messageId"]: (one["status"], one["closedEpoch"]) for one in mongo_db.dead_letters.find()}
     assert after == before
-    assert everything(comparing.bring_again(0)) == (5, 0, 0)
+    assert everything(reconciliation.bring_again(0)) == (5, 0, 0)
     assert all(row.wrong == 0 for row in book.accounting())
     assert book.figures().outbox == 0
 
@@ -107,14 +107,14 @@ def test_killed_between_two_steps_it_goes_on_with_the_rest(
         bury(book, f"m{number}")
     mongo_db.dead_letters.delete_many({})
     with monkeypatch.context() as patch:
-        patch.setattr(comparing, "drain", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(reconciliation, "drain", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            everything(comparing.bring_again(0))
+            everything(reconciliation.bring_again(0))
     assert book.figures().outbox == 4
 
     drain(book, letters.record_outcomes)
 
-    assert everything(comparing.bring_again(0)) == (4, 0, 0)
+    assert everything(reconciliation.bring_again(0)) == (4, 0, 0)
     assert set(statuses(mongo_db).values()) == {Status.PENDING}
 
 
@@ -124,17 +124,17 @@ def test_what_is_missing_is_alarmed_until_it_is_there(
     for number in range(3):
         bury(book, f"m{number}")
     mongo_db.dead_letters.delete_one({"messageId": "m1"})
-    with caplog.at_level(logging.WARNING, "messages_app.work.comparing"):
-        comparing.check()
-        assert list(recorded().lacking()) == ["m1"]
+    with caplog.at_level(logging.WARNING, "messages_app.work.reconciliation"):
+        reconciliation.check()
+        assert list(recorded_outcomes().lacking()) == ["m1"]
         # A sample that misses it does not end the alarm.
-        index = recorded()
+        index = recorded_outcomes()
         monkeypatch.setattr("random.random", lambda: 0.0)
-        assert comparing.compare(1).looked_at == 1
+        assert reconciliation.compare(1).looked_at == 1
         assert index.lacking_count() == 1
-        everything(comparing.bring_again(0))
+        everything(reconciliation.bring_again(0))
         assert index.lacking_count() == 0
-        comparing.check()
+        reconciliation.check()
 
     assert [record.message for record in caplog.records] == ["letters_lack_outcomes"]
 
@@ -142,16 +142,16 @@ def test_what_is_missing_is_alarmed_until_it_is_there(
 def test_however_many_are_missing_the_alarm_ends_when_all_are_there(
     book: Ledger, mongo_db: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("messages_app.store.recorded.PAGE", 2)
+    monkeypatch.setattr("messages_app.store.recorded_outcomes.PAGE", 2)
     for number in range(5):
         bury(book, f"m{number}")
     mongo_db.dead_letters.delete_many({})
-    comparing.check()
-    assert recorded().lacking_count() == 5
+    reconciliation.check()
+    assert recorded_outcomes().lacking_count() == 5
 
-    assert everything(comparing.bring_again(0)) == (5, 5, 5)
+    assert everything(reconciliation.bring_again(0)) == (5, 5, 5)
 
-    assert recorded().lacking_count() == 0
+    assert recorded_outcomes().lacking_count() == 0
 
 
 def test_a_message_that_runs_again_or_waits_for_mongodb_is_not_missing(book: Ledger, mongo_db: Any) -> None:
@@ -164,7 +164,7 @@ def test_a_message_that_runs_again_or_waits_for_mongodb_is_not_missing(book: Led
     assert record is not None
     book.resettle("waits", record.epoch)
 
-    assert everything(comparing.bring_again(0)) == (0, 0, 0)
+    assert everything(reconciliation.bring_again(0)) == (0, 0, 0)
 
 
 def test_what_moves_while_mongodb_is_asked_is_not_missing(
@@ -176,12 +176,12 @@ def test_what_moves_while_mongodb_is_asked_is_not_missing(
 
     def asked(outcomes: Any) -> list[bool]:
         answer = whole(outcomes)
-        recorded().unlist(["a"])
+        recorded_outcomes().unlist(["a"])
         return answer
 
     monkeypatch.setattr(letters, "lacking", asked)
 
-    assert list(comparing.compare(10).missing) == []
+    assert list(reconciliation.compare(10).missing) == []
 
 
 def test_letters_deleted_on_purpose_are_not_missing(book: Ledger, mongo_db: Any) -> None:
@@ -193,7 +193,7 @@ def test_letters_deleted_on_purpose_are_not_missing(book: Ledger, mongo_db: Any)
     )
     assert purging.purge(LetterCriteria(), timedelta(hours=1), actor="t") == 1
 
-    assert everything(comparing.bring_again(0)) == (1, 0, 0)
+    assert everything(reconciliation.bring_again(0)) == (1, 0, 0)
 
 
 def test_what_mongodb_deletes_by_its_age_is_not_compared(
@@ -202,13 +202,13 @@ def test_what_mongodb_deletes_by_its_age_is_not_compared(
     bury(book, "a")
     policy = conf.replay_policy()
     monkeypatch.setattr(conf, "replay_policy", lambda: replace(policy, keep_resolved_days=1))
-    assert book.now_ms() - comparing.oldest_ms() < 86_400_000
+    assert book.now_ms() - reconciliation.oldest_ms() < 86_400_000
     monkeypatch.setattr(conf, "replay_policy", lambda: replace(policy, keep_resolved_days=0))
-    assert abs(book.now_ms() - comparing.oldest_ms() - 86_400_000) < 5_000
+    assert abs(book.now_ms() - reconciliation.oldest_ms() - 86_400_000) < 5_000
 
 
 def test_many_of_one_millisecond_are_each_met_once(book: Ledger, redis_client: Any) -> None:
-    index = recorded()
+    index = recorded_outcomes()
     names = [f"m{number}" for number in range(2 * PAGE + 7)]
     redis_client.zadd("dlq:recorded", dict.fromkeys(names, 5000) | {"late": 6000})
     with redis_client.pipeline() as pipeline:

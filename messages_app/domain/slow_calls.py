@@ -14,12 +14,12 @@ import threading
 SLOW_S = 1.0
 
 
-class Shares:
+class SlowCallLimit:
     """The calls under way in one process, by the breaker that guards them."""
 
     def __init__(self, threads: int) -> None:
         #: Threads that may be held together by all that hangs, and slow failures in a row that tell of it.
-        self.most = max(1, threads // 2)
+        self.max_held = max(1, threads // 2)
         self._lock = threading.Lock()
         self._under_way: dict[str, int] = {}
         #: By name: slow failures in a row.
@@ -28,7 +28,7 @@ class Shares:
     def enter(self, name: str) -> bool:
         """Whether a call through this breaker may begin now; if so, ``leave`` has to follow, once."""
         with self._lock:
-            if self._hangs(name) and self._held() >= self.most:
+            if self._hangs(name) and self._held() >= self.max_held:
                 return False
             self._under_way[name] = self._under_way.get(name, 0) + 1
             return True
@@ -47,7 +47,7 @@ class Shares:
                 self._slow.pop(name, None)
 
     def _hangs(self, name: str) -> bool:
-        return self._slow.get(name, 0) >= self.most
+        return self._slow.get(name, 0) >= self.max_held
 
     def _held(self) -> int:
         return sum(many for name, many in self._under_way.items() if self._hangs(name))

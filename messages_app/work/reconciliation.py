@@ -15,8 +15,8 @@ from dlq_app import conf
 from dlq_app.services import dead_letters as letters
 from messages_app.store.ledger import ledger
 from messages_app.store.ledger_server import terms_from_settings
-from messages_app.store.recorded import Recorded, Told, recorded
-from messages_app.work.upkeep import DRAIN_MOST, drain
+from messages_app.store.recorded_outcomes import RecordedOutcome, RecordedOutcomes, recorded_outcomes
+from messages_app.work.upkeep import MAX_DRAIN, drain
 from processes.steps import goes_on
 
 log = logging.getLogger(__name__)
@@ -29,13 +29,13 @@ _MARGIN_MS = 300_000
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class Comparison:
     """What a comparison found."""
 
     looked_at: int
     #: Outcomes that there were to look at.
     of: int
-    missing: Sequence[Told]
+    missing: Sequence[RecordedOutcome]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Step:
     """What one step of ``bring_again`` did."""
 
     looked_at: int
-    missing: Sequence[Told]
+    missing: Sequence[RecordedOutcome]
     #: Put into the outbox again.
     brought: int
 
@@ -55,15 +55,15 @@ def oldest_ms() -> int:
     return now_ms - (min(kept_ms, days * _DAY_MS - _MARGIN_MS) if days else kept_ms)
 
 
-def compare(number: int) -> Compared:
+def compare(number: int) -> Comparison:
     """Compare up to ``number`` outcomes, evenly spread over all, and remember what is missing.
 
     Raises the StoreUnavailable of either side.
     """
-    index = recorded()
+    index = recorded_outcomes()
     size, oldest = index.count(), oldest_ms()
     looked = 0
-    missing: list[Told] = []
+    missing: list[RecordedOutcome] = []
     offset = random.random()  # noqa: S311 - which ones is no secret
     for sampled in index.sample(number, offset):
         goes_on()
@@ -72,10 +72,10 @@ def compare(number: int) -> Compared:
         missing += _missing(index, page)
     index.note(missing)
     _look_again(index, oldest)
-    return Compared(looked, size, missing)
+    return Comparison(looked, size, missing)
 
 
-def _look_again(index: Recorded, oldest: int) -> None:
+def _look_again(index: RecordedOutcomes, oldest: int) -> None:
     """Forget what was known to be missing and is there by now; oldest first, up to the first page that is not whole."""
     while known := index.lacking():
         still = {one.message_id for one in _missing(index, [o for o in index.of(list(known)) if o.at_ms >= oldest])}
@@ -89,9 +89,9 @@ def _look_again(index: Recorded, oldest: int) -> None:
 
 def check() -> None:
     """A round of cron: a sample, and what is known to be missing. Says in the log when that number changes."""
-    before = recorded().lacking_count()
+    before = recorded_outcomes().lacking_count()
     compare(SAMPLE)
-    now = recorded().lacking_count()
+    now = recorded_outcomes().lacking_count()
     if now and now != before:
         log.error("letters_lack_outcomes", extra={"outcomes": now})
     elif before and not now:
@@ -105,7 +105,7 @@ def bring_again(since_ms: int, until_ms: int | None = None, *, dry_run: bool = F
     Repeating it changes nothing: an outcome that a letter has is not brought again. Raises the StoreUnavailable of
     either side.
     """
-    index, book = recorded(), ledger()
+    index, book = recorded_outcomes(), ledger()
     # What is brought is recorded anew, later than this: it is not met again.
     until_ms = book.now_ms() if until_ms is None else until_ms
     for page in index.pages(max(since_ms, oldest_ms()), until_ms):
@@ -115,14 +115,14 @@ def bring_again(since_ms: int, until_ms: int | None = None, *, dry_run: bool = F
             index.note(missing)
             brought = book.resettle_many([(one.message_id, one.epoch) for one in missing])
             # Workers do the same; without any, this is enough.
-            while drain(book, letters.record_outcomes, DRAIN_MOST) >= DRAIN_MOST:
+            while drain(book, letters.record_outcomes, MAX_DRAIN) >= MAX_DRAIN:
                 pass
         yield Step(len(page), missing, brought)
     if not dry_run:
         compare(SAMPLE)
 
 
-def _missing(index: Recorded, page: Sequence[Told]) -> list[Told]:
+def _missing(index: RecordedOutcomes, page: Sequence[RecordedOutcome]) -> list[RecordedOutcome]:
     """Outcomes that the letters lack. What moved while MongoDB was asked is not among them."""
     if not page:
         return []

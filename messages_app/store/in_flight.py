@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     import redis
 
 #: Messages shown of each kind.
-MOST = 6
+MAX_SHOWN = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Flying:
+class InFlightMessage:
     """One message under way. Times are epoch milliseconds; None when not set."""
 
     message_id: str
@@ -43,14 +43,14 @@ class Flying:
 
 
 @dataclass(frozen=True, slots=True)
-class Flight:
+class InFlight:
     """What was seen, and when by the server's clock."""
 
     now_ms: int
-    messages: tuple[Flying, ...]
+    messages: tuple[InFlightMessage, ...]
 
 
-class Radar:
+class InFlightReader:
     """Looks at what is under way, over one Redis. Thread-safe."""
 
     def __init__(
@@ -58,16 +58,16 @@ class Radar:
     ) -> None:
         self._scripts = ScriptCaller(client, prefix, scripts or shipped())
 
-    def look(self, most: int = MOST) -> Flight:
+    def look(self, most: int = MAX_SHOWN) -> InFlight:
         """At most ``most`` messages of each kind: running and waiting for a time, and the newest of each lane."""
         now, *rows = self._scripts.run("flight", most)
-        return Flight(int(now), tuple(_flying([part.decode(errors="replace") for part in row]) for row in rows))
+        return InFlight(int(now), tuple(_flying([part.decode(errors="replace") for part in row]) for row in rows))
 
 
-def _flying(row: list[str]) -> Flying:
+def _flying(row: list[str]) -> InFlightMessage:
     (message_id, index, state, account, attempt, max_retries, priority, queued_at, woken_at, due_at, started_at, _,
      owner, held_since, replay_id) = row  # fmt: skip
-    return Flying(
+    return InFlightMessage(
         message_id=message_id,
         index=index,
         state=state,
@@ -90,10 +90,10 @@ def _moment(text: str) -> int | None:
 
 
 @OncePerProcess
-def _radar() -> Radar:
-    return Radar(connection(), settings.REDIS_PREFIX)
+def _reader() -> InFlightReader:
+    return InFlightReader(connection(), settings.REDIS_PREFIX)
 
 
-def look(most: int = MOST) -> Flight:
-    """``Radar.look`` on the server that settings name."""
-    return _radar().look(most)
+def look(most: int = MAX_SHOWN) -> InFlight:
+    """``InFlightReader.look`` on the server that settings name."""
+    return _reader().look(most)

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 #: More do not go into one question: the server answers nobody else meanwhile.
-MOST = 500
+MAX_REPORTS = 500
 
 
-class Sample(NamedTuple):
+class CallReport(NamedTuple):
     """How one permitted call went. Whoever holds it sends it, once."""
 
     breaker: CircuitBreaker
@@ -28,7 +28,7 @@ class Sample(NamedTuple):
     took_ms: int
 
     @property
-    def of_probe(self) -> bool:
+    def is_of_probe(self) -> bool:
         """Others wait for what becomes of it: the circuit is closed or opened by it."""
         return self.permit.state is State.HALF_OPEN
 
@@ -37,7 +37,7 @@ class Sample(NamedTuple):
         self.breaker.record(self.permit, self.outcome, self.took_ms)
 
 
-class Teller:
+class BreakerReporter:
     """One thread that tells breakers what it is given, so that nobody else ever waits for their store.
 
     Nothing is sent a second time: what the store does not take, and what waits when the process is killed, is lost. One
@@ -45,22 +45,22 @@ class Teller:
     """
 
     def __init__(self) -> None:
-        self._given: SimpleQueue[Sequence[Sample] | None] = SimpleQueue()
+        self._queue: SimpleQueue[Sequence[CallReport] | None] = SimpleQueue()
         self._finishing = False
         self._thread = Essential(self._run, "tell", may_end=lambda: self._finishing)
 
     def start(self) -> None:
         self._thread.start()
 
-    def tell(self, samples: Sequence[Sample]) -> None:
+    def add(self, samples: Sequence[CallReport]) -> None:
         """Have these sent, in this order. Returns at once."""
         if samples:
-            self._given.put(samples)
+            self._queue.put(samples)
 
     def finish(self, timeout_s: float) -> None:
         """Send what is there, as far as the time goes."""
         self._finishing = True
-        self._given.put(None)
+        self._queue.put(None)
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
@@ -73,24 +73,24 @@ class Teller:
                 # A breaker that cannot be told must not leave the others without news.
                 log.exception("samples_lost", extra={"samples": len(samples)})
 
-    def _gather(self) -> tuple[list[Sample], bool]:
+    def _gather(self) -> tuple[list[CallReport], bool]:
         """All that has been given so far, and whether it is the last."""
-        gathered: list[Sample] = []
-        given = self._given.get()
+        gathered: list[CallReport] = []
+        given = self._queue.get()
         try:
             while given is not None:
                 gathered += given
-                given = self._given.get_nowait()
+                given = self._queue.get_nowait()
         except Empty:
             return gathered, False
         return gathered, True
 
 
-def send(samples: Sequence[Sample]) -> None:
+def send(samples: Sequence[CallReport]) -> None:
     """Tell each breaker what concerns it, in the order in which the calls ended: one question per breaker."""
     entries: dict[CircuitBreaker, list[Entry]] = {}
     for breaker, permit, outcome, took_ms in samples:
         entries.setdefault(breaker, []).append((permit, outcome, took_ms))
     for breaker, told in entries.items():
-        for first in range(0, len(told), MOST):
-            breaker.record_many(told[first : first + MOST])
+        for first in range(0, len(told), MAX_REPORTS):
+            breaker.record_many(told[first : first + MAX_REPORTS])

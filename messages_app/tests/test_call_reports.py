@@ -25,11 +25,11 @@ from messages_app.failures import TransientError
 from messages_app.store.ledger import Ledger
 from messages_app.tests.handling import a_claimed, an_acceptance, handling, reaches
 from messages_app.work import pool as pool_module
+from messages_app.work.call_reports import BreakerReporter, CallReport, send
 from messages_app.work.engine import Engine
 from messages_app.work.flushing import Flusher
 from messages_app.work.pool import Pool
 from messages_app.work.runner import Attempt, Runner
-from messages_app.work.samples import Sample, Teller, send
 
 pytestmark = pytest.mark.redis
 
@@ -93,8 +93,8 @@ def test_while_closed_one_answer_serves_all_attempts_for_a_quarter_of_a_second(
         for now[0] in (100.0, 100.1, 100.249, 100.251):
             outcome = runner.run(an_attempt(type))
             assert outcome is not None
-            assert outcome.sample is not None
-            permits.append(outcome.sample.permit)
+            assert outcome.call_report is not None
+            permits.append(outcome.call_report.permit)
 
     assert permits[0] is permits[1] is permits[2]
     assert permits[3].token != permits[0].token
@@ -105,16 +105,16 @@ def test_each_probe_has_a_permit_of_its_own(trying: CircuitBreaker) -> None:
     with handling(lambda message: None, breaker=NAME) as type:
         outcomes = [runner.run(an_attempt(type, message_id=f"m{number}")) for number in range(11)]
 
-    samples = [outcome.sample for outcome in outcomes if outcome is not None and outcome.sample is not None]
+    samples = [outcome.call_report for outcome in outcomes if outcome is not None and outcome.call_report is not None]
     assert len({sample.permit.token for sample in samples}) == len(samples) == 10
-    assert all(sample.of_probe for sample in samples)
+    assert all(sample.is_of_probe for sample in samples)
     assert isinstance(outcomes[10], Deferred), "there are ten permits"
     assert trying.peek().leases == 10
 
 
 def test_many_samples_are_one_question_to_each_breaker(breaker: CircuitBreaker, redis_client: redis.Redis) -> None:
     other = breaker_for("other")
-    samples = [Sample(b, b.acquire(), Outcome.SUCCESS, 1) for b in (breaker, other)]
+    samples = [CallReport(b, b.acquire(), Outcome.SUCCESS, 1) for b in (breaker, other)]
     send(samples)
     asked = questions(redis_client)
 
@@ -244,13 +244,13 @@ def test_an_attempt_in_an_abandoned_thread_counts_once_and_as_a_failure(
         pool.add([an_attempt(type)])
         outcome = pool.outcomes.get(timeout=10)
         assert isinstance(outcome, Failed)
-        assert outcome.sample is not None
-        outcome.sample.send()
+        assert outcome.call_report is not None
+        outcome.call_report.send()
         release.set()
         eventually(lambda: pool.abandoned() == 0)
 
-    assert outcome.sample.outcome is Outcome.FAILURE
-    assert outcome.sample.took_ms >= 100
+    assert outcome.call_report.outcome is Outcome.FAILURE
+    assert outcome.call_report.took_ms >= 100
     assert counts(breaker) == (1, 1)
     assert pool.outcomes.empty()
 
@@ -263,10 +263,10 @@ def test_a_probe_that_is_stopped_gives_its_permit_back_once(trying: CircuitBreak
         pool.interrupt_all("shutdown")
         outcome = pool.outcomes.get(timeout=10)
         assert isinstance(outcome, Deferred)
-        assert outcome.sample is not None
-        outcome.sample.send()
+        assert outcome.call_report is not None
+        outcome.call_report.send()
 
-    assert outcome.sample.outcome is Outcome.IGNORED
+    assert outcome.call_report.outcome is Outcome.IGNORED
     seen = trying.peek()
     assert (seen.leases, seen.probes_succeeded, seen.probes_failed) == (0, 0, 0)
 
@@ -283,7 +283,7 @@ def test_a_probe_handed_back_before_its_call_gives_its_permit_back(
         permit = ask(self, token)
         assert attempt.interrupt("shutdown")
         assert attempt.take_report()
-        assert runner.hand_back(attempt, "shutdown").sample is None
+        assert runner.hand_back(attempt, "shutdown").call_report is None
         return permit
 
     monkeypatch.setattr(CircuitBreaker, "acquire", stopped_meanwhile)
@@ -366,17 +366,17 @@ class Waiting:
 
 def test_nobody_waits_for_the_breakers_store(breaker: CircuitBreaker, monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = Waiting()
-    sample = Sample(breaker, breaker.acquire(), Outcome.SUCCESS, 1)
+    sample = CallReport(breaker, breaker.acquire(), Outcome.SUCCESS, 1)
     monkeypatch.setattr(breaker, "_store", waiting)
-    teller = Teller()
-    teller.start()
+    reporter = BreakerReporter()
+    reporter.start()
 
-    teller.tell([sample])
+    reporter.add([sample])
     assert waiting.asked.wait(10)
-    teller.tell([sample, sample])  # returns, though the one before is not through
+    reporter.add([sample, sample])  # returns, though the one before is not through
     monkeypatch.undo()
     assert counts(breaker) == (0, 0)
     waiting.release.set()
-    teller.finish(10)
+    reporter.finish(10)
 
     assert counts(breaker) == (3, 0)

@@ -17,8 +17,8 @@ from dlq_app.store.repository import Losses
 from messages_app.domain.errors import InvalidRequest, LossNotFound
 from messages_app.store.marks import EVERY_MS, Mark
 from messages_app.tests.test_marks import Bench
-from messages_app.work import witness
-from messages_app.work.witness import Keeper, Quietly, Witness
+from messages_app.work import store_losses
+from messages_app.work.store_losses import LossDetector, MarkKeeper, Periodic
 
 pytestmark = [pytest.mark.redis, pytest.mark.mongo]
 PREFIX = "dlq:"
@@ -31,14 +31,14 @@ def bench(redis_client: Any, mongo_db: Any) -> Bench:
     return bench
 
 
-def keeper(bench: Bench, store: Callable[[], Losses] = repository.losses) -> Keeper:
+def mark_keeper(bench: Bench, store: Callable[[], Losses] = repository.losses) -> MarkKeeper:
     """A new one, as after a start of the process: it remembers nothing."""
-    return Keeper(bench.marks, store, PREFIX)
+    return MarkKeeper(bench.marks, store, PREFIX)
 
 
 def turn(bench: Bench) -> None:
     bench.desk.wait(EVERY_MS)
-    keeper(bench).turn()
+    mark_keeper(bench).turn()
 
 
 def found() -> list[Loss]:
@@ -78,7 +78,7 @@ def test_restarts_upgrades_and_other_prefixes_are_no_loss(bench: Bench) -> None:
     for _ in range(3):
         bench.accept(5)
         turn(bench)
-    Keeper(bench.marks, repository.losses, "other:").turn()
+    MarkKeeper(bench.marks, repository.losses, "other:").turn()
     bench.client.delete("dlq:acct:20270115:demo")  # as when 400 days are over
     turn(bench)
 
@@ -86,7 +86,7 @@ def test_restarts_upgrades_and_other_prefixes_are_no_loss(bench: Bench) -> None:
 
 
 def test_a_loss_is_noted_once_whoever_finds_it_and_is_not_found_again(bench: Bench) -> None:
-    watcher = Witness(bench.marks)
+    watcher = LossDetector(bench.marks)
     turn(bench)
     copy = bench.copy()
     bench.accept(5)
@@ -120,7 +120,7 @@ def test_two_keepers_at_once_keep_the_younger_mark(bench: Bench) -> None:
 
     bench.accept(1)
     bench.desk.wait(EVERY_MS)
-    keeper(bench, lambda: Slow(store._marks, store._losses)).turn()
+    mark_keeper(bench, lambda: Slow(store._marks, store._losses)).turn()
 
     stored = store.mark(PREFIX)
     assert stored is not None
@@ -153,7 +153,7 @@ def test_a_keeper_killed_at_any_step_neither_misses_a_loss_nor_makes_one(bench: 
 
     setattr(store, at, kill)
     with pytest.raises(Killed):
-        keeper(bench, lambda: store).turn()
+        mark_keeper(bench, lambda: store).turn()
     bench.accept(20)
     turn(bench)
     turn(bench)
@@ -188,7 +188,7 @@ def test_an_emptied_mongodb_is_found(bench: Bench, mongo_db: Any) -> None:
 
 def test_both_stores_emptied_at_once_are_found_by_a_keeper_that_lives_on(bench: Bench, mongo_db: Any) -> None:
     bench.accept(5)
-    alive = keeper(bench)
+    alive = mark_keeper(bench)
     alive.turn()
     mongo_db.ledger_marks.delete_many({})
     bench.put_back({})
@@ -204,7 +204,7 @@ def test_both_stores_emptied_at_once_are_found_by_a_keeper_that_lives_on(bench: 
 def test_a_keeper_takes_a_fall_of_redis_that_another_found_for_no_loss_of_mongodb(bench: Bench) -> None:
     copy = bench.copy()
     bench.accept(5)
-    alive = keeper(bench)
+    alive = mark_keeper(bench)
     alive.turn()
     bench.put_back(copy)
     turn(bench)
@@ -214,7 +214,7 @@ def test_a_keeper_takes_a_fall_of_redis_that_another_found_for_no_loss_of_mongod
 
 
 def test_an_emptied_mongodb_gets_its_unique_index_again(bench: Bench, mongo_db: Any) -> None:
-    alive = Keeper(bench.marks, repository.losses, PREFIX, dead_letters.build_indexes)
+    alive = MarkKeeper(bench.marks, repository.losses, PREFIX, dead_letters.build_indexes)
     alive.turn()
     mongo_db.client.drop_database(mongo_db.name)
 
@@ -229,7 +229,7 @@ def test_letters_that_are_there_twice_keep_no_mark_from_being_kept(
     mongo_db.dead_letters.drop_index(indexes.UNIQUE)
     mongo_db.dead_letters.insert_many([{"messageId": "m"}, {"messageId": "m"}])
     try:
-        Keeper(bench.marks, repository.losses, PREFIX, dead_letters.build_indexes).turn()
+        MarkKeeper(bench.marks, repository.losses, PREFIX, dead_letters.build_indexes).turn()
     finally:
         mongo_db.dead_letters.delete_many({})
         dead_letters.build_indexes()
@@ -239,10 +239,10 @@ def test_letters_that_are_there_twice_keep_no_mark_from_being_kept(
 
 
 def test_without_mongodb_a_loss_is_noted_in_redis_and_known(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(witness, "marks", lambda: bench.marks)
+    monkeypatch.setattr(store_losses, "marks", lambda: bench.marks)
     copy = bench.copy()
     bench.accept(5)
-    watcher = Witness(bench.marks)
+    watcher = LossDetector(bench.marks)
     watcher.look()
     bench.put_back(copy)
     bench.desk.wait(3000)
@@ -253,37 +253,37 @@ def test_without_mongodb_a_loss_is_noted_in_redis_and_known(bench: Bench, monkey
     with monkeypatch.context() as patch:
         patch.setattr(repository, "losses", away)
         watcher.look()
-        seen = witness.open_losses()
+        seen = store_losses.open_losses()
         assert [loss.missing for loss in seen.losses] == [5]
         assert seen.incomplete
 
     turn(bench)
-    known = witness.open_losses()
+    known = store_losses.open_losses()
     assert (len(known.losses), known.incomplete) == (1, "")
 
 
 def test_a_loss_stays_until_a_person_acknowledges_it_and_marks_go_on_from_the_present(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(witness, "marks", lambda: bench.marks)
+    monkeypatch.setattr(store_losses, "marks", lambda: bench.marks)
     copy = bench.copy()
     bench.accept(5)
     turn(bench)
     bench.put_back(copy)
     bench.desk.wait(3000)
     turn(bench)
-    (loss,) = witness.open_losses().losses
+    (loss,) = store_losses.open_losses().losses
 
     for ids, reason in (([loss.id, "unknown"], "why"), ([loss.id], " "), ([loss.id], "x" * 1001)):
         with pytest.raises((LossNotFound, InvalidRequest)):
-            witness.acknowledge(ids, actor="user:ann", reason=reason)
-    assert len(witness.open_losses().losses) == 1
-    assert witness.acknowledge([loss.id], actor="user:ann", reason="fail-over") == [loss.id]
-    assert witness.acknowledge([loss.id], actor="user:bob", reason="again") == []
+            store_losses.acknowledge(ids, actor="user:ann", reason=reason)
+    assert len(store_losses.open_losses().losses) == 1
+    assert store_losses.acknowledge([loss.id], actor="user:ann", reason="fail-over") == [loss.id]
+    assert store_losses.acknowledge([loss.id], actor="user:bob", reason="again") == []
     turn(bench)
 
-    assert witness.open_losses().losses == []
-    (kept,) = witness.all_losses()
+    assert store_losses.open_losses().losses == []
+    (kept,) = store_losses.all_losses()
     assert (kept.acknowledged_by, kept.reason) == ("user:ann", "fail-over")
     assert kept.acknowledged_at is not None
     assert (datetime.now(UTC) - kept.acknowledged_at).total_seconds() < 60
@@ -293,7 +293,7 @@ def test_a_loss_stays_until_a_person_acknowledges_it_and_marks_go_on_from_the_pr
     bench.put_back(copy)
     bench.desk.wait(3000)
     turn(bench)
-    assert [again.id == loss.id for again in witness.open_losses().losses] == [False]
+    assert [again.id == loss.id for again in store_losses.open_losses().losses] == [False]
 
 
 def test_what_people_say_is_stored_as_text(bench: Bench) -> None:
@@ -313,8 +313,8 @@ def test_a_store_that_is_away_is_said_once(caplog: pytest.LogCaptureFixture) -> 
         if error := answers.pop(0):
             raise error
 
-    quietly = Quietly(answer, 0)
-    with caplog.at_level(logging.INFO, "messages_app.work.witness"):
+    quietly = Periodic(answer, 0)
+    with caplog.at_level(logging.INFO, "messages_app.work.store_losses"):
         for _ in range(4):
             quietly()
 
@@ -322,11 +322,11 @@ def test_a_store_that_is_away_is_said_once(caplog: pytest.LogCaptureFixture) -> 
 
 
 def test_acknowledging_puts_accounts_of_an_earlier_version_right(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(witness, "marks", lambda: bench.marks)
+    monkeypatch.setattr(store_losses, "marks", lambda: bench.marks)
     bench.client.hset("dlq:acct:20270101:demo", mapping={"accepted": 2, "done": 50, "dead": -50, "open": 2})
     bench.client.sadd("dlq:acct:index", "20270101:demo")
 
-    witness.acknowledge([], actor="user:ann", reason="known")
+    store_losses.acknowledge([], actor="user:ann", reason="known")
 
     row = next(row for row in bench.desk.ledger.accounting() if row.day == "20270101")
     assert (row.accepted, row.done, row.dead, row.open, row.wrong) == (52, 50, 0, 2, 0)
@@ -338,4 +338,4 @@ def test_a_mark_says_how_far_the_ledger_had_come(bench: Bench) -> None:
     stored = repository.losses().mark(PREFIX)
 
     assert stored is not None
-    assert witness._mark(stored) == Mark(1, stored["token"], bench.desk.now, 3, 0, bench.desk.now - EVERY_MS, 4)
+    assert store_losses._mark(stored) == Mark(1, stored["token"], bench.desk.now, 3, 0, bench.desk.now - EVERY_MS, 4)
