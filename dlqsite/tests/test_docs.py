@@ -68,8 +68,8 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_every_command_is_in_the_runbook() -> None:
-    assert our_commands() - named("operations.md") == set()
+def test_every_command_is_in_the_reference() -> None:
+    assert our_commands() - named("commands.md") == set()
 
 
 def test_every_command_that_a_page_names_exists() -> None:
@@ -135,7 +135,7 @@ def test_every_policy_file_has_its_chapter() -> None:
         (Strategy, "replay.md"),
         (BreakerState, "breaker.md"),
         (SCOPES, "settings.md"),
-        (report.CHECKS, "operations.md"),
+        (report.CHECKS, "on-call.md"),
         (HealthStatus, "operations.md"),
     ],
     ids=["status", "verb", "resolution", "message", "strategy", "breaker", "scope", "check", "health"],
