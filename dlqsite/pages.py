@@ -14,14 +14,13 @@ from django.core.exceptions import PermissionDenied, SuspiciousOperation
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import render
 
-from breaker_app.errors import BreakerError
 from breaker_app.errors import StoreUnavailable as BreakersUnavailable
-from dlq_app.domain.errors import DeadLetterError, QueryTooSlow
+from dlq_app.domain.errors import QueryTooSlow
 from dlq_app.domain.errors import StoreUnavailable as LettersUnavailable
 from dlqsite import database
 from dlqsite.api import problems
-from messages_app.domain.errors import MessagesError
 from messages_app.domain.errors import StoreUnavailable as LedgerUnavailable
+from wire.errors import ServiceError
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +137,7 @@ class ConsoleErrors:
             return database_away(request, error)
         if isinstance(error, QueryTooSlow):
             return self._away(request, error, "This takes too long", _SLOW)
-        if isinstance(error, DeadLetterError | BreakerError | MessagesError) and error.status == HTTPStatus.NOT_FOUND:
+        if isinstance(error, ServiceError) and error.status == HTTPStatus.NOT_FOUND:
             return not_found(request, error)
         if not isinstance(error, Http404 | PermissionDenied | SuspiciousOperation):
             log.error("unhandled error at %s", request.path_info[:256], exc_info=error)

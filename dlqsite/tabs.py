@@ -13,14 +13,13 @@ from django.http import HttpRequest
 from django.urls import NoReverseMatch, reverse
 
 from breaker_app import services as breakers
-from breaker_app.errors import BreakerError
 from breaker_app.states import State
 from dlq_app.domain.criteria import LetterCriteria
-from dlq_app.domain.errors import DeadLetterError
 from dlq_app.domain.group_states import OPEN_STATES
 from dlq_app.domain.states import OPEN
 from dlq_app.services import batches, groups
 from dlq_app.store import repository
+from wire.errors import ServiceError
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +142,7 @@ class Counts:
         for label, counter in COUNTERS.items():
             try:
                 known[label] = counter()
-            except (DeadLetterError, BreakerError) as error:
+            except ServiceError as error:
                 log.warning("no count for the tab %s: %s", label, error)
         self._known = known
         self._good_until = time.monotonic() + (KEEP_S if len(known) == len(COUNTERS) else PAUSE_S)

@@ -24,17 +24,15 @@ from django.db import Error as DatabaseError
 from django.db import connection as database_connection
 from django.db.migrations.executor import MigrationExecutor
 
-from breaker_app.errors import BreakerError
 from breaker_app.services import cards
 from breaker_app.states import State as BreakerState
-from dlq_app.domain.errors import DeadLetterError
 from dlq_app.domain.store_problem import StoreProblem
 from dlq_app.store import indexes, mongo_state, repository
 from dlq_app.store.mongo import database, translated
 from dlqsite.health import store_checks
 from dlqsite.models import ApiKey
 from messages_app.conf import durability
-from messages_app.domain.errors import MessagesError, StoreUnavailable
+from messages_app.domain.errors import StoreUnavailable
 from messages_app.domain.records import Presence
 from messages_app.domain.redis_state import (
     ALLOW_INFO,
@@ -48,6 +46,7 @@ from messages_app.store.ledger import ledger
 from messages_app.store.recorded_outcomes import recorded_outcomes
 from messages_app.store.series import History, series
 from messages_app.work import reconciliation, store_losses
+from wire.errors import ServiceError
 
 #: Leases and due times are compared across hosts; more than this (ms) makes them wrong in ways that people notice.
 CLOCK_TOLERANCE_MS = 1000
@@ -449,7 +448,7 @@ def examine(looks: Sequence[Look] = LOOKS) -> Iterator[Finding]:
             continue
         try:
             yield from look.look()
-        except (MessagesError, DeadLetterError, BreakerError, DatabaseError) as error:
+        except (ServiceError, DatabaseError) as error:
             away.add(look.part)
             refusal = refusal_problem(error) if isinstance(error, StoreUnavailable) else None
             if refusal is not None and refusal.code != "away":

@@ -25,10 +25,9 @@ from console import permissions
 from console.live import fragment
 from console.read_only import ReadOnlyAdmin
 from dlq_app.conf import masking_policy
-from dlq_app.domain.errors import DeadLetterError
 from dlq_app.domain.masking import mask_json, mask_text
 from messages_app import registry
-from messages_app.domain.errors import MessagesError, StoreUnavailable
+from messages_app.domain.errors import StoreUnavailable
 from messages_app.domain.records import AccountRow, LedgerFigures, Quarantined, Record, State
 from messages_app.models import Message
 from messages_app.store import in_flight
@@ -36,6 +35,7 @@ from messages_app.store.in_flight import InFlightMessage
 from messages_app.store.ledger import ledger
 from messages_app.work import store_losses
 from wire.cached import Cached
+from wire.errors import ServiceError
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 #: Days of accounts that can be chosen; differences are shown whatever their day.
@@ -153,7 +153,7 @@ class MessageAdmin(ReadOnlyAdmin):
         ids, reason = request.POST.getlist("loss"), request.POST.get("reason", "").strip()
         try:
             new = store_losses.acknowledge(ids, actor=permissions.actor(request), reason=reason)
-        except (MessagesError, DeadLetterError) as error:
+        except ServiceError as error:
             messages.error(request, str(error))
             return HttpResponseRedirect(
                 f"{self._address()}?{urlencode({'reason': reason[: store_losses.MAX_REASON]})}#losses"

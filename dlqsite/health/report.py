@@ -19,10 +19,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from breaker_app.errors import BreakerError
 from breaker_app.services import cards
 from breaker_app.states import State as BreakerState
-from dlq_app.domain.errors import DeadLetterError
 from dlq_app.domain.store_problem import StoreProblem
 from dlqsite.access import OPEN, known_keys, may
 from dlqsite.database import AWAY
@@ -37,13 +35,13 @@ from dlqsite.health.store_checks import (
     check_workers,
     outbox_problems,
 )
-from messages_app.domain.errors import MessagesError
 from messages_app.domain.records import AccountRow
 from messages_app.domain.redis_state import writes_paused
 from messages_app.store import presence
 from messages_app.store.ledger import ledger
 from wire.cached import Cached
 from wire.contract import COUNT, OBJECT, TEXT, Field, Shape, choice, envelope, optional
+from wire.errors import ServiceError
 
 #: Every check has this long; what has not answered by then is taken for down.
 TIMEOUT_S = 2.0
@@ -184,7 +182,7 @@ CHECKS: Mapping[str, Callable[[], Finding]] = {
 VITAL = frozenset({"redis", "intake", "database"})
 #: What processes report of themselves. They report by writing to Redis.
 _PRESENCE = ("workers", "scheduler", "dlqWorker")
-_EXPECTED = (MessagesError, DeadLetterError, BreakerError, DatabaseError)
+_EXPECTED = (ServiceError, DatabaseError)
 
 
 def _timed(check: Callable[[], Finding]) -> Finding:

@@ -10,12 +10,11 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from audit_app.lines import record
-from dlq_app.domain.errors import DeadLetterError
 from management.terminal import StrictCommand, actor, can_ask, says_yes
-from messages_app.domain.errors import MessagesError
 from messages_app.store.ledger import ledger
 from messages_app.store.recorded_outcomes import recorded_outcomes
 from messages_app.work import reconciliation
+from wire.errors import ServiceError
 from wire.instants import iso, parse_instant
 
 from .purge_dlq import age_of
@@ -62,7 +61,7 @@ class Command(StrictCommand):
                 if not options["json"] and step.missing:
                     self.stdout.write(f"{looked:,} of {size:,} compared, {count:,} missing, {brought:,} recorded again")
             left = recorded_outcomes().lacking_count()
-        except (MessagesError, DeadLetterError) as error:
+        except ServiceError as error:
             raise CommandError(f"{error} Recorded again so far: {brought}. Run it again.") from error
         if brought:
             log.warning("letters_brought_again", extra={"by": actor(), "outcomes": brought, "since": options["since"]})

@@ -8,11 +8,10 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from audit_app.lines import record
-from dlq_app.domain.errors import DeadLetterError
 from dlq_app.domain.loss import Loss
 from management.terminal import StrictCommand, actor, printable
-from messages_app.domain.errors import MessagesError
 from messages_app.work import store_losses
+from wire.errors import ServiceError
 
 
 class Command(StrictCommand):
@@ -38,7 +37,7 @@ class Command(StrictCommand):
                 self._list(only_open=options["open"], as_json=options["json"])
             else:
                 self._acknowledge(options["ids"], options["reason"], every=options["all"])
-        except (MessagesError, DeadLetterError) as error:
+        except ServiceError as error:
             raise CommandError(str(error)) from error
 
     def _list(self, *, only_open: bool, as_json: bool) -> None:
