@@ -1,4 +1,4 @@
-"""Breakers over REST: look at them, and give them orders."""
+"""REST views of circuit breakers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from audit_app.lines import record
 from breaker_app import contract, services
 from wire.contract import problems
 
-_NAME = OpenApiParameter("name", str, OpenApiParameter.PATH, description="What the breaker protects.")
+_NAME = OpenApiParameter("name", str, OpenApiParameter.PATH, description="Name of the breaker.")
 
 
 class BreakersView(APIView):
-    """Every breaker that a handler or the policy file names."""
+    """Every breaker in a handler or in the policy file."""
 
     required_scopes: ClassVar = {"GET": "read"}
 
@@ -25,7 +25,7 @@ class BreakersView(APIView):
         operation_id="listBreakers",
         tags=["Circuit breakers"],
         summary="List the circuit breakers",
-        description="All of them on one page: there is one per downstream. Looking changes nothing.",
+        description="All on one page, one for each downstream. Reading them changes nothing.",
         responses={200: contract.LIST_OUT, **problems(s503="`store_unavailable`")},
     )
     def get(self, request: Request) -> Response:
@@ -35,7 +35,7 @@ class BreakersView(APIView):
 
 
 class BreakerView(APIView):
-    """One breaker, its thresholds, and its last hundred changes of state."""
+    """One breaker with its last 100 transitions."""
 
     required_scopes: ClassVar = {"GET": "read"}
 
@@ -55,7 +55,7 @@ class BreakerView(APIView):
 
 
 class OrderView(APIView):
-    """One order to a breaker; each has a subclass."""
+    """A change of state by an operator; one subclass for each."""
 
     required_scopes: ClassVar = {"POST": "admin"}
     #: One of ``services.ORDERS``.
@@ -74,39 +74,32 @@ def _order(operation_id: str, summary: str, description: str) -> Any:
         operation_id=operation_id,
         tags=["Circuit breakers"],
         summary=summary,
-        description=f"{description} The reason and who gave the order are kept with the transition and in the "
-        "audit log.",
+        description=f"{description} The transition and the audit log have the operator and the reason.",
         parameters=[_NAME],
         request=contract.REASON_IN,
         responses={
             200: contract.DETAIL_OUT,
             **problems(
-                s400="`invalid_request`: no reason, or a field that is not read. `invalid_json`.",
+                s400="`invalid_request`: no reason, or an unknown field. `invalid_json`.",
                 s404="`breaker_not_found`",
                 s413="`payload_too_large`",
-                s503="`store_unavailable`: the order may have been carried out; giving it again does no harm.",
+                s503="`store_unavailable`: the change may have happened; it is safe to repeat it.",
             ),
         },
     )
     return extend_schema_view(post=post)
 
 
-@_order("forceOpenBreaker", "Force a breaker open", "Refuses every call until somebody resets it.")
+@_order("forceOpenBreaker", "Force a breaker open", "Rejects every call until an operator resets it.")
 class ForceOpenView(OrderView):
-    """Refuse every call until a person says otherwise."""
-
     what = "force-open"
 
 
-@_order("disableBreaker", "Disable a breaker", "Lets every call pass and counts nothing until somebody resets it.")
+@_order("disableBreaker", "Disable a breaker", "Admits every call and counts nothing until an operator resets it.")
 class DisableView(OrderView):
-    """Let every call pass, count nothing."""
-
     what = "disable"
 
 
-@_order("resetBreaker", "Reset a breaker", "Closes it with an empty window, from whatever state.")
+@_order("resetBreaker", "Reset a breaker", "Closes it with an empty window, from any state.")
 class ResetView(OrderView):
-    """Close it and forget what was counted."""
-
     what = "reset"

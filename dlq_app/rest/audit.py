@@ -1,4 +1,4 @@
-"""Lines of the audit log about letters, groups and batches, for what is asked for over REST by staff and keys."""
+"""Audit log lines about letters, groups and batches, for REST."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from audit_app.lines import record
 
 
 def log_batch(request: Request, batch_id: str, name: str, what: str, why: str, *, count: int | None = None) -> None:
-    """Add one line about a replay batch, however many letters it has."""
+    """Add one line about a replay batch."""
     record(actor(request), what, kind="replaybatch", object_id=batch_id, name=name or batch_id, why=why, count=count)
 
 
 def log_group(request: Request, fingerprint: str, title: str, what: str, why: str) -> None:
-    """Add a line about the group."""
+    """Add a line about a group."""
     record(actor(request), what, kind="lettergroup", object_id=fingerprint, name=title, why=why)
 
 
@@ -27,10 +27,10 @@ def log(
     count: int | None = None,
     must: bool = False,
 ) -> None:
-    """Add a line about the letter, or about many that ``name`` describes. ``must``: as ``record`` says."""
+    """Add a line about a letter, or about many letters that ``name`` describes. ``must``: see ``record``."""
     record(actor(request), what, kind="deadletter", object_id=letter_id, name=name, why=why, count=count, must=must)
 
 
 def actor(request: Request) -> str:
-    """Who asks, for history: ``key:NAME`` or ``user:NAME``."""
+    """The client, as history shows it: ``key:NAME`` or ``user:NAME``."""
     return str(getattr(request, "actor", "")) or "unknown"

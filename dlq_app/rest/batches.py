@@ -1,4 +1,4 @@
-"""Replay batches over REST. ``batches.py`` decides, ``wire.py`` writes; a view carries."""
+"""REST views of replay batches."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _DRY_RUN_OR_BATCH = PolymorphicProxySerializer(
 _CURSOR = OpenApiParameter(
     "cursor",
     {"type": "string", "pattern": "^[A-Za-z0-9_-]+$", "minLength": 1, "maxLength": MAX_CURSOR},
-    description="`nextCursor` of the page before.",
+    description="`nextCursor` of the previous page.",
 )
 
 
@@ -39,8 +39,6 @@ def _limit(default: int, most: int) -> OpenApiParameter:
 
 
 class StartView(APIView):
-    """The door to replaying many letters at once."""
-
     required_scopes: ClassVar = {"POST": "replay"}
 
     @extend_schema(
@@ -48,17 +46,17 @@ class StartView(APIView):
         tags=["Replay batches"],
         summary="Replay many dead letters",
         description=(
-            'With `"dryRun": true` says what would be replayed and writes nothing. Otherwise freezes the plan, that is '
-            "the exact letters, and answers with the batch; DLQ workers carry it out. Either `filter` or `ids`; an "
-            'empty filter needs `"all": true`. With an `Idempotency-Key` a request whose answer was lost can be sent '
-            "again: the batch that it started is answered with 200."
+            'With `"dryRun": true`, reports what would be replayed and writes nothing. Otherwise fixes the plan, '
+            "which is the exact list of letters, and answers with the batch; DLQ workers run it. Send either `filter` "
+            'or `ids`; an empty filter needs `"all": true`. With an `Idempotency-Key` you can repeat a request whose '
+            "answer was lost: the answer is 200 with the batch that it started."
         ),
         parameters=[
             OpenApiParameter(
                 "Idempotency-Key",
                 {"type": "string", "pattern": "^[!-~]{1,128}$"},
                 OpenApiParameter.HEADER,
-                description="The same key of the same client starts one batch, however often it is sent.",
+                description="The same key of the same client starts only one batch.",
             )
         ],
         request=ORDER_IN,
@@ -66,12 +64,12 @@ class StartView(APIView):
             200: _DRY_RUN_OR_BATCH,
             202: batch_contract.BATCH_OUT,
             **problems(
-                s400="`invalid_request` names each problem.",
-                s403="`approval_needed`: with what this client started within the last hour more letters than "
-                "`DLQ_APPROVAL_SIZE`, without the scope `admin`; or no scope `replay`.",
+                s400="`invalid_request`: `errors` lists each problem.",
+                s403="`approval_needed`: more letters in one hour than `DLQ_APPROVAL_SIZE`, without the scope `admin`; "
+                "or no scope `replay`.",
                 s409="`idempotency_conflict`: the key started another batch.",
                 s413="`payload_too_large`",
-                s503=f"{openapi.AWAY} `replay_batch_planning`: the batch of this key is just being planned.",
+                s503=f"{openapi.AWAY} `replay_batch_planning`: the batch of this key is still being planned.",
             ),
         },
     )
@@ -90,7 +88,7 @@ class StartView(APIView):
         else:
             batch = known
         if batch_id and not _was_ordered(batch, order):
-            raise OtherOrder("This Idempotency-Key started another batch; send a new one with a new order.")
+            raise OtherOrder("This Idempotency-Key started a batch with other content; send a new key.")
         answer = _answer(batch_contract.BATCH_OUT, batch, status=200 if known else 202)
         answer["Location"] = f"/api/dlq/replay-batches/{batch.id}"
         return answer
@@ -106,11 +104,11 @@ def _known(batch_id: str | None) -> ReplayBatch | None:
     try:
         return batches.get(batch_id)
     except BatchNotFound:
-        return None  # the first time that this key is sent, or that attempt ended before its plan stood
+        return None  # the first request with this key, or the first one failed before its plan was complete
 
 
 def may_approve(request: Request) -> bool:
-    """Whether the client may start a batch of any size: a key with the scope, or a person with the permission."""
+    """Whether the client may start a batch of any size: a key with the scope, or a user with the permission."""
     key: Any = request.auth
     if key is not None:
         return bool(key.allows("admin"))
@@ -118,7 +116,7 @@ def may_approve(request: Request) -> bool:
 
 
 def _was_ordered(batch: ReplayBatch, order: BatchOrder) -> bool:
-    """Whether ``batch`` came from an order like this one. Of ids it is only known that there were some."""
+    """Whether ``batch`` came from an equal order. The ids of a batch cannot be compared."""
     scheduled_at = order.scheduled_at
     if scheduled_at is not None:
         scheduled_at = scheduled_at.replace(microsecond=scheduled_at.microsecond // 1000 * 1000)
@@ -134,8 +132,6 @@ def _was_ordered(batch: ReplayBatch, order: BatchOrder) -> bool:
 
 
 class BatchesView(APIView):
-    """The list of replay batches."""
-
     required_scopes: ClassVar = {"GET": "read"}
 
     @extend_schema(
@@ -143,13 +139,13 @@ class BatchesView(APIView):
         tags=["Replay batches"],
         summary="List replay batches, newest first",
         parameters=[
-            openapi.query("stage", "Repeated: any of them.", many=True, enum=list(requests.STAGES)),
+            openapi.query("stage", "Repeat it to match any of several stages.", many=True, enum=list(requests.STAGES)),
             _limit(20, requests.MAX_BATCHES),
             _CURSOR,
         ],
         responses={
             200: batch_contract.BATCH_LIST,
-            **problems(s400="`invalid_filter`, `invalid_request`: `errors` names each problem.", s503=openapi.AWAY),
+            **problems(s400="`invalid_filter`, `invalid_request`: `errors` lists each problem.", s503=openapi.AWAY),
         },
     )
     def get(self, request: Request) -> Response:
@@ -160,14 +156,12 @@ class BatchesView(APIView):
 
 
 class BatchView(APIView):
-    """One batch."""
-
     required_scopes: ClassVar = {"GET": "read"}
 
     @extend_schema(
         operation_id="getReplayBatch",
         tags=["Replay batches"],
-        summary="Look at a replay batch",
+        summary="Show a replay batch",
         responses={200: batch_contract.BATCH_OUT, **problems(s404=_NOT_FOUND, s503=openapi.AWAY)},
     )
     def get(self, request: Request, batch_id: str) -> Response:
@@ -176,24 +170,22 @@ class BatchView(APIView):
 
 
 class ItemsView(APIView):
-    """The letters of a batch, with what became of each."""
-
     required_scopes: ClassVar = {"GET": "read"}
 
     @extend_schema(
         operation_id="listReplayBatchItems",
         tags=["Replay batches"],
         summary="List the letters of a replay batch",
-        description="In the order in which they are sent. `outcome` is null until it is known.",
+        description="In sending order. `outcome` is null until it is known.",
         parameters=[
-            openapi.query("outcome", "`open`: not known yet.", enum=list(OUTCOME_FILTERS)),
+            openapi.query("outcome", "`open`: no outcome yet.", enum=list(OUTCOME_FILTERS)),
             _limit(100, requests.MAX_ITEMS),
             _CURSOR,
         ],
         responses={
             200: batch_contract.ITEM_LIST,
             **problems(
-                s400="`invalid_filter`, `invalid_request`: `errors` names each problem.",
+                s400="`invalid_filter`, `invalid_request`: `errors` lists each problem.",
                 s404=_NOT_FOUND,
                 s503=openapi.AWAY,
             ),
@@ -207,15 +199,13 @@ class ItemsView(APIView):
 
 
 class ReportView(APIView):
-    """How the letters of a batch ended, counted."""
-
     required_scopes: ClassVar = {"GET": "read"}
 
     @extend_schema(
         operation_id="getReplayBatchReport",
         tags=["Replay batches"],
         summary="Count the outcomes of a replay batch",
-        description="By outcome and error type, most first.",
+        description="By outcome and error type, most frequent first.",
         responses={200: batch_contract.REPORT_OUT, **problems(s404=_NOT_FOUND, s503=openapi.AWAY)},
     )
     def get(self, request: Request, batch_id: str) -> Response:
@@ -224,7 +214,7 @@ class ReportView(APIView):
 
 
 class BatchMoveView(APIView):
-    """An operator's order to a batch; which one, its URL says."""
+    """A change of stage by an operator; one subclass for each."""
 
     required_scopes: ClassVar = {"POST": "replay"}
     verb: ClassVar[str]
@@ -247,19 +237,19 @@ def _described(operation: str, summary: str, description: str) -> Callable[[type
         request=contract.REASON_IN,
         responses={
             200: batch_contract.BATCH_OUT,
-            **problems(s404=_NOT_FOUND, s409="`illegal_state` names the stage.", s503=openapi.AWAY),
+            **problems(s404=_NOT_FOUND, s409="`illegal_state`: the detail has the stage.", s503=openapi.AWAY),
         },
     )
     return extend_schema_view(post=schema)
 
 
-@_described("pauseReplayBatch", "Pause a replay batch", "Nothing more is sent until `resume`; outcomes still arrive.")
+@_described("pauseReplayBatch", "Pause a replay batch", "Sends no more letters until `resume`; outcomes still arrive.")
 class PauseView(BatchMoveView):
     verb = "pause"
     move = staticmethod(batches.pause)
 
 
-@_described("resumeReplayBatch", "Go on with a paused replay batch", "Where it was when it was paused.")
+@_described("resumeReplayBatch", "Resume a paused replay batch", "Continues in the stage in which it was paused.")
 class ResumeView(BatchMoveView):
     verb = "resume"
     move = staticmethod(batches.resume)

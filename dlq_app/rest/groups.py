@@ -1,4 +1,4 @@
-"""Groups of dead letters over REST. ``groups.py`` decides, ``wire.py`` writes; a view carries."""
+"""REST views of groups of dead letters."""
 
 from __future__ import annotations
 
@@ -23,32 +23,30 @@ _NOT_FOUND = "`group_not_found`"
 _FILTERS = [
     *(parameter for parameter in openapi.FILTERS if parameter.name in groups.FILTERS and parameter.name != "search"),
     openapi.query("search", "Words of the error text."),
-    openapi.query("state", "Repeated: any of them.", many=True, enum=[state.value for state in GroupState]),
-    openapi.query("sort", "Most open letters first unless given.", enum=list(groups.SORTS)),
+    openapi.query("state", "Repeat it for several states.", many=True, enum=[state.value for state in GroupState]),
+    openapi.query("sort", "Default: most open letters first.", enum=list(groups.SORTS)),
     OpenApiParameter("limit", {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}),
     OpenApiParameter(
         "cursor",
         {"type": "string", "pattern": "^[A-Za-z0-9_-]+$", "minLength": 1, "maxLength": MAX_CURSOR},
-        description="`nextCursor` of the page before.",
+        description="`nextCursor` of the previous page.",
     ),
 ]
 
 
 class GroupsView(APIView):
-    """The list of groups."""
-
     required_scopes: ClassVar = {"GET": "read"}
 
     @extend_schema(
         operation_id="listDeadLetterGroups",
         tags=["Groups"],
         summary="List groups of dead letters",
-        description="Letters that died of the same thing, with their figures as of `asOf`. `from` and `to` mean the "
-        "last failure of a group, `type` any of its five most frequent types.",
+        description="A group has the letters with the same kind of failure; its figures are as of `asOf`. `from` and "
+        "`to` filter by the last failure of a group, `type` by its five most frequent types.",
         parameters=_FILTERS,
         responses={
             200: contract.GROUP_LIST,
-            **problems(s400="`invalid_filter` names each problem.", s503=openapi.AWAY),
+            **problems(s400="`invalid_filter`: `errors` lists each problem.", s503=openapi.AWAY),
         },
     )
     def get(self, request: Request) -> Response:
@@ -71,14 +69,12 @@ class GroupsView(APIView):
 
 
 class GroupView(APIView):
-    """One group."""
-
     required_scopes: ClassVar = {"GET": "read"}
 
     @extend_schema(
         operation_id="getDeadLetterGroup",
         tags=["Groups"],
-        summary="Look at a group of dead letters",
+        summary="Show a group of dead letters",
         responses={200: contract.GROUP_OUT, **problems(s404=_NOT_FOUND, s503=openapi.AWAY)},
     )
     def get(self, request: Request, fingerprint: str) -> Response:
@@ -87,7 +83,7 @@ class GroupView(APIView):
 
 
 class SayView(APIView):
-    """Somebody says something about a group; what, its URL says."""
+    """A change of a group's state by an operator; one subclass for each."""
 
     required_scopes: ClassVar = {"POST": "replay"}
     what: ClassVar[str]
@@ -120,7 +116,7 @@ def _described(operation: str, summary: str, description: str, body: Any) -> Cal
 @_described(
     "resolveDeadLetterGroup",
     "Resolve a group",
-    "Says that its cause is gone. Its letters stay as they are; one that dies from now on makes it `regressed`.",
+    "Marks its cause as fixed. Its letters do not change; the next letter makes the group `regressed`.",
     contract.REASON_IN,
 )
 class ResolveGroupView(SayView):
@@ -150,7 +146,7 @@ class IgnoreGroupView(SayView):
 @_described(
     "reopenDeadLetterGroup",
     "Reopen a group",
-    "Takes back that it is resolved or ignored.",
+    "Undoes resolving or ignoring.",
     contract.REASON_IN,
 )
 class ReopenGroupView(SayView):
@@ -162,15 +158,13 @@ class ReopenGroupView(SayView):
 
 
 class NoteGroupView(APIView):
-    """The note on a group."""
-
     required_scopes: ClassVar = {"POST": "replay"}
 
     @extend_schema(
         operation_id="noteDeadLetterGroup",
         tags=["Groups"],
         summary="Put a note on a group",
-        description="In place of the one that is there, which stays in the history.",
+        description="Replaces the current note, which stays in the history.",
         request=contract.NOTE_IN,
         responses={
             200: contract.GROUP_OUT,

@@ -1,4 +1,4 @@
-"""Dead letters over REST. Services decide, ``wire.py`` writes; a view carries."""
+"""REST views of dead letters."""
 
 from __future__ import annotations
 
@@ -26,8 +26,6 @@ log = logging.getLogger(__name__)
 
 
 class LettersView(APIView):
-    """The list of dead letters."""
-
     required_scopes: ClassVar = {"GET": "read"}
 
     @extend_schema(
@@ -37,7 +35,7 @@ class LettersView(APIView):
         parameters=[*openapi.FILTERS, *openapi.PAGES],
         responses={
             200: contract.LETTER_LIST,
-            **problems(s400="`invalid_filter` names each problem.", s503=openapi.AWAY),
+            **problems(s400="`invalid_filter`: `errors` lists each problem.", s503=openapi.AWAY),
         },
     )
     def get(self, request: Request) -> Response:
@@ -60,14 +58,12 @@ class LettersView(APIView):
 
 
 class StatsView(APIView):
-    """Figures about all dead letters."""
-
     required_scopes: ClassVar = {"GET": "read"}
 
     @extend_schema(
         operation_id="getDeadLetterStats",
         tags=["Dead letters"],
-        summary="Figures about dead letters",
+        summary="Show statistics of dead letters",
         responses={200: contract.STATS_OUT, **problems(s503=openapi.AWAY)},
     )
     def get(self, request: Request) -> Response:
@@ -76,15 +72,13 @@ class StatsView(APIView):
 
 
 class LetterView(APIView):
-    """One dead letter, whole."""
-
     required_scopes: ClassVar = {"GET": "read"}
 
     @extend_schema(
         operation_id="getDeadLetter",
         tags=["Dead letters"],
-        summary="Look at a dead letter",
-        description="By `_id` or message id. What looks like a secret is hidden.",
+        summary="Show a dead letter",
+        description="By `_id` or message id. Values that look like secrets are hidden.",
         responses={200: contract.LETTER_OUT, **problems(s404="`dead_letter_not_found`", s503=openapi.AWAY)},
     )
     def get(self, request: Request, ref: str) -> Response:
@@ -96,14 +90,14 @@ class LetterView(APIView):
 
 
 class LetterByMessageView(APIView):
-    """The same, by message id and nothing else: for ids that are words of this API, or look like an ``_id``."""
+    """A letter by message id only, for ids that are also parts of URLs, or look like an ``_id``."""
 
     required_scopes: ClassVar = {"GET": "read"}
 
     @extend_schema(
         operation_id="getDeadLetterByMessage",
         tags=["Dead letters"],
-        summary="Look at a message's dead letter",
+        summary="Show the dead letter of a message",
         description=(
             "By message id only: also for a message id such as `stats` or `export`, which names another address below "
             "`/api/dlq`, and for one that is some letter's `_id`. Act on such a letter by its `_id`."
@@ -119,8 +113,6 @@ class LetterByMessageView(APIView):
 
 
 class ReplayView(APIView):
-    """Replays of one letter."""
-
     required_scopes: ClassVar = {"POST": "replay"}
 
     @extend_schema(
@@ -128,8 +120,8 @@ class ReplayView(APIView):
         tags=["Dead letters"],
         summary="Replay a dead letter",
         description=(
-            "One attempt through intake and its circuit breaker; the outcome comes to the letter. With `payload` the "
-            "edited version runs and is kept; the original stays as it is."
+            "Makes one attempt through intake and its circuit breaker; the letter gets the outcome. With `payload`, "
+            "the edited version runs and is kept; the original does not change."
         ),
         request=contract.REPLAY_IN,
         responses={
@@ -137,7 +129,7 @@ class ReplayView(APIView):
             **problems(
                 s400="`invalid_request`, `invalid_payload`",
                 s404="`dead_letter_not_found`",
-                s413="`payload_too_large`: as at intake.",
+                s413="`payload_too_large`: the same limit as at intake.",
                 s409="`replay_in_flight`, `illegal_state` (resolved, without `force`), `already_done`, "
                 "`not_replayable`",
                 s503="`circuit_open`, `store_unavailable`: nothing was started. `replay_unknown`: see the letter.",
@@ -157,7 +149,7 @@ class ReplayView(APIView):
 
 
 class MoveView(APIView):
-    """An operator's move; which one, its URL says."""
+    """A move by an operator; one subclass for each."""
 
     required_scopes: ClassVar = {"POST": "replay"}
     verb: ClassVar[str]
@@ -180,33 +172,31 @@ def _described(operation: str, summary: str, description: str) -> Callable[[type
         request=contract.REASON_IN,
         responses={
             200: contract.LETTER_OUT,
-            **problems(s404="`dead_letter_not_found`", s409="`illegal_state` names the status.", s503=openapi.AWAY),
+            **problems(s404="`dead_letter_not_found`", s409="`illegal_state`", s503=openapi.AWAY),
         },
     )
     return extend_schema_view(post=schema)
 
 
-@_described("resolveDeadLetter", "Resolve a dead letter by hand", "It is done: from any status that waits.")
+@_described("resolveDeadLetter", "Resolve a dead letter by hand", "Only for a letter that is waiting.")
 class ResolveView(MoveView):
     verb = "resolve"
     move = staticmethod(dead_letters.resolve_by_hand)
 
 
-@_described("discardDeadLetter", "Discard a dead letter", "It does not matter: from any status that waits.")
+@_described("discardDeadLetter", "Discard a dead letter", "Only for a letter that is waiting.")
 class DiscardView(MoveView):
     verb = "discard"
     move = staticmethod(dead_letters.discard)
 
 
-@_described("setAsideDeadLetter", "Set a dead letter aside", "No automatic replays until a person decides.")
+@_described("setAsideDeadLetter", "Set a dead letter aside", "No automatic replays until an operator decides.")
 class SetAsideView(MoveView):
     verb = "set aside"
     move = staticmethod(dead_letters.set_aside)
 
 
 class NotesView(APIView):
-    """Notes on a letter."""
-
     required_scopes: ClassVar = {"POST": "replay"}
 
     @extend_schema(
@@ -225,15 +215,15 @@ class NotesView(APIView):
 
 
 class RevealView(APIView):
-    """A letter with its secrets; that somebody looked is written down."""
+    """A letter with its secrets; the audit log records the access."""
 
     required_scopes: ClassVar = {"POST": "admin"}
 
     @extend_schema(
         operation_id="revealDeadLetter",
         tags=["Dead letters"],
-        summary="See the secrets of a dead letter",
-        description="The letter with nothing hidden. Who looked, and why, is kept in its history and in the audit log.",
+        summary="Show a dead letter with its secrets",
+        description="The letter with nothing hidden. Its history and the audit log record the user and the reason.",
         request=contract.REVEAL_IN,
         responses={
             200: contract.LETTER_OUT,

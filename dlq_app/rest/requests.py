@@ -1,4 +1,4 @@
-"""What comes in over REST, checked: query strings and the small JSON bodies of actions."""
+"""Readers of query strings and the parser of JSON bodies."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from wire.fields import (
     unknown_field,
 )
 
-#: A payload of 256 KiB, escaped, and the few fields around it.
+#: Enough for an escaped payload of 256 KiB and the other fields.
 MAX_BODY = 1024 * 1024
-#: Batches, and letters of a batch, on one page.
+#: Maximum number of batches, and of letters of a batch, on one page.
 MAX_BATCHES = 100
 MAX_ITEMS = 1000
-#: Stages that a list of batches can be narrowed to.
+#: Stages to filter a list of batches by.
 STAGES = tuple(stage.value for stage in Stage if stage is not Stage.PLANNING)
 _KEY = re.compile(r"[\x21-\x7e]{1,128}\Z")
 
 
 class Verbatim(str):
-    """JSON text of a value as the client wrote its numbers: ``1.10`` stays so."""
+    """JSON text of a value with its numbers as the client wrote them: ``1.10`` stays ``1.10``."""
 
 
 class ActionParser(JSONParser):
@@ -67,13 +67,13 @@ class ActionParser(JSONParser):
             raise ParseError(f"JSON parse error: {str(error)[:200] or 'nested too deep'}") from error
         twice = list(_given_twice(whole, ""))
         if twice:
-            # Only one of them would count, and which the client did not say: a filter could fit other letters.
+            # Only one of them would apply: a filter could match other letters than intended.
             _invalid([field_error(name, "is given more than once") for name in twice], RequestInvalid)
         return found
 
 
 def list_request(query: QueryDict) -> tuple[LetterCriteria, PageRequest]:
-    """Criteria and page of a query string; raises ``CriteriaInvalid`` naming every problem in either."""
+    """Criteria and page of a query string; raises ``CriteriaInvalid`` with every problem."""
     errors: list[FieldError] = []
     criteria, page = LetterCriteria(), PageRequest()
     lists = dict(query.lists())
@@ -93,7 +93,7 @@ def list_request(query: QueryDict) -> tuple[LetterCriteria, PageRequest]:
 
 
 def refuse_parameters(query: QueryDict) -> None:
-    """Raise ``CriteriaInvalid`` for any query parameter: this address takes none."""
+    """Raise ``CriteriaInvalid`` for any query parameter."""
     if query:
         _invalid([field_error(name, "unknown parameter") for name in list(query)[:50]], CriteriaInvalid)
 
@@ -109,12 +109,12 @@ class BatchListRequest:
 
 
 def batches_request(query: QueryDict) -> BatchListRequest:
-    """The page of batches that a query string asks for; raises ``CriteriaInvalid`` naming every problem."""
+    """The page of batches in a query string; raises ``CriteriaInvalid`` with every problem."""
     return _batch_list(query, ("stage", "limit", "cursor"), default=20, most=MAX_BATCHES)
 
 
 def items_request(query: QueryDict) -> BatchListRequest:
-    """The page of a batch's letters that a query string asks for; raises ``CriteriaInvalid`` naming every problem."""
+    """The page of a batch's letters in a query string; raises ``CriteriaInvalid`` with every problem."""
     return _batch_list(query, ("outcome", "limit", "cursor"), default=100, most=MAX_ITEMS)
 
 
@@ -138,7 +138,7 @@ def _batch_list(query: QueryDict, known: Sequence[str], *, default: int, most: i
 
 
 def batch_id_for(key: str | None, actor: str) -> str | None:
-    """The id of the batch that ``actor`` starts with this idempotency key: always the same; None without a key.
+    """The id of the batch that ``actor`` starts with this idempotency key; None without a key.
 
     Raises ``RequestInvalid``.
     """
@@ -150,7 +150,7 @@ def batch_id_for(key: str | None, actor: str) -> str | None:
 
 
 def _given_twice(node: Node, path: str) -> Iterator[str]:
-    """Names that an object of a body gives more than once. What a payload repeats is its own."""
+    """Names that occur more than once in an object of a body, except inside a payload."""
     if not isinstance(node, Object):
         return
     for name, times in Counter(name for name, _ in node.pairs).items():

@@ -1,4 +1,4 @@
-"""Many letters over REST at once: out as a file, in from one. Both are streams; neither is ever held whole."""
+"""REST views of export and import. Both are streams, never in memory as a whole."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ from dlq_app.services import importing
 from dlq_app.services.exporting import FORMS, Export, Stream
 from dlq_app.store import repository
 from wire.contract import problems
+from wire.fields import summary
 
 log = logging.getLogger(__name__)
 
-#: What one import may hold. It is read as it comes; this bounds how long it can keep a thread.
+#: Maximum size of an import in bytes. It is a stream; this limits how long it can occupy a thread.
 MAX_IMPORT = 256 * 1024 * 1024
-#: Imports that one process reads at once: each holds a thread on its client.
+#: Maximum number of concurrent imports in one process: each occupies a thread.
 IMPORTS_AT_ONCE = 2
 imports = threading.BoundedSemaphore(IMPORTS_AT_ONCE)
 
 
 class AsAsked(BaseContentNegotiation):
-    """Whatever the client says that it accepts, it gets the form that the address names; problems are problems."""
+    """Ignore the Accept header: the URL selects the format, and problems are JSON."""
 
     def select_parser(self, request: Request, parsers: Iterable[Any]) -> Any:
         media_type = (request.content_type or "").partition(";")[0].strip().lower()
@@ -48,14 +49,12 @@ class AsAsked(BaseContentNegotiation):
 
 
 class ExportView(APIView):
-    """The letters that fit a filter, as a file."""
-
     required_scopes: Mapping[str, str] = {"GET": "read"}
     content_negotiation_class = AsAsked
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         if request.query_params.get("reveal") == "true":
-            self.required_scopes = {"GET": "admin"}  # asked for before anybody looks at the rest
+            self.required_scopes = {"GET": "admin"}  # checked before the rest of the request
         super().initial(request, *args, **kwargs)
 
     @extend_schema(
@@ -63,24 +62,24 @@ class ExportView(APIView):
         tags=["Dead letters"],
         summary="Export dead letters",
         description=(
-            "Every letter that fits the filter, in order of message id, streamed. JSON lines end in a line "
-            '`{"end": {"count": …, "complete": true}}`; without it, or with `false`, something is missing. A table '
-            "has no such line: there a transfer that is broken off is what tells. What looks like a secret is hidden, "
-            "and a line in which something is hidden cannot be imported. `reveal=true` hides nothing; it needs the "
-            "scope `admin` and a `reason`, and is written down."
+            "Every letter that matches the filter, in order of message id, as a stream. JSON lines end with a line "
+            '`{"end": {"count": …, "complete": true}}`; if it is absent or has `false`, letters are missing. CSV has '
+            "no such line: check that the transfer was complete. Values that look like secrets are hidden, and a line "
+            "with a hidden value cannot be imported. `reveal=true` hides nothing; it needs the scope `admin` and a "
+            "`reason`, and is recorded in the audit log."
         ),
         parameters=[
             *openapi.FILTERS,
-            OpenApiParameter("format", str, enum=list(FORMS), description="`jsonl` unless given."),
-            OpenApiParameter("reveal", str, enum=["true", "false"], description="Show secrets too."),
-            OpenApiParameter("reason", str, description="Why the secrets are needed; required with `reveal=true`."),
+            OpenApiParameter("format", str, enum=list(FORMS), description="Default: `jsonl`."),
+            OpenApiParameter("reveal", str, enum=["true", "false"], description="Hide nothing."),
+            OpenApiParameter("reason", str, description="Why you need the secrets; required with `reveal=true`."),
         ],
         responses={
-            (200, "application/x-ndjson"): OpenApiResponse(OpenApiTypes.STR, description="One letter a line."),
-            (200, "text/csv"): OpenApiResponse(OpenApiTypes.STR, description="One letter a row, below a head."),
+            (200, "application/x-ndjson"): OpenApiResponse(OpenApiTypes.STR, description="One letter per line."),
+            (200, "text/csv"): OpenApiResponse(OpenApiTypes.STR, description="One letter per row, after a header row."),
             **problems(
-                s400="`invalid_filter` names each problem.",
-                s503=f"`too_many_exports`: later, or by `manage.py export_dlq`. {openapi.AWAY}",
+                s400="`invalid_filter`: `errors` lists each problem.",
+                s503=f"`too_many_exports`: retry later, or use `manage.py export_dlq`. {openapi.AWAY}",
             ),
         },
     )
@@ -95,7 +94,7 @@ class ExportView(APIView):
         return response
 
     def _write_down(self, request: Request, criteria: LetterCriteria, reason: str) -> None:
-        """Who sees secrets of how many letters, and why, before the first of them leaves."""
+        """Record who sees secrets of how many letters, and why, before sending the first one."""
         total = repository.letters().count(criteria)
         how_many = f"{'more than ' if total.is_capped else ''}{total.count}"
         which = criteria.as_text()
@@ -106,7 +105,7 @@ class ExportView(APIView):
 
 
 class Lines(BaseParser):
-    """The body as a stream: nobody has read any of it."""
+    """The body as an unread stream."""
 
     media_type = "application/x-ndjson"
 
@@ -115,8 +114,6 @@ class Lines(BaseParser):
 
 
 class ImportView(APIView):
-    """Letters from an export."""
-
     required_scopes: ClassVar = {"POST": "admin"}
     parser_classes = (Lines,)
     content_negotiation_class = AsAsked
@@ -126,10 +123,10 @@ class ImportView(APIView):
         tags=["Dead letters"],
         summary="Import dead letters",
         description=(
-            "The JSON lines of an export, at most 256 MiB, read as they come. Each line is judged by itself: a "
-            "message that has a letter keeps it unchanged, so the same file twice changes nothing. Lines in which "
-            "something is hidden are rejected, and those of messages that are under way here. A letter that was being "
-            "replayed comes in as waiting."
+            "The JSON lines of an export, at most 256 MiB, read as a stream. Each line is checked on its own. A "
+            "message that already has a letter keeps it unchanged, so importing a file twice changes nothing. Lines "
+            "with hidden values are rejected, and lines of messages that are still being processed here. A letter "
+            "whose replay was in progress is imported as waiting."
         ),
         request={"application/x-ndjson": OpenApiTypes.STR},
         responses={
@@ -138,7 +135,7 @@ class ImportView(APIView):
                 s411="`length_required`",
                 s413="`payload_too_large`: split it, or use `manage.py import_dlq`.",
                 s415="The body is not `application/x-ndjson`.",
-                s503="`store_unavailable` says how far it came. `too_many_imports`. Import the same again.",
+                s503="`store_unavailable`: the detail has the lines read so far. `too_many_imports`. Import it again.",
             ),
         },
     )
@@ -150,20 +147,20 @@ class ImportView(APIView):
             raise LengthRequired() from error
         if length > MAX_IMPORT:
             raise BodyTooLarge(f"An import may have at most {MAX_IMPORT} bytes.")
-        stream: Any = request.data  # a body of no bytes comes as an empty mapping
+        stream: Any = request.data  # an empty body is an empty mapping
         if not imports.acquire(blocking=False):
             raise TooManyImports(retry_after=30)
         try:
-            summary = importing.bring_in(
+            found = importing.bring_in(
                 stream.read if length else lambda _: b"", actor=str(getattr(request, "actor", "")) or "unknown"
             )
         finally:
             imports.release()
-        return Response({"data": summary.wire()})
+        return Response({"data": found.wire()})
 
 
 def _export_of(query: QueryDict) -> tuple[Export, str]:
-    """What a query string asks for, and the reason to see secrets; raises ``CriteriaInvalid`` naming every problem."""
+    """The export in a query string, and the reason to see secrets; raises ``CriteriaInvalid`` with every problem."""
     given = dict(query.lists())
     errors: list[dict[str, str]] = []
     own: dict[str, str] = {}
@@ -177,12 +174,12 @@ def _export_of(query: QueryDict) -> tuple[Export, str]:
     if len(reasons) != 1 or len(reason) > MAX_REASON:
         errors.append({"field": "reason", "message": f"must be one text of at most {MAX_REASON} characters"})
     elif not reason and own["reveal"] == "true":
-        errors.append({"field": "reason", "message": "is required with reveal=true: say why the secrets are needed"})
+        errors.append({"field": "reason", "message": "is required with reveal=true: why you need to see the secrets"})
     criteria = LetterCriteria()
     try:
         criteria = LetterCriteria.parse(given)
     except CriteriaInvalid as error:
         errors = [*error.errors, *errors]
     if errors:
-        raise CriteriaInvalid("; ".join(f"{e['field']}: {e['message']}" for e in errors[:5]), errors=errors)
+        raise CriteriaInvalid(summary(errors), errors=errors)
     return Export(criteria, own["format"], reveal=own["reveal"] == "true"), reason

@@ -1,4 +1,4 @@
-"""The overview over HTTP: the fragment that the console's home renews itself by, and the same figures as JSON."""
+"""The overview over HTTP: the live part of the console's home page, and the same figures as JSON."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from dlqsite.overview.snapshot import Overview, overview
 from dlqsite.version import VERSION
 from wire.cached import Cached
 
-#: What was rendered is shown to everybody for so long, in seconds.
+#: How long a rendered fragment is reused, in seconds.
 KEEP_S = 1.0
 
 
-#: Names by which the site is reached, of which the fragment is kept.
+#: Maximum number of host names for which the fragment is kept.
 MAX_ORIGINS = 8
 
 
@@ -39,12 +39,12 @@ rendered = Cached(_render, KEEP_S, max_answers=MAX_ORIGINS)
 
 
 def origin(request: HttpRequest) -> str:
-    """Scheme and host by which this site was reached; the host is one that settings allow."""
+    """Scheme and host of the request; the host is in ALLOWED_HOSTS."""
     return f"{request.scheme}://{request.get_host()}"
 
 
 def context(figures: Overview, origin: str) -> dict[str, Any]:
-    """What the templates get."""
+    """The context of the templates."""
     processes, more_processes = page.process_rows(figures)
     return {
         "o": figures,
@@ -65,7 +65,7 @@ def context(figures: Overview, origin: str) -> dict[str, Any]:
 
 @require_GET
 def fragment(request: HttpRequest) -> HttpResponse:
-    """The live part of the home page; 304 while nothing in it has changed."""
+    """The live part of the home page; 304 if it has not changed."""
     must_look(request)
     figures, html, digest = rendered(origin(request))
     etag = f'"{digest}"'
@@ -79,7 +79,7 @@ def fragment(request: HttpRequest) -> HttpResponse:
 
 
 def live(figures: Overview, html: str, digest: str, *, oob: bool = False) -> dict[str, Any]:
-    """The context of the element that renews itself."""
+    """The context of the live element."""
     return {"as_of": figures.as_of, "body": html, "etag": digest, "oob": oob}
 
 
@@ -87,17 +87,16 @@ def live(figures: Overview, html: str, digest: str, *, oob: bool = False) -> dic
 
 
 class OverviewView(APIView):
-    """The figures of one instant."""
-
     required_scopes: ClassVar = {"GET": "read"}
 
     @extend_schema(
         operation_id="overview",
         tags=["System"],
-        summary="The figures of one instant",
+        summary="Show the overview",
         description=(
-            "What the console's home shows: rates, queues, breakers, dead letters, the last hour, health, accounting. "
-            "Always 200: a store that is away takes only its own parts with it, and `away` names them."
+            "The content of the console's home page: rates, queues, breakers, dead letters, the last hour, health, "
+            "accounting. Always 200: when a store is unavailable, only its own parts are outdated or null; `away` "
+            "lists them."
         ),
         responses={200: as_json.OVERVIEW_OUT},
     )
