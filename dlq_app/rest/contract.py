@@ -55,8 +55,15 @@ def _masked_text(value: object, masking: Masking) -> str:
     return given if masking is None else mask_text(given, masking)
 
 
-def _original(letter: DeadLetter, masking: Masking) -> str:
-    return letter.text if masking is None else mask_json(letter.text, masking)
+class _Whole:
+    """A letter whose original message is masked once: that takes a third of a second for the largest ones."""
+
+    def __init__(self, letter: DeadLetter, masking: Masking) -> None:
+        self.letter = letter
+        self.original = letter.text if masking is None else mask_json(letter.text, masking)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.letter, name)
 
 
 def _json(given: str) -> Any:
@@ -104,8 +111,8 @@ LINKS = mapping(TEXT)
 # --- dead letters ---
 
 #: Instead of the value of the table.
-_OWN: Mapping[str, Callable[[DeadLetter, Masking], Any]] = {
-    "originalMessage": _original,
+_OWN: Mapping[str, Callable[[Any, Masking], Any]] = {
+    "originalMessage": lambda letter, _: letter.original,
     "versions": lambda letter, masking: [_version(letter, entry, masking) for entry in letter.versions],
     "formerMessages": lambda letter, masking: [_former(entry, masking) for entry in letter.former_messages],
     "replay": _claim,
@@ -132,7 +139,7 @@ LETTER_SUMMARY = Shape(
     ],
     Field("links", LINKS, get=lambda letter, _: {"self": f"/api/dlq/{letter.id}"}),
 )
-LETTER = Shape(
+_LETTER = Shape(
     "DeadLetterWhole",
     [_letter_field(field) for field in LETTER_FIELDS if field.shown],
     Field(
@@ -145,13 +152,13 @@ LETTER = Shape(
         "payload",
         ANY,
         "The original message as JSON; null if it is not JSON.",
-        lambda letter, masking: _json(_original(letter, masking)),
+        lambda letter, _: _json(letter.original),
     ),
     Field(
         "masked",
         BOOLEAN,
         "Whether a part of the original message is hidden.",
-        lambda letter, masking: _original(letter, masking) != letter.text,
+        lambda letter, _: letter.original != letter.text,
     ),
     Field(
         "links",
@@ -159,6 +166,7 @@ LETTER = Shape(
         get=lambda letter, _: {"self": f"/api/dlq/{letter.id}", "message": f"/api/messages/{letter.message_id}"},
     ),
 )
+LETTER = Type(_LETTER.schema, lambda letter, masking: _LETTER.write(_Whole(letter, masking), masking))
 LETTER_OUT = envelope("LetterOut", LETTER)
 
 LETTER_LIST = Shape(

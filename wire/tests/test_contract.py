@@ -16,7 +16,6 @@ from wire.contract import (
     Field,
     Invalid,
     Shape,
-    Type,
     choice,
     integer,
     many,
@@ -40,14 +39,14 @@ PET = Shape(
     Field("legs", COUNT),
     Field("owner", TEXT, get=lambda pet, context: f"{context} of {pet.id}"),
 )
+INNER = Shape("Inner", Field("kind", choice(["a", "b"])), optional("size", COUNT), null_is_absent=True)
 BODY = Shape(
     "Body",
     Field("name", text(5, blank=False)),
     optional("maxLegs", integer(0, 8), extra={"default": 4}),
     optional("isWild", BOOLEAN, get="wild"),
-    optional("inner", Type(lambda ref: {}, read=lambda value: INNER.read(value))),
+    optional("inner", INNER),
 )
-INNER = Shape("Inner", Field("kind", choice(["a", "b"])), optional("size", COUNT), null_is_absent=True)
 
 
 def ref(shape: Shape) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from django.core.management.base import BaseCommand, CommandError
 
 from audit_app.lines import record
 from breaker_app import contract, services
-from breaker_app.errors import BreakerError
 from breaker_app.services import Card
 from management.terminal import actor, printable
+from wire.errors import ServiceError
 
 ORDERS = {
     "force-open": "refuse every call until somebody resets it",
@@ -42,7 +42,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             self._run(options)
-        except BreakerError as error:
+        except ServiceError as error:
             raise CommandError(error.detail) from error
 
     def _run(self, options: dict[str, Any]) -> None:
