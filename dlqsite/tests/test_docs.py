@@ -164,6 +164,16 @@ def test_the_readme_leads_to_every_page() -> None:
     assert [name for name in DOCS if f"(docs/{name})" not in readme] == []
 
 
+def test_every_path_that_the_contributors_guide_names_exists() -> None:
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    answers = guide.partition("## Where do I change")[2].partition("\n## ")[0]
+    rows = [row for row in answers.splitlines() if "`" in row]
+    paths = {path for row in rows for path in _SPAN.findall(row) if "/" in path}
+
+    assert len(rows) >= 10
+    assert sorted(path for path in paths if not (ROOT / path).exists()) == []
+
+
 @pytest.mark.parametrize("app", APPS)
 def test_the_page_on_architecture_lists_every_module_and_no_other(app: str) -> None:
     chapter = re.search(rf"^### `{app}`.*?^```\n(.*?)^```", DOCS["architecture.md"], re.MULTILINE | re.DOTALL)
