@@ -27,6 +27,7 @@ lint: $(VENV)/.dev ## style, types, who imports whom; templates, scripts, the im
 	@! grep -rnE '^.{141,}' --include='*.html' $(TEMPLATES) || { echo "Break these lines: templates have at most 140 characters a line" >&2; exit 1; }
 	$(BIN)/mypy .
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/words.py
 	$(BIN)/shellcheck .ci/run .ci/audit management/scripts/*.sh
 	$(BIN)/hadolint --config .hadolint.yaml Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
