@@ -14,7 +14,7 @@ from dlq_app.domain.strategies import Strategy
 
 _NATURE = {
     "transient": "is transient",
-    "permanent": "is permanent: trying again cannot help",
+    "permanent": "is permanent: a retry cannot help",
     "unknown": "is of unknown kind",
 }
 
@@ -89,13 +89,13 @@ def _next(letter: DeadLetter, policy: ReplayPolicy, now: datetime) -> str:
             return f"next automatic replay at {_clock(letter.next_retry_at, now, policy.time_zone)} {nth}"
         case Status.PROCESSING:
             by = f" for {letter.claim.by}" if letter.claim and letter.claim.by else ""
-            return f"a replay is under way{by}"
+            return f"a replay is in progress{by}"
         case Status.FAILED:
             used = _plural(policy.max_automatic_replays, "replay")
-            return f"all {policy.max_automatic_replays} automatic {used} are used up: it waits for a person"
+            return f"all {policy.max_automatic_replays} automatic {used} are used: needs a decision"
         case Status.MANUAL:
             aside = letter.strategy is not Strategy.MANUAL
-            return "set aside: it waits for a person" if aside else "it waits for a person"
+            return "set aside: needs a decision" if aside else "needs a decision"
         case Status.RESOLVED:
             return {
                 Resolution.REPLAYED: "a replay succeeded",

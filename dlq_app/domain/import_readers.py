@@ -46,7 +46,7 @@ def instant(value: Any) -> datetime:
     moment = fields.instant(value)
     if not _EARLIEST <= moment < _LATEST:
         # Intake counts milliseconds since 1970, and pages show times in zones that would leave the calendar.
-        raise ValueError("must lie from 1970 to 2199")
+        raise ValueError("must be from 1970 to 2199")
     # Stored to the millisecond: what is finer would not come out again.
     return moment.astimezone(UTC).replace(microsecond=moment.microsecond // 1000 * 1000)
 
@@ -92,7 +92,7 @@ def _plain(value: Any, depth: int) -> None:
     elif isinstance(value, dict):
         for key, inner in value.items():
             if not key or key.startswith("$") or "." in key:
-                raise ValueError("must not have names that are empty, begin with $ or hold a dot")
+                raise ValueError("must not have names that are empty, begin with $ or contain a dot")
             storable(key)
             _plain(inner, depth - 1)
     elif isinstance(value, list):
@@ -101,7 +101,7 @@ def _plain(value: Any, depth: int) -> None:
     elif isinstance(value, int) and not isinstance(value, bool):
         integer(*INT64)(value)
     elif isinstance(value, float) and not isfinite(value):
-        raise ValueError("must hold finite numbers only")
+        raise ValueError("must contain only finite numbers")
 
 
 # --- fields, and entries of lists ---

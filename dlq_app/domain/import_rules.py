@@ -57,12 +57,12 @@ def imported_letter(given: Mapping[str, Any], now: datetime, masking: MaskingPol
     """
     refuse_unknown(given, _READERS)
     if given.get("masked"):
-        raise LineRefused("something in it is hidden; export it with its secrets")
+        raise LineRefused("has hidden values; export it with its secrets")
     if given.get("originalMessageBase64"):
-        raise LineRefused("originalMessageBase64: is no text, so intake would not run it")
+        raise LineRefused("originalMessageBase64: the payload is not text, so intake would reject it")
     missing = [name for name in _REQUIRED if given.get(name) is None]
     if missing:
-        raise LineRefused(f"lacks {', '.join(missing)}")
+        raise LineRefused(f"required fields are missing: {', '.join(missing)}")
     found = {name: read_field(name, _READERS[name], value) for name, value in given.items()}
     for name in _OF_THE_LINE:
         found.pop(name, None)
@@ -75,7 +75,7 @@ def imported_letter(given: Mapping[str, Any], now: datetime, masking: MaskingPol
     _set_status(found, now)
     if found["fence"] and found["closedEpoch"]:
         if found["closedEpoch"] > found["fence"]:
-            raise LineRefused("closedEpoch: is above fence")
+            raise LineRefused("closedEpoch: must not be greater than fence")
     else:
         found["fence"] = found["closedEpoch"] = None
     return {**found, **_derived(found, masking)}
@@ -108,17 +108,17 @@ def _set_status(found: dict[str, Any], now: datetime) -> None:
             for entry in found["replayAttempts"]
             if entry.get("outcome") is not None or entry.get("epoch") != found["fence"]
         ]
-        came = {"at": now, "who": "system", "what": "import", "why": "its replay is not under way here"}
+        came = {"at": now, "who": "system", "what": "import", "why": "its replay is not in progress here"}
         found["history"] = [*found["history"], came]
         if found["status"] != Status.RESOLVED:
             found["resolution"] = found["resolvedAt"] = None
     elif replay:
-        raise LineRefused(f"replay: only a letter in {Status.PROCESSING} has one")
+        raise LineRefused(f"replay: is allowed only with status {Status.PROCESSING}")
     if found["status"] == Status.RESOLVED:
         found["resolvedAt"] = found.get("resolvedAt") or found["updatedAt"]
         found["nextRetryAt"] = None
     elif found.get("resolution") or found.get("resolvedAt"):
-        raise LineRefused(f"resolution, resolvedAt: only a letter in {Status.RESOLVED} has them")
+        raise LineRefused(f"resolution, resolvedAt: are allowed only with status {Status.RESOLVED}")
     for name in ("resolution", "resolvedAt"):
         if found.get(name) is None:
             found.pop(name, None)
@@ -127,9 +127,9 @@ def _set_status(found: dict[str, Any], now: datetime) -> None:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise LineRefused("has a field twice in one object")
+        raise LineRefused("repeats a field in one object")
     return found
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise LineRefused(f"holds {name}, which is not JSON")
+    raise LineRefused(f"contains {name}, which is not JSON")

@@ -106,8 +106,8 @@ def _words(count: int, starts: Sequence[Start], size: int) -> str:
     for one in starts:
         left -= one.count
         if left + count <= size:
-            return f"{sums} {limit} Room for {count:,} again at {iso(one.at + WINDOW)}."
-    return f"{sums} {limit} The sum falls at {iso(starts[0].at + WINDOW)}. Choose fewer, or ask an administrator."
+            return f"{sums} {limit} You can start {count:,} at {iso(one.at + WINDOW)}."
+    return f"{sums} {limit} The sum decreases at {iso(starts[0].at + WINDOW)}. Choose fewer, or ask an administrator."
 
 
 def _sum(starts: Sequence[Start]) -> int:

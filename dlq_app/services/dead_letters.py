@@ -85,7 +85,7 @@ def replay(
     if payload is not None:
         payload = _with_secrets(payload, letter)
         if len(payload) > MAX_PAYLOAD:
-            raise BodyTooLarge(f"A payload has at most {MAX_PAYLOAD} bytes, as at intake; this one has {len(payload)}.")
+            raise BodyTooLarge(f"The payload has {len(payload)} bytes; the maximum is {MAX_PAYLOAD}.")
         intake().check_payload(payload)
     request = ReplayRequest(
         replay_id=replay_id or new_replay_id(),
@@ -233,7 +233,7 @@ def _move(ref: str, verb: Verb, move: Callable[..., DeadLetter | None], actor: s
     moved = move(letter.id, who=actor, why=reason, now=_now())
     if moved is None:
         letter = _found(letters.get(letter.id), ref)
-        raise MoveRefused(f"{letter.message_id} is {letter.status}: {verb} is not possible from there.")
+        raise MoveRefused(f"{letter.message_id} is {letter.status}: {verb} is not possible in this status.")
     return moved
 
 

@@ -104,7 +104,7 @@ class _Import:
                     self._bring_in()
             self._bring_in()
         except StoreUnavailable as error:
-            detail = f"Stopped at line {summary.lines}: {summary}. Import the same again. {error}"
+            detail = f"Stopped at line {summary.lines}: {summary}. Import the same file again. {error}"
             raise StoreUnavailable(detail, retry_after=error.retry_after) from error
         finally:
             told = {"imported": summary.imported, "unchanged": summary.unchanged, "refused": summary.refused}
@@ -119,7 +119,7 @@ class _Import:
     def _take(self, number: int, line: bytes | None) -> None:
         try:
             if line is None:
-                raise LineRefused(f"is longer than {MAX_LINE} bytes")
+                raise LineRefused(f"is longer than the maximum of {MAX_LINE} bytes")
             found = parse(line)
             if "end" in found:
                 count, is_complete = end_of(found)
@@ -159,9 +159,9 @@ class _Import:
             if letter["messageId"] in there:
                 self._summary.unchanged += 1
             elif letter["messageId"] in open_here:
-                self._summary.refuse(number, "messageId: a message with this id is under way here")
+                self._summary.refuse(number, "messageId: a message with this id is in progress here")
             elif (letter["fence"] or 0) > now_ms:
-                self._summary.refuse(number, "fence: lies in the future; compare the clocks")
+                self._summary.refuse(number, "fence: is in the future; compare the clocks of both systems")
             else:
                 if letter["fence"] is None:
                     letter["fence"] = letter["closedEpoch"] = now_ms

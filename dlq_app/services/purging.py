@@ -57,7 +57,7 @@ def purge(
 def _before(criteria: LetterCriteria, older_than: timedelta) -> datetime:
     """By MongoDB's clock, which wrote when each letter was resolved."""
     if set(criteria.statuses) - {Status.RESOLVED}:
-        message = f"only letters in {Status.RESOLVED} are ever deleted"
+        message = f"must be {Status.RESOLVED}: no other letters are deleted"
         raise CriteriaInvalid(message, errors=[{"field": "status", "message": message}])
     if older_than < LEAST_AGE:
         message = "must be at least one hour"

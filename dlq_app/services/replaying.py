@@ -38,8 +38,8 @@ _PAUSE_S = 0.1
 #: A letter that changes hands at every look is not ours to replay now.
 _CLAIM_TURNS = 5
 _NOT_STARTED: dict[ForwardStatus | None, str] = {
-    ForwardStatus.VOIDED: "the claim had been ended by the sweep",
-    ForwardStatus.TOO_LATE: "it took too long to reach intake",
+    ForwardStatus.VOIDED: "the sweep ended the claim",
+    ForwardStatus.TOO_LATE: "the request took too long to reach intake",
 }
 
 
@@ -121,20 +121,22 @@ def refusal(answer: ReplayAnswer) -> DeadLetterError | None:
         case Replayed():
             return None
         case AlreadyClaimed(message_id, by):
-            return errors.ReplayInFlight(f"{message_id} is being replayed or runs already ({by or 'in other hands'}).")
+            return errors.ReplayInFlight(
+                f"{message_id} is already running or being replayed ({by or 'by another client'})."
+            )
         case NotReplayable(message_id, _, why) if why:
             return errors.OrderRefused(f"{message_id} cannot be replayed: {why}")
         case NotReplayable(message_id, status):
-            hint = "; `force` replays it all the same" if status is Status.RESOLVED else ""
+            hint = "; set `force` to replay it anyway" if status is Status.RESOLVED else ""
             return errors.MoveRefused(f"{message_id} is {status}{hint}.")
         case AlreadyDone(message_id, stays_resolved):
-            left = "stays resolved" if stays_resolved else "now waits for a person"
+            left = "stays resolved" if stays_resolved else "now needs a decision"
             return errors.AlreadyDone(
-                f"A newer run of {message_id} ended well; the letter {left}. "
-                "It can be replayed once intake has forgotten that run."
+                f"A newer run of {message_id} succeeded; the letter {left}. "
+                "It can be replayed when intake no longer has a record of that run."
             )
         case Refused(message_id, message_type, retry_after):
-            detail = f"The circuit breaker of {message_type} is open; {message_id} stays where it is."
+            detail = f"The circuit breaker of {message_type} is open; {message_id} was not changed."
             return errors.CircuitOpen(detail, retry_after=retry_after)
         case NotStarted(message_id, why):
             return errors.NotStarted(f"{message_id} was not started: {why}. Try again.", retry_after=1)
@@ -261,13 +263,13 @@ class Replayer:
             status is ForwardStatus.SUPERSEDED and answer is not None and answer.state == "done"
         )
         if is_done:
-            was_resolved = self._leave(claimed, "a newer run of this message ended well") is Status.RESOLVED
+            was_resolved = self._leave(claimed, "a newer run of this message succeeded") is Status.RESOLVED
             return AlreadyDone(claimed.message_id, stays_resolved=was_resolved)
         if answer is not None and status in (ForwardStatus.BUSY, ForwardStatus.SUPERSEDED):
             why = f"the message is {answer.state}"
             self._letters.release(claimed, why=why, now=self._now(), next_retry_at=self._now() + BUSY_WAIT)
             return AlreadyClaimed(claimed.message_id, answer.state)
-        why = _NOT_STARTED.get(status, "intake gave no answer")
+        why = _NOT_STARTED.get(status, "intake did not answer")
         self._letters.release(claimed, why=f"not started: {why}", now=self._now())
         return NotStarted(claimed.message_id, why)
 
@@ -306,7 +308,7 @@ class Replayer:
         Raises ``StoreUnavailable`` when intake gives no answer: then nothing is done.
         """
         if letter.fence == 0:
-            self._letters.release(letter, why="the claim was broken", now=self._now())
+            self._letters.release(letter, why="the claim was damaged", now=self._now())
             return "released"
         try:
             answer = self._port.void(letter.message_id, letter.fence)

@@ -192,12 +192,12 @@ def letter_from(document: Document) -> DeadLetter:
     if values["status"] is None:
         raise Unreadable(document, "status has an unknown value")
     if type(document.get("messageId")) is not str:  # code of JavaScript is a str, too, and cannot be hashed
-        raise Unreadable(document, "messageId is missing or no text")
+        raise Unreadable(document, "messageId is missing or not a string")
     last_failed_at = values["last_failed_at"]
     if last_failed_at is None:
-        raise Unreadable(document, "lastFailedAt is missing or no date between the years 1 and 9999")
+        raise Unreadable(document, "lastFailedAt is missing or not a date in the years 1 to 9999")
     if not ObjectId.is_valid(document["_id"]):
-        raise Unreadable(document, "_id is no ObjectId")
+        raise Unreadable(document, "_id is not an ObjectId")
     values["created_at"] = values["created_at"] or last_failed_at
     values["first_failed_at"] = values["first_failed_at"] or values["created_at"]
     values["updated_at"] = values["updated_at"] or last_failed_at

@@ -200,7 +200,7 @@ def require(database: Database[Document]) -> None:
     """Raise ``IndexesMissing`` with the fix unless every index is there."""
     names = missing(database)
     if names:
-        raise IndexesMissing(f"MongoDB lacks the indexes {', '.join(names)}; run `manage.py prepare`.")
+        raise IndexesMissing(f"MongoDB is missing the indexes {', '.join(names)}; run `manage.py prepare`.")
 
 
 def _same(index: Index, found: Any) -> bool:

@@ -76,7 +76,7 @@ class Transfer:
         with translated():
             found = list(self._letters.find(where, {"_id": 1}).limit(_CHUNK))
         for document in found:
-            yield Unreadable(document, "messageId is missing or no text")
+            yield Unreadable(document, "messageId is missing or not a string")
 
     def _after(self, criteria: LetterCriteria, after: str) -> Iterator[Document]:
         """The next thousand, at most 16 MiB of them in memory at a time."""
@@ -122,12 +122,12 @@ class Transfer:
     def _refusal(self, failure: Any, document: Document, unavailable: StoreUnavailable) -> str:
         """The answer to one document; raises ``unavailable`` when the server may take it at another time."""
         if failure["code"] == _NOT_VALID:
-            return "a validation rule of the collection refuses it"
+            return "a validation rule of the collection rejects it"
         if failure["code"] != _DUPLICATE_KEY:
             raise unavailable
         with translated():
             is_there = self._letters.find_one({"messageId": {"$eq": document["messageId"]}}, {"_id": 1})
-        return UNCHANGED if is_there else "its _id is that of another letter"
+        return UNCHANGED if is_there else "another letter has this _id"
 
     def count_purgeable(self, criteria: LetterCriteria, resolved_before: datetime) -> Total:
         """How many ``purge`` would delete; at least so many when there are too many to count in time."""

@@ -215,7 +215,7 @@ def test_the_state_is_sent_again_only_when_it_changed(store: Database[dict[str, 
     assert (first.status_code, same.status_code, changed.status_code) == (200, 304, 200)
     assert same.content == b""
     text = changed.content.decode()
-    assert "set aside: it waits for a person" in text
+    assert "set aside: needs a decision" in text
     assert {'id="letter-acts" hx-swap-oob', 'id="timeline" hx-swap-oob', 'id="history" hx-swap-oob'} <= set(
         re.findall(r'id="[a-z-]+" hx-swap-oob', text)
     )
@@ -283,7 +283,7 @@ def test_a_move_that_the_status_does_not_allow_is_said(store: Database[dict[str,
 
     answer = operator.post(f"{url}discard/", {"reason": "x"}, follow=True)
 
-    assert "is dlq_resolved: discard is not possible from there." in answer.content.decode()
+    assert "is dlq_resolved: discard is not possible in this status." in answer.content.decode()
     assert not audited().exists()
 
 
@@ -340,7 +340,7 @@ def test_a_page_that_is_sent_twice_makes_one_replay(
     other = operator.post(f"{url}replay/", {"replay_id": "r-1; drop"}, follow=True)
 
     assert [order.replay_id for order in intake.forwarded] == [replay_id[1]]
-    assert "is being replayed or runs already" in other.content.decode()
+    assert "is already running or being replayed" in other.content.decode()
 
 
 def test_a_resolved_letter_is_replayed_only_if_one_insists(

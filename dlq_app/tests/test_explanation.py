@@ -36,10 +36,10 @@ def test_a_letter_that_waits_for_its_second_replay() -> None:
             {"nextRetryAt": datetime(2026, 11, 25, 2, tzinfo=UTC)},
             "automatic replay at 02:00 UTC on 2026-11-25 (1 of 5)",
         ),
-        ({"status": Status.MANUAL}, "set aside: it waits for a person"),
-        ({"status": Status.MANUAL, "strategy": "manual"}, "; it waits for a person"),
-        ({"status": Status.FAILED}, "all 5 automatic replays are used up: it waits for a person"),
-        ({"status": Status.PROCESSING, "replay": {"by": "user:mira"}}, "a replay is under way for user:mira"),
+        ({"status": Status.MANUAL}, "set aside: needs a decision"),
+        ({"status": Status.MANUAL, "strategy": "manual"}, "; needs a decision"),
+        ({"status": Status.FAILED}, "all 5 automatic replays are used: needs a decision"),
+        ({"status": Status.PROCESSING, "replay": {"by": "user:mira"}}, "a replay is in progress for user:mira"),
         ({"status": Status.RESOLVED, "resolution": Resolution.REPLAYED}, "a replay succeeded"),
         ({"status": Status.RESOLVED, "resolution": Resolution.DISCARDED}, "it was discarded"),
         ({"status": Status.RESOLVED, "resolution": Resolution.BY_HAND}, "it was resolved by hand"),
@@ -62,8 +62,7 @@ def test_a_permanent_error_says_that_trying_again_cannot_help() -> None:
     )
 
     assert found == (
-        "VALIDATION_ERROR is permanent: trying again cannot help; its only attempt failed after 7.3 s; "
-        "it waits for a person"
+        "VALIDATION_ERROR is permanent: a retry cannot help; its only attempt failed after 7.3 s; needs a decision"
     )
 
 

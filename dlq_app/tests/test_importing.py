@@ -225,7 +225,7 @@ def test_a_file_in_which_something_is_hidden_brings_in_only_what_is_not(
     summary = bring_in(raw=masked)
 
     assert (summary.imported, summary.refused) == (4, 1)
-    assert summary.told == [(1, "something in it is hidden; export it with its secrets")]
+    assert summary.told == [(1, "has hidden values; export it with its secrets")]
 
 
 def test_the_least_that_a_letter_can_be_gets_numbers_of_now(intake: MemoryIntake, letters: Letters) -> None:
@@ -267,7 +267,7 @@ def test_a_message_that_is_under_way_here_is_not_given_a_letter(intake: MemoryIn
 
     summary = bring_in(a_line("m-1"), a_line("m-2"), a_line("m-3"))
 
-    assert summary.told == [(1, "messageId: a message with this id is under way here")]
+    assert summary.told == [(1, "messageId: a message with this id is in progress here")]
     assert (summary.imported, summary.unchanged) == (1, 1)
 
 
@@ -289,7 +289,7 @@ def test_a_message_accepted_while_an_import_looks_can_still_die(intake: MemoryIn
     [
         ({"messageId": "m 1"}, "messageId: must be 1 to 64 letters"),
         ({"messageId": {"$gt": ""}}, "messageId: must be"),
-        ({"messageId": None}, "lacks messageId"),
+        ({"messageId": None}, "required fields are missing: messageId"),
         ({"type": "Order"}, "type: must be a message type"),
         ({"status": "dead"}, "status: must be one of dlq_pending"),
         ({"status": {"$ne": 1}}, "status: must be one of"),
@@ -305,21 +305,21 @@ def test_a_message_accepted_while_an_import_looks_can_still_die(intake: MemoryIn
         ({"retryCount": 1.5}, "retryCount: must be a whole number"),
         ({"lastFailedAt": "yesterday"}, "lastFailedAt: must be an ISO 8601 instant"),
         ({"nextRetryAt": 5}, "nextRetryAt: must be an ISO 8601 instant"),
-        ({"lastFailedAt": "9999-12-31T23:59:59.999Z"}, "lastFailedAt: must lie from 1970 to 2199"),
+        ({"lastFailedAt": "9999-12-31T23:59:59.999Z"}, "lastFailedAt: must be from 1970 to 2199"),
         ({"lastFailedAt": "9999-12-31T23:59:59-23:59"}, "lastFailedAt: must be an ISO 8601 instant"),
-        ({"nextRetryAt": "0001-01-01T00:00:00Z"}, "nextRetryAt: must lie from 1970"),
-        ({"queuedAt": "1969-12-31T23:59:59.999Z"}, "queuedAt: must lie from 1970"),
-        ({"createdAt": "2200-01-01T00:00:00Z"}, "createdAt: must lie from 1970"),
-        ({"notes": [{"at": "0001-01-01T00:00:00Z"}]}, "notes.0.at: must lie from 1970"),
-        ({"attempts": [{"endedAt": "9999-12-31T00:00:00Z"}]}, "attempts.0.endedAt: must lie from 1970"),
+        ({"nextRetryAt": "0001-01-01T00:00:00Z"}, "nextRetryAt: must be from 1970"),
+        ({"queuedAt": "1969-12-31T23:59:59.999Z"}, "queuedAt: must be from 1970"),
+        ({"createdAt": "2200-01-01T00:00:00Z"}, "createdAt: must be from 1970"),
+        ({"notes": [{"at": "0001-01-01T00:00:00Z"}]}, "notes.0.at: must be from 1970"),
+        ({"attempts": [{"endedAt": "9999-12-31T00:00:00Z"}]}, "attempts.0.endedAt: must be from 1970"),
         ({"fence": 10**14}, "fence: must be a whole number"),
-        ({"fence": 99_999_999_999_999, "closedEpoch": 1}, "fence: lies in the future"),
-        ({"fence": 5, "closedEpoch": 6}, "closedEpoch: is above fence"),
+        ({"fence": 99_999_999_999_999, "closedEpoch": 1}, "fence: is in the future"),
+        ({"fence": 5, "closedEpoch": 6}, "closedEpoch: must not be greater than fence"),
         ({"originalMessage": "{"}, "originalMessage: "),
         ({"originalMessage": ""}, "originalMessage: must be a text"),
         ({"originalMessage": {"a": 1}}, "originalMessage: must be a text"),
         ({"originalMessage": '"' + "ü" * 200_000 + '"'}, "originalMessage: has more than 262144 bytes"),
-        ({"originalMessageBase64": "/w=="}, "originalMessageBase64: is no text"),
+        ({"originalMessageBase64": "/w=="}, "originalMessageBase64: the payload is not text"),
         ({"metadata": {"priority": "urgent"}}, "metadata.priority: must be one of"),
         ({"metadata": {"tags": ["x"] * 21}}, "metadata.tags: must be a list of at most 20"),
         ({"metadata": {"tags": [{"$gt": 1}]}}, "metadata.tags.0: must be a text"),
@@ -334,8 +334,8 @@ def test_a_message_accepted_while_an_import_looks_can_still_die(intake: MemoryIn
         ({"replayAttempts": [{"kind": "magic"}]}, "replayAttempts.0.kind: must be one of"),
         ({"notes": [{"text": "x" * 4001}]}, "notes.0.text: must be a text of at most 4000"),
         ({"history": ["x"]}, "history.0: must be an object"),
-        ({"resolution": "replayed"}, "resolution, resolvedAt: only a letter in dlq_resolved"),
-        ({"replay": {"id": "r-1"}}, "replay: only a letter in dlq_processing"),
+        ({"resolution": "replayed"}, "resolution, resolvedAt: are allowed only with status dlq_resolved"),
+        ({"replay": {"id": "r-1"}}, "replay: is allowed only with status dlq_processing"),
         ({"masked": True}, "something in it is hidden"),
         ({"searchWords": ["x"]}, "searchWords: unknown field"),
         ({"$set": {"status": "x"}}, "\\$set: unknown field"),
@@ -386,7 +386,7 @@ def test_an_id_of_another_letter_is_rejected(intake: MemoryIntake, letters: Lett
 
     summary = bring_in(a_line("m-2", _id="a" * 24), a_line("m-1", _id="b" * 24), a_line("m-1", _id="a" * 24))
 
-    assert summary.told == [(1, "its _id is that of another letter")]
+    assert summary.told == [(1, "another letter has this _id")]
     assert summary.unchanged == 2
 
 

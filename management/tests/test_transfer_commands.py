@@ -209,7 +209,7 @@ class TestPurging:
             1, "purge_dlq", "--older-than", "1d", "--status", "dlq_manual", "--status", "dlq_resolved", "--yes"
         )
 
-        assert "only letters in dlq_resolved are ever deleted" in told
+        assert "must be dlq_resolved: no other letters are deleted" in told
         assert self.left(mongo_db) == before
 
     @pytest.mark.parametrize("age", ["30", "d", "-1d", "1.5d", "30 d", "1y", "٣d"])
