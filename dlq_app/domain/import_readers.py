@@ -9,7 +9,7 @@ from math import isfinite
 from typing import Any
 
 from dlq_app.domain.filters import PRIORITIES
-from dlq_app.domain.labels import ERROR_TYPE, LABEL, MAX_ERROR_TYPE, MAX_LABEL, WHAT
+from dlq_app.domain.labels import ACCEPTED, ERROR_TYPE, LABEL, MAX_ERROR_TYPE, MAX_LABEL
 from dlq_app.domain.states import Status
 from wire import fields
 from wire.fields import Reader, boolean, integer, matching, one_of, storable, text
@@ -110,8 +110,8 @@ epoch, count = integer(*_EPOCHS), integer(*_COUNTS)
 _name, _why = text(200), text(2000)
 #: What an export says of an import is read and not taken over.
 _MARK: dict[str, Reader[Any]] = {"imported": nullable(boolean)}
-error_type = matching(ERROR_TYPE, f"a text of 1 to {MAX_ERROR_TYPE} characters {WHAT}")
-_label = matching(LABEL, f"a text of 1 to {MAX_LABEL} characters {WHAT}")
+error_type = matching(ERROR_TYPE, f"a text of 1 to {MAX_ERROR_TYPE} characters {ACCEPTED}")
+_label = matching(LABEL, f"a text of 1 to {MAX_LABEL} characters {ACCEPTED}")
 
 attempts = list_of(
     entry(

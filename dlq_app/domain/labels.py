@@ -18,4 +18,4 @@ _NO_CONTROLS = "[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
 LABEL = re.compile(f"{_NO_CONTROLS}{{1,{MAX_LABEL}}}")
 #: The same for the type of an error that is imported.
 ERROR_TYPE = re.compile(f"{_NO_CONTROLS}{{1,{MAX_ERROR_TYPE}}}")
-WHAT = "without control characters"
+ACCEPTED = "without control characters"

@@ -38,14 +38,14 @@ def start(order: BatchOrder, *, actor: str, batch_id: str | None = None, unlimit
         return batches.start(order, actor=actor, batch_id=batch_id)
     batch_id = batch_id or batches.new_batch_id()
     count = batches.dry_run(order).count
-    _take(actor, batch_id, count)
+    _reserve(actor, batch_id, count)
     try:
         batch = batches.start(order, actor=actor, batch_id=batch_id, maximum=count)
     except QueryTooSlow:
-        _give_back(actor, batch_id, kept=0)  # there is no batch
+        _release(actor, batch_id, kept=0)  # there is no batch
         raise
     if batch.total < count:
-        _give_back(actor, batch_id, kept=batch.total)
+        _release(actor, batch_id, kept=batch.total)
     return batch
 
 
@@ -58,10 +58,10 @@ def move_many(which: Selection, verb: Verb, *, count: int, actor: str, reason: s
         return bulk.move_many(which, verb, count=count, actor=actor, reason=reason)
     number = min(count, repository.letters().movable(which, verb, limit=count))
     move_id = f"m-{uuid.uuid4().hex}"
-    _take(actor, move_id, number)
+    _reserve(actor, move_id, number)
     done = bulk.move_many(which, verb, count=number, actor=actor, reason=reason)
     if done.count < number and not done.stopped:
-        _give_back(actor, move_id, kept=done.count)
+        _release(actor, move_id, kept=done.count)
     return replace(done, asked=count)
 
 
@@ -77,18 +77,18 @@ def why_not(actor: str, count: int) -> str:
     return _words(count, starts, size) if _sum(starts) + count > size else ""
 
 
-def _take(actor: str, start_id: str, count: int) -> None:
+def _reserve(actor: str, start_id: str, count: int) -> None:
     size: int = settings.DLQ_APPROVAL_SIZE
     if count == 0:
         return
-    in_the_way = repository.approvals().take(actor, start_id, count, size=size, window=WINDOW)
+    in_the_way = repository.approvals().reserve(actor, start_id, count, size=size, window=WINDOW)
     if in_the_way is not None:
         raise ApprovalNeeded(_words(count, in_the_way, size))
 
 
-def _give_back(actor: str, start_id: str, *, kept: int) -> None:
+def _release(actor: str, start_id: str, *, kept: int) -> None:
     try:
-        repository.approvals().give_back(actor, start_id, kept=kept)
+        repository.approvals().release(actor, start_id, kept=kept)
     except StoreUnavailable as error:
         # The start itself has ended: it must be answered. The sum is too high until the hour is over.
         log.warning("approval_not_given_back", extra={"by": actor, "start": start_id, "why": str(error)})

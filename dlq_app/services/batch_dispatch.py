@@ -132,5 +132,5 @@ class Dispatcher:
 
     def _end_refused(self, letter: DeadLetter, answer: ForwardAnswer) -> object:
         if answer.status is ForwardStatus.REFUSED:
-            return self._replayer.leave_to_a_person(letter, answer.state)
-        return self._replayer.give_up(letter, answer)
+            return self._replayer.require_decision(letter, answer.state)
+        return self._replayer.end_claim(letter, answer)

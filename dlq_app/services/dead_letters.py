@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 #: Who acts when no person does.
 SYSTEM = "system"
 #: An automatic replay that an open breaker refused waits as long as the breaker says, within these bounds.
-_WAIT_LEAST, _WAIT_MOST = timedelta(seconds=1), timedelta(minutes=5)
+_MIN_WAIT, _MAX_WAIT = timedelta(seconds=1), timedelta(minutes=5)
 _NOT_STARTED_WAIT = timedelta(minutes=1)
 
 
@@ -46,11 +46,11 @@ def lacking(outcomes: Sequence[tuple[str, int, bool]]) -> list[bool]:
 
     A replay that ended well is never missing where there is no letter: it was resolved, and deleted.
     """
-    standings = repository.letters().standings((message_id for message_id, _, _ in outcomes), with_body=False)
+    states = repository.letters().letter_states((message_id for message_id, _, _ in outcomes), with_body=False)
     answers = []
     for message_id, epoch, is_death in outcomes:
-        standing = standings.get(message_id)
-        answers.append(is_death if standing is None else not standing.has(epoch))
+        state = states.get(message_id)
+        answers.append(is_death if state is None else not state.has(epoch))
     return answers
 
 
@@ -162,7 +162,7 @@ def replay_due(limit: int = 100) -> DueRound:
             case Replayed():
                 replayed += 1
             case replaying.Refused(_, message_type, retry_after):
-                wait = min(max(timedelta(seconds=retry_after), _WAIT_LEAST), _WAIT_MOST)
+                wait = min(max(timedelta(seconds=retry_after), _MIN_WAIT), _MAX_WAIT)
                 if len(port.breakers([message_type]).get(message_type, ())) > 1:
                     # The payload chose this breaker; others of the type may go elsewhere.
                     postponed += letters.postpone(letter, now + wait)

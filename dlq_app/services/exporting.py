@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 #: Form → its media type.
 FORMS: Mapping[str, str] = {"jsonl": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
 #: Exports at the same time in one process: each holds a thread for minutes, and submissions need some too.
-AT_ONCE = 2
+MAX_EXPORTS = 2
 _EXPORTED = [field for field in FIELDS if field.exported]
 #: Columns of the first version, in the order that programs rely on; later fields follow.
 _FIRST = (
@@ -52,10 +52,10 @@ _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 #: By this mark Excel knows that a file is UTF-8.
 _BOM = "\ufeff"
 #: How much of a cell is looked at for a formula behind blanks.
-_LOOKED_AT = 1000
+_SCANNED = 1000
 _CHUNK_CHARS = 64 * 1024
 
-_slots = threading.BoundedSemaphore(AT_ONCE)
+_slots = threading.BoundedSemaphore(MAX_EXPORTS)
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
@@ -157,7 +157,7 @@ class Export:
 class Stream:
     """The chunks of an export that has begun, two read ahead: a small one has ended, well or not, before any is sent.
 
-    Holds one of the process's ``AT_ONCE`` places until it has been read to the end, is broken off or closed.
+    Holds one of the process's ``MAX_EXPORTS`` places until it has been read to the end, is broken off or closed.
     """
 
     def __init__(self, export: Export) -> None:
@@ -256,7 +256,7 @@ def cell(value: object) -> str:
     """
     text = "" if value is None else str(value)
     # Spreadsheets skip blanks and characters that nobody sees before they look for a formula.
-    begin = without_unseen(text[:_LOOKED_AT]).lstrip()
+    begin = without_unseen(text[:_SCANNED]).lstrip()
     return f"'{text}" if text.startswith(_FORMULA) or begin.startswith(_FORMULA) else text
 
 

@@ -1,11 +1,11 @@
-"""Letters from a file of JSON lines, as ``exporting`` writes them. An import plants payloads that will be run.
+"""Import letters from a file of JSON lines, as ``exporting`` writes them.
 
-So every line is judged by ``import_rules``, and its payload by intake. A message that has a letter keeps it as it is:
-the same file twice changes nothing.
+Imported payloads will run, so ``import_rules`` checks every line and intake checks its payload. A message that already
+has a letter keeps it unchanged: importing a file twice changes nothing.
 
-The numbers that order epochs come with the letter. They must lie in the past of intake's clock, and the message must
-not be under way here: otherwise the death of a message that was accepted here would meet a letter that seems to have a
-newer outcome, and be lost. A message that is accepted after the look gets a higher epoch than any imported number.
+A letter keeps its epochs. They must be in the past of intake's clock, and its message must not be in progress here:
+otherwise the death of a message that was accepted here would meet a letter with an apparently newer outcome, and be
+lost. A message that is accepted after the check gets a higher epoch than any imported number.
 """
 
 from __future__ import annotations
@@ -26,36 +26,36 @@ from dlq_app.store.repository import IMPORTED, UNCHANGED
 
 log = logging.getLogger(__name__)
 
-#: A longer line is refused unread: no letter is larger.
+#: A longer line is rejected unread: no letter is larger.
 MAX_LINE = 16 * 1024 * 1024
-#: Refused lines that are told one by one; the others are counted.
-MAX_TOLD = 1000
-#: Letters, and bytes of their lines, that are brought in together.
+#: Rejected lines that are reported one by one; the others are only counted.
+MAX_ERRORS = 1000
+#: Letters, and bytes of their lines, that are imported together.
 _CHUNK, _CHUNK_BYTES = 100, 4 * 1024 * 1024
 _READ = 256 * 1024
 
-#: Gives at most so many bytes, and none at the end.
+#: Returns at most the given number of bytes, and none at the end.
 Read = Callable[[int], bytes]
 
 
 @dataclass(slots=True)
 class Summary:
-    """What became of the lines so far."""
+    """Results of the lines read so far."""
 
     lines: int = 0
     imported: int = 0
     #: Their messages have letters already.
     unchanged: int = 0
     refused: int = 0
-    #: The first refused lines: number, from 1, and why.
-    told: list[tuple[int, str]] = field(default_factory=list)
-    #: What the last line of an export says of the file, if all that it counts came; None without such a line.
+    #: The first rejected lines: number, from 1, and reason.
+    errors: list[tuple[int, str]] = field(default_factory=list)
+    #: Whether all letters came that the last line of an export counts; None without such a line.
     complete: bool | None = None
 
     def refuse(self, line: int, why: str) -> None:
         self.refused += 1
-        if len(self.told) < MAX_TOLD:
-            self.told.append((line, why))
+        if len(self.errors) < MAX_ERRORS:
+            self.errors.append((line, why))
 
     def wire(self) -> dict[str, Any]:
         """As JSON; ``rejected`` holds the first thousand."""
@@ -64,7 +64,7 @@ class Summary:
             "imported": self.imported,
             "unchanged": self.unchanged,
             "rejectedCount": self.refused,
-            "rejected": [{"line": line, "error": why} for line, why in self.told],
+            "rejected": [{"line": line, "error": why} for line, why in self.errors],
             "complete": self.complete,
         }
 
@@ -72,10 +72,10 @@ class Summary:
         return f"{self.imported} imported, {self.unchanged} unchanged, {self.refused} rejected"
 
 
-def bring_in(read: Read, *, actor: str, progress: Callable[[Summary], None] = lambda summary: None) -> Summary:
-    """Import the lines that ``read`` gives, in flat memory; ``progress`` hears after every hundred letters.
+def import_lines(read: Read, *, actor: str, progress: Callable[[Summary], None] = lambda summary: None) -> Summary:
+    """Import the lines of ``read`` in constant memory; calls ``progress`` after every hundred letters.
 
-    Raises ``StoreUnavailable`` saying how far it came: import the same again, what is there stays as it is.
+    Raises ``StoreUnavailable`` with the line reached: import the same file again, existing letters stay as they are.
     """
     return _Import(actor, progress).run(read)
 
@@ -90,7 +90,7 @@ class _Import:
         self._summary = Summary()
         self._waiting: list[tuple[int, dict[str, Any]]] = []
         self._bytes = 0
-        #: Letters since the last line that ended a file: files may be put together.
+        #: Letters since the last line that ended a file: files may be concatenated.
         self._since_end = 0
         self._ends: list[bool] = []
 
@@ -101,8 +101,8 @@ class _Import:
                 summary.lines = number
                 self._take(number, line)
                 if len(self._waiting) >= _CHUNK or self._bytes >= _CHUNK_BYTES:
-                    self._bring_in()
-            self._bring_in()
+                    self._flush()
+            self._flush()
         except StoreUnavailable as error:
             detail = f"Stopped at line {summary.lines}: {summary}. Import the same file again. {error}"
             raise StoreUnavailable(detail, retry_after=error.retry_after) from error
@@ -145,8 +145,8 @@ class _Import:
             why = "; ".join(entry["message"] for entry in error.errors) or "intake would not accept it"
             raise LineRefused(f"originalMessage: {why}") from error
 
-    def _bring_in(self) -> None:
-        """Bring in what waits. The clock is read before anybody looks whether its messages are under way."""
+    def _flush(self) -> None:
+        """Import the waiting letters. Reads the clock before it checks whether their messages are in progress."""
         waiting, self._waiting, self._bytes = self._waiting, [], 0
         if not waiting:
             return
@@ -166,7 +166,7 @@ class _Import:
                 if letter["fence"] is None:
                     letter["fence"] = letter["closedEpoch"] = now_ms
                 taken.append((number, letter))
-        answers = self._letters.bring_in([letter for _, letter in taken])
+        answers = self._letters.insert_imported([letter for _, letter in taken])
         for (number, _), answer in zip(taken, answers, strict=True):
             if answer == IMPORTED:
                 self._summary.imported += 1
@@ -178,7 +178,7 @@ class _Import:
 
 
 def split(read: Read) -> Iterator[tuple[int, bytes | None]]:
-    """The lines of a stream with their numbers, without empty ones; None for one longer than ``MAX_LINE``, not kept."""
+    """The non-empty lines of a stream with their numbers; None instead of a line longer than ``MAX_LINE``."""
     number, rest = 1, b""
     is_skipping = False
     while block := read(_READ):

@@ -13,7 +13,7 @@ from dlq_app.domain.errors import CriteriaInvalid
 from dlq_app.domain.paging import Total
 from dlq_app.domain.states import Status
 from dlq_app.store import repository
-from dlq_app.store.repository import LEAST_AGE
+from dlq_app.store.repository import MIN_AGE
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def _before(criteria: LetterCriteria, older_than: timedelta) -> datetime:
     if set(criteria.statuses) - {Status.RESOLVED}:
         message = f"must be {Status.RESOLVED}: no other letters are deleted"
         raise CriteriaInvalid(message, errors=[{"field": "status", "message": message}])
-    if older_than < LEAST_AGE:
+    if older_than < MIN_AGE:
         message = "must be at least one hour"
         raise CriteriaInvalid(message, errors=[{"field": "olderThan", "message": message}])
     return repository.letters().server_now() - older_than

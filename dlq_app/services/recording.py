@@ -15,7 +15,7 @@ from dlq_app.domain.errors import StoreUnavailable
 from dlq_app.domain.letter import Death, Recorded, Settled
 from dlq_app.domain.policy import Placement, ReplayPolicy, place_again, place_first
 from dlq_app.store.documents import new_letter
-from dlq_app.store.outcomes import Standing, Update, death_update, settle_update
+from dlq_app.store.outcomes import LetterState, Update, death_update, settle_update
 from dlq_app.store.repository import Letters
 
 log = logging.getLogger(__name__)
@@ -75,35 +75,35 @@ class _Recording:
         """Judge outcomes by their letters and write what is missing; (positions to insert, to judge again)."""
         outcomes = [self.outcomes[i] for i in positions]
         with_body = any(isinstance(outcome, Death) and outcome.replay_id is None for outcome in outcomes)
-        standings = self.letters.standings((o.message_id for o in outcomes), with_body=with_body)
+        states = self.letters.letter_states((o.message_id for o in outcomes), with_body=with_body)
         to_insert: list[int] = []
         again: list[int] = []
         writes: list[tuple[int, Update]] = []
-        settles: list[tuple[int, Settled, Standing]] = []
+        settles: list[tuple[int, Settled, LetterState]] = []
         taken: set[str] = set()
         for i, outcome in zip(positions, outcomes, strict=True):
-            standing = standings.get(outcome.message_id)
-            if standing is None and isinstance(outcome, Death):
+            state = states.get(outcome.message_id)
+            if state is None and isinstance(outcome, Death):
                 to_insert.append(i)
-            elif standing is None or standing.has(outcome.epoch):
+            elif state is None or state.has(outcome.epoch):
                 self.answers[i] = _DONE  # told already, or the letter was purged and nobody is left to be told
             elif outcome.message_id in taken:
                 again.append(i)  # two epochs of one message: the second is judged by what the first leaves
             else:
                 taken.add(outcome.message_id)
                 if isinstance(outcome, Settled):
-                    settles.append((i, outcome, standing))
+                    settles.append((i, outcome, state))
                 else:
-                    placement = self._place(outcome, standing)
-                    writes.append((i, death_update(outcome, standing, placement, self.now)))
-        all_found = self.letters.settle_many([(outcome, standing) for _, outcome, standing in settles], self.now)
+                    placement = self._place(outcome, state)
+                    writes.append((i, death_update(outcome, state, placement, self.now)))
+        all_found = self.letters.settle_many([(outcome, state) for _, outcome, state in settles], self.now)
         if all_found:
             self.answers |= {i: _DONE for i, _, _ in settles}
         elif all_found is not None:
             again += [i for i, _, _ in settles]
         else:
             # One of them cannot be changed: each alone shows which.
-            writes += [(i, Update(*settle_update([(end, standing)], self.now))) for i, end, standing in settles]
+            writes += [(i, Update(*settle_update([(end, state)], self.now))) for i, end, state in settles]
         written = self.letters.write([update for _, update in writes])
         for place, (i, _) in enumerate(writes):
             if place in written.refused:
@@ -117,7 +117,7 @@ class _Recording:
     def _first_place(self, death: Death) -> Placement:
         return place_first(self.policy, error_type=death.error_type, error_kind=death.error_kind, died_at=death.died_at)
 
-    def _place(self, death: Death, standing: Standing) -> Placement:
+    def _place(self, death: Death, state: LetterState) -> Placement:
         if death.replay_id is None:
             return self._first_place(death)
         return place_again(
@@ -125,8 +125,8 @@ class _Recording:
             error_type=death.error_type,
             error_kind=death.error_kind,
             died_at=death.died_at,
-            done=standing.dlq_retry_count + (standing.kind_of(death.epoch) == "auto"),
-            was_set_aside=standing.was_set_aside,
+            done=state.dlq_retry_count + (state.kind_of(death.epoch) == "auto"),
+            was_set_aside=state.was_set_aside,
         )
 
     def _refuse(self, position: int, why: str) -> None:

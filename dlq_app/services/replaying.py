@@ -242,12 +242,12 @@ class Replayer:
         try:
             answer = self._ask(lambda: self._port.forward(order))
         except OrderRefused as error:
-            return self.leave_to_a_person(claimed, str(error))
+            return self.require_decision(claimed, str(error))
         if answer is not None and answer.status is ForwardStatus.FORWARDED:
             return _replayed(claimed)
-        return self.give_up(claimed, answer)
+        return self.end_claim(claimed, answer)
 
-    def give_up(self, claimed: DeadLetter, answer: ForwardAnswer | None) -> ReplayAnswer:
+    def end_claim(self, claimed: DeadLetter, answer: ForwardAnswer | None) -> ReplayAnswer:
         """End a claim whose forward was refused, or to which intake gave no answer (None)."""
         # Refused or unknown: an earlier copy of the order may still be under way, so bar its way before saying "no".
         voided = self._ask(lambda: self._port.void(claimed.message_id, claimed.fence))
@@ -255,15 +255,15 @@ class Replayer:
             return Unknown(claimed.claim.replay_id if claimed.claim else "", claimed.message_id)
         if voided.exists:
             return _replayed(claimed)
-        return self._give_back(claimed, answer)
+        return self._release(claimed, answer)
 
-    def _give_back(self, claimed: DeadLetter, answer: ForwardAnswer | None) -> ReplayAnswer:
+    def _release(self, claimed: DeadLetter, answer: ForwardAnswer | None) -> ReplayAnswer:
         status = answer.status if answer else None
         is_done = status is ForwardStatus.ALREADY_DONE or (
             status is ForwardStatus.SUPERSEDED and answer is not None and answer.state == "done"
         )
         if is_done:
-            was_resolved = self._leave(claimed, "a newer run of this message succeeded") is Status.RESOLVED
+            was_resolved = self._end_unreplayable(claimed, "a newer run of this message succeeded") is Status.RESOLVED
             return AlreadyDone(claimed.message_id, stays_resolved=was_resolved)
         if answer is not None and status in (ForwardStatus.BUSY, ForwardStatus.SUPERSEDED):
             why = f"the message is {answer.state}"
@@ -273,13 +273,13 @@ class Replayer:
         self._letters.release(claimed, why=f"not started: {why}", now=self._now())
         return NotStarted(claimed.message_id, why)
 
-    def leave_to_a_person(self, claimed: DeadLetter, why: str) -> NotReplayable:
+    def require_decision(self, claimed: DeadLetter, why: str) -> NotReplayable:
         """Intake can never hold this epoch's message, so there is no way to bar before the claim ends."""
-        status = self._leave(claimed, f"not started: {why}")
+        status = self._end_unreplayable(claimed, f"not started: {why}")
         log.error("letter_not_replayable", extra={"letter_id": claimed.id, "why": why})
         return NotReplayable(claimed.message_id, status, why)
 
-    def _leave(self, claimed: DeadLetter, why: str) -> Status:
+    def _end_unreplayable(self, claimed: DeadLetter, why: str) -> Status:
         """End a claim that no repetition would bring further; where the letter is now.
 
         A person has to decide, unless the letter was resolved and only replayed by force: then nothing has changed.
@@ -313,7 +313,7 @@ class Replayer:
         try:
             answer = self._port.void(letter.message_id, letter.fence)
         except OrderRefused as error:
-            self.leave_to_a_person(letter, str(error))
+            self.require_decision(letter, str(error))
             return "released"
         if not answer.exists:
             released = self._letters.release(letter, why="the claim went stale: nothing was started", now=self._now())

@@ -34,7 +34,7 @@ class Approvals:
     def __init__(self, collection: Collection[Document]) -> None:
         self._approvals = collection
 
-    def take(self, who: str, start_id: str, count: int, *, size: int, window: timedelta) -> Sequence[Start] | None:
+    def reserve(self, who: str, start_id: str, count: int, *, size: int, window: timedelta) -> Sequence[Start] | None:
         """Count a start if the person's sum stays within ``size``: None. Else the starts that are in its way.
 
         Atomic: of two at once the second sees the first. The same ``start_id`` again is counted once, by the larger
@@ -71,7 +71,7 @@ class Approvals:
                 return self._update(who, change)  # somebody else made it at the same instant
             raise
 
-    def give_back(self, who: str, start_id: str, *, kept: int) -> None:
+    def release(self, who: str, start_id: str, *, kept: int) -> None:
         """Lower a start to the letters that it really has; 0 removes it."""
         with translated():
             if kept:

@@ -1,7 +1,6 @@
-"""What the stores once had and have no longer: the last mark of the ledger, and every loss that was found.
+"""Data losses of the stores: the last mark of the ledger, and every loss that was found.
 
-Intake's marks are kept here because MongoDB does not fall back together with Redis. The prefix says whose ledger a mark
-belongs to.
+Intake's marks are kept here because MongoDB and Redis rarely lose data together. The prefix names the ledger of a mark.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from dlq_app.domain.errors import StoreUnavailable
 from dlq_app.domain.loss import Loss
 from dlq_app.store.mongo import Document, patiently, translated
 
-#: Losses that are listed at most; each is an accident.
-MOST = 100
-#: Less than health gives a check, so that it can still tell what is known without MongoDB.
+#: Maximum of listed losses; each is an accident.
+MAX_LISTED = 100
+#: Less than the timeout of a health check, so that health can still answer without MongoDB.
 OPEN_S = 1.0
 
 
@@ -33,9 +32,9 @@ class Losses:
         self._losses = losses
 
     def mark(self, prefix: str) -> Mapping[str, Any] | None:
-        """The last mark that was kept for the ledger; None when none was.
+        """The last stored mark of the ledger, or None.
 
-        Read by a write: a member that only believes itself to be the primary would answer with an older one.
+        Reads with a write: a former primary would answer a read with an older mark.
         """
         with translated():
             return self._marks.find_one_and_update(
@@ -43,7 +42,7 @@ class Losses:
             )
 
     def advance(self, prefix: str, token: str | None, mark: Mapping[str, Any]) -> bool:
-        """Put ``mark`` in the place of the one with this token (None: there is none). False: another was quicker."""
+        """Replace the mark with this token (None: there is none). False: another process was faster."""
         document = {name: Int64(value) if isinstance(value, int) else value for name, value in mark.items()}
         try:
             with translated():
@@ -57,7 +56,7 @@ class Losses:
             raise
 
     def note(self, prefix: str, loss: Loss) -> None:
-        """Keep a loss. One that is known already only grows; what was acknowledged stays so."""
+        """Store a loss. A known loss only grows; an acknowledged one stays acknowledged."""
         once = {"prefix": prefix, "store": loss.store, "since": loss.since, "seenAt": loss.seen_at}
         most = {"missing": Int64(loss.missing), "moves": Int64(loss.moves), "open": Int64(loss.open)}
         with translated():
@@ -66,19 +65,21 @@ class Losses:
             )
 
     def open(self, prefix: str) -> list[Loss]:
-        """Losses that nobody has acknowledged, oldest first. Answers within ``OPEN_S``: health asks."""
+        """Losses that are not acknowledged, oldest first. Answers within ``OPEN_S``, for health checks."""
         with patiently(OPEN_S):
-            found = list(self._losses.find({"prefix": prefix, "acknowledged": None}).sort("seenAt", 1).limit(MOST))
+            found = list(
+                self._losses.find({"prefix": prefix, "acknowledged": None}).sort("seenAt", 1).limit(MAX_LISTED)
+            )
         return [_loss(document) for document in found]
 
     def all(self, prefix: str) -> list[Loss]:
         """Every loss, newest first."""
         with translated():
-            found = list(self._losses.find({"prefix": prefix}).sort("seenAt", -1).limit(MOST))
+            found = list(self._losses.find({"prefix": prefix}).sort("seenAt", -1).limit(MAX_LISTED))
         return [_loss(document) for document in found]
 
     def acknowledge(self, prefix: str, ids: Sequence[str], *, by: str, why: str, at: datetime) -> list[str]:
-        """Note that a person knows of these losses; the ids of those for which that is new."""
+        """Acknowledge losses; returns the ids of those that were not acknowledged before."""
         note = {"$literal": {"at": at, "by": by, "why": why}}
         new = []
         for loss_id in ids:

@@ -68,7 +68,7 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class LetterState:
     """Where a letter stands, as far as an outcome needs to know. Numbers that are no numbers read as 0."""
 
     message_id: str
@@ -98,7 +98,7 @@ class Standing:
         return self.came_from == Status.MANUAL and self.strategy != Strategy.MANUAL
 
 
-_STANDING = {
+_STATE = {
     "messageId": 1,
     "closedEpoch": 1,
     "fence": 1,
@@ -134,13 +134,13 @@ class Outcomes:
                     refused[position] = why
         return Inserted(frozenset(existing), refused)
 
-    def standings(self, message_ids: Iterable[str], *, with_body: bool) -> dict[str, Standing]:
+    def letter_states(self, message_ids: Iterable[str], *, with_body: bool) -> dict[str, LetterState]:
         """Where the letters of these messages stand; those without a letter are absent."""
         wanted = {"$in": sorted(set(message_ids))}
-        fields = {**_STANDING, "originalMessage": 1} if with_body else _STANDING
+        fields = {**_STATE, "originalMessage": 1} if with_body else _STATE
         with by_key():
             found = list(self._letters.find({"messageId": wanted}, fields))
-        return {document["messageId"]: _standing(document) for document in found}
+        return {document["messageId"]: _letter_state(document) for document in found}
 
     def write(self, updates: Sequence[UpdateOne]) -> Written:
         """Apply the updates that ``death_update`` and ``settle_update`` built, each on its own."""
@@ -149,7 +149,7 @@ class Outcomes:
         refused = {position: why for position, _, why in failures}
         return Written(all_matched=matched[0] + len(refused) == len(updates), refused=refused)
 
-    def settle_many(self, settles: Sequence[tuple[Settled, Standing]], now: datetime) -> bool | None:
+    def settle_many(self, settles: Sequence[tuple[Settled, LetterState]], now: datetime) -> bool | None:
         """Resolve letters whose replays succeeded, in one update; whether all were found as read.
 
         One update of many letters costs the server half of what as many updates cost. False: a letter had moved since
@@ -211,7 +211,7 @@ class Outcomes:
         return failures
 
 
-def death_update(death: Death, standing: Standing, placement: Placement, now: datetime) -> UpdateOne:
+def death_update(death: Death, state: LetterState, placement: Placement, now: datetime) -> UpdateOne:
     """The death of a message that has a letter: of one of its replays, or of a new message with the same id.
 
     The guard is the letter's ``closedEpoch`` as read and a fence not newer than the death, so this moves a letter once
@@ -219,18 +219,18 @@ def death_update(death: Death, standing: Standing, placement: Placement, now: da
     """
     is_replay = death.replay_id is not None
     errors = error_fields(death, conf.masking_policy())
-    outcome = "failed_same" if errors["fingerprint"] == standing.fingerprint else "failed_new"
-    automatic = is_replay and standing.kind_of(death.epoch) == "auto"
-    verb = _verb(standing.status, placement.status, is_replay)
+    outcome = "failed_same" if errors["fingerprint"] == state.fingerprint else "failed_new"
+    automatic = is_replay and state.kind_of(death.epoch) == "auto"
+    verb = _verb(state.status, placement.status, is_replay)
     changed: Document = {
         **errors,
-        "dlqRetryCount": standing.dlq_retry_count + automatic if is_replay else 0,
+        "dlqRetryCount": state.dlq_retry_count + automatic if is_replay else 0,
         "status": placement.status.value,
         "strategy": placement.strategy.value,
         "nextRetryAt": placement.next_retry_at,
         "updatedAt": now,
         "closedEpoch": death.epoch,
-        "fence": max(standing.fence, death.epoch),
+        "fence": max(state.fence, death.epoch),
         "priorRuns": documents.prior_runs(death),
         "replayAttempts.$[mine].outcome": outcome,
         "replayAttempts.$[mine].endedAt": death.died_at,
@@ -249,15 +249,15 @@ def death_update(death: Death, standing: Standing, placement: Placement, now: da
     else:
         # A replay does not change these: the retries that the message itself used are kept.
         changed |= message_fields(death)
-        if standing.body != death.body:
+        if state.body != death.body:
             former = {
-                "originalMessage": stored_body(standing.body),
-                "lastFailedAt": standing.last_failed_at,
+                "originalMessage": stored_body(state.body),
+                "lastFailedAt": state.last_failed_at,
                 "until": now,
             }
             pushed["formerMessages"] = {"$each": [former], "$slice": -KEPT_FORMER}
     return UpdateOne(
-        _guard(standing, death.epoch),
+        _guard(state, death.epoch),
         {
             "$set": changed,
             "$push": pushed,
@@ -267,22 +267,22 @@ def death_update(death: Death, standing: Standing, placement: Placement, now: da
     )
 
 
-def settle_update(settles: Sequence[tuple[Settled, Standing]], now: datetime) -> tuple[Document, Sequence[Document]]:
+def settle_update(settles: Sequence[tuple[Settled, LetterState]], now: datetime) -> tuple[Document, Sequence[Document]]:
     """Filter and change that resolve letters whose replays succeeded, unless a letter has a newer outcome or claim."""
-    for _, standing in settles:
-        require(Verb.RESOLVE, standing.status or Status.PROCESSING, Status.RESOLVED)
-    ids = [standing.raw["_id"] for _, standing in settles]
+    for _, state in settles:
+        require(Verb.RESOLVE, state.status or Status.PROCESSING, Status.RESOLVED)
+    ids = [state.raw["_id"] for _, state in settles]
     given = of_this_letter(
         ids,
         [
             {
-                "closedEpoch": standing.raw.get("closedEpoch"),
-                "fence": standing.raw.get("fence"),
+                "closedEpoch": state.raw.get("closedEpoch"),
+                "fence": state.raw.get("fence"),
                 "epoch": Int64(settled.epoch),
                 "at": settled.finished_at,
                 "attempts": attempt_entries(settled.attempts, settled.epoch),
             }
-            for settled, standing in settles
+            for settled, state in settles
         ],
     )
     # As ``_guard``. A missing field reads as null.
@@ -338,12 +338,12 @@ def _verb(before: Status | None, after: Status, is_replay: bool) -> Verb:
     return verb
 
 
-def _guard(standing: Standing, epoch: int) -> Document:
+def _guard(state: LetterState, epoch: int) -> Document:
     """The letter exactly as far along as it was read, and not claimed for anything newer than ``epoch``."""
-    fence = standing.raw.get("fence")
+    fence = state.raw.get("fence")
     return {
-        "messageId": standing.message_id,
-        "closedEpoch": standing.raw.get("closedEpoch"),
+        "messageId": state.message_id,
+        "closedEpoch": state.raw.get("closedEpoch"),
         "fence": {"$lte": epoch} if isinstance(fence, int | float) else fence,
     }
 
@@ -359,7 +359,7 @@ def _history(now: datetime, verb: Verb, why: str) -> Document:
     return {"$each": [history_entry(now, "system", verb, why)], "$slice": -KEPT_HISTORY}
 
 
-def _standing(document: Document) -> Standing:
+def _letter_state(document: Document) -> LetterState:
     status = document.get("status")
     replay = document.get("replay")
     replay = replay if isinstance(replay, dict) else {}
@@ -371,7 +371,7 @@ def _standing(document: Document) -> Standing:
     }
     if isinstance(replay.get("epoch"), int):
         kinds.setdefault(replay["epoch"], str(replay.get("kind", "")))
-    return Standing(
+    return LetterState(
         message_id=document["messageId"],
         closed_epoch=load_number(document.get("closedEpoch")),
         fence=load_number(document.get("fence")),

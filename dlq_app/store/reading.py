@@ -27,7 +27,7 @@ _LIGHT = dict.fromkeys(HEAVY, 0)
 #: Documents that are no letters and are named.
 MAX_NAMED = 20
 #: What tells a letter from other documents.
-_TOLD = {"messageId": 1, "status": 1, "lastFailedAt": 1}
+_IDENTIFYING = {"messageId": 1, "status": 1, "lastFailedAt": 1}
 #: So many keys are sorted in less time than it takes to find a page of letters among those that do not fit.
 _FEW = 5000
 #: Seconds after which looking for letters that fit, one by one, is given up for sorting all keys that do.
@@ -81,7 +81,7 @@ class Reading:
         Costs a few steps into indexes, however many letters there are.
         """
         with translated():
-            found = list(self._letters.find({"$or": queries.UNREADABLE}, _TOLD).limit(limit))
+            found = list(self._letters.find({"$or": queries.UNREADABLE}, _IDENTIFYING).limit(limit))
         return [error for document in found if (error := _why_unreadable(document))]
 
     def page(self, criteria: LetterCriteria, request: PageRequest) -> Page:

@@ -17,11 +17,11 @@ from dlq_app.store.leases import Leases
 from dlq_app.store.losses import Losses
 from dlq_app.store.mongo import APPROVALS, BATCHES, ITEMS, LEASES, LETTERS, LOSSES, MARKS, database
 from dlq_app.store.moves import Moves, Selection
-from dlq_app.store.outcomes import Inserted, Outcomes, Standing, Written
+from dlq_app.store.outcomes import Inserted, LetterState, Outcomes, Written
 from dlq_app.store.reading import MAX_NAMED, Page, Reading
 from dlq_app.store.search_words import Refreshed, SearchWords
 from dlq_app.store.store_clock import StoreClock
-from dlq_app.store.transfer import IMPORTED, LEAST_AGE, UNCHANGED, Transfer
+from dlq_app.store.transfer import IMPORTED, MIN_AGE, UNCHANGED, Transfer
 from processes.once import OncePerProcess
 
 
@@ -71,8 +71,8 @@ def now() -> datetime:
 
 __all__ = [
     "IMPORTED",
-    "LEAST_AGE",
     "MAX_NAMED",
+    "MIN_AGE",
     "UNCHANGED",
     "Approvals",
     "BatchLetter",
@@ -81,12 +81,12 @@ __all__ = [
     "Inserted",
     "Items",
     "Leases",
+    "LetterState",
     "Letters",
     "Losses",
     "Page",
     "Refreshed",
     "Selection",
-    "Standing",
     "Start",
     "StoredBatch",
     "Tally",

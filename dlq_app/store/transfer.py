@@ -23,8 +23,8 @@ from dlq_app.store.mongo import Document, translated
 
 #: A letter is never deleted sooner after it was resolved: a write that was under way when it went would bring it back
 #: with an old fence. Longer than any write can be under way.
-LEAST_AGE = timedelta(hours=1)
-#: Answers of ``bring_in`` that are no refusals.
+MIN_AGE = timedelta(hours=1)
+#: Answers of ``insert_imported`` that are no refusals.
 IMPORTED, UNCHANGED = "imported", "unchanged"
 
 _CHUNK = 1000
@@ -90,7 +90,7 @@ class Transfer:
         with translated():
             return {document["messageId"] for document in self._letters.find(where, {"_id": 0, "messageId": 1})}
 
-    def bring_in(self, documents: Sequence[Document]) -> list[str]:
+    def insert_imported(self, documents: Sequence[Document]) -> list[str]:
         """Insert letters that came from outside, ``_id`` as text; never changes one that is there.
 
         For each, in order: ``IMPORTED``, ``UNCHANGED`` (its message has a letter), or why it cannot be stored. After

@@ -197,6 +197,6 @@ def test_a_start_that_is_repeated_counts_once(monkeypatch: pytest.MonkeyPatch) -
     assert start(0, batch_id="b-1").total == 5
     assert approval.used("user:otto") == 5
     # By the larger number: what the first planned is not known to the second.
-    assert repository.approvals().take("user:otto", "b-1", 2, size=5, window=approval.WINDOW) is None
+    assert repository.approvals().reserve("user:otto", "b-1", 2, size=5, window=approval.WINDOW) is None
     assert approval.used("user:otto") == 5
-    assert repository.approvals().take("user:otto", "b-1", 6, size=5, window=approval.WINDOW) == []
+    assert repository.approvals().reserve("user:otto", "b-1", 6, size=5, window=approval.WINDOW) == []

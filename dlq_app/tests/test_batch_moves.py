@@ -139,8 +139,8 @@ def test_each_end_resolves_its_letter_once(letters: Letters, store: Store, claim
     store["dead_letters"].update_one({"messageId": "m-2"}, {"$push": {"replayAttempts": left_open}})
     claimed = letters.claim_many([(letter, f"r-{letter.message_id}") for letter in claimable], ORDER).claimed
     before = documents(store)
-    standings = letters.standings([letter.message_id for letter in claimed], with_body=False)
-    ends = [(settled(letter), standings[letter.message_id]) for letter in claimed]
+    states = letters.letter_states([letter.message_id for letter in claimed], with_body=False)
+    ends = [(settled(letter), states[letter.message_id]) for letter in claimed]
 
     assert letters.settle_many(ends, AT) is True
 
@@ -176,12 +176,12 @@ def test_each_end_resolves_its_letter_once(letters: Letters, store: Store, claim
 
 def test_an_end_does_not_get_over_a_newer_claim(letters: Letters, store: Store, claimable: list[DeadLetter]) -> None:
     claimed = letters.claim_many([(letter, f"r-{letter.message_id}") for letter in claimable], ORDER).claimed
-    standings = letters.standings([letter.message_id for letter in claimed], with_body=False)
+    states = letters.letter_states([letter.message_id for letter in claimed], with_body=False)
     store["dead_letters"].update_one({"messageId": "m-1"}, {"$inc": {"fence": 1}})
 
     answers = dead_letters.record_outcomes([], [settled(letter) for letter in claimed])
 
-    assert letters.settle_many([(settled(claimed[0]), standings["m-1"])], AT) is False
+    assert letters.settle_many([(settled(claimed[0]), states["m-1"])], AT) is False
     assert all(answer.ok for answer in answers)
     statuses = {row["messageId"]: row["status"] for row in store["dead_letters"].find()}
     assert statuses == {"m-1": "dlq_processing", "m-2": "dlq_resolved", "m-3": "dlq_resolved"}

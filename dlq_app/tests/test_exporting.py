@@ -262,7 +262,7 @@ def test_one_process_sends_two_at_once_and_a_broken_off_one_makes_room(
 ) -> None:
     dead_letters.record_outcomes([a_death(f"m-{n}") for n in range(9)], [])
     monkeypatch.setattr(exporting, "_CHUNK_CHARS", 1)
-    streams = [Stream(Export(LetterCriteria(), "jsonl")) for _ in range(exporting.AT_ONCE)]
+    streams = [Stream(Export(LetterCriteria(), "jsonl")) for _ in range(exporting.MAX_EXPORTS)]
     vic = with_key("read")
 
     answer = vic.get("/api/dlq/export")
@@ -273,7 +273,7 @@ def test_one_process_sends_two_at_once_and_a_broken_off_one_makes_room(
     streams[0].close()
     streams[0].close()
     assert list(streams[1])
-    for _ in range(2 * exporting.AT_ONCE):
+    for _ in range(2 * exporting.MAX_EXPORTS):
         vic.get("/api/dlq/export").close()
         fetch(vic)
-    assert exporting._slots._value == exporting.AT_ONCE
+    assert exporting._slots._value == exporting.MAX_EXPORTS

@@ -36,7 +36,7 @@ def exported(*, reveal: bool = True) -> bytes:
 
 def bring_in(*lines: object, raw: bytes = b"") -> Summary:
     text = raw or "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines).encode()
-    return importing.bring_in(io.BytesIO(text).read, actor="command:test")
+    return importing.import_lines(io.BytesIO(text).read, actor="command:test")
 
 
 def unmarked(export: bytes) -> bytes:
@@ -225,7 +225,7 @@ def test_a_file_in_which_something_is_hidden_brings_in_only_what_is_not(
     summary = bring_in(raw=masked)
 
     assert (summary.imported, summary.refused) == (4, 1)
-    assert summary.told == [(1, "has hidden values; export it with its secrets")]
+    assert summary.errors == [(1, "has hidden values; export it with its secrets")]
 
 
 def test_the_least_that_a_letter_can_be_gets_numbers_of_now(intake: MemoryIntake, letters: Letters) -> None:
@@ -267,7 +267,7 @@ def test_a_message_that_is_under_way_here_is_not_given_a_letter(intake: MemoryIn
 
     summary = bring_in(a_line("m-1"), a_line("m-2"), a_line("m-3"))
 
-    assert summary.told == [(1, "messageId: a message with this id is in progress here")]
+    assert summary.errors == [(1, "messageId: a message with this id is in progress here")]
     assert (summary.imported, summary.unchanged) == (1, 1)
 
 
@@ -347,7 +347,7 @@ def test_a_line_that_is_not_as_it_must_be_is_rejected_by_name(
 ) -> None:
     summary = bring_in(a_line("m-0"), a_line(**changes), a_line("m-2"))
 
-    ((line, told),) = summary.told
+    ((line, told),) = summary.errors
     assert line == 2
     assert told.startswith(why.replace("\\", "")), told
     assert (summary.imported, summary.refused) == (2, 1)
@@ -373,12 +373,12 @@ def test_a_line_that_is_no_letter_spoils_no_other(intake: MemoryIntake, letters:
 
     assert summary.imported == 1
     assert summary.lines == 3
-    assert summary.told[0][0] == 1
-    assert summary.told[0][1].startswith(why)
+    assert summary.errors[0][0] == 1
+    assert summary.errors[0][1].startswith(why)
 
 
 def test_bytes_that_are_no_utf8_are_rejected(intake: MemoryIntake, letters: Letters) -> None:
-    assert bring_in(raw=b'{"a": "\xff"}\n').told == [(1, "is not JSON in UTF-8")]
+    assert bring_in(raw=b'{"a": "\xff"}\n').errors == [(1, "is not JSON in UTF-8")]
 
 
 def test_an_id_of_another_letter_is_rejected(intake: MemoryIntake, letters: Letters) -> None:
@@ -386,7 +386,7 @@ def test_an_id_of_another_letter_is_rejected(intake: MemoryIntake, letters: Lett
 
     summary = bring_in(a_line("m-2", _id="a" * 24), a_line("m-1", _id="b" * 24), a_line("m-1", _id="a" * 24))
 
-    assert summary.told == [(1, "another letter has this _id")]
+    assert summary.errors == [(1, "another letter has this _id")]
     assert summary.unchanged == 2
 
 
@@ -411,7 +411,10 @@ def test_a_line_that_is_too_long_is_not_kept(
 
     summary = bring_in(a_line("m-1"), a_line("m-2", errorStack="x" * 5000), a_line("m-3"), "y" * 3000)
 
-    assert summary.told == [(2, "is longer than 1000 bytes"), (4, "is longer than 1000 bytes")]
+    assert summary.errors == [
+        (2, "is longer than the maximum of 1000 bytes"),
+        (4, "is longer than the maximum of 1000 bytes"),
+    ]
     assert summary.imported == 2
 
 

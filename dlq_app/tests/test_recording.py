@@ -358,11 +358,11 @@ def test_an_outcome_on_its_way_does_not_touch_a_letter_claimed_anew_meanwhile(le
     """The fence in the filter: between reading and writing the claim was released and another one drawn."""
     dead_letters.record_outcomes([a_death()], [])
     first = claim(letters)
-    standing = letters.standings(["m-1"], with_body=False)["m-1"]
+    state = letters.letter_states(["m-1"], with_body=False)["m-1"]
     letters.release(first, why="voided", now=NOON)
     second = claim(letters, replay_id="r-2")
 
-    all_found = letters.settle_many([(a_settlement(epoch=first.fence), standing)], NOON)
+    all_found = letters.settle_many([(a_settlement(epoch=first.fence), state)], NOON)
 
     assert all_found is False
     assert letters.find("m-1") == second
@@ -372,11 +372,11 @@ def test_an_outcome_on_its_way_does_not_touch_a_letter_that_has_it_meanwhile(let
     """The ``closedEpoch`` in the filter: between reading and writing another drainer wrote it."""
     dead_letters.record_outcomes([a_death()], [])
     claimed = claim(letters)
-    standing = letters.standings(["m-1"], with_body=False)["m-1"]
+    state = letters.letter_states(["m-1"], with_body=False)["m-1"]
     dead_letters.record_outcomes([], [a_settlement(epoch=claimed.fence)])
     settled = letters.find("m-1")
 
-    assert letters.settle_many([(a_settlement(epoch=claimed.fence), standing)], NOON) is False
+    assert letters.settle_many([(a_settlement(epoch=claimed.fence), state)], NOON) is False
     assert letters.find("m-1") == settled
 
 

@@ -58,9 +58,9 @@ def test_what_cannot_be_a_label_is_refused_at_the_door(rig: Rig, label: str) -> 
     for change in ({"errorType": label}, {"metadata": {"tags": [label]}}, {"metadata": {"source": label}}):
         if change == {"metadata": {"source": ""}}:
             continue  # nobody said one
-        summary = importing.bring_in(io.BytesIO(json.dumps({**line, **change}).encode()).read, actor="t")
+        summary = importing.import_lines(io.BytesIO(json.dumps({**line, **change}).encode()).read, actor="t")
         assert (summary.imported, summary.refused) == (0, 1), change
-        assert "must be a text of 1 to" in summary.told[0][1]
+        assert "must be a text of 1 to" in summary.errors[0][1]
 
 
 def test_labels_that_an_earlier_version_took_are_found(rig: Rig) -> None:

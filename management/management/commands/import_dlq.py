@@ -41,7 +41,7 @@ class Command(terminal.StrictCommand):
             # The context closes it; standard input is not ours to close.
             source = nullcontext(sys.stdin.buffer) if name == "-" else open(name, "rb")  # noqa: SIM115
             with source as file:
-                summary = importing.bring_in(file.read, actor=terminal.actor(), progress=self._progress)
+                summary = importing.import_lines(file.read, actor=terminal.actor(), progress=self._progress)
         except OSError as error:
             raise CommandError(f"{name}: {error.strerror or error}") from error
         except DeadLetterError as error:
@@ -50,7 +50,7 @@ class Command(terminal.StrictCommand):
             self.stdout.write(json.dumps(summary.wire()))
         else:
             self.stdout.write(f"{summary}.")
-            for line, why in summary.told[:_TOLD]:
+            for line, why in summary.errors[:_TOLD]:
                 self.stderr.write(f"line {line}: {terminal.printable(why)}")
             if summary.refused > _TOLD:
                 self.stderr.write(f"… and {summary.refused - _TOLD} more")
