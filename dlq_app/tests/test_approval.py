@@ -72,7 +72,7 @@ def test_batches_in_a_row_are_summed(olga: Client, ada: Client) -> None:
     assert problem["code"] == "approval_needed"
     assert "5 letters and the 5 that you started within the last hour are 10." in problem["detail"]
     assert "More than 5 letters within an hour need the administrator role" in problem["detail"]
-    again = re.search(r"Room for 5 again at (\S+Z)\.", problem["detail"])
+    again = re.search(r"You can start 5 at (\S+Z)\.", problem["detail"])
     assert again is not None
     assert timedelta(minutes=59) < datetime.fromisoformat(again[1]) - datetime.now(UTC) <= timedelta(hours=1)
     assert len(batches.page().batches) == 1
@@ -100,7 +100,7 @@ def test_the_time_named_is_the_one_at_which_it_fits(store: Store) -> None:
     assert approval.why_not("user:otto", 1) == ""
     for count, minute in ((2, 20), (3, 20), (4, 21), (5, 21)):
         at = (now + timedelta(minutes=minute)).strftime("%Y-%m-%dT%H:%M:%S.000Z")
-        assert f"Room for {count} again at {at}." in approval.why_not("user:otto", count)
+        assert f"You can start {count} at {at}." in approval.why_not("user:otto", count)
     assert "Choose fewer" in approval.why_not("user:otto", 6)
     assert approval.why_not("user:olga", 5) == "", "each has a sum of their own"
 
