@@ -151,7 +151,7 @@ class ImportView(APIView):
         if not imports.acquire(blocking=False):
             raise TooManyImports(retry_after=30)
         try:
-            summary = importing.import_lines(
+            found = importing.import_lines(
                 stream.read if length else lambda _: b"", actor=str(getattr(request, "actor", "")) or "unknown"
             )
         finally:
