@@ -241,47 +241,23 @@ class _Connection(HTTPConnection):
         super().putrequest(method, _budget.target, *arguments, **options)
 
 
-class _TlsConnection(HTTPSConnection):
-    """The same with TLS: the certificate has to be the name's, wherever the name leads."""
-
-    response_class = Response
-
-    def __init__(self, *arguments: Any, connector: Connector, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.connector = connector
-        self.opened_at = 0.0
-
-    def _new_conn(self) -> socket.socket:
-        self.opened_at = _monotonic()
-        return self.connector.open(self.host, int(self.port))
-
-    def connect(self) -> None:
-        super().connect()
-        self.sock: Any = _TimedSocket(self.sock)
-
-    def putrequest(self, method: str, url: str, *arguments: Any, **options: Any) -> None:
-        super().putrequest(method, _budget.target, *arguments, **options)
-
-
-def _fresh(connection: Any) -> Any:
-    """The connection, closed if it is too old: the next request opens it anew and asks the resolver again."""
-    if not connection.is_closed and _monotonic() - connection.opened_at > MAX_AGE_S:
-        connection.close()
-    return connection
+class _TlsConnection(_Connection, HTTPSConnection):
+    """The same with TLS. The certificate must match the name, whatever its address."""
 
 
 class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Connection
+    ConnectionCls: Any = _Connection
 
     def _get_conn(self, timeout: float | None = None) -> Any:
-        return _fresh(super()._get_conn(timeout))
+        """A connection, closed if it is too old: the next request opens it again and looks the name up again."""
+        connection: Any = super()._get_conn(timeout)
+        if not connection.is_closed and _monotonic() - connection.opened_at > MAX_AGE_S:
+            connection.close()
+        return connection
 
 
-class _TlsPool(HTTPSConnectionPool):
-    ConnectionCls = _TlsConnection
-
-    def _get_conn(self, timeout: float | None = None) -> Any:
-        return _fresh(super()._get_conn(timeout))
+class _TlsPool(_Pool, HTTPSConnectionPool):
+    ConnectionCls: Any = _TlsConnection
 
 
 class Pools:
