@@ -1,4 +1,4 @@
-"""A ledger that goes away under a running engine, and comes back: nothing is lost, nothing is run twice."""
+"""The ledger's server fails under a running engine and returns: no message is lost or run twice."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ from messages_app.envelope import Message
 from messages_app.store.connection import ThreadConnections
 from messages_app.store.ledger import Ledger
 from messages_app.tests.handling import an_acceptance, handling, reaches
+from messages_app.work import claiming, flushing, leases
+from messages_app.work import engine as engine_module
 from messages_app.work.claiming import MAX_AHEAD
 from messages_app.work.engine import Engine
 
@@ -31,10 +33,10 @@ pytestmark = pytest.mark.redis
 
 
 class OwnServer:
-    """A server of this test alone, to be killed, stopped and started again with its data."""
+    """A server that a test can kill, stop and restart with its data."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="dlqo-"))  # short: a socket's path has room for 100 characters
+        self.folder = Path(tempfile.mkdtemp(prefix="dlqo-"))  # short: a socket path has at most 100 characters
         binary = valkey_binary()
         assert binary is not None
         self.valkey = Valkey(binary, self.folder, self.folder)
@@ -56,7 +58,7 @@ class OwnServer:
             self.process.wait()
 
     def _settle(self) -> None:
-        """Have on disk what was answered so far: a busy disk may hold writes back, and that is not what is tested."""
+        """Wait until all writes are on disk: a busy disk may delay them, which is not under test."""
         with redis.Redis.from_url(self.valkey.url) as client:
             client.set("test:settled", "1")
             client.execute_command("WAITAOF", 1, 0, 5000)
@@ -69,9 +71,15 @@ class OwnServer:
 
 
 @pytest.fixture(autouse=True)
-def _short_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give up an answer after one second, not two."""
-    monkeypatch.setattr(ThreadConnections.__init__, "__defaults__", (1.0,))
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The waits of production, shorter: for an answer, for work, between retries, before a requeue, at the end."""
+    wait_for_work = Ledger.wait_for_work
+    monkeypatch.setattr(ThreadConnections.__init__, "__defaults__", (0.4,))
+    monkeypatch.setattr(Ledger, "wait_for_work", lambda self, timeout_s: wait_for_work(self, 0.1))
+    monkeypatch.setattr(claiming, "_MAX_PAUSE_S", 0.2)
+    monkeypatch.setattr(flushing, "_MAX_PAUSE_S", 0.2)
+    monkeypatch.setattr(leases, "UNSTARTED_S", 0.3)
+    monkeypatch.setattr(engine_module, "FINAL_FLUSH_S", 1.0)
 
 
 @pytest.fixture
@@ -86,7 +94,7 @@ def book(server: OwnServer) -> Ledger:
     return Ledger(redis.Redis.from_url(server.valkey.url), "dlq:")
 
 
-def test_outcomes_wait_for_a_server_that_was_killed(server: OwnServer, book: Ledger) -> None:
+def test_outcomes_are_kept_while_the_server_is_down(server: OwnServer, book: Ledger) -> None:
     ends = threading.Event()
     runs: list[str] = []
 
@@ -104,7 +112,7 @@ def test_outcomes_wait_for_a_server_that_was_killed(server: OwnServer, book: Led
         server.signal(signal.SIGKILL)
         ends.set()
         eventually(lambda: engine.pool.held() == 0)
-        time.sleep(0.5)
+        time.sleep(0.2)
         server.start()
 
         for number in range(3):
@@ -117,7 +125,7 @@ def test_outcomes_wait_for_a_server_that_was_killed(server: OwnServer, book: Led
     assert len(runs) == 4
 
 
-def test_a_server_that_hangs_for_a_while_costs_nothing_but_time(server: OwnServer, book: Ledger) -> None:
+def test_a_server_that_hangs_delays_messages_and_loses_none(server: OwnServer, book: Ledger) -> None:
     with handling(lambda message: time.sleep(0.01)) as type:
         engine = Engine(book, name="w-1", concurrency=3)
         engine.start()
@@ -125,7 +133,7 @@ def test_a_server_that_hangs_for_a_while_costs_nothing_but_time(server: OwnServe
         eventually(lambda: engine.flusher.completed > 20)
 
         server.signal(signal.SIGSTOP)
-        time.sleep(1.5)
+        time.sleep(1.0)  # longer than both attempts to get an answer
         server.signal(signal.SIGCONT)
 
         eventually(lambda: book.accounting()[0].done == 300, seconds=30)
@@ -135,7 +143,7 @@ def test_a_server_that_hangs_for_a_while_costs_nothing_but_time(server: OwnServe
 
 
 class Counted(Ledger):
-    """Counts the claims that were not answered."""
+    """Counts claims without an answer."""
 
     unanswered = 0
 
@@ -148,7 +156,7 @@ class Counted(Ledger):
 
 
 class Gate:
-    """A handler whose runs wait once it is shut, and who remembers them in order."""
+    """A handler that records its runs, and blocks them once it is shut."""
 
     def __init__(self) -> None:
         self.shut = threading.Event()
@@ -163,8 +171,8 @@ class Gate:
             self.opened.wait(60)
 
 
-@pytest.mark.parametrize("is_patient", [False, True], ids=["goes on at once", "stands for a while"])
-def test_while_the_server_stands_still_only_what_is_held_is_run(server: OwnServer, is_patient: bool) -> None:
+@pytest.mark.parametrize("requeues", [False, True], ids=["finish at once", "requeue first"])
+def test_while_the_server_hangs_only_claimed_messages_run(server: OwnServer, requeues: bool) -> None:
     size, count = 3, 1000
     book = Counted(redis.Redis.from_url(server.valkey.url), "dlq:")
     gate = Gate()
@@ -181,41 +189,41 @@ def test_while_the_server_stands_still_only_what_is_held_is_run(server: OwnServe
         try:
             before = list(gate.runs)
             ahead = {attempt.claimed.message_id for attempt in tuple(engine.pool.backlog)}
-            if is_patient:
-                # What no thread has begun within a second goes back; its outcome waits for the server as all others do.
+            if requeues:
+                # Messages that no thread starts in time are requeued; their outcomes wait for the server, too.
                 eventually(lambda: not engine.pool.backlog)
             gate.opened.set()
-            # One question without an answer: what the ones before it brought is there.
+            # After one claim without an answer, all claims before it have been processed.
             asked = book.unanswered
             eventually(lambda: book.unanswered > asked and engine.pool.held() == 0)
             seen, asked = list(gate.runs), book.unanswered
             eventually(lambda: book.unanswered > asked)
 
-            assert gate.runs == seen, "nothing more is begun"
+            assert gate.runs == seen, "no further message is started"
             begun = seen[len(before) :]
             assert len(begun) <= MAX_AHEAD
-            assert not is_patient or not ahead & set(begun)
+            assert not requeues or not ahead & set(begun)
         finally:
             server.signal(signal.SIGCONT)
 
         eventually(lambda: book.accounting()[0].done == count, seconds=60)
         assert engine.stop(1)
-    assert len(gate.runs) == len(set(gate.runs)) == count, "each was run once"
+    assert len(gate.runs) == len(set(gate.runs)) == count, "each message ran once"
 
 
-class OfAProcess(Ledger):
-    """The ledger as one process reaches it, until that process is gone."""
+class LedgerOfProcess(Ledger):
+    """The ledger of one process, until that process has ended."""
 
     gone = False
 
     def flush(self, outcomes: Sequence[Outcome]) -> list[Verdict]:
         if self.gone:
-            raise StoreUnavailable("nobody is there to send it")
+            raise StoreUnavailable("the process has ended")
         return super().flush(outcomes)
 
 
-def test_stopping_without_a_server_ends_in_time_and_says_so(server: OwnServer, book: Ledger) -> None:
-    own = OfAProcess(redis.Redis.from_url(server.valkey.url), "dlq:")
+def test_stopping_without_a_server_ends_in_time_and_reports_it(server: OwnServer, book: Ledger) -> None:
+    own = LedgerOfProcess(redis.Redis.from_url(server.valkey.url), "dlq:")
     killed = threading.Event()
     with handling(lambda message: killed.wait(20)) as type:
         engine = Engine(own, name="w-1", concurrency=1)
