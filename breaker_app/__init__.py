@@ -1,7 +1,7 @@
 """The circuit breaker: one per downstream, shared by every process and host through Redis.
 
-A call asks for a permit (``acquire``), runs, and reports how it went (``record``). The rules are plain values in
-``states.py`` and ``policy.py``; ``lua/`` holds the machine that every process shares, ``local.py`` the same machine
-for one process, used while the store is away. This app knows no other app: how an exception counts is told to it by
-its caller.
+A call asks for a permit (``acquire``), runs, and reports its outcome (``record``). ``states.py`` and ``policy.py``
+hold the rules as plain values; ``lua/`` has the state machine that all processes share, ``local.py`` the same state
+machine for one process, used while Redis is unavailable. This app imports no other app: the caller decides how an
+exception counts.
 """

@@ -1,4 +1,4 @@
-"""The breaker that callers hold: ask for a permit, make the call, record how it went."""
+"""The circuit breaker for callers: ask for a permit, make the call, record its outcome."""
 
 from __future__ import annotations
 
@@ -41,30 +41,30 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-#: Says how a call that raised counts.
+#: Decides how an exception of a call counts.
 Classify = Callable[[BaseException], Outcome]
 
-#: Longest time for which an answer CLOSED may be used again, in ms.
+#: Maximum time for which a CLOSED answer may be reused, in ms.
 MAX_REUSE_MS = 250
 
 
 class BreakerStore(Protocol):
-    """Where breakers live. Each verb is atomic; all raise ``StoreUnavailable`` when the store does not answer."""
+    """The store of breakers. Each method is atomic; all raise ``StoreUnavailable``."""
 
     def acquire(self, name: str, policy: BreakerPolicy, token: str) -> Permit:
         """Ask for a permit for the call ``token``; idempotent by token."""
         ...
 
     def record(self, name: str, policy: BreakerPolicy, entries: Sequence[Entry]) -> Recorded:
-        """Count outcomes in order, exactly as if each were sent alone."""
+        """Count outcomes in order, with the same effect as one by one."""
         ...
 
     def admin(self, name: str, policy: BreakerPolicy, state: State, *, actor: str, reason: str) -> None:
-        """Send the breaker to ``state``; one transition, always."""
+        """Set the breaker to ``state``: always one transition."""
         ...
 
     def peek(self, name: str, policy: BreakerPolicy) -> Snapshot:
-        """Look; write nothing."""
+        """Read the breaker; write nothing."""
         ...
 
     def transitions(self, name: str, limit: int) -> list[Transition]:
@@ -78,19 +78,19 @@ def _is_text(words: str) -> bool:
 
 
 def failures_only(error: BaseException) -> Outcome:
-    """The classification without knowledge: an error is the downstream's, being told to stop is nobody's."""
+    """The default classification: an ``Exception`` is a failure, anything else (such as an interrupt) is ignored."""
     return Outcome.FAILURE if isinstance(error, Exception) else Outcome.IGNORED
 
 
 class CircuitBreaker:
-    """One downstream's breaker, as one process holds it. Safe for threads; constructing it writes nothing.
+    """The breaker of one downstream, for one process. Thread-safe; constructing it writes nothing.
 
-    While the store is away the breaker of this process decides by the same rules, so a call is neither always allowed
-    nor always refused. Permits remember which of the two gave them.
+    While the store is unavailable, a local breaker of this process decides by the same rules, so calls are neither all
+    allowed nor all refused. Each permit records which of the two issued it.
 
-    ``reuse_ms`` (0 to 250, off by default): after an answer CLOSED, ``acquire`` gives the same permit again for so long
-    without asking. A trip elsewhere is then noticed that much later; outcomes recorded with the old generation count
-    nowhere. ``classify`` says how a call counts that raised inside ``guard``.
+    ``reuse_ms`` (0 to 250, off by default): after a CLOSED answer, ``acquire`` returns the same permit for this long
+    without asking the store. A trip elsewhere is then noticed later by as much; outcomes recorded with the old
+    generation are not counted. ``classify`` decides how an exception inside ``guard`` counts.
     """
 
     def __init__(
@@ -105,9 +105,9 @@ class CircuitBreaker:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         if not NAME.fullmatch(name):
-            raise ValueError(f"not a breaker name: {name!r}; it has to match {NAME.pattern}")
+            raise ValueError(f"not a breaker name: {name!r}; it must match {NAME.pattern}")
         if not 0 <= reuse_ms <= MAX_REUSE_MS:
-            raise ValueError(f"reuse_ms = {reuse_ms!r} is not accepted; it has to be from 0 to {MAX_REUSE_MS}")
+            raise ValueError(f"reuse_ms = {reuse_ms!r}: must be from 0 to {MAX_REUSE_MS}")
         self.name = name
         self.policy = policy
         self._store = store
@@ -115,7 +115,7 @@ class CircuitBreaker:
         self._classify = classify
         self._reuse_s = reuse_ms / 1_000
         self._monotonic = monotonic
-        #: The last answer CLOSED and the instant until which it may be used again. Replaced as one, so no lock is
+        #: The last CLOSED answer and the instant until which it may be reused. Replaced as one value, so no lock is
         #: needed.
         self._kept: tuple[Permit, float] | None = None
 
@@ -123,9 +123,9 @@ class CircuitBreaker:
         return f"<CircuitBreaker {self.name}>"
 
     def acquire(self, token: str | None = None) -> Permit:
-        """Ask whether a call may be made. Every allowed permit has to be recorded exactly once.
+        """Ask for a permit. Record every allowed permit exactly once.
 
-        ``token`` names the call and is chosen here when absent; asking twice with one token admits one probe.
+        ``token`` identifies the call; by default it is random. Asking twice with one token admits one probe.
         """
         if token is None:
             kept = self._kept
@@ -143,14 +143,14 @@ class CircuitBreaker:
         return permit
 
     def record(self, permit: Permit, outcome: Outcome, duration_ms: int = 0) -> bool:
-        """Say how the call went that ``permit`` allowed. True when that was used: when it counted for something."""
+        """Record the outcome of the call that ``permit`` allowed. True if the outcome was counted."""
         return self.record_many([(permit, outcome, duration_ms)])[0]
 
     def record_many(self, entries: Sequence[Entry]) -> list[bool]:
-        """Say how several calls went, in the order in which they ended: one question, same effect as one by one.
+        """Record several outcomes, in the order in which the calls ended: one round trip, same effect as one by one.
 
-        Outcomes of refused calls are not sent. What the store does not take in time is dropped, never sent again: one
-        sample lost is harmless, one sample twice is not.
+        Outcomes of refused calls are not sent. Outcomes that the store does not accept in time are dropped, never sent
+        again: a lost outcome is harmless, one that is counted twice is not.
         """
         used = [False] * len(entries)
         shared = [at for at, (permit, _, _) in enumerate(entries) if permit.allowed and not permit.local]
@@ -175,28 +175,28 @@ class CircuitBreaker:
 
     @staticmethod
     def _fill(used: list[bool], places: Sequence[int], values: Sequence[bool]) -> None:
-        """Put ``values`` in their places; nothing when there are none, because the store was away."""
+        """Put ``values`` in their places. There are none if the store was unavailable."""
         for at, value in zip(places, values, strict=False):
             used[at] = value
 
     def peek(self) -> Snapshot:
-        """The breaker as it is; never changes it, takes no permit. ``shared`` is False while the store is away."""
+        """Read the breaker without changing it. ``shared`` is False while the store is unavailable."""
         try:
             return self._store.peek(self.name, self.policy)
         except StoreUnavailable:
             return self._local.peek(self.name, self.policy)
 
     def transitions(self, limit: int = 100) -> list[Transition]:
-        """Its changes of state, newest first. Raises ``StoreUnavailable``."""
+        """Changes of state, newest first. Raises ``StoreUnavailable``."""
         return self._store.transitions(self.name, limit)
 
     def force(self, state: State, *, actor: str, reason: str, store: BreakerStore | None = None) -> None:
-        """Send it to ``state`` by hand, for a reason that is kept. Raises ``StoreUnavailable``, ``InvalidRequest``.
+        """Set the state by hand; the reason is kept. Raises ``StoreUnavailable``, ``InvalidRequest``.
 
-        ``store`` is the same store with another time limit, if its own is too short for a person.
+        ``store``: the same store with another timeout, if the timeout of calls is too short.
         """
         if state not in ADMIN_STATES:
-            raise InvalidRequest(f"A breaker cannot be sent to {state}: only a call can be a probe.")
+            raise InvalidRequest(f"A breaker cannot be set to {state}: only a call can be a probe.")
         kept_reason = reason.strip()
         if not 0 < len(kept_reason) <= MAX_REASON or not _is_text(kept_reason):
             message = f"A reason of 1 to {MAX_REASON} characters of text is required."
@@ -207,14 +207,14 @@ class CircuitBreaker:
     def guard(self, classify: Classify | None = None) -> Guard:
         """``with breaker.guard() as permit:`` acquires, runs the block, and records its outcome exactly once.
 
-        Raises ``CallNotPermitted`` instead of running the block when the circuit is open. Whatever the block raises
-        goes on, also when it is no ``Exception``.
+        Raises ``CallNotPermitted`` instead of running the block when the circuit is open. Everything that the block
+        raises is re-raised, including ``BaseException``.
         """
         return Guard(self, classify or self._classify)
 
 
 class Guard:
-    """One guarded call. Not to be used twice."""
+    """One guarded call. Do not use it twice."""
 
     def __init__(self, breaker: CircuitBreaker, classify: Classify) -> None:
         self._breaker = breaker
@@ -240,7 +240,7 @@ class Guard:
             return Outcome.SUCCESS
         try:
             return self._classify(error)
-        # A broken classification must neither hide the call's own error nor keep a probe's permit.
+        # A broken classification must not hide the error of the call, nor keep the permit of a probe.
         except Exception:
             log.exception("breaker %s: classifying %s failed", self._breaker.name, type(error).__name__)
             return failures_only(error)

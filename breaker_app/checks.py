@@ -1,4 +1,4 @@
-"""System checks: a mistake in the policy file is found by ``manage.py check``, before a worker starts."""
+"""System checks: ``manage.py check`` finds mistakes in the policy file before a worker starts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wire.policy import UnknownKey
 
 @register("breaker_app")
 def check_policy(**_: Any) -> list[CheckMessage]:
-    """E001: a value is not accepted. E002: nothing reads this key or table."""
+    """E001: a value is not allowed. E002: unknown key or table."""
     mistakes = conf.read(settings.BREAKER_POLICY)[2]
     return [
         Error(

@@ -1,4 +1,4 @@
-"""The policy of each name, the breakers of this process, and the list of names that exist."""
+"""The policy of each breaker, the breakers of this process, and the list of all names."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from breaker_app.store import TIMEOUT_S, RedisBreakerStore
 from wire.errors import PolicyError
 from wire.policy import InvalidValue, UnknownKey, table
 
-#: Where the policy comes from, as messages name it.
+#: The policy file, as errors name it.
 FILE: Final = "policies/breaker.toml"
-#: A probe's lease outlives the longest handler by so much.
+#: How much longer the lease of a probe is than the longest handler.
 LEASE_MARGIN_MS: Final = 10_000
 #: Seconds that a call waits for the store.
 CALL_TIMEOUT_S = TIMEOUT_S
@@ -31,9 +31,9 @@ PATIENT_TIMEOUT_S: Final = 2.0
 
 _lock = threading.Lock()
 _breakers: dict[tuple[str, int, Classify], CircuitBreaker] = {}
-#: Longest time limit, in ms, of the handlers that use a name, as far as this process was told.
+#: Longest timeout, in ms, of the handlers that use a name, as far as this process knows.
 _longest_call_ms: dict[str, int] = {}
-#: Hides secrets in what people wrote. What a secret is, the site knows, not this app.
+#: Hides secrets in reasons. The site sets it, since this app does not know what a secret is.
 _hide: Callable[[str], str] = str
 
 
@@ -46,7 +46,7 @@ def policies() -> tuple[BreakerPolicy, dict[str, BreakerPolicy]]:
 
 
 def read(source: Mapping[str, Any]) -> tuple[BreakerPolicy, dict[str, BreakerPolicy], list[PolicyError]]:
-    """The policies that ``source`` holds, and every mistake in it; a wrong table counts as absent."""
+    """The default policy, the policies by name, and all mistakes in ``source``. A wrong table counts as missing."""
     mistakes: list[PolicyError] = [
         UnknownKey(FILE, key, ("default", "names"), "table") for key in source if key not in ("default", "names")
     ]
@@ -74,7 +74,7 @@ def read(source: Mapping[str, Any]) -> tuple[BreakerPolicy, dict[str, BreakerPol
 
 
 def policy_for(name: str) -> BreakerPolicy:
-    """The policy of ``name``, with a lease that no handler using it outlives."""
+    """The policy of ``name``. Its lease is longer than the timeout of every handler that uses it."""
     default, names = policies()
     policy = names.get(name, default)
     longest = _longest_call_ms.get(name, 0)
@@ -82,7 +82,7 @@ def policy_for(name: str) -> BreakerPolicy:
 
 
 def breaker_for(name: str, *, reuse_ms: int = 0, classify: Classify = failures_only) -> CircuitBreaker:
-    """The breaker of ``name`` as this process holds it: the same object for the same arguments."""
+    """The breaker of ``name`` in this process: the same object for the same arguments."""
     key = (name, reuse_ms, classify)
     breaker = _breakers.get(key)
     if breaker is None:
@@ -96,13 +96,13 @@ def breaker_for(name: str, *, reuse_ms: int = 0, classify: Classify = failures_o
 
 @cache
 def store() -> RedisBreakerStore:
-    """The store that this process shares with all others, on connections of its own."""
+    """The store that all processes share, on connections of its own."""
     return RedisBreakerStore.from_url(settings.REDIS_URL, timeout_s=CALL_TIMEOUT_S)
 
 
 @cache
 def patient_store() -> RedisBreakerStore:
-    """The same store for people: a pause that a call must not wait for is no outage to somebody who reads a page."""
+    """The same store with a longer timeout, for pages and commands."""
     return RedisBreakerStore.from_url(settings.REDIS_URL, timeout_s=PATIENT_TIMEOUT_S)
 
 
@@ -112,41 +112,38 @@ def _local() -> LocalBreakerStore:
 
 
 def announce(names: Mapping[str, int | None] | Iterable[str]) -> None:
-    """Tell what names the handlers of this process use; a mapping also tells their longest time limit in ms.
+    """Publish the names that the handlers of this process use; a mapping also has their longest timeout in ms.
 
-    Called once at start, before the first ``breaker_for``. Raises ``StoreUnavailable`` when the other processes could
-    not be told; this process goes by the time limits all the same.
+    Called once at start, before the first ``breaker_for``. Raises ``StoreUnavailable`` if the other processes could not
+    be informed; this process uses the timeouts nevertheless.
     """
     limits = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names)
     for name, limit in limits.items():
         if not NAME.fullmatch(name):
-            raise ValueError(f"not a breaker name: {name!r}; it has to match {NAME.pattern}")
+            raise ValueError(f"not a breaker name: {name!r}; it must match {NAME.pattern}")
         _longest_call_ms[name] = max(_longest_call_ms.get(name, 0), limit or 0)
     _breakers.clear()
     patient_store().announce(limits)
 
 
-def remind() -> None:
-    """Tell the other processes again what this one announced: a store that was emptied has forgotten it.
-
-    Raises ``StoreUnavailable``.
-    """
+def announce_again() -> None:
+    """Publish the names of this process again, in case the store was emptied. Raises ``StoreUnavailable``."""
     patient_store().announce(_longest_call_ms)
 
 
-def hide_with(hide: Callable[[str], str]) -> None:
-    """Show reasons only as ``hide`` gives them. Called once, by the site, when the applications are ready."""
+def set_masking(hide: Callable[[str], str]) -> None:
+    """Set the function that hides secrets in reasons. The site calls it once, when the applications are ready."""
     global _hide
     _hide = hide
 
 
 def hidden(text: str) -> str:
-    """A text that a person wrote, without what looks like a secret."""
+    """``text`` with secrets hidden."""
     return _hide(text)
 
 
 def known_names() -> list[str]:
-    """Every name in the policy file or announced by a process, sorted; in an outage, those this process knows."""
+    """All names of the policy file and of all processes, sorted; in an outage, those that this process knows."""
     _, names = policies()
     try:
         announced = patient_store().announced()
@@ -156,7 +153,7 @@ def known_names() -> list[str]:
 
 
 def forget() -> None:
-    """Start anew: nothing built, nothing announced."""
+    """Forget all breakers, stores and names, for tests and changed settings."""
     _breakers.clear()
     _longest_call_ms.clear()
     store.cache_clear()

@@ -1,4 +1,7 @@
-"""The same machine for one process, in plain Python: used while the store is away, and the model it is tested by."""
+"""The state machine of ``lua/shared/machine.lua`` for one process, in Python.
+
+Used while Redis is unavailable, and as the model that the scripts are tested against.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from breaker_app.states import Entry, Outcome, Permit, Recorded, Snapshot, State
 
 
 def monotonic_ms() -> int:
-    """Milliseconds of a clock that never goes back."""
+    """Milliseconds of a monotonic clock."""
     return time.monotonic_ns() // 1_000_000
 
 
@@ -28,14 +31,14 @@ class _Bucket:
 
 @dataclass(slots=True)
 class _Breaker:
-    """One breaker at one instant. Every method is a rule; ``now`` is an argument of each."""
+    """The state of one breaker. Every method is a rule; the time is an argument."""
 
     generation: int
-    #: The second in which the window was last looked at.
+    #: The second of the last access to the window.
     second: int
     state: State = State.CLOSED
     until: int = 0
-    #: Outcomes by the second they came in.
+    #: Outcomes by the second in which they were recorded.
     window: dict[int, _Bucket] = field(default_factory=dict)
     #: End of each probe's lease by its token.
     leases: dict[str, int] = field(default_factory=dict)
@@ -58,7 +61,7 @@ class _Breaker:
         return sum(bucket.slow for bucket in self.window.values())
 
     def settle(self, policy: BreakerPolicy, now: int) -> None:
-        """What time has done: buckets grow old, leases end, deadlines of a clock that went back are cut."""
+        """Apply the passing of time: drop old buckets and ended leases, cut deadlines if the clock went back."""
         second = now // 1_000
         self.window = self.aged(policy, second)
         self.second = second
@@ -78,7 +81,7 @@ class _Breaker:
         return {at: bucket for at, bucket in self.window.items() if at > oldest}
 
     def turn(self, to: State, why: Why, policy: BreakerPolicy, now: int, actor: str = "", reason: str = "") -> None:
-        """A new generation in another state: no lease and no probe count outlives it."""
+        """Change the state and start a new generation, without leases and counts of probes."""
         source, total, failures = self.state, self.total, self.failures
         if source is State.HALF_OPEN:
             total, failures = self.succeeded + self.failed, self.failed
@@ -105,7 +108,7 @@ class _Breaker:
         )
 
     def judge(self, policy: BreakerPolicy, now: int) -> None:
-        """End HALF_OPEN as soon as its verdict is certain, without waiting for answers that cannot change it."""
+        """End HALF_OPEN as soon as the result is certain, without waiting for outcomes that cannot change it."""
         _, _, _, _, probes, needed, *_ = policy.wire
         if self.succeeded * 1_000 >= needed * probes:
             self.turn(State.CLOSED, Why.PROBES_SUCCEEDED, policy, now)
@@ -129,7 +132,7 @@ class _Breaker:
         return True, 0
 
     def is_full(self, policy: BreakerPolicy) -> bool:
-        """Whether HALF_OPEN has given all the permits it has."""
+        """Whether HALF_OPEN has no permit left."""
         return len(self.leases) + self.succeeded + self.failed >= policy.half_open_max_requests
 
     def record(self, entry: Entry, policy: BreakerPolicy, now: int) -> bool:
@@ -140,7 +143,7 @@ class _Breaker:
         if self.state is State.HALF_OPEN:
             if self.leases.pop(permit.token, None) is None:
                 return False
-            # A slow success does not show that the downstream is well: it must not close the circuit.
+            # A slow success is no proof that the downstream has recovered: it must not close the circuit.
             succeeded = outcome is Outcome.SUCCESS and not policy.is_slow(took)
             self.succeeded += succeeded
             self.failed += not succeeded and outcome is not Outcome.IGNORED
@@ -157,7 +160,7 @@ class _Breaker:
         return True
 
     def trip(self, policy: BreakerPolicy, now: int) -> None:
-        """Open when enough outcomes are known and too many of them are bad."""
+        """Open if there are enough outcomes and too many of them failed or were slow."""
         share, _, minimum, *_, slow_share = policy.wire
         if self.total < minimum:
             return
@@ -167,7 +170,7 @@ class _Breaker:
             self.turn(State.OPEN, Why.SLOW_RATE, policy, now)
 
     def snapshot(self, policy: BreakerPolicy, now: int) -> Snapshot:
-        """The breaker as it is; changes nothing."""
+        """Read the breaker; change nothing."""
         window = self.aged(policy, now // 1_000).values()
         leases = [min(till, now + policy.permit_lease_ms) for till in self.leases.values() if till > now]
         wait = 0
@@ -196,7 +199,7 @@ class _Breaker:
 
 
 class LocalBreakerStore:
-    """The breakers of this process. Same verbs and same rules as the shared store; never away. Safe for threads."""
+    """The breakers of this process, with the methods and rules of the shared store. Thread-safe, always available."""
 
     def __init__(self, clock: Callable[[], int] = monotonic_ms) -> None:
         self._clock = clock
@@ -204,7 +207,7 @@ class LocalBreakerStore:
         self._breakers: dict[str, _Breaker] = {}
 
     def acquire(self, name: str, policy: BreakerPolicy, token: str) -> Permit:
-        """Ask for a permit. Its outcome has to be recorded here."""
+        """Ask for a permit. Record its outcome here."""
         with self._lock:
             breaker, now = self._settled(name, policy)
             allowed, wait = breaker.acquire(token, policy, now)
@@ -218,13 +221,13 @@ class LocalBreakerStore:
             return Recorded(used, breaker.state, breaker.generation, breaker.total, breaker.failures)
 
     def admin(self, name: str, policy: BreakerPolicy, state: State, *, actor: str, reason: str) -> None:
-        """Send the breaker to ``state``."""
+        """Set the breaker to ``state``."""
         with self._lock:
             breaker, now = self._settled(name, policy)
             breaker.turn(state, Why.MANUAL, policy, now, actor, reason)
 
     def peek(self, name: str, policy: BreakerPolicy) -> Snapshot:
-        """The breaker as it is; changes nothing."""
+        """Read the breaker; change nothing."""
         with self._lock:
             breaker = self._breakers.get(name)
             if breaker is None:

@@ -1,4 +1,4 @@
-"""No table: breakers live in Redis. The model is the admin's door to them."""
+"""A model without a table, for Django's admin: breakers are stored in Redis."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from django.db import models
 
 
 class Breaker(models.Model):
-    """A breaker for the admin. Written by ``breaker_app.services`` only."""
+    """A breaker in the admin. Only ``breaker_app.services`` changes breakers."""
 
     name = models.CharField(primary_key=True, max_length=128)
 
@@ -22,7 +22,7 @@ class Breaker(models.Model):
         return self.name
 
     def save(self, *args: object, **kwargs: object) -> NoReturn:
-        raise TypeError("breakers are moved by breaker_app.services")
+        raise TypeError("only breaker_app.services changes breakers")
 
     def delete(self, *args: object, **kwargs: object) -> NoReturn:
-        raise TypeError("breakers are moved by breaker_app.services")
+        raise TypeError("only breaker_app.services changes breakers")

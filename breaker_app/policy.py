@@ -16,7 +16,7 @@ WHERE: Final = "breaker policy"
 
 
 class WhenOpen(StrEnum):
-    """What intake does with messages whose breaker is OPEN."""
+    """What intake does with messages while their breaker is OPEN."""
 
     REJECT = "reject"
     HOLD = "hold"
@@ -46,29 +46,29 @@ READERS: Final[Readers] = {
 
 @dataclass(frozen=True)
 class BreakerPolicy:
-    """How one breaker decides. Sent along with every question and never stored: a deployment takes effect at once.
+    """The rules of one breaker. Sent with every request and never stored, so a deployment takes effect at once.
 
     Raises ``PolicyError`` for a value of the wrong type or out of range.
     """
 
-    #: Share of failures in the window at which it trips (>=), above 0 up to 1, in steps of 0.001.
+    #: Share of failures in the window at which it opens (>=), from 0.001 to 1, in steps of 0.001.
     failure_threshold: float = 0.5
-    #: How long an outcome counts, in ms; whole seconds, up to ten minutes. Counted in buckets of one second.
+    #: How long an outcome counts, in ms: whole seconds, at most ten minutes. Counted in buckets of one second.
     time_window_ms: int = 60_000
-    #: Outcomes in the window below which it never trips.
+    #: Minimum number of outcomes in the window; with fewer it never opens.
     minimum_requests: int = 10
-    #: How long it stays OPEN at least, in ms.
+    #: Minimum time in OPEN, in ms.
     open_timeout_ms: int = 30_000
-    #: Probes admitted in one half-open period, in total.
+    #: Maximum number of probes in one half-open period.
     half_open_max_requests: int = 10
-    #: Share of those probes that have to succeed for it to close.
+    #: Share of those probes that must succeed for it to close.
     half_open_success_threshold: float = 0.8
-    #: How long a probe may take before its permit is given to somebody else, in ms. Never shorter than the time limit
-    #: of the handlers that use the breaker.
+    #: How long a probe may take before another call gets its permit, in ms. Never shorter than the timeout of the
+    #: handlers that use the breaker.
     permit_lease_ms: int = 60_000
-    #: A call that takes longer than this many ms is slow. Off when None; goes together with the next.
+    #: A call that takes longer, in ms, is slow. None: off; requires ``slow_call_threshold``.
     slow_call_ms: int | None = None
-    #: Share of slow calls in the window at which it trips.
+    #: Share of slow calls in the window at which it opens.
     slow_call_threshold: float | None = None
     #: What intake does while it is OPEN.
     when_open: WhenOpen = WhenOpen.REJECT
@@ -90,16 +90,16 @@ class BreakerPolicy:
             raise error.at(where) from error
 
     def as_dict(self) -> dict[str, Any]:
-        """Every value by its key, in the order of the policy file."""
+        """All values by key, in the order of the policy file."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def is_slow(self, took_ms: float) -> bool:
-        """Whether a call that took so long counts as slow; never when slow calls are off."""
+        """Whether a call of this duration is slow; False if slow calls are off."""
         return self.slow_call_ms is not None and took_ms > self.slow_call_ms
 
     @cached_property
     def wire(self) -> tuple[int, ...]:
-        """The numbers as the scripts take them: whole numbers only, shares per mille, 0 for what is off."""
+        """The arguments of the scripts: whole numbers, shares per mille, 0 for rules that are off."""
         return (
             per_mille(self.failure_threshold),
             self.time_window_ms // 1_000,

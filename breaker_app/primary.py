@@ -1,9 +1,8 @@
-"""Connections that leave a Redis server once it says that it is no primary.
+"""Connections that are closed when their Redis server turns out to be no primary.
 
 After a fail-over behind one address (a virtual address, a managed Redis, a proxy) open sockets may still lead to the
-old primary, which is a replica now. It refuses writes, or everything while it loads its new data, and never closes the
-socket. So the socket is closed here, and every other socket of the process that was opened before is replaced when it
-is next used.
+old primary, which is a replica now. It refuses writes, or all commands while it loads its new data, and never closes
+the socket. So the socket is closed here, and every older socket of the process is replaced at its next use.
 """
 
 from __future__ import annotations
@@ -35,17 +34,17 @@ class NotPrimary(ConnectionError):
 
 
 def demotions() -> int:
-    """Grows whenever this process meets a server that is no primary."""
+    """How often this process has met a server that is no primary."""
     return _demoted
 
 
-def once_more() -> Retry:
-    """Send a command again, once, if a server that is no primary refused it. Nothing else is sent twice."""
+def retry_once() -> Retry:
+    """Retry once if a server that is no primary refused the command. No other command is sent twice."""
     return Retry(NoBackoff(), 1, supported_errors=(NotPrimary,))
 
 
 class _Leaving(AbstractConnection):
-    """Mixed into one of the driver's connection classes."""
+    """Mixin for the connection classes of the driver."""
 
     _sock: Any
     _opened_at = 0
@@ -82,13 +81,13 @@ class _Leaving(AbstractConnection):
 
 @cache
 def leaving(kind: type[AbstractConnection]) -> type[Any]:
-    """The connection class ``kind``, such that it leaves a server that is no primary."""
+    """``kind`` as a connection class that leaves a server that is no primary."""
     return kind if issubclass(kind, _Leaving) else type(f"Leaving{kind.__name__}", (_Leaving, kind), {})
 
 
-def leave_demoted(client: Redis, **manners: Any) -> Redis:
-    """Make the client's future connections leave a server that is no primary; ``manners`` replace their settings."""
+def leave_demoted(client: Redis, **options: Any) -> Redis:
+    """Make future connections of the client leave a server that is no primary; ``options`` replace their settings."""
     pool = client.connection_pool
     pool.connection_class = leaving(pool.connection_class)
-    pool.connection_kwargs.update({"retry": once_more(), "retry_on_error": [], **manners})
+    pool.connection_kwargs.update({"retry": retry_once(), "retry_on_error": [], **options})
     return client

@@ -1,4 +1,4 @@
-"""What operators see and do: the breakers that exist, one of them with its story, and orders that are written down."""
+"""Public API for operators: list breakers, read one with its transitions, change its state."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ from breaker_app.states import Snapshot, State, Transition
 
 log = logging.getLogger(__name__)
 
-#: What staff may order, as addresses, commands and the audit log name it, and where it sends the breaker.
+#: Orders of operators, as URLs, commands and the audit log name them, with the state that they set.
 ORDERS: Final[Mapping[str, State]] = {
     "force-open": State.FORCED_OPEN,
     "reset": State.CLOSED,
     "disable": State.DISABLED,
 }
-#: Transitions shown with one breaker.
-SHOWN_TRANSITIONS = 100
+#: Transitions that are returned with one breaker.
+MAX_TRANSITIONS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One breaker: its name, the policy it goes by, and how it stands."""
+    """One breaker: name, policy and current state."""
 
     name: str
     policy: BreakerPolicy
     seen: Snapshot
-    #: Newest first; empty where only the present was asked for.
+    #: Newest first; empty if only the current state was requested.
     transitions: Sequence[Transition] = ()
 
 
 def cards() -> list[Card]:
-    """Every breaker that exists, by name, as of one instant. Raises ``StoreUnavailable``."""
+    """All breakers, by name, at one point in time. Raises ``StoreUnavailable``."""
     policies = {name: conf.policy_for(name) for name in conf.known_names()}
     seen = conf.patient_store().peek_many(policies)
     return [Card(name, policies[name], seen[name]) for name in policies]
 
 
-def card(name: str, *, limit: int = SHOWN_TRANSITIONS) -> Card:
-    """One breaker with its last changes. Raises ``BreakerNotFound``, ``StoreUnavailable``."""
+def card(name: str, *, limit: int = MAX_TRANSITIONS) -> Card:
+    """One breaker with its last transitions. Raises ``BreakerNotFound``, ``StoreUnavailable``."""
     policy = _known(name)
     return Card(name, policy, conf.patient_store().peek(name, policy), transitions(name, limit))
 
 
 def transitions(name: str, limit: int) -> list[Transition]:
-    """The last changes of state, newest first, as they may be shown. Raises ``StoreUnavailable``."""
+    """The last transitions, newest first, secrets in their reasons hidden. Raises ``StoreUnavailable``."""
     found = conf.patient_store().transitions(name, limit)
     return [replace(one, reason=conf.hidden(one.reason)) if one.reason else one for one in found]
 
@@ -60,18 +60,18 @@ def window(name: str) -> list[tuple[int, int]]:
 
 
 def order(name: str, what: str, *, actor: str, reason: str) -> Card:
-    """Carry out one of ``ORDERS`` and tell how the breaker stands then.
+    """Carry out one of ``ORDERS`` and return the breaker.
 
-    Who and why are kept with the transition, of which the last thousand or so stay, and said in the log. Raises
-    ``BreakerNotFound``, ``InvalidRequest`` for a missing or unusable reason, ``StoreUnavailable``: after that one the
-    order may have been carried out, and giving it again does no harm.
+    The actor and the reason are stored with the transition (about the last thousand are kept) and logged. Raises
+    ``BreakerNotFound``, ``InvalidRequest`` for a missing or unusable reason, ``StoreUnavailable``: then the order may
+    have been carried out, and a retry does no harm.
     """
     _known(name)
     said = {"breaker": name, "order": what, "by": actor, "why": reason.strip()}
     try:
         conf.breaker_for(name).force(ORDERS[what], actor=actor, reason=reason, store=conf.patient_store())
     except StoreUnavailable:
-        # Its answer may be all that was lost.
+        # Perhaps only the answer was lost.
         log.warning("breaker_order_unanswered", extra=said)
         raise
     log.warning("breaker_ordered", extra=said)
@@ -79,7 +79,7 @@ def order(name: str, what: str, *, actor: str, reason: str) -> Card:
 
 
 def _known(name: str) -> BreakerPolicy:
-    """The policy of a name that exists: whoever asks for another cannot make keys with it."""
+    """The policy of an existing name. No other name may create keys."""
     names = conf.known_names()
     if name not in names:
         known = f"known are {', '.join(names)}" if names else "none is known yet"

@@ -1,4 +1,4 @@
-"""The states of a breaker, the moves between them, and the values it answers with. Pure."""
+"""States of a breaker, the transitions between them, and the values that it returns."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-#: What a name may look like. Names come from handlers and policy files, never from a payload; the pattern keeps one
-#: that slipped through from reaching other keys.
+#: Pattern of names. Names come from handlers and policy files, never from a payload. The pattern keeps a name from
+#: reaching other keys.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}")
 
-#: Longest reason an operator may give, in characters.
+#: Maximum length of an operator's reason.
 MAX_REASON = 500
 
 
 class State(StrEnum):
-    """What the breaker does with a call. The last three are set by people and left only by people."""
+    """What the breaker does with a call. Only an operator sets and ends the last three."""
 
     CLOSED = "CLOSED"
     OPEN = "OPEN"
     HALF_OPEN = "HALF_OPEN"
-    #: Open because a person said so: no automatic transition undoes it.
+    #: Opened by an operator: no automatic transition ends it.
     FORCED_OPEN = "FORCED_OPEN"
-    #: Everything passes, nothing is counted.
+    #: All calls are allowed, nothing is counted.
     DISABLED = "DISABLED"
-    #: Everything passes and is counted, nothing trips.
+    #: All calls are allowed and counted; it never opens.
     METRICS_ONLY = "METRICS_ONLY"
 
     @property
     def letter(self) -> str:
-        """The state as it is stored and sent to the scripts."""
+        """The state as the store and the scripts encode it."""
         return _LETTERS[self]
 
     @classmethod
@@ -41,7 +41,7 @@ class State(StrEnum):
 _STATES = {state.value[0]: state for state in State}
 _LETTERS = {state: letter for letter, state in _STATES.items()}
 
-#: Where a person may send a breaker. HALF_OPEN is missing: only a caller that makes the protected call can be a probe.
+#: States that an operator may set. HALF_OPEN is missing: only a caller that makes the protected call can be a probe.
 ADMIN_STATES = frozenset(State) - {State.HALF_OPEN}
 
 
@@ -52,24 +52,24 @@ class Outcome(StrEnum):
     SUCCESS = "S"
     #: The downstream failed: time-out, connection, 5xx, 429, 408.
     FAILURE = "F"
-    #: It says nothing about the downstream: bad input, cancelled before the call began. Gives a probe's permit back.
+    #: No information about the downstream: bad input, cancelled before the call began. Releases the permit of a probe.
     IGNORED = "I"
 
 
 class Why(StrEnum):
-    """What made the breaker change its state."""
+    """Reason for a change of state."""
 
     FAILURE_RATE = "failure_rate"
     SLOW_RATE = "slow_rate"
     OPEN_TIME_OVER = "open_time_over"
     PROBES_SUCCEEDED = "probes_succeeded"
     PROBES_FAILED = "probes_failed"
-    #: As many probes as a half-open period admits ended without an answer.
+    #: All probes of a half-open period ended without an outcome.
     PROBES_LOST = "probes_lost"
     MANUAL = "manual"
 
 
-#: Every automatic move. A person may go from any state to any of ``ADMIN_STATES``, always with ``Why.MANUAL``.
+#: Automatic transitions. An operator may set any of ``ADMIN_STATES`` from any state, with ``Why.MANUAL``.
 TRANSITIONS = frozenset(
     {
         (State.CLOSED, State.OPEN, Why.FAILURE_RATE),
@@ -83,35 +83,35 @@ TRANSITIONS = frozenset(
 
 
 def is_legal(source: State, to: State, why: Why) -> bool:
-    """Whether the breaker may move so."""
+    """Whether this transition is allowed."""
     return to in ADMIN_STATES if why is Why.MANUAL else (source, to, why) in TRANSITIONS
 
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """The answer to ``acquire``: whether the call may be made, and what its outcome has to be recorded with."""
+    """Result of ``acquire``: whether the call is allowed, and what is needed to record its outcome."""
 
     allowed: bool
     state: State
-    #: Outcomes count only in the generation they were permitted in; every change of state starts a new one.
+    #: An outcome counts only in the generation of its permit; every change of state starts a new one.
     generation: int
-    #: Milliseconds after which asking again makes sense; 0 when allowed, -1 when only a person can tell.
+    #: Milliseconds after which a retry makes sense; 0 if allowed, -1 if only an operator can end this state.
     retry_after_ms: int
-    #: The caller's id of this call. Asking twice with one token admits one probe.
+    #: Id of the call, chosen by the caller. Asking twice with one token admits one probe.
     token: str
-    #: Given by the breaker of this process while the store was away; its outcome is counted there and nowhere else.
+    #: Issued by the local breaker while the store was unavailable; its outcome counts only there.
     local: bool = False
 
 
-#: One outcome to be recorded: the permit of the call, how it went, how long it took in ms.
+#: An outcome to record: permit of the call, outcome, duration in ms.
 Entry = tuple[Permit, Outcome, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """The answer to ``record``."""
+    """Result of ``record``."""
 
-    #: For each outcome, in the order given, whether it was used.
+    #: For each outcome, in order, whether it was counted.
     used: tuple[bool, ...]
     #: The breaker after the last of them.
     state: State
@@ -122,37 +122,37 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """A breaker as seen without touching it."""
+    """A breaker at one point in time."""
 
     state: State
-    #: 0 when the breaker has never been used.
+    #: 0 if the breaker was never used.
     generation: int = 0
     #: Outcomes in the window, and how many of them failed or were slow. They stay readable after a trip.
     total: int = 0
     failures: int = 0
     slow: int = 0
-    #: HALF_OPEN: probes under way, and those that answered well, answered badly, or never answered.
+    #: HALF_OPEN: probes in flight, succeeded, failed, and without an outcome.
     leases: int = 0
     probes_succeeded: int = 0
     probes_failed: int = 0
     probes_lost: int = 0
-    #: Times it opened since its key was made; a reset does not forget them.
+    #: How often it opened since its key was created; a reset keeps this count.
     opens: int = 0
-    #: As in ``Permit``: milliseconds until a call may be admitted, 0 now, -1 never by itself.
+    #: As in ``Permit``: milliseconds until a call may be allowed, 0 now, -1 not automatically.
     retry_after_ms: int = 0
-    #: OPEN and its time is up: the next caller becomes a probe.
+    #: OPEN, and its open time is over: the next call becomes a probe.
     due: bool = False
-    #: False when this is the breaker of one process, shown because the store is away.
+    #: False if this is the local breaker of one process, because the store is unavailable.
     shared: bool = True
 
     @property
     def failure_rate(self) -> float:
-        """Failures by outcomes in the window, 0..1; 0 when there are none."""
+        """Share of failures in the window, 0 to 1; 0 without outcomes."""
         return self.failures / self.total if self.total else 0.0
 
     @property
     def slow_rate(self) -> float:
-        """Slow calls by outcomes in the window, 0..1; 0 when there are none."""
+        """Share of slow calls in the window, 0 to 1; 0 without outcomes."""
         return self.slow / self.total if self.total else 0.0
 
 
@@ -165,9 +165,9 @@ class Transition:
     to: State
     generation: int
     why: Why
-    #: The counts that decided: of the window, or of the probes when it left HALF_OPEN.
+    #: The counts behind the decision: of the window, or of the probes if it left HALF_OPEN.
     total: int
     failures: int
-    #: Who did it and the reason given; empty for automatic moves.
+    #: The operator and the reason; empty for automatic transitions.
     actor: str = ""
     reason: str = ""

@@ -1,4 +1,4 @@
-"""The shared breaker: four scripts over three keys per name, and the rule for when the store does not answer."""
+"""Breakers in Redis: four scripts over three keys per name, and the pause after an error."""
 
 from __future__ import annotations
 
@@ -16,24 +16,23 @@ from redis.exceptions import NoScriptError
 
 from breaker_app.errors import StoreUnavailable
 from breaker_app.policy import BreakerPolicy
-from breaker_app.primary import leaving, once_more
+from breaker_app.primary import leaving, retry_once
 from breaker_app.states import Entry, Permit, Recorded, Snapshot, State, Transition, Why
 from wire.scripts import CLOCK, load_scripts
 
 log = logging.getLogger(__name__)
 
-#: Longest wait for a connection and for an answer, in seconds. A breaker that is slower than what it protects is no
-#: help.
+#: Maximum wait for a connection and for an answer, in seconds. A breaker must not be slower than the calls that it
+#: protects.
 TIMEOUT_S: Final = 0.1
-#: After an error the store is left alone for so long, in seconds, so that an outage costs one time-out and not one per
-#: call.
+#: Pause after an error, in seconds, so that an outage costs one timeout and not one per call.
 PAUSE_S: Final = 1.0
-#: Set of every name that a process has announced.
+#: Set of all names that processes have announced.
 NAMES_KEY: Final = "cb:names"
 #: Transitions kept per name; the script trims to about this many.
 KEPT_TRANSITIONS: Final = 1_000
 
-#: What of another client's connection is taken over; its time-outs and its retries are not.
+#: Options of a client that its copy has too; timeouts and retries are not among them.
 _ADDRESS: Final = re.compile(
     r"host|port|path|db|username|password|credential_provider|client_name|socket_keepalive|ssl_.*"
 )
@@ -44,13 +43,13 @@ def on_test_clock(name: str, source: str) -> str:
     return CLOCK.sub("local now = tonumber(ARGV[#ARGV])", source)
 
 
-def _manners(timeout_s: float) -> dict[str, Any]:
-    # A script whose answer was lost may have run. The driver's default of sending it again would count one outcome
-    # twice. What a server that is no primary refused did not run.
+def _connection_options(timeout_s: float) -> dict[str, Any]:
+    # A script may have run although its answer was lost. The driver would send it again by default and count an
+    # outcome twice. A command that a server refused because it is no primary did not run.
     return {
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
-        "retry": once_more(),
+        "retry": retry_once(),
         "retry_on_error": [],
         "protocol": 2,
         "decode_responses": True,
@@ -59,21 +58,21 @@ def _manners(timeout_s: float) -> dict[str, Any]:
 
 
 def _own_client(connection: Redis, timeout_s: float) -> Redis:
-    """A client of the same server with the manners of a breaker, whatever those of ``connection`` are."""
+    """A client of the same server with the timeouts and retries of a breaker."""
     pool = connection.connection_pool
     address = {key: value for key, value in pool.connection_kwargs.items() if _ADDRESS.fullmatch(key)}
     return Redis(
         connection_pool=ConnectionPool(
-            connection_class=leaving(pool.connection_class), **address, **_manners(timeout_s)
+            connection_class=leaving(pool.connection_class), **address, **_connection_options(timeout_s)
         )
     )
 
 
 class Outage:
-    """Whether the store is worth asking. Shared by all threads that use one store.
+    """Skips requests to a store that is unavailable. Shared by all threads that use the store.
 
-    The first error begins an outage. From then on one caller per pause tries the store and everybody else is spared the
-    wait; the outage ends when an attempt that began after the last error succeeds. Either change is logged once, as
+    The first error begins an outage. During an outage one caller per pause tries the store and all others fail at once.
+    It ends when an attempt that began after the last error succeeds. Both changes are logged once, as
     ``store_unavailable`` and ``store_back``.
     """
 
@@ -83,16 +82,16 @@ class Outage:
         self._lock = threading.Lock()
         self._next_try: float | None = None
         self._errors = 0
-        #: Questions that were not answered by the store, since this process began.
+        #: Requests without an answer of the store, since this process began.
         self.unanswered = 0
 
     @property
     def is_on(self) -> bool:
-        """Whether the last that was heard of the store was an error."""
+        """Whether the last attempt failed."""
         return self._next_try is not None
 
     def begin(self) -> int:
-        """A ticket for one attempt. Raises ``StoreUnavailable`` when the store is to be left alone for now."""
+        """Return a ticket for one attempt. Raises ``StoreUnavailable`` during a pause."""
         if self._next_try is None:
             return self._errors
         with self._lock:
@@ -105,7 +104,7 @@ class Outage:
             return self._errors
 
     def failed(self, error: Exception) -> None:
-        """The attempt met an error."""
+        """Record that the attempt failed."""
         with self._lock:
             begins = self._next_try is None
             self._errors += 1
@@ -115,7 +114,7 @@ class Outage:
             log.warning("store_unavailable", extra={"why": f"{type(error).__name__}: {error}"})
 
     def succeeded(self, ticket: int) -> None:
-        """The attempt was answered. If it began before the last error, that proves nothing."""
+        """Record that the attempt succeeded. It is ignored if it began before the last error."""
         if self._next_try is None:
             return
         with self._lock:
@@ -127,14 +126,14 @@ class Outage:
 
 
 class RedisBreakerStore:
-    """The breakers that all processes share. Every verb is one script, one round trip, one decision.
+    """The breakers that all processes share. Every method is one script in one round trip.
 
-    ``connection`` says where the server is; the store talks to it through connections of its own that wait at most
-    ``timeout_s`` and send nothing twice. ``clock`` gives whole milliseconds and exists for tests: with it the same
-    scripts run on that time. Without it they ask the server, so that all hosts go by one clock.
+    ``connection`` names the server; the store opens connections of its own that wait at most ``timeout_s`` and send no
+    command twice. ``clock`` returns whole milliseconds, for tests. Without it the scripts use the time of the server,
+    so all hosts share one clock.
 
-    Every verb raises ``StoreUnavailable`` when the server cannot be reached, answers late, or refuses to run the
-    script. Safe for threads and over ``fork``.
+    Every method raises ``StoreUnavailable`` if the server cannot be reached, answers late, or refuses the script.
+    Thread-safe and fork-safe.
     """
 
     def __init__(
@@ -156,12 +155,12 @@ class RedisBreakerStore:
         return cls(Redis.from_url(url), timeout_s=timeout_s)
 
     def acquire(self, name: str, policy: BreakerPolicy, token: str) -> Permit:
-        """Ask for a permit for the call ``token``. Asking again with the same token is safe and admits nothing more."""
+        """Ask for a permit for the call ``token``; idempotent by token."""
         allowed, state, generation, wait = self._ask("acquire", name, policy, token)
         return Permit(allowed == 1, State.of(state), generation, wait, token)
 
     def record(self, name: str, policy: BreakerPolicy, entries: Sequence[Entry]) -> Recorded:
-        """Count the outcomes in order, in one step. When this raises, they may have counted: never send them again."""
+        """Count the outcomes in order, atomically. If it raises, they may have been counted: never send them again."""
         runs = _runs(entries, policy)
         state, generation, total, failures, *counts = self._ask("record", name, policy, json.dumps(runs))
         used: list[bool] = []
@@ -170,15 +169,15 @@ class RedisBreakerStore:
         return Recorded(tuple(used), State.of(state), generation, total, failures)
 
     def admin(self, name: str, policy: BreakerPolicy, state: State, *, actor: str, reason: str) -> None:
-        """Send the breaker to ``state``, noting who did it and why. A person asked: tried in an outage, too."""
+        """Set the breaker to ``state`` and store the actor and the reason. Tries the store also during a pause."""
         self._ask("admin", name, policy, state.letter, actor, reason, insist=True)
 
     def peek(self, name: str, policy: BreakerPolicy) -> Snapshot:
-        """The breaker as it is. Run read-only: the server itself refuses to let it write."""
+        """Read the breaker. The script runs read-only: the server refuses its writes."""
         return _snapshot(self._ask("peek", name, policy))
 
     def peek_many(self, policies: Mapping[str, BreakerPolicy]) -> dict[str, Snapshot]:
-        """Every breaker named, as ``peek``, in one round trip."""
+        """Read several breakers in one round trip."""
         script = self._scripts["peek"]
         now = (self._clock(),) if self._clock else ()
 
@@ -202,9 +201,9 @@ class RedisBreakerStore:
         return [_transition(fields) for _, fields in entries]
 
     def window(self, name: str, policy: BreakerPolicy) -> list[tuple[int, int]]:
-        """Outcomes and failures of each second of the window, oldest first; the last is the second that runs.
+        """Outcomes and failures of each second of the window, oldest first; the last is the current second.
 
-        For looking at only: read beside the scripts, so a call that is counted meanwhile may be missing.
+        For display: it reads without the scripts, so concurrent outcomes may be missing.
         """
 
         def read() -> tuple[dict[str, str], int]:
@@ -228,17 +227,17 @@ class RedisBreakerStore:
         return found
 
     def announce(self, names: Iterable[str]) -> None:
-        """Remember that these names exist."""
+        """Publish these names."""
         found = sorted(names)
         if found:
             self._try(lambda: self._redis.sadd(NAMES_KEY, *found))
 
     def announced(self) -> set[str]:
-        """Every name that any process has announced."""
+        """The names of all processes."""
         return set(self._try(lambda: self._redis.smembers(NAMES_KEY)))
 
     def _ask(self, verb: str, name: str, policy: BreakerPolicy, *arguments: str, insist: bool = False) -> Any:
-        """Run the script of ``verb``. EVALSHA first; a server that does not know the script gets its text, once."""
+        """Run the script ``verb``: by EVALSHA, or by EVAL if the server does not know it."""
         script = self._scripts[verb]
         rest = (3, *_keys(name), *policy.wire, *arguments, *([self._clock()] if self._clock else ()))
         known, unknown = (self._redis.evalsha, self._redis.eval)
@@ -257,8 +256,8 @@ class RedisBreakerStore:
         ticket = 0 if insist and self.outage.is_on else self.outage.begin()
         try:
             reply = run()
-        # Whatever the server says instead of an answer (gone, late, out of memory, read-only) says nothing about the
-        # downstream and is handled alike: the store is away.
+        # Every error of the server (unreachable, late, out of memory, read-only) means that the store is unavailable.
+        # It is no information about the downstream.
         except RedisError as error:
             self.outage.failed(error)
             raise StoreUnavailable(retry_after=PAUSE_S) from error
@@ -271,14 +270,14 @@ def _keys(name: str) -> tuple[str, str, str]:
 
 
 def _runs(entries: Sequence[Entry], policy: BreakerPolicy) -> list[tuple[str, int, str, int, int]]:
-    """The outcomes with equal neighbours put together: (token, generation, outcome, slow, how many).
+    """The outcomes as runs of equal neighbours: (token, generation, outcome, slow, count).
 
-    A batch of good calls under one permit is a single run.
+    Many successful calls with one permit are a single run.
     """
-    told = (
+    flat = (
         (permit.token, permit.generation, outcome.value, int(policy.is_slow(took))) for permit, outcome, took in entries
     )
-    return [(*run, sum(1 for _ in group)) for run, group in groupby(told)]
+    return [(*run, sum(1 for _ in group)) for run, group in groupby(flat)]
 
 
 def _snapshot(reply: Sequence[Any]) -> Snapshot:

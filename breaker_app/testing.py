@@ -1,4 +1,4 @@
-"""What tests of breakers need: a clock that moves when told to, and a store without a server."""
+"""For tests of breakers: a clock that is set by hand, and a store without a server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from breaker_app.states import Permit, Snapshot
 
 
 class FakeClock:
-    """Whole milliseconds that pass only when told to."""
+    """A clock of whole milliseconds that only ``advance`` moves."""
 
     def __init__(self, now: int = 0) -> None:
         self.now = now
@@ -20,14 +20,14 @@ class FakeClock:
         return self.now
 
     def advance(self, ms: int) -> None:
-        """Let ``ms`` pass; a negative number sets the clock back."""
+        """Move the clock by ``ms``; a negative number sets it back."""
         self.now += ms
 
 
 class MemoryBreakerStore(LocalBreakerStore):
-    """A store as all processes share it, without a server: the plain Python that the scripts are checked against.
+    """A shared store without a server: the Python that the scripts are tested against.
 
-    Its permits and snapshots say that they are shared, as those of the real store do.
+    Its permits and snapshots are marked as shared, as those of the real store.
     """
 
     def acquire(self, name: str, policy: BreakerPolicy, token: str) -> Permit:
@@ -35,8 +35,8 @@ class MemoryBreakerStore(LocalBreakerStore):
         return replace(super().acquire(name, policy, token), local=False)
 
     def peek(self, name: str, policy: BreakerPolicy) -> Snapshot:
-        """The breaker as it is; changes nothing."""
+        """Read the breaker; change nothing."""
         return replace(super().peek(name, policy), shared=True)
 
     def announce(self, names: Sequence[str]) -> None:
-        """Nothing to remember: tests name their breakers in the policy."""
+        """Do nothing: tests name their breakers in the policy."""

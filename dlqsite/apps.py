@@ -26,7 +26,7 @@ class SiteConfig(AppConfig):
         from dlqsite import audit_signals, checks  # noqa: F401  # registers them
 
         pre_migrate.connect(_let_migrations_take_their_time, dispatch_uid="dlqsite.apps")
-        breakers.hide_with(lambda text: mask_text(text, masking_policy()))
+        breakers.set_masking(lambda text: mask_text(text, masking_policy()))
 
 
 class ConsoleConfig(admin_apps.AdminConfig):

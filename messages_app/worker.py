@@ -15,7 +15,7 @@ from rq.serializers import JSONSerializer
 from rq.suspension import is_suspended
 from rq.worker import DequeueStrategy, WorkerStatus
 
-from breaker_app.conf import remind
+from breaker_app.conf import announce_again
 from breaker_app.primary import demotions
 from messages_app import conf
 from messages_app.attempt import process_state
@@ -165,7 +165,7 @@ class ThreadedWorker(MarkedWorker):
             if now - beaten_at >= HEARTBEAT_EVERY_S:
                 beaten_at = now
                 self._quietly(self._beat, engine)
-                self._quietly(remind)
+                self._quietly(announce_again)
             if met != demotions():
                 met = demotions()
                 self._quietly(self._subscribe_again)

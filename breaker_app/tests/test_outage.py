@@ -12,7 +12,7 @@ from breaker_app.breaker import CircuitBreaker
 from breaker_app.errors import StoreUnavailable
 from breaker_app.local import LocalBreakerStore
 from breaker_app.policy import BreakerPolicy
-from breaker_app.primary import once_more
+from breaker_app.primary import retry_once
 from breaker_app.states import Outcome, State
 from breaker_app.store import PAUSE_S, Outage, RedisBreakerStore
 from breaker_app.testing import FakeClock
@@ -270,7 +270,7 @@ def test_the_manners_of_the_given_client_are_not_taken_over(redis_client: Redis)
     generous = Redis(host="127.0.0.1", port=1, socket_timeout=60, decode_responses=True, password="secret", db=3)
     taken = RedisBreakerStore(generous)._redis.connection_pool.connection_kwargs
     assert (taken["socket_timeout"], taken["socket_connect_timeout"]) == (0.1, 0.1)
-    assert taken["retry"] == once_more()
+    assert taken["retry"] == retry_once()
     assert (taken["password"], taken["db"], taken["port"]) == ("secret", 3, 1)
 
 

@@ -74,7 +74,7 @@ def test_a_store_that_was_emptied_is_told_the_names_again(reader: dict[str, str]
     conf.announce({"mail": 5_000})
     redis_client.flushdb()
 
-    conf.remind()
+    conf.announce_again()
     conf.forget()  # as another process, which was told nothing
 
     assert [one["name"] for one in call("GET", "/api/breakers", reader)[1]["data"]] == ["mail", "orders-db"]
