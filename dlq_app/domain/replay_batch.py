@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from math import ceil
@@ -17,6 +17,7 @@ from dlq_app.domain.criteria import FIELD_NAMES, MAX_VALUES, LetterCriteria, is_
 from dlq_app.domain.errors import CriteriaInvalid, RequestInvalid
 from dlq_app.domain.letter import DeadLetter
 from dlq_app.domain.limits import MAX_REASON
+from dlq_app.domain.masking import MaskingPolicy, mask_text
 from wire.contract import (
     BOOLEAN,
     INSTANT,
@@ -180,6 +181,17 @@ class ReplayBatch:
     stop_errors: Sequence[tuple[str, int]] = ()
     #: {at, who, what, why} of each change of stage, oldest first; empty in a list.
     history: Sequence[Mapping[str, Any]] = ()
+
+    def masked(self, policy: MaskingPolicy) -> ReplayBatch:
+        """The batch with secrets hidden in its texts."""
+        return replace(
+            self,
+            name=mask_text(self.name, policy),
+            reason=mask_text(self.reason, policy),
+            stop_reason=mask_text(self.stop_reason, policy),
+            waiting=mask_text(self.waiting, policy),
+            history=[{**entry, "why": mask_text(str(entry.get("why") or ""), policy)} for entry in self.history],
+        )
 
     @property
     def is_final(self) -> bool:

@@ -7,7 +7,6 @@ from typing import Any
 from dlq_app.domain.masking import mask
 from dlq_app.domain.replay_batch import Stage
 from dlq_app.rest.contract import LETTER_SUMMARY, LINKS, Masking
-from dlq_app.services.letter_json import masked_batch
 from wire.contract import (
     COUNT,
     INSTANT,
@@ -87,7 +86,7 @@ _BATCH = Shape(
     ),
 )
 #: A batch with the secrets hidden in every text that users wrote.
-BATCH = Type(_BATCH.schema, lambda batch, masking: _BATCH.write(masked_batch(batch, masking), masking))
+BATCH = Type(_BATCH.schema, lambda batch, masking: _BATCH.write(batch.masked(masking), masking))
 BATCH_OUT = envelope("ReplayBatchOut", BATCH)
 BATCH_LIST = Shape("ReplayBatchList", Field("data", many(BATCH)), Field("pagination", _PAGINATION))
 

@@ -21,7 +21,6 @@ from dlq_app.domain.replay_batch import ReplayBatch, Stage
 from dlq_app.services import batches, groups
 from dlq_app.services import dead_letters as letters
 from dlq_app.services.groups import Group
-from dlq_app.services.letter_json import masked_batch
 from dlq_app.store import repository
 from dlqsite.health import report
 from dlqsite.overview.sources import Part, Source, look
@@ -157,7 +156,7 @@ def _batches() -> tuple[ReplayBatch, ...]:
     since = repository.now() - STOPPED_FOR
     lately = [batch for batch in stopped if batch.finished_at and batch.finished_at >= since]
     policy = masking_policy()
-    return tuple(masked_batch(batch, policy) for batch in (*batches.running(RUNNING_BATCHES), *lately))
+    return tuple(batch.masked(policy) for batch in (*batches.running(RUNNING_BATCHES), *lately))
 
 
 class Sources:

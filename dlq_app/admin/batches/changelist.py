@@ -43,7 +43,6 @@ from dlq_app.domain.replay_batch import ReplayBatch as Batch
 from dlq_app.domain.strategies import Strategy
 from dlq_app.models import ReplayBatch
 from dlq_app.services import approval, batches
-from dlq_app.services.letter_json import masked_batch
 from dlq_app.store import repository
 from wire.visible_text import visible
 
@@ -87,7 +86,7 @@ class ReplayBatchAdmin(ReadOnlyAdmin):
             return HttpResponseRedirect(request.path)
         except (StoreUnavailable, QueryTooSlow) as error:
             return self._away(request, error)
-        rows = [batch_page.row(masked_batch(batch, conf.masking_policy()), now) for batch in found.batches]
+        rows = [batch_page.row(batch.masked(conf.masking_policy()), now) for batch in found.batches]
         context = {
             **self.context(request, "Replay batches"),
             "rows": rows,
@@ -305,7 +304,7 @@ class ReplayBatchAdmin(ReadOnlyAdmin):
         """The answer for this batch, or the page that says why there is none."""
         self.require_view(request)
         try:
-            return answer(masked_batch(batches.get(object_id), conf.masking_policy()))
+            return answer(batches.get(object_id).masked(conf.masking_policy()))
         except BatchNotFound:
             context = self.context(request, "No such replay batch") | {"ref": object_id[:100]}
             return TemplateResponse(request, "dlq_app/batch_missing.html", context, status=404)
