@@ -1,4 +1,4 @@
-"""How an edited payload differs from the original, in text, within a bounded amount of work."""
+"""The diff between an edited payload and the original, with a bounded amount of work."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import json
 import re
 from typing import Final
 
-#: Characters of a difference that are kept.
+#: Maximum characters of a diff.
 MAX_DIFF: Final = 64 * 1024
-#: Lines of either payload that are compared. The comparison takes the square of it in the worst case: about 0.1 s.
+#: Maximum lines of either payload that are compared. The worst case takes their square: about 0.1 s.
 MAX_COMPARED: Final = 1000
 _CONTEXT = 3
 _HUNK = re.compile(r"@@ -(\d+)(.*) \+(\d+)(.*) @@")
 
 
 def diff(before: str, after: str) -> str:
-    """Unified diff of two payloads, each laid out as indented JSON.
+    """Unified diff of two payloads, each formatted as indented JSON.
 
-    Looks at ``MAX_COMPARED`` lines, from the first one that differs on, and keeps ``MAX_DIFF`` characters. When there
-    is more, the last line says so; like the one about a missing end of line, it begins with a backslash.
+    Compares ``MAX_COMPARED`` lines from the first difference on, and returns at most ``MAX_DIFF`` characters. A last
+    line that begins with a backslash marks a diff that was cut.
     """
     old, new = _laid_out(before), _laid_out(after)
     start = _common(old, new)
@@ -52,7 +52,7 @@ def diff(before: str, after: str) -> str:
 
 
 def _common(old: list[str], new: list[str]) -> int:
-    """How many lines both begin with."""
+    """Number of equal lines at the beginning of both."""
     for at, (one, other) in enumerate(zip(old, new, strict=False)):
         if one != other:
             return at
@@ -60,7 +60,7 @@ def _common(old: list[str], new: list[str]) -> int:
 
 
 def _shifted(hunk: re.Match[str], by: int) -> str:
-    """The head of a hunk with the line numbers of the whole payload. Lines of payloads never look like one."""
+    """The header of a hunk with the line numbers of the whole payload. No line of a payload looks like a header."""
     return f"@@ -{int(hunk[1]) + by}{hunk[2]} +{int(hunk[3]) + by}{hunk[4]} @@"
 
 

@@ -1,4 +1,4 @@
-"""Why a letter is dead and what happens next, in one sentence. Pure."""
+"""One sentence that explains why a letter is dead and what happens next. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NATURE = {
 
 
 def explain(letter: DeadLetter, policy: ReplayPolicy, now: datetime) -> str:
-    """The kind of error; the attempts; the replays, if any; what happens next. Says only what the letter holds.
+    """The kind of error, the attempts, the replays, and what happens next, using only the letter's own data.
 
     "TIMEOUT_ERROR is transient; 4 of 4 attempts failed over 7.3 s; next automatic replay at 10:42 UTC (2 of 5)"
     """
@@ -30,12 +30,12 @@ def explain(letter: DeadLetter, policy: ReplayPolicy, now: datetime) -> str:
 
 
 def _first_run(letter: DeadLetter) -> int:
-    """The epoch in which the message itself, not a replay, ran last; 0 when the letter does not know."""
+    """The last epoch in which the message itself ran, not a replay; 0 if unknown."""
     replayed = [entry["epoch"] for entry in letter.replay_attempts if isinstance(entry.get("epoch"), int)]
     epochs = [a["epoch"] for a in letter.attempts if isinstance(a.get("epoch"), int) and a["epoch"] not in replayed]
     if len(letter.replay_attempts) < KEPT_REPLAYS:
         return max(epochs, default=0)
-    # Older replays are not listed any more, so runs before the oldest listed one can be theirs. The first is not.
+    # Older replays are no longer listed, so runs before the oldest listed one can be theirs. The first run is not.
     newer = [epoch for epoch in epochs if epoch > min(replayed, default=0)]
     return max(newer) if newer else min(epochs, default=0)
 
@@ -112,7 +112,7 @@ def _span(attempts: Sequence[Mapping[str, Any]]) -> str:
         return ""
     seconds = (max(ends) - min(begins)).total_seconds()
     if seconds < 0:
-        return ""  # two hosts' clocks disagree: rather no figure than a wrong one
+        return ""  # the clocks of two hosts differ: no figure is better than a wrong one
     if seconds < 0.95:
         return f"{max(1000 * seconds, 1):.0f} ms" if len(attempts) == 1 else "less than 1 s"
     if seconds < 120:
@@ -121,11 +121,11 @@ def _span(attempts: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _clock(moment: datetime, now: datetime, zone: str) -> str:
-    """The time of day in ``zone``, with the zone's short name, and with the date unless it is today's there."""
+    """The time of day in ``zone`` with the zone's short name, and the date unless it is today there."""
     try:
         local = moment.astimezone(ZoneInfo(zone))
     except OverflowError:
-        local = moment  # an edge of the calendar, which the offset would leave
+        local = moment  # the offset would leave the range of datetime
     suffix = "" if local.date() == now.astimezone(local.tzinfo).date() else f" on {local.date().isoformat()}"
     return f"{local:%H:%M} {local.tzname() or 'UTC'}{suffix}"
 

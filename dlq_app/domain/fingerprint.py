@@ -1,4 +1,4 @@
-"""What makes two failures "the same": error type, innermost application frame, message without numbers. Pure."""
+"""Groups failures by error type, innermost application frame and message without numbers. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Final
 
-#: How much of a message tells failures apart; the rest is attacker's length, not information.
+#: Characters of a message that count; more would only let clients send more work.
 _MESSAGE_CHARS = 300
 _FRAME = re.compile(
     r'^[ \t|+]*File "(?P<file>[^"\n]{1,500})", line (?P<line>\d{1,9}), in (?P<function>[^\n]{1,200})$', re.M
@@ -18,7 +18,7 @@ _CHAINED = re.compile(
     r"|During handling of the above exception, another exception occurred):$",
     re.M,
 )
-#: Code that is not ours: the interpreter, its standard library, installed packages, generated code.
+#: Code outside of the application: the interpreter, its standard library, installed packages, generated code.
 _LIBRARY = re.compile(r"(?:^|/)(?:site-packages|dist-packages|lib/python\d[\d.]*|lib64/python\d[\d.]*)/|^<|\.zip/")
 
 _UUID = re.compile(r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b", re.I)
@@ -57,7 +57,7 @@ class Frame:
 
     @property
     def short_file(self) -> str:
-        """The last two parts of the path: the same wherever a release is installed."""
+        """The last two parts of the path: independent of where a release is installed."""
         return "/".join(self._parts[-2:])
 
     @property
@@ -72,23 +72,23 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """A group's name and what it was made from."""
+    """The name of a group, and the values it is computed from."""
 
     value: str
     error_type: str
     #: ``payments/gateway.py in capture``; empty without application code in the traceback.
     frame: str
-    #: The message with ``#`` for what varies.
+    #: The message with ``#`` for the parts that vary.
     message: str
 
 
 def frames(stack: str) -> list[Frame]:
-    """The frames of the exception that was raised last, outermost first; empty for a text that is no traceback."""
+    """The frames of the last exception, outermost first; empty for a text that is not a traceback."""
     return _frames(_CHAINED.split(stack)[-1])
 
 
 def culprit(stack: str) -> Frame | None:
-    """The innermost frame of application code, looked for in the last exception first, then in those that led to it."""
+    """The innermost frame of application code, in the last exception or else in those that caused it."""
     for block in reversed(_CHAINED.split(stack)):
         for frame in reversed(_frames(block)):
             if frame.is_application:

@@ -1,6 +1,6 @@
-"""What a tag, a source or an error type may be at the doors, and what a filter takes for one. Pure.
+"""The texts allowed as a tag, a source or an error type, at intake, at import and in filters. Pure.
 
-One rule, so that everything that is let in can be found: a filter takes every text that could ever be stored.
+A filter accepts every text that a letter can have, so that every accepted message can be found.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import re
 
 MAX_LABEL = 64
 MAX_ERROR_TYPE = 100
-#: Longer values are in no letter.
+#: No letter has a longer value.
 MAX_FILTER = 200
 
 _NO_CONTROLS = "[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
 #: A tag or a source, at intake and at import: no control characters, line or paragraph separators. Everything else is
-#: kept as it comes: spaces at the ends, joiners, and characters that are not seen, which pages write out.
+#: stored unchanged: spaces at the ends, joiners, and invisible characters, which pages show as escapes.
 LABEL = re.compile(f"{_NO_CONTROLS}{{1,{MAX_LABEL}}}")
-#: The same for the type of an error that is imported.
+#: The same for the type of an imported error.
 ERROR_TYPE = re.compile(f"{_NO_CONTROLS}{{1,{MAX_ERROR_TYPE}}}")
 ACCEPTED = "without control characters"

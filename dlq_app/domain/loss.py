@@ -1,4 +1,4 @@
-"""A stretch of time that a store has forgotten. Pure."""
+"""A period whose data a store has lost. Pure."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """What a store once had and has no longer."""
+    """Data that a store had and has lost."""
 
     id: str
     #: ``redis`` or ``mongodb``.
     store: str
-    #: The last state that is left; None when nothing is: the store was emptied, or is another one.
+    #: The time of the last state that is left; None if the store was emptied or replaced.
     since: datetime | None
-    #: The last state that is known to have been.
+    #: The time of the last known state before the loss.
     until: datetime
     seen_at: datetime
-    #: Messages accepted in between, as marks half a second apart tell. MongoDB: outcomes recorded in between, as far as
-    #: Redis remembers them.
+    #: Messages accepted in between, according to marks half a second apart. MongoDB: outcomes recorded in between that
+    #: Redis still has.
     missing: int = 0
     #: Claims and outcomes in between; 0 for MongoDB.
     moves: int = 0

@@ -1,4 +1,4 @@
-"""The replay policy, which validates itself, and where a death leads under it. Pure."""
+"""The replay policy, and the status that it gives to a dead letter. Pure."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _READERS: Readers = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayPolicy:
-    """How dead letters replay by themselves. Every value is checked when built; a wrong one raises ``PolicyError``."""
+    """When dead letters are replayed automatically. Raises ``PolicyError`` for a value that is not allowed."""
 
     #: Automatic replays a letter gets before it is ``dlq_failed``. 0 to 50.
     max_automatic_replays: int = 5
@@ -71,7 +71,7 @@ class ReplayPolicy:
     time_zone: str = "UTC"
     #: Strategy of transient errors that ``strategies`` does not name.
     transient: Strategy = Strategy.IMMEDIATE
-    #: Error type → strategy, for transient errors. Permanent and unknown ones always wait for a person.
+    #: Error type → strategy, for transient errors. Permanent and unknown errors always need a decision.
     strategies: Mapping[str, Strategy] = field(default_factory=dict)
     #: Days after which a resolved letter is deleted; 0 keeps it for ever. 0 to 3650.
     keep_resolved_days: int = 90
@@ -85,13 +85,13 @@ class ReplayPolicy:
         return cls(**read_table({"time_zone": time_zone, **raw}, _READERS, FILE))
 
     def strategy(self, error_type: str, error_kind: str) -> Strategy:
-        """Manual unless time alone can cure the error."""
+        """The strategy for an error: manual unless it is transient."""
         if error_kind != "transient":
             return Strategy.MANUAL
         return Strategy(self.strategies.get(error_type, self.transient))
 
     def next_replay_at(self, strategy: Strategy, done: int, since: datetime) -> datetime | None:
-        """When the replay after ``done`` automatic ones is due, or None when there is none."""
+        """Due time of the replay after ``done`` automatic ones, or None when there is none."""
         if strategy is Strategy.MANUAL or done >= self.max_automatic_replays:
             return None
         if strategy is Strategy.OFF_PEAK:
@@ -99,7 +99,7 @@ class ReplayPolicy:
         return strategies.immediate(done, since, self.immediate_minutes)
 
     def missed(self, strategy: Strategy, due_at: datetime, now: datetime) -> datetime | None:
-        """The slot to wait for instead when the one at ``due_at`` is over; None when the replay may run now."""
+        """The next slot when the one at ``due_at`` is over; None when the replay may run now."""
         window = timedelta(minutes=self.off_peak_window_minutes)
         if strategy is Strategy.OFF_PEAK and strategies.is_missed(due_at, now, window):
             return strategies.off_peak(now, self.off_peak_hours, ZoneInfo(self.time_zone))
@@ -108,7 +108,7 @@ class ReplayPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a letter goes with a death."""
+    """The status, strategy and next replay of a letter after a death."""
 
     status: Status
     strategy: Strategy
@@ -116,7 +116,7 @@ class Placement:
 
 
 def place_first(policy: ReplayPolicy, *, error_type: str, error_kind: str, died_at: datetime) -> Placement:
-    """Where the death of a new message leads: to wait for its first automatic replay, or for a person."""
+    """The placement after the death of a new message: it waits for an automatic replay, or needs a decision."""
     return place_again(policy, error_type=error_type, error_kind=error_kind, died_at=died_at, done=0)
 
 
@@ -129,15 +129,15 @@ def place_again(
     done: int,
     was_set_aside: bool = False,
 ) -> Placement:
-    """Where the death of a replay leads, after ``done`` automatic ones.
+    """The placement after a failed replay, with ``done`` automatic ones before.
 
-    A letter that a person had set aside stays aside: one replay by hand does not start the automatic ones again.
+    A letter that was set aside stays so: a replay by hand does not restart the automatic ones.
     """
     strategy = policy.strategy(error_type, error_kind)
     if strategy is Strategy.MANUAL or was_set_aside:
         return Placement(Status.MANUAL, strategy, None)
     due_at = policy.next_replay_at(strategy, done, died_at)
     if due_at is None:
-        # Used up; or the policy wants none at all, then nothing has failed that a person could be told of.
+        # All are used; or the policy allows none, and then no replay has failed.
         return Placement(Status.FAILED if done else Status.MANUAL, strategy, None)
     return Placement(Status.PENDING, strategy, due_at)

@@ -1,4 +1,4 @@
-"""The way back from a dead letter to intake: what the dead-letter queue asks for, answered by whoever settings name."""
+"""The interface through which the dead-letter queue uses intake. A setting names its implementation."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dlq_app.domain.replay_batch import BreakerSeen
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForwardOrder:
-    """Everything a fresh record needs, because intake may have forgotten the message months ago."""
+    """Everything that a new record of the message needs: intake may have dropped its own months ago."""
 
     message_id: str
-    #: Drawn by the claim of the letter; a repetition with the same epoch is the same order.
+    #: Set by the claim of the letter. An order with the same epoch is a repetition.
     epoch: int
     type: str
     body: bytes
@@ -32,11 +32,11 @@ class ForwardOrder:
     batch_id: str
     #: The letter's ``closedEpoch`` when it was claimed.
     death_seen: int
-    #: Intake's clock (ms) after which the order must not be carried out any more.
+    #: Time of intake's clock (ms) after which the order must not be executed.
     deadline_ms: int
     prior_runs: int = 0
     force: bool = False
-    #: The letter says that its last run ended well: a message that intake has forgotten is counted among the done.
+    #: According to the letter the last run succeeded: a message without a record counts as done.
     ended_done: bool = False
 
 
@@ -47,29 +47,29 @@ class ForwardStatus(StrEnum):
     SUPERSEDED = "superseded"
     BUSY = "busy"
     ALREADY_DONE = "already_done"
-    #: Only from ``forward_many``: what ``forward`` says by raising ``OrderRefused``; ``state`` says why.
+    #: Only from ``forward_many``, where ``forward`` raises ``OrderRefused``; ``state`` has the reason.
     REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardAnswer:
     status: ForwardStatus
-    #: State of the record that stood in the way (``superseded``, ``busy``).
+    #: State of the existing record (``superseded``, ``busy``).
     state: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class VoidAnswer:
-    """``exists``: the epoch's message is there (in ``state``). Otherwise the epoch can never be created any more."""
+    """``exists``: intake has the epoch's message, in ``state``. Otherwise the epoch can never be created."""
 
     exists: bool
     state: str = ""
 
 
 class IntakePort(Protocol):
-    """Raises ``StoreUnavailable`` when intake's store gives no answer: the outcome is then unknown.
+    """Methods raise ``StoreUnavailable`` when intake's store does not answer: the result is then unknown.
 
-    ``OrderRefused`` from ``forward`` or ``void``: no message of that id, type or priority can ever be there.
+    ``forward`` and ``void`` raise ``OrderRefused`` when intake can never have a message of that id, type or priority.
     """
 
     def now_ms(self) -> int: ...
@@ -77,30 +77,30 @@ class IntakePort(Protocol):
     def forward(self, order: ForwardOrder) -> ForwardAnswer: ...
 
     def forward_many(self, orders: Sequence[ForwardOrder]) -> list[ForwardAnswer]:
-        """``forward`` for each, in order, in few round trips; one that is refused does not touch the others."""
+        """``forward`` for each, in order, in few round trips. A rejected order does not affect the others."""
 
     def void(self, message_id: str, epoch: int) -> VoidAnswer: ...
 
     def open_among(self, message_ids: Sequence[str]) -> set[str]:
-        """Those of these messages that are under way here, or whose death is not recorded yet."""
+        """Those of these messages that are in progress here, or whose death is not recorded yet."""
 
     def resettle(self, message_id: str, epoch: int) -> None:
-        """Put an ended epoch's outcome up for recording again."""
+        """Queue the outcome of an ended epoch for recording again."""
 
     def unlist(self, message_ids: Sequence[str]) -> None:
-        """The letters of these messages are about to be deleted: intake no longer compares them."""
+        """Exclude these messages from intake's comparison: their letters are about to be deleted."""
 
     def check_payload(self, payload: bytes) -> None:
         """Raise ``dlq_app.domain.errors.PayloadInvalid`` unless intake would accept this payload text."""
 
     def breaker_of(self, message_type: str, body: bytes) -> str | None:
-        """Name of the circuit breaker that guards what this message calls; None: none."""
+        """Name of the circuit breaker of this message, or None."""
 
     def breakers(self, types: Iterable[str]) -> Mapping[str, Sequence[BreakerSeen]]:
-        """Every circuit breaker that messages of these types can meet, as it stands; types without any are absent."""
+        """The circuit breakers of messages of these types, with their state; types without a breaker are absent."""
 
     def retry_after_ms(self, message_type: str, body: bytes = b"") -> int | None:
-        """None when this message may run now; else how long its circuit breaker stays open.
+        """None when this message may run now; else the time for which its circuit breaker stays open.
 
-        Where the breaker is chosen by the payload, ``body`` (its text) is what chooses.
+        ``body`` is the text of the payload: it chooses the breaker of some types.
         """

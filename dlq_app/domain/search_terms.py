@@ -1,7 +1,7 @@
-"""The words by which a letter is found: from its error when it is stored, from a search when it is asked. Pure.
+"""Search words: those of a letter's error when it is stored, and those of a search. Pure.
 
-Case and Unicode form make no difference. A letter is found by whole words, by the parts of ``camelCase``,
-``snake_case`` and letters beside digits, and by any two neighbouring characters of scripts without spaces.
+Case and Unicode form make no difference. A search finds whole words, the parts of ``camelCase``, ``snake_case`` and
+letters beside digits, and any two neighbouring characters of scripts without spaces.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from functools import lru_cache
 
 from dlq_app.domain.masking import MaskingPolicy, mask_text
 
-#: Words kept for one letter: most errors have fewer than thirty. Each is an entry of an index.
+#: Maximum words of one letter; most errors have fewer than thirty. Each is an entry of an index.
 MAX_WORDS = 200
 MAX_WORD = 40
-#: Pairs of one search; more tell nothing more.
+#: Maximum words of one search; more would not narrow it.
 MAX_WANTED = 40
 _SCANNED = 8192
 _WORD = re.compile(r"\w{2,}")
@@ -27,7 +27,7 @@ _IS_DENSE = re.compile(f"[{_DENSE}]")
 
 
 def words(text: str) -> list[str]:
-    """What a letter must hold to be found by ``text``: different words, in lower case and in order.
+    """The words that a letter must have to match the search ``text``: unique, in lower case and in order.
 
     >>> words("Gateway did not answer: gateway order-17")
     ['gateway', 'did', 'not', 'answer', 'order', '17']
@@ -44,14 +44,14 @@ def words(text: str) -> list[str]:
 
 
 def whole_words(text: str) -> list[str]:
-    """The same as letters of earlier versions hold them, until ``refresh_search`` has made their words anew."""
+    """The same for letters of earlier versions, until ``refresh_search`` has updated their words."""
     return list(dict.fromkeys(word[:MAX_WORD] for word in _WORD.findall(text[:2000].casefold())))
 
 
 def error_words(error_type: str, reason: str, masking: MaskingPolicy) -> list[str]:
-    """What a letter is found by: its error type, whole and in parts, and the first words of the error as it is shown.
+    """The words of a letter: its error type, whole and in parts, and the first words of its masked error text.
 
-    Words of masked parts are left out: a search that finds them would confirm what is hidden.
+    Words of hidden parts are left out: a search that finds them would confirm a secret.
     """
     found = {_kept(unicodedata.normalize("NFKC", error_type)): None}
     for word in _WORD.findall(_normal(error_type)):
@@ -64,13 +64,13 @@ def error_words(error_type: str, reason: str, masking: MaskingPolicy) -> list[st
 
 
 def _forms(word: str) -> list[str]:
-    """The word, and every part of it that somebody may search for."""
+    """The word and all searchable parts of it."""
     if word.isascii() and word.isalpha() and word[1:].islower():
         return [word.lower()[:MAX_WORD]]  # most words
     return [part for part in (_kept(word), *_all_parts(word)) if len(part) > 1]
 
 
-#: Errors share their words, and taking one apart costs more than all the rest.
+#: Errors share their words, and splitting a word is the most expensive step.
 _known_forms = lru_cache(maxsize=4096)(_forms)
 
 
@@ -84,7 +84,7 @@ def _all_parts(word: str) -> Iterator[str]:
 
 
 def _parts(word: str) -> Iterator[str]:
-    """``HTTPServer2_error`` in ``HTTP``, ``Server``, ``2``, ``error``."""
+    """Splits ``HTTPServer2_error`` into ``HTTP``, ``Server``, ``2``, ``error``."""
     begin = 0
     for at in range(1, len(word)):
         before, here, after = word[at - 1], word[at], word[at + 1 : at + 2]
@@ -103,7 +103,7 @@ def _pairs(text: str) -> Iterator[str]:
 
 
 def _normal(text: str) -> str:
-    """One form of what looks or means the same; letters keep their case, which tells where a part begins."""
+    """One form for equivalent characters; keeps the case, which separates parts."""
     return text if text.isascii() else unicodedata.normalize("NFKC", text)
 
 

@@ -1,4 +1,4 @@
-"""The statuses of a letter and the closed table of its moves. Pure."""
+"""The statuses of a letter and the table of all allowed moves. Pure."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from types import MappingProxyType
 
 
 class Status(StrEnum):
-    """Where a letter stands. ``docs/lifecycle.md`` says how it gets in and out of each."""
+    """The status of a letter. ``docs/lifecycle.md`` describes the moves between them."""
 
     #: Waits for its next automatic replay.
     PENDING = "dlq_pending"
-    #: Claimed; its message is on its way or running.
+    #: Claimed; its message is queued or running.
     PROCESSING = "dlq_processing"
-    #: Over: replayed, discarded or resolved by hand.
+    #: Replayed, discarded or resolved by hand.
     RESOLVED = "dlq_resolved"
-    #: Its automatic replays are used up.
+    #: All its automatic replays are used.
     FAILED = "dlq_failed"
-    #: Waits for a person.
+    #: Needs a decision.
     MANUAL = "dlq_manual"
 
     @property
@@ -37,7 +37,7 @@ class Resolution(StrEnum):
 
 
 class Verb(StrEnum):
-    """What moves a letter. Each is one conditional update in ``repository``."""
+    """A move of a letter. Each is one conditional update in ``store``."""
 
     DEAD_LETTER = "dead_letter"
     CLAIM = "claim"
@@ -54,7 +54,7 @@ class Verb(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """From which statuses (None: no letter yet) a verb leads to which."""
+    """The statuses before (None: no letter yet) and after a verb."""
 
     froms: frozenset[Status | None]
     tos: frozenset[Status]
@@ -62,7 +62,7 @@ class Move:
 
 #: Not resolved.
 OPEN = frozenset({Status.PENDING, Status.PROCESSING, Status.FAILED, Status.MANUAL})
-#: Open and not claimed: what a replay and an operator's move may take.
+#: Open and not claimed: replays and operators can move these.
 WAITING = frozenset({Status.PENDING, Status.FAILED, Status.MANUAL})
 
 _ANY: frozenset[Status | None] = frozenset(Status)
@@ -92,7 +92,7 @@ TRANSITIONS: Mapping[Verb, Move] = MappingProxyType(
 
 
 class IllegalMove(ValueError):
-    """A verb was asked to lead where the table does not."""
+    """The table does not allow this move."""
 
     def __init__(self, verb: Verb, before: Status | None, after: Status) -> None:
         self.verb, self.before, self.after = verb, before, after
@@ -100,12 +100,12 @@ class IllegalMove(ValueError):
 
 
 def froms(verb: Verb) -> list[str]:
-    """The statuses that ``verb`` may start from, as stored, in the order of ``Status``."""
+    """The stored statuses from which ``verb`` is allowed, in the order of ``Status``."""
     return [status.value for status in Status if status in TRANSITIONS[verb].froms]
 
 
 def require(verb: Verb, before: Status | None, after: Status) -> Status:
-    """``after`` if ``verb`` may lead there from ``before``; raise ``IllegalMove`` naming both if not."""
+    """Return ``after`` if the table allows ``verb`` from ``before`` to it; else raise ``IllegalMove``."""
     move = TRANSITIONS[verb]
     if before not in move.froms or after not in move.tos:
         raise IllegalMove(verb, before, after)
@@ -113,5 +113,5 @@ def require(verb: Verb, before: Status | None, after: Status) -> Status:
 
 
 def is_allowed(verb: Verb, status: Status) -> bool:
-    """Whether a letter in ``status`` may be moved by ``verb``."""
+    """Whether ``verb`` is allowed for a letter in ``status``."""
     return status in TRANSITIONS[verb].froms

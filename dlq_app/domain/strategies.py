@@ -1,4 +1,4 @@
-"""When a letter replays by itself: soon, in the quiet hours, or only by hand. Pure; the clock is an argument."""
+"""When a letter is replayed automatically: soon, off-peak, or never. Pure; the clock is an argument."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 
 class Strategy(StrEnum):
-    """How a letter's next replay is chosen."""
+    """How the time of a letter's next automatic replay is chosen."""
 
     IMMEDIATE = "immediate"
     OFF_PEAK = "off_peak"
@@ -17,7 +17,7 @@ class Strategy(StrEnum):
 
 
 def immediate(done: int, since: datetime, minutes: Sequence[int]) -> datetime:
-    """The replay after ``done`` earlier ones: 1, 5, 15, 30, 60 minutes on, then always the last wait."""
+    """Time of the replay after ``done`` earlier ones, by the wait of that number in ``minutes``, or the last one."""
     return since + timedelta(minutes=minutes[min(done, len(minutes) - 1)])
 
 
@@ -27,7 +27,7 @@ def off_peak(after: datetime, hours: Sequence[int], zone: ZoneInfo) -> datetime:
 
 
 def is_missed(due_at: datetime, now: datetime, window: timedelta) -> bool:
-    """Whether an off-peak slot is so long past that running now would be in the middle of the day."""
+    """Whether the window of an off-peak slot is over."""
     return now >= due_at + window
 
 

@@ -1,4 +1,4 @@
-"""The difference between an edited version and the message that it was made of, with secrets hidden."""
+"""The diff between an edited version and its original message, with secrets hidden."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from dlq_app.domain.masking import MaskingPolicy, mask_json, masked
 from dlq_app.domain.payload import NotJson, parse, written
 
 ONLY_HIDDEN: Final = "(only hidden values differ)"
-#: Differences kept: a page that refreshes asks for the same ones every few seconds. Each has at most 64 KiB.
+#: Cached diffs, of at most 64 KiB each: a page that refreshes needs the same ones every few seconds.
 _KEPT = 64
 _made: OrderedDict[tuple[bytes, bytes, MaskingPolicy], str] = OrderedDict()
 _lock = threading.Lock()
 
 
 def masked_diff(letter: DeadLetter, version: Mapping[str, Any], masking: MaskingPolicy) -> str:
-    """Unified diff of the two payloads as they are shown.
+    """Unified diff of the two payloads with secrets hidden.
 
-    Made anew from the payloads. The stored difference shows the values of both, and lines of it cannot be masked: the
-    key that makes a value secret may stand on another line.
+    Computed from the payloads. The stored diff contains secrets, and its lines cannot be masked: the key that makes a
+    value secret may be on another line.
     """
     before, after = _original(letter, version), str(version.get("payload") or "")
     key = (_digest(before), _digest(after), masking)
@@ -43,7 +43,7 @@ def masked_diff(letter: DeadLetter, version: Mapping[str, Any], masking: Masking
 
 
 def _original(letter: DeadLetter, version: Mapping[str, Any]) -> str:
-    """The message that the version was made of: a later one with the same id may have taken its place."""
+    """The message that was edited: a later one with the same id may have replaced it."""
     at = version.get("at")
     for former in letter.former_messages:  # oldest first
         until = former.get("until")
@@ -54,7 +54,7 @@ def _original(letter: DeadLetter, version: Mapping[str, Any]) -> str:
 
 
 def only_hidden(before: str, after: str, masking: MaskingPolicy) -> str:
-    """``ONLY_HIDDEN`` when the payloads differ and read the same."""
+    """``ONLY_HIDDEN`` when the payloads differ only in hidden values."""
     try:
         one, other = parse(before), parse(after)
     except NotJson:
