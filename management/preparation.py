@@ -25,6 +25,7 @@ from management.data_directory import write_private
 from management.stack import ADMIN_USER
 from management.terminal import actor
 from management.user_lines import recorded_users
+from wire.errors import ServiceError
 
 KEY_NAME = "local"
 #: Written beside the collected files: what they were collected from.
@@ -56,14 +57,14 @@ def require_safe_redis() -> str:
 
 def ensure_indexes() -> None:
     """Build what is missing in MongoDB. Raises CommandError when that cannot be."""
-    from dlq_app.domain.errors import DeadLetterError, StoreUnavailable
+    from dlq_app.domain.errors import StoreUnavailable
     from dlq_app.services import dead_letters
 
     try:
         dead_letters.build_indexes()
     except StoreUnavailable as error:
         raise CommandError(f"{error} Start MongoDB, or set MONGODB_URL.") from error
-    except DeadLetterError as error:
+    except ServiceError as error:
         raise CommandError(str(error)) from error
 
 

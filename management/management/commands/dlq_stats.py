@@ -7,11 +7,11 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from dlq_app import conf
-from dlq_app.domain.errors import DeadLetterError
 from dlq_app.domain.masking import mask_text
 from dlq_app.services import dead_letters, groups
 from management.progress import in_words
 from management.terminal import printable
+from wire.errors import ServiceError
 from wire.visible_text import json_text
 
 _GROUPS = 10
@@ -29,7 +29,7 @@ class Command(BaseCommand):
         try:
             stats = dead_letters.stats()
             largest = [] if options["json"] else groups.top(_GROUPS)
-        except DeadLetterError as error:
+        except ServiceError as error:
             raise CommandError(str(error)) from error
         if options["json"]:
             self.stdout.write(json_text(stats, indent=2))

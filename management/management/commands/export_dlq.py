@@ -15,10 +15,10 @@ from django.core.management.base import CommandError, CommandParser
 from django.db import Error as DatabaseError
 
 from audit_app.lines import record
-from dlq_app.domain.errors import DeadLetterError
 from dlq_app.services.exporting import FORMS, Export
 from management import terminal
 from management.filters import add_filter_arguments, criteria_from
+from wire.errors import ServiceError
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Command(terminal.StrictCommand):
             raise CommandError(f"Who read went away after {export.count} letters.") from error
         except OSError as error:
             raise CommandError(f"{options['output'] or 'standard output'}: {error.strerror or error}") from error
-        except DeadLetterError as error:
+        except ServiceError as error:
             raise CommandError(f"Stopped after {export.count} letters: {error}") from error
         self.stderr.write(f"{export.count} letters written.", self.style.SUCCESS)
         if export.unreadable:

@@ -10,10 +10,10 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from dlq_app.domain.errors import DeadLetterError
 from dlq_app.services import importing
 from dlq_app.services.importing import Summary
 from management import terminal
+from wire.errors import ServiceError
 
 _TELL_EVERY_S = 2.0
 _TOLD = 20
@@ -44,7 +44,7 @@ class Command(terminal.StrictCommand):
                 summary = importing.import_lines(file.read, actor=terminal.actor(), progress=self._progress)
         except OSError as error:
             raise CommandError(f"{name}: {error.strerror or error}") from error
-        except DeadLetterError as error:
+        except ServiceError as error:
             raise CommandError(str(error)) from error
         if options["json"]:
             self.stdout.write(json.dumps(summary.wire()))

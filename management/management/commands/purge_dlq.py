@@ -9,10 +9,11 @@ from typing import Any, TextIO, cast
 
 from django.core.management.base import CommandError, CommandParser
 
-from dlq_app.domain.errors import CriteriaInvalid, DeadLetterError
+from dlq_app.domain.errors import CriteriaInvalid
 from dlq_app.services import purging
 from management import terminal
 from management.filters import add_filter_arguments, criteria_from
+from wire.errors import ServiceError
 
 _AGE = re.compile(r"([0-9]{1,6})([mhdw])\Z")
 _FLAGS = {"olderThan": "older-than"}
@@ -56,7 +57,7 @@ class Command(terminal.StrictCommand):
         except CriteriaInvalid as error:
             wrong = [f"--{_FLAGS.get(entry['field'], entry['field'])}: {entry['message']}" for entry in error.errors]
             raise CommandError("; ".join(wrong) + ".") from error
-        except DeadLetterError as error:
+        except ServiceError as error:
             raise CommandError(f"{error} Deleted so far: {deleted}.") from error
         if options["json"]:
             figures = {"matched": found.count, "matchedIsCapped": found.is_capped, "deleted": deleted}

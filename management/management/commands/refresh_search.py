@@ -8,9 +8,9 @@ from django.core.management.base import CommandError, CommandParser
 
 from audit_app.lines import record
 from dlq_app import conf
-from dlq_app.domain.errors import DeadLetterError
 from dlq_app.store import repository
 from management import terminal
+from wire.errors import ServiceError
 
 
 class Command(terminal.StrictCommand):
@@ -33,7 +33,7 @@ class Command(terminal.StrictCommand):
                 if not step.last:
                     break
                 after = step.last
-        except (DeadLetterError, KeyboardInterrupt) as error:
+        except (ServiceError, KeyboardInterrupt) as error:
             self._record(changed)
             why = str(error) or "Stopped."
             go_on = f"Go on with --after={terminal.printable(after)}." if after else "Start it again."

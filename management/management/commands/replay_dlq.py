@@ -9,7 +9,7 @@ from django.core.management.base import CommandError, CommandParser
 
 from audit_app.lines import record
 from dlq_app import conf
-from dlq_app.domain.errors import BatchBeingPlanned, DeadLetterError, RequestInvalid, StoreUnavailable
+from dlq_app.domain.errors import BatchBeingPlanned, RequestInvalid, StoreUnavailable
 from dlq_app.domain.masking import mask_text
 from dlq_app.domain.replay_batch import (
     CANARY_FAILED,
@@ -28,6 +28,7 @@ from management.progress import LINE_EVERY_S, Progress, in_words, outcomes, stag
 from management.terminal import StrictCommand, actor, can_ask, printable, says_yes
 from messages_app.domain import errors as messages_errors
 from messages_app.store import presence
+from wire.errors import ServiceError
 from wire.visible_text import json_text
 
 #: Seconds between two looks at the batch.
@@ -91,7 +92,7 @@ class Command(StrictCommand):
         order = _order(options)
         try:
             self._replay(order, options)
-        except DeadLetterError as error:
+        except ServiceError as error:
             raise CommandError(str(error)) from error
 
     def _replay(self, order: BatchOrder, options: dict[str, Any]) -> None:

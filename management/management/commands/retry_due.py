@@ -7,10 +7,10 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from dlq_app.domain.errors import DeadLetterError
 from dlq_app.services import dead_letters
 from management.terminal import StrictCommand
 from messages_app.work.store_losses import mark_keeper
+from wire.errors import ServiceError
 
 _ROUND = 100
 
@@ -37,7 +37,7 @@ class Command(StrictCommand):
                     figures[name] += getattr(done, name)
                 if done.due < limit or not (done.replayed or done.postponed):
                     break
-        except DeadLetterError as error:
+        except ServiceError as error:
             raise CommandError(f"{error} Started so far: {figures['replayed']}.", returncode=1) from error
         # Where this command stands in for the roles, nobody else keeps the ledger's mark.
         mark_keeper()()

@@ -7,10 +7,10 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from dlq_app import conf
-from dlq_app.domain.errors import DeadLetterError
 from dlq_app.rest import contract
 from dlq_app.store import repository
 from management.terminal import printable
+from wire.errors import ServiceError
 from wire.visible_text import json_text
 
 
@@ -25,7 +25,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             letter = repository.letters().find(options["id"])
-        except DeadLetterError as error:
+        except ServiceError as error:
             raise CommandError(str(error)) from error
         if letter is None:
             raise CommandError(f"There is no dead letter {printable(options['id'])}.")
