@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from wire import errors
 from wire.errors import ServiceError
@@ -13,21 +12,16 @@ MAX_ERRORS = 50
 
 
 class MessagesError(ServiceError):
-    """Base of intake's errors."""
+    """Intake could not process the message."""
 
     code = "messages_error"
-    title = "The message could not be processed."
-
-    def __init__(
-        self, detail: str = "", *, retry_after: float | None = None, errors: Sequence[dict[str, Any]] = ()
-    ) -> None:
-        super().__init__(detail or self.title, retry_after=retry_after, errors=errors)
+    title = "Message error"
 
 
 class StoreUnavailable(errors.StoreUnavailable, MessagesError):
     """Redis is not responding, or rejected a write. The request may or may not have been carried out."""
 
-    title = "The message store is not responding."
+    title = "Message store unavailable"
     default_retry_after = 2.0
 
 
@@ -35,14 +29,14 @@ class NotConfirmed(StoreUnavailable):
     """The message is in Redis, but not with the durability of ``ACCEPT_DURABILITY``. It may be processed or lost."""
 
     code = "not_confirmed"
-    title = "The message is not stored durably yet."
+    title = "Message not stored durably yet"
 
 
 class LedgerRefused(MessagesError):
     """A request that the ledger can never carry out, such as one with an invalid message id."""
 
     code = "ledger_refused"
-    title = "The ledger cannot store this message."
+    title = "Message cannot be stored"
     status = 409
 
 
@@ -50,7 +44,7 @@ class InvalidJson(MessagesError):
     """The body is not JSON in UTF-8."""
 
     code = "invalid_json"
-    title = "The body is not valid JSON."
+    title = "Invalid JSON"
     status = 400
 
 
@@ -58,7 +52,7 @@ class MessageInvalid(MessagesError):
     """An invalid message. ``code`` is that of its worst fault."""
 
     code = "invalid_message"
-    title = "Invalid message."
+    title = "Invalid message"
     status = 400
 
     def __init__(self, faults: Sequence[tuple[str, str, str]]) -> None:
@@ -76,7 +70,7 @@ class PayloadTooLarge(MessagesError):
     """The body exceeds the maximum size."""
 
     code = "payload_too_large"
-    title = "The body is too large."
+    title = "Body too large"
     status = 413
 
 
@@ -84,7 +78,7 @@ class LengthRequired(MessagesError):
     """The body has no Content-Length, so its size cannot be checked before it is read."""
 
     code = "length_required"
-    title = "Content-Length is required."
+    title = "Content-Length required"
     status = 411
 
 
@@ -92,7 +86,7 @@ class UnsupportedMediaType(MessagesError):
     """The body is not JSON, or is compressed."""
 
     code = "unsupported_media_type"
-    title = "Send application/json, uncompressed."
+    title = "Unsupported media type"
     status = 415
 
 
@@ -100,7 +94,7 @@ class IdempotencyConflict(MessagesError):
     """A message with this id and different content was already accepted."""
 
     code = "idempotency_conflict"
-    title = "This message id was already used for different content."
+    title = "Message id already used for different content"
     status = 409
 
 
@@ -108,7 +102,7 @@ class RateLimited(MessagesError):
     """The client exceeded its requests per minute."""
 
     code = "rate_limited"
-    title = "Too many requests."
+    title = "Too many requests"
     status = 429
 
 
@@ -116,7 +110,7 @@ class CircuitOpen(MessagesError):
     """The circuit breaker of the message's handler is open."""
 
     code = "circuit_open"
-    title = "The circuit breaker of this message is open."
+    title = "Circuit breaker open"
     status = 503
 
 
@@ -124,7 +118,7 @@ class MessageNotFound(MessagesError):
     """An unknown message, or one whose record has expired."""
 
     code = "message_not_found"
-    title = "No such message."
+    title = "Message not found"
     status = 404
 
 
@@ -132,7 +126,7 @@ class InvalidRequest(MessagesError):
     """An invalid body. ``errors`` names the fields."""
 
     code = "invalid_request"
-    title = "Invalid request."
+    title = "Invalid request"
     status = 400
 
     def __init__(self, field: str, message: str) -> None:
@@ -143,5 +137,5 @@ class LossNotFound(MessagesError):
     """No loss has this id."""
 
     code = "loss_not_found"
-    title = "No such loss."
+    title = "Loss not found"
     status = 404
