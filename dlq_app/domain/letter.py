@@ -1,4 +1,4 @@
-"""What intake tells the dead-letter queue, what it hears back, and a letter as it is stored. Pure values."""
+"""Outcomes from intake, the answers to them, and letters. Pure values."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 from dlq_app.domain.states import Resolution, Status
 from dlq_app.domain.strategies import Strategy
 
-#: Attempts and replays that a letter keeps: the newest.
+#: Maximum attempts and replays of a letter; the newest are kept.
 KEPT_ATTEMPTS = 100
 KEPT_REPLAYS = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Death:
-    """One message given up by intake, with everything needed to understand it.
+    """A message that intake stopped retrying, with everything needed to understand it.
 
-    ``epoch`` orders what happens to one message id: a death of an older epoch never overwrites a newer outcome.
+    ``epoch`` orders the runs of one message id: a death of an older epoch never overwrites a newer outcome.
     """
 
     message_id: str
@@ -32,7 +32,7 @@ class Death:
     client: str
     tags: tuple[str, ...]
     queued_at: datetime
-    #: UTC day of acceptance (yyyymmdd), for the accounts.
+    #: UTC day of acceptance (yyyymmdd), for intake's counts.
     acct_day: str
     error_type: str
     error_kind: str
@@ -53,7 +53,7 @@ class Death:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settled:
-    """A replay that ended well."""
+    """A replay that succeeded."""
 
     message_id: str
     epoch: int
@@ -66,7 +66,7 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """MongoDB has it (``ok``), or can never take it in this form (``why``): quarantine it, do not try for ever."""
+    """Whether MongoDB stored an outcome. If not, it never can (``why``): quarantine it instead of retrying."""
 
     ok: bool
     why: str = ""
@@ -88,7 +88,7 @@ class Claimed:
     version: int
     locked_by: str
     locked_at: datetime | None
-    #: Where a release puts the letter back.
+    #: The status that a release restores.
     came_from: Status
 
 
@@ -113,9 +113,9 @@ class DeadLetter:
     error_kind: str
     error_reason: str
     fingerprint: str
-    #: Retries that the message itself had used when it died; replays are not among them.
+    #: Retries that the message itself used, without replays.
     retry_count: int
-    #: Automatic replays that failed; replays by hand do not count.
+    #: Failed automatic replays; replays by hand do not count.
     dlq_retry_count: int
     next_retry_at: datetime | None
     created_at: datetime
@@ -126,17 +126,17 @@ class DeadLetter:
     metadata: Mapping[str, Any]
     resolution: Resolution | None = None
     resolved_at: datetime | None = None
-    #: Number that orders claims: the epoch of the last message this letter forwarded, or died with.
+    #: Orders claims: the epoch of the last forwarded message, or of the death.
     fence: int
-    #: Last epoch whose outcome this letter has.
+    #: The last epoch with a recorded outcome.
     closed_epoch: int
     claim: Claimed | None = None
     queued_at: datetime | None = None
     acct_day: str = ""
-    #: None: it died here, or was imported by an earlier version. Entries of ``replay_attempts``, ``versions``,
-    #: ``notes`` and ``history`` that came with it have ``imported``: the file chose the names in them.
+    #: None: not imported, or imported by an earlier version. Imported entries of ``replay_attempts``, ``versions``,
+    #: ``notes`` and ``history`` have ``imported``: the file chose the names in them.
     imported: Imported | None = None
-    #: Runs that failed, replays included.
+    #: Failed runs, including replays.
     prior_runs: int = 0
     #: The payload as received. Empty (like the stack and the lists) when read for a list.
     body: bytes = b""
@@ -150,7 +150,7 @@ class DeadLetter:
 
     @property
     def tries(self) -> int:
-        """How often the message was run, replays that failed included. Runs lost with a worker count once at least."""
+        """Number of runs, including failed replays. All runs lost with a worker count at least once."""
         return max(self.prior_runs, self.retry_count + 1)
 
     @property

@@ -1,8 +1,8 @@
-"""How many letters one person may start within an hour without an administrator (``DLQ_APPROVAL_SIZE``).
+"""Limits the letters that one person can start within an hour without an administrator (``DLQ_APPROVAL_SIZE``).
 
 Replay batches and moves of many letters count, over REST and in the console. The server counts the letters, reserves
-the number before it starts anything, and gives back what was not started. When nobody knows whether something was
-started, because a process or MongoDB went away, the reservation stays until its hour is over.
+their number before it starts them, and releases the part that was not started. If a process or MongoDB fails in
+between, the reservation stays until its hour is over.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ WINDOW = timedelta(hours=1)
 
 
 def start(order: BatchOrder, *, actor: str, batch_id: str | None = None, unlimited: bool) -> ReplayBatch:
-    """``batches.start`` within what ``actor`` may start; ``unlimited``: they are an administrator.
+    """``batches.start`` within the limit of ``actor``; administrators are ``unlimited``.
 
-    The plan holds no more letters than were counted, whatever arrives between counting and planning. Raises
-    ``ApprovalNeeded`` before anything is started, and what ``batches.dry_run`` and ``batches.start`` raise.
+    The plan has at most the counted number of letters, also if more arrive in between. Raises ``ApprovalNeeded`` before
+    anything is started, and the errors of ``batches.dry_run`` and ``batches.start``.
     """
     if unlimited:
         return batches.start(order, actor=actor, batch_id=batch_id)
@@ -50,7 +50,7 @@ def start(order: BatchOrder, *, actor: str, batch_id: str | None = None, unlimit
 
 
 def move_many(which: Selection, verb: Verb, *, count: int, actor: str, reason: str, unlimited: bool) -> bulk.Moved:
-    """``bulk.move_many`` within what ``actor`` may move: ``count`` is what they saw, and can only make it fewer.
+    """``bulk.move_many`` within the limit of ``actor``, for at most ``count`` letters, the number that they saw.
 
     Raises ``ApprovalNeeded`` before anything is moved.
     """
@@ -66,12 +66,12 @@ def move_many(which: Selection, verb: Verb, *, count: int, actor: str, reason: s
 
 
 def used(actor: str) -> int:
-    """Letters that ``actor`` started within the last hour."""
+    """Number of letters that ``actor`` started within the last hour."""
     return _sum(repository.approvals().starts(actor, window=WINDOW))
 
 
 def why_not(actor: str, count: int) -> str:
-    """Why ``actor`` may not start ``count`` letters now; empty when they may. Reserves nothing."""
+    """The reason why ``actor`` cannot start ``count`` letters now; empty if they can. Reserves nothing."""
     starts = repository.approvals().starts(actor, window=WINDOW)
     size: int = settings.DLQ_APPROVAL_SIZE
     return _words(count, starts, size) if _sum(starts) + count > size else ""
@@ -90,12 +90,12 @@ def _release(actor: str, start_id: str, *, kept: int) -> None:
     try:
         repository.approvals().release(actor, start_id, kept=kept)
     except StoreUnavailable as error:
-        # The start itself has ended: it must be answered. The sum is too high until the hour is over.
+        # The start itself has ended and must be answered. The sum stays too high until the hour is over.
         log.warning("approval_not_given_back", extra={"by": actor, "start": start_id, "why": str(error)})
 
 
 def _words(count: int, starts: Sequence[Start], size: int) -> str:
-    """Sum, limit, and when there is room again."""
+    """The sum, the limit, and when the letters can be started."""
     before = _sum(starts)
     letters = f"{count:,} letter{'' if count == 1 else 's'}"
     limit = f"More than {size:,} letters within an hour need the administrator role or the scope admin."

@@ -1,4 +1,4 @@
-"""One operator's move of many letters: what it would reach, and the move itself in bounded memory."""
+"""An operator's move of many letters: its preview, and the move itself in bounded memory."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from dlq_app.domain.states import Verb
 from dlq_app.store import repository
 from dlq_app.store.repository import Selection
 
-#: One request moves at most so many: it has to end while somebody waits for it.
+#: Maximum letters of one request, so that it ends within its time limit.
 MAX_LETTERS = 50_000
-#: Letters that may be named one by one.
+#: Maximum letters that a request can name by id.
 MAX_IDS = 200
 _SAMPLE = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """What a move would reach if it were made of these letters as they stand."""
+    """The letters that a move would change now."""
 
     which: Selection
     verb: Verb
     #: Letters that would be moved, exactly; more than ``MAX_LETTERS`` are not counted to their end.
     count: int
-    #: Letters that were chosen: the others are in a status that does not allow the move. None: took too long to count.
+    #: Selected letters, including those whose status does not allow the move. None: counting took too long.
     chosen: int | None
     sample: Sequence[DeadLetter]
 
@@ -41,7 +41,7 @@ class Preview:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moved:
-    """What a move did. ``stopped``: why it did not come to its end; what was moved stays moved."""
+    """The result of a move. ``stopped``: the error that ended it early; moved letters stay moved."""
 
     count: int
     asked: int
@@ -49,7 +49,7 @@ class Moved:
 
 
 def preview(which: Selection, verb: Verb) -> Preview:
-    """What ``move_many`` would do. Writes nothing. Raises ``StoreUnavailable`` or ``QueryTooSlow``."""
+    """Preview ``move_many`` without changes. Raises ``StoreUnavailable`` or ``QueryTooSlow``."""
     letters = repository.letters()
     count = letters.movable(which, verb, limit=MAX_LETTERS + 1)
     chosen: int | None = len(which.ids)
@@ -63,10 +63,10 @@ def preview(which: Selection, verb: Verb) -> Preview:
 
 
 def move_many(which: Selection, verb: Verb, *, count: int, actor: str, reason: str) -> Moved:
-    """Resolve, discard or set aside up to ``count`` letters: the number that was shown is never exceeded.
+    """Resolve, discard or set aside at most ``count`` letters, the number that was shown.
 
-    A letter that was touched after ``which.as_of``, or that somebody else moves first, is left alone. Raises
-    ``MoveRefused`` above ``MAX_LETTERS``, before anything is done.
+    Skips letters that changed after ``which.as_of``, or that another client moves first. Raises ``MoveRefused`` above
+    ``MAX_LETTERS``, before any change.
     """
     if count > MAX_LETTERS:
         raise MoveRefused(f"{count} letters are too many for one move; narrow the filter to {MAX_LETTERS} or fewer.")
@@ -77,6 +77,6 @@ def move_many(which: Selection, verb: Verb, *, count: int, actor: str, reason: s
         ):
             done += moved
     except DeadLetterError as error:
-        # A part is done and stays done: whoever asked must hear how much, and may ask for the rest.
+        # A part is done and stays done: the client needs its number to repeat the rest.
         return Moved(count=done, asked=count, stopped=error)
     return Moved(count=done, asked=count)

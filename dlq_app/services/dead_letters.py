@@ -1,4 +1,4 @@
-"""What the rest of the house may ask of the dead-letter queue."""
+"""The operations on dead letters for other apps, REST, the console and commands."""
 
 from __future__ import annotations
 
@@ -24,27 +24,26 @@ from processes.steps import goes_on
 
 log = logging.getLogger(__name__)
 
-#: Who acts when no person does.
+#: The actor of automatic moves.
 SYSTEM = "system"
-#: An automatic replay that an open breaker refused waits as long as the breaker says, within these bounds.
+#: Limits of the wait of an automatic replay whose breaker is open.
 _MIN_WAIT, _MAX_WAIT = timedelta(seconds=1), timedelta(minutes=5)
 _NOT_STARTED_WAIT = timedelta(minutes=1)
 
 
 def record_outcomes(deaths: Sequence[Death], settles: Sequence[Settled]) -> list[Recorded]:
-    """Record deaths and good ends of replays in their letters; one answer for each, deaths first, in order.
+    """Record deaths and successful replays in their letters; one answer for each, deaths first, in order.
 
-    Acknowledged by a majority when this returns. Idempotent, and safe for any number of callers at once: the same
-    outcome may come again at any time. Raises ``StoreUnavailable`` when MongoDB gives no answer; then all of it may
-    be repeated.
+    A majority has acknowledged them when this returns. Idempotent and safe under concurrency: an outcome can be
+    repeated at any time. Raises ``StoreUnavailable`` when MongoDB does not answer; then all of them can be repeated.
     """
     return recording.record(repository.letters(), [*deaths, *settles], conf.replay_policy(), _now())
 
 
 def lacking(outcomes: Sequence[tuple[str, int, bool]]) -> list[bool]:
-    """Which of these outcomes, as (message id, epoch, whether it is a death), the letters do not have.
+    """Whether each outcome, given as (message id, epoch, is a death), is missing from the letters.
 
-    A replay that ended well is never missing where there is no letter: it was resolved, and deleted.
+    A successful replay without a letter is not missing: the letter was resolved and deleted.
     """
     states = repository.letters().letter_states((message_id for message_id, _, _ in outcomes), with_body=False)
     answers = []
@@ -55,7 +54,7 @@ def lacking(outcomes: Sequence[tuple[str, int, bool]]) -> list[bool]:
 
 
 def build_indexes() -> None:
-    """Build what MongoDB lacks. Raises ``StoreUnavailable``, and ``LettersTwice`` when a message has two letters."""
+    """Build missing indexes. Raises ``StoreUnavailable``, and ``LettersTwice`` when a message has two letters."""
     indexes.ensure(mongo.database(), keep_resolved_days=conf.replay_policy().keep_resolved_days)
 
 
@@ -73,10 +72,10 @@ def replay(
 ) -> ReplayAnswer:
     """Replay the letter with this ``_id`` or message id, as one attempt through intake.
 
-    ``payload`` runs instead of the original, which stays as it is; a secret that is hidden in it is that of the
-    original. Raises ``PayloadInvalid`` when the original has none there, or intake would not accept the payload. Of any
-    number of callers at once one gets ``Replayed``. ``StoreUnavailable``: nothing was started, or the sweep will see to
-    it; the same ``replay_id`` may ask again.
+    ``payload`` runs instead of the original, which is kept; hidden values in it are taken from the original. Raises
+    ``PayloadInvalid`` when the original has no hidden value there, or intake would reject the payload. Of concurrent
+    callers one gets ``Replayed``. ``StoreUnavailable``: nothing was started, or the sweep ends the claim; the call can
+    be repeated with the same ``replay_id``.
     """
     letters = repository.letters()
     letter = letters.find(ref)
@@ -99,16 +98,16 @@ def replay(
 
 
 def _with_secrets(payload: bytes, letter: DeadLetter) -> bytes:
-    """The edited payload with what is hidden in it put back: whoever edits has read the letter with its secrets hidden.
+    """The edited payload with its hidden values restored: people edit a payload in which secrets are hidden.
 
-    Never the sign itself: a replay would carry it to whom the secret was meant for.
+    ``MASK`` itself must never run: a replay would send it instead of the secret.
     """
     if MASK.encode() not in payload:
         return payload
     try:
         original: Node = parse(letter.text)
     except NotJson:
-        original = None  # hides nothing that could be put back
+        original = None  # it has no hidden values
     try:
         whole = restored(parse(payload.decode("utf-8", "backslashreplace")), original, conf.masking_policy())
     except NotJson:
@@ -198,29 +197,29 @@ def release_stale(limit: int = 100) -> int:
 
 
 def resolve_by_hand(ref: str, *, actor: str, reason: str = "") -> DeadLetter:
-    """Say that the letter is done. Raises ``LetterNotFound``, or ``MoveRefused`` naming its status."""
+    """Mark the letter as done. Raises ``LetterNotFound``, or ``MoveRefused`` with its status."""
     return _move(ref, Verb.RESOLVE_BY_HAND, repository.letters().resolve_by_hand, actor, reason)
 
 
 def discard(ref: str, *, actor: str, reason: str = "") -> DeadLetter:
-    """Say that the letter does not matter. Raises ``LetterNotFound``, or ``MoveRefused`` naming its status."""
+    """Mark the letter as irrelevant. Raises ``LetterNotFound``, or ``MoveRefused`` with its status."""
     return _move(ref, Verb.DISCARD, repository.letters().discard, actor, reason)
 
 
 def set_aside(ref: str, *, actor: str, reason: str = "") -> DeadLetter:
-    """Stop automatic replays until a person decides. Raises ``LetterNotFound`` or ``MoveRefused``."""
+    """Stop automatic replays until somebody decides. Raises ``LetterNotFound`` or ``MoveRefused``."""
     return _move(ref, Verb.SET_ASIDE, repository.letters().set_aside, actor, reason)
 
 
 def add_note(ref: str, *, actor: str, text: str) -> DeadLetter:
-    """Add a note, whatever the letter's status. Raises ``LetterNotFound``."""
+    """Add a note, in any status. Raises ``LetterNotFound``."""
     letters = repository.letters()
     letter = _found(letters.find(ref), ref)
     return _found(letters.add_note(letter.id, who=actor, note=text, now=_now()), ref)
 
 
 def reveal(ref: str, *, actor: str, reason: str = "") -> DeadLetter:
-    """The letter, for somebody who may see its secrets; that they looked is written into its history first."""
+    """The letter for somebody who may see its secrets. The history records it first."""
     letters = repository.letters()
     letter = _found(letters.find(ref), ref)
     letters.add_history(letter.id, who=actor, what="reveal", why=reason, now=_now())
@@ -247,7 +246,7 @@ def _found(letter: DeadLetter | None, ref: str) -> DeadLetter:
 
 
 def stats() -> dict[str, Any]:
-    """Figures about all letters, in wire names: counted when that is quick, else as of ``asOf``."""
+    """Figures about all letters by wire name, as of ``asOf``."""
     return figures.stats()
 
 

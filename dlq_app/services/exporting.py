@@ -1,7 +1,7 @@
-"""Letters as a file: JSON lines that can be imported again byte for byte, or a table that a spreadsheet may open.
+"""Export letters as JSON lines, which can be imported again byte for byte, or as a table for spreadsheets.
 
-What the store does not know any more or not yet is said in the file: JSON lines end in a line that says how many
-letters there are and whether that is all of them. A table has no place for it; there the broken transfer tells.
+The last of the JSON lines has the number of letters and whether the export is complete. A table has no such line: an
+incomplete one ends in a broken transfer.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 #: Form → its media type.
 FORMS: Mapping[str, str] = {"jsonl": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
-#: Exports at the same time in one process: each holds a thread for minutes, and submissions need some too.
+#: Maximum concurrent exports of one process: each needs a thread for minutes, and submissions need threads, too.
 MAX_EXPORTS = 2
 _EXPORTED = [field for field in FIELDS if field.exported]
 #: Columns of the first version, in the order that programs rely on; later fields follow.
@@ -47,11 +47,11 @@ _FIRST = (
 )
 #: Columns of the table.
 COLUMNS = (*_FIRST, *(field.name for field in FIELDS if field.column and field.name not in _FIRST))
-#: What makes spreadsheets take a cell for a formula, also in the wide forms of East Asian keyboards.
+#: First characters of a formula in spreadsheets, also in the wide forms of East Asian keyboards.
 _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
-#: By this mark Excel knows that a file is UTF-8.
+#: Excel recognizes UTF-8 by this mark.
 _BOM = "\ufeff"
-#: How much of a cell is looked at for a formula behind blanks.
+#: Characters of a cell that are searched for a formula behind blanks.
 _SCANNED = 1000
 _CHUNK_CHARS = 64 * 1024
 
@@ -65,23 +65,23 @@ class Export:
 
     criteria: LetterCriteria
     form: str
-    #: Show what looks like a secret. Whoever sets it has been asked for their permission.
+    #: Show secrets. The caller has checked the permission.
     reveal: bool = False
     #: ``_id`` or message id of each letter, in their order, instead of ``criteria``.
     ids: Sequence[str] = ()
     count: int = 0
-    #: Documents that are no letters: said in the log and, in JSON lines, in the last line.
+    #: Documents that are not letters: reported in the log and in the last of the JSON lines.
     unreadable: int = 0
-    #: Of ``ids``, those that no letter has any more: said in the last line of JSON lines.
+    #: Number of ``ids`` without a letter: reported in the last of the JSON lines.
     missing: int = 0
     _unreadable_ids: list[str] = field(default_factory=list)
     _policy: ReplayPolicy = field(default_factory=conf.replay_policy)
 
     def chunks(self) -> Iterator[bytes]:
-        """The file, in pieces of about 64 KiB, with a few letters in memory at a time.
+        """The file in pieces of about 64 KiB, with a few letters in memory at a time.
 
-        Raises ``StoreUnavailable`` or ``QueryTooSlow`` when MongoDB gives up: instead of the first piece, or after
-        everything read so far and, in JSON lines, a last line that says so.
+        Raises ``StoreUnavailable`` or ``QueryTooSlow`` when MongoDB fails: instead of the first piece, or after all
+        letters read so far and, in JSON lines, a last line with the error.
         """
         lines = self._table() if self.form == "csv" else self._records()
         pieces: list[str] = []
@@ -155,9 +155,9 @@ class Export:
 
 
 class Stream:
-    """The chunks of an export that has begun, two read ahead: a small one has ended, well or not, before any is sent.
+    """The chunks of an export, two read ahead: a small export has succeeded or failed before any chunk is sent.
 
-    Holds one of the process's ``MAX_EXPORTS`` places until it has been read to the end, is broken off or closed.
+    Holds one of the process's ``MAX_EXPORTS`` slots until it ends, fails or is closed.
     """
 
     def __init__(self, export: Export) -> None:
@@ -190,15 +190,15 @@ class Stream:
         except StopIteration:
             self.close()
         except DeadLetterError as error:
-            self._trouble = error  # told after what was read before it
+            self._trouble = error  # raised after the chunks that were read before it
             self.close()
         except BaseException:
-            # Whatever ends the reading, a place that is never given back would be lost until this process ends.
+            # A slot that is not released would be lost until this process ends.
             self.close()
             raise
 
     def close(self) -> None:
-        """Give the place back. May be called again."""
+        """Release the slot. Can be called again."""
         if self._is_open:
             self._is_open = False
             _slots.release()
@@ -235,7 +235,7 @@ def _body(body: bytes) -> dict[str, str]:
 
 
 def row(letter: DeadLetter, policy: ReplayPolicy, masking: MaskingPolicy | None, now: datetime) -> list[str]:
-    """A letter as cells of the table, none of which a spreadsheet takes for a formula."""
+    """A letter as cells of the table. A spreadsheet treats none of them as a formula."""
     found = record(letter, masking)
     metadata = found["metadata"]
     found = {field.name: metadata.get(field.name) for field in FIELDS if not field.attribute} | found
@@ -249,13 +249,13 @@ def row(letter: DeadLetter, policy: ReplayPolicy, masking: MaskingPolicy | None,
 
 
 def cell(value: object) -> str:
-    """A value as a cell: what would be taken for a formula begins with an apostrophe.
+    """A value as a cell. An apostrophe in front keeps spreadsheets from treating it as a formula.
 
     >>> cell('=HYPERLINK("http://evil/")')
     '\\'=HYPERLINK("http://evil/")'
     """
     text = "" if value is None else str(value)
-    # Spreadsheets skip blanks and characters that nobody sees before they look for a formula.
+    # Spreadsheets skip blanks and invisible characters in front of a formula.
     begin = without_unseen(text[:_SCANNED]).lstrip()
     return f"'{text}" if text.startswith(_FORMULA) or begin.startswith(_FORMULA) else text
 

@@ -1,4 +1,4 @@
-"""Deleting letters that are over, for good. What nobody has resolved is never deleted."""
+"""Delete resolved letters permanently. Open letters are never deleted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def count(criteria: LetterCriteria, older_than: timedelta) -> Total:
-    """How many letters ``purge`` would delete now. Raises ``CriteriaInvalid`` as it does."""
+    """Number of letters that ``purge`` would delete now. Raises ``CriteriaInvalid`` as it does."""
     return repository.letters().count_purgeable(criteria, _before(criteria, older_than))
 
 
@@ -30,11 +30,11 @@ def purge(
     actor: str,
     progress: Callable[[int], None] = lambda deleted: None,
 ) -> int:
-    """Delete the letters that fit and were resolved longer ago than ``older_than``; how many.
+    """Delete the matching letters that were resolved longer ago than ``older_than``; returns their number.
 
-    In steps of 500: what is deleted stays so when a store goes away in between (``StoreUnavailable``). Letters in the
-    plan of a running batch end there as skipped. Raises ``CriteriaInvalid`` for another status than ``dlq_resolved``,
-    and for less than an hour: a write that was under way when its letter went would bring it back with an old fence.
+    Deletes in steps of 500; deleted letters stay deleted when a store fails in between (``StoreUnavailable``). A
+    running batch skips them. Raises ``CriteriaInvalid`` for another status than ``dlq_resolved``, and for less than an
+    hour: a write that is in progress while its letter is deleted would create it again with an old fence.
     """
     before = _before(criteria, older_than)
     letters = repository.letters()
@@ -55,7 +55,7 @@ def purge(
 
 
 def _before(criteria: LetterCriteria, older_than: timedelta) -> datetime:
-    """By MongoDB's clock, which wrote when each letter was resolved."""
+    """The limit by MongoDB's clock, which also set the time of each resolution."""
     if set(criteria.statuses) - {Status.RESOLVED}:
         message = f"must be {Status.RESOLVED}: no other letters are deleted"
         raise CriteriaInvalid(message, errors=[{"field": "status", "message": message}])

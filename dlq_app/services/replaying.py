@@ -1,7 +1,7 @@
-"""Replaying one letter: claim, forward, and, if that cannot be, bar the way before saying so.
+"""Replay one letter: claim it, forward its message, and if that fails, void the epoch and release the claim.
 
-Between any two steps this process may be killed, and any answer may be lost. So each step can be repeated; the letter
-says whose claim it is; and a claim is given back only after intake has promised that its message will never run.
+Between any two steps this process can be killed, and any answer can be lost. So each step can be repeated, the letter
+stores the owner of its claim, and a claim is released only after intake has confirmed that its message will never run.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from processes.names import process_name
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-#: Intake must not carry out a forward later than this after the claim began: the sweep may have ended it by then.
+#: Intake must not execute a forward later than this after the claim began: the sweep may have ended the claim.
 FORWARD_WITHIN = timedelta(minutes=4)
-#: How long a claimant asks again when intake gives no answer, before it bars the way.
+#: Seconds of retries when intake does not answer, before the epoch is voided.
 ASK_AGAIN_S = 5.0
-#: When an automatic replay that met a running message is due again.
+#: Wait of an automatic replay whose message is already running.
 BUSY_WAIT = timedelta(minutes=5)
 _PAUSE_S = 0.1
-#: A letter that changes hands at every look is not ours to replay now.
+#: Attempts to claim a letter that others keep changing.
 _CLAIM_TURNS = 5
 _NOT_STARTED: dict[ForwardStatus | None, str] = {
     ForwardStatus.VOIDED: "the sweep ended the claim",
@@ -45,7 +45,7 @@ _NOT_STARTED: dict[ForwardStatus | None, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """The letter is claimed and its message is on its way; the outcome will come to the letter."""
+    """The letter is claimed and its message is forwarded; the letter will get the outcome."""
 
     replay_id: str
     message_id: str
@@ -54,16 +54,16 @@ class Replayed:
 
 @dataclass(frozen=True, slots=True)
 class AlreadyClaimed:
-    """Somebody else's replay of this letter, or its message, is under way."""
+    """Another replay of this letter, or its message, is in progress."""
 
     message_id: str
-    #: The other replay, or the state of the message that is in the way.
+    #: The other replay, or the state of the message.
     by: str
 
 
 @dataclass(frozen=True, slots=True)
 class NotReplayable:
-    """The letter's status does not allow it: resolved letters need ``force``. Or intake can never run its message."""
+    """The letter's status does not allow a replay (resolved letters need ``force``), or intake can never run it."""
 
     message_id: str
     status: Status
@@ -72,10 +72,10 @@ class NotReplayable:
 
 @dataclass(frozen=True, slots=True)
 class AlreadyDone:
-    """A newer run of the message ended well: a letter that waited now waits for a person."""
+    """A newer run of the message succeeded: an open letter now needs a decision."""
 
     message_id: str
-    #: It was resolved before, and still is: there is nothing for a person to do.
+    #: It was resolved before and still is: no decision is needed.
     stays_resolved: bool = False
 
 
@@ -91,7 +91,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class NotStarted:
-    """Intake did not take the message, and never will for this claim: the letter is where it was."""
+    """Intake did not accept the message and never will for this claim: the letter is unchanged."""
 
     message_id: str
     why: str
@@ -106,7 +106,7 @@ class NotFound:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """Intake gives no answer. The claim stands; the outbox or the sweep ends it."""
+    """Intake does not answer. The claim remains until the outbox or the sweep ends it."""
 
     replay_id: str
     message_id: str
@@ -116,7 +116,7 @@ ReplayAnswer = Replayed | AlreadyClaimed | NotReplayable | AlreadyDone | Refused
 
 
 def refusal(answer: ReplayAnswer) -> DeadLetterError | None:
-    """The answer as a problem for whoever asked; None when the replay is on its way."""
+    """The answer as a problem for the client; None when the replay has started."""
     match answer:
         case Replayed():
             return None
@@ -148,9 +148,9 @@ def refusal(answer: ReplayAnswer) -> DeadLetterError | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayRequest:
-    """Who wants a letter replayed, and how."""
+    """A request to replay a letter."""
 
-    #: Made before anything is sent, so that a repetition is recognised.
+    #: Created before anything is sent, so that a repetition is recognised.
     replay_id: str
     kind: str
     by: str
@@ -166,7 +166,7 @@ def new_replay_id() -> str:
 
 
 class Replayer:
-    """Replays letters of one repository through one port. Holds nothing between calls; threads may share it."""
+    """Replays letters of one repository through one port. Stateless; threads can share it."""
 
     def __init__(
         self,
@@ -185,10 +185,10 @@ class Replayer:
         self._me = process_name()
 
     def replay(self, letter: DeadLetter, request: ReplayRequest) -> ReplayAnswer:
-        """All steps for a letter that was just read. The payload of the request has been checked.
+        """Replay a letter that was just read. The payload of the request has been checked.
 
-        Raises ``StoreUnavailable`` only before anything is claimed, or when MongoDB does not say whether it is: then
-        the sweep ends what there is, and asking again with the same ``replay_id`` goes on with it.
+        Raises ``StoreUnavailable`` only before the claim, or when it is unknown whether MongoDB applied it: then the
+        sweep ends the claim, and a repetition with the same ``replay_id`` continues it.
         """
         wait_ms = self._port.retry_after_ms(letter.type, letter.body if request.payload is None else request.payload)
         if wait_ms is not None:
@@ -205,7 +205,7 @@ class Replayer:
             if current is None:
                 return NotFound(letter.message_id)
             if current.claim and current.claim.replay_id == request.replay_id:
-                return current  # claimed by an earlier asking, whose answer was lost
+                return current  # claimed by an earlier request whose answer was lost
             if current.status is Status.PROCESSING:
                 return AlreadyClaimed(current.message_id, current.claim.replay_id if current.claim else "")
             if not request.force and not is_allowed(Verb.CLAIM, current.status):
@@ -215,7 +215,7 @@ class Replayer:
             try:
                 claimed = self._letters.claim(current, order)
             except StoreUnavailable:
-                claimed = None  # applied or not: the letter says whose it is
+                claimed = None  # applied or not: the letter shows its owner
             if claimed is not None:
                 return claimed
             current = self._letters.get(letter.id)
@@ -237,7 +237,7 @@ class Replayer:
         )
 
     def forward(self, claimed: DeadLetter, began_ms: int, *, force: bool) -> ReplayAnswer:
-        """Send a claimed letter's message on its way. ``began_ms`` is intake's clock from before the claim."""
+        """Forward a claimed letter's message. ``began_ms`` is the time of intake's clock before the claim."""
         order = order_of(claimed, began_ms + int(FORWARD_WITHIN.total_seconds() * 1000), force=force)
         try:
             answer = self._ask(lambda: self._port.forward(order))
@@ -248,8 +248,8 @@ class Replayer:
         return self.end_claim(claimed, answer)
 
     def end_claim(self, claimed: DeadLetter, answer: ForwardAnswer | None) -> ReplayAnswer:
-        """End a claim whose forward was refused, or to which intake gave no answer (None)."""
-        # Refused or unknown: an earlier copy of the order may still be under way, so bar its way before saying "no".
+        """End a claim whose forward was rejected, or to which intake did not answer (None)."""
+        # Rejected or unknown: an earlier copy of the order may still arrive, so void it before answering.
         voided = self._ask(lambda: self._port.void(claimed.message_id, claimed.fence))
         if voided is None:
             return Unknown(claimed.claim.replay_id if claimed.claim else "", claimed.message_id)
@@ -274,15 +274,15 @@ class Replayer:
         return NotStarted(claimed.message_id, why)
 
     def require_decision(self, claimed: DeadLetter, why: str) -> NotReplayable:
-        """Intake can never hold this epoch's message, so there is no way to bar before the claim ends."""
+        """Intake can never have this epoch's message, so the claim ends without a void."""
         status = self._end_unreplayable(claimed, f"not started: {why}")
         log.error("letter_not_replayable", extra={"letter_id": claimed.id, "why": why})
         return NotReplayable(claimed.message_id, status, why)
 
     def _end_unreplayable(self, claimed: DeadLetter, why: str) -> Status:
-        """End a claim that no repetition would bring further; where the letter is now.
+        """End a claim whose repetition would fail as well; returns the letter's status.
 
-        A person has to decide, unless the letter was resolved and only replayed by force: then nothing has changed.
+        The letter needs a decision, unless it was resolved and replayed by force: then it is unchanged.
         """
         if claimed.claim and claimed.claim.came_from is Status.RESOLVED:
             self._letters.release(claimed, why=why, now=self._now())
@@ -291,7 +291,7 @@ class Replayer:
         return Status.MANUAL
 
     def _ask(self, question: Callable[[], _T]) -> _T | None:
-        """The answer, or None when intake gave none for five seconds. Every question may be repeated."""
+        """The answer, or None when intake did not answer for five seconds. Every request can be repeated."""
         until = self._monotonic() + ASK_AGAIN_S
         while True:
             try:
@@ -303,9 +303,9 @@ class Replayer:
                 self._sleep(_PAUSE_S)
 
     def end_stale(self, letter: DeadLetter) -> str:
-        """Look after a claim older than five minutes and bar its way, in one step; what was done, in a word.
+        """Void the epoch of a claim older than five minutes and end it; returns the result as one word.
 
-        Raises ``StoreUnavailable`` when intake gives no answer: then nothing is done.
+        Raises ``StoreUnavailable`` without a change when intake does not answer.
         """
         if letter.fence == 0:
             self._letters.release(letter, why="the claim was damaged", now=self._now())
@@ -319,21 +319,21 @@ class Replayer:
             released = self._letters.release(letter, why="the claim went stale: nothing was started", now=self._now())
             return "released" if released else "moved"
         if answer.state in ("done", "dead", "dead_pending"):
-            # It ended, and the letter does not know: a MongoDB restored from a backup.
+            # It ended, but the letter has no outcome: MongoDB was restored from a backup.
             self._port.resettle(letter.message_id, letter.fence)
         self._letters.keep_claimed(letter)
         return "runs"
 
 
 def order_of(claimed: DeadLetter, deadline_ms: int, *, force: bool) -> ForwardOrder:
-    """What intake needs to run a claimed letter's message, even if it has forgotten it long ago."""
+    """The order to run a claimed letter's message, complete even if intake has no record of it."""
     claim = claimed.claim
     version = claim.version if claim else 0
     edited = next((v for v in claimed.versions if v.get("version") == version), None) if version else None
     metadata = claimed.metadata
     tags = metadata.get("tags")
     queued_at = claimed.queued_at or claimed.first_failed_at
-    # Intake takes no time before 1970, and none after this order ends. A letter that says so is still replayable.
+    # Intake accepts no time before 1970 and none after the deadline. A letter with such a time is still replayable.
     queued_at_ms = min(max(round(queued_at.timestamp() * 1000), 0), deadline_ms)
     return ForwardOrder(
         message_id=claimed.message_id,
