@@ -43,7 +43,6 @@ class Executor:
     ) -> None:
         self._items = items
         self._batches = batches
-        self.port = port
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="batches-ahead")
         self._new_run = partial(
             BatchRun, letters=letters, items=items, batches=batches, port=port, owner=new_name(),

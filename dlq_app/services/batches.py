@@ -219,9 +219,7 @@ def _change_stage(
     raise StoreUnavailable(f"{batch_id} was changed by others at every attempt; try again", retry_after=1)
 
 
-# --- the executor of this process ---
-
-_executors: list[Executor] = []
+# --- the executor ---
 
 
 def executor() -> Executor:
@@ -233,16 +231,6 @@ def executor() -> Executor:
         intake(),
         keep_days=settings.DLQ_BATCH_KEEP_DAYS,
     )
-
-
-def tick() -> float:
-    """Give every batch one turn of this process's executor; return the seconds until the next.
-
-    Raises ``StoreUnavailable`` when MongoDB is unavailable. Not thread-safe: each thread needs its own ``executor``.
-    """
-    if not _executors or _executors[0].port is not intake():
-        _executors[:] = [executor()]
-    return _executors[0].tick()
 
 
 # --- helpers ---
@@ -303,5 +291,5 @@ def _invalid(name: str, message: str) -> RequestInvalid:
 
 __all__ = [
     "SYSTEM", "DeadLetterError", "Stage", "cancel", "dry_run", "executor", "get", "items", "new_batch_id", "page",
-    "pause", "report", "resume", "running", "start", "tick",
+    "pause", "report", "resume", "running", "start",
 ]  # fmt: skip

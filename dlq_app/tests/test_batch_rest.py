@@ -49,15 +49,16 @@ def work(
     port: MemoryIntake, batch_id: str, *, until: str = "finished", well: Callable[[ForwardOrder], bool] = lambda _: True
 ) -> None:
     """Be the DLQ worker, and intake's workers, until the batch is in the stage."""
-    ended = 0
+    ended, executor = 0, batches.executor()
     for _ in range(2000):
-        batches.tick()
+        executor.tick()
         orders, ended = port.forwarded[ended:], len(port.forwarded)
         outcomes = [port.end(order.message_id, done=well(order)) for order in orders]
         settles = [one for one in outcomes if isinstance(one, Settled)]
         dead_letters.record_outcomes([one for one in outcomes if not isinstance(one, Settled)], settles)
         batch = batches.get(batch_id)
         if batch.stage == until and not (batch.is_final and batch.counts.remaining):
+            executor.stop()
             return
     raise AssertionError(batches.get(batch_id))
 

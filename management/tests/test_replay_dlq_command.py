@@ -36,6 +36,7 @@ class Workers:
 
     def __init__(self, port: MemoryIntake) -> None:
         self.port = port
+        self._executor = batches.executor()
         self.well: Callable[[ForwardOrder], bool] = lambda _: True
         self.reason = "the bank said no\x1b[2J"
         self.before_turn: Callable[[], None] = lambda: None
@@ -44,7 +45,7 @@ class Workers:
     def turn(self, _: float) -> None:
         self.before_turn()
         for _turn in range(20):
-            batches.tick()
+            self._executor.tick()
             orders, self._ended = self.port.forwarded[self._ended :], len(self.port.forwarded)
             for order in orders:
                 ended = self.port.end(order.message_id, done=self.well(order))

@@ -61,9 +61,9 @@ class Workers:
             self._thread.join()
 
     def _run(self) -> None:
-        ended = 0
+        ended, executor = 0, batches.executor()
         while not self._over.wait(0.05):
-            batches.tick()
+            executor.tick()
             orders, ended = self.port.forwarded[ended:], len(self.port.forwarded)
             for order in orders:
                 outcome = self.port.end(order.message_id, done=self.well(order))
