@@ -1,7 +1,7 @@
-"""Run a command that the kernel ends together with its parent: ``python launch.py PARENT SIGNAL COMMAND…`` (Linux).
+"""Run a command that the kernel ends with its parent: ``python launch.py PARENT SIGNAL COMMAND…`` (Linux).
 
-A program of its own, because asking for it between fork and exec is not safe in a process that has had threads.
-Uses the standard library only and imports nothing of this project.
+It is a separate program, because this setting is not safe between fork and exec in a process with threads.
+It uses only the standard library and imports nothing of this project.
 """
 
 from __future__ import annotations

@@ -257,10 +257,10 @@ class Stack:
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def _healthy(self) -> bool:
-        """True once every part answers, and every role that reports has reported from the process started here.
+        """True when every part responds and every role has reported from the process started here.
 
-        What is wrong with the work or the data, such as an open breaker or a loss that nobody has acknowledged, is no
-        reason to wait: waiting does not cure it. It is announced.
+        Problems of work or data, such as an open breaker or an unacknowledged loss, are announced but not waited for:
+        waiting does not fix them.
         """
         health = self._get("/api/system/health")
         if health is None:

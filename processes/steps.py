@@ -58,9 +58,9 @@ def is_stuck() -> bool:
 
 
 def grow(seconds: float, role: str) -> None:
-    """Count the time since the last call, and end the process when a step has taken longer than ``END_S``.
+    """Add ``seconds`` to every running step, and end the process if a step has taken longer than ``END_S``.
 
-    Time counts by these calls, so a process that was stopped, or whose host slept, lost none.
+    Only the time of these calls counts, not the time in which the process was stopped or its host slept.
     """
     for one in list(_under_way.values()):
         before_s, one.took_s = one.took_s, one.took_s + seconds

@@ -54,7 +54,7 @@ def _original(letter: DeadLetter, version: Mapping[str, Any]) -> str:
 
 
 def only_hidden(before: str, after: str, masking: MaskingPolicy) -> str:
-    """``ONLY_HIDDEN`` when the payloads differ only in hidden values."""
+    """Return ``ONLY_HIDDEN`` if the payloads differ only in masked values, else an empty text."""
     try:
         one, other = parse(before), parse(after)
     except NotJson:

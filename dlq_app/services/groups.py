@@ -80,9 +80,9 @@ class Group(GroupFigures):
 
     @property
     def telling_title(self) -> str:
-        """The title, or the error text of one letter where the title has no words, as in ``KeyError: #``.
+        """The title, or one letter's error text if the title has no words, as in ``KeyError: #``.
 
-        May contain secrets of a client: mask it before it is shown.
+        It can contain secrets: mask it before display.
         """
         left = _WORD.findall(_ERROR_NAME.sub("", self.message))
         example = " ".join(self.sample.strip()[:_LONG_TITLE].split("\n")[0].split())

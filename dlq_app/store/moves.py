@@ -25,9 +25,9 @@ _PLACE = {"lastFailedAt": 1}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which letters one move is meant for: those named, or those that fit criteria, as they stood at an instant.
+    """The letters of one bulk action: named ones, or all that match criteria.
 
-    A letter that was touched after ``as_of`` is left alone: somebody counted and looked before it changed.
+    Letters changed after ``as_of`` are skipped, because the user saw and counted them before the change.
     """
 
     criteria: LetterCriteria | None = None

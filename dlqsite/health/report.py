@@ -197,7 +197,7 @@ def _timed(check: Callable[[], Finding]) -> Finding:
 
 
 class Doctor:
-    """Runs checks side by side and keeps the findings for a second. Of threads that ask at once one runs the round."""
+    """Runs the checks concurrently and caches the findings for a second. Concurrent callers share one run."""
 
     def __init__(self, checks: Mapping[str, Callable[[], Finding]], *, timeout_s: float = TIMEOUT_S) -> None:
         self._checks = checks

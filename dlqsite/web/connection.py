@@ -171,7 +171,7 @@ class Wire:
             self.flush()
 
     def restart(self, read_ahead: bytes) -> None:
-        """Be ready for the next request, of which ``read_ahead`` and what was not consumed have come already."""
+        """Start the next request with ``read_ahead`` and the bytes that the last one did not consume."""
         self._in = bytearray(read_ahead) + self._in[self._taken :]
         self.head = None
         self._searched = self._taken = 0

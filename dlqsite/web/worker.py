@@ -59,7 +59,7 @@ class _Does(Enum):
 
 
 class Connection(TConn):  # type: ignore[misc]
-    """What gunicorn keeps of a connection, around a ``Wire`` in the place of the socket."""
+    """Gunicorn's state of a connection, with a ``Wire`` instead of the socket."""
 
     def __init__(self, cfg: Any, raw: socket.socket, client: Any, server: Any, *, trusted: bool) -> None:
         self.wire = Wire(raw)

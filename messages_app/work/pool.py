@@ -81,7 +81,7 @@ class Pool:
             self._tokens.put(True)
 
     def take_unstarted(self, older_than: float = float("inf")) -> list[Attempt]:
-        """Take back what no thread has begun and what was claimed before the monotonic moment ``older_than``."""
+        """Remove and return unstarted attempts that were claimed before ``older_than`` (monotonic)."""
         taken: list[Attempt] = []
         with self._taking_back:
             while self.backlog:

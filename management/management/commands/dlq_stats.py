@@ -63,6 +63,6 @@ class Command(BaseCommand):
 
 
 def _bars(counts: list[int]) -> str:
-    """One sign an hour, the larger the darker."""
+    """One character per hour; darker means more."""
     most = max(counts, default=0) or 1
     return "".join(_BARS[-(-count * (len(_BARS) - 1) // most)] for count in counts)
