@@ -293,8 +293,8 @@ SPECTACULAR_SETTINGS = {
     "COMPONENT_SPLIT_REQUEST": True,
     "SCHEMA_PATH_PREFIX": "/api",
     "SORT_OPERATIONS": False,
-    # Choices stand where they are used; as shared components the many `status` and `state` would need invented names.
-    "POSTPROCESSING_HOOKS": ["dlqsite.api.schema.close_requests"],
+    # Not the default hook, which needs a name for each of the many `status` and `state`.
+    "POSTPROCESSING_HOOKS": [],
     "SWAGGER_UI_SETTINGS": {"persistAuthorization": False, "displayRequestDuration": True},
 }
 
