@@ -53,7 +53,7 @@ _KEEP_S = 5.0
 _KEEP_WHILE_AWAY_S = 600.0
 #: Seconds until the database is asked again for a key that was let in without it.
 _ASK_AGAIN_S = 1.0
-_KEEP_AT_MOST = 1024
+_MAX_KEPT = 1024
 
 
 @dataclass(slots=True)
@@ -94,7 +94,7 @@ class KeyCache:
         digest = hashlib.sha256(authorization).digest()
         with self._lock:
             self._known.pop(digest, None)
-            if len(self._known) >= _KEEP_AT_MOST:
+            if len(self._known) >= _MAX_KEPT:
                 del self._known[next(iter(self._known))]
             self._known[digest] = verified
         return verified.client

@@ -59,7 +59,7 @@ class DataDirectory:
         if self.path.stat().st_mode & 0o077:
             if others := sorted({entry.name for entry in self.path.iterdir()} - {entry.name for entry in ours}):
                 raise StackError(
-                    f"DATA_DIR {self.path} is open to other users and has other things in it, such as {others[0]}: "
+                    f"DATA_DIR {self.path} is open to other users and contains other files, such as {others[0]}: "
                     f"name an empty folder, or chmod 700 {shlex.quote(str(self.path))}"
                 )
             _close_to_others(self.path)

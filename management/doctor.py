@@ -53,7 +53,7 @@ CLOCK_TOLERANCE_MS = 1000
 #: Free bytes under DATA_DIR below which it is worth a warning.
 DISK_WARNING = 1024**3
 #: Problems that only grow into something: a warning. Every other one is a failure.
-_MILD = frozenset({"memory_high", "clients_high", "disk_low", "foreign_worker"})
+_WARNINGS = frozenset({"memory_high", "clients_high", "disk_low", "foreign_worker"})
 #: Outcomes that are compared with the letters: all of them, if there are no more.
 COMPARED = 10_000
 
@@ -86,7 +86,7 @@ def _fail(name: str, detail: str, fix: str) -> Finding:
     return Finding(name, Status.FAIL, detail, fix)
 
 
-def look_at_packages() -> Iterator[Finding]:
+def check_packages() -> Iterator[Finding]:
     yield _ok("python", f"Python {'.'.join(map(str, sys.version_info[:3]))}")
     lock = settings.BASE_DIR / "requirements.txt"
     pins = dict(re.findall(r"^([A-Za-z0-9_.-]+)==([^\s;\\]+)(?: \\)?$", lock.read_text(encoding="utf-8"), re.MULTILINE))
@@ -104,7 +104,7 @@ def _installed(name: str) -> str:
         return "(missing)"
 
 
-def look_at_settings() -> Iterator[Finding]:
+def check_settings() -> Iterator[Finding]:
     """The system checks: settings and every policy file. Those for deployment too, once the site is served by https."""
     found = run_checks(include_deployment_checks=bool(getattr(settings, "HTTPS", False)))
     for message in found:
@@ -125,7 +125,7 @@ def look_at_settings() -> Iterator[Finding]:
             "demo", f"messages of type demo can occupy the workers of {settings.ENVIRONMENT}", "Set DEMO_HANDLER=false."
         )
     else:
-        yield _ok("demo", f"messages of type demo are {'taken' if settings.DEMO_HANDLER else 'refused'}")
+        yield _ok("demo", f"messages of type demo are {'accepted' if settings.DEMO_HANDLER else 'rejected'}")
     lanes = settings.RQ_QUEUES
     pickled = [name for name, queue in lanes.items() if queue.get("SERIALIZER") != "rq.serializers.JSONSerializer"]
     if pickled:
@@ -138,7 +138,7 @@ def look_at_settings() -> Iterator[Finding]:
         yield _ok("serializer", "every queue uses JSON")
 
 
-def look_at_data_directory() -> Iterator[Finding]:
+def check_data_directory() -> Iterator[Finding]:
     path = Path(settings.DATA_DIR)
     try:
         with tempfile.TemporaryFile(dir=path):
@@ -164,14 +164,14 @@ def look_at_data_directory() -> Iterator[Finding]:
         yield _ok("data directory", f"{path} is writable, {free // 1024**3} GB free")
 
 
-def look_at_static_files() -> Iterator[Finding]:
+def check_static_files() -> Iterator[Finding]:
     if (Path(settings.STATIC_ROOT) / "staticfiles.json").is_file():
         yield _ok("static files", "collected")
     else:
         yield _warn("static files", "not collected: served slowly, without compression", "Run manage.py prepare.")
 
 
-def look_at_database() -> Iterator[Finding]:
+def check_database() -> Iterator[Finding]:
     # Migrations are named below, with their number.
     problems = [problem for problem in store_checks.database_problems() if problem.code != "migrations"]
     yield from _problems(problems)
@@ -184,9 +184,9 @@ def look_at_database() -> Iterator[Finding]:
         return
     yield _ok("database", f"{database_connection.vendor}, every migration is applied")
     if get_user_model().objects.filter(is_superuser=True, is_active=True).exists():
-        yield _ok("administrator", "there is one")
+        yield _ok("administrator", "there is an active superuser")
     else:
-        yield _warn("administrator", "nobody can administer the console", "Run manage.py createsuperuser.")
+        yield _warn("administrator", "there is no active superuser", "Run manage.py createsuperuser.")
     keys = ApiKey.objects.filter(revoked=False).count()
     if keys:
         yield _ok("api keys", f"{keys} not revoked")
@@ -194,7 +194,7 @@ def look_at_database() -> Iterator[Finding]:
         yield _warn("api keys", "no client can submit", "Run manage.py create_api_key NAME --scope submit.")
 
 
-def look_at_redis() -> Iterator[Finding]:
+def check_redis() -> Iterator[Finding]:
     problems, unasked = store_checks.redis_problems()
     try:
         ledger().try_write()
@@ -205,7 +205,7 @@ def look_at_redis() -> Iterator[Finding]:
         # Its own report has more detail than its refusals.
         problems = [*problems, *([] if refusal.code in {one.code for one in problems} else [refusal])]
     else:
-        yield _ok("redis writes", f"confirmed as ACCEPT_DURABILITY={durability()} asks for")
+        yield _ok("redis writes", f"confirmed as ACCEPT_DURABILITY={durability()} requires")
     yield from _problems(problems)
     info = ledger().server_info()
     if not info:
@@ -217,13 +217,13 @@ def look_at_redis() -> Iterator[Finding]:
     if limit and used <= NEARLY * limit:
         yield _ok("redis memory", f"{used * 100 // limit} % of maxmemory are used")
     if not any(problem.stops for problem in problems):
-        yield from look_at_remembered(info, series().history())
+        yield from check_remembered(info, series().history())
         began = time.time()
         theirs = ledger().now_ms()
         yield from _clock("clock of redis", theirs, began, time.time())
 
 
-def look_at_remembered(info: Mapping[str, str], history: History) -> Iterator[Finding]:
+def check_remembered(info: Mapping[str, str], history: History) -> Iterator[Finding]:
     """Whether Redis has the memory to remember ended messages for RECORD_TTL_S at the rate of the last hour."""
     name = "memory projection"
     found = store_checks.memory_projection(info, history)
@@ -240,7 +240,7 @@ def look_at_remembered(info: Mapping[str, str], history: History) -> Iterator[Fi
 def _problems(problems: Iterable[StoreProblem]) -> Iterator[Finding]:
     for problem in problems:
         name = problem.part if problem.code == "unsafe" else f"{problem.part} {problem.code.replace('_', ' ')}"
-        tell = _warn if problem.code in _MILD else _fail
+        tell = _warn if problem.code in _WARNINGS else _fail
         yield tell(name, problem.what, problem.fix)
 
 
@@ -253,13 +253,15 @@ def _clock(name: str, theirs_ms: float, began_s: float, ended_s: float) -> Itera
         yield _ok(name, f"within {CLOCK_TOLERANCE_MS // 1000} s of this host's")
 
 
-def look_at_mongodb() -> Iterator[Finding]:
+def check_mongodb() -> Iterator[Finding]:
     problems, unasked = mongo_state.problems()
     yield from _problems(problems)
     if any(problem.stops for problem in problems):
         return  # the rest would wait for a primary
     if unasked:
-        yield _warn("mongodb", f"this user may not ask: {', '.join(unasked)}", "Give it the role clusterMonitor.")
+        yield _warn(
+            "mongodb", f"this user has no permission for: {', '.join(unasked)}", "Give it the role clusterMonitor."
+        )
     with translated():
         letters = database()
         began = time.time()
@@ -300,7 +302,7 @@ def look_at_mongodb() -> Iterator[Finding]:
         named = "; ".join(f"{one.id}: {one}" for one in unreadable)
         yield _fail(
             "documents",
-            f"documents in the collection dead_letters that are no letters, left out everywhere: {count} ({named})",
+            f"{count} documents in the collection dead_letters are not letters and are skipped ({named})",
             "Correct or delete them in MongoDB: something other than this system wrote them.",
         )
     else:
@@ -314,7 +316,7 @@ _ROLES = {
 }
 
 
-def look_at_roles() -> Iterator[Finding]:
+def check_roles() -> Iterator[Finding]:
     yield from _problems(store_checks.lane_problems(lane_workers()))
     wrong = presence.wrong_clocks(presence.present())
     if wrong:
@@ -326,7 +328,7 @@ def look_at_roles() -> Iterator[Finding]:
     for role, (consequence, fix) in _ROLES.items():
         alive = by_role[role]
         if not alive and not can_report:
-            yield _warn(role, "not known: Redis takes no writes, so no process can report itself", "Fix Redis first.")
+            yield _warn(role, "not known: Redis rejects writes, so no process can report itself", "Fix Redis first.")
         elif alive:
             yield _ok(role, f"{len(alive)} alive on {', '.join(sorted({one.host for one in alive}))}")
         else:
@@ -341,15 +343,15 @@ def _takes_writes() -> bool:
     return True
 
 
-def look_at_work() -> Iterator[Finding]:
+def check_work() -> Iterator[Finding]:
     figures = ledger().figures()
     if figures.overdue:
-        yield _warn("overdue", f"{figures.overdue} messages are late by more than 5 s", "Look at the workers' logs.")
+        yield _warn("overdue", f"{figures.overdue} messages are late by more than 5 s", "Check the workers' logs.")
     else:
-        yield _ok("overdue", "nothing is late")
+        yield _ok("overdue", "no message is late")
     late = [*store_checks.outbox_problems(figures)]
     if late and not _takes_writes():
-        yield _warn("outbox", f"outcomes wait ({figures.outbox}): Redis takes no writes", "Fix Redis first.")
+        yield _warn("outbox", f"outcomes wait ({figures.outbox}): Redis rejects writes", "Fix Redis first.")
     else:
         for problem in late:
             yield _warn("outbox", problem.what, problem.fix)
@@ -359,7 +361,7 @@ def look_at_work() -> Iterator[Finding]:
         yield _fail(
             "quarantine",
             f"{figures.quarantined} outcomes could not be stored in MongoDB",
-            "See why: manage.py quarantine list. Mend the cause, then: manage.py quarantine release --all.",
+            "See why: manage.py quarantine list. Fix the cause, then: manage.py quarantine release --all.",
         )
     else:
         yield _ok("quarantine", "empty")
@@ -376,17 +378,17 @@ def look_at_work() -> Iterator[Finding]:
         yield _ok("accounts", "accepted = done + dead + open")
 
 
-def look_at_losses() -> Iterator[Finding]:
+def check_losses() -> Iterator[Finding]:
     known = store_losses.open_losses()
     for loss in known.losses:
         yield _fail(f"loss {loss.id}", store_losses.sentence(loss), store_losses.advice(loss))
     if known.incomplete:
-        yield _warn("losses", known.incomplete, "Look at MongoDB.")
+        yield _warn("losses", known.incomplete, "Check MongoDB.")
     elif not known.losses:
-        yield _ok("losses", "neither store fell back to an earlier state, or a person knows of it")
+        yield _ok("losses", "neither store fell back to an earlier state, or every loss is acknowledged")
 
 
-def look_at_letters() -> Iterator[Finding]:
+def check_letters() -> Iterator[Finding]:
     found = reconciliation.compare(COMPARED)
     of = f"{found.looked_at:,} of {found.of:,} outcomes that Redis remembers"
     lacking = recorded_outcomes().lacking_count()
@@ -400,37 +402,39 @@ def look_at_letters() -> Iterator[Finding]:
         yield _ok("letters", f"they have {of}")
 
 
-def look_at_breakers() -> Iterator[Finding]:
+def check_breakers() -> Iterator[Finding]:
     states = {card.name: card.seen.state for card in cards()}
     for name, state in states.items():
         if state in (BreakerState.OPEN, BreakerState.FORCED_OPEN):
-            yield _warn(f"breaker {name}", state.value, f"Look at what it protects; manage.py breaker show {name}.")
+            yield _warn(
+                f"breaker {name}", state.value, f"Check the service it protects; manage.py breaker show {name}."
+            )
     if not any(state in (BreakerState.OPEN, BreakerState.FORCED_OPEN) for state in states.values()):
         yield _ok("breakers", f"{len(states)} known, none open")
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Check:
     """One part to look at. ``needs`` names the part without which there is nothing to see."""
 
     part: str
-    look: Callable[[], Iterator[Finding]]
+    run: Callable[[], Iterator[Finding]]
     needs: str = ""
 
 
-LOOKS: Sequence[Look] = (
-    Look("packages", look_at_packages),
-    Look("settings", look_at_settings),
-    Look("data directory", look_at_data_directory),
-    Look("static files", look_at_static_files),
-    Look("database", look_at_database),
-    Look("redis", look_at_redis),
-    Look("mongodb", look_at_mongodb),
-    Look("roles", look_at_roles, needs="redis"),
-    Look("work", look_at_work, needs="redis"),
-    Look("losses", look_at_losses, needs="redis"),
-    Look("letters", look_at_letters, needs="mongodb"),
-    Look("breakers", look_at_breakers, needs="redis"),
+CHECKS: Sequence[Check] = (
+    Check("packages", check_packages),
+    Check("settings", check_settings),
+    Check("data directory", check_data_directory),
+    Check("static files", check_static_files),
+    Check("database", check_database),
+    Check("redis", check_redis),
+    Check("mongodb", check_mongodb),
+    Check("roles", check_roles, needs="redis"),
+    Check("work", check_work, needs="redis"),
+    Check("losses", check_losses, needs="redis"),
+    Check("letters", check_letters, needs="mongodb"),
+    Check("breakers", check_breakers, needs="redis"),
 )
 _FIXES = {
     "redis": "Start it, or set REDIS_URL.",
@@ -439,22 +443,22 @@ _FIXES = {
 }
 
 
-def examine(looks: Sequence[Look] = LOOKS) -> Iterator[Finding]:
+def diagnose(checks: Sequence[Check] = CHECKS) -> Iterator[Finding]:
     """Every finding, part by part. A part that does not answer is one finding, and what needs it is left out."""
     away: set[str] = set()
-    for look in looks:
-        if look.needs in away:
-            yield _warn(look.part, f"not looked at, since {look.needs} does not answer", f"Mend {look.needs} first.")
+    for check in checks:
+        if check.needs in away:
+            yield _warn(check.part, f"not checked, because {check.needs} does not answer", f"Fix {check.needs} first.")
             continue
         try:
-            yield from look.look()
+            yield from check.run()
         except (ServiceError, DatabaseError) as error:
-            away.add(look.part)
+            away.add(check.part)
             refusal = refusal_problem(error) if isinstance(error, StoreUnavailable) else None
             if refusal is not None and refusal.code != "away":
-                yield _fail(look.part, refusal.what, refusal.fix)
+                yield _fail(check.part, refusal.what, refusal.fix)
             else:
-                yield _fail(look.part, str(error), _FIXES.get(look.part, "See the message."))
+                yield _fail(check.part, str(error), _FIXES.get(check.part, "See the message."))
 
 
 def alive_here() -> tuple[list[Presence], list[Presence]]:

@@ -140,7 +140,7 @@ def runtime_folder(data_dir: Path) -> Path:
     found = folder.lstat()
     # A folder that somebody else put there first would be theirs to look into.
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise StackError(f"{folder} belongs to somebody else: remove it, or set DATA_DIR to a shorter path")
+        raise StackError(f"{folder} belongs to another user: remove it, or set DATA_DIR to a shorter path")
     folder.chmod(0o700)
     return folder
 

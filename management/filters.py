@@ -18,7 +18,7 @@ _PREFIX = "filter_"
 def add_filter_arguments(parser: ArgumentParser) -> None:
     """Add a flag for every criterion, in a group of their own. ``criteria_from`` reads what they were given."""
     group = parser.add_argument_group(
-        "filter", "Letters that fit every flag given; a flag that is repeated means any of its values."
+        "filter", "Letters must match every filter; repeat a filter to allow several values."
     )
     for one in FILTERS.values():
         group.add_argument(

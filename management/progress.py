@@ -15,7 +15,7 @@ from management.terminal import printable
 LINE_EVERY_S = 5.0
 #: The rate shown is that of the last so many seconds.
 _WINDOW_S = 15.0
-_BAR, _LEAST_BAR = 24, 8
+_BAR, _MIN_BAR = 24, 8
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 #: Seconds from which days and hours say enough.
 _LONG = 2 * _DAY
@@ -107,7 +107,7 @@ def describe(batch: ReplayBatch, per_second: float, columns: int | None = None) 
         parts.append(f"({printable(batch.waiting)})")
     stage, rest = stage_of(batch), "  ".join(parts)
     width = _BAR if columns is None else min(_BAR, columns - len(stage) - len(rest) - 5)
-    if width >= _LEAST_BAR:
+    if width >= _MIN_BAR:
         filled = int(share * width)
         rest = f"[{'#' * filled}{'-' * (width - filled)}] {rest}"
     return f"{stage}  {rest}"[:columns]

@@ -148,7 +148,7 @@ class Stack:
             finally:
                 self._ready = False
                 if self._supervisor.stopping:
-                    self.say("Stopping: what runs may finish")
+                    self.say("Stopping: running messages can finish")
                 self._data.connection.unlink(missing_ok=True)
                 self._listener.close()  # else clients would go on connecting to nobody
                 self._supervisor.stop()
@@ -309,7 +309,7 @@ class Stack:
         try:
             write_private(self._data.connection, json.dumps(known, indent=2) + "\n")
         except OSError as error:  # a full disk: the process runs all the same
-            self.say(f"{self._data.connection} could not be written and names processes that are gone: {error}")
+            self.say(f"{self._data.connection} could not be written and lists processes that have ended: {error}")
 
     def _announce(self, seconds: float, first: bool) -> None:
         credentials = self._data.read_credentials()
@@ -333,7 +333,7 @@ class Stack:
 Ctrl-C stops everything; the data stays."""
         )
         for complaint in self._complaints:
-            self.say(f"Take a look at {complaint}")
+            self.say(f"Check {complaint}")
 
 
 def judged(checks: Mapping[str, Mapping[str, Any]]) -> tuple[bool, list[str]]:

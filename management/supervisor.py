@@ -218,7 +218,7 @@ class Supervisor:
                 try:
                     process.wait(max(0.0, begun + child.role.grace - time.monotonic()))
                 except subprocess.TimeoutExpired:
-                    self.say(f"{child.role.name} did not end within {child.role.grace:.0f} s and is killed")
+                    self.say(f"{child.role.name} did not stop within {child.role.grace:.0f} s and is killed")
                 _signal_group(process.pid, signal.SIGKILL)
                 process.wait()
         self._end_orphans(float("inf"))
@@ -264,7 +264,7 @@ class Supervisor:
         if code is not None:
             self._bury(child, code)
         elif not child.is_ready and child.becomes_ready(process.pid) and child.is_store:
-            self.say(f"{child.role.name} serves again")
+            self.say(f"{child.role.name} is ready again")
 
     def _start_again(self, child: _Child) -> None:
         try:
@@ -297,9 +297,9 @@ class Supervisor:
         delay = PATIENT_BACKOFF[min(child.quick_deaths + child.excused_deaths, len(PATIENT_BACKOFF) - 1)]
         child.restart_at = now + delay
         if child.is_store and code != -signal.SIGKILL:
-            self.say(f"{self._obituary(child, code)}; it is started again {f'in {delay:g} s' if delay else 'now'}")
+            self.say(f"{self._obituary(child, code)}; restarting {f'in {delay:g} s' if delay else 'now'}")
         else:
-            self.say(f"{child.role.name} {_how(code)} and is started again")
+            self.say(f"{child.role.name} {_how(code)} and is restarted")
 
     def _end_orphans(self, now: float) -> None:
         """Kill what dead children left behind and what did not end in its time."""

@@ -18,14 +18,14 @@ from wire.contract import COUNT, TEXT, Field, Shape, choice, envelope, many, nul
 from wire.instants import iso
 
 #: Losses that health names one by one.
-MOST = 5
+MAX_SHOWN = 5
 
 
 def seen() -> tuple[str, Mapping[str, Any]]:
     """What is wrong, empty when nothing is, and the facts. Raises ``StoreUnavailable`` when Redis does not answer."""
     known = store_losses.open_losses()
     facts: dict[str, Any] = {
-        "losses": [store_losses.wire(loss) for loss in known.losses[-MOST:]],
+        "losses": [store_losses.wire(loss) for loss in known.losses[-MAX_SHOWN:]],
         "unacknowledged": len(known.losses),
     }
     if known.incomplete:
@@ -45,7 +45,8 @@ def lacking() -> tuple[str, Mapping[str, Any]]:
     since = datetime.fromtimestamp(min(recorded_outcomes().lacking().values(), default=0) / 1000, UTC)
     outcomes = f"{number:,} outcome{'' if number == 1 else 's'}"
     detail = (
-        f"The dead letters lack at least {outcomes} known to Redis. MongoDB was restored, or letters were deleted. "
+        f"At least {outcomes} in Redis are missing from the dead letters. "
+        "MongoDB was restored, or letters were deleted. "
         f"Run manage.py bring_again --since {since:%Y-%m-%dT%H:%M:%SZ}."
     )
     return detail, {"lacking": number, "since": iso(since)}
@@ -73,11 +74,11 @@ LOSS = Shape(
     Field("missing", COUNT, "Redis: messages accepted between `from` and `to`. MongoDB: recorded outcomes."),
     Field("moves", COUNT, "Claims and outcomes between `from` and `to`; Redis only."),
     Field("open", COUNT, "Messages that had not ended at `to`; Redis only."),
-    Field("sentence", TEXT, "The same for people."),
+    Field("sentence", TEXT, "What happened, as a sentence."),
     Field("acknowledged", nullable(_ACKNOWLEDGED)),
 )
 REASON_IN = Shape(
-    "ReasonData", Field("reason", text(store_losses.MAX_REASON, blank=False), "What happened, and how you know it.")
+    "ReasonData", Field("reason", text(store_losses.MAX_REASON, blank=False), "What happened, and how you found out.")
 )
 
 
@@ -91,7 +92,7 @@ class LossesView(APIView):
         tags=["System"],
         summary="List losses of stores",
         description=(
-            "Every time that Redis or MongoDB was found to have fallen back to an earlier state or to be empty. The "
+            "Every time that Redis or MongoDB fell back to an earlier state or was emptied. The "
             "newest comes first. Health is `degraded` until each is acknowledged."
         ),
         responses={200: envelope("Losses", many(LOSS))},
@@ -109,7 +110,7 @@ class AcknowledgeView(APIView):
         operation_id="acknowledgeLoss",
         tags=["System"],
         summary="Acknowledge a loss",
-        description="Ends its alarm. Who, when and why are kept with it. Acknowledging it again changes nothing.",
+        description="Ends its alarm. The user, time and reason are kept. Acknowledging it again changes nothing.",
         request=REASON_IN,
         responses={200: envelope("Loss", LOSS), **problems(s404="`loss_not_found`")},
     )

@@ -79,7 +79,7 @@ def check_scheduler() -> Finding:
     found = _presence_of("cron", "No cron process is alive: due replays and account checks wait.")
     facts = {**found.facts, "overdue": overdue}
     if overdue:
-        return Finding(Status.DEGRADED, f"{overdue} messages are more than 5 s past their time.", facts)
+        return Finding(Status.DEGRADED, f"{overdue} messages are more than 5 s late.", facts)
     return Finding(found.status, found.detail, facts)
 
 
@@ -99,7 +99,7 @@ def check_queues() -> Finding:
     }
     waits = finding_of(outbox_problems(figures), facts)
     if figures.quarantined:
-        detail = f"{figures.quarantined} outcomes could not be recorded and need a person. {waits.detail}".rstrip()
+        detail = f"{figures.quarantined} outcomes could not be recorded and need a decision. {waits.detail}".rstrip()
         return Finding(Status.DEGRADED, detail, facts, problems=waits.problems)
     return waits
 
@@ -233,7 +233,7 @@ class Doctor:
         if findings.get("intake", _WELL).status is Status.UNHEALTHY:
             self._unheard_until = time.monotonic() + presence.SILENCE_MS / 1000
         elif time.monotonic() < self._unheard_until:
-            findings = _without_absence(findings, "Not known yet: until a moment ago no process could report itself.")
+            findings = _without_absence(findings, "Not known yet: no process could report itself until a moment ago.")
         problems = _merged(problem for finding in findings.values() for problem in finding.problems)
         now = datetime.now(UTC)
         self._since = {key: self._since.get(key, now) for key in problems}
@@ -264,11 +264,11 @@ def _with_causes(findings: Mapping[str, Finding]) -> Mapping[str, Finding]:
         intake = replace(finding_of([writes_paused()]), latency_ms=intake.latency_ms)
         findings = {**findings, "intake": intake}
     if intake.status is Status.UNHEALTHY:
-        findings = _without_absence(findings, "Not known: Redis takes no writes, so no process can report itself.")
+        findings = _without_absence(findings, "Not known: Redis rejects writes, so no process can report itself.")
         queues = findings.get("queues", _WELL)
         for problem in queues.problems:
             # MongoDB may have taken them long ago: nobody can note it in Redis.
-            why = "Outcomes wait: Redis takes no writes, so none can be noted as recorded."
+            why = "Outcomes wait: Redis rejects writes, so none can be noted as recorded."
             queues = replace(queues, detail=queues.detail.replace(f"{problem.what} {problem.fix}", why), problems=())
         findings = {**findings, "queues": queues}
     return findings
@@ -353,7 +353,7 @@ class LiveView(APIView):
     @extend_schema(
         operation_id="live",
         tags=["System"],
-        summary="Is the process alive",
+        summary="Check that the process is alive",
         description="Depends on nothing else: restart the process when this fails.",
         responses={200: PROBE_OUT},
     )
@@ -371,11 +371,11 @@ class ReadyView(APIView):
     @extend_schema(
         operation_id="ready",
         tags=["System"],
-        summary="Can it serve",
+        summary="Check that messages can be accepted",
         description=(
             "Whether messages can be accepted: Redis takes writes, and the database answers or did so in the last "
             "minutes, for which this process keeps verified keys. Send no requests here while this fails. MongoDB and "
-            "workers are not looked at: messages are accepted without them."
+            "workers are not checked: messages are accepted without them."
         ),
         responses={200: PROBE_OUT, 503: OpenApiResponse(PROBE_OUT, description="Not now.")},
     )
@@ -399,7 +399,7 @@ class HealthView(APIView):
     @extend_schema(
         operation_id="health",
         tags=["System"],
-        summary="How every part is",
+        summary="Get the health of every part",
         description=(
             "The status alone for everybody; what each check found with a key that may read. `degraded` while "
             "MongoDB or a worker is away: messages are still accepted. `unhealthy` while Redis is away or refuses "

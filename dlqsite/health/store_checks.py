@@ -41,7 +41,7 @@ SELDOM_S = 30.0
 #: Outcomes that MongoDB takes wait less than this: the pause after its return is 15 s at most.
 OUTBOX_S = 20.0
 #: The rate of acceptances is that of the last hour, once there are samples of ten minutes.
-_RATE_OVER_MS, _RATE_LEAST_MS = 3_600_000, 600_000
+_RATE_OVER_MS, _RATE_MIN_MS = 3_600_000, 600_000
 
 
 def _seldom(ask: Callable[[], list[StoreProblem]]) -> Cached[[], list[StoreProblem]]:
@@ -83,7 +83,7 @@ def memory_projection(info: Mapping[str, str], history: History) -> Projection |
     limit, what = memory_limit(info)
     last = history.last
     rate = history.rate("accepted", last.at_ms, over_ms=_RATE_OVER_MS) if last else None
-    if last is None or rate is None or last.at_ms - history.samples[0].at_ms < _RATE_LEAST_MS or not limit:
+    if last is None or rate is None or last.at_ms - history.samples[0].at_ms < _RATE_MIN_MS or not limit:
         return None
     needed = projected_bytes(rate, record_ttl_s=settings.RECORD_TTL_S, body_ttl_s=settings.BODY_TTL_S)
     told = (
@@ -97,7 +97,7 @@ def _overflow_problems() -> list[StoreProblem]:
     found = memory_projection(ledger().server_info(), series().history())
     if found is None or found.needed <= found.limit:
         return []
-    what = f"Redis will be full if messages go on to come in as in the last hour: {found.told}."
+    what = f"Redis will run out of memory at the message rate of the last hour: {found.told}."
     return [StoreProblem(part="redis", code="memory_projected", what=what, fix=MORE_MEMORY)]
 
 
@@ -124,7 +124,7 @@ def check_intake() -> Finding:
     return Finding(Status.HEALTHY)
 
 
-_START_MONGODB = "Start it, or correct MONGODB_URL. Its log says why it ended, such as a full disk."
+_START_MONGODB = "Start it, or correct MONGODB_URL. Its log shows why it stopped, for example a full disk."
 index_problems = _seldom(mongo_state.index_problems)
 
 
@@ -138,7 +138,7 @@ def check_mongodb() -> Finding:
         return finding_of([away])
     if not any(problem.stops for problem in problems):
         problems = [*problems, *index_problems()]
-    note = f"Not checked, since this MongoDB user may not ask: {', '.join(unasked)}." if unasked else ""
+    note = f"Not checked, because this MongoDB user has no permission for: {', '.join(unasked)}." if unasked else ""
     return finding_of(problems, note=note)
 
 
@@ -167,7 +167,7 @@ def _read_only(connection: BaseDatabaseWrapper) -> Iterator[StoreProblem]:
     if answer == "on" or (is_sqlite and os.path.isfile(path) and not os.access(path, os.W_OK)):
         yield _Database(
             code="read_only",
-            what="The database is read-only: nobody can sign in, and the audit log cannot be written.",
+            what="The database is read-only: users cannot sign in, and the audit log cannot be written.",
             fix=f"Make {path} writable for this user." if is_sqlite else "Point DATABASE_URL to the primary.",
         )
 
@@ -181,13 +181,17 @@ def _schema_problems() -> list[StoreProblem]:
     if absent:
         named = ", ".join(absent[:3]) + (" and more" if len(absent) > 3 else "")
         keys = ApiKey._meta.db_table in absent
-        what = f"The database lacks tables: {named}." + (" No API key can be checked." if keys else "")
+        what = f"Tables are missing in the database: {named}." + (" No API key can be checked." if keys else "")
         return [_Database(code="tables_missing", what=what, fix=fix, stops=keys)]
     pending = _latest_migrations() - set(MigrationRecorder(connection).applied_migrations())
     if pending:
         named = ", ".join(f"{app} {name}" for app, name in sorted(pending)[:3])
         return [
-            _Database(code="migrations", what=f"Tables are of an earlier version: {named} is not applied.", fix=fix)
+            _Database(
+                code="migrations",
+                what=f"Tables are from an earlier version: migration {named} is not applied.",
+                fix=fix,
+            )
         ]
     return []
 
@@ -208,7 +212,11 @@ def data_disk_problems() -> list[StoreProblem]:
         free = shutil.disk_usage(folder).free
     except OSError:
         return []  # nothing is kept here
-    return [*disk_problems("disk", f"The disk of DATA_DIR ({folder})", free, "Logs and what is kept there stop.")]
+    return [
+        *disk_problems(
+            "disk", f"The disk of DATA_DIR ({folder})", free, "Logs and the data there can no longer be written."
+        )
+    ]
 
 
 def check_disk() -> Finding:
@@ -221,7 +229,7 @@ def lane_problems(seen: LaneWorkers) -> Iterator[StoreProblem]:
         yield StoreProblem(
             part="workers",
             code="suspended",
-            what=f"Workers are suspended by RQ's command (rqsuspend){until}: no message is started.",
+            what=f"Workers are suspended by rqsuspend{until}: no message is started.",
             fix="Run manage.py rqresume.",
             stops=True,
         )
@@ -230,7 +238,7 @@ def lane_problems(seen: LaneWorkers) -> Iterator[StoreProblem]:
         yield StoreProblem(
             part="workers",
             code="foreign_worker",
-            what="An RQ worker that cannot run messages takes wake-ups from the lanes, so that messages are late: "
+            what="An RQ worker that cannot run messages takes jobs from the lanes, so messages are late: "
             f"{', '.join(seen.foreign)}{more}.",
             fix="Stop it. RQ's own worker on these lanes is manage.py rqworker.",
         )

@@ -9,7 +9,7 @@ from math import ceil, floor, log10
 #: The drawing's own units; the page stretches it.
 WIDTH, HEIGHT = 600, 100
 #: Seconds that a stretch of trouble is drawn as at least, in a lane of an hour.
-LEAST_S = 30
+MIN_WIDTH_S = 30
 
 Rates = Sequence[float | None]
 
@@ -136,6 +136,6 @@ def lane(changes: Sequence[tuple[int, str, str]], now_state: str, start_ms: int,
 
 def _add(spans: list[Span], state: str, from_ms: int, to_ms: int, start_ms: int) -> None:
     x, end = (from_ms - start_ms) // 1000, (to_ms - start_ms) // 1000
-    if state != "CLOSED" and end - x < LEAST_S:
-        x, end = max(min(x, end - LEAST_S), 0), max(min(x, end - LEAST_S), 0) + LEAST_S
+    if state != "CLOSED" and end - x < MIN_WIDTH_S:
+        x, end = max(min(x, end - MIN_WIDTH_S), 0), max(min(x, end - MIN_WIDTH_S), 0) + MIN_WIDTH_S
     spans.append(Span(state, x, end - x))

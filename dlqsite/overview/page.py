@@ -127,9 +127,9 @@ def _kpis(o: Overview) -> Iterator[Kpi]:
 
 def _against(now: float | None, before: float | None) -> str:
     if now is None:
-        return "nobody has counted lately"
+        return "no recent samples"
     if before is None:
-        return "too new to compare"
+        return "no earlier figures"
     if abs(now - before) <= max(0.1 * before, 0.1):
         return "steady"
     if before < 0.05:
@@ -178,7 +178,7 @@ def _breaker_words(one: BreakerSeen, o: Overview) -> str:
             return left + (f"next probes in {took(wait / 1000)}" if wait > 0 else "the next call is a probe")
         case _:
             order = one.by_hand
-            return (f"by {order.actor}: {order.reason}" if order else "set by a person") + ", until it is reset"
+            return (f"by {order.actor}: {order.reason}" if order else "set by a user") + ", until it is reset"
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +225,7 @@ def _finding_words(finding: Finding) -> str:
     if "lacking" in facts:
         return "none is missing"
     if "losses" in facts:
-        return "neither store fell back" if not facts.get("incomplete") else "MongoDB could not be asked"
+        return "neither store fell back" if not facts.get("incomplete") else "MongoDB could not be queried"
     if "differences" in facts:
         return "every day adds up"
     if "states" in facts:
@@ -334,6 +334,8 @@ def banners(o: Overview) -> Iterator[Banner]:
         whole = len(names) > 2
         yield Banner(
             "warn",
-            f"{store} does not answer." if whole else f"No news of {shown}.",
-            f"Figures of {shown} are of {min(times):%H:%M:%S} UTC." if times else f"Figures of {shown} are not known.",
+            f"{store} does not answer." if whole else f"No current figures for {shown}.",
+            f"Figures of {shown} are from {min(times):%H:%M:%S} UTC."
+            if times
+            else f"Figures of {shown} are not known.",
         )

@@ -170,7 +170,7 @@ class Overview:
         return self.health.value.problems if self.health.value and not self.health.is_away else ()
 
     @property
-    def unwell(self) -> dict[str, str]:
+    def unhealthy_checks(self) -> dict[str, str]:
         """Checks that are not healthy, with their detail."""
         checks = self.health.value.checks if self.health.value and not self.health.is_away else {}
         return {name: found.detail for name, found in checks.items() if found.status is not Status.HEALTHY}

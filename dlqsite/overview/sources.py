@@ -24,7 +24,7 @@ KEEP_S = 1.5
 #: A source that takes long is asked less often: it is at work for at most one part in so many of the time …
 LEISURE = 20
 #: … but at least this often.
-KEEP_MOST_S = 30.0
+MAX_KEEP_S = 30.0
 #: How long a first answer is waited for, and a further one while there is an older one to show.
 FIRST_S = 1.0
 AGAIN_S = 0.03
@@ -115,7 +115,7 @@ class Source(Generic[_T]):
                 self._part = Part(before.value, before.as_of, why, before.away_since or self._began_at)
             else:
                 self._part = Part(value, datetime.now(UTC))
-            self._good_until = time.monotonic() + min(max(self._keep_s, self._leisure * took), KEEP_MOST_S)
+            self._good_until = time.monotonic() + min(max(self._keep_s, self._leisure * took), MAX_KEEP_S)
             self._under_way = None
 
 

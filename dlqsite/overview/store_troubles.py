@@ -17,15 +17,16 @@ AWAY: Final = frozenset({"away"})
 #: What follows when a part does not do its work: a sentence, how many are concerned, what happens by itself.
 _CONSEQUENCES: Final = {
     "redis": (
-        "Submissions are refused with 503, and nothing is processed. Accepted messages are kept.",
-        "All new messages", "Everything tries again",
+        "Submissions are rejected with 503, and nothing is processed. Accepted messages are kept.",
+        "All new messages", "Clients and processes retry",
     ),
     "mongodb": (
-        "Messages are accepted, processed and retried as always. Deaths wait in Redis, and replays do not start.",
-        "All dead letters", "Deaths move over",
+        "Messages are accepted, processed and retried as usual. "
+        "New dead letters wait in Redis, and replays do not start.",
+        "All dead letters", "They are recorded",
     ),
-    "database": ("Keys and sessions cannot be checked: most requests are refused.", "Most requests", "Nothing"),
-    "workers": ("Messages are accepted and kept, and nobody processes them.", "All messages", "They run again"),
+    "database": ("Keys and sessions cannot be checked: most requests are rejected.", "Most requests", "Nothing"),
+    "workers": ("Messages are accepted and kept, but not processed.", "All messages", "They run again"),
     "disk": ("", "See health", "Nothing"),
 }  # fmt: skip
 
@@ -33,12 +34,12 @@ _CONSEQUENCES: Final = {
 def redis_away(o: Overview) -> Trouble:
     return Trouble(
         "bad", "db", "Redis does not answer. Nothing can be accepted or processed.",
-        "Submissions are refused with 503 until it returns. What was accepted is in its append-only file.",
+        "Submissions are rejected with 503 until it is back. Accepted messages are in its append-only file.",
         answers=answers(
-            o, since(o.ledger.away_since, o.as_of), "All new messages", "Everything tries again",
-            "Bring Redis back", "manage.py doctor tells what is wrong with it",
-            many_more="waiting ones are safe", by_itself_more="web and workers go on when it answers",
-            worse=Answer("Getting worse?", "Callers see 503", "their repetitions are safe: the id decides"),
+            o, since(o.ledger.away_since, o.as_of), "All new messages", "Clients and processes retry",
+            "Start Redis", "manage.py doctor shows what is wrong",
+            many_more="waiting ones are safe", by_itself_more="web and workers continue when it answers",
+            worse=Answer("Getting worse?", "Callers see 503", "retries with the same id are safe"),
         ),
         links=(Link("Health", "#health"),),
     )  # fmt: skip
@@ -62,13 +63,13 @@ def lost(o: Overview, loss: Mapping[str, Any]) -> Trouble:
         answers=answers(
             o, f"{f'{begun:%H:%M:%S}' if begun else 'the beginning'} to {until:%H:%M:%S} UTC",
             f"about {count_of(number, 'message' if is_ledger else 'outcome')}",
-            "Nothing", "Find out why, then acknowledge it" if is_ledger else "Bring the letters again",
-            "clients submit again, with the same ids, what was accepted in that time" if is_ledger
+            "Nothing", "Find out why, then acknowledge it" if is_ledger else "Record the outcomes again",
+            "clients must resubmit the messages of that time, with the same ids" if is_ledger
             else f"manage.py bring_again{again}, then acknowledge",
             since_more=f"{until.day} {until:%b %Y}",
-            many_more=f"{loss['open']:,} had not ended" if is_ledger else "manage.py doctor compares",
-            by_itself_more="this stays until a person acknowledges it",
-            worse=Answer("Getting worse?", "No", "what is accepted now is kept"),
+            many_more=f"{loss['open']:,} had not finished" if is_ledger else "manage.py doctor compares",
+            by_itself_more="this stays until a user acknowledges it",
+            worse=Answer("Getting worse?", "No", "newly accepted messages are kept"),
         ),
         links=(Link("Acknowledge", "messages_app/message/#losses"), Link("Health", "#health")),
     )  # fmt: skip
@@ -80,13 +81,13 @@ def lacking(o: Overview) -> Trouble:
     begun = datetime.fromisoformat(facts["since"]) if facts.get("since") else None
     again = f"{begun:%Y-%m-%dT%H:%M:%SZ}" if begun else "24h"
     return Trouble(
-        "bad", "db", f"The dead letters lack at least {outcomes}.",
-        "Redis remembers deaths that have no letter, or replays that ended well and whose letter waits.",
+        "bad", "db", f"At least {outcomes} missing from the dead letters.",
+        "Redis has records of failures without a letter, or of successful replays whose letter is still open.",
         answers=answers(
-            o, since(begun, o.as_of), f"at least {outcomes}", "Nothing", "Bring them again",
+            o, since(begun, o.as_of), f"at least {outcomes}", "Nothing", "Record them again",
             f"manage.py bring_again --since {again}", many_more="found by comparing samples, each minute",
-            by_itself_more="Redis forgets them 24 hours after they were recorded (RECORD_TTL_S)",
-            worse=Answer("Getting worse?", "Yes, with time", "what Redis forgets cannot be brought again"),
+            by_itself_more="Redis deletes them 24 hours after they were recorded (RECORD_TTL_S)",
+            worse=Answer("Getting worse?", "Yes, with time", "deleted records cannot be restored"),
         ),
         links=(Link("Health", "#health"),),
     )  # fmt: skip
@@ -105,20 +106,20 @@ def problem_trouble(o: Overview, problem: StoreProblem, begun: datetime) -> Trou
         "bad" if is_bad else "warn", icon if is_bad else "tri", problem.what, lead,
         answers=answers(
             o, since(begun, o.as_of), many, by_itself, do.rstrip("."), do_more,
-            since_more="as far as this process has seen",
+            since_more="first seen by this process",
             by_itself_more="once the cause is gone" if problem.stops else "",
-            worse=Answer("Getting worse?", "Callers see 503", "their repetitions are safe: the id decides")
+            worse=Answer("Getting worse?", "Callers see 503", "retries with the same id are safe")
             if problem.stops and problem.part == "redis" else None,
         ),
         links=(Link("Health", "#health"),),
     )  # fmt: skip
 
 
-def unwell(o: Overview) -> list[Trouble]:
+def unhealthy_checks(o: Overview) -> list[Trouble]:
     """Checks that are not healthy and that no other sentence is about: never is all said to be quiet."""
     return [
         Trouble("warn", "tri", f"Health is degraded: {name}.", detail, links=(Link("Health", "#health"),))
-        for name, detail in o.unwell.items()
+        for name, detail in o.unhealthy_checks.items()
     ]
 
 
@@ -126,10 +127,10 @@ def mongodb_away(o: Overview) -> Trouble:
     waiting = o.ledger.value.outbox if o.ledger.value else 0
     return Trouble(
         "bad", "db", "MongoDB does not answer. No letter is lost.",
-        "Messages are accepted, processed and retried as always. Dead letters can be neither listed nor replayed.",
+        "Messages are accepted, processed and retried as usual. Dead letters can be neither listed nor replayed.",
         answers=answers(
             o, since(o.letters.away_since, o.as_of), f"{count_of(waiting, 'outcome')} in Redis",
-            "They move over", "Bring MongoDB back", "manage.py doctor tells what is wrong with it",
+            "They are recorded", "Start MongoDB", "manage.py doctor shows what is wrong",
             many_more="waiting to be recorded", by_itself_more="within 15 s of its return",
         ),
         links=(Link("Messages", "messages_app/message/"), Link("Health", "#health")),

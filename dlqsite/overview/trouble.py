@@ -55,7 +55,7 @@ def answers(
         Answer("Since", since, since_more),
         Answer("How many", many, many_more),
         worse or _getting_worse(o),
-        Answer("What happens by itself", by_itself, by_itself_more),
+        Answer("What happens automatically", by_itself, by_itself_more),
         Answer("What you can do", do, do_more),
     )
 
@@ -63,13 +63,13 @@ def answers(
 def _getting_worse(o: Overview) -> Answer:
     question, now, before = "Getting worse?", o.rates.dying_per_min, o.rates.dying_before
     if now is None:
-        return Answer(question, "Nobody knows", "no samples of the last minutes")
-    pace = f"{per_minute(now)} dead a minute"
+        return Answer(question, "Not known", "no samples of the last minutes")
+    pace = f"{per_minute(now)} dead letters a minute"
     if before is None:
-        return Answer(question, pace, "nothing older to compare with")
+        return Answer(question, pace, "no earlier figures to compare with")
     told = f"{per_minute(before)} a minute in the hour before"
     if now < 0.05:
-        return Answer(question, "No", "nothing died in the last 3 minutes", "flat")
+        return Answer(question, "No", "no new dead letters in the last 3 minutes", "flat")
     if now > 1.5 * before and now - before > 0.3:
         return Answer(question, f"Yes: {pace}", told, "up")
     if now < before / 1.5:

@@ -15,7 +15,15 @@ from breaker_app.states import State
 from console.times import took
 from dlq_app.domain.replay_batch import ReplayBatch
 from dlq_app.services.groups import Group
-from dlqsite.overview.store_troubles import AWAY, lacking, lost, mongodb_away, problem_trouble, redis_away, unwell
+from dlqsite.overview.store_troubles import (
+    AWAY,
+    lacking,
+    lost,
+    mongodb_away,
+    problem_trouble,
+    redis_away,
+    unhealthy_checks,
+)
 from dlqsite.overview.trouble import (
     Answer,
     Link,
@@ -42,7 +50,7 @@ SLOW_S: Final = 60.0
 #: Seconds before a breaker opens in which the failures that open it happen.
 _WINDOW_S: Final = 300.0
 #: At most so many troubles are listed below the worst.
-MOST_ALSO: Final = 5
+MAX_ALSO: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +67,11 @@ class Verdict:
 
 def verdict_of(o: Overview) -> Verdict:
     """The verdict over what is seen."""
-    troubles = sorted([*_troubles(o)] or unwell(o), key=lambda trouble: LEVELS.index(trouble.level))
+    troubles = sorted([*_troubles(o)] or unhealthy_checks(o), key=lambda trouble: LEVELS.index(trouble.level))
     if not troubles:
         return Verdict(_quiet(o))
     worst, *also = troubles
-    return Verdict(worst, tuple(also[:MOST_ALSO]))
+    return Verdict(worst, tuple(also[:MAX_ALSO]))
 
 
 def _troubles(o: Overview) -> Iterator[Trouble]:
@@ -92,7 +100,7 @@ def _troubles(o: Overview) -> Iterator[Trouble]:
         yield lacking(o)
     yield from problems["workers"]
     if o.alive("workers") == 0 and not redis_refuses:
-        yield _nobody_works(o)
+        yield _no_worker(o)
     breakers = o.breakers.value or ()
     opened = [breaker for breaker in breakers if breaker.state is State.OPEN]
     for breaker in sorted(opened, key=lambda one: -_letters_of(o, one)):
@@ -104,9 +112,9 @@ def _troubles(o: Overview) -> Iterator[Trouble]:
     if o.mongodb_is_away and not any(one.part == "mongodb" and one.stops for one, _ in known):
         yield mongodb_away(o)
     yield from problems["disk"]
-    blamed = {group.fingerprint for breaker in opened for group in _behind(o, breaker)}
-    fresh = _dying_groups(o, blamed)
-    yield from _dying(o, blamed, fresh)
+    explained = {group.fingerprint for breaker in opened for group in _groups_behind(o, breaker)}
+    fresh = _failing_groups(o, explained)
+    yield from _failing(o, explained, fresh)
     if o.accounts.value and o.accounts.value.differences:
         yield _unaccounted(o, o.accounts.value)
     if figures and figures.quarantined:
@@ -128,17 +136,17 @@ def _troubles(o: Overview) -> Iterator[Trouble]:
                 "warn", "clock", f"No {missing} is alive: {what}.", "Messages are accepted and processed as always.",
                 answers=answers(
                     o, "at least 15 s ago", "All of them", "Nothing", "Start one",
-                    "manage.py doctor names what is missing", many_more="none has said a word",
+                    "manage.py doctor shows what is missing", many_more="none has reported",
                     by_itself_more="what waits is done once one starts",
                 ),
                 links=(Link("Health", "#health"),),
             )  # fmt: skip
     for batch in o.stopped_batches:
         yield _stopped(o, batch)
-    yield from _for_a_person(o, sum(group.open for group in fresh))
+    yield from _undecided(o, sum(group.open for group in fresh))
 
 
-def _behind(o: Overview, breaker: BreakerSeen) -> list[Group]:
+def _groups_behind(o: Overview, breaker: BreakerSeen) -> list[Group]:
     """Groups that died of what opened the breaker, as far as can be told: it ignores permanent errors, and what last
     died before its window has another cause.
     """
@@ -162,21 +170,21 @@ def _types(group: Group) -> str:
 
 
 def _letters_of(o: Overview, breaker: BreakerSeen) -> int:
-    return sum(group.open for group in _behind(o, breaker))
+    return sum(group.open for group in _groups_behind(o, breaker))
 
 
-def _nobody_works(o: Overview) -> Trouble:
+def _no_worker(o: Overview) -> Trouble:
     waits = count_of(o.waiting or 0, "message")
-    told = f"{waits} {'waits' if o.waiting == 1 else 'wait'}" if o.waiting else "Nothing waits yet"
+    told = f"{waits} {'waits' if o.waiting == 1 else 'wait'}" if o.waiting else "No message is waiting yet"
     pace = o.rates.accepted_per_s
     return Trouble(
         "bad", "octx", f"No message worker is alive. {told}.",
-        "Messages are accepted and kept, and nobody processes them.",
+        "Messages are accepted and kept, but not processed.",
         answers=answers(
             o, f"{took(o.oldest_wait_s)} ago" if o.oldest_wait_s else "the last 15 s", waits,
-            "Nothing", "Start a worker", "manage.py doctor names what is missing",
-            since_more="as far as the oldest waits", by_itself_more="they run as soon as one starts",
-            worse=Answer("Getting worse?", f"{pace:.1f} more a second" if pace else "No", "as fast as they come in"),
+            "Nothing", "Start a worker", "manage.py doctor shows what is missing",
+            since_more="the age of the oldest waiting message", by_itself_more="they run as soon as one starts",
+            worse=Answer("Getting worse?", f"{pace:.1f} more a second" if pace else "No", "as fast as they arrive"),
         ),
         links=(Link("Messages", "messages_app/message/"), Link("Health", "#health")),
     )  # fmt: skip
@@ -185,7 +193,7 @@ def _nobody_works(o: Overview) -> Trouble:
 def _open_breaker(o: Overview, breaker: BreakerSeen) -> Trouble:
     dead = _letters_of(o, breaker)
     is_unknown = o.mongodb_is_away and not o.groups.value
-    cause = next(iter(sorted(_behind(o, breaker), key=lambda group: -_recent(group))), None)
+    cause = next(iter(sorted(_groups_behind(o, breaker), key=lambda group: -_recent(group))), None)
     guarded = " and ".join(breaker.types[:3]) + (" and more" if len(breaker.types) > 3 else "")
     wait_s = breaker.card.seen.retry_after_ms / 1000
     probes = f"Probes in {took(wait_s)}" if wait_s > 0 else "The next call is a probe"
@@ -198,38 +206,39 @@ def _open_breaker(o: Overview, breaker: BreakerSeen) -> Trouble:
         cause.title if cause else "",
         answers=answers(
             o, since(breaker.since, o.as_of), "Not known" if is_unknown else count_of(dead, "letter"),
-            probes, "Look after " + breaker.card.name, "No replay yet: it would fail the same",
-            many_more="MongoDB does not answer" if is_unknown else "its messages wait, they do not die" if not dead
+            probes, "Check " + breaker.card.name, "No replay yet: it would fail the same",
+            many_more="MongoDB does not answer" if is_unknown else "its messages wait and do not fail" if not dead
             else f"of {o.open_letters:,} open" if o.open_letters is not None else "",
-            by_itself_more="messages that are held, and replays, go on once it is CLOSED",
+            by_itself_more="held messages and replays continue once it is closed",
         ),
         links=(*((Link(f"See the {count_of(dead, 'letter')}", page),) if dead else ()),
                Link("Breaker", "breaker_app/breaker/")),
     )  # fmt: skip
 
 
-def _dying_groups(o: Overview, blamed: set[str]) -> list[Group]:
+def _failing_groups(o: Overview, explained: set[str]) -> list[Group]:
     """Groups whose letters are arriving now, and for which no open breaker is to blame."""
     if o.rates.dying_per_min is None or o.rates.dying_per_min < DYING_PER_MINUTE or o.mongodb_is_away:
         return []
     fresh = [
         group for group in o.groups.value or ()
-        if group.fingerprint not in blamed and group.last_seen and (o.as_of - group.last_seen).total_seconds() < 300
+        if group.fingerprint not in explained and group.last_seen and (o.as_of - group.last_seen).total_seconds() < 300
     ]  # fmt: skip
     # What dies most lately is what fails now, however many letters others have gathered.
     return sorted(fresh, key=lambda group: -_recent(group))[:3]
 
 
-def _dying(o: Overview, blamed: set[str], fresh: Sequence[Group]) -> Iterator[Trouble]:
+def _failing(o: Overview, explained: set[str], fresh: Sequence[Group]) -> Iterator[Trouble]:
     if o.rates.dying_per_min is None or o.rates.dying_per_min < DYING_PER_MINUTE or o.mongodb_is_away:
         return
     if not fresh:
-        if not blamed:
+        if not explained:
             yield Trouble(
-                "bad", "octx", f"Messages are dying: {per_minute(o.rates.dying_per_min)} a minute.",
+                "bad", "octx", f"New dead letters: {per_minute(o.rates.dying_per_min)} a minute.",
                 answers=answers(
                     o, "the last minutes", count_of(o.open_letters or 0, "open letter"),
-                    "Transient ones replay", "Look at the newest letters", by_itself_more="the others need a person",
+                    "Transient failures are replayed", "Check the newest letters",
+                    by_itself_more="the others need a decision",
                 ),
                 links=(Link("See the letters", letters_page()),),
             )  # fmt: skip
@@ -243,12 +252,13 @@ def _dying(o: Overview, blamed: set[str], fresh: Sequence[Group]) -> Iterator[Tr
             group.frame, group.title,
             answers=answers(
                 o, since(group.first_seen, o.as_of), count_of(group.open, "open letter"),
-                "They replay by themselves" if group.error_kind == "transient" else "Nothing: they wait for a person",
-                "Open one and read why", "replay all once the cause is gone",
+                "They are replayed automatically" if group.error_kind == "transient"
+                else "Nothing: they need a decision",
+                "Open a letter and read its error", "replay all once the cause is fixed",
                 many_more=f"of {o.open_letters:,} open"
                 + (f", {_recent(group):,} in the last two hours" if _recent(group) else "")
                 if o.open_letters is not None else "",
-                by_itself_more="a few times, then they wait for a person" if group.error_kind == "transient"
+                by_itself_more="a few times, then they need a decision" if group.error_kind == "transient"
                 else "open letters never expire",
             ),
             links=(Link("Open the group", group_page(group.fingerprint)),),
@@ -261,7 +271,7 @@ def _unaccounted(o: Overview, accounts: Accounts) -> Trouble:
     return Trouble(
         "bad", "tri", f"{count_of(number, 'message')} "
         f"{'is' if number == 1 else 'are'} not accounted for: {where}.",
-        "Accepted is not done + open + dead there. A move and its counting are one step: this does not pass by itself.",
+        "Accepted does not equal done + open + dead there. Each move is counted in the same step, so this is a fault.",
         answers=answers(
             o, "see the day", count_of(number, "message"), "Nothing",
             "See the row, then the runbook", "was Redis restored from a backup, or written to by hand?",
@@ -274,11 +284,11 @@ def _unaccounted(o: Overview, accounts: Accounts) -> Trouble:
 def _quarantined(o: Overview, number: int) -> Trouble:
     return Trouble(
         "bad", "hand", f"{count_of(number, 'outcome')} could not be recorded and "
-        f"{'needs' if number == 1 else 'need'} a person.",
+        f"{'needs' if number == 1 else 'need'} a decision.",
         "MongoDB can never take them in this form; they are kept in Redis.",
         answers=answers(
             o, "see the list", count_of(number, "outcome"), "Nothing: they are kept",
-            "Read why each was set aside",
+            "Read the reason for each",
         ),
         links=(Link("Show them", "messages_app/message/#quarantine"),),
     )  # fmt: skip
@@ -288,16 +298,16 @@ def _slow(o: Overview) -> Iterator[Trouble]:
     if o.alive("workers") == 0:
         return
     oldest = o.oldest_wait_s
-    waits = f"the oldest for {took(oldest)}" if oldest and oldest >= 1 else "none for long"
-    pace = f"{o.rates.accepted_per_s or 0:.1f} come in, {o.rates.done_per_s or 0:.1f} are done a second"
+    waits = f"the oldest for {took(oldest)}" if oldest and oldest >= 1 else "none has waited long"
+    pace = f"{o.rates.accepted_per_s or 0:.1f} arrive and {o.rates.done_per_s or 0:.1f} finish a second"
     grows = (o.rates.accepted_per_s or 0) > (o.rates.done_per_s or 0) * 1.05 + 0.05
     worse = Answer("Getting worse?", "Yes" if grows else "No", pace, "up" if grows else "dn")
     if oldest is not None and oldest > SLOW_S:
         yield Trouble(
-            "warn", "clock", f"Messages wait longer than they should: the oldest for {took(oldest)}.",
-            "More comes in than is processed, or a handler is slow.",
+            "warn", "clock", f"Messages wait too long: the oldest for {took(oldest)}.",
+            "More messages arrive than are processed, or a handler is slow.",
             answers=answers(
-                o, f"{took(oldest)} ago", count_of(o.waiting or 0, "message"), "They run in their turn",
+                o, f"{took(oldest)} ago", count_of(o.waiting or 0, "message"), "They run in order",
                 "Start more workers", "or raise WORKER_CONCURRENCY", many_more="wait in their lanes", worse=worse,
                 by_itself_more="high before normal before low",
             ),
@@ -307,10 +317,10 @@ def _slow(o: Overview) -> Iterator[Trouble]:
     if late:
         yield Trouble(
             "warn", "clock", f"{count_of(late, 'message')} "
-            f"{'is' if late == 1 else 'are'} more than 5 s past the time.",
-            "Retries and schedules are moved by every worker; they fall behind.",
-            answers=answers(o, "the last seconds", count_of(late, "message"), "They are moved in turn",
-                             "Look at the workers", waits, worse=worse),
+            f"{'is' if late == 1 else 'are'} more than 5 s late.",
+            "The workers are behind in moving retries and scheduled messages to their lanes.",
+            answers=answers(o, "the last seconds", count_of(late, "message"), "They are moved in order",
+                             "Check the workers", waits, worse=worse),
             links=(Link("Messages", "messages_app/message/"),),
         )  # fmt: skip
 
@@ -318,9 +328,9 @@ def _slow(o: Overview) -> Iterator[Trouble]:
 def _half_open(breaker: BreakerSeen) -> Trouble:
     probes = f"{breaker.card.seen.probes_succeeded} probes succeeded, {breaker.card.seen.probes_failed} failed"
     return Trouble(
-        "warn", "half", f"{breaker.card.name} is being tried out: {probes}.",
+        "warn", "half", f"{breaker.card.name} is half-open: {probes}.",
         links=(Link("Breaker", "breaker_app/breaker/"),),
-        answers=(Answer("What happens by itself", "It closes or opens", "as the probes end"),),
+        answers=(Answer("What happens automatically", "It closes or opens", "depending on the probes"),),
     )  # fmt: skip
 
 
@@ -329,29 +339,29 @@ def _set_by_hand(breaker: BreakerSeen) -> Trouble:
     order = breaker.by_hand
     by = f" by {order.actor}" if order else ""
     return Trouble(
-        "warn", "lock", f"{breaker.card.name} is {word}{by}, until somebody resets it.", order.reason if order else "",
+        "warn", "lock", f"{breaker.card.name} is {word}{by}, until a user resets it.", order.reason if order else "",
         links=(Link("Breaker", "breaker_app/breaker/"),),
-        answers=(Answer("What happens by itself", "Nothing", "only a person changes it"),),
+        answers=(Answer("What happens automatically", "Nothing", "only a user can change it"),),
     )  # fmt: skip
 
 
 def _stopped(o: Overview, batch: ReplayBatch) -> Trouble:
-    why = "the canary failed" if batch.stop_reason == "canary_failed" else "too many failed"
+    why = "the canary failed" if batch.stop_reason == "canary_failed" else "too many letters failed"
     failed, sent = batch.counts.failed, batch.counts.sent
     return Trouble(
-        "hand", "replay", f"The replay batch {batch.name or batch.id} stopped by itself: {why}.",
-        f"{failed:,} of {sent:,} sent came back; {batch.total - sent:,} were not sent.",
+        "hand", "replay", f"Replay batch {batch.name or batch.id} stopped automatically: {why}.",
+        f"{failed:,} of {sent:,} sent letters failed; {batch.total - sent:,} were not sent.",
         answers=answers(
             o, since(batch.finished_at or batch.updated_at, o.as_of), f"{count_of(failed, 'letter')} failed again",
-            "Nothing: it is over", "Read what came back", "then start another with the rest",
+            "Nothing: it has ended", "Read the errors", "then start another batch for the rest",
             many_more=f"of {sent:,} sent, {batch.total:,} planned",
-            by_itself_more="what was not sent is as it was",
+            by_itself_more="letters that were not sent are unchanged",
         ),
         links=(Link("Open the batch", batch_page(batch.id)),),
     )  # fmt: skip
 
 
-def _for_a_person(o: Overview, told: int) -> Iterator[Trouble]:
+def _undecided(o: Overview, told: int) -> Iterator[Trouble]:
     """Letters that wait for a decision, unless the ``told`` ones are all of them."""
     waiting = {status: o.by_status.get(status, 0) for status in ("dlq_manual", "dlq_failed")}
     number = sum(waiting.values())
@@ -360,12 +370,12 @@ def _for_a_person(o: Overview, told: int) -> Iterator[Trouble]:
     status = max(waiting, key=lambda name: waiting[name])
     worst = next((group for group in o.groups.value or () if group.error_kind != "transient"), None)
     yield Trouble(
-        "hand", "hand", f"{count_of(number, 'letter')} {'needs' if number == 1 else 'need'} a person.",
+        "hand", "hand", f"{count_of(number, 'letter')} {'needs' if number == 1 else 'need'} a decision.",
         f"Most: {worst.error_type} in {_types(worst) or 'one group'}." if worst else "",
         worst.title if worst else "",
         answers=answers(
             o, since(worst.first_seen, o.as_of) if worst and worst.first_seen else "see the letters",
-            count_of(number, "letter"), "Nothing: they are kept", "Read one, mend the cause, replay all",
+            count_of(number, "letter"), "Nothing: they are kept", "Read one, fix the cause, replay all",
             many_more=f"{waiting['dlq_manual']:,} need a decision, {waiting['dlq_failed']:,} used up their replays",
             by_itself_more="open letters never expire",
         ),
@@ -385,9 +395,9 @@ def _quiet(o: Overview) -> Trouble:
         answers=(
             Answer("Last dead letter", f"{took((o.as_of - o.rates.last_death_at).total_seconds())} ago"
                    if o.rates.last_death_at else "None in 24 h"),
-            Answer("Waiting for a person", "Nothing", "no letter needs a decision"),
-            Answer("Next, by itself", count_of(pending, "replay") if pending else "Nothing is due",
-                   "each when its time has come" if pending else f"{count_of(open_letters, 'open letter')}"
+            Answer("Needs a decision", "Nothing", "no letter needs a decision"),
+            Answer("Next automatic step", count_of(pending, "replay") if pending else "Nothing is due",
+                   "each at its time" if pending else f"{count_of(open_letters, 'open letter')}"
                    if open_letters else "no letter is open"),
             Answer("In the lanes", count_of(waits, "message"),
                    f"the oldest for {took(o.oldest_wait_s)}" if o.oldest_wait_s and waits else "nothing waits"),

@@ -15,7 +15,7 @@ from dlq_app.store import repository
 from dlqsite.health import findings, report
 from dlqsite.tests import scenes
 from dlqsite.tests.people import audited, member, signed_in, with_key
-from management.doctor import Status, look_at_losses
+from management.doctor import Status, check_losses
 from management.tests.commands import run
 
 pytestmark = [pytest.mark.django_db, pytest.mark.redis, pytest.mark.mongo]
@@ -51,7 +51,7 @@ def test_health_is_degraded_and_the_overview_says_so_first(loss: Loss) -> None:
     scenes.settle()
     page = with_key("read").get("/api/system/overview").json()["data"]
     assert page["verdict"]["headline"].startswith("Redis fell back to an earlier state: about 104 accepted messages")
-    (told,) = look_at_losses()
+    (told,) = check_losses()
     assert told.status is Status.FAIL
 
 
@@ -66,8 +66,8 @@ def test_health_tells_what_it_knows_while_mongodb_is_away(settings: Any) -> None
 
 def test_without_a_loss_all_is_well() -> None:
     assert report.check_losses() == findings.Finding(findings.Status.HEALTHY, "", {"losses": [], "unacknowledged": 0})
-    assert [told.status for told in look_at_losses()] == [Status.OK]
-    assert run("losses", "list") == "No loss is known.\n"
+    assert [told.status for told in check_losses()] == [Status.OK]
+    assert run("losses", "list") == "There are no losses.\n"
     assert 'id="losses"' not in signed_in(member("viewer")).get(PAGE).content.decode()
 
 
@@ -115,7 +115,7 @@ def test_the_command_lists_and_acknowledges(loss: Loss) -> None:
 
     assert run("losses", "acknowledge", "--all", "--reason", "we \u202e know") == "1 acknowledged.\n"
 
-    assert run("losses", "list", "--open") == "No loss is known.\n"
+    assert run("losses", "list", "--open") == "There are no losses.\n"
     (line,) = run("losses", "list").splitlines()
     assert "acknowledged by cli:" in line
     assert "\u202e" not in line

@@ -137,7 +137,7 @@ class TestVerdict:
             "order.created: 318 letters with VALIDATION_ERROR, a new error.",
             "1 message is not accounted for: demo, 23 Nov.",
             "No cron process is alive: accounts are not checked.",
-            "330 letters need a person.",
+            "330 letters need a decision.",
         ]
 
     def test_what_a_store_lost_comes_first_until_a_person_knows(self) -> None:
@@ -157,19 +157,19 @@ class TestVerdict:
         assert [(answer.question, answer.short) for answer in worst.answers] == [
             ("Since", "02:41:00, 32 min"),
             ("How many", "0 letters"),
-            ("Getting worse?", "Yes: 61 dead a minute"),
-            ("What happens by itself", "Probes in 6 s"),
-            ("What you can do", "Look after payments-api"),
+            ("Getting worse?", "Yes: 61 dead letters a minute"),
+            ("What happens automatically", "Probes in 6 s"),
+            ("What you can do", "Check payments-api"),
         ]
 
     @pytest.mark.parametrize(
         ("now", "before", "answer"),
         [
             (0.0, 9.0, "No"),
-            (2.0, 9.0, "No: 2 dead a minute"),
-            (9.0, 8.5, "Steady: 9 dead a minute"),
-            (9.0, None, "9 dead a minute"),
-            (None, 1.0, "Nobody knows"),
+            (2.0, 9.0, "No: 2 dead letters a minute"),
+            (9.0, 8.5, "Steady: 9 dead letters a minute"),
+            (9.0, None, "9 dead letters a minute"),
+            (None, 1.0, "Not known"),
         ],
     )
     def test_whether_it_is_getting_worse(self, now: float | None, before: float | None, answer: str) -> None:
@@ -208,14 +208,14 @@ class TestVerdict:
             for kind in ("transient", "permanent")
         }
 
-        assert answers["transient"].short == "They replay by themselves"
-        assert answers["permanent"].short == "Nothing: they wait for a person"
+        assert answers["transient"].short == "They are replayed automatically"
+        assert answers["permanent"].short == "Nothing: they need a decision"
 
     def test_a_batch_that_stopped_by_itself_is_told_of(self) -> None:
         found = verdict(batches=[STOPPED]).worst
 
-        assert found.headline == "The replay batch INC-1 stopped by itself: the canary failed."
-        assert found.lead == "5 of 5 sent came back; 57 were not sent."
+        assert found.headline == "Replay batch INC-1 stopped automatically: the canary failed."
+        assert found.lead == "5 of 5 sent letters failed; 57 were not sent."
         assert found.links[0].page == "dlq_app/replaybatch/b-1/change/"
 
     def test_a_breaker_is_not_blamed_for_what_it_ignores_nor_for_what_is_long_over(self) -> None:
@@ -234,7 +234,7 @@ class TestVerdict:
     def test_an_open_breaker_without_letters_says_that_messages_wait(self) -> None:
         worst = verdict(breakers=[OPEN], open_letters=9).worst
 
-        assert (worst.answers[1].short, worst.answers[1].more) == ("0 letters", "its messages wait, they do not die")
+        assert (worst.answers[1].short, worst.answers[1].more) == ("0 letters", "its messages wait and do not fail")
         assert [link.text for link in worst.links] == ["Breaker"]
 
     def test_letters_that_nobody_can_count_are_not_said_to_be_none(self) -> None:
@@ -245,13 +245,13 @@ class TestVerdict:
     @pytest.mark.parametrize(
         ("known", "headline"),
         [
-            ({"workers": 0}, "No message worker is alive. Nothing waits yet."),
+            ({"workers": 0}, "No message worker is alive. No message is waiting yet."),
             ({"workers": 0, "waiting": 1}, "No message worker is alive. 1 message waits."),
-            ({"waits_s": 380.0}, "Messages wait longer than they should: the oldest for 6 min."),
-            ({"overdue": 2}, "2 messages are more than 5 s past the time."),
-            ({"quarantined": 1}, "1 outcome could not be recorded and needs a person."),
+            ({"waits_s": 380.0}, "Messages wait too long: the oldest for 6 min."),
+            ({"overdue": 2}, "2 messages are more than 5 s late."),
+            ({"quarantined": 1}, "1 outcome could not be recorded and needs a decision."),
             ({"dlq_workers": 0}, "No DLQ worker is alive: automatic replays and replay batches wait."),
-            ({"dying": 4.0}, "Messages are dying: 4 a minute."),
+            ({"dying": 4.0}, "New dead letters: 4 a minute."),
         ],
     )
     def test_each_trouble_has_its_sentence(self, known: dict[str, Any], headline: str) -> None:
@@ -281,7 +281,7 @@ class TestVerdict:
     def test_nothing_is_quiet_while_a_check_is_not_healthy(self) -> None:
         assert headlines(checks={"queues": Finding(Health.DEGRADED, "It is so.")}) == ["Health is degraded: queues."]
         none = {"workers": Finding(Health.DEGRADED, "x", {"alive": 0})}
-        assert headlines(checks=none) == ["No message worker is alive. Nothing waits yet."]
+        assert headlines(checks=none) == ["No message worker is alive. No message is waiting yet."]
 
 
 class TestLookout:
@@ -378,12 +378,12 @@ class TestCharts:
 
         assert [(span.state, span.x) for span in spans][:2] == [("CLOSED", 0), ("OPEN", 1000)]
         assert [span.state for span in spans] == ["CLOSED", "OPEN", "HALF_OPEN", "CLOSED"]
-        assert spans[2].width == charts.LEAST_S
+        assert spans[2].width == charts.MIN_WIDTH_S
 
     def test_what_opened_just_now_is_seen(self) -> None:
         *_, last = charts.lane([(3_599_000, "CLOSED", "OPEN")], "OPEN", 0, 3_600_000)
 
-        assert (last.state, last.x + last.width, last.width) == ("OPEN", 3600, charts.LEAST_S)
+        assert (last.state, last.x + last.width, last.width) == ("OPEN", 3600, charts.MIN_WIDTH_S)
 
 
 @pytest.fixture(autouse=True)

@@ -99,7 +99,9 @@ def variables(path: str, pattern: str) -> set[str]:
 def read_somewhere() -> set[str]:
     """Every variable that settings, the web server, a command or docker compose asks the environment for."""
     commands = [
-        str(path.relative_to(ROOT)) for path in (ROOT / "management").rglob("*.py") if "tests" not in path.parts
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "management").rglob("*.py")
+        if not {"tests", "scripts"} & set(path.parts)
     ]
     asked = r'environ(?:ment)?(?:\.get\(|\[|, )\s*"([A-Z_]+)"'
     found = variables("dlqsite/settings.py", r'env\.\w+\(\s*"([A-Z_]+)"')

@@ -85,10 +85,10 @@ def test_a_redis_that_takes_no_writes_is_named_and_nobody_is_blamed(redis_client
     with state(redis_client):
         checks = report.doctor().look().checks
         ready, said = Client().get("/api/system/ready"), headlines()
-        told, roles = failures(doctoring.look_at_redis), failures(doctoring.look_at_roles)
+        told, roles = failures(doctoring.check_redis), failures(doctoring.check_roles)
 
     assert checks["intake"].status is Status.UNHEALTHY
-    assert checks["workers"].detail == "Not known: Redis takes no writes, so no process can report itself."
+    assert checks["workers"].detail == "Not known: Redis rejects writes, so no process can report itself."
     assert (ready.status_code, ready.json()["data"]["status"]) == (503, "not_ready")
     assert said[0].startswith(what)
     assert not [line for line in said if "is alive" in line]
@@ -130,8 +130,8 @@ def test_workers_that_are_suspended_are_not_healthy(redis_client: Any) -> None:
 
     assert (found.status, found.facts) == (Status.UNHEALTHY, {"alive": 1})
     assert found.detail.endswith("no message is started. Run manage.py rqresume.")
-    assert headlines()[0].startswith("Workers are suspended by RQ's command (rqsuspend) for ")
-    assert failures(doctoring.look_at_roles)[0].startswith("Workers are suspended")
+    assert headlines()[0].startswith("Workers are suspended by rqsuspend for ")
+    assert failures(doctoring.check_roles)[0].startswith("Workers are suspended")
     assert Client().get("/api/system/ready").status_code == 200
 
     resume(redis_client)
@@ -152,7 +152,7 @@ def test_a_foreign_worker_on_the_lanes_is_named() -> None:
     foreign.register_death()
 
     assert found.status is Status.DEGRADED
-    assert "so that messages are late: rogue\\x1b (pid " in found.detail
+    assert "so messages are late: rogue\\x1b (pid " in found.detail
     assert store_checks.check_workers().status is Status.HEALTHY
 
 
@@ -185,7 +185,7 @@ def locked(admin: Any) -> Iterator[None]:
 def test_a_mongodb_that_takes_no_writes_is_named(mongo_db: Any, state: Any, what: str) -> None:
     with state(mongo_db.client.admin):
         found, said = store_checks.check_mongodb(), headlines()
-        told = failures(doctoring.look_at_mongodb)
+        told = failures(doctoring.check_mongodb)
         ready = Client().get("/api/system/ready")
 
     assert found.status is Status.UNHEALTHY
@@ -245,11 +245,11 @@ def test_outcomes_that_wait_for_redis_are_not_blamed_on_mongodb(
     monkeypatch.setattr(store_checks, "OUTBOX_S", -1.0)
     with full(redis_client):
         queues, said = report.doctor().look().checks["queues"], headlines()
-        told = [found.detail for found in doctoring.look_at_work() if found.name == "outbox"]
+        told = [found.detail for found in doctoring.check_work() if found.name == "outbox"]
 
-    assert queues.detail == "Outcomes wait: Redis takes no writes, so none can be noted as recorded."
+    assert queues.detail == "Outcomes wait: Redis rejects writes, so none can be noted as recorded."
     assert not [line for line in said if "waits for MongoDB" in line]
-    assert told == ["outcomes wait (1): Redis takes no writes"]
+    assert told == ["outcomes wait (1): Redis rejects writes"]
 
 
 @pytest.mark.parametrize(
@@ -260,11 +260,11 @@ def test_missing_tables_are_named(table: str, status: Status, ready: int) -> Non
     with changed(f"ALTER TABLE {table} RENAME TO elsewhere", f"ALTER TABLE elsewhere RENAME TO {table}"):
         found = check("database")
         answer = Client().get("/api/system/ready").status_code
-        told = failures(doctoring.look_at_database)
+        told = failures(doctoring.check_database)
 
     assert (found.status, answer) == (status, ready)
-    assert found.detail.startswith(f"The database lacks tables: {table}.")
-    assert told[0].startswith("The database lacks tables")
+    assert found.detail.startswith(f"Tables are missing in the database: {table}.")
+    assert told[0].startswith("Tables are missing in the database")
 
 
 def test_a_migration_that_is_not_applied_is_named() -> None:
@@ -274,7 +274,7 @@ def test_a_migration_that_is_not_applied_is_named() -> None:
     ):
         found = check("database")
 
-    assert found.detail.startswith("Tables are of an earlier version: sessions 0001_initial is not applied.")
+    assert found.detail.startswith("Tables are from an earlier version: migration sessions 0001_initial")
     assert check("database").status is Status.HEALTHY
 
 
@@ -292,7 +292,7 @@ def test_a_process_whose_clock_is_off_is_named(redis_client: Any) -> None:
         "worker": -30,
         "web": 0,
     }
-    assert any("worker-7" in what for what in failures(doctoring.look_at_roles))
+    assert any("worker-7" in what for what in failures(doctoring.check_roles))
 
 
 def test_memory_that_will_be_full_is_said_before_it_is(redis_client: Any) -> None:
@@ -311,7 +311,7 @@ def test_memory_that_will_be_full_is_said_before_it_is(redis_client: Any) -> Non
     assert found.status is Status.DEGRADED
     assert "1,000,000.0 messages/s for RECORD_TTL_S" in found.detail
     assert "lower RECORD_TTL_S" in found.detail
-    assert any(line.startswith("Redis will be full if messages go on") for line in headlines())
+    assert any(line.startswith("Redis will run out of memory at the message rate") for line in headlines())
     assert report.can_accept()
 
 

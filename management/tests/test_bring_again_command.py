@@ -9,7 +9,7 @@ import pytest
 from django.core.management import CommandError
 
 from dlqsite.health import findings, report
-from management.doctor import Status, look_at_letters
+from management.doctor import Status, check_letters
 from management.tests.commands import run
 from messages_app.store.ledger import ledger
 from messages_app.tests.test_reconciliation import bury, statuses
@@ -39,7 +39,7 @@ def test_it_brings_what_is_missing_and_can_be_repeated(mongo_db: Any) -> None:
     reconciliation.check()
     assert report.check_letters().status is findings.Status.DEGRADED
     assert "bring_again --since 20" in report.check_letters().detail
-    assert [told.status for told in look_at_letters()] == [Status.FAIL]
+    assert [told.status for told in check_letters()] == [Status.FAIL]
 
     first = json.loads(run("bring_again", "--since", "1h", "--json"))
     second = run("bring_again", "--since", "1h", "--yes")
@@ -50,7 +50,7 @@ def test_it_brings_what_is_missing_and_can_be_repeated(mongo_db: Any) -> None:
     assert second == "3 outcomes compared, 0 recorded again, 0 still missing.\n"
     assert set(statuses(mongo_db)) == {"a", "b", "c"}
     assert report.check_letters() == findings.Finding(findings.Status.HEALTHY, "", {"lacking": 0})
-    assert [told.status for told in look_at_letters()] == [Status.OK]
+    assert [told.status for told in check_letters()] == [Status.OK]
 
 
 @pytest.mark.parametrize("since", ["yesterday", "2026-11-24T03:12:00", "0x", "-1h"])

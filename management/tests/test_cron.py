@@ -71,7 +71,7 @@ def test_a_duty_that_fails_is_logged_and_the_others_go_on(caplog: pytest.LogCapt
     assert [record.__dict__["duty"] for record in caplog.records] == ["a", "a"]
 
 
-@pytest.mark.parametrize("away", [StoreUnavailable("Redis takes no writes"), LettersUnavailable("no primary")])
+@pytest.mark.parametrize("away", [StoreUnavailable("Redis rejects writes"), LettersUnavailable("no primary")])
 def test_a_store_that_is_away_is_told_when_it_begins_and_when_it_ends(
     away: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -108,7 +108,7 @@ def test_a_folder_that_somebody_else_put_there_is_refused(tmp_path: Path) -> Non
     folder.symlink_to(tmp_path)
 
     try:
-        with pytest.raises(StackError, match="belongs to somebody else"):
+        with pytest.raises(StackError, match="belongs to another user"):
             runtime_folder(deep)
     finally:
         folder.unlink()

@@ -95,7 +95,7 @@ def test_what_can_be_no_ledger_is_refused_with_the_fix(
     for command in ("prepare", "run_worker", "run_dlq_worker", "run_cron", "rqworker"):
         with pytest.raises(CommandError, match="REDIS_URL"):
             call_command(command)
-    found = next(iter(doctor.examine([doctor.Look("redis", doctor.look_at_redis)])))
+    found = next(iter(doctor.diagnose([doctor.Check("redis", doctor.check_redis)])))
     assert (found.status, found.detail in said) == (Status.FAIL, True)
 
 
@@ -143,7 +143,7 @@ def test_a_user_without_administrators_rights_is_enough_and_what_was_not_checked
     try:
         use(redis_url.replace("unix://", "unix://modest:secret@"))
         assert "may not run INFO" in preparation.require_safe_redis()
-        found = {one.name: one for one in doctor.look_at_redis()}
+        found = {one.name: one for one in doctor.check_redis()}
         assert found["redis"].status is Status.WARN
         assert "append-only file, eviction" in found["redis"].detail
         assert found["redis writes"].status is Status.OK
@@ -157,7 +157,7 @@ def test_replicated_without_a_replica_is_named_by_doctor_and_health(
     redis_client: Any, redis_url: str, use: Callable[..., None]
 ) -> None:
     use(redis_url, ACCEPT_DURABILITY="replicated")
-    found = next(iter(doctor.look_at_redis()))
+    found = next(iter(doctor.check_redis()))
     assert (found.status, found.detail.partition(":")[0]) == (
         Status.FAIL,
         "ACCEPT_DURABILITY is replicated and Redis has no connected replica",

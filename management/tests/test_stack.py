@@ -74,7 +74,7 @@ def test_a_directory_that_others_use_too_is_refused_and_left_as_it_was(tmp_path:
     (tmp_path / "thesis.txt").touch(mode=0o644)
     tmp_path.chmod(0o755)
 
-    with pytest.raises(StackError, match=r"open to other users and has other things in it, such as thesis\.txt: name"):
+    with pytest.raises(StackError, match=r"open to other users and contains other files, such as thesis\.txt: name"):
         DataDirectory(tmp_path)
 
     assert mode(tmp_path) == 0o755

@@ -88,7 +88,7 @@ def test_a_killed_child_is_started_again(supervise: Callable[..., Supervised]) -
 
     eventually(partial(stack.restarted, "a", before["a"]), seconds=10)
     assert stack.pids()["b"] == before["b"]
-    assert "a was ended by SIGKILL and is started again" in stack.said()
+    assert "a was ended by SIGKILL and is restarted" in stack.said()
 
 
 def test_a_child_killed_again_and_again_is_not_given_up(supervise: Callable[..., Supervised]) -> None:
@@ -152,7 +152,7 @@ def test_a_store_that_has_served_is_tried_again_for_ever(supervise: Callable[...
     def last_of_store() -> str:
         return [line for line in stack.said().splitlines() if "store " in line][-1]
 
-    eventually(lambda: last_of_store().endswith("store serves again"), seconds=20)
+    eventually(lambda: last_of_store().endswith("store is ready again"), seconds=20)
 
 
 def test_a_child_that_dies_while_starting_is_an_error(supervise: Callable[..., Supervised]) -> None:
@@ -202,7 +202,7 @@ def test_a_child_deaf_to_sigterm_is_killed_after_its_grace(
     assert stack.end() == 0
 
     assert gone(pid)
-    assert "a did not end within" in stack.said()
+    assert "a did not stop within" in stack.said()
 
 
 def test_what_a_child_starts_goes_with_it(supervise: Callable[..., Supervised], tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_an_export_tells_of_what_it_left_out_and_of_a_folder_that_is_not_there(
 ) -> None:
     mongo_db["dead_letters"].insert_many([a_document("m-1"), a_document("m-2", status="nonsense")])
 
-    assert fails(2, "export_dlq").startswith("1 documents that are no letters")
+    assert fails(2, "export_dlq").startswith("1 documents that are not letters")
     assert "No such file" in fails(1, "export_dlq", "--output", str(tmp_path / "none" / "file"))
 
 
@@ -119,7 +119,7 @@ def test_an_import_says_what_it_rejected_and_when_a_file_may_not_be_whole(tmp_pa
     file = tmp_path / "letters.jsonl"
 
     file.write_text("".join(["nonsense\n", *lines]))
-    assert fails(2, "import_dlq", str(file)).startswith("The file is not whole")
+    assert fails(2, "import_dlq", str(file)).startswith("The file is incomplete")
     file.write_text(lines[0])
     assert fails(2, "import_dlq", str(file)).startswith("The file has no last line")
     assert run("import_dlq", str(file), "--without-end")[0] == "0 imported, 1 unchanged, 0 rejected.\n"
@@ -153,7 +153,7 @@ def test_they_stand_in_a_pipe(redis_client: Any, mongo_db: Database[dict[str, An
     summary, codes = there.stdout.splitlines()
     assert (json.loads(summary)["unchanged"], codes) == (20, "0 0"), there.stderr
     assert cut.stdout.strip() == "1"
-    assert "Who read went away" in cut.stderr
+    assert "The reader closed the pipe" in cut.stderr
     assert "Traceback" not in cut.stderr
 
 

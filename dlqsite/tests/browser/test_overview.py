@@ -73,7 +73,7 @@ def test_figures_renew_themselves_and_the_charts_with_them(viewer: Page, redis_c
     scenes.letters(5, type="order.created", error_kind="permanent", error_type="VALIDATION_ERROR")
 
     # Nobody touches anything: it asks by itself every five seconds.
-    expect(viewer.locator("#verdict")).to_have_text("5 letters need a person.", timeout=20_000)
+    expect(viewer.locator("#verdict")).to_have_text("5 letters need a decision.", timeout=20_000)
     expect(viewer.locator(".chart-plot.is-drawn canvas")).to_have_count(2)
     assert viewer.locator("#live").get_attribute("data-etag") != before
     expect(viewer.locator("#live-status")).to_have_count(1)

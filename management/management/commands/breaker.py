@@ -1,4 +1,4 @@
-"""Look at the circuit breakers and give them orders."""
+"""Show and control the circuit breakers."""
 
 from __future__ import annotations
 
@@ -15,26 +15,28 @@ from management.terminal import actor, printable
 from wire.errors import ServiceError
 
 ORDERS = {
-    "force-open": "refuse every call until somebody resets it",
-    "disable": "let every call pass and count nothing until somebody resets it",
+    "force-open": "reject every call until it is reset",
+    "disable": "allow every call without counting until it is reset",
     "reset": "close it with an empty window",
 }
 
 
 class Command(BaseCommand):
-    help = "Look at the circuit breakers and give them orders."
+    help = "Show and control the circuit breakers."
     requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own attribute; `prepare` has checked
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True)
-        listed = verbs.add_parser("list", help="every breaker and how it stands")
-        shown = verbs.add_parser("show", help="one breaker, its thresholds and its last changes")
+        listed = verbs.add_parser("list", help="every breaker and its state")
+        shown = verbs.add_parser("show", help="one breaker, its thresholds and its last transitions")
         shown.add_argument("name")
-        shown.add_argument("--limit", type=int, default=20, metavar="N", help="changes to show (20)")
+        shown.add_argument("--limit", type=int, default=20, metavar="N", help="transitions to show (20)")
         for verb, help_text in ORDERS.items():
             order = verbs.add_parser(verb, help=help_text)
             order.add_argument("name")
-            order.add_argument("--reason", required=True, help="why; kept with the change, at most 500 characters")
+            order.add_argument(
+                "--reason", required=True, help="reason; kept with the transition, at most 500 characters"
+            )
             order.add_argument("--json", action="store_true", help="print JSON")
         for verb_parser in (listed, shown):
             verb_parser.add_argument("--json", action="store_true", help="print JSON")

@@ -26,16 +26,16 @@ SHOWN = 10
 
 class Command(StrictCommand):
     help = (
-        "After MongoDB was restored from a backup: compare what Redis remembers of ended messages with the dead "
-        "letters, and record again what they lack. Deaths become letters, and letters whose replay ended well are "
-        "resolved. Safe to repeat and to interrupt. Exit 0 nothing is missing any more, 2 something is, 1 a store "
+        "After MongoDB was restored from a backup: compare the outcomes in Redis with the dead "
+        "letters, and record the missing ones again. Failures become letters; letters with a successful replay are "
+        "resolved. Safe to repeat and to interrupt. Exit 0: nothing is missing, 2: outcomes are missing, 1: a store "
         "does not answer."
     )
     requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own attribute; `prepare` has checked
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--since", required=True, metavar="TIME", help="instant of the backup, such as 2026-11-24T03:12:00Z, or 24h"
+            "--since", required=True, metavar="TIME", help="time of the backup, for example 2026-11-24T03:12:00Z or 24h"
         )
         parser.add_argument("--dry-run", action="store_true", help="only count what is missing")
         parser.add_argument("--yes", action="store_true", help="do not ask")
@@ -72,7 +72,7 @@ class Command(StrictCommand):
             self.stdout.write(json.dumps({**figures, "dryRun": options["dry_run"], "examples": missing}))
         elif options["dry_run"]:
             named = f", such as {', '.join(missing)}" if missing else ""
-            self.stdout.write(f"{count:,} of {looked:,} outcomes are missing in the dead letters{named}.")
+            self.stdout.write(f"{count:,} of {looked:,} outcomes are missing from the dead letters{named}.")
         else:
             self.stdout.write(f"{looked:,} outcomes compared, {brought:,} recorded again, {left:,} still missing.")
         if left:
@@ -90,5 +90,5 @@ class Command(StrictCommand):
         oldest_ms = reconciliation.oldest_ms()
         if wanted_ms < oldest_ms:
             oldest = iso(datetime.fromtimestamp(oldest_ms / 1000, UTC))
-            self.stderr.write(f"Redis remembers outcomes since {oldest}. Older ones cannot be brought again.")
+            self.stderr.write(f"Redis has outcomes since {oldest}. Older ones cannot be recorded again.")
         return wanted_ms

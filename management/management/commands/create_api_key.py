@@ -16,17 +16,17 @@ from wire.visible_text import one_line
 
 
 class Command(BaseCommand):
-    help = "Make an API key. It is shown once: only its hash is stored."
+    help = "Create an API key. It is shown once: only its hash is stored."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("name", help="Whose key it is; also the default source of what it submits")
+        parser.add_argument("name", help="Owner of the key; also the default source of its messages")
         parser.add_argument(
             "--scope",
             action="append",
             dest="scopes",
             choices=SCOPES,
             metavar="SCOPE",
-            help=f"What it may do, repeatable: {', '.join(SCOPES)} (admin implies all)",
+            help=f"Scope of the key, repeatable: {', '.join(SCOPES)} (admin implies all)",
         )
         parser.add_argument("--rate", type=int, metavar="N", help="Submissions per 60 s; 0 for no limit")
         parser.add_argument("--json", action="store_true", dest="as_json", help="Print one JSON object")
@@ -49,5 +49,5 @@ class Command(BaseCommand):
             return
         self.stdout.write(key)
         self.stderr.write(
-            f"Key of {one_line(draft.name)} for {', '.join(scopes)}. Keep it now: it cannot be shown again."
+            f"Key of {one_line(draft.name)} for {', '.join(scopes)}. Save it now: it cannot be shown again."
         )

@@ -19,7 +19,7 @@ _BARS = " .:-=+*#%@"
 
 
 class Command(BaseCommand):
-    help = "Print figures about dead letters: counts, arrivals by the hour, success of replays, the largest groups."
+    help = "Print statistics of dead letters: counts, arrivals per hour, replay outcomes, the largest groups."
     requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own attribute; `prepare` has checked
 
     def add_arguments(self, parser: CommandParser) -> None:

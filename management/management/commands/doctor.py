@@ -9,12 +9,12 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from management.doctor import Finding, Status, alive_here, examine
+from management.doctor import Finding, Status, alive_here, diagnose
 from management.terminal import printable
 
 
 class Command(BaseCommand):
-    help = "Look at every dependency, policy, index and setting. Exit code 1 when something must be mended."
+    help = "Check every dependency, policy, index and setting. Exit code 1 when something must be fixed."
     # They are part of what is looked at, and must not keep the rest from being looked at.
     requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own attribute
 
@@ -23,7 +23,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--alive",
             action="store_true",
-            help="Only look whether every role that runs on this host reports itself (for health checks)",
+            help="Only check that every role on this host reports itself (for health checks)",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -38,7 +38,7 @@ class Command(BaseCommand):
                 raise CommandError("no role on this host has reported itself alive")
             return
         findings = []
-        for finding in examine():
+        for finding in diagnose():
             findings.append(finding)
             if not options["json"]:
                 self._tell(finding)

@@ -28,8 +28,8 @@ Write = Callable[[bytes], object]
 
 class Command(terminal.StrictCommand):
     help = (
-        "Write the dead letters that fit the filter, in order of message id, to a file or to standard output. What "
-        "looks like a secret is hidden, and lines in which something is hidden cannot be imported: a backup needs "
+        "Write the matching dead letters, in order of message id, to a file or to standard output. "
+        "Secrets are masked, and lines with masked values cannot be imported: a backup needs "
         "--reveal. Exit 0: all of them; 2: documents that are no letters were left out; 1: not all, and no file."
     )
     requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own attribute; `prepare` has checked
@@ -37,12 +37,14 @@ class Command(terminal.StrictCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--format", choices=list(FORMS), default="jsonl", help="jsonl unless given")
         parser.add_argument(
-            "--output", metavar="FILE", help="for its owner's eyes only, and only there once it is whole"
+            "--output", metavar="FILE", help="readable by its owner only; it appears when it is complete"
         )
         parser.add_argument(
-            "--reveal", action="store_true", help="hide nothing; needs --reason, and is written to the audit log"
+            "--reveal",
+            action="store_true",
+            help="do not mask secrets; needs --reason, and is recorded in the audit log",
         )
-        parser.add_argument("--reason", default="", metavar="TEXT", help="why secrets are needed; with --reveal only")
+        parser.add_argument("--reason", default="", metavar="TEXT", help="why secrets are needed; only with --reveal")
         add_filter_arguments(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -64,14 +66,14 @@ class Command(terminal.StrictCommand):
         except BrokenPipeError as error:
             # Standard output is closed again at exit, which would complain a second time.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise CommandError(f"Who read went away after {export.count} letters.") from error
+            raise CommandError(f"The reader closed the pipe after {export.count} letters.") from error
         except OSError as error:
             raise CommandError(f"{options['output'] or 'standard output'}: {error.strerror or error}") from error
         except ServiceError as error:
             raise CommandError(f"Stopped after {export.count} letters: {error}") from error
         self.stderr.write(f"{export.count} letters written.", self.style.SUCCESS)
         if export.unreadable:
-            raise CommandError(f"{export.unreadable} documents that are no letters were left out.", returncode=2)
+            raise CommandError(f"{export.unreadable} documents that are not letters were skipped.", returncode=2)
 
     def _record(self, which: str, reason: str) -> None:
         """Write down who exports secrets and why, before the first line leaves."""
@@ -80,7 +82,7 @@ class Command(terminal.StrictCommand):
         try:
             record(by, "reveal letters", kind="deadletter", name="export", why=f"{which}: {reason}", must=True)
         except DatabaseError as error:
-            told = "Nothing was exported: the database takes no line for the audit log. Start it or run `prepare`."
+            told = "Nothing was exported: the audit log cannot be written. Start the database or run `prepare`."
             raise CommandError(told) from error
 
     def _write(self, export: Export, write: Write) -> None:

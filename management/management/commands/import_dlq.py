@@ -21,16 +21,16 @@ _TOLD = 20
 
 class Command(terminal.StrictCommand):
     help = (
-        "Bring in the JSON lines of an export. A message that has a letter keeps it unchanged, so the same file may be "
-        "imported again. Exit 0: every letter of a whole file is there; 2: lines were rejected, or the file is not "
-        "whole; 1: a store or the file gives no answer: import it again."
+        "Import the JSON lines of an export. Existing letters are not changed, so the same file can be "
+        "imported again. Exit 0: every letter of a complete file is imported; 2: lines were rejected, or the file is "
+        "incomplete; 1: a store or the file is unavailable: import it again."
     )
     requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own attribute; `prepare` has checked
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("file", metavar="FILE", help="or - for standard input")
         parser.add_argument(
-            "--without-end", action="store_true", help="the file has no last line that says that it is whole"
+            "--without-end", action="store_true", help="the file has no last line that confirms that it is complete"
         )
         parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
@@ -60,9 +60,9 @@ class Command(terminal.StrictCommand):
 
     def _trouble(self, summary: Summary, *, without_end: bool) -> str:
         if summary.complete is False:
-            return "The file is not whole: its last line counts other letters than came, or says that some are missing."
+            return "The file is incomplete: its last line has another number of letters, or reports missing ones."
         if summary.complete is None and not without_end:
-            return "The file has no last line, so part of it may be missing. If not: --without-end."
+            return "The file has no last line, so part of it may be missing. If it is complete, use --without-end."
         return f"{summary.refused} lines were rejected." if summary.refused else ""
 
     def _progress(self, summary: Summary) -> None:

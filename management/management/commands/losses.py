@@ -16,19 +16,19 @@ from wire.errors import ServiceError
 
 class Command(StrictCommand):
     help = (
-        "Redis or MongoDB fell back to an earlier state, or was emptied: `list` shows each time with what is missing. "
-        "Health is degraded until `acknowledge` says that a person knows of it. Exit 1 when a store does not answer."
+        "Show and acknowledge losses: times at which Redis or MongoDB fell back to an earlier state or was emptied. "
+        "Health is degraded until each loss is acknowledged. Exit 1 when a store does not answer."
     )
     requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own attribute; `prepare` has checked
 
     def add_arguments(self, parser: CommandParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True)
         listing = verbs.add_parser("list", help="show every loss, newest first")
-        listing.add_argument("--open", action="store_true", help="only those that nobody has acknowledged")
+        listing.add_argument("--open", action="store_true", help="only those that are not acknowledged")
         listing.add_argument("--json", action="store_true", help="one JSON object a line")
-        known = verbs.add_parser("acknowledge", help="say that you know of losses")
+        known = verbs.add_parser("acknowledge", help="acknowledge losses")
         known.add_argument("ids", nargs="*", metavar="ID", help="as `list` shows them")
-        known.add_argument("--all", action="store_true", help="all that nobody has acknowledged")
+        known.add_argument("--all", action="store_true", help="all that are not acknowledged")
         known.add_argument("--reason", required=True, help="what happened; kept with the loss")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -45,11 +45,11 @@ class Command(StrictCommand):
         for loss in found:
             self.stdout.write(json.dumps(store_losses.wire(loss)) if as_json else _line(loss))
         if not found and not as_json:
-            self.stdout.write("No loss is known.")
+            self.stdout.write("There are no losses.")
 
     def _acknowledge(self, ids: list[str], reason: str, *, every: bool) -> None:
         if every == bool(ids):
-            raise CommandError("Name the losses to acknowledge, or say --all.")
+            raise CommandError("Name the losses to acknowledge, or use --all.")
         wanted = [loss.id for loss in store_losses.open_losses().losses] if every else ids
         new = store_losses.acknowledge(wanted, actor=actor(), reason=reason)
         for one in new:

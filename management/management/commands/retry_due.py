@@ -45,6 +45,6 @@ class Command(StrictCommand):
             self.stdout.write(json.dumps(figures))
         else:
             self.stdout.write(
-                "{due} due: {replayed} replayed, {postponed} put off, {left} left to others; "
+                "{due} due: {replayed} replayed, {postponed} postponed, {left} taken by other processes; "
                 "{released} stale claims freed".format(**figures)
             )

@@ -15,7 +15,7 @@ from processes.watchdog import guard
 
 
 class Command(rqworker.Command):
-    help = "RQ's own worker, one forked process per message: all lanes unless some are named, JSON, our jobs only."
+    help = "Run RQ's own worker, one forked process per message, on all lanes or the named ones."
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 class Command(BaseCommand):
     help = (
-        "Run the periodic duties: replay what is due, check the accounts. Any number may run; ends cleanly on SIGTERM."
+        "Run the periodic tasks: start due replays, check the accounts. Any number can run; stops cleanly on SIGTERM."
     )
     requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own attribute; `prepare` has checked
 

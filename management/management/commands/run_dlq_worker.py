@@ -19,8 +19,8 @@ from processes.watchdog import guard
 
 class Command(BaseCommand):
     help = (
-        "Replay dead letters whose automatic replay is due and free claims of replays that never started. Any number "
-        "may run. SIGTERM: finish the letters at hand and exit 0; SIGUSR1: look now."
+        "Start due automatic replays and replay batches, and release claims of replays that never started. Any number "
+        "can run. SIGTERM: finish the claimed letters and exit 0; SIGUSR1: check now."
     )
     requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own attribute; `prepare` has checked
 

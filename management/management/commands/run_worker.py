@@ -15,8 +15,8 @@ from processes.watchdog import guard
 
 class Command(BaseCommand):
     help = (
-        "Run messages on the threads of one process. SIGTERM: stop taking, finish what runs (up to "
-        "WORKER_SHUTDOWN_GRACE seconds), hand the rest back, exit 0. Exits 1 when too many handlers hang: let a "
+        "Run messages on the threads of one process. SIGTERM: stop claiming, finish running messages (up to "
+        "WORKER_SHUTDOWN_GRACE seconds), requeue the rest, exit 0. Exits 1 when too many handlers hang: let a "
         "supervisor start it again."
     )
 
@@ -25,7 +25,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--concurrency", type=int, help="messages run at the same time (WORKER_CONCURRENCY)")
-        parser.add_argument("--burst", action="store_true", help="stop when nothing waits any more")
+        parser.add_argument("--burst", action="store_true", help="stop when no message is waiting")
 
     def handle(self, *args: Any, **options: Any) -> None:
         if wrong := refusal():

@@ -39,20 +39,18 @@ Send = Callable[[bytes], tuple[int, dict[str, Any]]]
 class Command(StrictCommand):
     help = (
         "Send sample messages. Exit code 0: all accepted, 2: some were not, 1: nothing could be sent. "
-        "The answers decide, not the sending: what a rate limit or a breaker refused is counted as refused."
+        "Messages that a rate limit or a breaker rejects are counted as refused."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--count", type=int, default=100, metavar="N", help="Messages to send (100)")
-        parser.add_argument(
-            "--rate", type=float, default=0.0, metavar="N", help="Messages per second; 0 as fast as it goes"
-        )
+        parser.add_argument("--rate", type=float, default=0.0, metavar="N", help="Messages per second; 0 for no limit")
         parser.add_argument(
             "--fail-share",
             type=float,
             default=0.0,
             metavar="0-1",
-            help="Share of messages made to fail in different ways",
+            help="Share of messages that fail in different ways",
         )
         parser.add_argument("--type", default="demo", help="Type of the messages (demo)")
         parser.add_argument(

@@ -15,12 +15,12 @@ from wire.visible_text import json_text
 
 
 class Command(BaseCommand):
-    help = "Print a dead letter as JSON, by message id or _id, with what looks like a secret hidden."
+    help = "Print a dead letter as JSON, by message id or _id, with secrets masked."
     requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own attribute; `prepare` has checked
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("id", help="message id or _id")
-        parser.add_argument("--why", action="store_true", help="print only the sentence that says why it is dead")
+        parser.add_argument("--why", action="store_true", help="print only the sentence that explains the failure")
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:

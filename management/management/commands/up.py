@@ -15,8 +15,8 @@ from management.stack import Options, Stack
 
 class Command(BaseCommand):
     help = (
-        "Run the whole system here: stores, web, workers, cron. "
-        "PORT, HOST, DATA_DIR, REDIS_URL, MONGODB_URL, DATABASE_URL, WORKERS, WEB_PROCESSES, WEB_THREADS change it."
+        "Run the whole system on this machine: stores, web, workers, cron. "
+        "PORT, HOST, DATA_DIR, REDIS_URL, MONGODB_URL, DATABASE_URL, WORKERS, WEB_PROCESSES, WEB_THREADS configure it."
     )
     # The roles check themselves, in `prepare`, once they have their stores.
     requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own attribute
