@@ -1,4 +1,4 @@
-"""The message worker: RQ's worker by name, birth and heartbeat, with threads and batches instead of a fork per job."""
+"""The message worker: a worker of RQ that runs messages on threads, in batches, instead of forking for each job."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ from processes.names import process_name
 log = logging.getLogger(__name__)
 
 ROLE = "worker"
-#: RQ's pages show the process as gone so long (plus a minute) after its last heartbeat.
+#: RQ's pages show the process as gone this long (plus a minute) after its last heartbeat.
 WORKER_TTL_S = 60
 HEARTBEAT_EVERY_S = 10.0
 _TICK_S = 0.25
-#: RQ's rqsuspend is looked for so often.
-_LOOK_EVERY_S = 1.0
-#: A stopping process waits so long to be taken off RQ's list. Otherwise it expires there by itself.
+#: Interval between checks for RQ's ``rqsuspend``.
+_CHECK_EVERY_S = 1.0
+#: Maximum wait of a stopping process to be removed from RQ's list, where it would expire otherwise.
 _UNREGISTER_TIMEOUT_S = 1.5
-#: A second signal within this time is the same wish again (a terminal and a supervisor both pass Ctrl-C on).
-_ECHO_S = 1.0
+#: A second signal within this time is a repetition: a terminal and a supervisor both pass on Ctrl-C.
+_REPEATED_SIGNAL_S = 1.0
 
 
 class ThreadedWorker(MarkedWorker):
-    """Runs messages on threads of one process. ``work`` returns when it was told to stop and has put everything away.
+    """Runs messages on threads of one process. ``work`` returns after a stop, when all outcomes are recorded.
 
-    To RQ it is a worker like any other: listed, with heartbeats and counts, stopped by its commands and suspended by
-    ``rqsuspend``. It takes no job from RQ: wake-ups are claimed in the ledger, many at a time.
+    RQ treats it like any other worker: it is listed with heartbeats and counts, stopped by RQ's commands and suspended
+    by ``rqsuspend``. It takes no jobs from RQ: it claims messages in the ledger, many at a time.
     """
 
     job_class = WakeUpJob
@@ -64,11 +64,11 @@ class ThreadedWorker(MarkedWorker):
         job_class: Any = None,
         **kwargs: Any,
     ) -> None:
-        """``serializer`` and ``job_class`` are passed by RQ's tools and not followed: wake-ups are JSON, and ours."""
+        """``serializer`` and ``job_class``, which RQ's tools pass, are ignored: wake-ups are our own JSON."""
         super().__init__(queues, name or process_name(), serializer=JSONSerializer, job_class=WakeUpJob, **kwargs)
         self.worker_ttl = WORKER_TTL_S
         self.concurrency = concurrency or conf.concurrency()
-        #: 0 after a stop that was asked for; 1 when the process should be replaced.
+        #: 0 after a requested stop; 1 when the process should be replaced.
         self.exit_code = 0
         self._stop = threading.Event()
         self._hurry = threading.Event()
@@ -88,20 +88,20 @@ class ThreadedWorker(MarkedWorker):
         with_scheduler: bool = False,
         dequeue_strategy: DequeueStrategy = DequeueStrategy.DEFAULT,
     ) -> bool:
-        """Run messages until told to stop; with ``burst`` until nothing waits. True when any message ended here.
+        """Run messages until a stop, or with ``burst`` until none waits. Returns whether any message ended here.
 
-        The other arguments are RQ's: retries are moved by every worker, lanes have their own order, and the process
-        lives until it is told otherwise.
+        The other arguments are RQ's and ignored: every worker moves retries, lanes have a fixed order, and the process
+        runs until it is stopped.
         """
         if max_jobs is not None or max_idle_time is not None:
-            raise ValueError("a threaded worker does not count jobs and knows no idle time: stop it by a signal")
+            raise ValueError("max_jobs and max_idle_time are not supported; stop the worker with a signal")
         book = ledger()
         upkeep = Upkeep(book, name=self.name, role=ROLE, details=self._details)
         engine = self._engine = Engine(
             book, name=self.name, concurrency=self.concurrency, outbox_filled=upkeep.outbox_filled
         )
         self._catch_signals()
-        if not self._be_born():
+        if not self._register():
             return False
         announce_breakers()
         upkeep.start()
@@ -110,7 +110,7 @@ class ThreadedWorker(MarkedWorker):
         listing.start()
         log.info("worker_started", extra={"worker": self.name, "concurrency": self.concurrency})
         try:
-            self._stand_by(engine, burst=burst)
+            self._wait_for_stop(engine, burst=burst)
         finally:
             engine.stop(conf.shutdown_grace_s(), hurry=self._hurry.is_set)
             self._over.set()
@@ -120,30 +120,30 @@ class ThreadedWorker(MarkedWorker):
         return bool(engine.flusher.flushed)
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
-        """The first signal ends the work in peace, the next one hands back at once what still runs.
+        """Stop after the first signal; requeue running messages at once after the next one.
 
-        A signal may come while the main thread holds the very lock inside an event that ``set`` needs: so another
-        thread sets it.
+        A signal may arrive while the main thread holds the lock inside the event that ``set`` needs. So another thread
+        sets it.
         """
         now = time.monotonic()
         if not self._stop_asked_at:
             self._stop_asked_at = now
             start_new_thread(self._stop.set, ())
-        elif now - self._stop_asked_at > _ECHO_S:
+        elif now - self._stop_asked_at > _REPEATED_SIGNAL_S:
             start_new_thread(self._hurry.set, ())
 
     def stop(self) -> None:
-        """What a signal does, for whoever runs the worker on a thread."""
+        """Stop the worker, as a signal does."""
         self._stop.set()
 
     def _catch_signals(self) -> None:
-        # Signals belong to the main thread; on any other, ``stop`` is the way.
+        # Only the main thread can handle signals; elsewhere use ``stop``.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, self.request_stop)
             signal.signal(signal.SIGTERM, self.request_stop)
 
-    def _stand_by(self, engine: Engine, *, burst: bool) -> None:
-        """Look whether to stop, while the engine's threads work. Asks no store anything: a signal is heard at once."""
+    def _wait_for_stop(self, engine: Engine, *, burst: bool) -> None:
+        """Wait until the worker should stop. Uses no store, so that a signal takes effect at once."""
         while not self._stop.wait(_TICK_S):
             if engine.is_worn_out():
                 log.error("worker_worn_out", extra={"worker": self.name, "abandoned": engine.pool.abandoned()})
@@ -153,9 +153,9 @@ class ThreadedWorker(MarkedWorker):
                 return
 
     def _stay_listed(self, engine: Engine) -> None:
-        """Beat for RQ's pages and follow RQ's suspension; at the end, leave RQ's list.
+        """Send heartbeats for RQ's pages and follow RQ's suspension; at the end, leave RQ's list.
 
-        On a thread of its own: while Redis is silent each of these takes seconds.
+        On a separate thread: while Redis is unavailable each step takes seconds.
         """
         beaten_at = 0.0
         met = demotions()
@@ -169,37 +169,37 @@ class ThreadedWorker(MarkedWorker):
             if met != demotions():
                 met = demotions()
                 self._quietly(self._subscribe_again)
-            if self._over.wait(_LOOK_EVERY_S):
+            if self._over.wait(_CHECK_EVERY_S):
                 break
         self._quietly(self._count, engine)
         self._quietly(self.teardown)
 
     def _subscribe_again(self) -> None:
-        """Hear RQ's commands from the new primary: a subscription to the old one stays open and may go quiet."""
+        """Subscribe to RQ's commands on the new primary: the old subscription stays open without receiving any."""
         self.unsubscribe()
         self.subscribe()
 
     def _set_connection(self, connection: Any) -> Any:
-        """RQ lets each answer take more than 400 s, for a worker that waits for jobs by it. This one does not."""
+        """Use short timeouts. RQ waits more than 400 s for an answer, because its workers wait for jobs on it."""
         return with_timeouts(connection)
 
     def _set_ip_address(self, connection: Any) -> None:
-        """RQ asks Redis for it when the object is made; here that waits until Redis is there."""
+        """RQ asks Redis for the address in the constructor; ``_register`` does it once Redis is available."""
         self.ip_address = "unknown"
 
-    def _be_born(self) -> bool:
-        """Register with RQ, waiting for Redis if need be. False when told to stop meanwhile."""
+    def _register(self) -> bool:
+        """Register with RQ, waiting for Redis if necessary. Returns False when stopped meanwhile."""
         pause = 0.5
         while True:
             try:
                 super()._set_ip_address(self.connection)
-                # A birth whose answer was lost is on the list already, and RQ would take it for another worker's.
+                # After a lost answer the name is registered already, and RQ would treat it as another worker's.
                 self.connection.delete(self.key)
                 self.register_birth()
                 self.subscribe()
                 self.set_state(WorkerStatus.STARTED)
             except Exception as error:
-                # RQ lets the driver's errors through; whatever it is, the supervisor's restart would meet it again.
+                # RQ raises the driver's errors. A restart by the supervisor would meet any error again.
                 log.warning("worker_waits", extra={"worker": self.name, "why": f"{type(error).__name__}: {error}"})
                 if self._stop.wait(pause):
                     return False
@@ -213,7 +213,7 @@ class ThreadedWorker(MarkedWorker):
         self._count(engine)
 
     def _count(self, engine: Engine) -> None:
-        """Tell RQ's pages how many messages ended since the last time."""
+        """Add the messages that ended since the last time to the counts on RQ's pages."""
         completed, failed = engine.flusher.completed, engine.flusher.failed
         before = self._reported
         with self.connection.pipeline() as pipeline:
@@ -232,8 +232,7 @@ class ThreadedWorker(MarkedWorker):
         try:
             act(*args)
         except Exception as error:
-            # Being listed, as a worker of RQ or as a user of breakers, is worth nothing against the messages that this
-            # process runs.
+            # Errors of the listing, in RQ or for breakers, must not affect the messages that this process runs.
             log.debug("others_not_told", extra={"why": f"{type(error).__name__}: {error}"})
 
     def _details(self) -> dict[str, object]:
@@ -252,6 +251,6 @@ class ThreadedWorker(MarkedWorker):
 
 
 def make_worker(concurrency: int | None = None) -> ThreadedWorker:
-    """A worker for all lanes, as settings describe it."""
+    """A worker for all lanes, configured by the settings."""
     lanes = queues()
     return ThreadedWorker(lanes, connection=lanes[0].connection, queue_class=type(lanes[0]), concurrency=concurrency)

@@ -93,14 +93,14 @@ def test_a_loss_is_noted_once_whoever_finds_it_and_is_not_found_again(bench: Ben
     turn(bench)
     bench.accept(5)
     bench.desk.wait(EVERY_MS)
-    watcher.look()
+    watcher.check()
     bench.put_back(copy)
     bench.desk.wait(3000)
 
-    watcher.look()
+    watcher.check()
     for _ in range(3):
         turn(bench)
-        watcher.look()
+        watcher.check()
 
     (loss,) = found()
     assert loss.missing == 10
@@ -243,7 +243,7 @@ def test_without_mongodb_a_loss_is_noted_in_redis_and_known(bench: Bench, monkey
     copy = bench.copy()
     bench.accept(5)
     watcher = LossDetector(bench.marks)
-    watcher.look()
+    watcher.check()
     bench.put_back(copy)
     bench.desk.wait(3000)
 
@@ -252,7 +252,7 @@ def test_without_mongodb_a_loss_is_noted_in_redis_and_known(bench: Bench, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(repository, "losses", away)
-        watcher.look()
+        watcher.check()
         seen = store_losses.open_losses()
         assert [loss.missing for loss in seen.losses] == [5]
         assert seen.incomplete

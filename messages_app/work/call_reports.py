@@ -1,4 +1,4 @@
-"""What circuit breakers have to be told of calls that have ended, carried with the outcome and sent many at once."""
+"""Results of calls for the circuit breakers: passed along with the outcome, and sent in batches."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: More do not go into one question: the server answers nobody else meanwhile.
+#: Maximum number of reports per command: Redis serves nobody else meanwhile.
 MAX_REPORTS = 500
 
 
 class CallReport(NamedTuple):
-    """How one permitted call went. Whoever holds it sends it, once."""
+    """The result of one permitted call. Its holder sends it once."""
 
     breaker: CircuitBreaker
     permit: Permit
@@ -29,36 +29,36 @@ class CallReport(NamedTuple):
 
     @property
     def is_of_probe(self) -> bool:
-        """Others wait for what becomes of it: the circuit is closed or opened by it."""
+        """Whether it decides if the circuit closes or opens."""
         return self.permit.state is State.HALF_OPEN
 
     def send(self) -> None:
-        """Tell the breaker now; waits for its store, 0.1 s at most."""
+        """Send the report now; waits at most 0.1 s for the breaker's store."""
         self.breaker.record(self.permit, self.outcome, self.took_ms)
 
 
 class BreakerReporter:
-    """One thread that tells breakers what it is given, so that nobody else ever waits for their store.
+    """The thread that sends reports to the breakers, so that no other thread waits for their store.
 
-    Nothing is sent a second time: what the store does not take, and what waits when the process is killed, is lost. One
-    sample lost is harmless, one sample twice is not.
+    Reports are sent once: those that the store does not take are lost, and those that wait when the process is killed.
+    A lost report is harmless, a repeated one is not.
     """
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[Sequence[CallReport] | None] = SimpleQueue()
         self._finishing = False
-        self._thread = Essential(self._run, "tell", may_end=lambda: self._finishing)
+        self._thread = Essential(self._run, "call_reports", may_end=lambda: self._finishing)
 
     def start(self) -> None:
         self._thread.start()
 
-    def add(self, samples: Sequence[CallReport]) -> None:
-        """Have these sent, in this order. Returns at once."""
-        if samples:
-            self._queue.put(samples)
+    def add(self, reports: Sequence[CallReport]) -> None:
+        """Queue reports, to be sent in this order."""
+        if reports:
+            self._queue.put(reports)
 
     def finish(self, timeout_s: float) -> None:
-        """Send what is there, as far as the time goes."""
+        """Send the queued reports within ``timeout_s``."""
         self._finishing = True
         self._queue.put(None)
         self._thread.join(timeout_s)
@@ -66,15 +66,15 @@ class BreakerReporter:
     def _run(self) -> None:
         last = False
         while not last:
-            samples, last = self._gather()
+            reports, last = self._gather()
             try:
-                send(samples)
+                send(reports)
             except Exception:
-                # A breaker that cannot be told must not leave the others without news.
-                log.exception("samples_lost", extra={"samples": len(samples)})
+                # An error of one breaker must not stop the reports to others.
+                log.exception("samples_lost", extra={"samples": len(reports)})
 
     def _gather(self) -> tuple[list[CallReport], bool]:
-        """All that has been given so far, and whether it is the last."""
+        """All queued reports, and whether they are the last."""
         gathered: list[CallReport] = []
         given = self._queue.get()
         try:
@@ -86,11 +86,11 @@ class BreakerReporter:
         return gathered, True
 
 
-def send(samples: Sequence[CallReport]) -> None:
-    """Tell each breaker what concerns it, in the order in which the calls ended: one question per breaker."""
+def send(reports: Sequence[CallReport]) -> None:
+    """Send reports in the order in which the calls ended, with one command per breaker."""
     entries: dict[CircuitBreaker, list[Entry]] = {}
-    for breaker, permit, outcome, took_ms in samples:
+    for breaker, permit, outcome, took_ms in reports:
         entries.setdefault(breaker, []).append((permit, outcome, took_ms))
-    for breaker, told in entries.items():
-        for first in range(0, len(told), MAX_REPORTS):
-            breaker.record_many(told[first : first + MAX_REPORTS])
+    for breaker, results in entries.items():
+        for first in range(0, len(results), MAX_REPORTS):
+            breaker.record_many(results[first : first + MAX_REPORTS])

@@ -1,4 +1,4 @@
-"""Taking messages: as many as there are free threads, and a few ahead when they are quick."""
+"""Claiming messages: one for each free thread, and a few ahead when they are short."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from processes.turns import OutageLog, Turns
 
 log = logging.getLogger(__name__)
 
-#: Messages are claimed ahead for so long, at the last second's rate.
+#: Messages are claimed ahead for this long, at the rate of the last second.
 AHEAD_S = 0.2
-#: Never more; and none when one message takes longer than ``SLOW_S``: it would wait for its thread too long.
+#: Maximum number claimed ahead. 0 when a message takes longer than ``SLOW_S``: it would wait too long for a thread.
 MAX_AHEAD = 100
 SLOW_S = 0.1
-#: A claimed message that no thread has begun by then goes back.
+#: A claimed message that no thread starts within this time is requeued.
 UNSTARTED_S = 1.0
-#: A process that cannot take what has to run alone stops claiming after this long.
+#: A message that must run alone waits this long for an idle process; then this one stops claiming to become idle.
 ALONE_PATIENCE_S = 1.0
-#: Above this rate, wait a moment for company before claiming what has just come in.
+#: Above this rate, wait for more messages before a claim, so that each claim gets several.
 LINGER_RATE = 100.0
 LINGER_S = 0.003
-#: Outcomes that may wait for the ledger before claiming stops.
+#: Maximum outcomes that wait for the ledger; above it claiming stops.
 MAX_UNFLUSHED = 1000
 _MAX_PAUSE_S = 2.0
-#: The ledger knows a claim that it has carried out by its token for a minute; asked later, it would make a new one.
+#: Redis remembers the token of a claim for a minute. Repeated later, it would be a new claim.
 ANSWER_KEPT_S = 55.0
 
 
 class Pace:
-    """How fast messages have ended in the last second, and how many to claim ahead because of that."""
+    """The rate at which messages ended in the last second, and the number to claim ahead."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -47,8 +47,8 @@ class Pace:
         self.rate = 0.0
         self.ahead = 0
 
-    def look(self, now: float) -> None:
-        """Measure again when the second is over."""
+    def measure(self, now: float) -> None:
+        """Measure the rate, once a second."""
         span = now - self._at
         if span < (1.0 if self.rate else 0.1):
             return
@@ -61,7 +61,7 @@ class Pace:
 
 
 class Claimer:
-    """One thread that keeps the pool supplied."""
+    """The thread that claims messages for the pool."""
 
     def __init__(self, ledger: Ledger, pool: Pool, flusher: Flusher, owner: str) -> None:
         self._ledger = ledger
@@ -70,15 +70,15 @@ class Claimer:
         self._owner = owner
         self.pace = Pace(pool)
         self._claimed = 0
-        #: True when the last claim left nothing behind.
+        #: Whether the last claim found the queues empty.
         self.saw_empty = False
         self._alone_since: float | None = None
-        #: The one message that is being run alone, until its outcome is flushed.
+        #: Whether a message runs alone, until its outcome is recorded.
         self._alone = False
         self._stopping = threading.Event()
         self._resumed = threading.Event()
         self._resumed.set()
-        #: The claim that has had no answer yet, and when it was first sent.
+        #: The claim without an answer so far, and when it was first sent.
         self._token = ""
         self._token_at = 0.0
         self._thread = Essential(self._run, "claim", may_end=self._stopping.is_set)
@@ -93,7 +93,7 @@ class Claimer:
         self._resumed.set()
 
     def stop(self) -> None:
-        """Take no more. What an answer under way still brings is in the backlog once ``join`` returns."""
+        """Stop claiming. Messages of a claim in progress are in the backlog once ``join`` returns."""
         self._stopping.set()
         self._resumed.set()
         self._pool.demand.put(None)
@@ -103,12 +103,12 @@ class Claimer:
         return not self._thread.is_alive()
 
     def holding(self) -> int:
-        """Messages claimed whose outcome the ledger does not have yet."""
+        """Number of claimed messages whose outcome is not recorded in the ledger yet."""
         return self._claimed - self._flusher.flushed - self._pool.broken()
 
     def _run(self) -> None:
         outage = OutageLog(log, "ledger_away", "ledger_back")
-        # A worker that has silently stopped claiming is worse than one that complains every two seconds.
+        # Log errors and go on: a worker must not stop claiming silently.
         turns = Turns(self._turn, outage, broken="claim_broken", min_pause_s=0.05, max_pause_s=_MAX_PAUSE_S)
         while not self._stopping.is_set():
             self._resumed.wait()
@@ -116,9 +116,9 @@ class Claimer:
                 self._stopping.wait(pause_s)
 
     def _turn(self) -> float:
-        """Claim once, or wait for what stands in the way."""
+        """Claim once, or wait until claiming is possible."""
         now = time.monotonic()
-        self.pace.look(now)
+        self.pace.measure(now)
         pool = self._pool
         pool.low_water = self.pace.ahead // 2
         room = pool.size + self.pace.ahead - pool.held()
@@ -146,7 +146,7 @@ class Claimer:
         if records:
             self._claimed += len(records)
             drain(self._pool.demand)
-            # Leases count from the first time the claim was sent, which may be the one that was carried out.
+            # Leases count from the first time the claim was sent: that one may have been carried out.
             self._pool.add([Attempt(record, sent_at) for record in records])
         if self._stopping.is_set() or not claim.lanes_empty:
             return
@@ -158,7 +158,7 @@ class Claimer:
             time.sleep(LINGER_S)
 
     def _must_wait_for_alone(self, now: float, holding: int) -> bool:
-        """What has to run alone waits for an empty process, and then nothing is claimed beside it."""
+        """Whether to wait: for this process to become idle, or for a message that runs alone to end."""
         if self._alone:
             return holding > 0
         return self._alone_since is not None and now - self._alone_since > ALONE_PATIENCE_S and holding > 0

@@ -1,4 +1,4 @@
-"""What runs messages in one worker process: claiming, running, flushing and keeping, put together and taken apart."""
+"""The engine of a worker process: claiming, running, recording outcomes and renewing leases."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from messages_app.work.runner import Runner
 
 log = logging.getLogger(__name__)
 
-#: After the grace of a shutdown, seconds for the ledger to take what is left.
+#: Seconds to record the last outcomes after the grace period of a shutdown.
 FINAL_FLUSH_S = 3.0
 _STEP_S = 0.01
 
 
 class Engine:
-    """Takes messages from the ledger and runs them on ``concurrency`` threads, from ``start`` to ``stop``."""
+    """Claims messages and runs them on ``concurrency`` threads, from ``start`` to ``stop``."""
 
     def __init__(
         self, ledger: Ledger, *, name: str, concurrency: int, outbox_filled: Callable[[], None] = lambda: None
@@ -40,18 +40,18 @@ class Engine:
         self.claimer.start()
 
     def is_worn_out(self) -> bool:
-        """True when as many threads have been given up as the process was meant to have: it should be replaced."""
+        """Whether the process should be replaced: it has abandoned as many threads as it should have."""
         return self.pool.abandoned() >= self.pool.size
 
     def is_drained(self) -> bool:
-        """True when nothing waits in the lanes and every outcome is in the ledger."""
+        """Whether the queues are empty and every outcome is recorded."""
         return self.claimer.saw_empty and self.claimer.holding() == 0
 
     def stop(self, grace_s: float, hurry: Callable[[], bool] = lambda: False) -> bool:
-        """Stop taking, hand back what was not begun, let the rest finish for ``grace_s``, hand that back too.
+        """Stop claiming and requeue messages that have not started. After ``grace_s`` requeue running ones, too.
 
-        ``hurry`` is asked meanwhile whether to wait no longer. False when the ledger did not take everything: those
-        messages come back when their leases end.
+        ``hurry``: whether to end the grace period now. Returns False when outcomes could not be recorded: those
+        messages are requeued when their leases end.
         """
         until = time.monotonic() + grace_s
         self.claimer.stop()

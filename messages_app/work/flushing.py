@@ -1,4 +1,4 @@
-"""Outcomes on their way into the ledger: many at once, and none is ever dropped because the ledger is away."""
+"""Recording outcomes in the ledger, many at once. None is dropped while the ledger is unavailable."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from processes.turns import OutageLog
 
 log = logging.getLogger(__name__)
 
-#: An outcome waits for company at most this long; a kill loses what waits, and those messages run again.
+#: Maximum wait of an outcome for others. A kill loses waiting outcomes, and those messages run again.
 WINDOW_S = 0.005
-#: So many are company enough.
+#: Number of outcomes that are sent without waiting for more.
 MIN_BATCH = 50
-#: More do not go into one flush.
+#: Maximum number of outcomes per flush.
 MAX_BATCH = 250
 _STEP_S = 0.001
 _IDS_SHOWN = 20
 _MAX_PAUSE_S = 2.0
-#: After the last flush, seconds for the breakers to be told what is left.
+#: Seconds to send the last reports to the breakers after the last flush.
 _REPORT_TIMEOUT_S = 0.3
 
-_UNWRITTEN = "The attempt failed, and what was known of it could not be written: "
-#: The instant of a failure as ``report.last_error`` writes it; quotes inside its texts are escaped.
-_TOLD_AT = re.compile(r'"at":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z)","systemState"')
+_UNWRITTEN = "The attempt failed, and its error could not be written: "
+#: The time of a failure as ``report.last_error`` writes it. Quotes in texts are escaped.
+_AT = re.compile(r'"at":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z)","systemState"')
 _NOTE = '{"note":"The result could not be written and was not kept."}'
-#: Longer waits than this are not computed by any policy.
+#: The longest wait that a policy computes.
 _MAX_WAIT_MS = 86_400_000
 
 
 def reduced(outcome: Outcome, why: str) -> Outcome:
-    """What can always be written of an outcome: the same move, with a plain text in the place of what it says.
+    """Reduce an outcome to what can always be written: the same move, with a plain text instead of its content.
 
-    The same again when it has been reduced before. ``why`` goes into a failure.
+    A reduced outcome is returned as it is. ``why`` becomes part of a failure.
     """
     match outcome:
         case Completed():
@@ -54,9 +54,9 @@ def reduced(outcome: Outcome, why: str) -> Outcome:
             if not outcome.attempt_json and _UNWRITTEN in outcome.error:
                 return outcome
             failure = Failure(UNKNOWN_ERROR, ErrorKind.UNKNOWN, _UNWRITTEN + clip(why, 300))
-            # By the store's clock, as it was told before; this host's only if that cannot be read any more.
-            told = _TOLD_AT.search(outcome.error or "")
-            at_ms = round(datetime.fromisoformat(told[1]).timestamp() * 1000) if told else int(time.time() * 1000)
+            # The original time, by Redis' clock; by this host's clock only if that is unreadable.
+            at = _AT.search(outcome.error or "")
+            at_ms = round(datetime.fromisoformat(at[1]).timestamp() * 1000) if at else int(time.time() * 1000)
             error = report.last_error(failure, at_ms, "", "{}")
             return replace(outcome, delay_ms=_wait(outcome.delay_ms), error=error, attempt_json="", call_report=None)
         case Deferred():
@@ -64,18 +64,18 @@ def reduced(outcome: Outcome, why: str) -> Outcome:
 
 
 def _wait(delay_ms: int | None) -> int | None:
-    """The wait as it is if it can be one, else a second: too early is better than never."""
+    """A valid wait as it is, else a second: too early is better than never."""
     if delay_ms is None or (type(delay_ms) is int and 0 <= delay_ms <= _MAX_WAIT_MS):
         return delay_ms
     return 1000
 
 
 class Flusher:
-    """One thread that sends what the pool's threads report: outcomes to the ledger, then their samples to the breakers.
+    """The thread that sends outcomes to the ledger, then their reports to the breakers.
 
-    In this order: killed in between, the samples are lost, which is harmless. The other way round each of those calls
-    would have counted already, and its message would run and count again. Only a probe's sample goes first: it is one
-    of a few, belongs to a permit of its own, and everybody waits for what becomes of it.
+    In this order a kill in between loses reports, which is harmless. In the other order those calls would have been
+    counted already, and their messages would run and be counted again. Only a probe's report goes first: there are few,
+    each has its own permit, and the state of the breaker depends on it.
     """
 
     def __init__(self, ledger: Ledger, pool: Pool, outbox_filled: Callable[[], None]) -> None:
@@ -85,11 +85,11 @@ class Flusher:
         self._reporter = BreakerReporter()
         self._finishing = False
         self._thread = Essential(self._run, "flush", may_end=lambda: self._finishing)
-        #: Outcomes that the ledger has answered, by what they were.
+        #: Outcomes that the ledger has answered, by kind.
         self.completed = 0
         self.failed = 0
         self.deferred = 0
-        #: Outcomes that came too late: the message runs, or ran, somewhere else.
+        #: Outcomes that were too late: another process runs or ran the message.
         self.stale = 0
         self._outage = OutageLog(log, "ledger_away", "ledger_back")
 
@@ -102,7 +102,7 @@ class Flusher:
         self._thread.start()
 
     def finish(self, timeout_s: float) -> bool:
-        """Send all that is there. False when the ledger did not take it in time."""
+        """Send all outcomes. Returns False when the ledger did not answer in time."""
         self._finishing = True
         self._pool.outcomes.put(None)
         self._thread.join(timeout_s)
@@ -118,7 +118,7 @@ class Flusher:
                 self._send(batch)
 
     def _gather(self) -> tuple[list[Outcome], bool]:
-        """The next outcomes that go together, and whether they are the last."""
+        """The next batch of outcomes, and whether it is the last."""
         outcomes = self._pool.outcomes
         first = outcomes.get()
         if first is None:
@@ -153,7 +153,7 @@ class Flusher:
                 time.sleep(pause)
                 pause = min(pause * 2, _MAX_PAUSE_S)
             except Exception as error:
-                # One outcome that cannot be sent must not hold up the others, nor this thread.
+                # One outcome that cannot be sent must not block the others or this thread.
                 self._send_each(batch, told, error)
                 return
             else:
@@ -180,11 +180,11 @@ class Flusher:
             self._send([outcome], told)
 
     def _send_reduced(self, outcome: Outcome, why: str) -> None:
-        """Send what can be written of an outcome that cannot be written as it is."""
+        """Reduce and send an outcome that cannot be written as it is."""
         less = reduced(outcome, why)
         if less == outcome:
             log.error("outcome_refused", extra={"message_id": outcome.message_id, "why": why})
-            self.deferred += 1  # out of the way; its lease ends and the message comes back
+            self.deferred += 1  # drop it; the message is requeued when its lease ends
             return
         log.error("outcome_reduced", extra={"message_id": outcome.message_id, "why": why})
         self._send([less], told=True)
@@ -211,5 +211,5 @@ class Flusher:
         if fills_outbox:
             self._outbox_filled()
         if given_up:
-            # One line for all: a bad hour gives up thousands a second, and each has its letter.
+            # One line for all: there may be thousands a second, and each has its letter.
             log.info("messages_given_up", extra={"count": len(given_up), "message_ids": given_up[:_IDS_SHOWN]})

@@ -1,4 +1,4 @@
-"""RQ's own worker, a forked process per message, such that it can be told to stop while Redis is silent."""
+"""RQ's own worker, which forks a process per message, stoppable while Redis is unavailable."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from processes.watchdog import guard
 
 log = logging.getLogger(__name__)
 
-#: Seconds for which one command waits for a wake-up.
+#: Seconds that one command waits for a wake-up.
 DEQUEUE_S = 2
 _PAUSE_S = 1.0
 
 
 def _for_the_pages(method: Any) -> Callable[..., None]:
-    """What only tells RQ's pages how the worker is. RQ would end the worker when Redis does not take it."""
+    """Ignore Redis errors of a method that only updates RQ's pages. RQ would end the worker."""
 
     @wraps(method)
-    def tell(self: Worker, *args: Any, **kwargs: Any) -> None:
+    def update(self: Worker, *args: Any, **kwargs: Any) -> None:
         try:
             method(self, *args, **kwargs)
         except RedisError as error:
             log.debug("others_not_told", extra={"why": f"{type(error).__name__}: {error}"})
 
-    return tell
+    return update
 
 
 class ForkingWorker(MarkedWorker):
-    """RQ's worker with time-outs of seconds: RQ lets each answer of Redis take more than 400 s, the last ones too."""
+    """RQ's worker with timeouts of seconds. RQ itself waits more than 400 s for an answer of Redis."""
 
     heartbeat = _for_the_pages(Worker.heartbeat)
     maintain_heartbeats = _for_the_pages(Worker.maintain_heartbeats)
@@ -70,7 +70,7 @@ class ForkingWorker(MarkedWorker):
                 return
 
     def main_work_horse(self, job: Any, queue: Any) -> None:
-        """Watched as the worker itself is. RQ lets a mute process hold up its worker for an hour."""
+        """Run the job under a watchdog. RQ waits an hour for an unresponsive process."""
         guard("rqworker_job", conf.watchdog_timeout_s())
         super().main_work_horse(job, queue)
 
@@ -78,5 +78,5 @@ class ForkingWorker(MarkedWorker):
         try:
             super().teardown()  # type: ignore[no-untyped-call]
         except (RedisError, StopRequested) as error:
-            # It expires by itself. The other one is a signal that came meanwhile.
+            # The registration expires. StopRequested: a signal arrived meanwhile.
             log.info("rq_not_told", extra={"worker": self.name, "why": f"{type(error).__name__}: {error}"})

@@ -1,4 +1,4 @@
-"""Keeping what a process holds: leases are renewed while attempts run, what was claimed too early goes back."""
+"""Renew the leases of running attempts; requeue messages that were claimed too early."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ _TICK_S = 0.25
 
 
 def renew(ledger: Ledger, attempts: list[Attempt]) -> None:
-    """Extend the leases of running attempts, never beyond their time limit plus a margin.
+    """Renew the leases of running attempts, at most until their time limit plus a margin.
 
-    A lost lease changes nothing here: the attempt goes on and its outcome is sent, the ledger decides.
-    Raises StoreUnavailable.
+    An attempt whose lease is lost continues and its outcome is sent: the ledger decides. Raises ``StoreUnavailable``.
     """
     sent_at = time.monotonic()
     wanted = [(a.claimed.message_id, a.claimed.fence, a.lease_cap_ms()) for a in attempts]
@@ -36,7 +35,7 @@ def renew(ledger: Ledger, attempts: list[Attempt]) -> None:
 
 
 class LeaseRenewer:
-    """One thread that renews leases and hands back what was claimed ahead and not begun in time."""
+    """The thread that renews leases and requeues messages that did not start in time."""
 
     def __init__(self, ledger: Ledger, pool: Pool) -> None:
         self._ledger = ledger
@@ -54,10 +53,10 @@ class LeaseRenewer:
             try:
                 self._tick()
             except StoreUnavailable:
-                # Said by those who claim and flush; leases last three times as long as it takes to ask again.
+                # Claimer and flusher log it. A lease is three renewal intervals long.
                 self._stopping.wait(1.0)
             except Exception:
-                # Without this thread every long attempt would be run twice.
+                # Without this thread every long attempt would run twice.
                 log.exception("keeper_broken")
                 self._stopping.wait(1.0)
 

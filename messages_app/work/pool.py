@@ -1,6 +1,6 @@
-"""The threads that run handlers, what waits for them, and the watch over their deadlines.
+"""The threads that run handlers, their backlog, and the watch over deadlines.
 
-Nothing here knows Redis: claimed messages come in with ``add``, outcomes leave through ``outcomes``.
+Independent of Redis: ``add`` takes claimed messages, ``outcomes`` holds their outcomes.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ from processes.essential import Essential
 
 log = logging.getLogger(__name__)
 
-#: Seconds that an interrupted handler has to come to an end before its thread is given up.
+#: Seconds for an interrupted handler to end before its thread is abandoned.
 GRACE_S = 2.0
-#: How often deadlines are looked at: an attempt may overrun its limit by this much.
+#: Interval of the check of deadlines: the maximum by which an attempt exceeds its limit.
 WATCH_S = 0.05
 
 _monotonic = time.monotonic
 
 
 class Slot:
-    """One thread's place in the pool; its numbers are written by its thread only."""
+    """A thread of the pool with its counts. Only that thread writes them."""
 
     __slots__ = ("broken", "busy_s", "current", "ended", "is_left", "thread")
 
     def __init__(self) -> None:
-        #: What is being run right now.
+        #: The running attempt.
         self.current: Attempt | None = None
-        #: Attempts that ended here, and how long they took together.
+        #: Number and total duration of ended attempts.
         self.ended = 0
         self.busy_s = 0.0
-        #: Those among them that no outcome tells of.
+        #: Ended attempts without an outcome.
         self.broken = 0
-        #: Its thread ends: the attempt was reported in its stead.
+        #: Whether the thread ends because the watch reported its attempt.
         self.is_left = False
         self.thread: threading.Thread | None = None
 
 
 class Pool:
-    """``size`` threads on one backlog.
+    """``size`` threads with one backlog.
 
     The backlog is a deque, whose ends are safe to use from any thread; sleeping threads wait for tokens. A batch puts
-    one token per thread that may be needed, so that a running thread takes message after message without any lock.
+    one token for each thread that it may need, so that a running thread takes messages without a lock.
     """
 
     def __init__(self, size: int, runner: Runner) -> None:
@@ -56,7 +56,7 @@ class Pool:
         self.runner = runner
         self.outcomes: SimpleQueue[Outcome | None] = SimpleQueue()
         self.backlog: deque[Attempt] = deque()
-        #: Gets an entry when the backlog falls to ``low_water`` or below: time to claim more.
+        #: Gets an entry when the backlog falls to ``low_water``: the claimer should claim more.
         self.demand: SimpleQueue[None] = SimpleQueue()
         self.low_water = 0
         self._tokens: SimpleQueue[bool] = SimpleQueue()
@@ -73,7 +73,7 @@ class Pool:
         Essential(self._watch, "watch", may_end=self._closing.is_set).start()
 
     def add(self, attempts: Sequence[Attempt]) -> None:
-        """Hand claimed messages to the threads. Only one thread may call this."""
+        """Add claimed messages to the backlog. Only one thread may call this."""
         self._added += len(attempts)
         self.backlog.extend(attempts)
         wanted = min(len(attempts), self.size)
@@ -97,38 +97,37 @@ class Pool:
         return taken
 
     def running(self) -> list[Attempt]:
-        """What is being run right now."""
         return [attempt for slot in tuple(self._slots) if (attempt := slot.current) is not None]
 
     def busy(self) -> int:
-        """How many threads run something."""
+        """Number of busy threads."""
         return sum(slot.current is not None for slot in self._slots)
 
     def abandoned(self) -> int:
-        """How many threads were given up and still have not come back from their handler."""
+        """Number of abandoned threads that are still in their handler."""
         return sum(slot.thread is not None and slot.thread.is_alive() for slot in tuple(self._lost))
 
     def totals(self) -> tuple[int, float]:
-        """Attempts ended since the start, and the seconds that they took together."""
+        """Number of attempts ended since the start, and their total duration in seconds."""
         slots = (*self._slots, *self._lost)
         return sum(slot.ended for slot in slots), sum(slot.busy_s for slot in slots)
 
     def held(self) -> int:
-        """Messages that were added and have neither ended nor been taken back. 0: every outcome is in ``outcomes``."""
+        """Number of added messages that have neither ended nor been removed. 0: every outcome is in ``outcomes``."""
         return self._added - self._taken_back - self.totals()[0]
 
     def broken(self) -> int:
-        """Attempts that ended without an outcome: their messages are no longer held, and come back by their leases."""
+        """Number of attempts that ended without an outcome. Their messages are requeued when their leases end."""
         return sum(slot.broken for slot in (*self._slots, *self._lost))
 
     def interrupt_all(self, why: str) -> None:
-        """Stop what runs and hand it back; what the handlers still return is dropped."""
+        """Interrupt running attempts and requeue their messages. Later results of the handlers are dropped."""
         for attempt in self.running():
             if attempt.interrupt(why) and attempt.take_report():
                 self.outcomes.put(self.runner.hand_back(attempt, why))
 
     def close(self) -> None:
-        """Let the threads go once the backlog is empty; those inside a handler go with the process."""
+        """End the threads once the backlog is empty. Threads in a handler end with the process."""
         self._closing.set()
         for _ in range(self.size):
             self._tokens.put(False)
@@ -157,21 +156,21 @@ class Pool:
             try:
                 outcome = run(attempt)
             except BaseException:
-                # Nothing that a handler does gets here: the mistake is ours. When the lease ends, it comes back. The
-                # thread goes on whatever it was: nobody would take its place.
+                # Handlers cannot cause this: it is an error of ours. The message is requeued when its lease ends.
+                # The thread continues in any case: nothing would replace it.
                 log.exception("attempt_broken", extra=_whose(attempt))
                 slot.broken += 1
             else:
                 if outcome is None:
                     slot.is_left = True
-                    return  # reported in our stead; somebody else has our slot, or the process is about to end
+                    return  # the watch reported the attempt and replaced this thread, or the process ends
                 outcomes.put(outcome)
             slot.current = None
             slot.busy_s += _monotonic() - begun
             slot.ended += 1
 
     def _watch(self) -> None:
-        """Interrupt attempts at their deadline and give up threads that do not come back."""
+        """Interrupt attempts at their deadline, and abandon threads that do not return."""
         while not self._closing.wait(WATCH_S):
             now = _monotonic()
             for slot in tuple(self._slots):
@@ -184,7 +183,7 @@ class Pool:
                     self._abandon(slot, attempt)
 
     def _abandon(self, slot: Slot, attempt: Attempt) -> None:
-        """Report in the thread's stead and put a fresh one in its place."""
+        """Report the attempt as timed out and replace its thread."""
         self.outcomes.put(self.runner.time_out(attempt))
         slot.ended += 1
         self._lost.append(slot)

@@ -1,4 +1,4 @@
-"""Asking the circuit breaker of what a handler calls, and telling it how the call went."""
+"""The circuit breaker around an attempt: permission before the call, a report after it."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from breaker_app.policy import WhenOpen
 
 log = logging.getLogger(__name__)
 
-#: A refused message comes back no sooner, and while the breaker is trying no later than this.
+#: Minimum wait of a rejected message, and maximum while the breaker is half open.
 MIN_WAIT_MS = 1_000
 MAX_TRIAL_WAIT_MS = 30_000
-#: One that finds the threads' share for slow downstreams taken comes back after this, and up to as much again.
+#: Wait of a message that is rejected by the limit on slow calls; up to twice as much with jitter.
 CROWDED_WAIT_MS = 2_000
 
 #: Minimum time between two reads of a breaker's state in intake, per process.
@@ -39,13 +39,13 @@ _monotonic = time.monotonic
 
 
 class Protection:
-    """The permit of one attempt. What became of an allowed one is told once: by whoever first asks for its sample.
+    """The permit of one attempt. An allowed one is reported once: by the first caller of ``call_report``.
 
-    With ``reuse_ms`` the answer that the breaker is closed serves other attempts, too, for so long. With ``shares`` a
-    downstream that is known to hang gets no more than its share of the threads; the breaker is not asked then.
+    ``reuse_ms``: how long a closed breaker's permission is reused for other attempts. ``slow_calls``: limits the
+    threads that unresponsive services hold; at the limit the breaker is not asked.
     """
 
-    __slots__ = ("_attempt", "_breaker", "_permit", "_slow_calls", "_told", "name")
+    __slots__ = ("_attempt", "_breaker", "_permit", "_reported", "_slow_calls", "name")
 
     def __init__(self, name: str, attempt: Attempt, reuse_ms: int = 0, slow_calls: SlowCallLimit | None = None) -> None:
         self.name = name
@@ -53,8 +53,8 @@ class Protection:
         self._breaker = breaker_for(name, reuse_ms=reuse_ms)
         self._slow_calls = slow_calls
         self._permit: Permit | None = None
-        #: Taken once and never given back, by whoever gets the sample.
-        self._told = allocate_lock()
+        #: Taken once and never released, by the caller who gets the report.
+        self._reported = allocate_lock()
         if slow_calls is not None and not slow_calls.enter(name):
             return
         try:
@@ -68,8 +68,8 @@ class Protection:
         return self._permit is not None and self._permit.allowed
 
     def call_report(self, kind: ErrorKind | None) -> CallReport | None:
-        """How the call went, to be sent by the caller; None when somebody else has it. ``kind`` is None for success."""
-        if self._permit is None or not self._told.acquire(False):
+        """The report, to be sent by the caller; None when another caller has it. ``kind`` is None for success."""
+        if self._permit is None or not self._reported.acquire(False):
             return None
         begun = self._attempt.started_at
         took_ms = int((_monotonic() - begun) * 1000) if begun else 0
@@ -80,26 +80,26 @@ class Protection:
         return CallReport(self._breaker, self._permit, outcome, took_ms)
 
     def give_back(self) -> None:
-        """An attempt that nobody will report: its call counts neither way, and a probe's permit is free again."""
-        if self._permit is not None and self._told.acquire(False):
+        """Release the permit of an attempt without an outcome. Its call is not counted."""
+        if self._permit is not None and self._reported.acquire(False):
             if self._slow_calls is not None:
                 self._slow_calls.leave(self.name)
             CallReport(self._breaker, self._permit, Outcome.IGNORED, 0).send()
 
     def wait_ms(self, dice: Callable[[], float]) -> int:
-        """How long a refused message waits: spread, so that not everything comes back in the same second."""
+        """Wait of a rejected message, with jitter, so that messages do not return all at once."""
         if self._permit is None:
             return round(CROWDED_WAIT_MS * (1 + dice()))
         open_ms = self._breaker.policy.open_timeout_ms
-        # Negative: forced open by a person, who alone knows for how long.
+        # Negative: forced open by an operator, for an unknown time.
         base = self._permit.retry_after_ms if self._permit.retry_after_ms >= 0 else open_ms
         wait = max(MIN_WAIT_MS, round(base + dice() * open_ms / 2))
         return min(wait, MAX_TRIAL_WAIT_MS) if self._permit.state is State.HALF_OPEN else wait
 
     def _outcome(self, kind: ErrorKind | None) -> Outcome:
-        """What a breaker must not count: the downstream answered (permanent), or we broke off ourselves (shutdown)."""
+        """The outcome for the breaker. Permanent failures and interruptions by a shutdown do not count."""
         cut = self._attempt.cut
-        # When the handler had raised before, only reading its exception was cut: the call itself had ended.
+        # If the handler had raised before, the call had ended; only reading its exception was interrupted.
         if cut and (self._attempt.raised is None or cut != "timeout"):
             return Outcome.FAILURE if cut == "timeout" else Outcome.IGNORED
         if kind is None:
@@ -108,7 +108,7 @@ class Protection:
 
 
 def open_for_ms(name: str) -> int | None:
-    """How long the breaker lets nothing through: None when a call may go, else ms (its whole period if forced open)."""
+    """Milliseconds until the breaker allows a call (if forced open, its whole open period); None if it does now."""
     breaker = breaker_for(name)
     seen = breaker.peek()
     if seen.state is State.FORCED_OPEN:
@@ -139,7 +139,7 @@ def reject_while_open(name: str, message_type: str) -> None:
 
 
 def seen_many(names: Collection[str]) -> dict[str, tuple[str, int]]:
-    """State of each breaker by name, and how many calls it would let through to try while it is not closed.
+    """State of each breaker by name, and the number of trial calls that it allows while it is not closed.
 
     One round trip. Raises ``breaker_app.errors.StoreUnavailable``.
     """
@@ -157,7 +157,7 @@ def seen_many(names: Collection[str]) -> dict[str, tuple[str, int]]:
 
 
 def announce_breakers() -> None:
-    """Tell the other processes which breakers the handlers of this one use, and for how long at most."""
+    """Announce the breakers that this process's handlers use, each with its maximum call duration."""
     limits: dict[str, int] = {}
     for spec in registry.specs():
         limit_s = spec.timeout or conf.retry_policy(spec.type).timeout_ms / 1000

@@ -1,7 +1,7 @@
-"""Compares what Redis remembers of ended messages with the dead letters, and records again what they lack.
+"""Comparison of the outcomes in Redis with the dead letters; missing outcomes are recorded again.
 
-After MongoDB was restored from a backup letters are missing, and letters wait whose replay ended well. Redis remembers
-both kinds of outcome for ``RECORD_TTL_S`` and can put them into the outbox again.
+After MongoDB was restored from a backup, letters are missing, and letters wait whose replay has succeeded. Redis keeps
+both kinds of outcome for ``RECORD_TTL_S`` and can return them to the outbox.
 """
 
 from __future__ import annotations
@@ -21,44 +21,44 @@ from processes.steps import goes_on
 
 log = logging.getLogger(__name__)
 
-#: Outcomes that one round of cron compares, beside those that it knows to be missing.
+#: Outcomes that cron compares in one round, beside the known missing ones.
 SAMPLE = 500
 _DAY_MS = 86_400_000
-#: MongoDB deletes resolved letters a little after their time by its own clock; what is that old is not compared.
+#: MongoDB deletes resolved letters some time after they expire. Outcomes within this margin are not compared.
 _MARGIN_MS = 300_000
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What a comparison found."""
+    """Result of a comparison."""
 
     looked_at: int
-    #: Outcomes that there were to look at.
+    #: Number of outcomes that exist.
     of: int
     missing: Sequence[RecordedOutcome]
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one step of ``bring_again`` did."""
+    """Result of one step of ``bring_again``."""
 
     looked_at: int
     missing: Sequence[RecordedOutcome]
-    #: Put into the outbox again.
+    #: Outcomes returned to the outbox.
     brought: int
 
 
 def oldest_ms() -> int:
-    """The time (ms) since which Redis and MongoDB remember the same: older outcomes may be gone on purpose."""
+    """The earliest time (ms) to compare: one of the stores may have deleted older outcomes as configured."""
     now_ms, kept_ms = ledger().now_ms(), terms_from_settings().record_ttl_ms
     days = conf.replay_policy().keep_resolved_days
     return now_ms - (min(kept_ms, days * _DAY_MS - _MARGIN_MS) if days else kept_ms)
 
 
 def compare(number: int) -> Comparison:
-    """Compare up to ``number`` outcomes, evenly spread over all, and remember what is missing.
+    """Compare up to ``number`` outcomes, evenly spread over all, and store which are missing.
 
-    Raises the StoreUnavailable of either side.
+    Raises the ``StoreUnavailable`` of either store.
     """
     index = recorded_outcomes()
     size, oldest = index.count(), oldest_ms()
@@ -71,12 +71,12 @@ def compare(number: int) -> Comparison:
         looked += len(page)
         missing += _missing(index, page)
     index.note(missing)
-    _look_again(index, oldest)
+    _recheck(index, oldest)
     return Comparison(looked, size, missing)
 
 
-def _look_again(index: RecordedOutcomes, oldest: int) -> None:
-    """Forget what was known to be missing and is there by now; oldest first, up to the first page that is not whole."""
+def _recheck(index: RecordedOutcomes, oldest: int) -> None:
+    """Remove known missing outcomes that exist by now, oldest first, up to the first page with one still missing."""
     while known := index.lacking():
         still = {one.message_id for one in _missing(index, [o for o in index.of(list(known)) if o.at_ms >= oldest])}
         forgotten = [name for name, at_ms in known.items() if at_ms < oldest]
@@ -88,7 +88,7 @@ def _look_again(index: RecordedOutcomes, oldest: int) -> None:
 
 
 def check() -> None:
-    """A round of cron: a sample, and what is known to be missing. Says in the log when that number changes."""
+    """Compare a sample and the known missing outcomes, for cron. Logs a change of their number."""
     before = recorded_outcomes().lacking_count()
     compare(SAMPLE)
     now = recorded_outcomes().lacking_count()
@@ -99,14 +99,13 @@ def check() -> None:
 
 
 def bring_again(since_ms: int, until_ms: int | None = None, *, dry_run: bool = False) -> Iterator[Step]:
-    """Record again what the letters lack of the outcomes that were recorded in that time, oldest first, in steps.
+    """Record missing outcomes of that time again, oldest first, in steps.
 
-    Killed anywhere, what was put into the outbox is recorded by any worker, and the next call goes on with the rest.
-    Repeating it changes nothing: an outcome that a letter has is not brought again. Raises the StoreUnavailable of
-    either side.
+    After a kill any worker records the outcomes in the outbox, and the next call continues with the rest. A repetition
+    changes nothing: existing outcomes are not recorded again. Raises the ``StoreUnavailable`` of either store.
     """
     index, book = recorded_outcomes(), ledger()
-    # What is brought is recorded anew, later than this: it is not met again.
+    # Outcomes that are recorded again have a later time, so they are not read twice.
     until_ms = book.now_ms() if until_ms is None else until_ms
     for page in index.pages(max(since_ms, oldest_ms()), until_ms):
         missing = _missing(index, page)
@@ -114,7 +113,7 @@ def bring_again(since_ms: int, until_ms: int | None = None, *, dry_run: bool = F
         if missing and not dry_run:
             index.note(missing)
             brought = book.resettle_many([(one.message_id, one.epoch) for one in missing])
-            # Workers do the same; without any, this is enough.
+            # Workers do the same; this suffices without them.
             while drain(book, letters.record_outcomes, MAX_DRAIN) >= MAX_DRAIN:
                 pass
         yield Step(len(page), missing, brought)
@@ -123,7 +122,7 @@ def bring_again(since_ms: int, until_ms: int | None = None, *, dry_run: bool = F
 
 
 def _missing(index: RecordedOutcomes, page: Sequence[RecordedOutcome]) -> list[RecordedOutcome]:
-    """Outcomes that the letters lack. What moved while MongoDB was asked is not among them."""
+    """Outcomes missing in the letters, without those of messages that moved in the meantime."""
     if not page:
         return []
     lacking = letters.lacking([(one.message_id, one.epoch, one.is_death) for one in page])

@@ -1,15 +1,15 @@
 """One attempt: call the handler within its time limit and turn what happened into an outcome.
 
-The limit holds for handlers that ignore it. At the deadline another thread *interrupts* the attempt: an AttemptTimeout
-is raised inside the handler at its next line of Python. A handler that is stuck in a blocking call does not hear that;
-then whoever watches it *takes over* the report, and whatever the handler returns later is dropped.
+Handlers cannot ignore the limit. At the deadline another thread *interrupts* the attempt: it raises AttemptTimeout in
+the handler at its next line of Python. A handler in a blocking call does not notice; then the watching thread *takes
+over* the report, and the handler's later result is dropped.
 
-Everything that runs foreign code stands under this: the handler, the coroutine that it returned, putting its result or
-its exception into words, and leaving its thread as it was.
+The limit covers all foreign code: the handler, a coroutine that it returned, converting its result or exception to
+text, and cleaning up the thread.
 
-Two locks per attempt, each taken once and never given back, make both decisions exclusive. ``_end`` is taken either by
-the end of all this or by the interruption, so that no exception is ever raised outside of it. ``_report`` matters only
-after an interruption and is taken by whoever tells the outcome.
+Two locks per attempt, each taken once and never released, make both decisions exclusive. ``_end`` is taken either by
+the end of the attempt or by the interruption, so that no exception is raised outside of the attempt. ``_report`` is
+used only after an interruption; the thread that takes it reports the outcome.
 """
 
 from __future__ import annotations
@@ -50,22 +50,22 @@ from processes.forks import leave_if_forked
 
 log = logging.getLogger(__name__)
 
-#: An attempt is not begun when its claim is older than this: the lease of 30 s must cover at least its beginning.
+#: Maximum age of a claim when its attempt starts: the lease of 30 s must cover the start.
 FRESH_S = 20.0
-#: Seconds that an exception has to say what it is: its text and its notes are code of its own.
+#: Time limit for reading an exception: its text and notes run its own code.
 READ_S = 2.0
-#: The lease may outlast the attempt's time limit by this much: time to report.
+#: Lease beyond the attempt's time limit, to report the outcome.
 LEASE_MARGIN_MS = 10_000
-#: A message that its breaker has refused for longer is given up.
+#: A message that its breaker has rejected for longer is given up.
 MAX_HELD_MS = 24 * 3600 * 1000
 
 _decoder = json.JSONDecoder()
 _decode = _decoder.decode
-_scan = _decoder.scan_once  # type: ignore[attr-defined]  # as old as the module, and not described
+_scan = _decoder.scan_once  # type: ignore[attr-defined]  # not documented, but as old as the module
 _monotonic = time.monotonic
 _raise_in_thread = ctypes.pythonapi["PyThreadState_SetAsyncExc"]
 _raise_in_thread.argtypes = (ctypes.c_ulong, ctypes.py_object)
-#: The same function, with a null pointer: what is pending for the thread is forgotten.
+#: The same function with a null pointer: cancels the thread's pending exception.
 _forget_in_thread = ctypes.pythonapi["PyThreadState_SetAsyncExc"]
 _forget_in_thread.argtypes = (ctypes.c_ulong, ctypes.c_void_p)
 _NEVER = float("inf")
@@ -74,7 +74,7 @@ _STUCK = "The attempt ran out of time and could not be interrupted."
 
 
 class Attempt:
-    """A claimed message on its way through this process. Times are seconds of the monotonic clock."""
+    """A claimed message in this process. Times are seconds of the monotonic clock."""
 
     __slots__ = (
         "_end", "_report", "claimed", "cut", "deadline", "guard", "loop", "number", "raised", "renewed_at", "sent",
@@ -83,26 +83,26 @@ class Attempt:
 
     def __init__(self, claimed: Claimed, taken_at: float) -> None:
         self.claimed = claimed
-        #: Counted from 1, as people count; the ledger counts from 0.
+        #: Counted from 1; the ledger counts from 0.
         self.number = claimed.attempt + 1
         #: When the claim was sent.
         self.taken_at = taken_at
-        #: When the lease was last extended (at first: claimed).
+        #: When the lease was last renewed; at first, when it was claimed.
         self.renewed_at = taken_at
         #: 0 until the handler is called.
         self.started_at = 0.0
-        #: When the handler has to be interrupted; infinite until it is called.
+        #: When to interrupt the handler; infinite until it is called.
         self.deadline = _NEVER
         self.thread_id = 0
-        #: The breaker's permission, once it is given.
+        #: The breaker's permission, once given.
         self.guard: Protection | None = None
-        #: The event loop of a handler that is a coroutine, while it runs.
+        #: The event loop of a coroutine handler, while it runs.
         self.loop: coroutines.LoopOfAttempt | None = None
-        #: What class of exception ended the handler: all that is known of it until it has been read.
+        #: Class of the exception that ended the handler, until the exception has been read.
         self.raised: type[BaseException] | None = None
-        #: Why it was interrupted; empty: it was not.
+        #: Reason of the interruption; empty without one.
         self.cut = ""
-        #: True once an interruption is on its way.
+        #: Whether the interruption has been sent.
         self.sent = False
         self._end = allocate_lock()
         self._report = allocate_lock()
@@ -111,23 +111,23 @@ class Attempt:
         return now - self.renewed_at < FRESH_S
 
     def server_ms(self, moment: float) -> int:
-        """A moment on the ledger's clock (epoch ms), whatever this host's own clock says."""
+        """A monotonic time as epoch ms on the ledger's clock, independent of this host's clock."""
         return self.claimed.claimed_at_ms + int((moment - self.taken_at) * 1000)
 
     def lease_cap_ms(self) -> int:
-        """The ledger's instant beyond which this attempt's lease must not be extended."""
+        """Latest end of this attempt's lease, on the ledger's clock."""
         begun = self.started_at or self.taken_at
         limit = 0.0 if self.deadline == _NEVER else self.deadline - begun
         return self.server_ms(begun + limit) + LEASE_MARGIN_MS
 
     def interrupt(self, why: str) -> bool:
-        """Stop the handler from another thread. False when it has ended by itself; True only once."""
+        """Stop the handler, from another thread. Returns False when it has ended, and True only once."""
         if not self._end.acquire(False):
             return False
         self.cut = why
         try:
             loop = self.loop
-            # A coroutine hears of it where it waits; one that does not wait is interrupted like any other handler.
+            # A waiting coroutine is cancelled; one that does not wait is interrupted like any other handler.
             if loop is None or not loop.cancel():
                 _raise_in_thread(self.thread_id, AttemptTimeout)
                 if loop is not None:
@@ -137,27 +137,27 @@ class Attempt:
         return True
 
     def take_report(self) -> bool:
-        """After an interruption: True for the one who has to tell the outcome."""
+        """After an interruption: True for the one caller that must report the outcome."""
         return self._report.acquire(False)
 
     def call_report(self, kind: ErrorKind | None) -> CallReport | None:
-        """What the breaker has to be told, for the first who asks; ``kind`` of the failure, None for success."""
+        """The report for the breaker, for the first caller; ``kind`` of the failure, None for success."""
         return None if self.guard is None else self.guard.call_report(kind)
 
     def call(self, spec: HandlerSpec, message: Message, limit_s: float) -> tuple[str, Failure | None]:
         """Call the handler. Returns (its result as JSON text, None) or ("", the failure).
 
-        When this returns, no interruption is pending and none will come, and the thread is as it was before.
+        When this returns, no interruption is pending or will follow, and the thread is clean.
         """
         failure: Failure | None = None
         try:
             self.thread_id = threading.get_ident()
             self.started_at = started_at = _monotonic()
-            # Set inside the try: from here on the interruption may come, at any line of this block.
+            # Set inside the try: from here on the interruption may come at any line of this block.
             self.deadline = started_at + limit_s
             held = databases.prepare()
-            # A copy that is thrown away: what the handler sets for itself (time zone, language, decimal context,
-            # anything in a context variable) does not reach the next message.
+            # In a copy of the context: time zone, language, decimal context and other context variables that the
+            # handler sets do not affect the next message.
             result, failure = copy_context().run(self._perform, spec.function, message)
             if databases.opened() and (left := databases.tidy(held, drop=bool(self.cut))):
                 log.error("transaction_left_open", extra={"message_id": message.id, "databases": left})
@@ -172,7 +172,7 @@ class Attempt:
         return "", failure or classified(AttemptTimeout(_SWALLOWED))
 
     def _perform(self, function: Callable[[Message], Any], message: Message) -> tuple[str, Failure | None]:
-        """The handler's call to its end, and what came of it in words: all that runs foreign code."""
+        """Run the handler to its end and convert its result or exception to text: all foreign code."""
         process_id = os.getpid()
         try:
             value = function(message)
@@ -188,9 +188,9 @@ class Attempt:
             return "", self._read(raised)
 
     def _read(self, raised: BaseException) -> Failure:
-        """The failure that an exception means. It is asked once, and has ``READ_S`` for all its answers."""
+        """Classify the exception, within ``READ_S``. Its own code runs only once."""
         if self.cut:
-            # It was stopped; what it made of that stands as the cause, if it is more than the interruption itself.
+            # It was interrupted. An exception of its own becomes the cause.
             if not issubclass(type(raised), AttemptTimeout):
                 cut = AttemptTimeout("" if coroutines.is_cancellation(raised) else _SWALLOWED)
                 cut.__cause__ = raised
@@ -201,21 +201,21 @@ class Attempt:
         return classified(raised)
 
     def unread(self) -> Failure | None:
-        """What the class of an exception tells that took too long to be read; None when there is none."""
+        """The failure by the class of an exception that took too long to read; None without one."""
         return None if self.raised is None else classified_unread(self.raised)
 
     def _forestall(self) -> None:
-        """The interruption won against the handler's end: wait until it is sent, then take back what is pending."""
+        """The interruption came first: wait until it has been sent, then cancel the pending exception."""
         while not self.sent:
             time.sleep(0.0005)
         _forget_in_thread(self.thread_id, None)
 
 
 class Runner:
-    """Runs attempts and says what became of them. Safe to share between threads.
+    """Runs attempts and returns their outcomes. Safe to share between threads.
 
-    What a circuit breaker has to be told comes with the outcome, to be sent by whoever gets that. ``reuse_ms``: for so
-    long the answer that a breaker is closed serves all attempts. ``shares``: how many threads what hangs may hold.
+    An outcome includes the report for the circuit breaker, to be sent by the caller. ``reuse_ms``: how long a closed
+    breaker's permission is reused. ``slow_calls``: limits the threads that unresponsive services hold.
     """
 
     def __init__(
@@ -226,24 +226,24 @@ class Runner:
         reuse_ms: int = 0,
         slow_calls: SlowCallLimit | None = None,
     ) -> None:
-        #: Name of this process in traces; must need no escaping in JSON.
+        #: Name of this process in attempts; must need no escaping in JSON.
         self.worker = worker
         self._dice = dice
         self._reuse_ms = reuse_ms
         self._slow_calls = slow_calls
 
     def run(self, attempt: Attempt) -> Outcome | None:
-        """Run one attempt to its outcome; None when somebody else has taken over the report.
+        """Run one attempt and return its outcome; None when another thread has taken over the report.
 
-        Returns only in the process that called it: a child that the handler forked ends here at the latest.
+        Returns only in the calling process: a child that the handler forked ends here at the latest.
         """
         process_id = os.getpid()
         try:
             return self._run(attempt)
         finally:
             leave_if_forked(process_id)
-            # Whoever tells the outcome has the sample. Left over is what no outcome tells of: the attempt broke, or was
-            # handed back at the very moment between its permission and its call.
+            # The outcome includes the report. Without an outcome the permit must be released: the attempt raised, or
+            # was requeued between its permission and its call.
             if attempt.guard is not None:
                 attempt.guard.give_back()
 
@@ -265,7 +265,7 @@ class Runner:
         message = message_of(attempt, payload, text, limit_s)
         try:
             breaker = spec.breaker_of(payload)
-        except BaseException as raised:  # no Exception: those leave a message without a breaker
+        except BaseException as raised:  # not an Exception: after those a message has no breaker
             return self.fail(attempt, classified(raised))
         if breaker is not None:
             guard = Protection(breaker, attempt, self._reuse_ms, self._slow_calls)
@@ -281,22 +281,22 @@ class Runner:
         return self._complete(attempt, result)
 
     def _refused(self, attempt: Attempt, guard: Protection) -> Outcome:
-        """The breaker is open: the message waits without losing a retry, but not for ever."""
+        """The breaker is open: the message waits without using a retry, up to a maximum."""
         claimed = attempt.claimed
         since = claimed.deferred_since_ms
         if since is not None and claimed.claimed_at_ms - since > MAX_HELD_MS:
-            reason = f"The circuit breaker {guard.name!r} let no attempt through for 24 hours."
+            reason = f"The circuit breaker {guard.name!r} allowed no attempt for 24 hours."
             return self.fail(attempt, Failure(CIRCUIT_OPEN_TOO_LONG, ErrorKind.TRANSIENT, reason), give_up=True)
         return Deferred(
             message_id=claimed.message_id, fence=claimed.fence, delay_ms=guard.wait_ms(self._dice), why="breaker"
         )  # fmt: skip
 
     def time_out(self, attempt: Attempt) -> Outcome:
-        """The outcome of an attempt that did not even end when it was interrupted."""
+        """The outcome of an attempt that did not end after its interruption."""
         return self.fail(attempt, attempt.unread() or classified(AttemptTimeout(_STUCK)))
 
     def hand_back(self, attempt: Attempt, why: str) -> Deferred:
-        """Give a message back unspent, at once, to whoever is free."""
+        """Requeue a message at once, without using a retry."""
         claimed = attempt.claimed
         line = ""
         if attempt.started_at:
@@ -308,7 +308,7 @@ class Runner:
         )  # fmt: skip
 
     def fail(self, attempt: Attempt, failure: Failure, *, give_up: bool = False) -> Failed:
-        """Decide what follows this failure: another attempt, or none."""
+        """Decide whether another attempt follows this failure."""
         claimed = attempt.claimed
         now = _monotonic()
         ended_ms = attempt.server_ms(now)
@@ -350,7 +350,7 @@ class Runner:
 def payload_of(text: str) -> Any:
     """The value of a JSON text. Raises ValueError, RecursionError."""
     try:
-        # What the decoder does in the end; its searches for space around the value cost as much as a small value.
+        # As the decoder does, without its search for surrounding white space, which costs as much as a small value.
         value, end = _scan(text, 0)
     except StopIteration:
         return _decode(text)
@@ -358,22 +358,22 @@ def payload_of(text: str) -> Any:
 
 
 def limit_of(spec: HandlerSpec) -> float:
-    """Seconds that one attempt of this handler may take."""
+    """Time limit of one attempt of this handler, in seconds."""
     return spec.timeout or conf.retry_policy(spec.type).timeout_ms / 1000
 
 
 def classified(error: BaseException) -> Failure:
-    """The failure that an exception means, by the tables that settings add to."""
+    """Classify an exception, by the built-in tables and those in the settings."""
     return classify(error, types=conf.error_types(), kinds=conf.error_kinds())
 
 
 def classified_unread(kind: type[BaseException]) -> Failure:
-    """The failure that a class of exception means, without a look at the exception."""
+    """Classify an exception by its class alone, without running its code."""
     return classify_unread(kind, types=conf.error_types(), kinds=conf.error_kinds())
 
 
 def message_of(attempt: Attempt, payload: Any, text: str, limit_s: float) -> Message:
-    """What the handler gets to see."""
+    """The message that the handler gets."""
     claimed = attempt.claimed
     tags = claimed.tags
     return Message.of_run(

@@ -1,4 +1,4 @@
-"""What a role looks at before it starts: whether there can be a ledger at all where the settings say."""
+"""The check before a role starts: can the Redis in the settings hold a ledger?"""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from messages_app.store.connection import url_problem
 from messages_app.store.ledger import ledger
 from wire.errors import PolicyError
 
-#: A replica may be about to become the primary. Longer than the time in which a supervisor calls a death a quick one.
+#: Wait for a replica to become the primary. Longer than what a supervisor treats as a crash at startup.
 PATIENCE_S = 15.0
 _LOOK_AGAIN_S = 0.5
 
 
 def refusal(*, patience_s: float | None = None) -> str:
-    """One line that says why this process must not start, and the fix; empty when it may.
+    """The reason why this process must not start, with the fix, in one line; empty when it may.
 
-    A server that does not answer is no reason: every role waits for it, as it does when the server goes away later.
+    An unavailable server is not a reason: every role waits for it.
     """
     if wrong := url_problem(settings.REDIS_URL):
         return wrong

@@ -1,12 +1,12 @@
-"""Finds out that a store fell back to an earlier state, keeps what proves it, and lists what a person has not yet seen.
+"""Detection of stores that lost data: finds losses, keeps their evidence, and lists unacknowledged ones.
 
-Three ways, of which each finds what the others may miss:
+Three ways, each of which finds losses that the others may miss:
 
-- Every worker remembers the last mark that it saw, and looks twice a second whether Redis still has it. Finds what a
-  fail-over to a replica that lags loses, down to half a second, as long as one worker outlives it.
-- Cron and the DLQ workers keep a mark in MongoDB every ten seconds. Finds what a restored or emptied Redis lost while
-  no process was alive.
-- Redis knows which mark MongoDB has confirmed. Finds that MongoDB was restored.
+- Every worker remembers the last mark that it read, and checks twice a second whether Redis still has it. Finds the
+  loss of a fail-over to a lagging replica, down to half a second, as long as one worker survives.
+- Cron and the DLQ workers keep a mark in MongoDB every ten seconds. Finds the loss of a restored or emptied Redis while
+  no process was running.
+- Redis stores which mark MongoDB has confirmed. Finds a restored MongoDB.
 """
 
 from __future__ import annotations
@@ -37,61 +37,61 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: How often a mark is kept in MongoDB.
+#: Interval between marks in MongoDB.
 KEEP_EVERY_S = 10.0
 MAX_REASON = 1000
 
 
 class LossDetector:
-    """Remembers the last mark that this process saw. For one thread."""
+    """Compares Redis with the last mark that this process read. For one thread."""
 
     def __init__(self, book: Marks) -> None:
         self._marks = book
         self._known: Mark | None = None
 
-    def look(self) -> float:
-        """Compare, and return the seconds until the next look. Raises ``StoreUnavailable`` of the ledger."""
+    def check(self) -> float:
+        """Compare; return the seconds until the next check. Raises the ledger's ``StoreUnavailable``."""
         said, newest = self._marks.look(self._known)
         if said is MarkStatus.LOST:
-            _say_lost(self._known, newest)
+            _log_loss(self._known, newest)
         self._known = newest
         return EVERY_MS / 1000
 
 
 class MarkKeeper:
-    """Keeps the ledger's last mark in MongoDB. Any number may: each step is conditional on what it read."""
+    """Keeps the ledger's last mark in MongoDB. Several may run at once: each step depends on the state that it read."""
 
     def __init__(
         self, book: Marks, store: Callable[[], Losses], prefix: str, build: Callable[[], None] = lambda: None
     ) -> None:
-        """``build``: builds MongoDB's indexes where none are; called when MongoDB has no mark."""
+        """``build``: builds MongoDB's indexes; called when MongoDB has no mark."""
         self._marks = book
         self._store = store
         self._prefix = prefix
         self._build = build
-        #: The last mark that MongoDB had in a turn of this process. Redis may lose its note of that together with it.
+        #: The last mark that MongoDB had. Redis may lose its copy together with it.
         self._had: Mark | None = None
 
     def turn(self) -> None:
-        """Compare the mark in MongoDB with Redis, carry losses there, keep a newer mark.
+        """Compare the mark in MongoDB with Redis, copy losses to MongoDB, keep a newer mark.
 
-        Killed anywhere it leaves a mark that is too old, or a loss that the next turn finds or carries again. Raises
-        the StoreUnavailable of either side.
+        A kill at any point leaves an old mark, or a loss that the next turn finds or copies again. Raises the
+        ``StoreUnavailable`` of either store.
         """
         store = self._store()
-        # Before MongoDB's: it may only be older than that, whatever other keepers do meanwhile.
+        # Read before MongoDB's mark, so that it is never newer, whatever other keepers do meanwhile.
         kept = self._marks.kept()
         stored = _mark(store.mark(self._prefix))
         said, newest = self._marks.look(stored)
         if said is MarkStatus.LOST:
-            _say_lost(stored, newest)
+            _log_loss(stored, newest)
         elif kept and (stored is None or stored.number < kept[0]):
             self._letters_fell_back(store, stored, kept, newest)
         elif stored is None and self._had is not None:
             self._letters_fell_back(store, None, (self._had.number, self._had.token, self._had.at_ms), newest)
         if stored is None:
             self._build_indexes()
-        carry(self._marks, store, self._prefix)
+        copy_losses(self._marks, store, self._prefix)
         token = stored.token if stored else None
         if store.advance(self._prefix, token, {**newest._asdict(), "at": _instant(newest.at_ms)}):
             self._marks.keep(newest)
@@ -100,10 +100,10 @@ class MarkKeeper:
             self._had = stored
 
     def _build_indexes(self) -> None:
-        """An emptied MongoDB has no unique index, so each outcome that is brought twice would become two letters."""
+        """Build the indexes of an emptied MongoDB: without them a repeated outcome would create a second letter."""
         try:
             self._build()
-        except DeadLetterError as error:  # health goes on saying that they are missing
+        except DeadLetterError as error:  # health reports the missing indexes
             log.error("indexes_not_built", extra={"why": str(error)})
 
     def _letters_fell_back(self, store: Losses, stored: Mark | None, kept: tuple[int, str, int], newest: Mark) -> None:
@@ -114,11 +114,11 @@ class MarkKeeper:
             until=_instant(at_ms), seen_at=_instant(newest.at_ms), missing=recorded_outcomes().count(from_ms, at_ms),
         )  # fmt: skip
         store.note(self._prefix, loss)
-        log.error("letters_fell_back", extra={"since": _said(loss.since), "until": _said(loss.until)})
+        log.error("letters_fell_back", extra={"since": _iso(loss.since), "until": _iso(loss.until)})
 
 
 class Periodic:
-    """A keeper's turns, at most one in ``every_s``. Reports once that a store is away."""
+    """A keeper's turns, at most one in ``every_s``. Logs an unavailable store once."""
 
     def __init__(self, turn: Callable[[], None], every_s: float) -> None:
         self._turn = turn
@@ -142,47 +142,47 @@ class Periodic:
 
 @dataclass(frozen=True, slots=True)
 class OpenLosses:
-    """Losses that nobody has acknowledged, and whether MongoDB could be asked for them."""
+    """Unacknowledged losses, and whether MongoDB could be read."""
 
     losses: Sequence[Loss]
-    #: Why there may be more; empty when these are all.
+    #: Why there may be more; empty when the list is complete.
     incomplete: str = ""
 
 
-def carry(book: Marks, store: Losses, prefix: str) -> None:
-    """Take losses that are noted in Redis over to MongoDB, which keeps them until a person has seen them."""
+def copy_losses(book: Marks, store: Losses, prefix: str) -> None:
+    """Copy losses from Redis to MongoDB, which keeps them until they are acknowledged."""
     for noted in book.losses():
         store.note(prefix, _loss(noted))
         book.carried(noted)
 
 
 def open_losses() -> OpenLosses:
-    """What no person has acknowledged, oldest first. Raises ``StoreUnavailable`` when Redis does not answer."""
+    """Unacknowledged losses, oldest first. Raises ``StoreUnavailable`` when Redis does not answer."""
     from dlq_app.store import repository
 
     noted = [_loss(one) for one in marks().losses()]
     try:
         stored = repository.losses().open(settings.REDIS_PREFIX)
     except LettersUnavailable:
-        return OpenLosses(noted, "MongoDB does not answer: it may know of more.")
+        return OpenLosses(noted, "MongoDB does not answer: it may have more.")
     ids = {loss.id for loss in stored}
     return OpenLosses([*stored, *(loss for loss in noted if loss.id not in ids)])
 
 
 def all_losses() -> list[Loss]:
-    """Every loss that was ever found, newest first."""
+    """All losses, newest first."""
     from dlq_app.store import repository
 
-    carry(marks(), repository.losses(), settings.REDIS_PREFIX)
+    copy_losses(marks(), repository.losses(), settings.REDIS_PREFIX)
     return repository.losses().all(settings.REDIS_PREFIX)
 
 
 def acknowledge(ids: Sequence[str], *, actor: str, reason: str) -> list[str]:
-    """Note that ``actor`` knows of these losses, and why they may be forgotten; the ids for which that is new.
+    """Acknowledge losses as ``actor``, with a reason; return the ids that were not acknowledged before.
 
-    Also corrects accounts that an earlier version left below zero. Raises ``InvalidRequest`` for a reason that is empty
-    or too long, ``LossNotFound`` before anything is noted, and the StoreUnavailable of either side: then some may be
-    acknowledged, and asking again does no harm.
+    Also corrects accounts that an earlier version left below zero. Raises ``InvalidRequest`` for an empty or too long
+    reason, ``LossNotFound`` before anything is changed, and the ``StoreUnavailable`` of either store: then some may be
+    acknowledged, and a repetition is safe.
     """
     from dlq_app.store import repository
 
@@ -202,7 +202,7 @@ def acknowledge(ids: Sequence[str], *, actor: str, reason: str) -> list[str]:
 
 
 def sentence(loss: Loss) -> str:
-    """What was lost, in a sentence or two for people."""
+    """Description of a loss, in one or two sentences."""
     if loss.store == "mongodb":
         if loss.since is None:
             return f"MongoDB was emptied or replaced: the dead letters that it had at {_clock(loss.until)} are missing."
@@ -225,7 +225,7 @@ def sentence(loss: Loss) -> str:
 
 
 def advice(loss: Loss) -> str:
-    """What a person can do about it."""
+    """Advice on what to do about a loss."""
     if loss.store == "mongodb":
         since = f"{loss.since:%Y-%m-%dT%H:%M:%SZ}" if loss.since else "24h"
         return f"Run manage.py bring_again --since {since}, then acknowledge the loss."
@@ -262,10 +262,10 @@ def _clock(moment: datetime) -> str:
 
 
 def mark_keeper(every_s: float = KEEP_EVERY_S) -> Periodic:
-    """A keeper over the stores that settings name; called more often than each ``every_s`` it does nothing."""
+    """A keeper for the stores in the settings. Extra calls within ``every_s`` do nothing."""
 
     def store() -> Losses:
-        # Loaded with the first turn: a worker does without the driver until then.
+        # Imported with the first turn: until then a worker needs no driver.
         from dlq_app.store import repository
 
         return repository.losses()
@@ -278,11 +278,11 @@ def mark_keeper(every_s: float = KEEP_EVERY_S) -> Periodic:
     return Periodic(MarkKeeper(marks(), store, settings.REDIS_PREFIX, build).turn, every_s)
 
 
-def _say_lost(known: Mark | None, newest: Mark) -> None:
+def _log_loss(known: Mark | None, newest: Mark) -> None:
     log.error(
         "ledger_fell_back",
         extra={
-            "until": _said(_instant(known.at_ms)) if known else "",
+            "until": _iso(_instant(known.at_ms)) if known else "",
             "accepted_then": known.accepted if known else 0,
             "accepted_now": newest.accepted,
         },
@@ -308,5 +308,5 @@ def _instant(ms: int) -> datetime:
     return datetime.fromtimestamp(ms / 1000, UTC)
 
 
-def _said(moment: datetime | None) -> str:
+def _iso(moment: datetime | None) -> str:
     return moment.isoformat(timespec="milliseconds") if moment else "the beginning"

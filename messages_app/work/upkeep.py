@@ -1,9 +1,8 @@
-"""What every worker process does beside running messages, so that any one of them alive is enough.
+"""Upkeep of the ledger, in every worker process, so that one living process is enough.
 
-Four threads: one moves what time alone moves (due retries and schedules, runs whose process was lost), one carries
-outcomes to the dead-letter queue, one says that the process is alive and notes the figures, one watches whether the
-ledger fell back to an earlier state. Each step is atomic in the ledger or repeatable, so any number of processes may do
-the same at the same time.
+Four threads: the first moves due retries, due schedules and lost runs; the second sends outcomes to the dead-letter
+queue; the third announces the process and takes samples of the figures; the fourth detects a ledger that lost data.
+Each step is atomic in the ledger or repeatable, so any number of processes may run them at the same time.
 """
 
 from __future__ import annotations
@@ -35,29 +34,29 @@ log = logging.getLogger(__name__)
 Recorder = Callable[[Sequence[Death], Sequence[Settled]], list[Recorded]]
 
 BATCH = 100
-#: Outcomes carried at once while more are waiting than fit into one batch.
+#: Outcomes sent together while more wait than fit into one batch.
 MAX_DRAIN = 200
-#: The mover looks at least this often; it sleeps less when something is due sooner.
+#: Maximum time between two steps of the mover; shorter when something is due sooner.
 MOVE_EVERY_S = 0.1
 DRAIN_EVERY_S = 1.0
-#: What a process that runs no messages leaves to those that do. Two that carry the same outcomes do everything twice.
+#: A process that runs no messages leaves younger outcomes to the others: two that send the same ones double the work.
 LEAVE_MS = 3000
-#: The longest pause while MongoDB is away: what waits is drained within so long after its return.
+#: Maximum pause while MongoDB is unavailable, and so the delay after its return.
 MAX_DRAIN_PAUSE_S = 15.0
 ANNOUNCE_EVERY_S = 5.0
-#: What was read longer ago is read again before it is written: the process may have been stopped in between.
+#: Entries read longer ago are read again before they are written: the process may have been suspended in between.
 STALE_READ_S = 60.0
 _MAX_LEDGER_PAUSE_S = 2.0
-#: Soon after Redis is back: the more is accepted before the first look, the less exactly a loss can be told.
+#: Short, because messages accepted before the first check after an outage make the size of a loss less exact.
 MAX_WATCH_PAUSE_S = 0.5
-#: At the end, all steps under way have so long together.
+#: Time for all running steps to end, together.
 STOP_S = 1.0
 
 
 class Loop:
-    """A thread that takes one step after the other and survives what goes wrong in one.
+    """A thread that repeats a step and survives its errors.
 
-    ``step`` returns the seconds until the next one. Stores that are away are said once per change, not once per step.
+    ``step`` returns the seconds until the next one. An unavailable store is logged once, not for each step.
     """
 
     def __init__(self, name: str, step: Callable[[], float], *, max_pause_s: float) -> None:
@@ -73,7 +72,7 @@ class Loop:
         self._thread.start()
 
     def wake(self) -> None:
-        """Take the next step now, unless a store is unavailable."""
+        """Run the next step now, unless a store is unavailable."""
         if not self._turns.outage.why:
             self._wake.set()
 
@@ -82,7 +81,7 @@ class Loop:
         self._wake.set()
 
     def join(self, timeout_s: float) -> bool:
-        """Whether the last step ended in time and met no store that is unavailable."""
+        """Whether the last step ended in time and found its stores available."""
         self._thread.join(timeout_s)
         return not (self._turns.outage.why or self._thread.is_alive())
 
@@ -101,9 +100,9 @@ class Upkeep:
         self, ledger: Ledger, *, name: str, role: str, details: Callable[[], Mapping[str, object]],
         record_outcomes: Recorder | None = None, leave_ms: int = 0, keep_marks: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
-        """``leave_ms``: outcomes are carried only once the oldest has waited so long: nobody else does it.
+        """``leave_ms``: send outcomes only once the oldest has waited this long, so that no other process does.
 
-        ``keep_marks``: a keeper of ``witness``, for a process that is to keep the ledger's marks in MongoDB.
+        ``keep_marks``: ``store_losses.mark_keeper``, for a process that keeps the ledger's marks in MongoDB.
         """
         self._ledger = ledger
         self._name = name
@@ -130,18 +129,18 @@ class Upkeep:
         self._drainer.wake()
 
     def stop(self) -> None:
-        """End after the steps under way. What is left undone, any other process does."""
+        """Stop after the running steps. Other processes do what is left."""
         for loop in self._loops:
             loop.stop()
         until = time.monotonic() + STOP_S
         answered = {loop: loop.join(max(0.0, until - time.monotonic())) for loop in self._loops}
         try:
-            # With a store that is silent it would take seconds, and nothing would come of it.
+            # With an unavailable store this would take seconds and fail.
             if not answered[self._presence]:
                 raise StoreUnavailable
             presence.withdraw(self._name)
         except StoreUnavailable:
-            log.info("presence_left", extra={"why": "the store does not answer; it is forgotten by itself"})
+            log.info("presence_left", extra={"why": "the store does not answer; the entry expires"})
 
     def _move(self) -> float:
         due = self._ledger.due(BATCH)
@@ -162,7 +161,7 @@ class Upkeep:
             return DRAIN_EVERY_S
         drained = drain(self._ledger, self._record, self._drain_limit)
         self._drain_limit = MAX_DRAIN if drained >= self._drain_limit else BATCH
-        # Fewer than asked for says nothing of how many wait: large ones come a few at a time.
+        # Fewer than requested does not mean that none are left: large ones are read a few at a time.
         return 0.0 if drained else DRAIN_EVERY_S
 
     def _others_drain(self) -> bool:
@@ -171,21 +170,21 @@ class Upkeep:
 
     def _record(self, deaths: Sequence[Death], settles: Sequence[Settled]) -> list[Recorded]:
         if self._recorder is None:
-            # Loaded with the first outcome: until then a worker does without the driver.
+            # Imported with the first outcome: until then a worker needs no driver.
             from dlq_app.services.dead_letters import record_outcomes
 
             self._recorder = record_outcomes
         return self._recorder(deaths, settles)
 
     def _watch(self) -> float:
-        wait = self._loss_detector.look()
+        wait = self._loss_detector.check()
         if self._keep_marks is not None:
             self._keep_marks()
         return wait
 
     def _announce(self) -> float:
         if is_stuck():
-            # So that health and doctor see that it does not do its work.
+            # Not announced, so that health and doctor report it.
             return ANNOUNCE_EVERY_S
         if not self._started_at_ms:
             self._started_at_ms = self._ledger.now_ms()
@@ -195,10 +194,10 @@ class Upkeep:
 
 
 def drain(ledger: Ledger, record_outcomes: Recorder, limit: int = BATCH) -> int:
-    """Carry up to ``limit`` outcomes from the ledger's outbox to the dead-letter queue; how many there were.
+    """Send up to ``limit`` outcomes from the ledger's outbox to the dead-letter queue; return their number.
 
-    Killed anywhere, it leaves everything as it was or recorded twice to the same effect: an outcome leaves the outbox
-    only after MongoDB has acknowledged it. Raises the StoreUnavailable of either side.
+    A kill at any point loses nothing: an outcome leaves the outbox only after MongoDB has acknowledged it, and
+    recording it twice has no further effect. Raises the ``StoreUnavailable`` of either store.
     """
     read_at = time.monotonic()
     entries = ledger.outbox(limit)
@@ -215,7 +214,7 @@ def drain(ledger: Ledger, record_outcomes: Recorder, limit: int = BATCH) -> int:
             else:
                 settles.append((entry, settled_of(entry.record)))
         except Exception as error:
-            # One record that cannot be read, whatever is wrong with it, must not hold up the others.
+            # One unreadable record must not block the others.
             _quarantine(ledger, entry, f"{type(error).__name__}: {error}")
     ordered = [entry for entry, _ in deaths] + [entry for entry, _ in settles]
     if ordered:
@@ -225,7 +224,7 @@ def drain(ledger: Ledger, record_outcomes: Recorder, limit: int = BATCH) -> int:
 
 
 def _recorded(record_outcomes: Recorder, deaths: Sequence[Death], settles: Sequence[Settled]) -> list[Recorded]:
-    """Record all together; when one of them breaks that, each alone, so that the others are not held up."""
+    """Record all together; after an error each alone, so that one does not block the others."""
     try:
         return record_outcomes(deaths, settles)
     except errors.StoreUnavailable:
@@ -255,7 +254,7 @@ def _quarantine(ledger: Ledger, entry: OutboxEntry, why: str) -> None:
 
 
 def death_of(record: Record) -> Death:
-    """A message given up, as the dead-letter queue wants to hear it. Raises ValueError when the record is broken."""
+    """The death of a given-up message, for the dead-letter queue. Raises ``ValueError`` for a broken record."""
     error: dict[str, Any] = json.loads(record.last_error) if record.last_error else {}
     return Death(
         message_id=record.message_id,
@@ -284,7 +283,7 @@ def death_of(record: Record) -> Death:
 
 
 def settled_of(record: Record) -> Settled:
-    """A replay that ended well. Raises ValueError when the record is broken."""
+    """The outcome of a successful replay. Raises ``ValueError`` for a broken record."""
     return Settled(
         message_id=record.message_id,
         epoch=record.epoch,
