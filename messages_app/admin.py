@@ -60,7 +60,7 @@ class Board:
 def _board() -> Board:
     book = ledger()
     figures = book.figures()
-    seen = in_flight.look()
+    seen = in_flight.read()
     # Few or none: each is a message that somebody has to look at.
     aside = tuple(book.quarantined()[:MOST_SET_ASIDE]) if figures.quarantined else ()
     return Board(figures, seen.messages, seen.now_ms, aside)

@@ -61,7 +61,7 @@ def test_health_tells_what_it_knows_while_mongodb_is_away(settings: Any) -> None
     found = report.Doctor({"losses": report.check_losses}).look().checks["losses"]
 
     assert not found.is_silent
-    assert found.facts["incomplete"] == "MongoDB does not answer: it may know of more."
+    assert found.facts["incomplete"] == "MongoDB does not answer: it may have more."
 
 
 def test_without_a_loss_all_is_well() -> None:

@@ -1,4 +1,4 @@
-"""How this process talks to Redis: one client, and under the ledger one socket per thread without a pool in between."""
+"""Connections to Redis: one client per process, and for the ledger one socket per thread, without a pool."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ SOCKET_TIMEOUT_S = 2.0
 Command = Sequence[Any]
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,40})://")
 
-#: What the ledger takes over from a client's settings: where the server is and how to get in, nothing of its habits.
+#: The settings of a client that the ledger's connections use: address and credentials.
 _ADDRESS = ("host", "port", "path", "db", "username", "password", "credential_provider", "client_name")
-#: Refusals that say something about the server, not about the request.
+#: Errors about the server's state, not about the request.
 _SERVER_TROUBLE = re.compile(r"\b(OOM|MISCONF|BUSY|CLUSTERDOWN|TRYAGAIN|WAITAOF)\b")
 
-#: How the scripts refuse what can never be, before they write anything.
+#: The error of scripts for invalid arguments, raised before they write anything.
 _BAD_ARGUMENT = re.compile(r"\bBADARG ([a-z ]+)")
 
 
 @OncePerProcess
 def connection() -> redis.Redis:
-    """The client of this process: thread-safe. It sends again only what was refused."""
+    """The client of this process: thread-safe. It repeats only rejected commands."""
     if wrong := url_problem(settings.REDIS_URL):
         raise StoreUnavailable(wrong)
     return with_timeouts(redis.Redis.from_url(settings.REDIS_URL))
 
 
 def url_problem(url: str) -> str:
-    """Why this cannot be the address of a Redis server, and what can; empty when it can. Never names a password."""
+    """Why ``url`` is not a valid address of a Redis server; empty when it is. Never contains a password."""
     scheme = _SCHEME.match(url)
     if scheme is None or scheme[1] not in ("redis", "rediss", "unix"):
         begins = f"begins with {scheme[0]}" if scheme else "has no scheme"
@@ -62,7 +62,7 @@ def url_problem(url: str) -> str:
 
 
 def with_timeouts(client: redis.Redis, timeout_s: float = SOCKET_TIMEOUT_S) -> redis.Redis:
-    """The client, such that it waits at most so long for an answer and leaves a server that is no primary.
+    """Set the client's timeouts, and make it leave a server that is not a primary.
 
     Call it before the client's first command.
     """
@@ -72,10 +72,9 @@ def with_timeouts(client: redis.Redis, timeout_s: float = SOCKET_TIMEOUT_S) -> r
 class ThreadConnections(threading.local):
     """One socket per thread and process to one server.
 
-    A command costs about half of what it costs through a client: no pool, no lock, no response callbacks. Commands are
-    sent a second time, on a new socket, when their answer was lost or the server is no primary any more, so everything
-    sent here has to be repeatable. What the driver raises
-    leaves as ``StoreUnavailable``; only a refusal that means a mistake in the request stays a ``ResponseError``.
+    A command costs about half as much as through a client: no pool, no lock, no response callbacks. Commands are sent a
+    second time, on a new socket, when their answer was lost or the server is no longer a primary. So they must be
+    repeatable. Errors of the driver become ``StoreUnavailable``; only an error of the request stays ``ResponseError``.
     """
 
     def __init__(self, client: redis.Redis, timeout_s: float = SOCKET_TIMEOUT_S) -> None:
@@ -101,7 +100,7 @@ class ThreadConnections(threading.local):
         return answer
 
     def call_many(self, commands: Sequence[Command]) -> list[Any]:
-        """The answers to commands sent together; one that is itself a mistake has a ``ResponseError`` in its place."""
+        """The answers to commands sent together, with a ``ResponseError`` in the place of an invalid one."""
         try:
             return self._exchange(commands)
         except (ConnectionError, TimeoutError):
@@ -115,7 +114,7 @@ class ThreadConnections(threading.local):
             raise StoreUnavailable(f"Redis does not answer: {type(error).__name__}") from error
 
     def close(self) -> None:
-        """Drop this thread's socket; the next command opens another."""
+        """Close this thread's socket; the next command opens another."""
         if self._line is not None:
             self._line.disconnect()
             self._line = None
@@ -150,20 +149,20 @@ def _refused(error: RedisError) -> StoreUnavailable:
     return refusal
 
 
-def _judged(reply: Any) -> Any:
-    """The reply, or what a script's refusal means; another error of the server is a mistake of ours and raised."""
+def _checked(reply: Any) -> Any:
+    """The reply, or a ``LedgerRefused`` for invalid arguments. Other errors are bugs and raised."""
     if not isinstance(reply, ResponseError):
         return reply
     bad = _BAD_ARGUMENT.search(str(reply))
     if bad is None:
         raise reply
-    refusal = LedgerRefused(f"The ledger cannot do that: bad {bad[1]}.")
+    refusal = LedgerRefused(f"The ledger rejects the request: invalid {bad[1]}.")
     refusal.__cause__ = reply
     return refusal
 
 
 class ScriptCaller:
-    """Runs the Lua scripts on one server, by digest, and teaches the server those it does not know."""
+    """Runs the Lua scripts on one server, by digest, and loads missing ones."""
 
     def __init__(self, client: redis.Redis, prefix: str, scripts: Mapping[str, Script]) -> None:
         self.connections = ThreadConnections(client)
@@ -171,11 +170,11 @@ class ScriptCaller:
         self._scripts = scripts
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """The reply of one script; its names are given meaning by the caller, in one place per script."""
+        """Run one script and return its reply."""
         return self.run_many([(script, arguments)])[0]
 
     def run_many(self, calls: Sequence[tuple[str, Sequence[Any]]], after: Sequence[Command] = ()) -> list[Any]:
-        """The replies of scripts sent together, and of the plain commands sent behind them."""
+        """Run scripts in one round trip, followed by plain commands; return the replies."""
         replies = self.run_each(calls, after)
         for reply in replies:
             if isinstance(reply, LedgerRefused):
@@ -183,7 +182,7 @@ class ScriptCaller:
         return replies
 
     def run_each(self, calls: Sequence[tuple[str, Sequence[Any]]], after: Sequence[Command] = ()) -> list[Any]:
-        """``run_many``, with a ``LedgerRefused`` in the place of each call that can never be; the others count."""
+        """``run_many``, with a ``LedgerRefused`` in the place of each invalid call; the others are carried out."""
         if not calls:
             return []
         commands: list[Command] = [
@@ -192,10 +191,10 @@ class ScriptCaller:
         commands += after
         replies = self.connections.call_many(commands)
         if any(isinstance(reply, NoScriptError) for reply in replies):
-            # The server is new or was restarted. Those that did run are repeated too: every script allows that.
-            self._teach({script for script, _ in calls})
+            # The server is new or was restarted. Calls that did run are repeated, too: every script allows that.
+            self._load({script for script, _ in calls})
             replies = self.connections.call_many(commands)
-        return [_judged(reply) for reply in replies]
+        return [_checked(reply) for reply in replies]
 
-    def _teach(self, names: set[str]) -> None:
+    def _load(self, names: set[str]) -> None:
         self.connections.call_many([("SCRIPT", "LOAD", self._scripts[name].source) for name in sorted(names)])

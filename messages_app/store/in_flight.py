@@ -1,4 +1,4 @@
-"""Some of the messages that are under way: enough to see what goes on, however many there are."""
+"""Some of the messages that run or wait, for the console."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from processes.once import OncePerProcess
 if TYPE_CHECKING:
     import redis
 
-#: Messages shown of each kind.
+#: Maximum number of messages of each kind.
 MAX_SHOWN = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InFlightMessage:
-    """One message under way. Times are epoch milliseconds; None when not set."""
+    """A message that runs or waits. Times are epoch milliseconds; None when not set."""
 
     message_id: str
     #: ``running``, ``retry_wait``, ``scheduled``, or the lane it waits in.
     index: str
     state: str
     type: str
-    #: Failed attempts so far, and how many retries it has.
+    #: Failed attempts so far, and the maximum number of retries.
     attempt: int
     max_retries: int
     priority: str
@@ -37,30 +37,30 @@ class InFlightMessage:
     due_at_ms: int | None
     started_at_ms: int | None
     owner: str
-    #: A breaker has refused it since then.
+    #: When a breaker rejected it first.
     held_since_ms: int | None
     is_replay: bool
 
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """What was seen, and when by the server's clock."""
+    """Messages at one time, by the server's clock."""
 
     now_ms: int
     messages: tuple[InFlightMessage, ...]
 
 
 class InFlightReader:
-    """Looks at what is under way, over one Redis. Thread-safe."""
+    """Reads running and waiting messages from one Redis. Thread-safe."""
 
     def __init__(
         self, client: redis.Redis, prefix: str = "dlq:", *, scripts: Mapping[str, Script] | None = None
     ) -> None:
         self._scripts = ScriptCaller(client, prefix, scripts or shipped())
 
-    def look(self, most: int = MAX_SHOWN) -> InFlight:
-        """At most ``most`` messages of each kind: running and waiting for a time, and the newest of each lane."""
-        now, *rows = self._scripts.run("flight", most)
+    def read(self, limit: int = MAX_SHOWN) -> InFlight:
+        """At most ``limit`` messages of each kind: running, waiting for a time, and the newest of each lane."""
+        now, *rows = self._scripts.run("flight", limit)
         return InFlight(int(now), tuple(_flying([part.decode(errors="replace") for part in row]) for row in rows))
 
 
@@ -94,6 +94,6 @@ def _reader() -> InFlightReader:
     return InFlightReader(connection(), settings.REDIS_PREFIX)
 
 
-def look(most: int = MAX_SHOWN) -> InFlight:
-    """``InFlightReader.look`` on the server that settings name."""
-    return _reader().look(most)
+def read(limit: int = MAX_SHOWN) -> InFlight:
+    """``InFlightReader.read`` on the server in the settings."""
+    return _reader().read(limit)

@@ -1,4 +1,4 @@
-"""RQ's workers on our lanes: which are of this system, which are not, and whether RQ's command has suspended them."""
+"""RQ's workers on the lanes: foreign ones, and whether RQ's command has suspended them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from processes.once import OncePerProcess
 
 log = logging.getLogger(__name__)
 
-#: In what RQ keeps about a worker: it belongs to this system.
+#: Field in RQ's entry of a worker: the worker belongs to this system.
 _MARK = "dlq"
-#: Seconds between attempts to listen for RQ's commands again, and between lines in the log that it does not work.
+#: Seconds between attempts to subscribe to RQ's commands again, and between log lines about failures.
 _LISTEN_AGAIN_S, _UNHEARD_AGAIN_S = 1.0, 60.0
-#: Foreign workers named, and characters shown of each: whoever may write to Redis chose the names.
+#: Maximum number of foreign workers that are named, and of characters of each name: the names are not trusted.
 _MAX_NAMED, _MAX_CHARS = 3, 60
 
 
 class MarkedWorker(Worker):
-    """RQ's worker, marked in what it registers: health tells it from workers that cannot run our messages."""
+    """RQ's worker with a mark in its registration, which distinguishes it from workers that cannot run messages."""
 
     _unheard_at = -_UNHEARD_AGAIN_S
 
@@ -35,10 +35,10 @@ class MarkedWorker(Worker):
         return {**super().serialize(), _MARK: "1"}
 
     def _pubsub_exception_handler(self, exc: Exception, pubsub: Any, pubsub_thread: Any) -> None:
-        """Listen for RQ's commands again, on a new socket, for as long as it takes.
+        """Subscribe to RQ's commands again, on a new socket, until it succeeds.
 
-        RQ leaves that to the driver. The driver does it only for connections that send everything again by themselves,
-        and reads the closed socket for ever on ours.
+        RQ leaves that to the driver. The driver does it only for connections that repeat commands, and would read the
+        closed socket of ours forever.
         """
         now = time.monotonic()
         if now - self._unheard_at >= _UNHEARD_AGAIN_S:
@@ -51,12 +51,12 @@ class MarkedWorker(Worker):
 
 @dataclass(frozen=True, slots=True)
 class LaneWorkers:
-    """RQ's side of the lanes at one instant."""
+    """State of RQ's workers on the lanes."""
 
     is_suspended: bool
-    #: Until the suspension ends by itself; None: only ``rqresume`` ends it.
+    #: Milliseconds until the suspension ends; None: only ``rqresume`` ends it.
     suspended_ms: int | None
-    #: Workers that are not of this system, at most a few of them, and how many there are.
+    #: Some foreign workers, and their number.
     foreign: tuple[str, ...]
     foreign_count: int
 
@@ -67,7 +67,7 @@ def _connections() -> ThreadConnections:
 
 
 def lane_workers() -> LaneWorkers:
-    """Ask RQ's own registries. Raises ``StoreUnavailable``."""
+    """Read RQ's registries. Raises ``StoreUnavailable``."""
     suspended_ms, *registered = _ask(
         ("PTTL", WORKERS_SUSPENDED), *(("SMEMBERS", WORKERS_BY_QUEUE_KEY % name) for name in NAMES)
     )
@@ -93,7 +93,7 @@ def lane_workers() -> LaneWorkers:
 def _ask(*commands: Command) -> list[Any]:
     answers = _connections().call_many(commands)
     for answer in answers:
-        if isinstance(answer, Exception):  # RQ's keys are not for this user, or hold something else
+        if isinstance(answer, Exception):  # no permission for RQ's keys, or keys of another type
             raise StoreUnavailable(f"Redis refuses: {answer}") from answer
     return answers
 

@@ -1,9 +1,9 @@
-"""Marks of how far the ledger has come. They show whether Redis fell back to an earlier state.
+"""Marks of the ledger's progress. They show whether Redis fell back to an earlier state.
 
-The ledger alone does not show that: an earlier state is as consistent as the present one, and so is an empty one.
-So Redis gets a mark with a random name twice a second, and others remember the name: every worker the last one that it
-saw, MongoDB one every ten seconds. A name that Redis no longer knows was lost, and with it everything that Redis did
-since the last mark that is still there. Traffic after the fall does not hide it.
+The ledger alone does not show it: an earlier or empty state is as consistent as the present one. So Redis gets a mark
+with a random name twice a second, and others store the name: every worker the last one that it read, MongoDB one every
+ten seconds. When Redis no longer has a name, it lost that mark and all writes since the last remaining mark. Later
+traffic does not hide the loss.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     import redis
 
 EVERY_MS = 500
-#: Ten minutes of a busy ledger. A caller whose mark is older is judged by its numbers.
+#: Marks of ten minutes of a busy ledger. An older mark of a caller is compared by its numbers.
 KEPT = 1200
 
 
 class Mark(NamedTuple):
-    """How far the ledger had come at one instant."""
+    """The ledger's progress at one time."""
 
     number: int
     token: str
@@ -46,25 +46,25 @@ class Mark(NamedTuple):
 
 
 class MarkStatus(StrEnum):
-    """What became of the mark that a caller knew."""
+    """The status of a caller's mark in Redis."""
 
-    #: It knew none.
+    #: The caller has none.
     FIRST = "first"
     KEPT = "kept"
-    #: The ledger fell back to before it. The loss is noted.
+    #: The ledger fell back to an earlier state. The loss is stored.
     LOST = "lost"
-    #: The ledger fell back, but nothing had moved since.
+    #: The ledger fell back, but nothing was lost.
     SAME = "same"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotedLoss:
-    """A loss as Redis has noted it. Times in ms."""
+    """A loss as stored in Redis. Times in ms."""
 
     id: str
-    #: The last mark that is left; 0 when none is: the ledger was emptied, or is another one.
+    #: Time of the last remaining mark; 0 without one: the ledger was emptied or replaced.
     from_ms: int
-    #: The last mark that anybody remembers.
+    #: Time of the last known mark.
     to_ms: int
     seen_ms: int
     #: Messages accepted between the two.
@@ -76,7 +76,7 @@ class NotedLoss:
 
 
 class Marks:
-    """The marks in one Redis. Thread-safe; any number of processes may look."""
+    """The marks in one Redis. Safe for threads and processes."""
 
     def __init__(
         self, client: redis.Redis, prefix: str = "dlq:", *, scripts: Mapping[str, Script] | None = None
@@ -85,29 +85,29 @@ class Marks:
         self._prefix = prefix
 
     def look(self, known: Mark | None) -> tuple[MarkStatus, Mark]:
-        """What became of the mark that the caller knows, and the newest one. Sets a mark when it is time for one."""
+        """Check the caller's mark; return its status and the newest mark. Sets a new mark when one is due."""
         told = (known.number, known.token, *known[2:]) if known else (0, "", 0, 0, 0, 0, 0)
         said, number, token, *numbers = self._scripts.run("mark", *told, uuid.uuid4().hex, EVERY_MS, KEPT)
         return MarkStatus(said.decode()), Mark(int(number), token.decode(), *map(int, numbers))
 
     def kept(self) -> tuple[int, str, int] | None:
-        """Number, token and time (ms) of the last mark that MongoDB has confirmed."""
+        """Number, token and time (ms) of the last mark in MongoDB."""
         text = self._scripts.connections.call("GET", self._prefix + "marks:kept")
         number, token, at = text.decode().split() if text else ("0", "", "0")
         return (int(number), token, int(at)) if token else None
 
     def keep(self, mark: Mark) -> None:
-        """Note that MongoDB has this mark. Call it only afterwards."""
+        """Store that MongoDB has this mark. Call it only afterwards."""
         self._scripts.connections.call("SET", self._prefix + "marks:kept", f"{mark.number} {mark.token} {mark.at_ms}")
 
     def losses(self) -> list[NotedLoss]:
-        """Losses that nobody has carried to MongoDB yet, oldest first."""
+        """Losses that are not in MongoDB yet, oldest first."""
         flat = self._scripts.connections.call("HGETALL", self._prefix + "losses")
         found = [_noted(token.decode(), text) for token, text in zip(flat[::2], flat[1::2], strict=True)]
         return sorted(found, key=lambda noted: noted.seen_ms)
 
     def carried(self, noted: NotedLoss) -> None:
-        """Forget a loss that MongoDB has; one that was noted anew meanwhile is only carried once more."""
+        """Delete a loss that is in MongoDB. One that is found again meanwhile is only copied once more."""
         self._scripts.connections.call("HDEL", self._prefix + "losses", noted.id)
 
 
@@ -121,5 +121,5 @@ def _noted(token: str, text: bytes) -> NotedLoss:
 
 @OncePerProcess
 def marks() -> Marks:
-    """The marks on the server that settings name."""
+    """The marks on the server in the settings."""
     return Marks(connection(), settings.REDIS_PREFIX)

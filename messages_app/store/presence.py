@@ -1,4 +1,4 @@
-"""Which of our processes are alive: each says so every few seconds, by the clock of the server."""
+"""Running processes: each announces itself every few seconds, by the server's clock."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from messages_app.store.connection import ScriptCaller, connection
 from messages_app.store.scripts import Script, shipped
 from processes.once import OncePerProcess
 
-#: A process that was silent for this long counts as gone. Announce yourself at least three times as often.
+#: A process counts as gone after this time without an announcement. Announce at least three times as often.
 SILENCE_MS = 15_000
-#: Silent for this long: not even remembered.
+#: After this time without an announcement its entry is deleted.
 FORGET_MS = 3600 * 1000
 #: A process whose clock differs from Redis' by more than this needs NTP.
 CLOCK_TOLERANCE_MS = 2000
 
 
 class Register:
-    """The list of living processes, over one Redis. Thread-safe."""
+    """The list of running processes in one Redis. Thread-safe."""
 
     def __init__(
         self,
@@ -40,9 +40,9 @@ class Register:
         self._scripts = ScriptCaller(client, prefix, scripts or shipped())
 
     def announce(self, name: str, role: str, *, started_at_ms: int, details: Mapping[str, object] | None = None) -> int:
-        """Say that the process ``name`` is alive and what it does; the server's time (ms) of having said so.
+        """Announce the process ``name``; return the server's time (ms).
 
-        ``details`` are figures for the console: numbers and short texts, never anything from a message.
+        ``details``: figures for the console, numbers and short texts, never content of a message.
         """
         about = {
             "role": role,
@@ -50,7 +50,7 @@ class Register:
             "host": socket.gethostname(),
             "startedAtMs": started_at_ms,
             "details": dict(details or {}),
-            # Told with the next beat: it is measured by the way of this one, so that it costs nothing.
+            # Measured with the previous announcement, so that it needs no request of its own.
             "clockOffMs": self._off_ms,
         }
         began = self._wall() * 1000
@@ -59,16 +59,16 @@ class Register:
         return now
 
     def withdraw(self, name: str) -> None:
-        """Say that the process ends; nothing happens when it was not there."""
+        """Remove a process that ends, if it is listed."""
         self._scripts.run("withdraw", name)
 
     def present(self, role: str | None = None, *, silence_ms: int = SILENCE_MS) -> list[Presence]:
-        """The processes that were alive within ``silence_ms``, longest silent first; only of one role if given."""
+        """Processes announced within ``silence_ms``, oldest announcement first; only of ``role`` if given."""
         found = [_presence(row) for row in self._scripts.run("present", silence_ms)]
         return [presence for presence in found if role is None or presence.role == role]
 
     def this_process(self, role: str) -> Presence:
-        """The calling process, which does not announce itself: its clock is compared with Redis' now."""
+        """The calling process, without announcing it: compares its clock with Redis' now."""
         began = self._wall() * 1000
         now = int(self._scripts.run("clock"))
         off_ms = _off_ms(began, now, self._wall() * 1000)
@@ -76,21 +76,21 @@ class Register:
         return Presence(f"{role}-{host}-{pid}", role, pid, host, now, now, {}, off_ms)
 
 
-def _off_ms(began_ms: float, theirs_ms: int, ended_ms: float) -> int:
-    """How far this clock is ahead of theirs; 0 when the journey there and back explains the difference."""
-    if began_ms > theirs_ms:
-        return round(began_ms - theirs_ms)
-    return min(0, round(ended_ms - theirs_ms))
+def _off_ms(began_ms: float, server_ms: int, ended_ms: float) -> int:
+    """How far this clock is ahead of the server's; 0 when the round trip explains the difference."""
+    if began_ms > server_ms:
+        return round(began_ms - server_ms)
+    return min(0, round(ended_ms - server_ms))
 
 
 def clock_words(off_ms: int) -> str:
-    """``3.2 s ahead`` of Redis' clock; coarse, so that it stays the same as long as nothing happens."""
+    """The offset from Redis' clock in words, such as ``3.2 s ahead``. Coarse, so that the text is stable."""
     seconds = abs(off_ms) / 1000
     return f"{seconds:.1f} s {'ahead' if off_ms > 0 else 'behind'}" if seconds >= 0.05 else "in sync"
 
 
 def wrong_clocks(processes: Iterable[Presence]) -> list[str]:
-    """Whose clock differs from Redis' by more than the tolerance, and by how much."""
+    """Processes whose clock differs from Redis' by more than the tolerance, with the offset."""
     return [
         f"{one.name} on {one.host} is {clock_words(off)}"
         for one in processes
@@ -119,20 +119,20 @@ def _register() -> Register:
 
 
 def announce(name: str, role: str, *, started_at_ms: int, details: Mapping[str, object] | None = None) -> int:
-    """``Register.announce`` on the server that settings name."""
+    """``Register.announce`` on the server in the settings."""
     return _register().announce(name, role, started_at_ms=started_at_ms, details=details)
 
 
 def withdraw(name: str) -> None:
-    """``Register.withdraw`` on the server that settings name."""
+    """``Register.withdraw`` on the server in the settings."""
     _register().withdraw(name)
 
 
 def present(role: str | None = None, *, silence_ms: int = SILENCE_MS) -> list[Presence]:
-    """``Register.present`` on the server that settings name."""
+    """``Register.present`` on the server in the settings."""
     return _register().present(role, silence_ms=silence_ms)
 
 
 def this_process(role: str) -> Presence:
-    """``Register.this_process`` on the server that settings name."""
+    """``Register.this_process`` on the server in the settings."""
     return _register().this_process(role)

@@ -1,4 +1,4 @@
-"""The lanes as RQ queues. RQ carries wake-ups; what it carries is never believed without the ledger."""
+"""The lanes as RQ queues. They contain wake-ups, which count only after a check in the ledger."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from rq.queue import Queue
 
 from messages_app.envelope import ALONE, LANES
 
-#: Every lane, in the order in which RQ's own workers should serve them.
+#: All lanes, in the order in which RQ's own workers should serve them.
 NAMES: tuple[str, ...] = (*LANES, ALONE)
 
 

@@ -1,8 +1,8 @@
-"""How the figures have gone: a sample every ten seconds of the last hour, one every five minutes of the last day.
+"""Samples of the figures: every ten seconds for the last hour, every five minutes for the last day.
 
-Samples hold counts since the beginning and what waits, so a rate is the difference of two of them and survives restarts
-of everything but the store. Whoever is alive asks for a sample; the store takes one per interval. Where nobody asked
-there is none, and what is drawn from them has a gap there.
+A sample contains counts since the beginning and the numbers of waiting messages. A rate is the difference of two
+samples, so it survives restarts. Every running process requests samples; the store takes one per interval. While no
+process runs there are none, and charts have a gap.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 EVERY_MS = 10_000
 COARSE_MS = 300_000
-#: An hour and two minutes, so that a chart of an hour has its first point; a day and a quarter of an hour.
+#: An hour and two minutes, so that a chart of an hour has its first point; a day and 15 minutes.
 FINE_KEPT = 372
 COARSE_KEPT = 291
 
 
 class Sample(NamedTuple):
-    """What had happened, and what waited, at one instant."""
+    """Counts at one time."""
 
     #: By the server's clock.
     at_ms: int
-    #: Counts since the beginning: messages accepted; done; attempts failed; messages given up for the first time;
-    #: replays that ended well; runs that a breaker refused; runs lost with their process.
+    #: Counts since the beginning: accepted messages; done; failed attempts; messages given up for the first time;
+    #: successful replays; runs rejected by a breaker; runs lost with their process.
     accepted: int
     done: int
     failed: int
@@ -42,7 +42,7 @@ class Sample(NamedTuple):
     replayed: int
     held: int
     lost: int
-    #: What waits: by lane, for a retry, for its time; what runs; outcomes that MongoDB has not acknowledged.
+    #: Waiting messages by lane, for a retry, for their time; running ones; outcomes without an acknowledgement.
     high: int
     normal: int
     low: int
@@ -55,7 +55,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Samples, oldest first. What is asked of it is a rate per second, or None where nobody knows."""
+    """Samples, oldest first. Rates are per second, None where unknown."""
 
     samples: tuple[Sample, ...] = ()
     coarse: tuple[Sample, ...] = ()
@@ -74,21 +74,20 @@ class History:
         return self.samples[place - 1] if place else None
 
     def rate(self, count: str, now_ms: int, *, over_ms: int = 30_000, ago_ms: int = 0) -> float | None:
-        """How often per second in the ``over_ms`` that ended ``ago_ms`` ago; None without samples."""
+        """The rate in the ``over_ms`` that ended ``ago_ms`` ago; None without samples."""
         last, first = self.at(now_ms - ago_ms), self.at(now_ms - ago_ms - over_ms)
         if last is None:
             return None
         if first is None and ago_ms == 0 and len(self.samples) > 1:
-            first = self.samples[0]  # it has only just begun: what there is
+            first = self.samples[0]  # the series has just begun: use what there is
         if first is None or now_ms - ago_ms - last.at_ms > 2 * EVERY_MS + over_ms // 2:
             return None
         return _between(first, last, count)
 
     def buckets(self, count: str, start_ms: int, width_ms: int, number: int) -> list[float | None]:
-        """The rate per second in each of ``number`` spans of ``width_ms`` from ``start_ms``.
+        """The rate in each of ``number`` spans of ``width_ms`` from ``start_ms``.
 
-        None for a span that no sample fell into, and for the one after it: how what happened in between was spread over
-        the two, nobody knows.
+        None for a span without a sample, and for the next one: the distribution over the two is unknown.
         """
         rates: list[float | None] = []
         before = self._within(start_ms - width_ms, start_ms)
@@ -107,12 +106,12 @@ class History:
 
 def _between(first: Sample, last: Sample, count: str) -> float | None:
     happened, took_ms = getattr(last, count) - getattr(first, count), last.at_ms - first.at_ms
-    # Fewer than before: the store was emptied in between.
+    # A smaller count: the store was emptied in between.
     return happened * 1000 / took_ms if took_ms > 0 and happened >= 0 else None
 
 
 class Series:
-    """Taking and reading samples over one Redis. Thread-safe; any number of processes may take samples."""
+    """The samples in one Redis. Safe for threads and processes."""
 
     def __init__(
         self, client: redis.Redis, prefix: str = "dlq:", *, scripts: Mapping[str, Script] | None = None
@@ -121,11 +120,11 @@ class Series:
         self._prefix = prefix
 
     def sample(self) -> bool:
-        """Take a sample if this interval has none yet; whether it was this call that took it."""
+        """Take a sample if this interval has none yet; return whether this call took it."""
         return bool(self._scripts.run("sample", EVERY_MS, FINE_KEPT, COARSE_MS, COARSE_KEPT))
 
     def history(self) -> History:
-        """The samples there are."""
+        """All samples."""
         fine, coarse = self._scripts.connections.call_many(
             [("LRANGE", f"{self._prefix}series:{part}", 0, -1) for part in ("fine", "coarse")]
         )
@@ -134,13 +133,13 @@ class Series:
 
 def _samples(lines: Sequence[bytes]) -> tuple[Sample, ...]:
     rows = (line.split(b",") for line in lines)
-    # A line of another release may have other columns: it says nothing here.
+    # A line of another release may have other columns and is skipped.
     samples = [Sample._make(map(int, row)) for row in rows if len(row) == len(Sample._fields)]
-    # Told by one clock that may have been set back a little; a search needs them in order.
+    # The clock may have been set back a little, and the search needs sorted samples.
     return tuple(sorted(samples, key=lambda sample: sample.at_ms))
 
 
 @OncePerProcess
 def series() -> Series:
-    """The series on the server that settings name."""
+    """The series on the server in the settings."""
     return Series(connection(), settings.REDIS_PREFIX)

@@ -1,4 +1,4 @@
-"""Rate limits outside an acceptance: reads and operator calls, refused submissions, strangers."""
+"""Rate limits outside an acceptance: reads, operator calls, rejected submissions, unknown clients."""
 
 from __future__ import annotations
 
@@ -24,18 +24,17 @@ log = logging.getLogger(__name__)
 
 
 def submit_limit(client: Client) -> RateLimit | None:
-    """The limit on what this client submits, None when there is none."""
+    """This client's limit on submissions; None without one."""
     own = client.rate_limit_per_minute
     limit = settings.RATE_LIMIT_PER_MINUTE if own is None else own
     return RateLimit(client=client.rate_key, limit=limit) if limit > 0 else None
 
 
 def count(limit: RateLimit) -> tuple[bool, RateState] | None:
-    """Count one request: (passed, what is left), or None when Redis gives no answer.
+    """Count one request; return whether it is allowed, and the limit's state. None when Redis does not answer.
 
-    One step on the server, so that no two requests of any number of processes can take the same last place. Without an
-    answer the caller lets the request pass: nothing that goes through here writes a message, and a limiter that is down
-    must not take the reads down with it.
+    One step on the server, so that two requests cannot take the same last place. Without an answer the caller allows
+    the request: none of these requests writes a message, and an unavailable limiter must not stop reads.
     """
     try:
         return ledger().throttle(limit)
@@ -53,17 +52,17 @@ def rate_headers(policy: str, rate: RateState) -> dict[str, str]:
 
 
 def retry_after_s(rate: RateState) -> int:
-    """Whole seconds after which the next request may go, at least one."""
+    """Whole seconds until the next request is allowed, at least one."""
     return max(1, ceil(rate.reset_ms / 1000))
 
 
 def throttle_stranger(address: str) -> None:
-    """Count a request without a usable key against its address; raises ``Throttled`` past the limit."""
+    """Count a request without a valid key against its address; raises ``Throttled`` above the limit."""
     if settings.RATE_LIMIT_PER_MINUTE > 0:
-        _count_or_refuse("address", RateLimit(client=f"address:{address}", limit=settings.RATE_LIMIT_PER_MINUTE))
+        _count_or_reject("address", RateLimit(client=f"address:{address}", limit=settings.RATE_LIMIT_PER_MINUTE))
 
 
-def _count_or_refuse(policy: str, limit: RateLimit) -> None:
+def _count_or_reject(policy: str, limit: RateLimit) -> None:
     counted = count(limit)
     if counted is not None and not counted[0]:
         error = Throttled(wait=retry_after_s(counted[1]))
@@ -78,5 +77,5 @@ class ReadThrottle(BaseThrottle):
         client: Client | None = getattr(request, "client", None)
         if client is not None and settings.READ_RATE_LIMIT_PER_MINUTE > 0:
             limit = settings.READ_RATE_LIMIT_PER_MINUTE
-            _count_or_refuse("read", RateLimit(client=f"read:{client.rate_key}", limit=limit))
+            _count_or_reject("read", RateLimit(client=f"read:{client.rate_key}", limit=limit))
         return True

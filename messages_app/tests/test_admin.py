@@ -51,7 +51,7 @@ def test_what_is_under_way_is_seen_without_walking_through_it(viewer: Client) ->
         scenes.accept(f"m-{place}", priority="low")
     fences = scenes.claim(2)
     scenes.fail("m-0", fences["m-0"])
-    seen = in_flight.look(3)
+    seen = in_flight.read(3)
 
     assert [(message.message_id, message.index) for message in seen.messages] == [
         ("m-1", "running"), ("m-0", "retry_wait"), ("m-39", "low"), ("m-38", "low"), ("m-37", "low"),

@@ -126,4 +126,4 @@ def _missing(index: RecordedOutcomes, page: Sequence[RecordedOutcome]) -> list[R
     if not page:
         return []
     lacking = letters.lacking([(one.message_id, one.epoch, one.is_death) for one in page])
-    return index.again([one for one, is_missing in zip(page, lacking, strict=True) if is_missing])
+    return index.unchanged([one for one, is_missing in zip(page, lacking, strict=True) if is_missing])
