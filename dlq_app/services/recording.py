@@ -1,7 +1,7 @@
-"""Deaths and ends of replays into letters: many at once, each exactly once.
+"""Record deaths and successful replays in letters: many at once, each exactly once.
 
-Whoever brings an outcome may be killed at any line and bring it again. What the letter says about the epoch decides:
-it has this outcome or a newer one, then there is nothing to do; or not, then one conditional update writes it.
+A caller can be killed at any line and repeat its outcomes. If a letter already has an epoch's outcome or a newer one,
+there is nothing to do; otherwise one conditional update writes it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dlq_app.store.repository import Letters
 
 log = logging.getLogger(__name__)
 
-#: Letters that move at every turn are in other hands at the moment; the outbox brings the outcome again.
+#: Attempts for letters that others keep changing; after them the outbox repeats the outcome.
 _ROUNDS = 8
 _DONE = Recorded(ok=True)
 
@@ -30,7 +30,7 @@ def record(
 ) -> list[Recorded]:
     """Write all outcomes; one answer for each, in order.
 
-    Raises ``StoreUnavailable`` when MongoDB gives no answer: all of it may be brought again.
+    Raises ``StoreUnavailable`` when MongoDB does not answer: all outcomes can be repeated.
     """
     return _Recording(letters, outcomes, policy, now).run()
 
@@ -48,7 +48,7 @@ class _Recording:
         self.answers: dict[int, Recorded] = {}
 
     def run(self) -> list[Recorded]:
-        # A first death most likely has no letter: insert at once instead of looking first.
+        # A first death most likely has no letter: insert it without a read.
         inserts = [i for i, o in enumerate(self.outcomes) if isinstance(o, Death) and o.replay_id is None]
         updates = sorted(set(range(len(self.outcomes))) - set(inserts))
         for _ in range(_ROUNDS):
@@ -56,10 +56,10 @@ class _Recording:
             inserts, updates = self._update(updates) if updates else ([], [])
             if not inserts and not updates:
                 return [self.answers[i] for i in range(len(self.outcomes))]
-        raise StoreUnavailable("letters were moved by others at every turn; bring the outcomes again")
+        raise StoreUnavailable("other processes kept changing these letters; repeat the outcomes")
 
     def _insert(self, positions: Sequence[int]) -> list[int]:
-        """Insert letters for these deaths; the positions of those whose message has a letter already."""
+        """Insert letters for these deaths; returns the positions of messages that already have a letter."""
         deaths = [(i, death) for i in positions if isinstance(death := self.outcomes[i], Death)]
         inserted = self.letters.dead_letter_new(
             [new_letter(death, self._first_place(death), self.now, conf.masking_policy()) for _, death in deaths]
@@ -72,7 +72,7 @@ class _Recording:
         return [deaths[place][0] for place in sorted(inserted.existing)]
 
     def _update(self, positions: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Judge outcomes by their letters and write what is missing; (positions to insert, to judge again)."""
+        """Write missing outcomes to existing letters; returns the positions to insert, and to check again."""
         outcomes = [self.outcomes[i] for i in positions]
         with_body = any(isinstance(outcome, Death) and outcome.replay_id is None for outcome in outcomes)
         states = self.letters.letter_states((o.message_id for o in outcomes), with_body=with_body)
@@ -86,9 +86,9 @@ class _Recording:
             if state is None and isinstance(outcome, Death):
                 to_insert.append(i)
             elif state is None or state.has(outcome.epoch):
-                self.answers[i] = _DONE  # told already, or the letter was purged and nobody is left to be told
+                self.answers[i] = _DONE  # recorded already, or the letter was deleted
             elif outcome.message_id in taken:
-                again.append(i)  # two epochs of one message: the second is judged by what the first leaves
+                again.append(i)  # two epochs of one message: check the second after the first is written
             else:
                 taken.add(outcome.message_id)
                 if isinstance(outcome, Settled):
@@ -111,7 +111,7 @@ class _Recording:
             elif written.all_matched:
                 self.answers[i] = _DONE
             else:
-                again.append(i)  # one of them moved in between; which one shows when they are read again
+                again.append(i)  # one of them changed in between: read them again to find out which
         return to_insert, again
 
     def _first_place(self, death: Death) -> Placement:

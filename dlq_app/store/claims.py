@@ -1,4 +1,4 @@
-"""Claiming a letter for a replay, and giving it back. The claim draws the epoch of the message that it forwards."""
+"""Claim letters for replays and release them. A claim sets the epoch of the message that it forwards."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from dlq_app.store.documents import (
 from dlq_app.store.many import changed_by, longer, of_this_letter
 from dlq_app.store.mongo import Document, by_key
 
-#: A claim older than this is looked at by the sweep. Longer than a forward can be under way (4 minutes).
+#: The sweep checks claims older than this: longer than the deadline of a forward (4 minutes).
 STALE_AFTER = timedelta(minutes=5)
-#: What a batch has no use for in the letters that it sends.
+#: Fields that a batch does not need from its letters.
 _UNUSED = dict.fromkeys(set(HEAVY) - {"originalMessage", "replayAttempts"}, 0)
-#: What the server says of a letter that has no room for one more entry.
+#: Error codes of the server for a letter that would become too large.
 _NO_ROOM = frozenset({10334, 17419, 17420})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimOrder:
-    """Who replays a letter, and with what. ``replay_id`` is made by the caller before it asks."""
+    """The data of a claim. The caller creates ``replay_id`` before the first attempt."""
 
     replay_id: str
     #: ``operator``, ``auto`` or ``batch``.
@@ -49,7 +49,7 @@ class ClaimOrder:
     at: datetime
     #: Also from ``dlq_resolved``.
     force: bool = False
-    #: Edited payload as text, with how it differs; None replays the original.
+    #: Edited payload as text, with its diff; None replays the original.
     edited: str | None = None
     diff: str = ""
 
@@ -60,21 +60,21 @@ class ClaimOrder:
 
 @dataclass(frozen=True, slots=True)
 class BatchLetter:
-    """A letter as a batch needs it: payload and replays, no other heavy field."""
+    """A letter for a batch, with payload and replays but no other heavy field."""
 
     letter: DeadLetter
-    #: It says that this batch skips it.
+    #: Marked as skipped by this batch.
     skipped: bool
 
 
 @dataclass(frozen=True, slots=True)
 class ManyClaimed:
-    """What became of many claims."""
+    """The result of many claims."""
 
     claimed: list[DeadLetter]
-    #: Whether these are all; if not, the letters say what became of each.
+    #: Whether ``claimed`` is complete; if not, read the letters.
     is_sure: bool
-    #: Ids of letters that MongoDB can never change so.
+    #: Ids of letters that MongoDB can never change in this way.
     refused: frozenset[str] = frozenset()
 
 
@@ -85,10 +85,10 @@ class Claims:
     _many: Collection[Document]
 
     def claim(self, letter: DeadLetter, order: ClaimOrder) -> DeadLetter | None:
-        """Claim the letter exactly as it was read, or None when it is no longer so or may not be claimed.
+        """Claim the letter as it was read; None when it has changed or its status does not allow the claim.
 
-        One conditional update: of any number of claimants one gets it. The fence it gets is the epoch of its replay. A
-        batch claims a letter once, ever.
+        One conditional update: one of many concurrent callers gets it. Its new fence is the epoch of the replay. A
+        batch claims a letter at most once.
         """
         if not any(is_allowed(verb, letter.status) for verb in order.verbs):
             return None
@@ -104,7 +104,7 @@ class Claims:
     def read_for_batch(
         self, letter_ids: Iterable[str], batch_id: str, *, with_body: bool = True
     ) -> dict[str, BatchLetter]:
-        """The letters with these ids as they stand; those that are gone or unreadable are absent."""
+        """The current letters with these ids; deleted and unreadable ones are absent."""
         left_out = _UNUSED if with_body else {**_UNUSED, "originalMessage": 0}
         wanted = {"$in": [ObjectId(letter_id) for letter_id in letter_ids]}
         with by_key():
@@ -113,11 +113,11 @@ class Claims:
         return {letter.id: BatchLetter(letter, letter.id in skipped) for letter in letters_from(found)}
 
     def claim_many(self, claims: Sequence[tuple[DeadLetter, str]], order: ClaimOrder) -> ManyClaimed:
-        """``claim`` for each, with its own replay id, in one update that holds each one's fence and status as read.
+        """``claim`` for each letter with its own replay id, in one update that requires fence and status as read.
 
-        One update of many letters costs the server half of what as many updates cost. ``order`` is without edits, and
-        its replay id is not used. When one of them had moved, or the answer was lost, the letters have to be read: each
-        says whose it is.
+        One update of many letters costs the server half as much as one update for each. ``order`` is without edits, and
+        its replay id is not used. When a letter has changed or the answer was lost, read the letters: each has the
+        owner of its claim.
         """
         if not claims:
             return ManyClaimed([], is_sure=True)
@@ -128,7 +128,7 @@ class Claims:
         except StoreUnavailable as unavailable:
             cause = unavailable.__cause__
             if isinstance(cause, WriteError):
-                # It ended at a letter that cannot be changed: each on its own spares the others that.
+                # A letter that cannot be changed ended the update: claim each alone, so that the others succeed.
                 return self._claim_each(claims, order)
             return ManyClaimed([], is_sure=False)
         if matched != len(claims):
@@ -136,7 +136,7 @@ class Claims:
         return ManyClaimed([_as_claimed(letter, order, replay_id) for letter, replay_id in claims], is_sure=True)
 
     def _claim_each(self, claims: Sequence[tuple[DeadLetter, str]], order: ClaimOrder) -> ManyClaimed:
-        """``claim_many`` with an update for each. If some were claimed before, not all are found: nothing is sure."""
+        """``claim_many`` with an update for each. Earlier claims are not found again, so the result may be unsure."""
         updates = [UpdateOne(*claim_update([claim], order)) for claim in claims]
         try:
             with by_key():
@@ -151,9 +151,9 @@ class Claims:
         return ManyClaimed([_as_claimed(letter, order, replay_id) for letter, replay_id in claims], is_sure=True)
 
     def skip_many(self, letter_ids: Sequence[str], batch_id: str) -> set[str]:
-        """Let letters say that this batch skips them, unless it has replayed them; the ids of those that say so.
+        """Mark letters as skipped by this batch, unless it has replayed them; returns the ids of marked letters.
 
-        After this no claim of this batch can have them: the decision stands where the claim is.
+        This batch can no longer claim them: a claim checks the mark in the same document.
         """
         wanted = {"$in": [ObjectId(letter_id) for letter_id in letter_ids]}
         with by_key():
@@ -163,14 +163,14 @@ class Claims:
             return {str(row["_id"]) for row in self._letters.find({"_id": wanted, "skippedBy": batch_id}, {"_id": 1})}
 
     def ended_for_batch(self, letter_ids: Iterable[str], batch_id: str) -> dict[str, Mapping[str, Any]]:
-        """The attempts of this batch that have their outcome, by letter id."""
+        """The finished attempts of this batch, by letter id."""
         mine = {"$elemMatch": {"batchId": batch_id, "outcome": {"$ne": None}}}
         wanted = {"$in": [ObjectId(letter_id) for letter_id in letter_ids]}
         with by_key():
             found = list(self._letters.find({"_id": wanted, "replayAttempts": mine}, {"replayAttempts": mine}))
         return {str(row["_id"]): row["replayAttempts"][0] for row in found}
 
-    # -- giving back
+    # -- release
 
     def release(
         self,
@@ -180,9 +180,9 @@ class Claims:
         now: datetime,
         next_retry_at: datetime | None = None,
     ) -> bool:
-        """Put a claimed letter back to where it came from, as if never claimed. Only after its epoch was voided.
+        """Restore the status from before the claim. Only after its epoch was voided.
 
-        False when the claim is no longer this one: then there is nothing to release.
+        False when the letter has another claim or none: then there is nothing to release.
         """
         came_from = letter.claim.came_from if letter.claim else Status.MANUAL
         changed: Document = {"status": came_from.value, "updatedAt": now}
@@ -191,7 +191,7 @@ class Claims:
         return self._unclaim(letter, changed, Verb.RELEASE, why, now)
 
     def hand_over(self, letter: DeadLetter, *, why: str, now: datetime) -> bool:
-        """Leave a claimed letter to a person, because its message is done already. Only after its epoch was voided."""
+        """End a claim whose message is already done: the letter needs a decision. Only after its epoch was voided."""
         changed = {"status": Status.MANUAL.value, "nextRetryAt": None, "updatedAt": now}
         return self._unclaim(letter, changed, Verb.HAND_OVER, why, now)
 
@@ -218,13 +218,13 @@ class Claims:
             return letters_from(list(self._letters.find(where).limit(limit)))
 
     def keep_claimed(self, letter: DeadLetter) -> bool:
-        """Start a stale claim's five minutes again: its message exists, and its outcome will come."""
+        """Restart the five minutes of a stale claim: its message exists and will get an outcome."""
         where = {"_id": ObjectId(letter.id), "status": Status.PROCESSING.value, "fence": letter.fence}
         with by_key():
             return self._letters.update_one(where, {"$currentDate": {"replay.lockedAt": True}}).modified_count == 1
 
     def due(self, now: datetime, limit: int) -> Sequence[DeadLetter]:
-        """Letters whose automatic replay is due, longest first. One that is unreadable is pushed out of the way."""
+        """Letters whose automatic replay is due, oldest first. Unreadable ones are postponed by an hour."""
         where = {"status": Status.PENDING.value, "nextRetryAt": {"$lte": now}}
         with by_key():
             found = list(self._letters.find(where).sort([("nextRetryAt", 1), ("_id", 1)]).limit(limit))
@@ -240,7 +240,7 @@ class Claims:
         return letters
 
     def next_due_at(self) -> datetime | None:
-        """When the next automatic replay is or was due; None when none is planned."""
+        """Due time of the next automatic replay; None when none is planned."""
         where = {"status": Status.PENDING.value, "nextRetryAt": {"$type": "date"}}
         with by_key():
             first = self._letters.find_one(where, {"_id": 0, "nextRetryAt": 1}, sort=[("nextRetryAt", 1), ("_id", 1)])
@@ -248,13 +248,13 @@ class Claims:
         return due_at if isinstance(due_at, datetime) else None
 
     def postpone(self, letter: DeadLetter, until: datetime) -> bool:
-        """Move an automatic replay that nobody has claimed to a later time."""
+        """Postpone an automatic replay that is not claimed."""
         where = {"_id": ObjectId(letter.id), "status": Status.PENDING.value, "nextRetryAt": letter.next_retry_at}
         with by_key():
             return self._letters.update_one(where, {"$set": {"nextRetryAt": until}}).modified_count == 1
 
     def postpone_type(self, message_type: str, now: datetime, until: datetime) -> int:
-        """Move all replays of a type that are due by ``now``: one open breaker must not hold up the others."""
+        """Postpone all due replays of a type: one open breaker must not delay the other types."""
         where = {"status": Status.PENDING.value, "nextRetryAt": {"$lte": now}, "type": message_type}
         with by_key():
             return self._letters.update_many(where, {"$set": {"nextRetryAt": until}}).modified_count
@@ -341,7 +341,7 @@ def _entry(order: ClaimOrder, by: str, why: str) -> Document:
 
 
 def _as_claimed(letter: DeadLetter, order: ClaimOrder, replay_id: str) -> DeadLetter:
-    """The letter as ``claim_update`` leaves it, as far as a forward needs it."""
+    """The letter after ``claim_update``, with the fields that a forward needs."""
     return replace(
         letter,
         status=Status.PROCESSING,

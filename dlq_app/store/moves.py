@@ -1,4 +1,4 @@
-"""What operators do to a letter that waits. These touch neither its fence nor its epoch."""
+"""Moves of open letters by operators. They change neither fence nor epoch."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ class Selection:
 
 
 class Moves:
-    """One conditional update each; None when the letter's status no longer allows the move."""
+    """Each move is one conditional update; None when the letter's status no longer allows it."""
 
     _letters: Collection[Document]
 
     def resolve_by_hand(self, letter_id: str, *, who: str, why: str, now: datetime) -> DeadLetter | None:
-        """The letter is done: a person says so."""
+        """Resolve the letter by hand: it is done."""
         return self._move(letter_id, Verb.RESOLVE_BY_HAND, who, why, now)
 
     def discard(self, letter_id: str, *, who: str, why: str, now: datetime) -> DeadLetter | None:
-        """The letter does not matter: a person says so."""
+        """Resolve the letter by hand: it is irrelevant."""
         return self._move(letter_id, Verb.DISCARD, who, why, now)
 
     def set_aside(self, letter_id: str, *, who: str, why: str, now: datetime) -> DeadLetter | None:
-        """No more automatic replays until a person decides."""
+        """Stop automatic replays until somebody decides."""
         return self._move(letter_id, Verb.SET_ASIDE, who, why, now)
 
     def movable(self, which: Selection, verb: Verb, *, limit: int) -> int:
-        """How many letters of the selection the verb may move, exactly up to ``limit``. May be ``QueryTooSlow``."""
+        """Number of letters that the verb can move, exact up to ``limit``. Can raise ``QueryTooSlow``."""
         with translated():
             return self._letters.count_documents(_movable(which, verb), limit=limit)
 
     def sample(self, which: Selection, verb: Verb, size: int) -> list[DeadLetter]:
-        """Some of the letters that ``movable`` counts, newest failure first, without their heavy fields."""
+        """The first letters that ``movable`` counts, newest failure first, without heavy fields."""
         where = queries.in_order(_movable(which, verb), DEFAULT_SORT)
         order = [(key.field, key.direction) for key in DEFAULT_SORT.keys]
         shown = {"messageId": 1, "status": 1, "lastFailedAt": 1, "errorType": 1, "errorReason": 1, "type": 1}
@@ -68,10 +68,10 @@ class Moves:
     def move_many(
         self, which: Selection, verb: Verb, *, limit: int, who: str, why: str, now: datetime
     ) -> Iterator[int]:
-        """Move up to ``limit`` letters of the selection, a few hundred at a time; yields how many each time.
+        """Move up to ``limit`` letters of the selection in steps of some hundred; yields the number of each step.
 
-        Every letter is moved by the same conditional update as by hand: of two people who move it one does. What was
-        yielded is done, whatever happens later; doing the same again goes on with the rest.
+        Each letter is moved by the same conditional update as by hand: one of two concurrent moves succeeds. Yielded
+        steps are done, also when a later one fails; a repetition continues with the rest.
         """
         entry = {"$each": [history_entry(now, who, verb, why)], "$slice": -KEPT_HISTORY}
         change = {**_changes(verb, now), "$push": {"history": entry}}
@@ -87,18 +87,18 @@ class Moves:
                 moved = self._letters.update_many(mine, change).modified_count
             yield moved
             left -= moved
-            # On from the last one, so that what was moved is not looked at again.
+            # Continue after the last one, so that moved letters are not read again.
             last = Cursor(DEFAULT_SORT, (found[-1]["lastFailedAt"], found[-1]["_id"]))
             rest = {"$and": [where, queries.after(last)]}
 
     def add_note(self, letter_id: str, *, who: str, note: str, now: datetime) -> DeadLetter | None:
-        """A note moves nothing, so it is welcome in every status; None when the letter is gone."""
+        """Add a note, in any status; None when the letter does not exist."""
         entry = {"at": now, "by": safe_text(who, 200), "text": safe_text(note, 4000)}
         change = {"$push": {"notes": {"$each": [entry], "$slice": -KEPT_NOTES}}, "$set": {"updatedAt": now}}
         return self._update({"_id": ObjectId(letter_id)}, change)
 
     def add_history(self, letter_id: str, *, who: str, what: str, why: str, now: datetime) -> None:
-        """Write down something that was done with the letter without moving it."""
+        """Add an entry to the history without moving the letter."""
         entry = {"$each": [history_entry(now, who, what, why)], "$slice": -KEPT_HISTORY}
         self._update({"_id": ObjectId(letter_id)}, {"$push": {"history": entry}})
 
@@ -114,7 +114,7 @@ class Moves:
 
 
 def _changes(verb: Verb, now: datetime) -> Document:
-    """What an operator's verb changes in a letter."""
+    """The changes of a letter by an operator's verb."""
     if verb is Verb.SET_ASIDE:
         return {"$set": {"status": Status.MANUAL.value, "nextRetryAt": None, "updatedAt": now}}
     resolution = {Verb.RESOLVE_BY_HAND: Resolution.BY_HAND, Verb.DISCARD: Resolution.DISCARDED}[verb]
@@ -131,11 +131,11 @@ def _changes(verb: Verb, now: datetime) -> Document:
 
 
 def _movable(which: Selection, verb: Verb) -> Document:
-    """Letters of the selection that the verb may move, and that nobody has touched since it was made."""
+    """Filter: letters of the selection that the verb can move and that have not changed since."""
     if which.criteria is not None:
         chosen = queries.matching(which.criteria)
     else:
         chosen = {"_id": {"$in": [ObjectId(one) for one in which.ids if ObjectId.is_valid(one)]}}
-    # A letter's place in the order is an instant; a document without one is no letter.
+    # The order needs a date; a document without one is not a letter.
     still = {"status": {"$in": froms(verb)}, "updatedAt": {"$lte": which.as_of}, "lastFailedAt": {"$type": "date"}}
     return {"$and": [chosen, still]}

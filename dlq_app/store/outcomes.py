@@ -1,4 +1,4 @@
-"""How deaths and ends of replays get into letters: guarded by epoch, so that writing one twice changes nothing."""
+"""Write deaths and successful replays to letters, guarded by epoch: a repetition changes nothing."""
 
 from __future__ import annotations
 
@@ -35,41 +35,41 @@ from dlq_app.store.many import changed_by, longer, of_this_letter
 from dlq_app.store.mongo import Document, by_key
 
 _DUPLICATE_KEY = 11000
-#: Refusals that time cures: a new primary, a write conflict, a time-out, a full disk. Asked again, not given up.
+#: Temporary errors, which are retried: a new primary, a write conflict, a timeout, a full disk.
 _PASSING = frozenset(
     {6, 7, 24, 46, 50, 89, 91, 112, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436, 14031}
 )  # fmt: skip
-#: One outcome on its way into one letter.
+#: The update of one letter by one outcome.
 Update = UpdateOne
-#: What the server says to a whole command with a document in it that it cannot read: too large, too deep, broken.
+#: The server rejects a whole command because of one document that is too large, too deep or malformed.
 _MALFORMED = frozenset({15, 22, 10334, 17419, 17420})
-#: What the driver raises before it sends anything: this document can never be stored in this form.
+#: Errors that the driver raises before sending: the document can never be stored in this form.
 _UNSTORABLE = (DocumentTooLarge, BSONError, OverflowError, UnicodeEncodeError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
 class Inserted:
-    """What became of new letters, by their position."""
+    """The result of inserting letters, by position."""
 
-    #: A letter with this message id is there already.
+    #: The message already has a letter.
     existing: frozenset[int]
-    #: Position → why MongoDB can never take it.
+    #: Position → why MongoDB can never store it.
     refused: Mapping[int, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What became of a bulk of updates."""
+    """The result of a bulk of updates."""
 
-    #: Whether every update found its letter as it was read. If not, which did is seen by reading again.
+    #: Whether every update found its letter as it was read. If not, read the letters again.
     all_matched: bool
-    #: Position → why MongoDB can never take it.
+    #: Position → why MongoDB can never store it.
     refused: Mapping[int, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LetterState:
-    """Where a letter stands, as far as an outcome needs to know. Numbers that are no numbers read as 0."""
+    """The fields of a letter that decide about an outcome. Numbers of another type read as 0."""
 
     message_id: str
     closed_epoch: int
@@ -85,16 +85,16 @@ class LetterState:
     raw: Document = field(repr=False)
 
     def has(self, epoch: int) -> bool:
-        """Whether the letter has this epoch's outcome already, or a newer one, or belongs to a newer claim."""
+        """Whether the letter has this epoch's outcome or a newer one, or belongs to a newer claim."""
         return self.closed_epoch >= epoch or self.fence > epoch
 
     def kind_of(self, epoch: int) -> str:
-        """``operator``, ``auto`` or ``batch`` for the replay that drew this epoch; empty when unknown."""
+        """``operator``, ``auto`` or ``batch``: the kind of the replay with this epoch; empty if unknown."""
         return self.kinds.get(epoch, "")
 
     @property
     def was_set_aside(self) -> bool:
-        """Whether the claimed letter waited for a person although its error would replay by itself."""
+        """Whether the claimed letter was set aside although its error allows automatic replays."""
         return self.came_from == Status.MANUAL and self.strategy != Strategy.MANUAL
 
 
@@ -114,13 +114,13 @@ _STATE = {
 
 
 class Outcomes:
-    """Writes outcomes. Repeating any of these with the same epoch changes nothing."""
+    """Writes outcomes. A repetition with the same epoch changes nothing."""
 
     _letters: Collection[Document]
     _many: Collection[Document]
 
     def dead_letter_new(self, letters: Sequence[Document]) -> Inserted:
-        """Insert letters of messages that have none. One bad document never stops the others."""
+        """Insert letters of messages that have none. A document that cannot be stored does not stop the others."""
         requests = [InsertOne(letter) for letter in letters]
         failures = self._bulk(requests)
         existing = {i for i, code, _ in failures if code == _DUPLICATE_KEY}
@@ -135,7 +135,7 @@ class Outcomes:
         return Inserted(frozenset(existing), refused)
 
     def letter_states(self, message_ids: Iterable[str], *, with_body: bool) -> dict[str, LetterState]:
-        """Where the letters of these messages stand; those without a letter are absent."""
+        """The states of the letters of these messages; messages without a letter are absent."""
         wanted = {"$in": sorted(set(message_ids))}
         fields = {**_STATE, "originalMessage": 1} if with_body else _STATE
         with by_key():
@@ -152,8 +152,8 @@ class Outcomes:
     def settle_many(self, settles: Sequence[tuple[Settled, LetterState]], now: datetime) -> bool | None:
         """Resolve letters whose replays succeeded, in one update; whether all were found as read.
 
-        One update of many letters costs the server half of what as many updates cost. False: a letter had moved since
-        it was read, so read them again. None: one of them cannot be changed; which, shows when each is written alone.
+        One update of many letters costs the server half as much as one update for each. False: a letter has changed
+        since it was read, so read them again. None: one of them cannot be changed; write each alone to find out which.
         """
         if not settles:
             return True
@@ -174,7 +174,7 @@ class Outcomes:
     def _bulk(
         self, requests: Sequence[InsertOne[Document] | UpdateOne], matched: list[int] | None = None
     ) -> list[tuple[int, int, str]]:
-        """Run requests unordered; (position, code, why) of those that the server or the driver refused for good."""
+        """Run requests unordered; returns (position, code, reason) of those that can never be stored."""
         if not requests:
             return []
         try:
@@ -186,7 +186,7 @@ class Outcomes:
                         raise
                     if len(requests) == 1:
                         return [(0, 0, f"{type(error).__name__}: {error}"[:300])]
-                    # The whole bulk was refused for one document: each on its own finds out which.
+                    # The whole bulk was rejected because of one document: run each alone to find out which.
                     return self._one_by_one(requests, matched)
             if matched is not None:
                 matched[0] += result.matched_count
@@ -212,10 +212,10 @@ class Outcomes:
 
 
 def death_update(death: Death, state: LetterState, placement: Placement, now: datetime) -> UpdateOne:
-    """The death of a message that has a letter: of one of its replays, or of a new message with the same id.
+    """The update for a death of a message that has a letter: of a replay, or of a new message with the same id.
 
-    The guard is the letter's ``closedEpoch`` as read and a fence not newer than the death, so this moves a letter once
-    per epoch and never over a newer claim. Attempts of older epochs that are still open are closed as ``superseded``.
+    The filter requires the letter's ``closedEpoch`` as read and a fence not newer than the death, so this moves a
+    letter once per epoch and never overwrites a newer claim. Open attempts of older epochs end as ``superseded``.
     """
     is_replay = death.replay_id is not None
     errors = error_fields(death, conf.masking_policy())
@@ -339,7 +339,7 @@ def _verb(before: Status | None, after: Status, is_replay: bool) -> Verb:
 
 
 def _guard(state: LetterState, epoch: int) -> Document:
-    """The letter exactly as far along as it was read, and not claimed for anything newer than ``epoch``."""
+    """Filter: the ``closedEpoch`` as read, and no claim newer than ``epoch``."""
     fence = state.raw.get("fence")
     return {
         "messageId": state.message_id,

@@ -1,4 +1,4 @@
-"""Letters on their way out of and into this installation, and those that are old enough to go for good."""
+"""Read all letters for exports, insert imported ones, and delete old ones."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ from dlq_app.store import queries
 from dlq_app.store.documents import Unreadable, letter_from
 from dlq_app.store.mongo import Document, translated
 
-#: A letter is never deleted sooner after it was resolved: a write that was under way when it went would bring it back
-#: with an old fence. Longer than any write can be under way.
+#: Minimum age of a resolved letter before it is deleted: longer than any write can take. A write that is in progress
+#: while its letter is deleted would create it again with an old fence.
 MIN_AGE = timedelta(hours=1)
-#: Answers of ``insert_imported`` that are no refusals.
+#: Answers of ``insert_imported`` that are not errors.
 IMPORTED, UNCHANGED = "imported", "unchanged"
 
 _CHUNK = 1000
 _PURGED_AT_ONCE = 500
-#: A read that was broken off goes on where it was for so long; a change of primary takes less.
+#: Seconds of retries after an interrupted read; an election takes less.
 _PATIENCE_S = 12.0
 _PAUSE_S = 0.5
 _DUPLICATE_KEY = 11000
-#: A rule on the collection, which is not ours, refuses the document.
+#: A validation rule that somebody else set on the collection rejects the document.
 _NOT_VALID = 121
 
 
 class Transfer:
-    """Reads whole collections in flat memory, adds letters without ever changing one, deletes in small steps."""
+    """Reads whole collections in constant memory, inserts letters without changing existing ones, deletes in steps."""
 
     _letters: Collection[Document]
 
     def walk(self, criteria: LetterCriteria) -> Iterator[DeadLetter | Unreadable]:
-        """Every letter that fits, whole and once, by message id: an order that no move of a letter changes.
+        """Every matching letter once, with all fields, by message id: an order that no move of a letter changes.
 
-        Letters written meanwhile may or may not be met. Instead of a document that is no letter, the reason comes. When
-        MongoDB does not answer, reading goes on where it was, for twelve seconds; then ``StoreUnavailable``.
+        Letters written during the walk can be missing. Yields an ``Unreadable`` for a document that is not a letter.
+        Retries for twelve seconds when MongoDB does not answer; then raises ``StoreUnavailable``.
         """
         after = ""
         first, given_up_at = True, 0.0
@@ -71,7 +71,7 @@ class Transfer:
         yield from self._without_id(criteria)
 
     def _without_id(self, criteria: LetterCriteria) -> Iterator[Unreadable]:
-        """Documents that fit and have no message id that is a text: ``walk`` cannot meet them in its order."""
+        """Matching documents whose message id is not a string: the order of ``walk`` does not include them."""
         where = {"$and": [queries.matching(criteria), {"$or": queries.WITHOUT_ID}]}
         with translated():
             found = list(self._letters.find(where, {"_id": 1}).limit(_CHUNK))
@@ -79,22 +79,22 @@ class Transfer:
             yield Unreadable(document, "messageId is missing or not a string")
 
     def _after(self, criteria: LetterCriteria, after: str) -> Iterator[Document]:
-        """The next thousand, at most 16 MiB of them in memory at a time."""
+        """The next thousand, with at most 16 MiB in memory at a time."""
         where = {"$and": [queries.matching(criteria), {"messageId": {"$gt": after}}]}
         with translated():
             yield from self._letters.find(where).sort("messageId", 1).limit(_CHUNK)
 
     def known(self, message_ids: Sequence[str]) -> set[str]:
-        """Those of these messages that have letters. Reads an index only."""
+        """Those of these messages that have letters. Reads only an index."""
         where = {"messageId": {"$in": list(message_ids)}}
         with translated():
             return {document["messageId"] for document in self._letters.find(where, {"_id": 0, "messageId": 1})}
 
     def insert_imported(self, documents: Sequence[Document]) -> list[str]:
-        """Insert letters that came from outside, ``_id`` as text; never changes one that is there.
+        """Insert imported letters, with ``_id`` as text; never changes an existing one.
 
-        For each, in order: ``IMPORTED``, ``UNCHANGED`` (its message has a letter), or why it cannot be stored. After
-        ``StoreUnavailable`` some may be there: bring them again.
+        Returns for each, in order, ``IMPORTED``, ``UNCHANGED`` (its message has a letter), or why it cannot be stored.
+        After ``StoreUnavailable`` some can be inserted: repeat the call.
         """
         stored = [{**document, "_id": ObjectId(document.get("_id"))} for document in documents]
         return self._insert(stored) if stored else []
@@ -108,7 +108,7 @@ class Transfer:
                 except (DocumentTooLarge, BSONError, OverflowError, UnicodeEncodeError, RecursionError) as error:
                     if len(documents) == 1:
                         return [f"cannot be stored: {type(error).__name__}"]
-                    # All were refused for one of them: each on its own finds out which.
+                    # All were rejected because of one of them: insert each alone to find out which.
                     return [self._insert([document])[0] for document in documents]
         except StoreUnavailable as unavailable:
             cause = unavailable.__cause__
@@ -120,7 +120,7 @@ class Transfer:
         return answers
 
     def _refusal(self, failure: Any, document: Document, unavailable: StoreUnavailable) -> str:
-        """The answer to one document; raises ``unavailable`` when the server may take it at another time."""
+        """The answer for one document; raises ``unavailable`` if a retry can succeed."""
         if failure["code"] == _NOT_VALID:
             return "a validation rule of the collection rejects it"
         if failure["code"] != _DUPLICATE_KEY:
@@ -130,7 +130,7 @@ class Transfer:
         return UNCHANGED if is_there else "another letter has this _id"
 
     def count_purgeable(self, criteria: LetterCriteria, resolved_before: datetime) -> Total:
-        """How many ``purge`` would delete; at least so many when there are too many to count in time."""
+        """Number of letters that ``purge`` would delete; a minimum when counting takes too long."""
         where = _purgeable(criteria, resolved_before)
         try:
             with translated():
@@ -145,10 +145,10 @@ class Transfer:
         resolved_before: datetime,
         before: Callable[[list[str]], None] = lambda message_ids: None,
     ) -> int:
-        """Delete at most 500 letters that fit, are resolved and were so before; how many went. 0: none is left.
+        """Delete at most 500 matching letters that were resolved before; returns their number, 0 when none is left.
 
-        Each delete judges the letter anew, so one that is claimed at the same instant stays. ``before`` is called with
-        the message ids before anything is deleted.
+        The delete checks each letter again, so one that was claimed meanwhile stays. Calls ``before`` with the message
+        ids before anything is deleted.
         """
         where = _purgeable(criteria, resolved_before)
         with translated():
