@@ -17,7 +17,6 @@ from dlq_app.domain.batch_rules import Move
 from dlq_app.domain.errors import (
     BatchBeingPlanned,
     BatchNotFound,
-    DeadLetterError,
     MoveRefused,
     QueryTooSlow,
     RequestInvalid,
@@ -35,7 +34,6 @@ from dlq_app.domain.replay_batch import (
     Stage,
 )
 from dlq_app.services.batch_executor import Executor
-from dlq_app.services.batch_run import SYSTEM
 from dlq_app.store import repository
 from dlq_app.store.repository import StoredBatch
 from wire import cursor as cursors
@@ -287,9 +285,3 @@ def _seq_after(cursor: str) -> int:
 
 def _invalid(name: str, message: str) -> RequestInvalid:
     return RequestInvalid(f"{name}: {message}", errors=[{"field": name, "message": message}])
-
-
-__all__ = [
-    "SYSTEM", "DeadLetterError", "Stage", "cancel", "dry_run", "executor", "get", "items", "new_batch_id", "page",
-    "pause", "report", "resume", "running", "start",
-]  # fmt: skip

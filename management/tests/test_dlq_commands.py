@@ -16,7 +16,7 @@ from django.core.management import CommandError
 from pymongo.database import Database
 
 from dlq_app.domain.errors import StoreUnavailable
-from dlq_app.services import dead_letters
+from dlq_app.services import dead_letters, figures
 from dlq_app.store import repository
 from dlq_app.testing import MemoryIntake, a_death
 from dlqsite.tests.patience import eventually
@@ -44,6 +44,15 @@ def test_retry_due_looks_at_no_more_than_it_is_told(intake: MemoryIntake) -> Non
     dead_letters.record_outcomes([a_death(f"m-{n}") for n in range(3)], [])
 
     assert json.loads(run("retry_due", "--json", "--limit", "2"))["replayed"] == 2
+
+
+def test_retry_due_renews_the_figures(intake: MemoryIntake, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead_letters.record_outcomes([a_death()], [])
+    run("retry_due")
+    monkeypatch.setattr(figures, "MAX_INLINE_LETTERS", 0)
+    dead_letters.record_outcomes([a_death("m-2")], [])
+
+    assert dead_letters.stats()["total"] == 1, "from the snapshot"
 
 
 def test_retry_due_exits_1_when_a_store_is_away(intake: MemoryIntake) -> None:
