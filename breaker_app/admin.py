@@ -83,7 +83,7 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """Changes that are not told one by one: the ``size`` before them in the list happened ``times`` more."""
+    """Repeated changes: the previous ``size`` entries of the list happened ``times`` more."""
 
     size: int
     times: int

@@ -1,4 +1,4 @@
-"""For tests of whoever uses dead letters: builders with telling defaults, and intake's port in plain Python."""
+"""Test helpers for users of dead letters: builders, and intake's port in plain Python."""
 
 from __future__ import annotations
 

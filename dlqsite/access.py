@@ -187,7 +187,7 @@ def _without_port(hop: str) -> str:
 
 
 def believed(application: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
-    """The WSGI application, told by trusted proxies alone that a request came by https.
+    """Wrap the WSGI application: only trusted proxies can mark a request as https.
 
     Django believes ``X-Forwarded-Proto`` from everybody or from nobody.
     """
@@ -305,7 +305,7 @@ def _introduce(request: Request, client: Client) -> None:
 
 
 def may_look(user: Any) -> bool:
-    """Whether a member of staff may see figures and records: whoever has any of the permissions that scopes stand for.
+    """Whether a staff user can see figures and records: any permission of a scope is enough.
 
     Without a role, nothing.
     """
@@ -319,7 +319,7 @@ def must_look(request: HttpRequest) -> None:
 
 
 def may(request: Request, scope: str) -> bool:
-    """Whether whoever sent this request holds ``scope``: a key's scopes, or a member of staff's permissions."""
+    """Whether the sender has ``scope``, by the scopes of a key or the permissions of a staff user."""
     if isinstance(request.auth, ApiKey):
         return request.auth.allows(scope)
     user = request.user

@@ -23,7 +23,7 @@ _AUDIT_LOG = "admin:audit_app_auditline_changelist"
 
 
 class LoginForm(AdminAuthenticationForm):
-    """Says what happens next to somebody who mistyped; whether it was the name or the password stays unsaid."""
+    """Explains what to do after a failed sign-in, without revealing whether name or password was wrong."""
 
     error_messages = {  # noqa: RUF012  # an instance attribute to Django's stubs
         **AdminAuthenticationForm.error_messages,

@@ -1,4 +1,4 @@
-"""What Django does by itself, in the audit log: signing in and out, and its own forms for users, roles and keys."""
+"""Audit lines for Django's own actions: sign-ins, sign-outs, and its forms for users, roles and keys."""
 
 from __future__ import annotations
 

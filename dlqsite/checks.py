@@ -1,4 +1,4 @@
-"""System checks of the site's own settings: each says how to mend it."""
+"""System checks of the site's settings, each with a fix."""
 
 from __future__ import annotations
 

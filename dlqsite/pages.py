@@ -1,4 +1,4 @@
-"""The console's answers when a page cannot be shown: refused, not there, broken, a store that is away, locked out."""
+"""Error pages of the console: forbidden, not found, internal error, unavailable store, locked out."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def broken(request: HttpRequest) -> HttpResponse:
 
 
 def sign_in_later(request: HttpRequest, status: int, seconds: int, why: str) -> HttpResponse:
-    """Nobody looked at the password: the login page again, saying when to try."""
+    """Show the sign-in page with the time to retry; the password was not checked."""
     return _login_page(request, status, seconds, f"{why} Try again in {seconds} seconds.")
 
 
@@ -115,7 +115,7 @@ def _login_page(request: HttpRequest, status: int, seconds: int, said: str) -> H
 
 
 class ConsoleErrors:
-    """Outside ``/api``: a store that is away becomes a page that says what that means; what nobody foresaw is logged.
+    """Outside ``/api``: show a page for an unavailable store, and log unexpected errors.
 
     Django's own log of unhandled errors is off, because below ``/api`` the problem handler logs them.
     """

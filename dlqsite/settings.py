@@ -34,7 +34,7 @@ def policy(name: str) -> dict[str, Any]:
 
 
 def policy_file(path: Path) -> tuple[dict[str, Any], str]:
-    """The parsed policy in a file that somebody named, and what is wrong with it: the system checks tell that."""
+    """The parsed policy of a configured file, and its problem for the system checks."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8")), ""
     except (OSError, ValueError) as error:

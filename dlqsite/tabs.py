@@ -35,7 +35,7 @@ _MOST_BATCHES = 20
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """A number on a tab. ``word`` says what was counted, to those who hear the page."""
+    """A number on a tab. ``word`` names it for screen readers."""
 
     number: int
     word: str
@@ -115,7 +115,7 @@ COUNTERS: dict[str, Callable[[], Count | None]] = {
 
 
 class Counts:
-    """The newest counts of this process. Threads share them; one of them at a time has them counted anew."""
+    """The newest counts of this process, shared by threads. One thread at a time refreshes them."""
 
     def __init__(self) -> None:
         self._known: dict[str, Count | None] = {}

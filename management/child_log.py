@@ -1,4 +1,4 @@
-"""A child's output: it appends to one file by itself; here the file is followed, searched and kept small."""
+"""The log file of a child: the child appends to it; this module follows, searches and rotates it."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def replay_what_is_due() -> None:
 
 
 class Accounts:
-    """Compares the accounts, and says so when a difference appears, changes or goes."""
+    """Compares the accounts and logs when a difference appears, changes or ends."""
 
     def __init__(self, rows: Callable[[int], Sequence[Any]]) -> None:
         self._rows = rows
@@ -121,7 +121,7 @@ class Heartbeat:
         self._heard = True
 
     def end(self) -> None:
-        """Leave the list, unless the store did not answer last time: then it is forgotten by itself."""
+        """Remove this process from the list, unless the store was unavailable: then the entry expires."""
         from messages_app.store import presence
 
         if self._heard:

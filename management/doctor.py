@@ -1,4 +1,4 @@
-"""Looks at everything that this installation depends on, and says for each thing that is wrong how to mend it."""
+"""Check everything that this installation depends on, with a fix for each problem."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Binary:
 
 @dataclass(frozen=True, slots=True)
 class External:
-    """A store that somebody else runs."""
+    """A store that this program does not start."""
 
     url: str
 

@@ -8,4 +8,4 @@ class StackError(Exception):
 
 
 class Stopped(Exception):
-    """Somebody asked the stack to stop while it was still starting."""
+    """The stack was stopped during its start."""

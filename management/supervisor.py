@@ -359,7 +359,7 @@ def _how(code: int) -> str:
 
 
 def _signal_group(leader: int, number: int) -> bool:
-    """Every child leads a group of its own: reach all of it, the leader's own children included. False: nobody left."""
+    """Signal a child's process group, including its children. Returns False if no process is left."""
     try:
         os.killpg(leader, number)
     except (ProcessLookupError, PermissionError):  # macOS says the latter of zombies

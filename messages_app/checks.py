@@ -18,7 +18,7 @@ from wire.errors import PolicyError
 
 @register("messages_app")
 def check_retry_policy(**_: Any) -> list[CheckMessage]:
-    """E001: the retry policy cannot be followed. W001: it names a type that nobody handles."""
+    """E001: the retry policy is invalid. W001: it names a type without a handler."""
     try:
         policies = conf.retry_policies()
     except PolicyError as error:

@@ -273,7 +273,7 @@ def classify(
 def classify_unread(
     kind: type[BaseException], *, types: Mapping[str, str] = NOTHING, kinds: Mapping[str, str] = NOTHING
 ) -> Failure:
-    """The failure of an exception that took too long to say anything: what its class alone tells.
+    """The failure of an exception that took too long to read, from its class alone.
 
     Runs no foreign code.
     """
@@ -343,7 +343,7 @@ def _plain(said: Any) -> str:
 
 
 def _declared(kind: type, name: str) -> object:
-    """A class's own attribute as it stands there: no property is run."""
+    """A class's own attribute, without running a property."""
     return next((vars(ancestor)[name] for ancestor, _ in ancestors(kind) if name in vars(ancestor)), None)
 
 

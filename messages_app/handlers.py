@@ -22,7 +22,7 @@ _RESULT = {"processed": True}
 
 @handler("demo", breaker="demo")
 def demo(message: Message) -> dict[str, Any]:
-    """Simulated work, told by the payload what to do. Everything is optional.
+    """Simulate work as described by the payload. All fields are optional.
 
     ``delayMs`` takes that long, up to a minute · ``failTimes: n`` fails the first n runs, replays counted on, then
     succeeds · ``simulateError: true`` always fails · ``errorType`` and ``errorMessage`` say how. Other payloads just

@@ -26,7 +26,7 @@ class JobRefused(DeserializationError):
 
 
 class WakeUpJob(Job):
-    """A job that is always JSON, runs only what is allowed, and calls nobody back."""
+    """A job that is always JSON, runs only the allowed function, and has no callbacks."""
 
     def __init__(self, id: str | None = None, connection: Any = None, serializer: Any = None) -> None:
         super().__init__(id, connection, JSONSerializer)

@@ -55,7 +55,7 @@ def watch(pid: int, limit_s: float, name: str) -> None:
 
 
 def all_asleep(pid: int) -> bool:
-    """Whether each thread sleeps of itself, as those do that wait for the interpreter. True where nobody knows."""
+    """Whether every thread sleeps, as threads do that wait for the interpreter. True if unknown."""
     try:
         threads = os.listdir(f"/proc/{pid}/task")
     except OSError:
@@ -64,7 +64,7 @@ def all_asleep(pid: int) -> bool:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time of the process so far; 0 where nobody knows."""
+    """CPU time of the process so far; 0 if unknown."""
     its = stat(str(pid))
     return its.cpu_s if its else 0.0
 

@@ -47,7 +47,7 @@ def step(name: str) -> Iterator[None]:
 
 
 def goes_on() -> None:
-    """Say that this thread's step has come further, if it does one: counting begins anew. For each turn of a loop."""
+    """Report progress of this thread's step, if any: its time starts again. Call it in each turn of a loop."""
     if one := _under_way.get(threading.get_ident()):
         one.took_s = 0.0
 

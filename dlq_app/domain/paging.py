@@ -130,7 +130,7 @@ PARAMETERS = ("page", "limit", "cursor", "sort")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Total:
-    """How many letters fit; at least so many when ``is_capped``."""
+    """Number of matching letters; a lower limit if ``is_capped``."""
 
     count: int
     is_capped: bool

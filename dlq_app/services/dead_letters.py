@@ -207,7 +207,7 @@ def discard(ref: str, *, actor: str, reason: str = "") -> DeadLetter:
 
 
 def set_aside(ref: str, *, actor: str, reason: str = "") -> DeadLetter:
-    """Stop automatic replays until somebody decides. Raises ``LetterNotFound`` or ``MoveRefused``."""
+    """Stop automatic replays; the letter then needs a decision. Raises ``LetterNotFound`` or ``MoveRefused``."""
     return _move(ref, Verb.SET_ASIDE, repository.letters().set_aside, actor, reason)
 
 
@@ -219,7 +219,7 @@ def add_note(ref: str, *, actor: str, text: str) -> DeadLetter:
 
 
 def reveal(ref: str, *, actor: str, reason: str = "") -> DeadLetter:
-    """The letter for somebody who may see its secrets. The history records it first."""
+    """Return the letter with its secrets, after recording the user in its history."""
     letters = repository.letters()
     letter = _found(letters.find(ref), ref)
     letters.add_history(letter.id, who=actor, what="reveal", why=reason, now=_now())

@@ -1,4 +1,4 @@
-"""Questions that name the index they want. Where it is not built yet they are slower, not refused."""
+"""Queries with an index hint. Without the index they are slower, but they work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with MongoDB, told from what it reports about itself: cheap questions, and none of them writes."""
+"""Problems of MongoDB, from its own reports: cheap queries without writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words that letters are found by, made anew for letters of earlier versions and policies."""
+"""Rebuild the search words of letters from earlier versions and policies."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SearchWords:
     _letters: Collection[Document]
 
     def refresh_words(self, after: str, masking: MaskingPolicy) -> Refreshed:
-        """Make the words of the next letters behind message id ``after`` anew.
+        """Rebuild the search words of the next letters after message id ``after``.
 
         May be repeated and interrupted anywhere. A letter whose error changes meanwhile keeps the words that came with
         the change. Raises ``StoreUnavailable``.

@@ -114,7 +114,7 @@ def check_breakers() -> Finding:
 
 
 def check_accounting() -> Finding:
-    """accepted = done + open + dead, none below zero: moved and counted in one step, no difference passes by itself."""
+    """Check accepted = done + open + dead, none negative. Moves count in one step: differences are permanent."""
     differing = [row for row in _books() if row.wrong]
     facts = {"differences": len(differing)}
     if differing:
@@ -275,7 +275,7 @@ def _with_causes(findings: Mapping[str, Finding]) -> Mapping[str, Finding]:
 
 
 def _without_absence(findings: Mapping[str, Finding], why: str) -> Mapping[str, Finding]:
-    """The findings, such that nobody is missed who may have been unable to report himself."""
+    """The findings without missing roles that could not report themselves."""
     return {
         name: replace(
             finding, status=Status.DEGRADED, detail=why, facts={k: v for k, v in finding.facts.items() if k != "alive"}
@@ -287,7 +287,7 @@ def _without_absence(findings: Mapping[str, Finding], why: str) -> Mapping[str, 
 
 
 def _merged(problems: Iterable[StoreProblem]) -> dict[tuple[str, str], StoreProblem]:
-    """Each problem once: as it was told first, and stopping if any source says so."""
+    """Each problem once, with its first text; stopping if any source reports it as stopping."""
     found: dict[tuple[str, str], StoreProblem] = {}
     for problem in problems:
         key = (problem.part, problem.code)
@@ -318,7 +318,7 @@ def gatekeeper() -> Doctor:
 
 
 def can_accept() -> bool:
-    """Whether this process can accept a message from anybody."""
+    """Whether this process can accept messages."""
     checks = gatekeeper().look().checks
     stopped = {name for name, found in checks.items() if found.status is Status.UNHEALTHY}
     if "database" in stopped and not checks["database"].problems:

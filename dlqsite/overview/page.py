@@ -50,14 +50,14 @@ class Kpi:
 
 
 def rate(value: float | None) -> str:
-    """``62.4``, ``1,240``; a dash when nobody knows."""
+    """``62.4``, ``1,240``; a dash if unknown."""
     if value is None:
         return "—"
     return f"{value:,.0f}" if value >= 99.95 else f"{value:.1f}"
 
 
 def kpis(o: Overview) -> Iterator[Kpi]:
-    """The seven figures; those of a store that is away as they were, with their time."""
+    """The seven figures; those of an unavailable store with their last value and time."""
     parts: tuple[Part[Any], ...] = (o.history, o.history, o.history, o.ledger, o.ledger, o.letters, o.letters)
     for kpi, part in zip(_kpis(o), parts, strict=True):
         if part.is_away:

@@ -151,7 +151,7 @@ def _groups() -> tuple[Group, ...]:
 
 
 def _batches() -> tuple[ReplayBatch, ...]:
-    """Those under way, and after them those that stopped by themselves a short while ago."""
+    """Running batches, then batches that stopped recently."""
     stopped = batches.page(stages=[Stage.STOPPED.value], limit=STOPPED_BATCHES).batches
     since = repository.now() - STOPPED_FOR
     lately = [batch for batch in stopped if batch.finished_at and batch.finished_at >= since]

@@ -1,4 +1,4 @@
-"""Sources looked at again and again: each with its last answer, so that one that is away takes nothing with it.
+"""Cached sources: each keeps its last answer, so an unavailable one affects no other.
 
 Any number of readers cost one question per source and moment. Nobody waits for a source that is slow or away: what it
 last said is shown with its age, and the question goes on behind the scenes. Only who comes first after a while without
@@ -51,7 +51,7 @@ class Part(Generic[_T]):
 
 
 class Source(Generic[_T]):
-    """One question and its last answer. Safe for threads: of those who ask at once one asks the store.
+    """One query and its last answer. Thread-safe: concurrent readers cause one query.
 
     ``expected``: the errors that mean that it is away. Any other is a mistake of ours: logged with its stack, and shown
     as away as well, since the other parts are still wanted.
@@ -61,7 +61,7 @@ class Source(Generic[_T]):
         self, name: str, ask: Callable[[], _T], expected: tuple[type[Exception], ...],
         *, keep_s: float = KEEP_S, leisure: float | None = None,
     ) -> None:  # fmt: skip
-        """``leisure``: an answer that took long is good for so many times as long."""
+        """``leisure``: an answer is valid for this multiple of the time that it took."""
         self.name = name
         self._ask = ask
         self._expected = expected

@@ -362,7 +362,7 @@ def _stopped(o: Overview, batch: ReplayBatch) -> Trouble:
 
 
 def _undecided(o: Overview, told: int) -> Iterator[Trouble]:
-    """Letters that wait for a decision, unless the ``told`` ones are all of them."""
+    """Letters that need a decision, unless all of them are among the ``told`` ones."""
     waiting = {status: o.by_status.get(status, 0) for status in ("dlq_manual", "dlq_failed")}
     number = sum(waiting.values())
     if number <= told:

@@ -1,4 +1,4 @@
-"""How long, and how many at once, the threads of this process wait for a PostgreSQL that does not answer.
+"""Limits on how long, and how many, threads of this process wait for an unresponsive PostgreSQL.
 
 The server's own ``statement_timeout`` does not help against a server that is stopped or unreachable. Without a bound
 here, each request that needs the database would hold a thread of the web server until none is left.
@@ -38,7 +38,7 @@ class Line:
 
     @contextmanager
     def connecting(self) -> Generator[None, None, None]:
-        """Around a connect. Raises OperationalError at once when the server was away a moment ago.
+        """Guard a connect. Raises OperationalError immediately if the server was unavailable a moment ago.
 
         While the server is away one thread at a time tries to connect.
         """

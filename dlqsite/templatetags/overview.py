@@ -78,7 +78,7 @@ def lane_rects(spans: Sequence[Any]) -> list[tuple[str, int, int, int, int]]:
 
 @register.filter
 def lane_words(lane: Any) -> str:
-    """A lane for those who hear the page."""
+    """A lane for screen readers."""
     states = [span.state.replace("_", " ").lower() for span in lane.spans]
     if len(set(states)) == 1:
         return f"{lane.name}: {states[0]} all hour"

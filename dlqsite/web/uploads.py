@@ -1,4 +1,4 @@
-"""Files that are sent along with a form: none is taken, so that nobody fills the disk of the web server."""
+"""Reject uploaded files, so that clients cannot fill the disk of the web server."""
 
 from __future__ import annotations
 

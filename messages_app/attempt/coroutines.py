@@ -48,7 +48,7 @@ _MAX_VALUES = 10_000
 
 
 class NeverRan(HandlerError):
-    """The handler returned something that stands for work still to be done, and nobody does it."""
+    """The handler returned work that was never run, such as a generator."""
 
     def __init__(self, value: object) -> None:
         super().__init__(
@@ -94,7 +94,7 @@ def may_wait(value: object) -> bool:
 
 
 def run(value: Any, attempt: Attempt) -> Any:
-    """What a handler's result stands for, once its work is done: an awaitable is run to its end, here.
+    """Return a handler's result after running it to its end if it is awaitable.
 
     Raises what it raises, and ``NeverRan`` for what cannot be run.
     """

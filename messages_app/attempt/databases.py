@@ -116,7 +116,7 @@ def _open() -> list[BaseDatabaseWrapper]:
 
 
 def _in_transaction(connection: BaseDatabaseWrapper) -> bool:
-    """Whether something waits for a commit. Asks nobody: it is what the driver knows. Raises what a dead one raises."""
+    """Whether a transaction is open, from the driver's state without a query. A dead connection raises its error."""
     if connection.in_atomic_block:
         return True
     raw = connection.connection
@@ -130,7 +130,7 @@ def _in_transaction(connection: BaseDatabaseWrapper) -> bool:
 
 
 def _discard(connection: BaseDatabaseWrapper) -> None:
-    """Roll back, close, and forget Django's object too: it remembers blocks that nobody will leave."""
+    """Roll back, close, and drop Django's object, because it remembers blocks that never end."""
     with contextlib.suppress(Exception):  # a dead connection has nothing to roll back
         if connection.connection is not None:
             connection.connection.rollback()

@@ -56,7 +56,7 @@ def failed(
 
 
 def deferred(number: int, started_ms: int, ended_ms: int, worker: str, why: str) -> str:
-    """A run that was begun and handed back unspent."""
+    """A run that was started and requeued without using a retry."""
     return (
         f'{{"number":{number},"startedAt":"{instant(started_ms)}","endedAt":"{instant(ended_ms)}","outcome":"deferred",'
         f'"errorType":null,"errorReason":{_encode(why)},"retryDelayMs":null,"worker":"{worker}"}}'

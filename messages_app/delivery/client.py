@@ -316,6 +316,6 @@ def _root(error: BaseException) -> BaseException:
 
 
 def _shown(text: str) -> str:
-    """Foreign text, short and on one line; what nobody would see in it is written out."""
+    """External text, short and on one line, with invisible characters escaped."""
     flat = one_line(text[: 4 * SNIPPET]).strip()
     return flat if len(flat) <= SNIPPET else f"{flat[: SNIPPET - 1]}…"

@@ -1,4 +1,4 @@
-"""What is wrong with the Redis server, told from what it reports about itself and from how it refuses. Pure."""
+"""Problems of the Redis server, from its reports and its errors. Pure."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def replica_problems(info: Mapping[str, str]) -> Iterator[StoreProblem]:
 
 
 def reported_problems(info: Mapping[str, str]) -> Iterator[StoreProblem]:
-    """What ``INFO`` gives away. Whether writes are still taken, only a write tells."""
+    """Problems that ``INFO`` shows. Only a write shows whether writes are accepted."""
     if info.get("role") == "slave":
         link = "" if info.get("master_link_status") == "up" else " Its link to the primary is down."
         yield _Problem(

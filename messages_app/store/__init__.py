@@ -1,1 +1,1 @@
-"""Messages in Redis: the ledger and what stands beside it, and RQ's queues."""
+"""Messages in Redis: the ledger, its helpers, and RQ's queues."""

@@ -60,7 +60,7 @@ class Which:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchForm:
-    """What stands in the fields, as text, and what is wrong with each."""
+    """The text of each field, and its error."""
 
     which: Which
     reason: str = ""

@@ -97,7 +97,7 @@ def speed(batch: ReplayBatch, now: datetime) -> float | None:
 
 
 def time_left(batch: ReplayBatch, waiting: int, speed: float | None) -> timedelta | None:
-    """How long what waits will take at this pace; None when nobody knows."""
+    """Remaining time at this rate; None if unknown."""
     pace = batch.rate_per_second or speed
     if batch.stage not in SENDING or not pace or not waiting:
         return None

@@ -77,7 +77,7 @@ def spark(trend: Sequence[int]) -> str:
 
 
 def trend_words(trend: Sequence[int]) -> str:
-    """The same for those who hear the page."""
+    """The same for screen readers."""
     if not any(trend):
         return "New letters by hour, last 24 hours: none"
     return f"New letters by hour, last 24 hours: {', '.join(map(str, trend))}"

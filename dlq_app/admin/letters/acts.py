@@ -36,7 +36,7 @@ class Gate:
 
 
 def gate(letter: DeadLetter) -> Gate:
-    """Asks intake; when it does not answer nobody knows."""
+    """Asks intake; unknown if it does not respond."""
     try:
         wait_ms = intake().retry_after_ms(letter.type, letter.body)
         name = intake().breaker_of(letter.type, letter.body) or ""

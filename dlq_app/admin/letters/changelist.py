@@ -123,7 +123,7 @@ class LetterList(ChangeList):
 
     @property
     def count_words(self) -> str:
-        """``10,000+``, ``317``, or that nobody knows."""
+        """``10,000+``, ``317``, or "unknown"."""
         if self.queryset.is_uncounted:
             return "many"
         total = self.queryset.total()
@@ -165,7 +165,7 @@ class LetterList(ChangeList):
 
     @property
     def open_letters(self) -> int | None:
-        """Letters that are open, for a list that is empty; None when nobody knows."""
+        """Number of open letters, for an empty list; None if unknown."""
         found: int | None = figures(self.request).get("open")
         return found
 

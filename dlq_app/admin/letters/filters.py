@@ -60,7 +60,7 @@ class _Figures:
         self._not_before = 0.0
 
     def ask(self) -> Mapping[str, Any]:
-        """The figures; empty when nobody knows them now."""
+        """The figures; empty if they are unknown now."""
         if time.monotonic() < self._not_before:
             return {}
         try:

@@ -126,7 +126,7 @@ def payload_text(letter: DeadLetter, masking: MaskingPolicy) -> str:
 
 
 def facts(letter: DeadLetter, masking: MaskingPolicy) -> dict[str, Any]:
-    """What stands beside: priority, source, tags, client, strategy."""
+    """The facts: priority, source, tags, client, strategy."""
     by_hand = sum(entry.get("kind") != "auto" for entry in letter.replay_attempts)
     tags = letter.metadata.get("tags")
     return {

@@ -1,4 +1,4 @@
-"""What Django's changelist takes for a queryset: a repository and criteria. Nothing is asked before somebody looks.
+"""A lazy queryset for Django's changelist, from a repository and criteria.
 
 The surface that a changelist uses is not documented, so a member that is not here raises an error that names it, and
 the tests drive every page.

@@ -1,4 +1,4 @@
-"""What happened to a letter, and what comes next by itself: everything from outside masked and bounded."""
+"""The timeline of a letter and its next automatic step. External text is masked and limited."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Moment:
 
 
 def timeline(letter: DeadLetter, masking: MaskingPolicy) -> list[Moment]:
-    """Acceptance, attempts, replays and moves in the order of time, and what comes next by itself."""
+    """Acceptance, attempts, replays and moves by time, then the next automatic step."""
     found: list[Moment] = []
     source = mask_text(str(letter.metadata.get("source") or ""), masking)
     priority = str(letter.metadata.get("priority") or "normal")

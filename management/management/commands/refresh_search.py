@@ -1,4 +1,4 @@
-"""Make the words that dead letters are found by anew."""
+"""Rebuild the search words of dead letters."""
 
 from __future__ import annotations
 

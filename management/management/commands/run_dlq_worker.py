@@ -1,4 +1,4 @@
-"""Free stale claims and replay what is due, until told to stop."""
+"""Free stale claims and start due replays, until stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run messages on the threads of one process, until told to stop."""
+"""Run messages on the threads of one process, until stopped."""
 
 from __future__ import annotations
 
