@@ -1,4 +1,4 @@
-"""Test helpers for users of dead letters: builders, and intake's port in plain Python."""
+"""For tests of code that uses dead letters: builders with useful defaults, and intake's port in plain Python."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def a_death(message_id: str = "m-1", *, epoch: int = 1000, **changes: Any) -> De
 
 
 def a_settlement(message_id: str = "m-1", *, epoch: int, replay_id: str = "r-1", **changes: Any) -> Settled:
-    """The good end of a replay."""
+    """The success of a replay."""
     values: dict[str, Any] = {
         "message_id": message_id,
         "epoch": epoch,
@@ -102,7 +102,7 @@ def a_letter(message_id: str = "m-1", **changes: Any) -> DeadLetter:
 
 @dataclass
 class MemoryRecord:
-    """What intake knows about one message."""
+    """Intake's record of one message."""
 
     state: str
     epoch: int

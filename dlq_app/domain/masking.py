@@ -1,4 +1,4 @@
-"""Hide secrets: values of JSON keys by their names, and what looks like a secret inside any string. Pure."""
+"""Hide secrets: values of JSON keys by their names, and secrets inside strings. Pure."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ FILE = "masking.toml"
 _NOT_ALNUM = re.compile(r"[^a-z0-9]")
 _ACCEPTED = "a list of names of 2 to 64 lower-case letters or digits"
 _names = list_of(matching(r"[a-z0-9]{2,64}", _ACCEPTED), 0, 1000, _ACCEPTED)
-#: Names of keys, and short texts, that are remembered as masked or not; and their length.
+#: Maximum number of cached results for names of keys and short texts, and maximum length of these.
 _KEPT_NAMES, _KEPT_LENGTH = 2000, 100
 #: Letters of other alphabets that look like Latin ones in lower case.
 _LOOKALIKES = str.maketrans(
     "авсԁеҽһіјкӏмнорԛгѕтуѵԝхүαβεηικνορτυχωγɑɡıɩȷʀ",
     "abcdeehijklmhopqrstyvwxyabenikvoptuxwyagiijr",
 )
-#: Keys of an object that give a name, and those that give the value that belongs to it.
+#: Keys of an object whose value is a name, and keys whose value belongs to that name.
 _NAMING = frozenset({"name", "key", "field", "header", "param", "parameter", "variable", "attribute", "property"})
 _VALUED = frozenset({"value", "val"})
 
@@ -63,7 +63,7 @@ class MaskingPolicy:
         if known is None:
             name = folded(key)
             known = name in self.exact or any(part in name for part in self.contains)
-            # Letters share their keys; what a client invents must not fill the memory.
+            # Letters share their keys; keys that a client invents must not fill the memory.
             if len(key) <= _KEPT_LENGTH:
                 if len(self._known) >= _KEPT_NAMES:
                     self._known.clear()
@@ -75,13 +75,13 @@ class MaskingPolicy:
         return {}
 
     def may_show(self, text: str) -> bool:
-        """Whether ``mask_text`` may find something: a quick look that never misses, and is often enough."""
+        """Whether ``mask_text`` can find a secret: fast, and never False by mistake."""
         if text_secrets.may_hide(text):
             return True
         if not text_secrets.has_separator(text):
             return False
         if not text.isascii() or "\\u" in text:
-            return True  # other letters may stand for those of a name
+            return True  # look-alike letters or escapes can spell a name
         squeezed = text.lower().replace("_", "").replace("-", "").replace(" ", "")
         return any(name in squeezed for name in self._names)
 
@@ -95,7 +95,7 @@ class MaskingPolicy:
 
 
 def folded(name: str) -> str:
-    r"""A name as names are compared: lower case, only letters and digits, look-alikes as the Latin letters.
+    r"""The form in which names are compared: lower case, only letters and digits, look-alikes as Latin letters.
 
     >>> folded("X-Api-Key"), folded("P\u0430ssword")
     ('xapikey', 'password')
@@ -118,7 +118,7 @@ def names_a_secret(pairs: Iterable[tuple[str, Any]], policy: MaskingPolicy) -> b
 
 
 def holds_value(key: str) -> bool:
-    """Whether a key of this name holds the value of what another field names."""
+    """Whether the value of this key belongs to the name in another field."""
     return key.lower() in _VALUED
 
 
@@ -128,7 +128,7 @@ def is_named_pair(item: Sequence[Any], policy: MaskingPolicy) -> bool:
 
 
 def mask(value: Any, policy: MaskingPolicy, depth: int = 64) -> Any:
-    """A copy of a JSON value: values of secret keys, whatever they are, read ``MASK``; strings by ``mask_text``."""
+    """A copy of a JSON value: ``MASK`` instead of the values of secret keys, strings masked by ``mask_text``."""
     if depth == 0:
         return MASK
     if isinstance(value, str):
@@ -157,12 +157,12 @@ def _is_pair(item: Any) -> bool:
 
 
 def mask_text(text: str, policy: MaskingPolicy) -> str:
-    """The text with secrets hidden: by names, URLs and shapes, see ``text_secrets``; JSON in a string as JSON."""
+    """The text with secrets hidden, as JSON if it is JSON, else by names, URLs and shapes (``text_secrets``)."""
     if len(text) > _KEPT_LENGTH:
         return _mask_text(text, policy)
     known = policy._masked_texts.get(text)
     if known is None:
-        # Letters share their short texts, and one that hides something is masked twice.
+        # Letters share their short texts, so results are cached.
         if len(policy._masked_texts) >= _KEPT_NAMES:
             policy._masked_texts.clear()
         known = policy._masked_texts[text] = _mask_text(text, policy)
@@ -191,7 +191,7 @@ def mask_json(text: str, policy: MaskingPolicy) -> str:
         pass  # Python would keep only the last value, and another one could be a secret
     except (ValueError, RecursionError):
         return text_secrets.hide(text, policy.is_secret)
-    # Slower: keeps every digit and every key.
+    # Slow path: keeps every digit and every key.
     try:
         node = parse(text)
     except NotJson:

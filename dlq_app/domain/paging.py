@@ -34,7 +34,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Sort:
-    """A total order: its last key is unique, and each is served by an index of exactly these keys."""
+    """A total order: its last key is unique. An index with exactly these keys serves it."""
 
     name: str
     keys: tuple[Key, ...]
@@ -61,7 +61,7 @@ DEFAULT_SORT = SORTS["-lastFailedAt"]
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The place after one letter in a sort order: the values of its keys."""
+    """A position in a sort order: the key values of the last letter before it."""
 
     sort: Sort
     values: tuple[Any, ...]
@@ -73,7 +73,7 @@ class Cursor:
 
     @classmethod
     def decode(cls, text: str) -> Cursor:
-        """The cursor in ``text``; ``ValueError`` for anything that ``encode`` cannot have made."""
+        """The cursor in ``text``; raises ``ValueError`` for a text that ``encode`` did not create."""
         name, *plain = cursor.decode(text) or [None]
         sort = SORTS.get(name) if isinstance(name, str) else None
         if sort is None or len(plain) != len(sort.keys):
@@ -93,7 +93,7 @@ class PageRequest:
 
     @classmethod
     def parse(cls, params: Mapping[str, Sequence[str]]) -> PageRequest:
-        """From ``page``, ``limit``, ``cursor`` and ``sort``; raises ``CriteriaInvalid`` naming every problem."""
+        """Read ``page``, ``limit``, ``cursor`` and ``sort``; raises ``CriteriaInvalid`` with every problem."""
         errors: list[FieldError] = []
         found: dict[str, Any] = {}
 
@@ -130,7 +130,7 @@ PARAMETERS = ("page", "limit", "cursor", "sort")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Total:
-    """Number of matching letters; a lower limit if ``is_capped``."""
+    """Number of matching letters; a minimum if ``is_capped``."""
 
     count: int
     is_capped: bool

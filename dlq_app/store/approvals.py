@@ -1,6 +1,6 @@
-"""How many letters each person started within the last hour: one document per person, one conditional update a start.
+"""The letters that each person started within the last hour: one document per person, one conditional update per start.
 
-By the server's clock. An entry that is older than the window counts no more, and the next start removes it.
+Uses the server's clock. Entries older than the window do not count, and the next start removes them.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ class Start:
 
 
 class Approvals:
-    """What people have started, summed over a sliding window."""
+    """Letters that people started, summed over a sliding window."""
 
     def __init__(self, collection: Collection[Document]) -> None:
         self._approvals = collection
 
     def reserve(self, who: str, start_id: str, count: int, *, size: int, window: timedelta) -> Sequence[Start] | None:
-        """Count a start if the person's sum stays within ``size``: None. Else the starts that are in its way.
+        """Reserve a start if the person's sum stays within ``size``; else return the starts that prevent it.
 
-        Atomic: of two at once the second sees the first. The same ``start_id`` again is counted once, by the larger
-        number.
+        Atomic: of two concurrent starts the second counts the first. A repeated ``start_id`` counts once, with the
+        larger number.
         """
         mine = {"$eq": ["$$this.id", {"$literal": start_id}]}
         wanted = {"$max": [{"$literal": count}, {"$max": "$mine.count"}]}
@@ -68,11 +68,11 @@ class Approvals:
                 )
         except StoreUnavailable as error:
             if isinstance(error.__cause__, DuplicateKeyError):
-                return self._update(who, change)  # somebody else made it at the same instant
+                return self._update(who, change)  # another process inserted it concurrently
             raise
 
     def release(self, who: str, start_id: str, *, kept: int) -> None:
-        """Lower a start to the letters that it really has; 0 removes it."""
+        """Reduce a start to its real number of letters; 0 removes it."""
         with translated():
             if kept:
                 self._approvals.update_one(
@@ -84,7 +84,7 @@ class Approvals:
                 self._approvals.update_one({"_id": safe_text(who)}, {"$pull": {"starts": {"id": start_id}}})
 
     def starts(self, who: str, *, window: timedelta) -> Sequence[Start]:
-        """What the person started within the window, oldest first."""
+        """The person's starts within the window, oldest first."""
         with translated():
             return self._starts(self._approvals.find_one({"_id": safe_text(who)}, {"starts": _recent(window)}))
 

@@ -1,4 +1,4 @@
-"""Queries with an index hint. Without the index they are slower, but they work."""
+"""Queries with an index hint. Without the index they are slower, but do not fail."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NO_SUCH_INDEX = 2
 
 
 def hinted(ask: Callable[[str | None], Answer], index: str) -> Answer:
-    """``ask(index)``; ``ask(None)``, letting the server choose, when the collection has no index of that name."""
+    """``ask(index)``, or ``ask(None)`` without a hint when the collection has no index of that name."""
     try:
         return ask(index)
     except OperationFailure as error:

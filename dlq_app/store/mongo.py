@@ -1,4 +1,4 @@
-"""The one MongoDB client of this process, and the translation of its driver's errors."""
+"""The MongoDB client of this process, and the translation of its errors."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def connect(url: str, *, retries: bool = True) -> MongoClient[Document]:
     Without ``retries`` a write whose answer was lost is not repeated by the driver. That spares the server a note per
     write, about a third of what it does for an update, and is for callers who repeat by themselves.
 
-    ``timeoutMS`` also sends ``maxTimeMS`` with every command, so the server never works on for a caller who has gone.
+    ``timeoutMS`` also sends ``maxTimeMS`` with every command, so the server stops when the caller has timed out.
     """
     return MongoClient(
         url,
         appname="dlq",
         connect=False,
         tz_aware=True,
-        # BSON dates reach far beyond the years of Python: one of them must not spoil everything read with it.
+        # BSON dates exceed the years of Python: one of them must not fail the whole read.
         datetime_conversion="DATETIME_AUTO",
         w="majority",
         journal=True,
@@ -57,7 +57,7 @@ def connect(url: str, *, retries: bool = True) -> MongoClient[Document]:
 
 
 def client(*, retries: bool = True) -> MongoClient[Document]:
-    """This process's client, made at its first use: a client must not be carried over a fork."""
+    """This process's client, created at its first use: a client must not be used across a fork."""
     key = (os.getpid(), settings.MONGODB_URL, retries)
     with _lock:
         if key not in _clients:
@@ -72,7 +72,7 @@ def database(*, retries: bool = True) -> Database[Document]:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Driver errors become what they mean here. After ``StoreUnavailable`` a write may have been applied or not."""
+    """Translate driver errors. After ``StoreUnavailable`` a write may have been applied or not."""
     try:
         yield
     except ExecutionTimeout as error:
@@ -80,9 +80,9 @@ def translated() -> Iterator[None]:
     except (DocumentTooLarge, BSONError, OverflowError, UnicodeEncodeError) as error:
         raise NotStorable(f"{type(error).__name__}: {error}"[:300]) from error
     except PyMongoError as error:
-        # Only the name of what the server objects to: its text may quote the letter.
+        # Only the name of the error: its text can quote the letter.
         name = (error.details or {}).get("codeName") if isinstance(error, OperationFailure) else None
-        raise StoreUnavailable(f"The store of dead letters refuses: {name}." if name else "") from error
+        raise StoreUnavailable(f"The store of dead letters rejected the command: {name}." if name else "") from error
 
 
 @contextmanager
@@ -103,7 +103,7 @@ def patiently(seconds: float) -> Iterator[None]:
 
 
 def _after_fork() -> None:
-    # The lock may have been held, and the sockets are the parent's: the child starts with neither.
+    # The lock can be held, and the sockets belong to the parent: the child starts without both.
     global _lock
     _lock = threading.Lock()
     _clients.clear()

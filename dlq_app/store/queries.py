@@ -12,7 +12,7 @@ from dlq_app.domain.search_terms import whole_words, words
 from dlq_app.domain.states import Status
 from dlq_app.store.indexes import FIGURES, INDEXES
 
-#: Sorts after every character a message id may hold.
+#: Sorts after every character of a message id.
 _AFTER = "\uffff"
 _BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
 _END = datetime(9999, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC)
@@ -23,13 +23,13 @@ _INDEXED = {index.keys[0][0] for index in INDEXES if index.keys[1:] == (("lastFa
 _INDEXED -= {"metadata.tags", "searchWords"}
 _IN_KEYS = {path for index in INDEXES if index.name == FIGURES for path, _ in index.keys}
 
-#: Kinds of values of BSON but texts, dates and ids. Not lists, which no index tells from what they hold, nor symbols,
-#: which stand among the texts.
+#: BSON types other than strings, dates and ids. Without lists, which an index does not distinguish from their elements,
+#: and symbols, which it sorts among the strings.
 _OTHER_KINDS = (
     "double", "object", "binData", "undefined", "bool", "null", "regex", "dbPointer", "javascript",
     "javascriptWithScope", "int", "timestamp", "long", "decimal", "minKey", "maxKey",
 )  # fmt: skip
-#: Any of these makes a document no letter. Each has an index that begins with its field, and asks for no other keys.
+#: Conditions of documents that are not letters. An index that begins with its field serves each.
 WITHOUT_ID: list[dict[str, Any]] = [
     {"messageId": None},
     {"messageId": {"$type": [*_OTHER_KINDS, "date", "objectId"]}},
@@ -46,7 +46,7 @@ UNREADABLE: list[dict[str, Any]] = [
 
 
 def matching(criteria: LetterCriteria) -> dict[str, Any]:
-    """The filter for letters that fit ``criteria``."""
+    """The filter for letters that match ``criteria``."""
     found: dict[str, Any] = {}
     for one in _asked(criteria):
         value = getattr(criteria, one.attribute)
@@ -64,9 +64,9 @@ def _asked(criteria: LetterCriteria) -> list[Filter]:
 
 
 def of_keys(criteria: LetterCriteria) -> dict[str, Any] | None:
-    """The filter for letters that fit, as a question to the keys of the index of all figures; None if that lacks one.
+    """The same filter for the keys of the index of figures; None if the index lacks one of the fields.
 
-    The index begins with the status, and is used only when that is asked for: any text will do.
+    The index begins with the status, so it needs a condition on it: here any text.
     """
     if any(one.path not in _IN_KEYS for one in _asked(criteria)):
         return None
@@ -74,9 +74,9 @@ def of_keys(criteria: LetterCriteria) -> dict[str, Any] | None:
 
 
 def is_combined(criteria: LetterCriteria, sort: Sort | None = None) -> bool:
-    """Whether no other index answers alone: which letters fit, and in this order if one is given.
+    """Whether no other index alone finds the matching letters, in the order of ``sort`` if given.
 
-    Otherwise the server reads letter after letter of one filter to find out that it does not fit the other.
+    With such an index the server would read every letter of one filter to check the other.
     """
     asked = [one.path for one in _asked(criteria) if one.is_repeated]
     if not asked:
@@ -87,10 +87,10 @@ def is_combined(criteria: LetterCriteria, sort: Sort | None = None) -> bool:
 
 
 def in_order(where: dict[str, Any], sort: Sort) -> dict[str, Any]:
-    """The same filter, said so that the planner may read in the order of ``sort`` and leave out what does not fit.
+    """The same filter in a form that lets the planner read in the order of ``sort`` and skip other letters.
 
-    A bare ``$or`` is planned branch by branch, which ends in a sort in memory of all that fits: slow for a common word.
-    Beside another condition it is one plan among others, and the quickest is taken.
+    A bare ``$or`` is planned branch by branch, with a sort in memory of all matches: slow for a common word. With
+    another condition beside it the planner compares more plans and takes the fastest.
     """
     if set(where) != {"$or"}:
         return where
@@ -99,10 +99,10 @@ def in_order(where: dict[str, Any], sort: Sort) -> dict[str, Any]:
 
 
 def after(cursor: Cursor) -> dict[str, Any]:
-    """The filter for letters that come after ``cursor`` in its order.
+    """The filter for letters after ``cursor`` in its order.
 
-    A range on the first key, which the index on that order can begin at, less the few letters that share its value and
-    come no later. Said by what to leave out: an ``$or`` of what to keep tempts the planner into a sort in memory.
+    A range on the first key, where the index can begin, minus the few letters with the same value that come before. It
+    excludes these instead of including the others, because for an ``$or`` the planner would sort in memory.
     """
     first, value = cursor.sort.keys[0], cursor.values[0]
     if len(cursor.sort.keys) == 1:

@@ -1,4 +1,4 @@
-"""Questions about letters. Every one is bounded in time by the client, and in size here."""
+"""Read letters. The client limits the time of each query, this module its size."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from dlq_app.store.indexes import FIGURES
 from dlq_app.store.mongo import Document, patiently, translated
 
 _LIGHT = dict.fromkeys(HEAVY, 0)
-#: Documents that are no letters and are named.
+#: Maximum listed documents that are not letters.
 MAX_NAMED = 20
-#: What tells a letter from other documents.
+#: Fields that distinguish a letter from other documents.
 _IDENTIFYING = {"messageId": 1, "status": 1, "lastFailedAt": 1}
-#: So many keys are sorted in less time than it takes to find a page of letters among those that do not fit.
+#: Sorting up to this number of keys is faster than searching a page among letters that do not match.
 _FEW = 5000
-#: Seconds after which looking for letters that fit, one by one, is given up for sorting all keys that do.
+#: Seconds of searching matching letters one by one, before all matching keys are sorted instead.
 _PATIENCE_S = 0.25
-#: Seconds that a list waits for its number of letters, and how many are certain at least when it is not known by then.
+#: Seconds that a list waits for the number of letters, and the minimum number to find when it takes longer.
 _COUNT_S = 1.0
 _CERTAIN = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Letters of one page, without their heavy fields, and where the next page begins (None on the last)."""
+    """Letters of one page, without heavy fields, and the cursor of the next page (None on the last)."""
 
     letters: list[DeadLetter]
     next_cursor: Cursor | None
@@ -50,11 +50,11 @@ class Reading:
 
     def __init__(self, collection: Collection[Document], many: Collection[Document] | None = None) -> None:
         self._letters = collection
-        # The same collection, for many writes at once that are repeated here when their answer was lost.
+        # The same collection for bulk writes, which this application repeats itself when their answer was lost.
         self._many = collection if many is None else many
 
     def find(self, ref: str) -> DeadLetter | None:
-        """The letter with this ``_id`` or message id, whole."""
+        """The letter with this ``_id`` or message id, with all fields."""
         documents: list[Document] = []
         with translated():
             if ObjectId.is_valid(ref):
@@ -64,28 +64,28 @@ class Reading:
         return next(iter(letters_from(documents)), None)
 
     def find_by_message(self, message_id: str) -> DeadLetter | None:
-        """The letter of this message, whole."""
+        """The letter of this message, with all fields."""
         with translated():
             documents = list(self._letters.find({"messageId": {"$eq": message_id}}).limit(1))
         return next(iter(letters_from(documents)), None)
 
     def get(self, letter_id: str) -> DeadLetter | None:
-        """The letter with this ``_id``, whole."""
+        """The letter with this ``_id``, with all fields."""
         with translated():
             documents = list(self._letters.find({"_id": ObjectId(letter_id)}))
         return next(iter(letters_from(documents)), None)
 
     def unreadable(self, limit: int) -> list[Unreadable]:
-        """Documents that are no letters, at most ``limit``. Lists, exports and batches leave them out.
+        """Documents that are not letters, at most ``limit``. Lists, exports and batches skip them.
 
-        Costs a few steps into indexes, however many letters there are.
+        Costs a few index lookups, independent of the number of letters.
         """
         with translated():
             found = list(self._letters.find({"$or": queries.UNREADABLE}, _IDENTIFYING).limit(limit))
         return [error for document in found if (error := _why_unreadable(document))]
 
     def page(self, criteria: LetterCriteria, request: PageRequest) -> Page:
-        """One page. By cursor each letter is seen exactly once, as long as its own sort keys stay as they are."""
+        """One page. By cursor each letter is returned exactly once while its own sort keys do not change."""
         keys = queries.of_keys(criteria) if queries.is_combined(criteria, request.sort) else None
         if keys is not None and self._are_few(keys):
             return self._page_by_keys(keys, request)
@@ -104,7 +104,7 @@ class Reading:
             return self._page_by_keys(keys, request)
 
     def _page_in_order(self, where: Document, request: PageRequest) -> Page:
-        """The page from an index that has its order, leaving out what does not fit."""
+        """The page from an index with its order, skipping letters that do not match."""
         found = list(self._ordered(where, request, _LIGHT))
         shown, cursor = found[: request.limit], _cursor_after(found[: request.limit], request.sort)
         if len(found) > request.limit and cursor is None:
@@ -116,7 +116,7 @@ class Reading:
         return Page(letters_from(shown), cursor if len(found) > len(shown) else None)
 
     def _page_by_keys(self, where: Document, request: PageRequest) -> Page:
-        """The page by sorting the keys of all that fit, and reading only the letters that are shown."""
+        """The page by sorting the keys of all matches and reading only the letters of the page."""
         fields = {key.field: 1 for key in request.sort.keys} | {"_id": 1}
         with translated():
             found = hinted(lambda index: list(self._ordered(where, request, fields, index)), FIGURES)
@@ -150,7 +150,7 @@ class Reading:
         return hinted(ask, FIGURES)
 
     def count(self, criteria: LetterCriteria, *, within_s: float | None = None) -> Total:
-        """How many fit, exact up to 10 000.
+        """Number of matching letters, exact up to 10 000.
 
         When that takes longer than ``within_s``: ``QueryTooSlow``. Without ``within_s`` the answer is then, after a
         second, what half a second more makes certain, at most 100, as a capped one.
@@ -169,10 +169,10 @@ class Reading:
             with patiently(_COUNT_S / 2):
                 return len(list(self._letters.find(queries.matching(criteria), {"_id": 1}).limit(_CERTAIN)))
         except (QueryTooSlow, StoreUnavailable):
-            return 0  # whoever asks has the letters of its page, or will hear of a store that is away
+            return 0  # the page itself shows letters, or the error of the store
 
     def exact_count(self, criteria: LetterCriteria) -> int:
-        """How many fit, however many: for the dry run of what will be acted on. May be ``QueryTooSlow``."""
+        """Exact number of matching letters, for previews of actions. Can raise ``QueryTooSlow``."""
         with translated():
             return self._count(criteria)
 
@@ -184,7 +184,7 @@ class Reading:
         return self._letters.count_documents(where, limit=limit) if limit else self._letters.count_documents(where)
 
     def each(self, criteria: LetterCriteria, sort: Sort, *, chunk: int = 100) -> Iterator[DeadLetter]:
-        """All letters that fit, whole, in chunks: flat memory, no cursor kept open on the server in between."""
+        """All matching letters with all fields, in chunks: constant memory, no open cursor on the server."""
         cursor: Cursor | None = None
         keys = queries.of_keys(criteria) if queries.is_combined(criteria, sort) else None
         if keys is not None and self._are_few(keys):
@@ -203,7 +203,7 @@ class Reading:
                 return
 
     def _each_by_keys(self, where: Document, sort: Sort, chunk: int) -> Iterator[DeadLetter]:
-        request = PageRequest(sort=sort, limit=2 * _FEW)  # more may have come since they were counted
+        request = PageRequest(sort=sort, limit=2 * _FEW)  # more can have arrived since the count
         fields = {key.field: 1 for key in sort.keys} | {"_id": 1}
         with translated():
             ids = hinted(lambda index: [row["_id"] for row in self._ordered(where, request, fields, index)], FIGURES)
@@ -215,17 +215,17 @@ class Reading:
             yield from letters_from([documents[letter_id] for letter_id in part if letter_id in documents])
 
     def server_now(self) -> datetime:
-        """The clock of the MongoDB server, which all claims and due times are compared with."""
+        """The time of the MongoDB server, which claims and due times use."""
         with translated():
             now: datetime = self._letters.database.client.admin.command("hello")["localTime"]
         return now.replace(tzinfo=UTC)
 
 
 def _advice(criteria: LetterCriteria) -> str:
-    """What to do about a question that took too long; empty for the usual words."""
+    """Advice for a query that took too long; empty for the default text."""
     if len(words(criteria.search)) < 2:
         return ""
-    # An index finds the letters of one word; which of them hold the others, only each letter itself tells.
+    # An index finds the letters of one word; each must be read to check the other words.
     return (
         "Letters that hold all of these words were not found in time: each word is common, and few letters or none "
         "hold them all. Search for one of the words, a rarer one or a message id, or narrow it by `from` and `to`."

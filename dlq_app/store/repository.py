@@ -1,8 +1,8 @@
-"""The dead letters in MongoDB. Each move is one conditional update, named with its verb; losing a race is an answer.
+"""The dead letters in MongoDB. Each move is one conditional update; a lost race is a result, not an error.
 
-Split by noun: ``reading`` (lists, counts), ``outcomes`` (deaths and ends), ``claims`` (replays), ``moves`` (operators),
-``leases`` (who polls), ``losses`` (what stores have forgotten), ``transfer`` (out, in, gone for good), ``approvals``
-(how much each person started).
+Modules: ``reading`` (lists, counts), ``outcomes`` (deaths, successful replays), ``claims`` (replays), ``moves``
+(operators), ``leases`` (workers), ``losses`` (data losses), ``transfer`` (exports, imports, deletion), ``approvals``
+(limits per person).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from processes.once import OncePerProcess
 
 
 class Letters(Reading, Outcomes, Claims, Transfer, Moves, SearchWords):
-    """All questions to and moves of the letters in one collection."""
+    """All queries and moves of the letters in one collection."""
 
 
 def letters() -> Letters:
-    """The letters of the configured database. Cheap: the client behind it is made once per process."""
+    """The letters of the configured database. Cheap: the process has one client."""
     return Letters(database()[LETTERS], database(retries=False)[LETTERS])
 
 
@@ -50,7 +50,7 @@ def leases() -> Leases:
 
 
 def approvals() -> Approvals:
-    """What people started within the last hour, in the configured database."""
+    """Letters that people started within the last hour, in the configured database."""
     return Approvals(database()[APPROVALS])
 
 
@@ -65,7 +65,7 @@ def _clock() -> StoreClock:
 
 
 def now() -> datetime:
-    """MongoDB's time, which letters use. Seldom asks for it; then it may raise ``StoreUnavailable``."""
+    """MongoDB's time, which letters use. Rarely queries it, and can then raise ``StoreUnavailable``."""
     return _clock().now()
 
 

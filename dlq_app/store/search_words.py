@@ -1,4 +1,4 @@
-"""Rebuild the search words of letters from earlier versions and policies."""
+"""Update the search words of letters from earlier versions and masking policies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FIELDS = {"messageId": 1, "errorType": 1, "errorReason": 1, "searchWords": 1}
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
-    """One step: how many letters it read and changed, and the last message id; empty when there are no more."""
+    """One step: the numbers of letters read and changed, and the last message id; empty after the last letter."""
 
     read: int
     changed: int
@@ -25,15 +25,15 @@ class Refreshed:
 
 
 class SearchWords:
-    """Brings the words of stored letters up to date, a thousand letters a step."""
+    """Updates the search words of stored letters, a thousand letters per step."""
 
     _letters: Collection[Document]
 
     def refresh_words(self, after: str, masking: MaskingPolicy) -> Refreshed:
-        """Rebuild the search words of the next letters after message id ``after``.
+        """Update the words of the next letters after message id ``after``.
 
-        May be repeated and interrupted anywhere. A letter whose error changes meanwhile keeps the words that came with
-        the change. Raises ``StoreUnavailable``.
+        Can be repeated and interrupted at any point. A letter whose error changes meanwhile keeps the words of the
+        change. Raises ``StoreUnavailable``.
         """
         with translated():
             found = list(self._letters.find({"messageId": {"$gt": after}}, _FIELDS).sort("messageId", 1).limit(_CHUNK))
@@ -41,7 +41,7 @@ class SearchWords:
             for letter in found:
                 error_type, reason = letter.get("errorType"), letter.get("errorReason")
                 if not isinstance(error_type, str) or not isinstance(reason, str):
-                    continue  # a document that is no letter
+                    continue  # not a letter
                 words = error_words(error_type, reason, masking)
                 if words != letter.get("searchWords"):
                     as_read = {"_id": letter["_id"], "errorType": error_type, "errorReason": reason}

@@ -1,7 +1,7 @@
-"""The clock of MongoDB, by which letters say when something happened, without asking for it each time.
+"""The time of MongoDB, which letters use, without a query for each use.
 
-The clock of this host does not matter. Between two questions the time is counted by a clock that cannot be set,
-so it is off by the way to the server and back, and by how unequally two clocks run in half a minute.
+Independent of this host's clock. Between two queries a monotonic clock counts on, so the error is the round trip to the
+server plus the drift of two clocks in half a minute.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-#: The server is asked again after so long.
+#: Seconds between two queries.
 ASK_EVERY_S = 30.0
-#: Sooner when this host's clock moved otherwise than time did: it was set, or the host slept.
+#: Earlier when this host's clock jumped by more than this: it was set, or the host slept.
 _SET_S = 0.5
 
 
@@ -30,10 +30,10 @@ class StoreClock:
         self._known: tuple[datetime, float, float] | None = None
 
     def now(self) -> datetime:
-        """The server's time. Raises what asking raises, once the last answer is too old."""
+        """The server's time. Raises the error of the query once the last answer is too old."""
         known = self._known
         if known is None or self._is_stale(known):
-            # Without a lock: threads that ask a server that is away must not wait for each other's time-out.
+            # Without a lock: threads must not wait for each other's timeouts while the server is unavailable.
             began = self._monotonic()
             told = self._ask()
             ended = self._monotonic()
