@@ -1,6 +1,6 @@
-# The two commands: `make up` runs everything here, `make test` proves everything. `make help` lists the rest.
-# PORT, DATA_DIR, REDIS_URL, MONGODB_URL, DATABASE_URL and the other variables of .env.example reach the commands
-# from the environment or from the line: make up PORT=9000.
+# `make up` runs the whole system on this machine, `make test` runs every check. `make help` lists the rest.
+# PORT, DATA_DIR, REDIS_URL, MONGODB_URL, DATABASE_URL and the other variables of .env.example come from the
+# environment or from the command line: make up PORT=9000.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,12 +15,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-up: $(VENV)/.runtime ## run the whole system here, with its own stores; Ctrl-C stops it
+up: $(VENV)/.runtime ## run the whole system on this machine, with its own stores; Ctrl-C stops it
 	@$(BIN)/python manage.py up
 
-test: $(VENV)/.dev lint check pytest postgres ## everything that CI runs
+test: $(VENV)/.dev lint check pytest postgres ## run every check of CI
 
-lint: $(VENV)/.dev ## style, types, who imports whom; templates, scripts, the image, the compose file
+lint: $(VENV)/.dev ## check style, types, imports, templates, scripts, the image, the compose file
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/djhtml --check --tabwidth 2 $(TEMPLATES)
@@ -32,35 +32,35 @@ lint: $(VENV)/.dev ## style, types, who imports whom; templates, scripts, the im
 	$(BIN)/hadolint --config .hadolint.yaml Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
-format: $(VENV)/.dev ## rewrite files in the house style
+format: $(VENV)/.dev ## format the files
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/djhtml --tabwidth 2 $(TEMPLATES)
 
-# The settings of production, with a key that signs nothing and a database that holds nothing.
+# Production settings, with a throw-away key and an empty database.
 check: export DATABASE_URL = sqlite://:memory:
 check: export SECRET_KEY = only-for-this-check-0123456789-abcdefghijklmnopqrstuvwxyz
-check: $(VENV)/.dev ## Django's system checks, as for deployment, and no migration missing
+check: $(VENV)/.dev ## run Django's deployment checks; fail on a missing migration
 	$(BIN)/python manage.py check --deploy --fail-level WARNING
 	$(BIN)/python manage.py makemigrations --check --dry-run
 
-pytest: $(VENV)/.dev ## the tests, on real servers that they start themselves
+pytest: $(VENV)/.dev ## run the tests; they start the servers that they need
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 ON_POSTGRES = $(addprefix dlqsite/tests/, test_postgres.py test_access.py test_roles.py) \
 	breaker_app/tests/test_console.py messages_app/tests/test_databases.py
-postgres: $(VENV)/.dev ## tests of keys and roles on a PostgreSQL that they start, if there is one
+postgres: $(VENV)/.dev ## run tests of keys and roles on PostgreSQL, if it is installed
 	@if $(BIN)/python dlqsite/tests/postgres.py; then \
 		TEST_POSTGRES=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ON_POSTGRES); \
 	else \
 		echo "make postgres: skipped" >&2; [ -z "$$POSTGRES_REQUIRED" ]; \
 	fi
 
-# The newest Django wants a newer Python than we do. NEXT_TESTS= runs everything but journeys and the browser.
+# The newest Django needs a newer Python than this project. NEXT_TESTS= runs everything but journeys and the browser.
 NEXT_PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 $(PYTHON) $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.1[2-9]*/bin/python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && echo $$python && break; done)
 NEXT_TESTS ?=
-next-django: ## the tests on the newest Django, which needs Python 3.12; NEXT_TESTS=FILES runs a part of them
+next-django: ## run the tests on the newest Django (Python 3.12 or newer); NEXT_TESTS=FILES limits them
 	@if [ -z "$(NEXT_PYTHON)" ]; then \
 		echo "make next-django: skipped, no Python 3.12 or newer was found" >&2; [ -z "$$NEXT_REQUIRED" ]; \
 	else \
@@ -69,13 +69,13 @@ next-django: ## the tests on the newest Django, which needs Python 3.12; NEXT_TE
 	fi
 
 $(VENV)-next/.ready: requirements.txt requirements-embedded.txt requirements-dev.txt
-	@echo "Installing the newest Django and what tests need into $(VENV)-next"
+	@echo "Installing the newest Django and the packages for tests into $(VENV)-next"
 	@$(NEXT_PYTHON) -m venv $(VENV)-next
 	@$(VENV)-next/bin/python -m pip --disable-pip-version-check -qq install --require-hashes -r requirements.txt -r requirements-embedded.txt -r requirements-dev.txt
 	@$(VENV)-next/bin/python -m pip --disable-pip-version-check -qq install --upgrade Django
 	@touch $@
 
-audit: $(VENV)-audit/.ready ## known vulnerabilities of the pinned packages; AUDIT_REQUIRED=1 fails when nobody could be asked
+audit: $(VENV)-audit/.ready ## check pinned packages for known vulnerabilities; AUDIT_REQUIRED=1 fails when no service answers
 	@PIP_AUDIT=$(VENV)-audit/bin/pip-audit .ci/audit requirements.txt requirements-embedded.txt
 
 $(VENV)-audit/.ready: requirements-audit.txt
@@ -83,13 +83,13 @@ $(VENV)-audit/.ready: requirements-audit.txt
 	@$(VENV)-audit/bin/python -m pip --disable-pip-version-check -qq install --require-hashes -r requirements-audit.txt
 	@touch $@
 
-install: $(VENV)/.runtime ## the virtual environment with what runs
-install-dev: $(VENV)/.dev ## the virtual environment with what runs and what tests
+install: $(VENV)/.runtime ## create the virtual environment
+install-dev: $(VENV)/.dev ## create the virtual environment with packages for development
 
-# The stamps lie inside the environment: they go when it goes, and are older than a lock file that has changed.
+# The stamps are inside the environment: they are removed with it, and are older than a changed lock file.
 $(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12")'
-	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "No virtual environment could be made; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ". Choose another: make PYTHON=python3.12")'
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "The virtual environment could not be created; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 
 $(VENV)/.runtime: requirements.txt requirements-embedded.txt | $(VENV)/bin/python
 	@echo "Installing the pinned packages into $(VENV) (once)"
@@ -97,14 +97,14 @@ $(VENV)/.runtime: requirements.txt requirements-embedded.txt | $(VENV)/bin/pytho
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt
-	@echo "Installing what tests need into $(VENV) (once)"
+	@echo "Installing the packages for development into $(VENV) (once)"
 	@$(PIP) install --require-hashes -r requirements-dev.txt
 	@touch $@
 
-# --no-config and the cleared variables keep a machine's own package sources out of the files.
+# --no-config and the cleared variables keep this machine's package sources out of the files.
 COMPILE = env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL uv --no-config pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-emit-index-url --no-emit-find-links
-lock: ## compile the lock files from their .in files (wants uv)
+lock: ## compile the lock files from their .in files (needs uv)
 	$(COMPILE) requirements.in -o requirements.txt
 	$(COMPILE) requirements-embedded.in -o requirements-embedded.txt
 	$(COMPILE) requirements-dev.in -o requirements-dev.txt

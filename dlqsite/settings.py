@@ -65,7 +65,7 @@ _stack = running_stack()
 
 DEBUG = env.bool("DEBUG", default=False)
 SECRET_KEY = secret_key()
-#: What the console's header says this is, so that nobody acts in the wrong place.
+#: Shown in the console's header, so that users notice which installation they act on.
 ENVIRONMENT = env.str("ENVIRONMENT", default="local")
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]"])
 
@@ -74,7 +74,7 @@ REDIS_PREFIX = env.str("REDIS_PREFIX", default="dlq:")
 MONGODB_URL = env.str("MONGODB_URL", default=_stack.get("mongodbUrl", "mongodb://127.0.0.1:27017/"))
 MONGODB_DATABASE = env.str("MONGODB_DATABASE", default=_stack.get("database", "dlq"))
 
-#: Seconds after which PostgreSQL stops a statement. One second later this process gives up a server that is silent.
+#: Seconds after which PostgreSQL stops a statement. A silent server is given up one second later.
 DATABASE_TIMEOUT = env.float("DATABASE_TIMEOUT", default=3.0)
 DATABASES = {"default": env.db_url("DATABASE_URL", default=f"sqlite:///{DATA_DIR / 'db.sqlite3'}")}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
@@ -168,7 +168,7 @@ FORMAT_MODULE_PATH = ["dlqsite.formats"]
 
 STATIC_URL = "/static/"
 STATIC_ROOT = Path(env.str("STATIC_ROOT", default=str(BASE_DIR / "staticfiles")))
-# Hashed names and compression once `collectstatic` has run; straight from the apps before.
+# Hashed names and compression after `collectstatic`; before it, files come from the apps.
 _collected = (STATIC_ROOT / "staticfiles.json").is_file()
 if not _collected:
     # Whitenoise warns about the missing directory in every process; here it is a way of running, not a mistake.
@@ -183,11 +183,11 @@ STORAGES = {
     },
 }
 
-# --- who may come in ---
+# --- access ---
 
-#: Addresses and networks of proxies whose X-Forwarded-For and -Proto are believed; "unix": a proxy on a socket.
+#: Addresses and networks of proxies whose X-Forwarded-For and -Proto are trusted; "unix": a proxy on a socket.
 TRUSTED_PROXIES = env.list("TRUSTED_PROXIES", default=[])
-#: On: redirect to https, secure cookies, HSTS. Off only for plain http on a trusted network, as on loopback.
+#: True: redirect to https, secure cookies, HSTS. False only for plain http on a trusted network, such as loopback.
 HTTPS = env.bool("HTTPS", default=not DEBUG)
 SECURE_SSL_REDIRECT = HTTPS
 SECURE_REDIRECT_EXEMPT = [r"^api/system/(live|ready|health)$", r"^metrics$"]
@@ -228,7 +228,7 @@ AUTH_PASSWORD_VALIDATORS = [
 AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
 LOGIN_URL = "admin:login"
 LOGIN_REDIRECT_URL = "admin:index"
-# Ten wrong passwords for one name from one address close that pair for 15 minutes; nobody can lock out a colleague.
+# Ten wrong passwords lock the pair of name and address for 15 minutes, so no user can lock out another.
 AXES_FAILURE_LIMIT = 10
 AXES_COOLOFF_TIME = timedelta(minutes=15)
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
@@ -238,12 +238,12 @@ AXES_VERBOSE = False
 AXES_LOCKOUT_CALLABLE = "dlqsite.pages.locked_out"
 AXES_CLIENT_IP_CALLABLE = "dlqsite.access.login_address"
 DATA_UPLOAD_MAX_MEMORY_SIZE = 9 * 1024 * 1024
-# No page takes a file.
+# No page accepts file uploads.
 FILE_UPLOAD_HANDLERS = ["dlqsite.web.uploads.NoFiles"]
 
 # --- intake ---
 
-#: Requests of one client (API key, else address) in 60 s; 0 turns the limit off. A key's own number comes first.
+#: Requests of one client (API key, else address) in 60 s; 0: no limit. The number of a key takes precedence.
 RATE_LIMIT_PER_MINUTE = env.int("RATE_LIMIT_PER_MINUTE", default=100)
 #: The same for reads and operator calls.
 READ_RATE_LIMIT_PER_MINUTE = env.int("READ_RATE_LIMIT_PER_MINUTE", default=6000)
@@ -258,15 +258,15 @@ ACCEPT_DURABILITY = env.str("ACCEPT_DURABILITY", default="everysec")
 
 # --- processing ---
 
-#: Whether messages of type ``demo`` are taken: simulated work, with which whoever may submit can occupy workers.
+#: Whether messages of type ``demo`` are accepted. They simulate work, so clients can occupy workers with them.
 DEMO_HANDLER = env.bool("DEMO_HANDLER") if env.str("DEMO_HANDLER", default="") else ENVIRONMENT == "local"
 
 VERSION = RELEASE
 #: Messages that one worker process runs at the same time.
 WORKER_CONCURRENCY = env.int("WORKER_CONCURRENCY", default=10)
-#: Seconds for which a worker that was told to stop lets running attempts finish.
+#: Seconds that a stopping worker gives running attempts to finish.
 WORKER_SHUTDOWN_GRACE = env.float("WORKER_SHUTDOWN_GRACE", default=10.0)
-#: Seconds for which code may hold a process's interpreter before the process is killed. Less than a lease of 30 s.
+#: Seconds that code may hold the interpreter before the process is killed. Less than the lease of 30 s.
 WATCHDOG_TIMEOUT = env.float("WATCHDOG_TIMEOUT", default=20.0)
 
 REST_FRAMEWORK = {
@@ -306,10 +306,10 @@ RQ = {"COMMIT_MODE": "auto", "JOB_CLASS": "messages_app.jobs.WakeUpJob"}
 
 #: A replay batch of more letters needs the scope or permission ``admin``.
 DLQ_APPROVAL_SIZE = env.int("DLQ_APPROVAL_SIZE", default=10_000)
-#: Answers ``dlq_app.domain.ports.IntakePort``.
+#: Implements ``dlq_app.domain.ports.IntakePort``.
 DLQ_RESUBMIT = "messages_app.services.IntakePort"
 
-#: Days for which a replay batch and the list of its letters are kept after its end; 0 keeps them for ever.
+#: Days for which a replay batch and the list of its letters are kept after its end; 0: for ever.
 DLQ_BATCH_KEEP_DAYS = env.int("DLQ_BATCH_KEEP_DAYS", default=90)
 
 #: Names the function that masks secrets in audit lines.
@@ -318,13 +318,13 @@ AUDIT_MASK = "dlq_app.conf.mask_shown"
 RETRY_POLICY = policy("retry")
 BREAKER_POLICY = policy("breaker")
 REPLAY_POLICY = policy("replay")
-#: Where deliveries may go; by default nowhere. The variable names another file in its place.
+#: Allowed destinations of deliveries; none by default. The variable names another file.
 DELIVERY_POLICY_FILE = env.str("DELIVERY_POLICY", default="") or "dlqsite/policies/delivery.toml"
 DELIVERY_POLICY, DELIVERY_POLICY_PROBLEM = policy_file(BASE_DIR / DELIVERY_POLICY_FILE)
 MASKING_POLICY = policy("masking")
 
 LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")
-#: ``json`` for machines, ``console`` for a person at a terminal.
+#: ``json`` for machines, ``console`` for a terminal.
 LOG_FORMAT = env.str("LOG_FORMAT", default="json")
 LOGGING_CONFIG = None
 configure_logging(level=LOG_LEVEL, form=LOG_FORMAT)

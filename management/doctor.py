@@ -66,7 +66,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one look found. ``fix`` says what to do about it, empty when there is nothing to do."""
+    """Result of one check. ``fix`` is empty when there is nothing to do."""
 
     name: str
     status: Status
@@ -245,7 +245,7 @@ def _problems(problems: Iterable[StoreProblem]) -> Iterator[Finding]:
 
 
 def _clock(name: str, theirs_ms: float, began_s: float, ended_s: float) -> Iterator[Finding]:
-    # What the journey there and back took is not the clock's fault.
+    # The time of the round trip is no difference of the clocks.
     off = max(began_s * 1000 - theirs_ms, theirs_ms - ended_s * 1000, 0.0)
     if off >= CLOCK_TOLERANCE_MS:
         yield _fail(name, f"differs from this host's by {off / 1000:.1f} s", "Run an NTP client on both hosts.")
@@ -415,7 +415,7 @@ def check_breakers() -> Iterator[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One part to look at. ``needs`` names the part without which there is nothing to see."""
+    """Check of one part. ``needs`` names a part without which it cannot run."""
 
     part: str
     run: Callable[[], Iterator[Finding]]
@@ -444,7 +444,7 @@ _FIXES = {
 
 
 def diagnose(checks: Sequence[Check] = CHECKS) -> Iterator[Finding]:
-    """Every finding, part by part. A part that does not answer is one finding, and what needs it is left out."""
+    """All findings, part by part. An unavailable part is one finding, and checks that need it are skipped."""
     away: set[str] = set()
     for check in checks:
         if check.needs in away:

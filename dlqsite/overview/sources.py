@@ -1,8 +1,8 @@
 """Cached sources: each keeps its last answer, so an unavailable one affects no other.
 
-Any number of readers cost one question per source and moment. Nobody waits for a source that is slow or away: what it
-last said is shown with its age, and the question goes on behind the scenes. Only who comes first after a while without
-readers waits a moment, and sees no answer of hours ago.
+Readers at the same time cost one query per source. A slow or unavailable source delays no reader: its last answer is
+shown with its age, and the query continues in the background. Only the first reader after a pause waits a moment, so
+that it does not see an answer of hours ago.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ _T = TypeVar("_T")
 
 #: An answer is good for this long, in seconds.
 KEEP_S = 1.5
-#: A source that takes long is asked less often: it is at work for at most one part in so many of the time …
+#: A slow source is queried less often: at most one part in this many of the time …
 LEISURE = 20
 #: … but at least this often.
 MAX_KEEP_S = 30.0
-#: How long a first answer is waited for, and a further one while there is an older one to show.
+#: Maximum wait for a first answer, and for a newer one while there is an older one to show.
 FIRST_S = 1.0
 AGAIN_S = 0.03
-#: An answer that nobody had renewed for so long after it was no longer good is as good as none.
+#: An answer that expired this long ago is not shown while a newer one can be had.
 UNWATCHED_S = 10.0
-#: A question that is under way for so long counts as not answered.
+#: A query that runs this long counts as not answered.
 HANGS_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Part(Generic[_T]):
-    """What a source said last, and whether it still answers."""
+    """The last answer of a source, and whether it still answers."""
 
     #: None when it has not answered since this process began.
     value: _T | None = None
@@ -53,8 +53,8 @@ class Part(Generic[_T]):
 class Source(Generic[_T]):
     """One query and its last answer. Thread-safe: concurrent readers cause one query.
 
-    ``expected``: the errors that mean that it is away. Any other is a mistake of ours: logged with its stack, and shown
-    as away as well, since the other parts are still wanted.
+    ``expected``: errors that mean that the source is unavailable. Any other error is a fault of this program: it is
+    logged with its stack, and the source is shown as unavailable, because the other parts are still needed.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Source(Generic[_T]):
         self._began_at = datetime.now(UTC)
 
     def begin(self, threads: Executor) -> Future[None] | None:
-        """Ask again if the answer is no longer good; what is under way, if anything is."""
+        """Query again if the answer has expired; returns the running query, if any."""
         with self._lock:
             if self._under_way is None and time.monotonic() >= self._good_until:
                 self._began_at = datetime.now(UTC)
@@ -120,7 +120,7 @@ class Source(Generic[_T]):
 
 
 def look(sources: Iterable[Source[Any]], threads: Executor) -> None:
-    """Have every source asked that is due, and wait for them as long as each is worth waiting for."""
+    """Query every expired source, and wait for each at most its own patience."""
     until = time.monotonic()
     asked = [(source.patience_s, future) for source in sources if (future := source.begin(threads)) is not None]
     for patience_s, future in sorted(asked, key=lambda pair: pair[0]):

@@ -1,8 +1,4 @@
-"""What is wrong, the worst first: what fails, why, since when, how many, is it getting worse, what happens by itself,
-what can be done. Pure.
-
-Words and numbers come in as ``Sight``; nothing here asks a store or a clock.
-"""
+"""The problems of a snapshot, worst first: cause, since when, how many, trend, what follows, what to do. Pure."""
 
 from __future__ import annotations
 
@@ -41,21 +37,21 @@ if TYPE_CHECKING:
     from dlqsite.overview.parts import Accounts, BreakerSeen
     from dlqsite.overview.snapshot import Overview
 
-#: Worst first. ``bad`` burns; ``hand`` waits for a person; ``ok`` is all quiet.
+#: Worst first. ``bad``: something fails; ``hand``: needs a decision; ``ok``: no problem.
 LEVELS: Final = ("bad", "warn", "hand", "ok", "empty")
-#: Deaths a minute from which on messages are said to be dying.
+#: New dead letters a minute from which on they are a problem.
 DYING_PER_MINUTE: Final = 1.0
-#: Seconds that the oldest message may wait before that is worth a word.
+#: Seconds that the oldest message may wait before it is a problem.
 SLOW_S: Final = 60.0
 #: Seconds before a breaker opens in which the failures that open it happen.
 _WINDOW_S: Final = 300.0
-#: At most so many troubles are listed below the worst.
+#: Maximum number of problems listed below the worst.
 MAX_ALSO: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The worst thing, and what else is open, worst first."""
+    """The worst problem, and the others, worst first."""
 
     worst: Trouble
     also: tuple[Trouble, ...] = ()
@@ -66,7 +62,7 @@ class Verdict:
 
 
 def verdict_of(o: Overview) -> Verdict:
-    """The verdict over what is seen."""
+    """The worst problem of the snapshot, and the others."""
     troubles = sorted([*_troubles(o)] or unhealthy_checks(o), key=lambda trouble: LEVELS.index(trouble.level))
     if not troubles:
         return Verdict(_quiet(o))

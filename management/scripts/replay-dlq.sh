@@ -6,34 +6,34 @@ usage() {
     cat <<'END'
 replay-dlq.sh [OPTION]... [--] [ID]...
 
-Replays dead letters in one batch: those with these ids (message id or _id), or those that fit a filter.
-Shows how many they are and asks, unless --yes is given. Put -- before ids: one that begins with a dash is then no option.
+Replay dead letters in one batch: those with the given ids (message id or _id), or those that match a filter.
+The script shows their number and asks for confirmation, unless --yes is given. Put -- before ids that begin with a dash.
 
-Filter; every flag must fit, a repeated flag means any of its values:
+Filters; a letter must match all of them. Repeat an option to allow several values:
   --status STATUS       --error-type TYPE     --error-kind KIND     --type TYPE
   --source SOURCE       --priority PRIORITY   --tag TAG             --fingerprint GROUP
   --from INSTANT        --to INSTANT          --search TEXT
-  --all                 every letter there is: needed without any other filter
-  --limit N             at most N letters
+  --all                 every letter; required when there is no other filter
+  --limit N             replay at most N letters
 
 Batch:
   --rate N              letters per second
   --canary N            send N letters first, and the others only if these succeed
-  --min-success N       with --canary: go on if at least N of the first succeed; all of them unless given
+  --min-success N       with --canary: continue if at least N of the first succeed (default: all of them)
   --max-failures N      stop when more than N fail
   --max-failure-rate R  stop when a larger share of the outcomes are failures (0 to 1)
-  --schedule INSTANT    start not before, such as 2026-11-24T03:12:00Z
+  --schedule INSTANT    do not start before this time, for example 2026-11-24T03:12:00Z
   --name TEXT, --reason TEXT
 
   --dry-run             show what would be replayed; change nothing
   --wait                wait for the outcome of every letter
   --yes                 do not ask
-  --json                print what the API answers, one JSON object a line
-  --url URL             address of the system; else the variable DLQ_URL, else http://127.0.0.1:8000
-  --key-file FILE       file with the API key; else the variable DLQ_API_KEY. There is no flag for the key itself:
-                        every user of this machine could read it in the list of processes.
+  --json                print the answers of the API, one JSON object per line
+  --url URL             address of the system (default: DLQ_URL, else http://127.0.0.1:8000)
+  --key-file FILE       file with the API key (default: DLQ_API_KEY). There is no option for the key itself:
+                        every user of this machine could read it in the process list.
 
-Exit code: 0 done (with --wait: every letter succeeded), 2 some letters failed or were left out, 1 error.
+Exit code: 0 success (with --wait: every letter succeeded), 2 some letters failed or were left out, 1 error.
 END
 }
 
@@ -121,7 +121,7 @@ letters() {
 
 # --- talking to the API ---
 
-# What curl is to do, for its standard input: nothing of it, least of all the key, is in the list of processes.
+# The configuration of curl, for its standard input: the key must not appear in the process list.
 configuration() {
     printf 'url = "%s"\n' "$(escaped "$url$2")"
     printf 'request = "%s"\n' "$1"
@@ -245,7 +245,7 @@ while [ $# -gt 0 ]; do
         --key-file) [ -r "$value" ] || die "$value cannot be read" && key=$(sed 1q "$value" | tr -d '\r') ;;
         -h | --help) usage && exit 0 ;;
         --) break ;;
-        -*) die "there is no $flag; --help says what there is" ;;
+        -*) die "there is no $flag; see --help" ;;
         *) text "an id" "$flag" && ids="${ids:+$ids,}\"$(escaped "$flag")\"" ;;
     esac
 done
@@ -273,7 +273,7 @@ done
 [ -z "$everything" ] || field all true
 [ -n "$canary" ] || [ -z "$least" ] || die "--min-success needs --canary"
 [ -z "$canary" ] || field canary "{\"size\":$canary${least:+,\"minSuccess\":$least}}"
-[ -n "$filtered$ids$everything" ] || die "say which letters: ids, a filter, or --all for every letter there is"
+[ -n "$filtered$ids$everything" ] || die "say which letters: ids, a filter, or --all for every letter"
 
 # --- what would be replayed ---
 
@@ -292,7 +292,7 @@ else
     failures=$(answered failuresAtMost)
     case $failures in
         '' | null) ;;
-        *) echo "  at most $failures of them can fail before the batch stops by itself" ;;
+        *) echo "  at most $failures of them can fail before the batch stops automatically" ;;
     esac
 fi
 [ -z "$dry_run" ] || exit 0
@@ -306,7 +306,7 @@ if [ "$count" = 0 ]; then
     exit 0
 fi
 if [ -z "$yes" ]; then
-    [ -t 0 ] || die "nobody is there to answer; say --yes"
+    [ -t 0 ] || die "there is no terminal to ask at; say --yes"
     printf 'Replay %s? [y/N] ' "$(letters "$count")" >&2
     read -r reply || reply=''
     case $reply in
@@ -331,7 +331,7 @@ fi
 # --- wait ---
 
 leave() {
-    printf '\n%s\n' "The batch goes on. Look: GET $url$address - end it: POST $url$address/cancel" >&2
+    printf '\n%s\n' "The batch continues. Watch: GET $url$address - cancel: POST $url$address/cancel" >&2
     exit 130
 }
 trap leave INT TERM
