@@ -1,1 +1,1 @@
-"""The audit log: one line for each change, with who, what, to what, why, how many and when."""
+"""The audit log: one line per change, with actor, action, object, reason, count and time."""

@@ -1,4 +1,4 @@
-"""Adding lines to the audit log, and finding those about one thing."""
+"""Add lines to the audit log, and find the lines about one object."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def record(
 ) -> None:
     """Add a line; secrets in its texts are hidden.
 
-    When the database does not take it, the line goes to the program's log at level error: the change has happened and
-    an answer that denies it would be wrong. With ``must``, for what only shows secrets and has not yet happened, raises
-    Django's ``DatabaseError`` after that, so that nothing is shown.
+    If the database rejects it, the line goes to the log at level error: the change has happened, and an error response
+    would deny it. With ``must``, for actions that reveal secrets, it then raises Django's ``DatabaseError``, so that
+    nothing is revealed.
     """
     texts = {
         "who": (who or "unknown")[:200],
@@ -42,21 +42,21 @@ def record(
         "name": masked(name)[:200],
         "why": masked(why),
     }
-    # PostgreSQL does not store it.
+    # PostgreSQL cannot store U+0000.
     texts = {field: text.replace("\0", "\\0") for field, text in texts.items()}
     try:
         with transaction.atomic():
-            # The database's clock: lines of hosts whose clocks differ stand in their order.
+            # The clock of the database keeps lines of several hosts in order.
             AuditLine.objects.create(**texts, count=count, at=Now())
     except DatabaseError as error:
-        told = {("target" if field == "name" else field): text for field, text in texts.items()}
-        log.error("audit_line_unwritten", extra={**told, "count": count, "error": str(error)})
+        fields = {("target" if field == "name" else field): text for field, text in texts.items()}
+        log.error("audit_line_unwritten", extra={**fields, "count": count, "error": str(error)})
         if must:
             raise
 
 
 def history(request: HttpRequest, kind: str, object_id: str) -> dict[str, Any]:
-    """The context with which Django's history page shows the lines about one thing, oldest first."""
+    """The context of Django's history page: the lines about one object, oldest first."""
     lines = AuditLine.objects.filter(kind=kind, object_id=object_id.replace("\0", "\\0")).order_by("at", "pk")
     paginator = Paginator(lines, _PAGE)
     page = paginator.get_page(request.GET.get("p", 1))

@@ -1,4 +1,4 @@
-"""One line for each change. Lines are only ever added; they hold texts instead of references, so users may go."""
+"""One line per change. Lines are only added. They hold texts instead of references, so users can be deleted."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def masked(text: str) -> str:
 
 
 class AuditLine(models.Model):
-    """Who did what, to what, why, to how many, and when."""
+    """Actor, action, object, reason, count and time of a change."""
 
     at = models.DateTimeField("when", default=timezone.now, db_index=True)
-    #: ``user:NAME``, ``key:NAME``, ``cli:NAME`` of the operating system, or ``address:IP`` of a stranger.
+    #: ``user:NAME``, ``key:NAME``, ``cli:NAME`` of the operating system, or ``address:IP`` of an unknown client.
     who = models.CharField(max_length=200, db_index=True)
     what = models.CharField(max_length=200)
-    #: Model of what was changed, as ``deadletter``.
+    #: Model of the changed object, such as ``deadletter``.
     kind = models.CharField("to what", max_length=40)
     object_id = models.CharField(max_length=200)
     name = models.CharField(max_length=200)
@@ -42,18 +42,18 @@ class AuditLine(models.Model):
 
     def save(self, *args: object, **kwargs: object) -> None:
         if not self._state.adding:
-            raise TypeError("lines of the audit log are never changed")
+            raise TypeError("lines of the audit log cannot be changed")
         super().save(force_insert=True)
 
     def delete(self, *args: object, **kwargs: object) -> NoReturn:
-        raise TypeError("lines of the audit log are never deleted")
+        raise TypeError("lines of the audit log cannot be deleted")
 
     @property
     def said(self) -> str:
-        """What and why, secrets hidden as the policy is now."""
+        """Action and reason, secrets hidden by the current policy."""
         return masked(f"{self.what}: {self.why}" if self.why else self.what)
 
-    # --- as Django's history page reads a line ---
+    # --- attributes that Django's history page reads ---
 
     @property
     def action_time(self) -> datetime:

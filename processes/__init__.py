@@ -1,1 +1,1 @@
-"""What every long-lived process relies on: threads that must not die, children that must not stay, a watchdog."""
+"""Shared by all long-lived processes: essential threads, forked children, repeated tasks, a watchdog."""

@@ -1,4 +1,4 @@
-"""Threads without which their process must not go on."""
+"""Threads whose unexpected end ends the process."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ log = logging.getLogger(__name__)
 
 
 class Essential(threading.Thread):
-    """A daemon thread whose unasked end ends the process with exit code 1, so that its supervisor starts a new one.
+    """A daemon thread. If it ends unexpectedly, the process exits with code 1 and its supervisor starts a new one.
 
-    A process that has lost one of its threads looks alive and does half of its work: it claims messages whose outcomes
-    nobody sends, or runs them twice because nobody renews their leases. To be killed at any line is safe; that is not.
+    A process that lost one of its threads looks healthy but does half of its work: it claims messages and never sends
+    their outcomes, or runs them twice because their leases are not renewed. A kill at any line is safe; this is not.
 
-    A thread that raises has ended unasked. One that returns has, too, unless ``may_end`` is true by then.
+    A thread ends unexpectedly if it raises, or if it returns while ``may_end`` is false.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Essential(threading.Thread):
         try:
             super().run()
             if not self._may_end():
-                raise RuntimeError("the thread returned, and nobody had asked it to stop")
+                raise RuntimeError("the thread returned without a request to stop")
         except BaseException:
             if sys.is_finalizing():
                 raise

@@ -1,4 +1,4 @@
-"""Children that are forked from a process of ours: they do their own work and never go on with that of the process."""
+"""Children that are forked from one of our processes: they must not continue the work of their parent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import threading
 from contextlib import suppress
 from datetime import UTC, datetime
 
-#: Names the descriptor of the lock that the supervisor of ``make up`` shares with the processes that it starts.
+#: The file descriptor of the lock that the supervisor of ``make up`` shares with the processes that it starts.
 LOCK_VARIABLE = "UP_LOCK_FD"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -19,10 +19,10 @@ _masks = threading.local()
 
 
 def protect() -> None:
-    """Take from every child that is forked from now on what belongs to this process alone.
+    """Prepare future forks: a child releases the lock and the signal handlers of this process.
 
-    A child gives up the supervisor's lock, else it would block the next start. It ends on the signals that this process
-    handles, else ``multiprocessing`` and a supervisor could not end it. May be called more than once.
+    With the supervisor's lock it would block the next start. With the signal handlers, ``multiprocessing`` and a
+    supervisor could not end it. May be called more than once.
     """
     global _lock, _registered
     number = os.environ.pop(LOCK_VARIABLE, "")
@@ -36,7 +36,7 @@ def protect() -> None:
 
 
 def _block() -> None:
-    """Hold signals back: Python forgets those that reach a child before it has replaced the handlers."""
+    """Block signals: Python loses those that reach a child before it has replaced the handlers."""
     _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
 
@@ -56,11 +56,11 @@ def _give_up() -> None:
     _unblock()
 
 
-def leave_if_forked(owner: int, error: BaseException | None = None) -> None:
-    """End this process at once unless its id is ``owner``: a child came back from the code that forked it.
+def exit_if_forked(owner: int, error: BaseException | None = None) -> None:
+    """Exit at once unless the id of this process is ``owner``: a child returned from the code that forked it.
 
-    Nothing is flushed, closed or sent: the process ``owner`` shares every socket and has every buffer. ``error``: what
-    the child raised; it gives the exit code, as for a program.
+    Nothing is flushed, closed or sent: the sockets and buffers belong to ``owner``. ``error`` is the exception of the
+    child; it determines the exit code, as for a program.
     """
     pid = os.getpid()
     if pid == owner:
@@ -69,12 +69,12 @@ def leave_if_forked(owner: int, error: BaseException | None = None) -> None:
     if isinstance(error, SystemExit):
         code = error.code & 0xFF if isinstance(error.code, int) else int(error.code is not None)
     how = "returned" if error is None else type(error).__name__
-    say("warning", "forked_child_ended", pid=pid, parent=owner, how=how, exit_code=code)
+    write_log_line("warning", "forked_child_ended", pid=pid, parent=owner, how=how, exit_code=code)
     os._exit(code)
 
 
-def say(level: str, event: str, **fields: object) -> None:
-    """A line of the log, without ``logging``, whose locks another thread of the parent may have held."""
+def write_log_line(level: str, event: str, **fields: object) -> None:
+    """Write a line of the log without ``logging``, whose locks a thread of the parent may hold."""
     line = {"event": event, **fields, "level": level, "time": datetime.now(UTC).isoformat()}
     with suppress(OSError):
         os.write(2, json.dumps(line).encode() + b"\n")

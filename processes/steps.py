@@ -1,7 +1,7 @@
-"""Steps that must come to an end. A process that is stuck in one is ended, so that its supervisor starts a new one.
+"""Steps with a maximum duration. A process that is stuck in one exits, so that its supervisor starts a new one.
 
-The watchdog beats from a thread of its own and proves only that the interpreter runs. It does not see a thread that
-waits without end in a call that releases the interpreter, such as a name look-up or a store that has no time-out.
+The heartbeat of the watchdog proves only that the interpreter runs. It does not detect a thread that waits forever in a
+call that releases the interpreter, such as a DNS lookup or a request without a timeout.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from contextlib import contextmanager
 
 log = logging.getLogger(__name__)
 
-#: A process should no longer report itself alive when a step has taken so long.
+#: A process in a longer step must not report itself alive.
 STUCK_S = 30.0
-#: A step that takes longer never ends: it makes a few calls to stores, and each of them has a limit of seconds.
+#: A longer step never ends: it makes a few requests to stores, each with a timeout of seconds.
 END_S = 90.0
 
 
 class _Step:
-    """One step under way, and the seconds of it that the process really had."""
+    """A step in progress, and the seconds in which the process could run since it began."""
 
     __slots__ = ("name", "took_s")
 
@@ -37,7 +37,7 @@ _under_way: dict[int, _Step] = {}
 
 @contextmanager
 def step(name: str) -> Iterator[None]:
-    """Do one step of this thread's work, a few calls to stores. Waiting for the next is none. Steps do not nest."""
+    """Mark one step of this thread: a few requests to stores, without the wait for the next step. Steps do not nest."""
     thread = threading.get_ident()
     _under_way[thread] = _Step(name)
     try:
@@ -46,21 +46,21 @@ def step(name: str) -> Iterator[None]:
         del _under_way[thread]
 
 
-def goes_on() -> None:
-    """Report progress of this thread's step, if any: its time starts again. Call it in each turn of a loop."""
+def progressed() -> None:
+    """Restart the clock of this thread's step, if it is in one. For each iteration of a loop."""
     if one := _under_way.get(threading.get_ident()):
         one.took_s = 0.0
 
 
 def is_stuck() -> bool:
-    """Whether a step of this process has taken longer than ``STUCK_S``."""
+    """Whether a step of this process takes longer than ``STUCK_S``."""
     return any(one.took_s > STUCK_S for one in list(_under_way.values()))
 
 
-def grow(seconds: float, role: str) -> None:
-    """Add ``seconds`` to every running step, and end the process if a step has taken longer than ``END_S``.
+def add_time(seconds: float, role: str) -> None:
+    """Add the time since the last call to all steps, and exit if one takes longer than ``END_S``.
 
-    Only the time of these calls counts, not the time in which the process was stopped or its host slept.
+    Only these calls add time, so a stopped process or a suspended host adds none.
     """
     for one in list(_under_way.values()):
         before_s, one.took_s = one.took_s, one.took_s + seconds

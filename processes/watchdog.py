@@ -1,4 +1,4 @@
-"""Proof to a program beside the process (``monitor``) that its interpreter runs; without it, the process is killed."""
+"""Heartbeats to a program beside the process (``monitor``); without them, that program kills the process."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ log = logging.getLogger(__name__)
 
 
 class Watchdog:
-    """Beats from a thread of its own, so that a slow store or a long message is no silence.
+    """Sends heartbeats from a thread of its own, so a slow store or a long message is no silence.
 
-    What stops the beats is code that holds the interpreter: a C function that does not release it, or a regular
-    expression without end. Nothing inside the process could end that: no thread of it runs. The kill takes SIGKILL, as
-    the process cannot hear anything else; everything that it held comes back as after any other kill.
+    Code that holds the interpreter stops the heartbeats: a C function that does not release it, or a regular expression
+    that never ends. No thread of the process runs then, so only another process can end it, by SIGKILL. Everything that
+    it held is recovered as after any other kill.
 
-    The same thread ends a process that is stuck in a step; see ``steps``.
+    The same thread exits a process that is stuck in a step; see ``steps``.
     """
 
     def __init__(self, name: str, limit_s: float) -> None:
-        """``limit_s``: seconds without a beat after which the process is killed. It should be less than a lease."""
+        """``limit_s``: seconds without a heartbeat after which the process is killed; less than a lease."""
         self._name = name
         self._parent = os.getppid()
         self._limit_s = limit_s
@@ -40,7 +40,7 @@ class Watchdog:
         self._thread = Essential(self._run, "watchdog")
 
     def start(self) -> None:
-        """Watch this process from now on to its end."""
+        """Watch this process until it ends."""
         faulthandler.register(monitor.STACKS, file=sys.__stderr__ or 2, all_threads=True, chain=False)
         if os.getpid() == 1:
             _exit_on(monitor.EXIT)
@@ -51,7 +51,7 @@ class Watchdog:
         while True:
             self._beat()
             time.sleep(self._every_s)
-            steps.grow(self._every_s, self._name)
+            steps.add_time(self._every_s, self._name)
 
     def _beat(self) -> None:
         if self._monitor is None:
@@ -93,10 +93,10 @@ class Watchdog:
 
 
 def _exit_on(number: int) -> None:
-    """End this process at once when the signal comes, without asking the interpreter.
+    """Exit on this signal, without the interpreter.
 
-    The kernel protects the first process of a container even from SIGKILL, unless it comes from outside. A handler is
-    called, though, and one that is no Python function needs no interpreter.
+    The kernel protects the first process of a container even from SIGKILL, unless it comes from outside. It does call a
+    signal handler, and one that is a C function needs no interpreter.
     """
     libc = ctypes.CDLL(None)
     libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
@@ -104,6 +104,6 @@ def _exit_on(number: int) -> None:
 
 
 def guard(name: str, limit_s: float) -> None:
-    """Watch this process to its end, and its children. For the main thread of a role, before it begins its work."""
+    """Watch this process and its forks until it ends. For the main thread of a role, before it starts to work."""
     forks.protect()
     Watchdog(name, limit_s).start()

@@ -20,7 +20,7 @@ from dlq_app.services.batch_run import POLL_S, BatchRun, Every
 from dlq_app.store.batches import ABANDONED_AFTER
 from dlq_app.store.repository import Batches, Items, Letters, StoredBatch
 from processes.names import new_name
-from processes.steps import goes_on
+from processes.steps import progressed
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class Executor:
 
     def _turn(self, stored: StoredBatch, *, alone: bool) -> float:
         run = self._runs.setdefault(stored.id, self._new_run(stored.id))
-        goes_on()
+        progressed()
         try:
             if stored.batch.stage is Stage.PLANNING:
                 return self._drop_abandoned_plan(stored)

@@ -24,7 +24,7 @@ from dlq_app.store import repository
 from dlq_app.store.batches import Chunk, counts_of
 from dlq_app.store.repository import Batches, Items, Letters, StoredBatch, Tally
 from processes.names import has_ended
-from processes.steps import goes_on
+from processes.steps import progressed
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ class BatchRun:
         self._collect()
         self._recover()
         for _ in range(CHUNKS_PER_TURN * (4 if alone else 1)):
-            goes_on()
+            progressed()
             wait = self._step()
             if wait is not None:
                 return wait

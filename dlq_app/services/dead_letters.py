@@ -20,7 +20,7 @@ from dlq_app.domain.states import Verb
 from dlq_app.services import figures, recording, replaying
 from dlq_app.services.replaying import ReplayAnswer, Replayed, Replayer, ReplayRequest, new_replay_id
 from dlq_app.store import indexes, mongo, repository
-from processes.steps import goes_on
+from processes.steps import progressed
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ def replay_due(limit: int = 100) -> DueRound:
     refused: set[str] = set()
     found = letters.due(now, limit)
     for letter in found:
-        goes_on()
+        progressed()
         if letter.type in refused:
             continue  # postponed with the others of its type
         due_at = letter.next_retry_at or now
@@ -186,7 +186,7 @@ def release_stale(limit: int = 100) -> int:
     replayer = Replayer(letters, intake())
     released = 0
     for letter in letters.stale(letters.server_now(), limit):
-        goes_on()
+        progressed()
         done = replayer.end_stale(letter)
         released += done == "released"
         log.info("stale_claim", extra={"message_id": letter.message_id, "epoch": letter.fence, "found": done})

@@ -25,7 +25,7 @@ from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
 from messages_app.attempt import databases
 from messages_app.exception_text import guarded
 from messages_app.failures import HandlerError
-from processes.forks import leave_if_forked
+from processes.forks import exit_if_forked
 
 if TYPE_CHECKING:
     from messages_app.work.runner import Attempt
@@ -193,14 +193,14 @@ async def _to_its_end(value: Any, attempt: Attempt) -> Any:
         try:
             while _is_awaitable(value):
                 value = await value
-            leave_if_forked(process_id)
+            exit_if_forked(process_id)
             if issubclass(type(value), (*_NEVER_RUN, *_NOT_CALLED)):
                 raise NeverRan(value)
             if left_tasks := len(asyncio.all_tasks()) - 1:
                 # Not a failure: libraries leave tasks of their own, too.
                 log.warning("tasks_cancelled", extra={"message_id": attempt.claimed.message_id, "tasks": left_tasks})
         except BaseException as raised:
-            leave_if_forked(process_id, raised)
+            exit_if_forked(process_id, raised)
             await _close_databases(own)
             raise
         if left := await _close_databases(own):

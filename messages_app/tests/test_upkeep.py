@@ -20,7 +20,7 @@ from messages_app.store import presence
 from messages_app.store.ledger import Ledger
 from messages_app.tests.handling import an_acceptance, reaches
 from messages_app.work.upkeep import Loop, Upkeep, death_of, drain
-from processes.steps import STUCK_S, goes_on, grow, step
+from processes.steps import STUCK_S, add_time, progressed, step
 
 pytestmark = pytest.mark.redis
 
@@ -218,11 +218,11 @@ def test_the_process_is_present_until_it_stops(start: Callable[[], Upkeep]) -> N
 def test_a_process_that_is_stuck_in_a_step_is_not_present(book: Ledger) -> None:
     upkeep = Upkeep(book, name="w-1", role="dlq_worker", details=dict)
     with step("look for what is due"):
-        grow(STUCK_S + 1, "dlq_worker")
+        add_time(STUCK_S + 1, "dlq_worker")
         upkeep._announce()
         assert presence.present("dlq_worker") == []
 
-        goes_on()
+        progressed()
         upkeep._announce()
 
         assert len(presence.present("dlq_worker")) == 1

@@ -17,7 +17,7 @@ from messages_app.store.ledger import ledger
 from messages_app.store.ledger_server import terms_from_settings
 from messages_app.store.recorded_outcomes import RecordedOutcome, RecordedOutcomes, recorded_outcomes
 from messages_app.work.upkeep import MAX_DRAIN, drain
-from processes.steps import goes_on
+from processes.steps import progressed
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def compare(number: int) -> Comparison:
     missing: list[RecordedOutcome] = []
     offset = random.random()  # noqa: S311 - which ones is no secret
     for sampled in index.sample(number, offset):
-        goes_on()
+        progressed()
         page = [one for one in sampled if one.at_ms >= oldest]
         looked += len(page)
         missing += _missing(index, page)

@@ -46,7 +46,7 @@ from messages_app.failures import (
 from messages_app.registry import HandlerSpec
 from messages_app.work.call_reports import CallReport
 from messages_app.work.protection import Protection
-from processes.forks import leave_if_forked
+from processes.forks import exit_if_forked
 
 log = logging.getLogger(__name__)
 
@@ -176,7 +176,7 @@ class Attempt:
         process_id = os.getpid()
         try:
             value = function(message)
-            leave_if_forked(process_id)
+            exit_if_forked(process_id)
             if coroutines.may_wait(value):
                 value = coroutines.run(value, self)
             text = report.result(value)
@@ -184,7 +184,7 @@ class Attempt:
                 coroutines.refuse_within(value)
             return text, None
         except BaseException as raised:  # a handler's SystemExit must not end the thread that runs it
-            leave_if_forked(process_id, raised)
+            exit_if_forked(process_id, raised)
             return "", self._read(raised)
 
     def _read(self, raised: BaseException) -> Failure:
@@ -241,7 +241,7 @@ class Runner:
         try:
             return self._run(attempt)
         finally:
-            leave_if_forked(process_id)
+            exit_if_forked(process_id)
             # The outcome includes the report. Without an outcome the permit must be released: the attempt raised, or
             # was requeued between its permission and its call.
             if attempt.guard is not None:

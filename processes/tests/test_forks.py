@@ -23,7 +23,7 @@ try:
         {act}
 except BaseException as raised:
     error = raised
-forks.leave_if_forked(owner, error)
+forks.exit_if_forked(owner, error)
 print("only the parent", flush=True)
 {then}
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))

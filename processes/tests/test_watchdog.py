@@ -132,7 +132,7 @@ def test_a_killed_monitor_is_replaced_and_watches(guarded: Guard, tmp_path: Path
 
 STEPS = """
 from processes import steps
-from processes.steps import goes_on, step
+from processes.steps import progressed, step
 steps.STUCK_S, steps.END_S = 0.1, 0.4
 """
 
@@ -156,7 +156,7 @@ def test_a_process_that_waits_for_its_next_step_or_goes_on_in_a_long_one_lives(g
     alive = guarded(
         STEPS + "for _ in range(10):\n    with step('short'): pass\n"
         "time.sleep(0.8)\n"
-        "with step('long'):\n    for _ in range(80):\n        goes_on(); time.sleep(0.01)\n"
+        "with step('long'):\n    for _ in range(80):\n        progressed(); time.sleep(0.01)\n"
         "with step('stands still'):\n"
         "    while not steps.is_stuck(): time.sleep(0.01)\n"
         "sys.exit(7)"
