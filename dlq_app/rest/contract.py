@@ -235,26 +235,25 @@ REPLAY_STARTED_OUT = envelope(
         Field("status", choice([Status.PROCESSING]), get=lambda *_: Status.PROCESSING),
     ),
 )
-IMPORT_OUT = envelope(
-    "ImportOut",
-    Shape(
-        "ImportSummary",
-        Field("lines", COUNT),
-        Field("imported", COUNT),
-        Field("unchanged", COUNT, "Lines whose message already has a letter."),
-        Field("rejectedCount", COUNT),
-        Field(
-            "rejected",
-            many(Shape("RejectedLine", Field("line", COUNT, "From 1."), Field("error", TEXT))),
-            "The first 1000.",
-        ),
-        Field(
-            "complete",
-            nullable(BOOLEAN),
-            "Whether every letter that the file's last line counts was read; null without such a line.",
-        ),
+IMPORT_SUMMARY = Shape(
+    "ImportSummary",
+    Field("lines", COUNT),
+    Field("imported", COUNT),
+    Field("unchanged", COUNT, "Lines whose message already has a letter."),
+    Field("rejectedCount", COUNT, get="refused"),
+    Field(
+        "rejected",
+        many(Shape("RejectedLine", Field("line", COUNT, "From 1."), Field("error", TEXT))),
+        "The first 1000.",
+        lambda summary, _: [{"line": line, "error": why} for line, why in summary.errors],
+    ),
+    Field(
+        "complete",
+        nullable(BOOLEAN),
+        "Whether every letter that the file's last line counts was read; null without such a line.",
     ),
 )
+IMPORT_OUT = envelope("ImportOut", IMPORT_SUMMARY)
 
 
 # --- groups ---

@@ -156,7 +156,7 @@ class ImportView(APIView):
             )
         finally:
             imports.release()
-        return Response({"data": found.wire()})
+        return Response(contract.IMPORT_OUT.write({"data": found}))
 
 
 def _export_of(query: QueryDict) -> tuple[Export, str]:

@@ -57,17 +57,6 @@ class Summary:
         if len(self.errors) < MAX_ERRORS:
             self.errors.append((line, why))
 
-    def wire(self) -> dict[str, Any]:
-        """As JSON; ``rejected`` holds the first thousand."""
-        return {
-            "lines": self.lines,
-            "imported": self.imported,
-            "unchanged": self.unchanged,
-            "rejectedCount": self.refused,
-            "rejected": [{"line": line, "error": why} for line, why in self.errors],
-            "complete": self.complete,
-        }
-
     def __str__(self) -> str:
         return f"{self.imported} imported, {self.unchanged} unchanged, {self.refused} rejected"
 

@@ -12,9 +12,10 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from audit_app.lines import record
+from messages_app.rest.contract import LOSS, LOSS_OUT, LOSSES_OUT
 from messages_app.store.recorded_outcomes import recorded_outcomes
 from messages_app.work import store_losses
-from wire.contract import COUNT, TEXT, Field, Shape, choice, envelope, many, nullable, problems, text
+from wire.contract import Field, Shape, problems, text
 from wire.instants import iso
 
 #: Losses that health names one by one.
@@ -25,7 +26,7 @@ def seen() -> tuple[str, Mapping[str, Any]]:
     """What is wrong, empty when nothing is, and the facts. Raises ``StoreUnavailable`` when Redis does not answer."""
     known = store_losses.open_losses()
     facts: dict[str, Any] = {
-        "losses": [store_losses.wire(loss) for loss in known.losses[-MAX_SHOWN:]],
+        "losses": [LOSS.write(loss) for loss in known.losses[-MAX_SHOWN:]],
         "unacknowledged": len(known.losses),
     }
     if known.incomplete:
@@ -57,26 +58,6 @@ def log_acknowledged(who: str, loss_id: str, why: str) -> None:
     record(who, "acknowledge loss", kind="message", object_id=loss_id, name=f"loss {loss_id}", why=why)
 
 
-_ACKNOWLEDGED = Shape(
-    "LossAcknowledged",
-    Field("at", TEXT, "ISO 8601 in UTC with milliseconds."),
-    Field("by", TEXT),
-    Field("reason", TEXT),
-)
-#: Written by ``messages_app.work.store_losses``.
-LOSS = Shape(
-    "LossData",
-    Field("id", TEXT),
-    Field("store", choice(["redis", "mongodb"])),
-    Field("from", nullable(TEXT), "The last state that is left; null when none is. ISO 8601 in UTC."),
-    Field("to", TEXT, "The last state that is known to have existed. ISO 8601 in UTC."),
-    Field("seenAt", TEXT),
-    Field("missing", COUNT, "Redis: messages accepted between `from` and `to`. MongoDB: recorded outcomes."),
-    Field("moves", COUNT, "Claims and outcomes between `from` and `to`; Redis only."),
-    Field("open", COUNT, "Messages that had not ended at `to`; Redis only."),
-    Field("sentence", TEXT, "What happened, as a sentence."),
-    Field("acknowledged", nullable(_ACKNOWLEDGED)),
-)
 REASON_IN = Shape(
     "ReasonData", Field("reason", text(store_losses.MAX_REASON, blank=False), "What happened, and how you found out.")
 )
@@ -95,10 +76,10 @@ class LossesView(APIView):
             "Every time that Redis or MongoDB fell back to an earlier state or was emptied. The "
             "newest comes first. Health is `degraded` until each is acknowledged."
         ),
-        responses={200: envelope("Losses", many(LOSS))},
+        responses={200: LOSSES_OUT},
     )
     def get(self, request: Request) -> Response:
-        return Response({"data": [store_losses.wire(loss) for loss in store_losses.all_losses()]})
+        return Response(LOSSES_OUT.write({"data": store_losses.all_losses()}))
 
 
 class AcknowledgeView(APIView):
@@ -112,7 +93,7 @@ class AcknowledgeView(APIView):
         summary="Acknowledge a loss",
         description="Ends its alarm. The user, time and reason are kept. Acknowledging it again changes nothing.",
         request=REASON_IN,
-        responses={200: envelope("Loss", LOSS), **problems(s404="`loss_not_found`")},
+        responses={200: LOSS_OUT, **problems(s404="`loss_not_found`")},
     )
     def post(self, request: Request, loss_id: str) -> Response:
         reason = REASON_IN.read(request.data)["reason"].strip()
@@ -120,4 +101,4 @@ class AcknowledgeView(APIView):
         if new:
             log_acknowledged(getattr(request, "actor", ""), loss_id, reason)
         (loss,) = (loss for loss in store_losses.all_losses() if loss.id == loss_id)
-        return Response({"data": store_losses.wire(loss)})
+        return Response(LOSS_OUT.write({"data": loss}))

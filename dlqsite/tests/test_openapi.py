@@ -1,4 +1,4 @@
-"""The OpenAPI document is complete and tells the truth about access."""
+"""The OpenAPI document is complete and has the right access rules."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def document() -> dict[str, Any]:
 
 
 def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
-    return [(path, method, told) for path, item in document["paths"].items() for method, told in item.items()]
+    return [(path, method, operation) for path, item in document["paths"].items() for method, operation in item.items()]
 
 
 def test_it_is_valid_and_made_without_a_warning(document: dict[str, Any]) -> None:
@@ -32,38 +32,40 @@ def test_it_is_valid_and_made_without_a_warning(document: dict[str, Any]) -> Non
     assert len(operations(document)) > 5
 
 
-def test_every_operation_says_what_it_needs_and_how_it_refuses(document: dict[str, Any]) -> None:
-    for path, method, told in operations(document):
-        assert told["summary"], (path, method)
-        assert told["tags"], (path, method)
+def test_every_operation_has_its_scope_and_its_problems(document: dict[str, Any]) -> None:
+    for path, method, operation in operations(document):
+        assert operation["summary"], (path, method)
+        assert operation["tags"], (path, method)
         if path in PROBES:
             continue
-        assert told["security"] == [{"apiKey": []}, {"staffSession": []}]
-        assert "Scope: `" in told["description"]
-        assert {"401", "403", "429"} <= told["responses"].keys()
-        for status, response in told["responses"].items():
+        assert operation["security"] == [{"apiKey": []}, {"staffSession": []}]
+        assert "Scope: `" in operation["description"]
+        assert {"401", "403", "429"} <= operation["responses"].keys()
+        for status, response in operation["responses"].items():
             if status >= "400" and (path, status) != ("/api/system/health", "503"):
                 assert list(response["content"]) == ["application/problem+json"], (path, method, status)
 
 
-def test_every_operation_with_a_body_says_how_a_bad_one_is_refused(document: dict[str, Any]) -> None:
-    with_body = [(path, method, told) for path, method, told in operations(document) if "requestBody" in told]
+def test_every_operation_with_a_body_has_the_problems_of_bodies(document: dict[str, Any]) -> None:
+    with_body = [
+        (path, method, operation) for path, method, operation in operations(document) if "requestBody" in operation
+    ]
 
     assert len(with_body) > 5
-    for path, method, told in with_body:
-        assert {"400", "415"} <= told["responses"].keys(), (path, method)
+    for path, method, operation in with_body:
+        assert {"400", "415"} <= operation["responses"].keys(), (path, method)
 
 
-def test_pages_of_dead_letters_say_how_far_they_reach(document: dict[str, Any]) -> None:
-    told = {one["name"]: one["schema"] for one in document["paths"]["/api/dlq"]["get"]["parameters"]}
+def test_page_parameters_of_dead_letters_have_limits(document: dict[str, Any]) -> None:
+    parameters = {one["name"]: one["schema"] for one in document["paths"]["/api/dlq"]["get"]["parameters"]}
 
-    assert (told["page"]["minimum"], told["page"]["maximum"]) == (1, 10_000)
-    assert (told["limit"]["minimum"], told["limit"]["maximum"]) == (1, 100)
-    assert (told["cursor"]["minLength"], told["cursor"]["maxLength"]) == (1, 1000)
-    assert told["cursor"]["pattern"]
+    assert (parameters["page"]["minimum"], parameters["page"]["maximum"]) == (1, 10_000)
+    assert (parameters["limit"]["minimum"], parameters["limit"]["maximum"]) == (1, 100)
+    assert (parameters["cursor"]["minLength"], parameters["cursor"]["maxLength"]) == (1, 1000)
+    assert parameters["cursor"]["pattern"]
 
 
-def test_no_body_takes_fields_that_nobody_knows(document: dict[str, Any]) -> None:
+def test_no_request_allows_unknown_fields(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     requests = {name: schema for name, schema in schemas.items() if name.endswith("Request")}
 
@@ -77,9 +79,9 @@ def test_no_body_takes_fields_that_nobody_knows(document: dict[str, Any]) -> Non
 class TestThePages:
     @pytest.fixture(autouse=True)
     def _empty(self, redis_client: Any) -> None:
-        """Limits begin anew."""
+        """Reset the rate limits."""
 
-    def test_the_document_is_served_to_who_may_read(self) -> None:
+    def test_the_scope_read_is_enough_for_the_document(self) -> None:
         answer = with_key("read").get("/api/schema")
 
         assert answer.status_code == 200
@@ -92,7 +94,7 @@ class TestThePages:
         assert "<script>" not in page
         assert 'src="/api/docs?script="' in page
 
-    def test_a_browser_that_is_not_signed_in_is_sent_to_sign_in(self, client: Any) -> None:
+    def test_a_browser_without_a_session_is_redirected_to_sign_in(self, client: Any) -> None:
         answer = client.get("/api/docs", headers={"Accept": "text/html"})
 
         assert (answer.status_code, answer["Location"]) == (302, "/admin/login/?next=%2Fapi%2Fdocs")
@@ -101,7 +103,7 @@ class TestThePages:
 
 @pytest.mark.django_db
 @pytest.mark.redis
-def test_it_is_made_once_for_everybody(monkeypatch: pytest.MonkeyPatch, document: dict[str, Any]) -> None:
+def test_it_is_built_once(monkeypatch: pytest.MonkeyPatch, document: dict[str, Any]) -> None:
     client, made = signed_in(member("viewer")), []
     original = SchemaGenerator.get_schema
 

@@ -25,10 +25,10 @@ pytestmark = [pytest.mark.django_db, pytest.mark.redis]
 
 @pytest.fixture(autouse=True)
 def _empty_redis(redis_client: Any) -> None:
-    """The limits begin anew."""
+    """Reset the rate limits."""
 
 
-def told(answer: Any) -> dict[str, Any]:
+def problem_of(answer: Any) -> dict[str, Any]:
     assert answer["Content-Type"] == "application/problem+json"
     members: dict[str, Any] = json.loads(answer.content)
     assert members["status"] == answer.status_code
@@ -58,32 +58,32 @@ def test_every_error_is_a_problem(settings: Settings, debug: bool, method: str, 
     answer = with_key("admin").generic(method, path)
 
     assert answer.status_code == status
-    told(answer)
+    problem_of(answer)
 
 
 def test_a_host_that_is_not_allowed_is_a_problem() -> None:
     answer = Client().get("/api/system/live", headers={"Host": "evil.example"})
 
     assert answer.status_code == 400
-    told(answer)
+    problem_of(answer)
 
 
 @pytest.mark.parametrize(("path", "host"), [("/api/nothing", "localhost"), ("/api/messages", "evil.example")])
 def test_a_problem_in_place_of_a_page_keeps_what_protects(path: str, host: str) -> None:
     answer = Client().get(path, headers={"Host": host})
 
-    told(answer)
+    problem_of(answer)
     assert answer["X-Content-Type-Options"] == "nosniff"
     assert answer["Content-Length"] == str(len(answer.content))
 
 
-def test_a_host_that_is_not_allowed_is_told_the_setting() -> None:
-    assert "ALLOWED_HOSTS" in told(Client().get("/api/messages", headers={"Host": "evil.example"}))["detail"]
+def test_the_problem_of_a_wrong_host_names_the_setting() -> None:
+    assert "ALLOWED_HOSTS" in problem_of(Client().get("/api/messages", headers={"Host": "evil.example"}))["detail"]
 
 
-def test_a_wrong_method_is_told_the_right_ones() -> None:
-    assert told(with_key("admin").get("/api/messages"))["detail"] == "GET is not supported; use POST."
-    assert told(with_key("admin").put("/api/messages/m"))["detail"] == "PUT is not supported; use GET or HEAD."
+def test_the_problem_of_a_wrong_method_lists_the_right_ones() -> None:
+    assert problem_of(with_key("admin").get("/api/messages"))["detail"] == "GET is not supported; use POST."
+    assert problem_of(with_key("admin").put("/api/messages/m"))["detail"] == "PUT is not supported; use GET or HEAD."
 
 
 @pytest.mark.parametrize(
@@ -119,10 +119,10 @@ def test_other_pages_are_left_alone() -> None:
     assert Client().get("/nothing")["Content-Type"].startswith("text/html")
 
 
-def test_an_unforeseen_error_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unexpected_error_reveals_nothing(caplog: pytest.LogCaptureFixture) -> None:
     answer = handle(RuntimeError("password=hunter2"), {"view": None})
 
-    members = told(answer)
+    members = problem_of(answer)
     assert members["status"] == 500
     assert "hunter2" not in json.dumps(members)
     assert "hunter2" in caplog.text
@@ -131,7 +131,7 @@ def test_an_unforeseen_error_tells_nothing(caplog: pytest.LogCaptureFixture) -> 
 def test_an_error_of_a_plain_view_is_a_problem_too() -> None:
     request = RequestFactory().get("/api/x")
 
-    assert told(ApiProblems(lambda r: None).process_exception(request, Http404()))["status"] == 404  # type: ignore[arg-type, return-value]
+    assert problem_of(ApiProblems(lambda r: None).process_exception(request, Http404()))["status"] == 404  # type: ignore[arg-type, return-value]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_an_error_of_a_plain_view_is_a_problem_too() -> None:
     ],
 )
 def test_each_error_has_its_status_and_code(error: Exception, status: int, code: str) -> None:
-    members = told(handle(error, {}))
+    members = problem_of(handle(error, {}))
 
     assert (members["status"], members["code"]) == (status, code)
 
@@ -164,7 +164,7 @@ def test_nested_field_errors_are_flat() -> None:
         {"canary": {"size": ["too big"]}, "ids": [{}, {"x": ["no"]}], "name": ["a", "b"]}
     )
 
-    assert told(handle(error, {}))["errors"] == [
+    assert problem_of(handle(error, {}))["errors"] == [
         {"field": "canary.size", "message": "too big"},
         {"field": "ids[1].x", "message": "no"},
         {"field": "name", "message": "a"},
@@ -173,7 +173,7 @@ def test_nested_field_errors_are_flat() -> None:
 
 
 def test_faults_of_a_message_are_its_errors() -> None:
-    members = told(handle(MessageInvalid([("unknown_type", "type", "no")]), {}))
+    members = problem_of(handle(MessageInvalid([("unknown_type", "type", "no")]), {}))
 
     assert (members["code"], members["errors"]) == ("unknown_type", [{"field": "type", "message": "no"}])
 

@@ -10,6 +10,7 @@ from dlq_app.domain.labels import MAX_LABEL
 from dlq_app.domain.limits import MAX_REASON
 from messages_app.domain.records import State
 from messages_app.envelope import DEFAULT_TYPE, Priority
+from messages_app.work.store_losses import sentence
 from wire.contract import (
     ANY,
     BOOLEAN,
@@ -127,3 +128,30 @@ MESSAGE_OUT = envelope(
         Field("links", Shape("MessageLinks", Field("self", TEXT), Field("deadLetter", nullable(TEXT)))),
     ),
 )
+
+LOSS = Shape(
+    "LossData",
+    Field("id", TEXT),
+    Field("store", choice(["redis", "mongodb"])),
+    Field("from", nullable(INSTANT), "The last state that is left; null when none is.", "since"),
+    Field("to", INSTANT, "The last state that is known to have existed.", "until"),
+    Field("seenAt", INSTANT),
+    Field("missing", COUNT, "Redis: messages accepted between `from` and `to`. MongoDB: recorded outcomes."),
+    Field("moves", COUNT, "Claims and outcomes between `from` and `to`; Redis only."),
+    Field("open", COUNT, "Messages that had not ended at `to`; Redis only."),
+    Field("sentence", TEXT, "What happened, as a sentence.", lambda loss, _: sentence(loss)),
+    Field(
+        "acknowledged",
+        nullable(
+            Shape(
+                "LossAcknowledged",
+                Field("at", INSTANT, get="acknowledged_at"),
+                Field("by", TEXT, get="acknowledged_by"),
+                Field("reason", TEXT),
+            )
+        ),
+        get=lambda loss, _: loss if loss.acknowledged_at else None,
+    ),
+)
+LOSS_OUT = envelope("Loss", LOSS)
+LOSSES_OUT = envelope("Losses", many(LOSS))

@@ -30,7 +30,6 @@ from messages_app.store.marks import EVERY_MS, Mark, Marks, MarkStatus, NotedLos
 from messages_app.store.recorded_outcomes import recorded_outcomes
 from processes.turns import OutageLog
 from wire import errors
-from wire.instants import iso
 
 if TYPE_CHECKING:
     from dlq_app.store.repository import Losses
@@ -233,28 +232,6 @@ def advice(loss: Loss) -> str:
         "Find out why. Have clients submit again, with the same ids, what was accepted in that time. Then acknowledge "
         "the loss: manage.py losses acknowledge --all --reason TEXT."
     )
-
-
-def wire(loss: Loss) -> dict[str, Any]:
-    """A loss as JSON."""
-    return {
-        "id": loss.id,
-        "store": loss.store,
-        "from": iso(loss.since) if loss.since else None,
-        "to": iso(loss.until),
-        "seenAt": iso(loss.seen_at),
-        "missing": loss.missing,
-        "moves": loss.moves,
-        "open": loss.open,
-        "sentence": sentence(loss),
-        "acknowledged": {
-            "at": iso(loss.acknowledged_at),
-            "by": loss.acknowledged_by,
-            "reason": loss.reason,
-        }
-        if loss.acknowledged_at
-        else None,
-    }
 
 
 def _clock(moment: datetime) -> str:

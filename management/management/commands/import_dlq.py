@@ -10,6 +10,7 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
+from dlq_app.rest.contract import IMPORT_SUMMARY
 from dlq_app.services import importing
 from dlq_app.services.importing import Summary
 from management import terminal
@@ -47,7 +48,7 @@ class Command(terminal.StrictCommand):
         except ServiceError as error:
             raise CommandError(str(error)) from error
         if options["json"]:
-            self.stdout.write(json.dumps(summary.wire()))
+            self.stdout.write(json.dumps(IMPORT_SUMMARY.write(summary)))
         else:
             self.stdout.write(f"{summary}.")
             for line, why in summary.errors[:_TOLD]:

@@ -10,6 +10,7 @@ from django.core.management.base import CommandError, CommandParser
 from audit_app.lines import record
 from dlq_app.domain.loss import Loss
 from management.terminal import StrictCommand, actor, printable
+from messages_app.rest.contract import LOSS
 from messages_app.work import store_losses
 from wire.errors import ServiceError
 
@@ -43,7 +44,7 @@ class Command(StrictCommand):
     def _list(self, *, only_open: bool, as_json: bool) -> None:
         found = [loss for loss in store_losses.all_losses() if not (only_open and loss.acknowledged_at)]
         for loss in found:
-            self.stdout.write(json.dumps(store_losses.wire(loss)) if as_json else _line(loss))
+            self.stdout.write(json.dumps(LOSS.write(loss)) if as_json else _line(loss))
         if not found and not as_json:
             self.stdout.write("There are no losses.")
 
