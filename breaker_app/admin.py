@@ -1,4 +1,4 @@
-"""The breakers page of the console: how each stands, the story of one, and orders with a reason."""
+"""Breakers page of the console: states, history of one breaker, and manual control."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from console import permissions
 from console.live import etag_of, fragment
 from console.read_only import ReadOnlyAdmin
 
-#: The worst first.
+#: Worst first.
 _WORST = (State.OPEN, State.FORCED_OPEN, State.HALF_OPEN, State.DISABLED, State.METRICS_ONLY, State.CLOSED)
 _TONES = {State.OPEN: "bad", State.FORCED_OPEN: "mute", State.HALF_OPEN: "warn", State.CLOSED: ""}
 _WORDS = {
@@ -31,15 +31,15 @@ _WORDS = {
     State.FORCED_OPEN: "forced open",
     State.HALF_OPEN: "probing",
     State.DISABLED: "disabled",
-    State.METRICS_ONLY: "only watching",
+    State.METRICS_ONLY: "metrics only",
     State.CLOSED: "closed",
 }
-#: Bars of the window's chart at most, and its height in the drawing's units.
+#: Maximum number of bars in the chart, and its height in drawing units.
 _BARS, _HEIGHT = 60, 100
 _HOUR_MS, _MINUTE_MS = 3_600_000, 60_000
-#: Repeated changes are told once: up to so many that always follow each other, from this many times on.
-_LONGEST_CYCLE, _LEAST_TIMES = 6, 3
-#: How a state is drawn in the lane of the last hour: class, y, height. Thin closed, middle half-open, full open.
+#: Repeated cycles of changes are shown once: maximum length of a cycle, minimum number of repetitions.
+_LONGEST_CYCLE, _MIN_REPEATS = 6, 3
+#: State → class, y and height in the lane of the last hour. Thin: closed, middle: half-open, full: open.
 _LANE = {
     State.CLOSED: ("fill-ok", 6, 4),
     State.HALF_OPEN: ("fill-warn", 3, 10),
@@ -50,7 +50,7 @@ _LANE = {
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """One breaker in words."""
+    """A breaker as the page shows it."""
 
     name: str
     state: State
@@ -61,7 +61,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A second of the window, or a few: where its bars begin and how high they are."""
+    """Bar of one or more seconds of the window."""
 
     x: int
     y: float
@@ -71,8 +71,8 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """One change of state in words."""
+class Change:
+    """A change of state as the page shows it."""
 
     at: datetime
     source: State
@@ -83,17 +83,17 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """Repeated changes: the previous ``size`` entries of the list happened ``times`` more."""
+    """Repetitions: the ``size`` changes before this entry happened ``times`` more."""
 
     size: int
     times: int
-    #: The oldest and the newest of them.
+    #: Oldest and newest repetition.
     since: datetime
     until: datetime
 
 
 def percent(share: float) -> str:
-    """A share as people write it: ``50 %``, ``0.3 %``."""
+    """A share as ``50 %`` or ``0.3 %``."""
     number = share * 100
     return f"{number:.0f} %" if number >= 10 or number == round(number) else f"{number:.1f} %"
 
@@ -105,21 +105,19 @@ def seconds(ms: float) -> str:
 
 
 def _probes(policy: BreakerPolicy) -> tuple[int, int]:
-    """How many probes have to succeed for it to close, and how many failures open it again."""
+    """Number of successful probes that close the breaker, and of failed ones that open it again."""
     most = policy.half_open_max_requests
     good = -(-round(policy.half_open_success_threshold * 1000) * most // 1000)
     return good, most - good + 1
 
 
 def say(card: Card) -> str:
-    """What the breaker does now and what comes next."""
+    """What the breaker does now and next."""
     seen, policy = card.seen, card.policy
     good, bad = _probes(policy)
     window = seconds(policy.time_window_ms)
     if seen.state is State.OPEN:
-        soon = (
-            "as soon as somebody asks" if seen.due or seen.retry_after_ms <= 0 else f"in {seconds(seen.retry_after_ms)}"
-        )
+        soon = "with the next call" if seen.due or seen.retry_after_ms <= 0 else f"in {seconds(seen.retry_after_ms)}"
         return (
             f"Refuses every call. Up to {policy.half_open_max_requests} probes {soon}; {good} successes close it, "
             f"{bad} {'failure' if bad == 1 else 'failures'} open it again."
@@ -130,9 +128,9 @@ def say(card: Card) -> str:
             f"{seen.probes_failed} failed, {seen.leases} under way; closes at {good}."
         )
     if seen.state is State.FORCED_OPEN:
-        return "Kept open by a person: refuses every call until somebody resets it."
+        return "Forced open by a user: rejects every call until it is reset."
     if seen.state is State.DISABLED:
-        return "Disabled by a person: lets every call pass and counts nothing."
+        return "Disabled by a user: allows every call and counts nothing."
     rate = f"{percent(seen.failure_rate)} of {seen.total:,} calls failed in the last {window}."
     if not seen.total:
         rate = f"No calls in the last {window}."
@@ -142,7 +140,7 @@ def say(card: Card) -> str:
 
 
 def shown(card: Card) -> Shown:
-    """A card in words; with its last transition also since when, and who did it and why."""
+    """A card as the page shows it, with the last transition if it has one."""
     facts = []
     last = card.transitions[0] if card.transitions else None
     if last and last.to is card.seen.state and last.to is not State.CLOSED:
@@ -154,42 +152,42 @@ def shown(card: Card) -> Shown:
     if card.seen.total and card.seen.state is not State.CLOSED:
         facts.append(("Failed", f"{card.seen.failures:,} of {card.seen.total:,}, {percent(card.seen.failure_rate)}"))
     if not card.seen.shared:
-        facts.append(("Of", "this process only: Redis does not answer"))
+        facts.append(("Of", "this process only: Redis is not responding"))
     return Shown(card.name, card.seen.state, _TONES.get(card.seen.state, "mute"), say(card), tuple(facts))
 
 
 def summary(cards: Sequence[Card]) -> str:
-    """How many stand how, the worst first."""
+    """Number of breakers by state, worst first."""
     counts = {state: sum(card.seen.state is state for card in cards) for state in _WORST}
     return ", ".join(f"{count} {_WORDS[state]}" for state, count in counts.items() if count)
 
 
-def told(change: Transition, policy: BreakerPolicy) -> Told:
-    """A change of state in words. The reason is an outside text."""
+def shown_change(change: Transition, policy: BreakerPolicy) -> Change:
+    """A change of state as the page shows it. The reason is text from outside."""
     counts = f"{change.failures:,} of {change.total:,}"
     why = {
         Why.FAILURE_RATE: f"{counts} calls failed, the limit is {percent(policy.failure_threshold)}",
         Why.SLOW_RATE: "too many calls were slow",
-        Why.OPEN_TIME_OVER: "its time was over, probes are admitted",
+        Why.OPEN_TIME_OVER: "the open period ended, probes are allowed",
         Why.PROBES_SUCCEEDED: f"{change.total - change.failures} of {change.total} probes succeeded",
         Why.PROBES_FAILED: f"{counts} probes failed",
-        Why.PROBES_LOST: "probes never answered",
-        Why.MANUAL: change.reason or "no reason was given",
+        Why.PROBES_LOST: "probes timed out",
+        Why.MANUAL: change.reason or "no reason given",
     }[change.why]
-    return Told(_moment(change.at_ms), change.source, change.to, why, change.actor or "by itself")
+    return Change(_moment(change.at_ms), change.source, change.to, why, change.actor or "automatic")
 
 
-def story(changes: Sequence[Transition], policy: BreakerPolicy) -> list[Told | Again]:
-    """Changes in words, newest first; of what repeats itself the newest time, and how often it happened before.
+def story(changes: Sequence[Transition], policy: BreakerPolicy) -> list[Change | Again]:
+    """Changes, newest first; a repeated cycle is shown once, with its number of repetitions.
 
-    What people did is always told.
+    Manual changes are always shown.
     """
     steps = [None if change.why is Why.MANUAL else (change.source, change.to, change.why) for change in changes]
-    found: list[Told | Again] = []
+    found: list[Change | Again] = []
     at = 0
     while at < len(changes):
         size, times = _cycle(steps, at)
-        found += [told(change, policy) for change in changes[at : at + size]]
+        found += [shown_change(change, policy) for change in changes[at : at + size]]
         end = at + size * times
         if times > 1:
             oldest, newest = changes[end - 1].at_ms, changes[at + size].at_ms
@@ -199,9 +197,9 @@ def story(changes: Sequence[Transition], policy: BreakerPolicy) -> list[Told | A
 
 
 def _cycle(steps: Sequence[object], at: int) -> tuple[int, int]:
-    """How many steps from ``at`` on repeat themselves, and how many times they are there; (1, 1): they do not.
+    """Length of the cycle that starts at ``at`` and its number of occurrences; (1, 1) without a cycle.
 
-    Of several readings the one that leaves least to be told.
+    Prefer the cycle that shortens the list most.
     """
     best, spared = (1, 1), 0
     for size in range(1, _LONGEST_CYCLE + 1):
@@ -211,7 +209,7 @@ def _cycle(steps: Sequence[object], at: int) -> tuple[int, int]:
         times = 1
         while steps[at + size * times : at + size * (times + 1)] == block:
             times += 1
-        if times >= _LEAST_TIMES and size * (times - 1) > spared:
+        if times >= _MIN_REPEATS and size * (times - 1) > spared:
             best, spared = (size, times), size * (times - 1)
     return best
 
@@ -221,7 +219,7 @@ def _moment(ms: int) -> datetime:
 
 
 def bars(window: Sequence[tuple[int, int]]) -> list[Bar]:
-    """The window as bars of calls, of which a part failed; as high as the busiest."""
+    """The window as bars of calls and failures, scaled to the busiest."""
     each = -(-len(window) // _BARS)
     groups = [window[place : place + each] for place in range(0, len(window), each)]
     sums = [(sum(total for total, _ in group), sum(failed for _, failed in group)) for group in groups]
@@ -234,7 +232,7 @@ def bars(window: Sequence[tuple[int, int]]) -> list[Bar]:
 
 
 def lane(changes: Sequence[Transition], state: State, now_ms: int) -> list[tuple[str, int, int, int, int]]:
-    """The last hour as rectangles, oldest first: class, x, y, width, height, in seconds from its start.
+    """Rectangles of the last hour, oldest first: class, x, y, width, height; x in seconds from its start.
 
     The hour ends with the minute that runs, so that the same story is drawn the same until the next.
     """
@@ -276,7 +274,7 @@ def rules(policy: BreakerPolicy) -> list[tuple[str, str]]:
 
 @admin.register(Breaker)
 class BreakerAdmin(ReadOnlyAdmin):
-    """Cards of all breakers, and of one what it counts, what happened to it, and what can be done."""
+    """Cards of all breakers, and counts, history and actions of one."""
 
     def get_urls(self) -> list[URLPattern]:
         wrap = self.admin_site.admin_view
@@ -287,7 +285,7 @@ class BreakerAdmin(ReadOnlyAdmin):
         ]
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Breaker | None:
-        """Breakers have no table: what Django's history page wants to know of one is its name."""
+        """A breaker for Django's history page, which only needs its name: breakers have no table."""
         return Breaker(name=object_id) if any(card.name == object_id for card in services.cards()) else None
 
     def change_view(
@@ -310,14 +308,14 @@ class BreakerAdmin(ReadOnlyAdmin):
         return TemplateResponse(request, "breaker_app/breakers.html", context)
 
     def live_view(self, request: HttpRequest) -> HttpResponse:
-        """The part that renews itself; 304 while nothing in it has changed."""
+        """The live part of the page; 304 if it has not changed."""
         self.require_view(request)
         board = _board(request.GET.get("name", ""))
         etag = _etag(board)
         return fragment(request, "breaker_app/breakers_live.html", {**board, "etag": etag}, etag, as_of=board["as_of"])
 
     def order_view(self, request: HttpRequest, name: str) -> HttpResponse:
-        """Carry out an order; who, what and why go into the breaker's story and the audit log."""
+        """Execute an order; the breaker's history and the audit log record user and reason."""
         if request.method != "POST":
             return HttpResponseRedirect(_address(name))
         self.require_view(request)
@@ -346,7 +344,7 @@ def _etag(board: Mapping[str, Any]) -> str:
 
 
 def _board(name: str) -> Mapping[str, Any]:
-    """Everything that the live part shows; of the breaker with this name the story, else of the worst.
+    """Context of the live part, with the history of the named breaker or of the worst.
 
     Raises ``StoreUnavailable``, and ``BreakerNotFound`` for a name that does not exist.
     """
@@ -354,7 +352,7 @@ def _board(name: str) -> Mapping[str, Any]:
     cards = sorted(services.cards(), key=lambda card: (_WORST.index(card.seen.state), card.name))
     if name and all(card.name != name for card in cards):
         raise BreakerNotFound("No circuit breaker has this name.")
-    # Of those that are not as they should be also who sent them there: a question each, and mostly there are none.
+    # One more query for each breaker that is not closed: who changed it. Usually there are none.
     cards = [card if card.seen.state is State.CLOSED else services.card(card.name, limit=1) for card in cards]
     restless = any(card.seen.state is not State.CLOSED for card in cards)
     context: dict[str, Any] = {

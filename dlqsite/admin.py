@@ -26,12 +26,12 @@ from dlqsite import rq_pages  # noqa: F401  # registers them
 from dlqsite.models import SCOPES, ApiKey
 from wire.visible_text import visible
 
-# The library registers its own model, which has no scopes and which nothing here would accept.
+# The library registers its own model, which has no scopes and is not accepted here.
 admin.site.unregister(APIKey)
 
 
 def _is_out_of_range(value: str) -> bool:
-    """Whether it is a date at an edge of the calendar, beyond which another zone would put it."""
+    """Whether it is a date at the edge of the calendar, which a time zone conversion would exceed."""
     try:
         moment = parse_datetime(value)
     except ValueError:
@@ -40,7 +40,7 @@ def _is_out_of_range(value: str) -> bool:
 
 
 class _PlainFilters(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Lists that compare fields as their own filters do, and in no other way.
+    """Lists that accept only the lookups of their own filters.
 
     Django takes any lookup of a field from the address: patterns that keep the database busy, years that it does not
     know.
@@ -53,7 +53,7 @@ class _PlainFilters(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 class _LineEach(LinesAsHistory):
-    """Objects deleted together are a line of the log each: Django adds several at once, without the signal."""
+    """Log each deleted object: Django adds several lines at once, without the signal."""
 
     def log_deletions(self, request: HttpRequest, queryset: Any) -> list[Any]:
         one_each: Any = super().log_deletions
@@ -85,7 +85,7 @@ class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]
 
 @admin.register(ApiKey)
 class ApiKeyAdmin(LinesAsHistory, APIKeyModelAdmin):
-    """Keys are made here or by ``create_api_key``; the key itself is shown once, when it is made."""
+    """API keys; a new key is shown once, when it is created."""
 
     form = ApiKeyForm
     list_display: Any = (
@@ -102,7 +102,7 @@ class ApiKeyAdmin(LinesAsHistory, APIKeyModelAdmin):
     actions = None  # boxes beside the rows would hold ids, and those hold hashes
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
-        """Allow only the list's own filters. With others, a user could guess the hash character by character."""
+        """Accept only the list's own filters: others would reveal the hash character by character."""
         return lookup in ("revoked__exact", "revoked")
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
@@ -112,11 +112,11 @@ class ApiKeyAdmin(LinesAsHistory, APIKeyModelAdmin):
         return object_id.partition(".")[0]
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
-        """The key by its prefix: its id holds its hash. Addresses of the last version hold the id."""
+        """Find the key by its prefix, because its id contains the hash. Old addresses contain the id."""
         return self.get_queryset(request).filter(prefix=unquote(object_id).partition(".")[0]).first()
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any = None, change: bool = False) -> None:
-        """Save; of a new key also say, this once, what it is."""
+        """Save; show a new key once."""
         if obj.pk:
             obj.save()
             return
@@ -145,7 +145,7 @@ class ApiKeyAdmin(LinesAsHistory, APIKeyModelAdmin):
         return badge("warn", "clock", "Expired") if key.has_expired else badge("ok", "check", "Valid")
 
 
-#: What a line is about → its page.
+#: Kind of object → its page.
 _PAGES = {
     "deadletter": "admin:dlq_app_deadletter_change",
     "lettergroup": "admin:dlq_app_lettergroup_change",
@@ -154,7 +154,7 @@ _PAGES = {
     "user": "admin:auth_user_change",
     "group": "admin:auth_group_change",
 }
-#: The same → its word.
+#: Kind of object → label.
 _KINDS = {
     "deadletter": "dead letter",
     "lettergroup": "group",
@@ -170,7 +170,7 @@ _KINDS = {
 
 
 class KindFilter(admin.SimpleListFilter):
-    """To what it was done."""
+    """Kind of object."""
 
     title = "what it was done to"
     parameter_name = "kind"
@@ -183,7 +183,7 @@ class KindFilter(admin.SimpleListFilter):
 
 
 class WhoFilter(admin.SimpleListFilter):
-    """By what sort of person or program."""
+    """Kind of actor."""
 
     title = "who"
     parameter_name = "by"
@@ -198,7 +198,7 @@ class WhoFilter(admin.SimpleListFilter):
 
 @admin.register(AuditLine)
 class AuditLogAdmin(_PlainFilters):
-    """Who did what, to what, why: read only, newest first."""
+    """The audit log: read only, newest first."""
 
     list_display = ("at", "by", "target", "done", "count")
     list_filter = (WhoFilter, KindFilter, "at")

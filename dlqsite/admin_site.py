@@ -1,4 +1,4 @@
-"""The operations console: Django's admin with a header, tabs and roles of its own."""
+"""The operations console: Django's admin with its own header, tabs and roles."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _AUDIT_LOG = "admin:audit_app_auditline_changelist"
 
 
 class LoginForm(AdminAuthenticationForm):
-    """Explains what to do after a failed sign-in, without revealing whether name or password was wrong."""
+    """Login form whose error mentions the lockout but not whether name or password was wrong."""
 
     error_messages = {  # noqa: RUF012  # an instance attribute to Django's stubs
         **AdminAuthenticationForm.error_messages,
@@ -34,7 +34,7 @@ class LoginForm(AdminAuthenticationForm):
 
 
 class ConsoleSite(admin.AdminSite):
-    """The default site: what apps register with ``admin.site`` is a page of the console."""
+    """The default admin site: models registered with ``admin.site`` are pages of the console."""
 
     site_header = "Dead letters"
     site_title = "Dead letters"
@@ -44,7 +44,7 @@ class ConsoleSite(admin.AdminSite):
     enable_nav_sidebar = False  # the tabs take its place
 
     def each_context(self, request: HttpRequest) -> dict[str, Any]:
-        """Django's context and the header's: environment, tabs with their counts, and the role of who looks."""
+        """Django's context plus the header's: environment, tabs with counts, and the user's role."""
         context = super().each_context(request)
         context["environment"] = settings.ENVIRONMENT
         context["version"] = VERSION
@@ -56,7 +56,7 @@ class ConsoleSite(admin.AdminSite):
 
     @method_decorator(never_cache)
     def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        """Django's login page, with limits on what is tried."""
+        """Django's login page with rate limits."""
 
         def sign_in() -> HttpResponse:
             return super(ConsoleSite, self).login(request, extra_context)
@@ -68,22 +68,21 @@ class ConsoleSite(admin.AdminSite):
         return cast("HttpResponse", limits.guarded(request, sign_in))
 
     def get_urls(self) -> list[URLPattern | URLResolver]:
-        # Django's address that leads from the admin to an object's public page: nothing here has one, and it fails for
-        # models without tables.
+        # Drop Django's redirect to an object's public page: there are none, and it fails for models without tables.
         inherited = [url for url in super().get_urls() if getattr(url, "name", "") != "view_on_site"]
         old_log = path("admin/logentry/", self.admin_view(RedirectView.as_view(pattern_name=_AUDIT_LOG)))
         return [path("you/", self.admin_view(self.account), name="account"), old_log, *inherited]
 
     @method_decorator(never_cache)
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
-        """The overview, for those who may see anything."""
+        """The overview, for users with any view permission."""
         from dlqsite.access import must_look  # needs the apps, and this module is what Django makes the site of
 
         must_look(request)
         return super().index(request, extra_context)
 
     def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
-        """Django's page; that the password was changed is written down."""
+        """Django's page; also records the change in the audit log."""
         from audit_app.lines import record  # needs the apps
 
         answer = super().password_change(request, extra_context)
@@ -93,7 +92,7 @@ class ConsoleSite(admin.AdminSite):
         return answer
 
     def account(self, request: HttpRequest) -> HttpResponse:
-        """What the one who is signed in may do, and what not, with who could change that."""
+        """The permissions of the signed-in user."""
         may = [(what, not needed or request.user.has_perm(needed)) for needed, what in MAY]
         context = {**self.each_context(request), "title": "Your permissions", "may": may}
         return TemplateResponse(request, "dlqsite/account.html", context)

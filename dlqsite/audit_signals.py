@@ -1,4 +1,4 @@
-"""Audit lines for Django's own actions: sign-ins, sign-outs, and its forms for users, roles and keys."""
+"""Audit log lines for Django's own actions: login, logout, and its forms for users, roles and keys."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def refused(credentials: dict[str, Any], request: HttpRequest | None = None, **_
 
 @receiver(post_save, sender=LogEntry)
 def changed_in_a_form(instance: LogEntry, created: bool, raw: bool = False, **_: Any) -> None:
-    """A line that Django's own forms wrote, for users, roles, API keys and refused sign-ins."""
+    """Copy a log entry of Django's own forms for users, roles, API keys and failed logins."""
     if not created or raw:
         return
     kind = instance.content_type.model if instance.content_type else ""
-    # The id of a key holds its hash.
+    # The id of a key contains its hash.
     object_id = str(instance.object_id or "")  # a number before it is read back
     object_id = object_id.partition(".")[0] if kind == "apikey" else object_id
     said = instance.get_change_message() or instance.get_action_flag_display()

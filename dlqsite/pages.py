@@ -1,4 +1,4 @@
-"""Error pages of the console: forbidden, not found, internal error, unavailable store, locked out."""
+"""Error pages of the console: 403, 404, 500, 503 and login lockout."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from wire.errors import ServiceError
 
 log = logging.getLogger(__name__)
 
-_LETTERS_AWAY = (
-    "No letter is lost: new ones wait in Redis and move over by themselves when it returns, and messages go on being "
-    "processed. Lists of letters, replays and edits are not possible until then."
+_LETTERS_UNAVAILABLE = (
+    "No letter is lost: new ones wait in Redis until MongoDB is back, and messages are still processed. Lists, replays "
+    "and edits are unavailable until then."
 )
-_LEDGER_AWAY = (
-    "Nothing that was accepted is lost: messages stay where they are and go on by themselves when it returns. Until "
-    "then new messages are refused, so that clients keep them."
+_LEDGER_UNAVAILABLE = (
+    "No accepted message is lost: processing continues when Redis is back. Until then new messages are rejected, so "
+    "clients keep them."
 )
-_SLOW = "The question was too big to be answered in time, so it was given up. Narrow the filter, or sort differently."
+_SLOW = "The query was stopped because it took too long. Narrow the filter or change the sort order."
 
 
 def _frame(request: HttpRequest) -> dict[str, Any]:
-    """The header's part of the context for staff who are signed in; nothing for others."""
+    """Context of the header for signed-in staff; minimal for others."""
     user = getattr(request, "user", None)
     if user is None or not user.is_active or not user.is_staff:
         return {"environment": settings.ENVIRONMENT}
@@ -49,18 +49,18 @@ def _page(request: HttpRequest, status: int, more: Mapping[str, Any]) -> HttpRes
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    """404. Only words that were written for readers are shown, never Django's own about paths."""
+    """404 with the text of the exception, if it is ours; Django's own texts contain paths."""
     said = exception.args[0] if exception.args and isinstance(exception.args[0], str) else ""
     return _page(request, 404, {"said": said})
 
 
 def refused(request: HttpRequest, exception: Exception) -> HttpResponse:
-    """403, with the reason when the code that refused gave one."""
+    """403, with the reason if there is one."""
     return _page(request, 403, {"said": str(exception)})
 
 
 def broken(request: HttpRequest) -> HttpResponse:
-    """500, or 503 when the database is why. Asks no database and no store."""
+    """500, or 503 if the database is unavailable. Uses no database and no store."""
     error = sys.exception()
     if isinstance(error, database.AWAY):  # raised outside of a view: while a session was read or written
         return database_away(request, error)
@@ -69,12 +69,12 @@ def broken(request: HttpRequest) -> HttpResponse:
 
 
 def sign_in_later(request: HttpRequest, status: int, seconds: int, why: str) -> HttpResponse:
-    """Show the sign-in page with the time to retry; the password was not checked."""
+    """The login page with a time to retry; no password was checked."""
     return _login_page(request, status, seconds, f"{why} Try again in {seconds} seconds.")
 
 
 def database_away(request: HttpRequest, error: Exception) -> HttpResponse:
-    """503. Without the reader's name and menu: both are in the database."""
+    """503 without user name and menu, which need the database."""
     if request.path_info.startswith("/api/"):
         return problems.database_away(error)
     log.warning("%s: %s", database.HEADING, error)
@@ -91,14 +91,14 @@ def database_away(request: HttpRequest, error: Exception) -> HttpResponse:
 
 
 def locked_out(request: HttpRequest, credentials: Any = None, *args: Any, **kwargs: Any) -> HttpResponse:
-    """Too many wrong passwords: the login page again, saying for how long."""
+    """The login page after too many wrong passwords, with the lockout time."""
     minutes = round(settings.AXES_COOLOFF_TIME.total_seconds() / 60)
     return _login_page(
         request,
         HTTPStatus.TOO_MANY_REQUESTS,
         minutes * 60,
-        f"Too many wrong passwords for this name from your address. It is closed for {minutes} minutes; "
-        "others are not affected.",
+        f"Too many wrong passwords for this name from your address. Logins with it are blocked for {minutes} minutes; "
+        "other users are not affected.",
     )
 
 
@@ -115,9 +115,9 @@ def _login_page(request: HttpRequest, status: int, seconds: int, said: str) -> H
 
 
 class ConsoleErrors:
-    """Outside ``/api``: show a page for an unavailable store, and log unexpected errors.
+    """Middleware outside ``/api``: show an error page for an unavailable store; log unexpected errors.
 
-    Django's own log of unhandled errors is off, because below ``/api`` the problem handler logs them.
+    Django's own log of unhandled errors is off, because the problem handler logs those below ``/api``.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
@@ -130,20 +130,20 @@ class ConsoleErrors:
         if request.path_info.startswith("/api/"):
             return None
         if isinstance(error, LettersUnavailable):
-            return self._away(request, error, "MongoDB does not answer", _LETTERS_AWAY)
+            return self._unavailable(request, error, "MongoDB is not responding", _LETTERS_UNAVAILABLE)
         if isinstance(error, BreakersUnavailable | LedgerUnavailable):
-            return self._away(request, error, "Redis does not answer", _LEDGER_AWAY)
+            return self._unavailable(request, error, "Redis is not responding", _LEDGER_UNAVAILABLE)
         if isinstance(error, database.AWAY):
             return database_away(request, error)
         if isinstance(error, QueryTooSlow):
-            return self._away(request, error, "This takes too long", _SLOW)
+            return self._unavailable(request, error, "This takes too long", _SLOW)
         if isinstance(error, ServiceError) and error.status == HTTPStatus.NOT_FOUND:
             return not_found(request, error)
         if not isinstance(error, Http404 | PermissionDenied | SuspiciousOperation):
             log.error("unhandled error at %s", request.path_info[:256], exc_info=error)
         return None
 
-    def _away(self, request: HttpRequest, error: Exception, heading: str, said: str) -> HttpResponse:
+    def _unavailable(self, request: HttpRequest, error: Exception, heading: str, said: str) -> HttpResponse:
         log.warning("%s: %s", heading, error)
         again = request.get_full_path() if request.method == "GET" else request.path
         answer = _page(request, 503, {"heading": heading, "said": said, "again": again})

@@ -1,4 +1,4 @@
-"""The three roles of staff: Django groups with these names, made by a migration."""
+"""The three roles of staff: Django groups, created by a migration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from console.permissions import ADMIN, REPLAY
 VIEWER = "viewer"
 OPERATOR = "operator"
 ADMINISTRATOR = "administrator"
-#: From most to least.
+#: Highest first.
 ROLES = (ADMINISTRATOR, OPERATOR, VIEWER)
 
 _LOOK = (
@@ -20,7 +20,7 @@ _LOOK = (
     "messages_app.view_message",
 )
 _ACT = (*_LOOK, REPLAY, "admin.view_logentry")
-#: Users and their roles are not among them: whoever may change those may become a superuser.
+#: Without users and roles: a user who can change those can become a superuser.
 _CONTROL = (
     *_ACT,
     "dlqsite.submit",
@@ -36,9 +36,9 @@ _CONTROL = (
 #: Role → its permissions.
 PERMISSIONS = {VIEWER: _LOOK, OPERATOR: _ACT, ADMINISTRATOR: _CONTROL}
 
-#: Permission → what it lets a member of staff do, from least to most.
+#: Permission → description, lowest first.
 MAY = (
-    ("dlq_app.view_deadletter", "See letters, groups, batches, breakers, messages and their figures"),
+    ("dlq_app.view_deadletter", "View letters, groups, batches, breakers, messages and figures"),
     (REPLAY, "Replay, resolve and set aside letters, write notes, work with groups and batches"),
     ("admin.view_logentry", "Read the audit log"),
     ("dlqsite.submit", "Submit messages"),
@@ -49,7 +49,7 @@ MAY = (
 
 
 def ensure(groups: Any, permissions: Any) -> None:
-    """Make the groups that are not there and give each its permissions; whatever they hold beside stays.
+    """Create missing groups and add their permissions; other permissions stay.
 
     ``groups`` and ``permissions`` are managers, of a migration or of the present. Raises ``LookupError`` naming a
     permission that does not exist. May run at any time, any number of times.
@@ -65,7 +65,7 @@ def ensure(groups: Any, permissions: Any) -> None:
 
 
 def role_of(user: Any) -> str:
-    """What a member of staff is called in the header: the highest of their roles; empty without one."""
+    """The user's highest role for the header; empty without one."""
     if user.is_superuser:
         return "superuser"
     held = set(user.groups.values_list("name", flat=True))

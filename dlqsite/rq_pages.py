@@ -1,4 +1,4 @@
-"""RQ's own pages in the console, with permissions: the library lets every member of staff do everything."""
+"""RQ's pages in the console, with permissions: the library allows every member of staff everything."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from dlqsite.access import may_look, must_look
 
 admin.site.unregister(Dashboard)
 
-#: Pages of django-rq that change something, by the end of their name, whatever the method.
+#: Pages of django-rq that change something with any method, by suffix of their name.
 _RQ_WRITES = ("_clear", "requeue_all", "delete_failed_jobs", "delete_job", "requeue_job", "actions", "stop_job")
-#: Pages that show how Redis is reached: for those who may control queues.
+#: Pages that show Redis connection details, for administrators only.
 _RQ_CONNECTIONS = ("home_json", "metrics", "queue_details")
-#: Pages for rq-scheduler and RQ's cron, which do not run here: they fail instead of saying so.
+#: Pages for rq-scheduler and RQ's cron, which do not run here and would fail.
 _RQ_ABSENT = ("scheduler_jobs", "cron_scheduler_detail", "cron_job_detail")
-#: What RQ takes for the id of a job; for any other it raises.
+#: Valid job ids; RQ raises for others.
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
 
 @admin.register(Dashboard)
 class QueueAdmin(StockQueueAdmin):
-    """RQ's own pages. Who may see anything may look; changes need the permission of administrators.
+    """RQ's pages: any view permission to read, the administrator's permission to change.
 
-    RQ only carries wake-ups: emptying a queue loses no message, yet it is nobody's daily work.
+    RQ only holds wake-up jobs: emptying a queue loses no message.
     """
 
     def has_module_permission(self, request: HttpRequest) -> bool:
@@ -48,7 +48,7 @@ class QueueAdmin(StockQueueAdmin):
         return may_look(request.user)
 
     def get_urls(self) -> list[URLPattern]:
-        """RQ's pages and the list. Django's forms are left out: the model has no table."""
+        """RQ's pages and the list, without Django's forms: the model has no table."""
         urls = super().get_urls()  # type: ignore[no-untyped-call]
         list_name = "django_rq_dashboard_changelist"
         ours = [url for url in urls if url.name == list_name or not _is_form(url)]
@@ -60,7 +60,7 @@ def _is_form(url: URLPattern) -> bool:
 
 
 def _guarded(url: URLPattern) -> URLPattern:
-    """The same URL; POSTs and the pages that lead to one are refused to those who may not control queues."""
+    """Wrap a URL: POSTs and confirmation pages need permission to control queues."""
     view: Callable[..., HttpResponse] = url.callback
     name = url.name or ""
     is_write = name.endswith((*_RQ_WRITES, "enqueue_job", "confirm_action"))
@@ -74,12 +74,12 @@ def _guarded(url: URLPattern) -> URLPattern:
             if is_write or request.method not in ("GET", "HEAD"):
                 raise PermissionDenied("Controlling queues needs the role administrator.")
             if name.endswith(_RQ_CONNECTIONS):
-                raise PermissionDenied("How Redis is reached is shown to administrators.")
+                raise PermissionDenied("Redis connection details are shown to administrators only.")
         _must_exist(request, kwargs)
         try:
             answer = view(request, *args, **kwargs)
         except NoSuchJobError as error:
-            raise Http404("This job is gone: RQ forgets jobs that are over.") from error
+            raise Http404("This job no longer exists: RQ deletes finished jobs.") from error
         if is_write and request.method == "POST" and answer.status_code == HTTPStatus.FOUND:
             _record(request, name, kwargs)
         return answer
@@ -88,7 +88,7 @@ def _guarded(url: URLPattern) -> URLPattern:
 
 
 def _record(request: HttpRequest, page: str, named: Mapping[str, Any]) -> None:
-    """A line in the audit log: the pages redirect after they have changed something."""
+    """Add a line to the audit log; called after a redirect, which means that something changed."""
     jobs = request.POST.getlist("job_ids")
     what = page.removeprefix("django_rq_").replace("_", " ")
     action = request.POST.get("action", "")
@@ -105,7 +105,7 @@ def _record(request: HttpRequest, page: str, named: Mapping[str, Any]) -> None:
 
 
 def _must_exist(request: HttpRequest, named: Mapping[str, Any]) -> None:
-    """Raise ``Http404`` for what an address or a form names and RQ has not: the library answers it with 500."""
+    """Raise ``Http404`` for unknown queues, jobs and workers, for which the library returns 500."""
     index = named.get("queue_index", 0)
     if index >= len(get_queues_list()):
         raise Http404("There is no such queue.")

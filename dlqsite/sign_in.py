@@ -1,7 +1,7 @@
-"""Limits on signing in, beside the one for each name: per address, and on how many passwords are checked at once.
+"""Login limits besides the one per name: per address, and on concurrent password checks.
 
-Checking a password takes a core for a third of a second. Without these limits whoever posts passwords occupies the web
-server, and tries one password on every name.
+Checking a password uses a core for a third of a second. Without these limits an attacker could occupy the web server
+and try one password on every name.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from dlqsite.access import client_address
 from messages_app.domain.records import RateLimit
 from messages_app.store.throttles import count, retry_after_s
 
-#: Sign-ins tried in any 60 s from one address by browsers in which nobody has signed in before; and from one user's
-#: browsers, which an attacker at the same address does not slow down.
+#: Maximum sign-in attempts in 60 s from one address by browsers without an earlier sign-in; and from one user's
+#: browsers, which an attacker at the same address cannot block.
 PER_MINUTE: Final = 20
-#: Requests of one process that may be signing in. One of them checks a password, the other waits for it.
-AT_ONCE: Final = 2
+#: Maximum concurrent sign-in requests of one process: one checks a password, the other waits.
+MAX_CONCURRENT: Final = 2
 _COOKIE: Final = "signed_in_before"
 _SALT: Final = "dlqsite.sign_in"
 _REMEMBERED_S: Final = 180 * 24 * 3600
 
-_places = threading.BoundedSemaphore(AT_ONCE)
+_places = threading.BoundedSemaphore(MAX_CONCURRENT)
 _checks = threading.Lock()
 
 
 def guarded(request: HttpRequest, sign_in: Callable[[], HttpResponseBase]) -> HttpResponseBase:
-    """The answer of ``sign_in``, or the login page with 429 or 503 before any password was checked.
+    """The response of ``sign_in``, or the login page with 429 or 503 before a password is checked.
 
-    Lets everybody pass when Redis, which counts, does not answer: the limit for each name is in the database.
+    If Redis, which counts, does not respond, all attempts pass: the limit per name is in the database.
     """
     counted = count(RateLimit(client=f"sign-in:{_who(request)}", limit=PER_MINUTE))
     if counted is not None and not counted[0]:
@@ -44,12 +44,11 @@ def guarded(request: HttpRequest, sign_in: Callable[[], HttpResponseBase]) -> Ht
             request,
             HTTPStatus.TOO_MANY_REQUESTS,
             retry_after_s(counted[1]),
-            "Too many sign-ins were tried from your address. Browsers in which somebody has signed in before are not "
-            "affected.",
+            "Too many sign-in attempts from your address. Browsers that have signed in before are not affected.",
         )
     if not _places.acquire(blocking=False):
         return pages.sign_in_later(
-            request, HTTPStatus.SERVICE_UNAVAILABLE, 2, "Too many people are signing in at this moment."
+            request, HTTPStatus.SERVICE_UNAVAILABLE, 2, "Too many users are signing in right now."
         )
     try:
         with _checks:

@@ -1,4 +1,4 @@
-"""The console's tabs: what is there, where the reader is, and the counts that say where to look first."""
+"""Tabs of the console with counts."""
 
 from __future__ import annotations
 
@@ -23,39 +23,39 @@ from wire.errors import ServiceError
 
 log = logging.getLogger(__name__)
 
-#: Counts are kept for this long; every page of every reader shows the same ones meanwhile.
+#: Counts are cached for this long, for all pages and users.
 KEEP_S = 5.0
-#: A page waits at most this long for counts: without them it is still the page that was asked for.
+#: Maximum wait of a page for counts; after it the page is shown without them.
 WAIT_S = 0.4
-#: Wait so long after stores did not answer, so that pages do not pay for the outage one by one.
+#: Pause after a store did not respond, so that not every page waits for it.
 PAUSE_S = 10.0
-#: Batches under way are read to be counted, so not without end.
-_MOST_BATCHES = 20
+#: Maximum number of running batches to count.
+_MAX_BATCHES = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """A number on a tab. ``word`` names it for screen readers."""
+    """A number on a tab. ``word`` names the counted objects for screen readers."""
 
     number: int
     word: str
     is_alarm: bool = False
-    #: There are more; counting stopped.
+    #: Counting stopped at a limit.
     is_capped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Tab:
-    """One tab as the header shows it."""
+    """A tab of the header."""
 
     url: str
     label: str
-    #: The label where there is little room.
+    #: Label for narrow screens.
     short: str
     icon: str
     count: Count | None
     is_current: bool
-    #: Not shown on a phone.
+    #: Hidden on phones.
     is_wide_only: bool = False
 
 
@@ -101,11 +101,11 @@ def _breakers_not_closed() -> Count | None:
 
 
 def _running_batches() -> Count | None:
-    number = len(batches.running(_MOST_BATCHES + 1))
-    return Count(min(number, _MOST_BATCHES), "under way", is_capped=number > _MOST_BATCHES) if number else None
+    number = len(batches.running(_MAX_BATCHES + 1))
+    return Count(min(number, _MAX_BATCHES), "under way", is_capped=number > _MAX_BATCHES) if number else None
 
 
-#: Label of a tab → what counts for it.
+#: Label of a tab → function that counts.
 COUNTERS: dict[str, Callable[[], Count | None]] = {
     "Dead letters": _open_letters,
     "Groups": _open_groups,
@@ -115,7 +115,7 @@ COUNTERS: dict[str, Callable[[], Count | None]] = {
 
 
 class Counts:
-    """The newest counts of this process, shared by threads. One thread at a time refreshes them."""
+    """Cached counts of this process, shared by threads; one thread at a time refreshes them."""
 
     def __init__(self) -> None:
         self._known: dict[str, Count | None] = {}
@@ -124,12 +124,12 @@ class Counts:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="tabs")
 
     def get(self) -> dict[str, Count | None]:
-        """Counts by label, at most a few seconds old; those that could not be had in time are missing."""
+        """Counts by label, up to a few seconds old; counts that were not ready in time are missing."""
         if time.monotonic() < self._good_until:
             return self._known
         if self._lock.acquire(blocking=False):
             try:
-                # Whatever comes of it: the next page does not ask again at once.
+                # Also on failure: the next page does not ask again immediately.
                 self._good_until = time.monotonic() + PAUSE_S
                 asked = self._pool.submit(self._count)
             finally:
@@ -156,7 +156,7 @@ counts = Counts()
 
 
 def for_request(request: HttpRequest) -> list[Tab]:
-    """The tabs that this member of staff may open, the present one marked."""
+    """The tabs that the user may open, with the current one marked."""
     known = counts.get()
     found = []
     for place in _PLACES:

@@ -1,4 +1,4 @@
-"""The messages page of the console: look one up, see what is under way, check that none is lost.
+"""Messages page of the console: look up a message, see messages in flight, check that none is lost.
 
 Nothing here changes a message, and nothing is read by walking through what waits: a page costs the same with ten
 messages in the lanes and with ten million.
@@ -38,18 +38,18 @@ from wire.cached import Cached
 from wire.errors import ServiceError
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
-#: Days of accounts that can be chosen; differences are shown whatever their day.
+#: Choices for the days of accounts; rows with a difference are always shown.
 DAYS = (2, 7, 30)
 ALL_DAYS = 400
-#: Rows, and characters of a payload, shown at most.
-MOST_ROWS = 200
-MOST_TEXT = 20_000
-MOST_SET_ASIDE = 20
+#: Maximum number of rows, characters of a payload, and quarantined outcomes shown.
+MAX_ROWS = 200
+MAX_TEXT = 20_000
+MAX_SET_ASIDE = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """What the live part shows."""
+    """Values of the live part."""
 
     figures: LedgerFigures
     flying: tuple[InFlightMessage, ...]
@@ -61,8 +61,8 @@ def _board() -> Board:
     book = ledger()
     figures = book.figures()
     seen = in_flight.read()
-    # Few or none: each is a message that somebody has to look at.
-    aside = tuple(book.quarantined()[:MOST_SET_ASIDE]) if figures.quarantined else ()
+    # Usually few or none: each needs a person.
+    aside = tuple(book.quarantined()[:MAX_SET_ASIDE]) if figures.quarantined else ()
     return Board(figures, seen.messages, seen.now_ms, aside)
 
 
@@ -72,7 +72,7 @@ accounts = Cached(lambda: ledger().accounting(ALL_DAYS), 10.0)
 
 @dataclass(frozen=True, slots=True)
 class LaneRow:
-    """What waits in one place, and for how long the oldest does (ms)."""
+    """Messages waiting in a lane, and the age of the oldest (ms)."""
 
     name: str
     waiting: int
@@ -95,10 +95,10 @@ class AttemptRow:
 
 @admin.register(Message)
 class MessageAdmin(ReadOnlyAdmin):
-    """No list of rows: messages are too many and too quick. One page to look at, and one to look something up."""
+    """One page instead of a list of rows: figures, and a lookup by id."""
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Message | None:
-        """Messages have no table: what Django wants to know of one is its id."""
+        """A message for Django, which only needs its id: messages have no table."""
         return Message(id=object_id) if _ID.match(object_id) else None
 
     def get_urls(self) -> list[URLPattern]:
@@ -137,7 +137,7 @@ class MessageAdmin(ReadOnlyAdmin):
         return TemplateResponse(request, "messages_app/messages.html", context)
 
     def live_view(self, request: HttpRequest) -> HttpResponse:
-        """The part that renews itself; 304 while nothing in it has changed."""
+        """The live part of the page; 304 if it has not changed."""
         self.require_view(request)
         context = live_context(_days(request))
         body, etag = _rendered(context)
@@ -145,7 +145,7 @@ class MessageAdmin(ReadOnlyAdmin):
         return fragment(request, "messages_app/messages_live.html", context, etag, as_of=context["as_of"])
 
     def acknowledge_view(self, request: HttpRequest) -> HttpResponse:
-        """Note that a person knows of the losses of stores that the page showed."""
+        """Acknowledge the store losses that the page showed."""
         if request.method != "POST":
             return HttpResponseRedirect(self._address())
         self.require_view(request)
@@ -168,7 +168,7 @@ class MessageAdmin(ReadOnlyAdmin):
 
 
 def _rendered(context: Mapping[str, Any]) -> tuple[str, str]:
-    """The live part as HTML, and its name: the same content has the same."""
+    """The live part as HTML, and its ETag."""
     html = render_to_string("messages_app/messages_body.html", dict(context))
     return html, hashlib.sha256(html.encode()).hexdigest()[:32]
 
@@ -179,7 +179,7 @@ def _days(request: HttpRequest) -> int:
 
 
 def live_context(days: int) -> dict[str, Any]:
-    """What is under way and the books; with Redis away, that it is."""
+    """Messages in flight and accounts; with Redis unavailable, the error."""
     context: dict[str, Any] = {
         "as_of": datetime.now(UTC), "days": days, "day_choices": DAYS, "away": "", "home": reverse("admin:index"),
     }  # fmt: skip
@@ -191,7 +191,7 @@ def live_context(days: int) -> dict[str, Any]:
 
 
 def _losses() -> dict[str, Any]:
-    """Losses of stores that nobody has acknowledged, with what can be done."""
+    """Unacknowledged store losses, with advice."""
     try:
         known = store_losses.open_losses()
     except StoreUnavailable:
@@ -221,7 +221,7 @@ def _lanes(seen: Board) -> dict[str, Any]:
 
 
 def _books(rows: list[AccountRow], days: int) -> dict[str, Any]:
-    """The rows of the last days, newest first, after those that do not add up, whatever their day."""
+    """Rows of the last days, newest first, after all rows with a difference."""
     first = f"{datetime.now(UTC) - timedelta(days=days - 1):%Y%m%d}"
     differing = [row for row in reversed(rows) if row.wrong]
     recent = [row for row in rows if row.day >= first]
@@ -229,8 +229,8 @@ def _books(rows: list[AccountRow], days: int) -> dict[str, Any]:
     return {
         "differing": differing,
         "unaccounted": sum(row.wrong for row in differing),
-        "rows": [*differing, *fitting][:MOST_ROWS],
-        "left_out": max(len(differing) + len(fitting) - MOST_ROWS, 0),
+        "rows": [*differing, *fitting][:MAX_ROWS],
+        "left_out": max(len(differing) + len(fitting) - MAX_ROWS, 0),
         "totals": {name: sum(getattr(row, name) for row in recent) for name in ("accepted", "done", "open", "dead")}
         | {"difference": sum(row.wrong for row in recent)},
     }
@@ -240,58 +240,58 @@ def _books(rows: list[AccountRow], days: int) -> dict[str, Any]:
 
 
 def look_up(message_id: str) -> dict[str, Any]:
-    """What is known of the message with this id; text from outside has its secrets hidden."""
+    """The message with this id; secrets in its text are masked."""
     if not _ID.match(message_id):
-        return {"not_found": "No message can have such an id: letters, digits, _ and - only, at most 64 of them."}
+        return {"not_found": "Invalid message id. Allowed: up to 64 letters, digits, _ and -."}
     try:
         record = ledger().get(message_id)
     except StoreUnavailable:
-        return {"not_found": "Redis does not answer, so nobody can tell. Its dead letter, if it has one, can be seen."}
+        return {"not_found": "Redis is not responding, so its state is unknown. Its dead letter, if any, is available."}
     if record is None:
-        return {"not_found": "No such message, or it ended long enough ago to be forgotten (RECORD_TTL_S)."}
+        return {"not_found": "No such message, or its record has expired (RECORD_TTL_S)."}
     return {"found": record, **shown(record)}
 
 
 def shown(record: Record) -> dict[str, Any]:
-    """A record in the words of the page."""
+    """A record as the page shows it."""
     payload = _text(record.run_body if record.run_body is not None else record.body)
     return {
         "attempts": [_attempt(entry) for entry in _entries(f"[{record.attempts}]")],
         "source": mask_text(record.source, masking_policy()),
         "tags": [mask_text(str(tag), masking_policy()) for tag in _entries(record.tags or "[]")],
-        "payload": payload[:MOST_TEXT],
-        "payload_more": max(len(payload) - MOST_TEXT, 0),
-        "result": _text(record.result.encode())[:MOST_TEXT] if record.result not in ("", "null") else "",
-        "by_itself": by_itself(record),
+        "payload": payload[:MAX_TEXT],
+        "payload_more": max(len(payload) - MAX_TEXT, 0),
+        "result": _text(record.result.encode())[:MAX_TEXT] if record.result not in ("", "null") else "",
+        "next_step": next_step(record),
         "has_letter": record.state is State.DEAD or bool(record.replay_id),
         "held": record.state is State.SCHEDULED and record.deferred_since_ms is not None,
         "breaker": _breaker(record),
     }
 
 
-def by_itself(record: Record) -> str:
-    """What happens next without anybody's doing."""
+def next_step(record: Record) -> str:
+    """The next automatic step."""
     match record.state:
         case State.QUEUED:
-            return "runs in its turn"
+            return "will run when a worker is free"
         case State.SCHEDULED if record.deferred_since_ms is not None:
-            return f"asks its breaker again at {_clock(record.due_at_ms)}"
+            return f"checks its breaker again at {_clock(record.due_at_ms)}"
         case State.SCHEDULED:
             return f"runs from {_clock(record.due_at_ms)} on"
         case State.RUNNING:
-            return f"its process keeps it; taken back if that falls silent until {_clock(record.lease_until_ms)}"
+            return f"running; recovered if its process does not respond until {_clock(record.lease_until_ms)}"
         case State.RETRY_WAIT:
             return f"attempt {record.attempt + 1} of {record.max_retries + 1} at {_clock(record.due_at_ms)}"
         case State.DEAD_PENDING:
-            return "its death is recorded as soon as MongoDB takes it"
+            return "becomes a dead letter when MongoDB is available"
         case State.DEAD:
-            return "what happens to it now, its dead letter says"
+            return "see its dead letter"
         case _:
-            return "nothing: it is done"
+            return "nothing, it is done"
 
 
 def _clock(ms: int | None) -> str:
-    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC" if ms else "a time not known"
+    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC" if ms else "unknown time"
 
 
 def _breaker(record: Record) -> str:
@@ -313,17 +313,17 @@ def _entries(text: str) -> list[Any]:
 
 
 def _attempt(entry: Any) -> AttemptRow:
-    told: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {}
-    started, ended = _instant(told.get("startedAt")), _instant(told.get("endedAt"))
-    wait = told.get("retryDelayMs")
+    fields: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {}
+    started, ended = _instant(fields.get("startedAt")), _instant(fields.get("endedAt"))
+    wait = fields.get("retryDelayMs")
     return AttemptRow(
-        number=told.get("number", ""),
+        number=fields.get("number", ""),
         started=f"{started:%Y-%m-%d %H:%M:%S}" if started else "",
         took_s=(ended - started).total_seconds() if started and ended and ended >= started else None,
-        outcome=str(told.get("outcome", "")),
-        error_type=str(told.get("errorType") or ""),
-        reason=mask_text(str(told.get("errorReason") or ""), masking_policy())[:500],
-        worker=str(told.get("worker") or ""),
+        outcome=str(fields.get("outcome", "")),
+        error_type=str(fields.get("errorType") or ""),
+        reason=mask_text(str(fields.get("errorReason") or ""), masking_policy())[:500],
+        worker=str(fields.get("worker") or ""),
         wait_s=wait / 1000 if isinstance(wait, int | float) and not isinstance(wait, bool) else None,
     )
 
@@ -336,7 +336,7 @@ def _instant(value: Any) -> datetime | None:
 
 
 def _text(body: bytes | None) -> str:
-    """JSON for reading, secrets hidden; what is no JSON as it is."""
+    """Indented JSON with secrets masked; other text unchanged."""
     if body is None:
         return ""
     hidden = mask_json(body.decode("utf-8", "replace"), masking_policy())

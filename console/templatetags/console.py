@@ -1,4 +1,4 @@
-"""How the console writes things: icons, badges, times, numbers. Everything from outside is escaped."""
+"""Template tags of the console: icons, badges, times, numbers. Text from outside is escaped."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ register = template.Library()
 
 _NAME = re.compile(r"[a-z]+\Z")
 
-#: A state of anything → tone, icon, word. Never told by colour alone: each tone has icons and words of its own.
+#: State → tone, icon, label. Colour is never the only difference between states.
 BADGES: dict[str, tuple[str, str, str]] = {
     # dead letters
     "dlq_pending": ("warn", "clock", "Pending"),
     "dlq_processing": ("busy", "spin", "Processing"),
     "dlq_resolved": ("ok", "check", "Resolved"),
     "dlq_failed": ("bad", "octx", "Failed"),
-    "dlq_manual": ("hand", "hand", "Needs a person"),
+    "dlq_manual": ("hand", "hand", "Needs a decision"),
     # messages
     "queued": ("mute", "clock", "Queued"),
     "scheduled": ("mute", "clock", "Scheduled"),
@@ -81,7 +81,7 @@ def shell(value: Any) -> str:
 
 @register.simple_tag
 def icon(name: str, extra: str = "") -> SafeString:
-    """An icon of the sprite, silent to those who hear the page. ``extra`` are further classes."""
+    """An icon of the sprite, hidden from screen readers. ``extra`` are more classes."""
     if not _NAME.match(name):
         raise ValueError(f"{name!r} is no name of an icon")
     classes = f"ic {extra}".strip()
@@ -96,7 +96,7 @@ def badge(tone: str, icon_name: str, text: Any) -> SafeString:
 
 @register.simple_tag
 def status_badge(status: Any, text: Any = "") -> SafeString:
-    """The badge of a status, state or stage; one that nobody knows is shown as it is. ``text`` replaces the word."""
+    """The badge of a status, state or stage; an unknown one is shown as text. ``text`` replaces the label."""
     known = str(getattr(status, "value", status))
     tone, icon_name, word = BADGES.get(known, ("mute", "info", known or "unknown"))
     return badge(tone, icon_name, text or word)
@@ -104,7 +104,7 @@ def status_badge(status: Any, text: Any = "") -> SafeString:
 
 @register.simple_tag
 def live(seconds: int, as_of: datetime, oob: bool = False) -> SafeString:
-    """How old the figures are, for the page's head; in a fragment, with ``oob=True``, it renews the one in the head."""
+    """Age of the figures, in the page head; in a fragment, ``oob=True`` replaces the one in the head."""
     clock = as_of.astimezone(UTC).strftime("%H:%M:%S")
     return format_html(
         '<span class="live" id="live-status" data-live-status data-as-of="{}"{}><span class="dot"></span>'
@@ -144,7 +144,7 @@ def iso(value: Any) -> str:
 
 @register.filter
 def ago(value: Any) -> str:
-    """How long ago, ``4 h 12 min ago``; ``in 8 s`` for what is to come; an em dash without a time."""
+    """How long ago, ``4 h 12 min ago``; ``in 8 s`` for the future; an em dash without a time."""
     moment = _moment(value)
     if moment is None:
         return "—"
@@ -156,7 +156,7 @@ def ago(value: Any) -> str:
 
 @register.filter
 def duration(value: Any) -> str:
-    """Seconds (or a timedelta) in at most two units: ``340 ms``, ``8.2 s``, ``48 s``, ``4 h 12 min``, ``3 d 4 h``."""
+    """Seconds (or a timedelta) in one or two units: ``340 ms``, ``8.2 s``, ``48 s``, ``4 h 12 min``, ``3 d 4 h``."""
     if value is None or value == "":
         return "—"
     seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)
@@ -176,7 +176,7 @@ def duration(value: Any) -> str:
 
 @register.filter
 def short(value: Any) -> str:
-    """A number in at most four characters: ``999``, ``1.2k``, ``43k``, ``1.2M``."""
+    """A number in up to four characters: ``999``, ``1.2k``, ``43k``, ``1.2M``."""
     if value is None or value == "":
         return "—"
     number = float(value)

@@ -1,4 +1,4 @@
-"""Lines to copy: what a page does, as a command and as a request. A shell can read no other meaning into them."""
+"""Commands to copy: the action of a page for manage.py and for curl, quoted for the shell."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _KEY = '-H "Authorization: Api-Key $KEY"'
 
 
 def manage(command: str, flags: Sequence[str] = (), ids: Sequence[str] = ()) -> str:
-    """``manage.py command`` with flags that are quoted already, then ``--`` and ids: none is ever read as a flag."""
+    """``manage.py command`` with quoted flags, then ``--`` and ids, which are never parsed as flags."""
     operands = ["--", *map(shell_word, ids)] if ids else []
     return _wrapped([f"manage.py {command}", *flags, *operands])
 
 
 def curl(url: str, body: Mapping[str, Any] | None = None, *, method: str = "GET") -> str:
-    """A request with the key in ``$KEY``. Percent-encode what comes into ``url`` with ``path``."""
+    """A request with the key in ``$KEY``. Percent-encode parts of ``url`` with ``path``."""
     parts = ["curl" if method == "GET" else f"curl -X {method}", _KEY]
     line = " ".join(parts) + " \\\n"
     if body is not None:
@@ -28,7 +28,7 @@ def curl(url: str, body: Mapping[str, Any] | None = None, *, method: str = "GET"
 
 
 def path(*segments: str) -> str:
-    """Segments of an address, none of which can be more than one."""
+    """Percent-encoded path segments; a value never becomes two segments."""
     return "/".join(quote(segment, safe="") for segment in segments)
 
 

@@ -93,7 +93,7 @@ def test_everything_is_meant_only_when_it_is_said(rig: Rig, operator: Client) ->
 
     html = text(operator.get(f"{ADD}?all=1"))
 
-    assert "<b>Every</b> letter there is" in html
+    assert "<b>All</b> letters" in html
     assert "manage.py replay_dlq --all" in html
     assert ordered(operator, "?all=1").status_code == 302
     assert only_batch().total == 2
@@ -144,7 +144,7 @@ def test_more_letters_than_were_shown_are_shown_first(rig: Rig, operator: Client
 
     html = text(operator.post(f"{ADD}?errorType=TIMEOUT_ERROR", sent), 400)
 
-    assert "1 more letters match than this page said" in html
+    assert "1 more letters match than this page showed" in html
     assert "Replay 2 dead letters" in html
     assert batches.page().batches == []
 
@@ -152,7 +152,7 @@ def test_more_letters_than_were_shown_are_shown_first(rig: Rig, operator: Client
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"reason": ""}, "Say why"),
+        ({"reason": ""}, "A reason is required"),
         ({"reason": "x" * 2001}, "at most 2000 characters"),
         ({"rate": "0"}, "A number from 0.01 to 100000."),
         ({"rate": "fast"}, "A number from 0.01 to 100000."),
@@ -160,7 +160,7 @@ def test_more_letters_than_were_shown_are_shown_first(rig: Rig, operator: Client
         ({"canary": "1001"}, "A number from 0 to 1000."),
         ({"share": "101"}, "A number from 0 to 100."),
         ({"budget": "-1"}, "A number from 0 to 100."),
-        ({"when": "at", "at": "tomorrow"}, "Say a day and a time, in UTC."),
+        ({"when": "at", "at": "tomorrow"}, "Enter a date and time in UTC."),
         ({"batch": "mine"}, "confirm again"),
         ({"seen": "many"}, "confirm again"),
     ],
@@ -254,9 +254,9 @@ def test_a_failed_canary_says_what_came_back(rig: Rig, viewer: Client) -> None:
 
     html = text(viewer.get(f"{LIST}{batch.id}/change/"))
 
-    assert "The canary failed, so it stopped by itself." in html
+    assert "The canary failed, so the batch stopped." in html
     assert "2 of 5 were replayed" in html
-    assert re.search(r"What came back: [A-Z_]+ \(2\)", html)
+    assert re.search(r"Errors: [A-Z_]+ \(2\)", html)
 
 
 def test_steering(rig: Rig, operator: Client, viewer: Client) -> None:
@@ -288,7 +288,7 @@ def test_buttons_fit_what_is_possible(rig: Rig, operator: Client, viewer: Client
 
     html = text(operator.get(f"{LIST}{batch.id}/change/"))
     assert f"{LIST}{batch.id}/pause/" in html
-    assert "It is not paused." in html
+    assert "The batch is not paused." in html
     assert "Needs the operator role." in text(viewer.get(f"{LIST}{batch.id}/change/"))
 
 
@@ -380,11 +380,11 @@ def test_everything_from_outside_is_shown_as_text(store: Database[dict[str, Any]
 
 
 def test_a_store_that_is_away_is_said(rig: Rig, operator: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    def away(*args: Any, **kwargs: Any) -> Any:
+    def unavailable(*args: Any, **kwargs: Any) -> Any:
         raise StoreUnavailable
 
     for name in ("get", "page", "dry_run"):
-        monkeypatch.setattr(batches, name, away)
+        monkeypatch.setattr(batches, name, unavailable)
 
     for path in ("", "add/?all=1", "b-1/change/", "b-1/live/"):
-        assert "MongoDB does not answer" in text(operator.get(f"{LIST}{path}"), 503)
+        assert "MongoDB is not responding" in text(operator.get(f"{LIST}{path}"), 503)

@@ -115,7 +115,7 @@ def test_worst_first_by_state_then_by_open_letters(operator: Client) -> None:
     assert ["more of it" in shown[1], "fresh" in shown[2]] == [True, True]
     assert len(cards(text(operator.get(LIST)))) == 3
     (only_ignored,) = cards(text(operator.get(f"{LIST}?state=ignored")))
-    assert "Ignored until somebody reopens it" in only_ignored
+    assert "Ignored until a user reopens it" in only_ignored
 
 
 def test_counts_of_the_states_stand_on_the_chips(operator: Client) -> None:
@@ -165,7 +165,7 @@ def test_an_address_that_makes_no_sense_leads_to_the_plain_list(operator: Client
     answer = operator.get(f"{LIST}?{query}")
 
     assert answer.headers["Location"] == f"{LIST}?e=1"
-    assert "held a filter or an order that this list does not know" in text(operator.get(f"{LIST}?e=1"))
+    assert "Unknown filter or sort order" in text(operator.get(f"{LIST}?e=1"))
 
 
 def test_pages_go_on_by_cursor_and_show_each_group_once(operator: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +186,7 @@ def test_pages_go_on_by_cursor_and_show_each_group_once(operator: Client, monkey
 
 
 def test_without_letters_it_says_so(operator: Client) -> None:
-    assert "No dead letters, so no groups" in text(operator.get(LIST))
+    assert "No groups: there are no dead letters" in text(operator.get(LIST))
 
 
 def test_when_none_is_open_the_others_are_a_step_away(operator: Client) -> None:
@@ -254,14 +254,14 @@ def test_the_page_of_a_group_tells_all(operator: Client) -> None:
     html = text(operator.get(f"{LIST}{group.fingerprint}/change/"))
 
     for words in (
-        "Seen for the first time within the last 24 hours. 2 of its 2 letters are open.",
+        "First seen within the last 24 hours. 2 of its 2 letters are open.",
         ">m-1</bdi>",
         ">m-2</bdi>",
         "New letters by hour",
         "payments-api did not answer within 10 s",
         f"manage.py replay_dlq --fingerprint {group.fingerprint}",
         f"/api/dlq/groups/{group.fingerprint}/ignore",
-        "Nobody has said anything yet.",
+        "No changes yet.",
     ):
         assert words in html
 
@@ -271,7 +271,7 @@ def test_every_request_to_copy_is_understood(operator: Client) -> None:
     group = only()
     api = staff("api", "replay")
 
-    for name, command in group_page.twins(group, "http://here"):
+    for name, command in group_page.equivalent_commands(group, "http://here"):
         if name.startswith("manage"):
             continue
         address = command.split()[-1].removeprefix("http://here")
@@ -307,7 +307,7 @@ def test_resolving_asks_for_a_reason_and_is_written_down_once(operator: Client) 
     url = f"{LIST}{only().fingerprint}/resolve/"
 
     assert "Resolve this group?" in text(operator.get(url))
-    assert "whoever looks at this group later will ask why" in text(operator.post(url, {"reason": " "}), 400)
+    assert "it is kept in the history" in text(operator.post(url, {"reason": " "}), 400)
     assert only().said is None
     assert lines() == []
 
@@ -324,7 +324,7 @@ def test_resolving_asks_for_a_reason_and_is_written_down_once(operator: Client) 
     history = text(operator.get(f"{LIST}{group.fingerprint}/history/"))
     assert "resolve group: bank is back" in history
     again = operator.post(url, {"reason": "once more"}, follow=True)
-    assert "Nothing to do: It is resolved already." in text(again)
+    assert "Nothing to do: It is already resolved." in text(again)
     assert len(lines()) == 1
 
 
@@ -383,7 +383,7 @@ def test_reopening_takes_back_what_was_said(operator: Client) -> None:
     assert only().state is GroupState.NEW
     assert lines() == [(fingerprint, "reopen group: now")]
     html = text(operator.get(f"{LIST}{fingerprint}/change/"))
-    assert "Nobody resolved or ignored it." in html
+    assert "It is neither resolved nor ignored." in html
     assert "<b>Reopened</b>: <bdi>now</bdi>" in html
 
 
@@ -398,7 +398,7 @@ def test_a_note_takes_the_place_of_the_one_before(operator: Client) -> None:
     assert group.note
     assert group.note.text == "second\nline"
     assert [line for _, line in lines()] == ["note: first", "note: second\nline"]
-    assert "Write something first." in text(operator.post(url, {"text": "  "}), 400)
+    assert "Enter a note." in text(operator.post(url, {"text": "  "}), 400)
     assert "At most 4000 characters." in text(operator.post(url, {"text": "x" * 4001}), 400)
     assert operator.get(url).status_code == 405
 
@@ -472,21 +472,21 @@ def test_when_the_store_is_away_the_page_says_so(operator: Client, monkeypatch: 
     die("m-1")
     url = f"{LIST}{only().fingerprint}/{place}" if place else LIST
 
-    def away() -> None:
+    def unavailable() -> None:
         raise StoreUnavailable("MongoDB does not answer.")
 
-    monkeypatch.setattr(figures, "snapshot", away)
+    monkeypatch.setattr(figures, "snapshot", unavailable)
 
     answer = operator.get(url)
 
-    assert "MongoDB does not answer" in text(answer, 503)
+    assert "MongoDB is not responding" in text(answer, 503)
     assert answer.headers["Retry-After"]
 
 
 def test_a_real_store_that_is_away(operator: Client, settings: Settings) -> None:
     settings.MONGODB_URL = "mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=50"
 
-    assert "MongoDB does not answer" in text(operator.get(LIST), 503)
+    assert "MongoDB is not responding" in text(operator.get(LIST), 503)
     assert operator.post(f"{LIST}{'0' * 16}/note/", {"text": "x"}).status_code == 503
 
 
@@ -506,7 +506,7 @@ def test_a_breaker_on_the_way_is_named_and_unknown_ones_do_no_harm(operator: Cli
     (card,) = cards(text(operator.get(LIST)))
     assert "payments-api is OPEN: a replay waits" in card
     assert "bank-api" not in card
-    assert "a replay would wait until it is closed" in text(operator.get(f"{LIST}{only().fingerprint}/change/"))
+    assert "a replay waits until it is closed" in text(operator.get(f"{LIST}{only().fingerprint}/change/"))
 
     intake.fail["before_breakers"] = StoreUnavailable("Redis does not answer.")
 

@@ -109,16 +109,16 @@ def test_a_store_that_is_away_is_503(
 ) -> None:
     url = put(store)
 
-    def away(*args: Any, **options: Any) -> None:
+    def unavailable(*args: Any, **options: Any) -> None:
         raise StoreUnavailable()
 
-    monkeypatch.setattr(Letters, "find", away)
+    monkeypatch.setattr(Letters, "find", unavailable)
 
     for what in ("change/", "history/", "state/", "payload/", "edit/", "replay/", "resolve/"):
         assert operator.get(f"{url}{what}").status_code == 503, what
     answer = operator.post(f"{url}resolve/", {"reason": "done"})
     assert answer.status_code == 503
-    assert "look before you do it again" in answer.content.decode()
+    assert "check the letter before you repeat it" in answer.content.decode()
 
 
 # --- payloads of any kind ---
@@ -167,7 +167,7 @@ def test_a_large_payload_is_cut_with_a_way_to_all_of_it(store: Database[dict[str
     html = html_of(viewer, f"{url}change/")
     whole = viewer.get(f"{url}payload/")
 
-    assert "Only the beginning is shown" in html
+    assert "Only the start is shown" in html
     assert f"{200_000 - MAX_TEXT:,} more characters" in html
     assert len(html) < 900_000
     assert len(json.loads(whole.content)["many"]) == MAX_KEYS + 10
@@ -188,7 +188,7 @@ def test_small_payloads_have_a_tree(text: str) -> None:
 def test_what_is_no_json_is_shown_as_text(store: Database[dict[str, Any]], operator: Client, body: bytes) -> None:
     url = put(store, body=body)
 
-    assert "This is no JSON" in html_of(operator, f"{url}change/")
+    assert "This is not JSON" in html_of(operator, f"{url}change/")
     assert operator.get(f"{url}payload/").status_code == 200
     assert operator.get(f"{url}edit/").status_code == 200
 
@@ -242,12 +242,12 @@ def test_redis_that_is_away_does_not_take_the_page_along(
 ) -> None:
     url = put(store)
 
-    def away(*args: Any) -> None:
+    def unavailable(*args: Any) -> None:
         raise StoreUnavailable()
 
-    monkeypatch.setattr(MemoryIntake, "retry_after_ms", away)
+    monkeypatch.setattr(MemoryIntake, "retry_after_ms", unavailable)
 
-    assert "is not known" in html_of(operator, f"{url}change/")
+    assert "Unknown whether a replay is possible" in html_of(operator, f"{url}change/")
 
 
 # --- doing ---
@@ -319,8 +319,8 @@ def test_a_replay_and_its_outcome(store: Database[dict[str, Any]], operator: Cli
     answer = operator.post(f"{url}replay/", {"reason": "gateway is back"}, follow=True)
     html = answer.content.decode()
 
-    assert "Being replayed: m-1." in html
-    assert "A replay is under way: wait for its outcome." in html
+    assert "Replaying m-1." in html
+    assert "A replay is in progress: wait for its outcome." in html
     order = intake.forwarded[0]
     assert (order.message_id, order.run_body) == ("m-1", None)
     assert audited().get().said == f"replay {order.replay_id}: gateway is back"
@@ -348,7 +348,7 @@ def test_a_resolved_letter_is_replayed_only_if_one_insists(
 ) -> None:
     url = put(store, status="dlq_resolved", resolution="discarded")
 
-    assert "replay it all the same" in operator.post(f"{url}replay/", {}).content.decode()
+    assert "Replay it although it is resolved" in operator.post(f"{url}replay/", {}).content.decode()
     assert intake.forwarded == []
     assert operator.post(f"{url}replay/", {"force": "on"}).status_code == 302
     assert len(intake.forwarded) == 1
@@ -409,7 +409,7 @@ def test_notes(store: Database[dict[str, Any]], operator: Client) -> None:
     answer = operator.post(f"{url}note/", {"text": "Customer was not charged.\r\nSee the log."}, follow=True)
 
     assert (empty.status_code, long.status_code) == (400, 400)
-    assert "Write something first" in empty.content.decode()
+    assert "Enter a note" in empty.content.decode()
     assert "Customer was not charged." in answer.content.decode()
     assert store.dead_letters.find_one()["notes"][0]["by"] == "user:operator"  # type: ignore[index]
     assert audited().get().said.startswith("note: Customer")

@@ -77,7 +77,7 @@ def test_an_address_in_wire_names_narrows_the_list(store: Database[dict[str, Any
     assert shown(html) == ["b-0000"]
     assert re.findall(r"Remove filter ([^\"]+)\"", html) == [
         "Status: Failed",
-        "Status: Needs a person",
+        "Status: Needs a decision",
         "Error: TIMEOUT_ERROR",
     ]
 
@@ -162,7 +162,7 @@ def test_a_wrong_address_leads_to_the_plain_list(store: Database[dict[str, Any]]
         assert answer.status_code == 200
         return
     assert (answer.status_code, answer["Location"]) == (302, f"{LIST}?e=1")
-    assert "did not know" in page(viewer, "?e=1") or "does not know" in page(viewer, "?e=1")
+    assert "Unknown filter or sort order" in page(viewer, "?e=1")
     assert viewer.get(f"{LIST}?e=1&{query}")["Location"] == f"{LIST}?e=1"
 
 
@@ -287,15 +287,15 @@ def test_the_wire_name_of_a_search_fills_the_box(viewer: Client) -> None:
     assert answer["Location"] == f"{LIST}?status=dlq_pending&q=gateway"
 
 
-@pytest.mark.parametrize(("error", "words"), [(StoreUnavailable(), "does not answer"), (QueryTooSlow(), "too long")])
+@pytest.mark.parametrize(("error", "words"), [(StoreUnavailable(), "is not responding"), (QueryTooSlow(), "too long")])
 def test_a_store_that_is_away_is_a_page_with_503(
     viewer: Client, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
 ) -> None:
-    def away(*args: Any, **options: Any) -> None:
+    def unavailable(*args: Any, **options: Any) -> None:
         raise error
 
     for name in ("page", "count", "exact_count", "find"):
-        monkeypatch.setattr(Letters, name, away)
+        monkeypatch.setattr(Letters, name, unavailable)
 
     answer = viewer.get(LIST)
 
@@ -439,7 +439,7 @@ def test_a_letter_that_arrives_after_the_count_is_not_taken_along(
     assert store.dead_letters.count_documents({"status": "dlq_resolved"}) == 1
     text = answer.content.decode()
     assert "1 dead letter discarded." in text
-    assert "1 dead letter changed in the meantime and was left alone." in text
+    assert "1 dead letter changed in the meantime and was skipped." in text
 
 
 def test_a_reason_and_a_look_are_needed(store: Database[dict[str, Any]], operator: Client) -> None:
@@ -451,7 +451,7 @@ def test_a_reason_and_a_look_are_needed(store: Database[dict[str, Any]], operato
     unseen = operator.post(url, {"reason": "because"})
 
     assert [without_reason.status_code, too_long.status_code, unseen.status_code] == [400, 400, 400]
-    assert "Say why" in without_reason.content.decode()
+    assert "A reason is required" in without_reason.content.decode()
     assert store.dead_letters.count_documents({"status": "dlq_pending"}) == 2
     assert not audited().exists()
 
@@ -485,7 +485,7 @@ def test_nothing_to_move_is_said(store: Database[dict[str, Any]], operator: Clie
 
     html = operator.get(f"{LIST}many/resolve/").content.decode()
 
-    assert "None of these letters can be moved so." in html
+    assert "None of these letters can be changed this way." in html
     assert operator.get(f"{LIST}many/nonsense/").status_code == 404
     assert operator.get(f"{LIST}many/resolve/?bad=1")["Location"] == f"{LIST}?e=1"
 

@@ -119,7 +119,7 @@ def test_an_unknown_member_is_named(name: str) -> None:
 
 
 def test_no_letters_with_a_reason(forty: list[str]) -> None:
-    found = LettersQuerySet().hopeless("search for a word").order_by("-type")
+    found = LettersQuerySet().none("search for a word").order_by("-type")
 
     assert (found.nothing, found.count(), list(found), found[0:20]) == ("search for a word", 0, [], [])
 

@@ -99,7 +99,7 @@ def shown(letter: DeadLetter) -> None:
     letter_page.facts(letter, masking)
     letter_page.system(letter, masking)
     letter_page.payload(letter, masking)
-    letter_page.twins(letter, "http://here")
+    letter_page.equivalent_commands(letter, "http://here")
     for entry in (*letter.notes, *letter.history, *letter.attempts, *letter.versions):
         for moment in ("at", "startedAt", "until"):
             for write in (console.instant, console.clock, console.iso, console.ago):

@@ -1,4 +1,4 @@
-"""What the overview's templates need beside the console's own tags: geometry, and the live part itself."""
+"""Template tags of the overview: geometry of charts, and the live part."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dlqsite.overview import page, views
 register = template.Library()
 
 register.filter("rate", page.rate)
-#: Curve → how its line is drawn, and what it is called.
+#: Curve → CSS class, label.
 _CURVES = {
     "accepted": ("in", "accepted"), "done": ("done", "done"), "failed": ("fail", "failed"),
     "died": ("fail", "new"), "replayed": ("done", "replayed"),
@@ -22,19 +22,19 @@ _CURVES = {
 
 @register.filter
 def curve_class(name: str) -> str:
-    """The class that draws a curve's line."""
+    """CSS class of a curve."""
     return _CURVES[name][0]
 
 
 @register.filter
 def curve_word(name: str) -> str:
-    """What a curve is called."""
+    """Label of a curve."""
     return _CURVES[name][1]
 
 
 @register.simple_tag(takes_context=True)
 def overview_now(context: Any) -> dict[str, Any]:
-    """The live part as it is now: ``as_of``, ``body``, ``etag``."""
+    """The current live part: ``as_of``, ``body``, ``etag``."""
     figures, html, digest = views.rendered(views.origin(context["request"]))
     return views.live(figures, html, digest)
 
@@ -55,19 +55,19 @@ def scale(value: float) -> str:
 
 @register.filter
 def spark(counts: Sequence[int]) -> list[tuple[int, float, float]]:
-    """Bars of a small chart of 30 units' height: x, y, height; an hour without anything leaves a mark of its own."""
+    """Bars of a sparkline 30 units high: x, y, height; an empty hour has a small mark."""
     most = max(counts, default=0) or 1
     heights = [round(28 * count / most, 1) or 0.6 for count in counts]
     return [(4 * place, round(30 - height, 1), height) for place, height in enumerate(heights)]
 
 
-#: How a state of a breaker is drawn in its lane: class, y, height. Thin closed, middle half-open, full open.
+#: State of a breaker → class, y and height in its lane. Thin: closed, middle: half-open, full: open.
 _LANE = {"CLOSED": ("fill-ok", 6, 4), "HALF_OPEN": ("fill-warn", 3, 10), "OPEN": ("fill-bad", 0, 16)}
 
 
 @register.filter
 def lane_rects(spans: Sequence[Any]) -> list[tuple[str, int, int, int, int]]:
-    """Class, x, y, width, height of each stretch."""
+    """Class, x, y, width and height of each span."""
     return [
         (tone, span.x, y, span.width, height)
         for span in spans
@@ -78,7 +78,7 @@ def lane_rects(spans: Sequence[Any]) -> list[tuple[str, int, int, int, int]]:
 
 @register.filter
 def lane_words(lane: Any) -> str:
-    """A lane for screen readers."""
+    """Text alternative of a lane for screen readers."""
     states = [span.state.replace("_", " ").lower() for span in lane.spans]
     if len(set(states)) == 1:
         return f"{lane.name}: {states[0]} all hour"

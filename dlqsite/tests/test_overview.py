@@ -447,7 +447,7 @@ class TestPage:
         page = self.page(role)
 
         assert 'id="verdict"' in page
-        assert "Everything else in this admin" in page
+        assert "Other admin pages" in page
 
     def test_without_mongodb_the_page_says_so_and_goes_on(self, settings: Settings) -> None:
         scenes.quiet(self.redis)

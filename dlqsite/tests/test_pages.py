@@ -27,7 +27,10 @@ def answer(error: Exception, path: str = "/admin/dlq_app/deadletter/?q=x") -> An
 
 @pytest.mark.parametrize(
     ("error", "says"),
-    [(LettersUnavailable(), "MongoDB does not answer"), (BreakersUnavailable(retry_after=1), "Redis does not answer")],
+    [
+        (LettersUnavailable(), "MongoDB is not responding"),
+        (BreakersUnavailable(retry_after=1), "Redis is not responding"),
+    ],
 )
 def test_a_store_that_is_away_becomes_a_page_that_says_what_that_means(error: Exception, says: str) -> None:
     told = answer(error)

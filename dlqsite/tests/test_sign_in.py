@@ -55,7 +55,7 @@ def test_a_made_up_cookie_opens_nothing() -> None:
 
 
 def test_who_signs_in_while_others_do_waits_for_no_thread() -> None:
-    taken = [sign_in._places.acquire(blocking=False) for _ in range(sign_in.AT_ONCE)]
+    taken = [sign_in._places.acquire(blocking=False) for _ in range(sign_in.MAX_CONCURRENT)]
     try:
         assert all(taken)
         assert tried(Client(), "ada", "right-password") == 503

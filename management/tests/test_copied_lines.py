@@ -19,7 +19,7 @@ from django.core.management import load_command_class
 from django.http import QueryDict
 from django.test import Client
 
-from dlq_app.admin.batches.form import BatchForm, Which, limited, twins
+from dlq_app.admin.batches.form import BatchForm, Which, equivalent_commands, limited
 from dlq_app.domain.replay_batch import BatchOrder
 from dlq_app.testing import MemoryIntake
 from dlq_app.tests.batch_rig import Rig
@@ -140,7 +140,7 @@ def test_chosen_letters_are_copied_as_ids(tools: Path, shell: str) -> None:
     which = Which.of(query)
     order = limited(BatchForm(which=which, reason="--all").shown(), 3)
 
-    for _, line in twins(order, which, "http://[::1]:8000"):
+    for _, line in equivalent_commands(order, which, "http://[::1]:8000"):
         ((_, *arguments),) = ran(tools, line, shell)
         if line.startswith("curl"):
             assert arguments[-1] == "http://[::1]:8000/api/dlq/replay-batch"

@@ -36,19 +36,19 @@ def difference(row: AccountRow) -> str:
 
 @register.filter
 def waited(ms: int | None) -> str:
-    """How long, from milliseconds; to the second, so that it does not change for nothing."""
+    """Milliseconds as a duration, to the second, so that the ETag stays stable."""
     return "" if ms is None else took(ms / 1000)
 
 
 @register.filter
 def flying_for(message: Any, now_ms: int) -> str:
-    """How long a message has been where it is."""
+    """How long a message has been in its state."""
     began = message.started_at_ms if message.state == "running" else (message.woken_at_ms or message.queued_at_ms)
     return f"for {took((now_ms - began) / 1000)}" if began else ""
 
 
 @register.filter
 def flying_until(message: Any, now_ms: int) -> str:
-    """When a message goes on."""
+    """When a message continues."""
     left = (message.due_at_ms - now_ms) / 1000
     return f"in {took(left)}" if left >= 1 else "now"

@@ -42,8 +42,8 @@ def look_up(client: Client, message_id: str) -> str:
 def test_an_empty_house(viewer: Client) -> None:
     page = viewer.get(PAGE).content.decode()
 
-    assert "Nothing waits and nothing runs." in page
-    assert "Nothing was accepted in these days." in page
+    assert "No messages are waiting or running." in page
+    assert "No messages were accepted in these days." in page
 
 
 def test_what_is_under_way_is_seen_without_walking_through_it(viewer: Client) -> None:
@@ -70,9 +70,9 @@ def test_each_state_says_what_comes_next(viewer: Client) -> None:
     scenes.complete("b", fences["b"])
 
     assert "attempt 2 of 4 at" in look_up(viewer, "a")
-    assert "nothing: it is done" in look_up(viewer, "b")
-    assert "its process keeps it" in look_up(viewer, "c")
-    assert "runs in its turn" in look_up(viewer, "d")
+    assert "nothing, it is done" in look_up(viewer, "b")
+    assert "recovered if its process does not respond" in look_up(viewer, "c")
+    assert "will run when a worker is free" in look_up(viewer, "d")
 
 
 def test_the_attempts_are_told_and_secrets_hidden(viewer: Client) -> None:
@@ -107,14 +107,14 @@ def test_a_payload_longer_than_a_page_is_cut(viewer: Client) -> None:
 def test_ids_that_cannot_be_are_answered_in_words(viewer: Client, hostile: str) -> None:
     page = look_up(viewer, hostile)
 
-    assert "No message can have such an id" in page
+    assert "Invalid message id" in page
     assert "<script>alert" not in page
     for address in ("change/", "delete/", "history/"):
         assert viewer.get(f"{PAGE}{hostile.strip('./') or 'x'}/{address}").status_code < 500
 
 
 def test_what_is_not_known_is_said(viewer: Client) -> None:
-    assert "forgotten" in look_up(viewer, "nobody")
+    assert "expired" in look_up(viewer, "nobody")
 
 
 def test_the_address_of_a_message_leads_to_it(viewer: Client) -> None:
@@ -201,9 +201,9 @@ def test_the_same_is_not_sent_twice(viewer: Client) -> None:
 
 def test_without_redis_it_says_so(viewer: Client, settings: Settings) -> None:
     with scenes.away(settings, "redis"):
-        assert "Redis does not answer" in viewer.get(PAGE).content.decode()
-        assert "Redis does not answer" in viewer.get(f"{PAGE}live/").content.decode()
-        assert "nobody can tell" in look_up(viewer, "a")
+        assert "Redis is not responding" in viewer.get(PAGE).content.decode()
+        assert "Redis is not responding" in viewer.get(f"{PAGE}live/").content.decode()
+        assert "its state is unknown" in look_up(viewer, "a")
 
 
 def test_a_broken_story_does_not_hide_the_rest(viewer: Client, redis_client: Any) -> None:
@@ -214,5 +214,5 @@ def test_a_broken_story_does_not_hide_the_rest(viewer: Client, redis_client: Any
     )
     page = look_up(viewer, "a")
 
-    assert "No attempt has ended yet." in page
+    assert "No attempt has finished yet." in page
     assert "Done" in page

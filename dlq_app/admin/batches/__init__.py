@@ -1,1 +1,1 @@
-"""The console's pages of replay batches."""
+"""Replay batches in Django's admin."""

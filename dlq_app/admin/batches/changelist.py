@@ -1,4 +1,4 @@
-"""Replay batches in Django's admin: the list, the page that asks before a start, and a batch's own page."""
+"""Replay batches in Django's admin: list, confirmation before a start, and batch page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from console.live import etag_for, fragment
 from console.read_only import ReadOnlyAdmin
 from dlq_app import conf
 from dlq_app.admin.batches import page as batch_page
-from dlq_app.admin.batches.form import MAX_NAME, MAX_REASON, BatchForm, Which, limited, twins
+from dlq_app.admin.batches.form import MAX_NAME, MAX_REASON, BatchForm, Which, equivalent_commands, limited
 from dlq_app.admin.letters import page as letter_page
 from dlq_app.admin.letters.selection import back_to_list, in_words
 from dlq_app.domain import batch_rules
@@ -47,7 +47,7 @@ from dlq_app.store import repository
 from wire.visible_text import visible
 
 _BATCH_ID = re.compile(r"b-[0-9a-f]{32}\Z")
-_STEER: dict[str, tuple[Callable[..., Batch], str]] = {
+_COMMANDS: dict[str, tuple[Callable[..., Batch], str]] = {
     "pause": (batches.pause, "paused"),
     "resume": (batches.resume, "resumed"),
     "cancel": (batches.cancel, "cancelled"),
@@ -58,10 +58,10 @@ _SHOWN_STAGES = [stage for stage in Stage if stage is not Stage.PLANNING]
 
 @admin.register(ReplayBatch)
 class ReplayBatchAdmin(ReadOnlyAdmin):
-    """The list of batches, the page before a start, and the page of one."""
+    """List of batches, confirmation, and page of one batch."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        # The page before a start shows a dry run, which everybody may read; its button asks again.
+        # The confirmation shows a dry run, which every viewer may read; starting needs another permission.
         return bool(self.has_view_permission(request))
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> ReplayBatch | None:
@@ -75,7 +75,7 @@ class ReplayBatchAdmin(ReadOnlyAdmin):
 
     @method_decorator(require_safe)
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        """All batches, newest first, those that go on with their progress."""
+        """All batches, newest first, with the progress of running ones."""
         self.require_view(request)
         stages = [stage for stage in request.GET.getlist("stage") if stage in {s.value for s in _SHOWN_STAGES}]
         cursor = request.GET.get("cursor") or None
@@ -85,7 +85,7 @@ class ReplayBatchAdmin(ReadOnlyAdmin):
         except RequestInvalid:
             return HttpResponseRedirect(request.path)
         except (StoreUnavailable, QueryTooSlow) as error:
-            return self._away(request, error)
+            return self._unavailable(request, error)
         rows = [batch_page.row(batch.masked(conf.masking_policy()), now) for batch in found.batches]
         context = {
             **self.context(request, "Replay batches"),
@@ -112,25 +112,25 @@ class ReplayBatchAdmin(ReadOnlyAdmin):
     def add_view(
         self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """What would be replayed, whether it is safe now, and how; a POST of that page starts it."""
+        """Dry run and settings; a POST starts the batch."""
         self.require_view(request)
         try:
             which = Which.of(request.GET)
         except CriteriaInvalid:
             return HttpResponseRedirect(f"{reverse('admin:dlq_app_deadletter_changelist')}?e=1")
         if which.is_nothing:
-            messages.info(request, "Choose letters first, or filter the list, and replay from there.")
+            messages.info(request, "Select letters first, or filter the list, then replay.")
             return HttpResponseRedirect(reverse("admin:dlq_app_deadletter_changelist"))
         now = datetime.now(UTC)
         try:
             if request.method == "POST":
                 return self._start(request, which, now)
             form = BatchForm(which=which, off_peak=_off_peak(now), reason=request.GET.get("reason", ""))
-            return self._ask(request, form, now)
+            return self._confirmation(request, form, now)
         except (StoreUnavailable, QueryTooSlow, BatchBeingPlanned) as error:
-            return self._away(request, error)
+            return self._unavailable(request, error)
 
-    def _ask(
+    def _confirmation(
         self, request: HttpRequest, form: BatchForm, now: datetime, errors: dict[str, str] | None = None
     ) -> HttpResponse:
         which = form.which
@@ -148,7 +148,7 @@ class ReplayBatchAdmin(ReadOnlyAdmin):
             "errors": errors or {},
             "what": batch_page.what_will_happen(order, dry.count, dry.breakers, now),
             "failures_at_most": batch_rules.failures_at_most(dry.count, order.max_failures, order.max_failure_rate),
-            "twins": twins(
+            "twins": equivalent_commands(
                 limited(order, dry.count) if dry.count else order, which, request.build_absolute_uri("/").rstrip("/")
             ),
             "locked": self._locked(request, dry.count),
@@ -163,7 +163,7 @@ class ReplayBatchAdmin(ReadOnlyAdmin):
         return TemplateResponse(request, "dlq_app/batch_confirm.html", context, status=400 if errors else 200)
 
     def _locked(self, request: HttpRequest, count: int) -> str:
-        """Why it cannot be started; empty when it can."""
+        """Why the batch cannot be started; empty if it can."""
         if not permissions.can(request, permissions.REPLAY):
             return permissions.denial_reason(request, permissions.REPLAY)
         if not count:
@@ -177,18 +177,18 @@ class ReplayBatchAdmin(ReadOnlyAdmin):
         form = BatchForm.read(which, request.POST, _off_peak(now))
         order, errors = form.ordered()
         if errors or order is None or request.POST.get("step") != "start":
-            return self._ask(request, form, now, errors)
+            return self._confirmation(request, form, now, errors)
         batch_id, seen = request.POST.get("batch", ""), _whole(request.POST.get("seen", ""))
         if not _BATCH_ID.match(batch_id) or not seen:
-            return self._ask(request, form, now, {"form": "Look at the number below and confirm again."})
+            return self._confirmation(request, form, now, {"form": "Check the number below and confirm again."})
         try:
-            # The page was sent twice: what it started is there already, whatever has arrived since.
+            # The form was submitted twice: the batch of the first request exists, even if more letters match now.
             batch = batches.get(batch_id)
         except BatchNotFound:
             count = batches.dry_run(which.order()).count
             if count > seen:
-                late = f"{count - seen:,} more letters match than this page said. Look at the number and confirm again."
-                return self._ask(request, form, now, {"form": late})
+                late = f"{count - seen:,} more letters match than this page showed. Check the number and confirm again."
+                return self._confirmation(request, form, now, {"form": late})
             if not count:
                 raise PermissionDenied(self._locked(request, count)) from None
             unlimited = permissions.can(request, permissions.ADMIN)
@@ -198,7 +198,7 @@ class ReplayBatchAdmin(ReadOnlyAdmin):
                 )
             except ApprovalNeeded as error:
                 raise PermissionDenied(error.detail) from None
-            self._write_down(request, batch, f"replay of {batch.total:,} letters started", order.reason, batch.total)
+            self._record(request, batch, f"replay of {batch.total:,} letters started", order.reason, batch.total)
             messages.success(request, f"The plan of {batch.total:,} letters is frozen.")
         return HttpResponseRedirect(reverse("admin:dlq_app_replaybatch_change", args=[batch.id]))
 
@@ -208,7 +208,7 @@ class ReplayBatchAdmin(ReadOnlyAdmin):
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """A batch: how far it is, what came back, and what can be done."""
+        """A batch: progress, outcomes and actions."""
 
         def answer(batch: Batch) -> HttpResponse:
             outcome = request.GET.get("outcome", "")
@@ -237,7 +237,7 @@ class ReplayBatchAdmin(ReadOnlyAdmin):
 
     @method_decorator(require_safe)
     def live_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """The changing part alone; 304 as long as nothing changed."""
+        """The live part of the page; 304 if it has not changed."""
 
         def answer(batch: Batch) -> HttpResponse:
             now = repository.now()
@@ -249,19 +249,19 @@ class ReplayBatchAdmin(ReadOnlyAdmin):
 
     @method_decorator(csrf_protect)
     @method_decorator(require_POST)
-    def steer_view(self, request: HttpRequest, object_id: str, what: str) -> HttpResponse:
+    def command_view(self, request: HttpRequest, object_id: str, what: str) -> HttpResponse:
         """Pause, resume or cancel."""
         permissions.require(request, permissions.REPLAY)
 
         def answer(batch: Batch) -> HttpResponse:
-            move, done = _STEER[what]
+            move, done = _COMMANDS[what]
             reason = request.POST.get("reason", "").strip()[:MAX_REASON]
             try:
                 moved = move(batch.id, actor=permissions.actor(request), reason=reason)
             except MoveRefused as error:
                 messages.warning(request, error.detail)
             else:
-                self._write_down(request, moved, done, reason)
+                self._record(request, moved, done, reason)
                 messages.success(request, f"The batch is {done}.")
             return HttpResponseRedirect(reverse("admin:dlq_app_replaybatch_change", args=[batch.id]))
 
@@ -269,7 +269,7 @@ class ReplayBatchAdmin(ReadOnlyAdmin):
 
     @method_decorator(require_safe)
     def cancel_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Ask before a cancel: it cannot be taken back."""
+        """Ask for confirmation: a cancel cannot be undone."""
         permissions.require(request, permissions.REPLAY)
 
         def answer(batch: Batch) -> HttpResponse:
@@ -282,7 +282,7 @@ class ReplayBatchAdmin(ReadOnlyAdmin):
 
         return self._with(request, object_id, answer)
 
-    # --- further addresses ---
+    # --- other URLs ---
 
     def get_urls(self) -> list[URLPattern]:
         def view(function: Any) -> Any:
@@ -294,14 +294,15 @@ class ReplayBatchAdmin(ReadOnlyAdmin):
             path("<slug:object_id>/cancel-the-rest/", view(self.cancel_view), name=name("ask_cancel")),
         ]
         own += [
-            path(f"<slug:object_id>/{verb}/", view(self.steer_view), {"what": verb}, name=name(verb)) for verb in _STEER
+            path(f"<slug:object_id>/{verb}/", view(self.command_view), {"what": verb}, name=name(verb))
+            for verb in _COMMANDS
         ]
         return [*own, *super().get_urls()]
 
-    # --- small things ---
+    # --- helpers ---
 
     def _with(self, request: HttpRequest, object_id: str, answer: Callable[[Batch], HttpResponse]) -> HttpResponse:
-        """The answer for this batch, or the page that says why there is none."""
+        """Respond for this batch, or with an error page."""
         self.require_view(request)
         try:
             return answer(batches.get(object_id).masked(conf.masking_policy()))
@@ -309,9 +310,9 @@ class ReplayBatchAdmin(ReadOnlyAdmin):
             context = self.context(request, "No such replay batch") | {"ref": object_id[:100]}
             return TemplateResponse(request, "dlq_app/batch_missing.html", context, status=404)
         except (StoreUnavailable, QueryTooSlow) as error:
-            return self._away(request, error)
+            return self._unavailable(request, error)
 
-    def _away(self, request: HttpRequest, error: DeadLetterError) -> HttpResponse:
+    def _unavailable(self, request: HttpRequest, error: DeadLetterError) -> HttpResponse:
         context = self.context(request, "Replay batches") | {
             "is_slow": isinstance(error, QueryTooSlow),
             "again": request.get_full_path() if request.method == "GET" else "",
@@ -320,8 +321,8 @@ class ReplayBatchAdmin(ReadOnlyAdmin):
         response["Retry-After"] = str(round(error.retry_after or 5))
         return response
 
-    def _write_down(self, request: HttpRequest, batch: Batch, what: str, why: str, count: int | None = None) -> None:
-        """One line in the audit log, however many letters the batch has."""
+    def _record(self, request: HttpRequest, batch: Batch, what: str, why: str, count: int | None = None) -> None:
+        """Add one line to the audit log, regardless of the batch's size."""
         permissions.record_audit(request, batch.id, batch.name or batch.id, what, why, about=ReplayBatch, count=count)
 
 

@@ -1,4 +1,4 @@
-"""The form with which a replay batch is started: what was typed, what is wrong with it, and the order it makes."""
+"""Form that starts a replay batch: values, errors, and the resulting order."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from dlq_app.domain.replay_batch import MAX_CANARY, MAX_NAME, BatchOrder
 from wire.instants import iso
 from wire.visible_text import shell_flag
 
-#: What the form proposes: careful, and still through a thousand letters in a minute.
+#: Defaults: careful, but a thousand letters take only a minute.
 RATE, CANARY, SHARE, BUDGET = "20", "5", "80", "20"
 _OTHERS = ("id", "all", "reason", "p", "o", "e")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Which:
-    """The letters that an address means."""
+    """The letters that an address selects."""
 
     criteria: LetterCriteria
     ids: tuple[str, ...]
@@ -42,17 +42,17 @@ class Which:
 
     @property
     def is_nothing(self) -> bool:
-        """Neither letters, nor criteria, nor the word that all are meant."""
+        """Neither ids nor criteria nor "all" is given."""
         return not self.ids and self.criteria.is_empty and not self.everything
 
     def order(self) -> BatchOrder:
-        """An order for these letters, with nothing else said."""
+        """An order for these letters with default settings."""
         return BatchOrder(
             criteria=None if self.ids else self.criteria, ids=self.ids, everything=self.everything or bool(self.ids)
         )
 
     def as_body(self) -> dict[str, Any]:
-        """The same as a request says it."""
+        """The selection as request parameters."""
         if self.ids:
             return {"ids": list(self.ids)}
         return {"filter": self.criteria.as_filter(), **({"all": True} if self.everything else {})}
@@ -60,7 +60,7 @@ class Which:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchForm:
-    """The text of each field, and its error."""
+    """Values of the fields as text, and their errors."""
 
     which: Which
     reason: str = ""
@@ -80,11 +80,11 @@ class BatchForm:
         return cls(which=which, off_peak=off_peak, when=when, at=data.get("at", "").strip(), **given)
 
     def ordered(self) -> tuple[BatchOrder | None, dict[str, str]]:
-        """The order, or what is wrong by field."""
+        """The order, or errors by field."""
         errors: dict[str, str] = {}
         body = self.which.as_body() | self._settings(errors)
         if not self.reason:
-            errors["reason"] = "Say why: whoever looks at these letters later will ask."
+            errors["reason"] = "A reason is required; it is kept in the history."
         if errors:
             return None, errors
         try:
@@ -93,7 +93,7 @@ class BatchForm:
             return None, {_FIELDS.get(entry["field"].split(".")[0], "form"): _said(entry) for entry in error.errors}
 
     def shown(self) -> BatchOrder:
-        """The order as the page tells it, also before anybody said why; without settings while one of them is wrong."""
+        """The order that the page shows, even without a reason; without settings if one of them is invalid."""
         return replace(self, reason=self.reason or "…").ordered()[0] or self.which.order()
 
     def _settings(self, errors: dict[str, str]) -> dict[str, Any]:
@@ -119,15 +119,15 @@ class BatchForm:
         if self.when != "at":
             return None
         try:
-            # The field has no zone; the page says that all times are UTC.
+            # The field has no time zone; the page states that all times are UTC.
             return datetime.fromisoformat(self.at).replace(tzinfo=UTC)
         except ValueError:
-            errors["at"] = "Say a day and a time, in UTC."
+            errors["at"] = "Enter a date and time in UTC."
             return None
 
 
 def needed(size: int, percent: float) -> int:
-    """How many of ``size`` letters ``percent`` of them are, rounded up."""
+    """``percent`` of ``size`` letters, rounded up."""
     return ceil(round(size * percent / 100, 6))
 
 
@@ -163,12 +163,12 @@ def _said(entry: Mapping[str, str]) -> str:
 
 
 def limited(order: BatchOrder, seen: int) -> BatchOrder:
-    """The order for no more letters than were shown."""
+    """The order, limited to the number of letters shown."""
     return order if order.ids else replace(order, limit=min(seen, order.limit or seen))
 
 
-def twins(order: BatchOrder, which: Which, site: str) -> list[tuple[str, str]]:
-    """The same as a command and as a request, to copy: with every choice, so that it starts the same batch."""
+def equivalent_commands(order: BatchOrder, which: Which, site: str) -> list[tuple[str, str]]:
+    """Commands for curl and manage.py that start the same batch."""
     canary = order.canary
     choices: list[tuple[str, str, Any]] = [
         ("--limit", "limit", order.limit),
@@ -201,4 +201,4 @@ def _flags(criteria: LetterCriteria) -> list[str]:
     return [shell_flag(FILTERS[name].flag, value) for name, value in criteria.as_params()]
 
 
-__all__ = ["MAX_NAME", "MAX_REASON", "BatchForm", "Which", "limited", "needed", "twins"]
+__all__ = ["MAX_NAME", "MAX_REASON", "BatchForm", "Which", "equivalent_commands", "limited", "needed"]

@@ -1,4 +1,4 @@
-"""What the pages of replay batches show: plain values for templates. Everything from outside is masked or bounded."""
+"""Values for the templates of replay batches; text from outside is masked and bounded."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ from dlq_app.services import batches
 from wire.cached import Cached
 
 ITEMS = 20
-#: What is asked every second while it goes on, else every five.
+#: Seconds between reloads while the batch sends, and otherwise.
 QUICK_S, SLOW_S = 1, 5
 _CHEAP_S = 0.05
 _KEPT_REPORTS = 100
 
 _SKIPPED = {
-    "already_done": "a newer run of the message ended well",
-    "cancelled": "the batch ended before its turn",
+    "already_done": "a newer run of the message succeeded",
+    "cancelled": "the batch ended before it was sent",
     "gone": "the letter was deleted",
-    "in_flight": "another replay of it was under way",
-    "not_replayable": "its message can never run",
-    "resolved": "it was resolved before its turn",
-    "superseded": "a newer message with this id is there",
+    "in_flight": "another replay was in progress",
+    "not_replayable": "its message cannot be replayed",
+    "resolved": "it was resolved before it was sent",
+    "superseded": "a newer message with this id exists",
 }
 _STOPPED = {CANARY_FAILED: "the canary failed", TOO_MANY_FAILURES: "too many failures"}
 _WORDS = {
@@ -61,7 +61,7 @@ _WORDS = {
     "paused": "Paused",
     "finished": "Finished",
     "cancelled": "Cancelled",
-    "stopped": "Stopped by itself",
+    "stopped": "Stopped automatically",
 }
 
 
@@ -76,14 +76,14 @@ class Line:
 
 
 def live(request: HttpRequest, batch: ReplayBatch, now: datetime) -> dict[str, Any]:
-    """The changing part of a batch's page."""
+    """The live part of a batch's page."""
     came_back = _report(batch.id)
     outcomes = _by_outcome(came_back)
     counts = batch.counts
     in_flight = max(0, counts.sent - counts.succeeded - counts.failed)
     waiting = max(0, counts.remaining - in_flight)
     decided = batch.total - counts.remaining
-    # Of a batch that ended early the letters it left out have an outcome, too; that is not how far it came.
+    # If a batch ended early, skipped letters have an outcome too, but they are not progress.
     ended_early, replayed = batch.stage in (Stage.STOPPED, Stage.CANCELLED), counts.succeeded + counts.failed
     speed = batch_progress.speed(batch, now)
     left = batch_progress.time_left(batch, waiting, speed)
@@ -118,7 +118,7 @@ def live(request: HttpRequest, batch: ReplayBatch, now: datetime) -> dict[str, A
 
 
 def whole(request: HttpRequest, batch: ReplayBatch, now: datetime) -> dict[str, Any]:
-    """Everything on a batch's page but its items."""
+    """Everything on a batch's page except its items."""
     which = None if batch.criteria is None else in_words(batch.criteria)
     site = request.build_absolute_uri("/").rstrip("/")
     here = f"{site}/api/dlq/replay-batches/{path(batch.id)}"
@@ -139,7 +139,7 @@ def line(item: BatchItem) -> Line:
     """One row of the outcomes."""
     status, _, why = item.outcome.partition(":")
     if not item.outcome:
-        status, text = ("open", "sent, waiting for its outcome") if item.sent else ("queued", "its turn has not come")
+        status, text = ("open", "sent, waiting for its outcome") if item.sent else ("queued", "not sent yet")
     else:
         text = _SKIPPED.get(why, why) if status == "skipped" else item.error_type
     url = reverse("admin:dlq_app_deadletter_change", args=[item.letter_id]) if item.letter_id else ""
@@ -150,7 +150,7 @@ def row(batch: ReplayBatch, now: datetime) -> dict[str, Any]:
     """One row of the list of batches."""
     counts = batch.counts
     in_flight = max(0, counts.sent - counts.succeeded - counts.failed)
-    # The failures together: which of them are new, only the batch's own page asks.
+    # Failures in total; only the batch's own page separates new errors.
     outcomes = {SUCCEEDED: counts.succeeded, FAILED_SAME: counts.failed, "skipped": counts.skipped}
     return {
         "batch": batch,
@@ -192,7 +192,7 @@ def what_will_happen(order: BatchOrder, count: int, breakers: Sequence[BreakerSe
 
 # --- parts ---
 
-#: How many ended how. What is costly to count, in a batch of very many, is shown again for twenty times as long.
+#: Letters by outcome. A costly count of a large batch is kept for twenty times as long as it took.
 _report = Cached(
     batches.report, lambda found, took_s: 20 * took_s if took_s > _CHEAP_S else 0, max_answers=_KEPT_REPORTS
 )
@@ -212,37 +212,37 @@ def _what(outcome: str, error_type: str) -> str:
 
 
 def _why(batch: ReplayBatch) -> str:
-    """Why it stands where it stands, in a few words; empty when that needs none."""
+    """Short reason for the batch's stage; may be empty."""
     if batch.stage is Stage.STOPPED:
         return _STOPPED.get(batch.stop_reason, batch.stop_reason)
     if batch.stage is Stage.PAUSED:
-        return "until the circuit breaker is closed" if batch.paused_by == BY_BREAKER else "by a person"
+        return "until the circuit breaker is closed" if batch.paused_by == BY_BREAKER else "by a user"
     return batch.waiting
 
 
 def _trouble(batch: ReplayBatch, came_back: Sequence[tuple[str, str, int]]) -> dict[str, str] | None:
-    """What a banner has to say: tone, icon, first words, rest."""
+    """A banner: tone, icon, headline, text."""
     failed = [(error, count) for outcome, error, count in came_back if outcome in (FAILED_SAME, FAILED_NEW)]
     errors = ", ".join(f"{error} ({count:,})" for error, count in failed[:3])
     if batch.stage is Stage.STOPPED and batch.stop_reason == CANARY_FAILED:
-        rest = f"What came back: {errors}. Nothing after the canary was sent." if errors else ""
-        return {"tone": "bad", "icon": "octx", "head": "The canary failed, so it stopped by itself.", "rest": rest}
+        rest = f"Errors: {errors}. Nothing after the canary was sent." if errors else ""
+        return {"tone": "bad", "icon": "octx", "head": "The canary failed, so the batch stopped.", "rest": rest}
     if batch.stage is Stage.STOPPED:
-        head = "Too many failed, so it stopped by itself."
-        return {"tone": "bad", "icon": "octx", "head": head, "rest": f"What came back: {errors}." if errors else ""}
+        head = "Too many failures, so the batch stopped."
+        return {"tone": "bad", "icon": "octx", "head": head, "rest": f"Errors: {errors}." if errors else ""}
     if batch.stage is Stage.PAUSED and batch.paused_by == BY_BREAKER:
-        head = "Paused: the way is blocked by a circuit breaker."
-        rest = f"{batch.waiting}. It goes on by itself when the breaker is closed." if batch.waiting else ""
-        return {"tone": "warn", "icon": "pause", "head": head, "rest": rest or "It goes on by itself."}
+        head = "Paused by a circuit breaker."
+        rest = f"{batch.waiting}. It continues automatically when the breaker closes." if batch.waiting else ""
+        return {"tone": "warn", "icon": "pause", "head": head, "rest": rest or "It continues automatically."}
     if batch.stage is Stage.PAUSED:
-        return {"tone": "warn", "icon": "pause", "head": "Paused by a person.", "rest": "It goes on when resumed."}
+        return {"tone": "warn", "icon": "pause", "head": "Paused by a user.", "rest": "It continues when resumed."}
     if batch.waiting:
-        return {"tone": "warn", "icon": "clock", "head": "It waits.", "rest": f"{batch.waiting}."}
+        return {"tone": "warn", "icon": "clock", "head": "Waiting.", "rest": f"{batch.waiting}."}
     return None
 
 
 def _hides(criteria: LetterCriteria) -> bool:
-    """Whether a value of the filter looks like a secret: a link to the list would show it."""
+    """Whether a filter value looks like a secret, which a link to the list would reveal."""
     return any(mask_text(value, conf.masking_policy()) != value for _, value in criteria.as_params())
 
 
@@ -266,10 +266,10 @@ def _acts(request: HttpRequest, batch: ReplayBatch) -> list[Action]:
     paused = batch.stage is Stage.PAUSED
     by_breaker = paused and batch.paused_by == BY_BREAKER
     if by_breaker:
-        resume = "The circuit breaker paused it; it goes on by itself."
+        resume = "A circuit breaker paused it; it continues automatically."
     else:
-        resume = "" if paused else "It is not paused."
-    pause = "It is paused." if paused and not by_breaker else ""
+        resume = "" if paused else "The batch is not paused."
+    pause = "The batch is already paused." if paused and not by_breaker else ""
     return [
         Action(name="resume", label="Resume", icon="replay", locked=locked or resume),
         Action(name="pause", label="Pause", icon="pause", locked=locked or pause),
@@ -278,7 +278,7 @@ def _acts(request: HttpRequest, batch: ReplayBatch) -> list[Action]:
 
 
 def _again_url(batch: ReplayBatch) -> str:
-    """Where another batch of the same filter is started; empty while this one goes on, or without a filter."""
+    """URL to start another batch with the same filter; empty while this one runs, or without a filter."""
     if batch.stage not in FINAL or batch.criteria is None or _hides(batch.criteria):
         return ""
     return f"{reverse('admin:dlq_app_replaybatch_add')}?{batch.criteria.as_query() or 'all=1'}"
@@ -288,7 +288,7 @@ def _say(batch: ReplayBatch, waiting: int) -> str:
     if batch.stage in FINAL:
         return _WORDS[batch.stage.value] + "."
     return (
-        f"Cancel stops what is not yet sent ({waiting:,}). The {batch.counts.sent:,} already sent are not taken back."
+        f"Cancel skips letters not yet sent ({waiting:,}). The {batch.counts.sent:,} already sent cannot be recalled."
     )
 
 
@@ -303,6 +303,6 @@ def _moment(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def items_url(batch: ReplayBatch, **query: str) -> str:
-    """A batch's page with some of its letters."""
+    """URL of the batch's page with a filter on its letters."""
     here = reverse("admin:dlq_app_replaybatch_change", args=[batch.id])
     return f"{here}?{urlencode(query)}#outcomes" if query else f"{here}#outcomes"

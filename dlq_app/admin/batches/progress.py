@@ -1,4 +1,4 @@
-"""How far a replay batch is: its stages, its bar, its pace, and how much of what may fail has failed. Pure."""
+"""Progress of a replay batch: stages, bar, speed and failure budget. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WIDE = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One stage in the row of steps: ``done``, ``now``, ``todo`` or ``bad``."""
+    """One step of the progress: ``done``, ``now``, ``todo`` or ``bad``."""
 
     name: str
     state: str
@@ -51,7 +51,7 @@ class Tally:
 
 
 def share(part: int, whole_number: int) -> float:
-    """Percent, and 100 only when it is all of it, or there is nothing."""
+    """Percentage; 100 only if all are done or the total is 0."""
     if not whole_number:
         return 100.0
     percent = 100 * part / whole_number
@@ -59,7 +59,7 @@ def share(part: int, whole_number: int) -> float:
 
 
 def parts(total: int, outcomes: Mapping[str, int], in_flight: int) -> list[Part]:
-    """The pieces of the progress bar, in a drawing 1000 wide."""
+    """Segments of the progress bar, 1000 units wide."""
     amounts = [
         ("ok", outcomes.get(SUCCEEDED, 0)),
         ("bad", outcomes.get(FAILED_SAME, 0) + outcomes.get(FAILED_NEW, 0)),
@@ -69,7 +69,7 @@ def parts(total: int, outcomes: Mapping[str, int], in_flight: int) -> list[Part]
     found, at = [], 0.0
     for tone, amount in amounts:
         if amount and total:
-            # A few of very many are still to be seen.
+            # A small share stays visible.
             width = min(max(_WIDE * amount / total, 4.0), _WIDE - at)
             found.append(Part(tone=tone, x=round(at, 1), width=round(width, 1)))
             at += width
@@ -77,7 +77,7 @@ def parts(total: int, outcomes: Mapping[str, int], in_flight: int) -> list[Part]
 
 
 def tallies(outcomes: Mapping[str, int], skipped: int, in_flight: int, waiting: int) -> list[Tally]:
-    """How many ended how, and how many have not."""
+    """Number of letters by outcome, in flight and waiting."""
     return [
         Tally(tone="ok", icon="check", label="Succeeded", count=outcomes.get(SUCCEEDED, 0)),
         Tally(tone="bad", icon="x", label="Failed the same", count=outcomes.get(FAILED_SAME, 0)),
@@ -89,7 +89,7 @@ def tallies(outcomes: Mapping[str, int], skipped: int, in_flight: int, waiting: 
 
 
 def speed(batch: ReplayBatch, now: datetime) -> float | None:
-    """Letters per second sent since it began, pauses and all."""
+    """Letters sent per second since the start, including pauses."""
     if batch.started_at is None or not batch.counts.sent:
         return None
     seconds = ((batch.finished_at or now) - batch.started_at).total_seconds()
@@ -97,7 +97,7 @@ def speed(batch: ReplayBatch, now: datetime) -> float | None:
 
 
 def time_left(batch: ReplayBatch, waiting: int, speed: float | None) -> timedelta | None:
-    """Remaining time at this rate; None if unknown."""
+    """Remaining time at this speed; None if unknown."""
     pace = batch.rate_per_second or speed
     if batch.stage not in SENDING or not pace or not waiting:
         return None
@@ -105,7 +105,7 @@ def time_left(batch: ReplayBatch, waiting: int, speed: float | None) -> timedelt
 
 
 def steps(batch: ReplayBatch, now: datetime, left: timedelta | None) -> list[Step]:
-    """The stages in their order, each with what is known of it."""
+    """The steps in order."""
     reached = _reached(batch)
     found = [
         Step(
@@ -120,14 +120,14 @@ def steps(batch: ReplayBatch, now: datetime, left: timedelta | None) -> list[Ste
     running = {"planned": "todo", "canary": "todo", "running": "now"}.get(reached, "done")
     if batch.stop_reason == CANARY_FAILED:
         running = "todo"
-    words = f"{batch.rate_per_second:g} a second at most" if batch.rate_per_second else "as fast as they are handled"
+    words = f"{batch.rate_per_second:g} a second maximum" if batch.rate_per_second else "as fast as possible"
     is_paused = batch.stage is Stage.PAUSED and reached == "running"
     found.append(
         Step(
             name="Paused" if is_paused else "Running",
             state=running,
             icon="pause" if is_paused else {"done": "check", "now": "spin"}.get(running, ""),
-            text="waits to go on" if is_paused else words,
+            text="waiting to continue" if is_paused else words,
         )
     )
     found.append(_last_step(batch, now, left))
@@ -156,15 +156,15 @@ def _last_step(batch: ReplayBatch, now: datetime, left: timedelta | None) -> Ste
         case Stage.FINISHED:
             return Step(name="Finished", state="done", icon="check", text="every letter has its outcome")
         case Stage.STOPPED:
-            return Step(name="Stopped", state="bad", icon="octx", text="by itself")
+            return Step(name="Stopped", state="bad", icon="octx", text="automatically")
         case Stage.CANCELLED:
-            return Step(name="Cancelled", state="bad", icon="x", text="by a person")
+            return Step(name="Cancelled", state="bad", icon="x", text="by a user")
     text = f"about {now + left:%H:%M:%S} UTC" if left else "when every letter has its outcome"
     return Step(name="Finished", state="todo", icon="", text=text)
 
 
 def budget(batch: ReplayBatch) -> dict[str, Any] | None:
-    """How much of what may fail has failed."""
+    """Used share of the failure budget."""
     counts = batch.counts
     if batch.max_failures is not None:
         used = _WIDE * counts.failed / max(batch.max_failures, 1)

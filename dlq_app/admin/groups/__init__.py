@@ -1,1 +1,1 @@
-"""The console's pages of groups."""
+"""Groups in Django's admin."""

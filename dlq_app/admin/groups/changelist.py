@@ -1,4 +1,4 @@
-"""Groups in Django's admin: cards of what letters died of, the page of one group, and what is said about it."""
+"""Groups in Django's admin: list, group page, and decisions about a group."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from wire.visible_text import visible
 
 _PER_PAGE = 20
 _WORST_FIRST = "-severity"
-#: What is shown unless asked otherwise, and what is meant by every state.
+#: Default state filter, and the value for all states.
 _OPEN, _ALL = "open", "all"
 _ICONS = {
     GroupState.NEW: "tri",
@@ -61,8 +61,8 @@ _SORTS = {
     "firstSeen": "Oldest",
 }
 _LABELS = {**{name: FILTERS[name].label for name in groups.FILTERS}, "age": "Failed"}
-#: What can be said → what the audit log calls it, as over REST.
-_SAYS = {"resolve": "resolve group", "ignore": "ignore group", "reopen": "reopen group"}
+#: Decision → its name in the audit log, the same as over REST.
+_DECISIONS = {"resolve": "resolve group", "ignore": "ignore group", "reopen": "reopen group"}
 _STATES = {"resolve": GroupState.RESOLVED, "ignore": GroupState.IGNORED, "reopen": None}
 _DONE = {"resolve": "resolved", "ignore": "ignored", "reopen": "open again"}
 _ENDS = ("until", "untilPerHour", "untilCount")
@@ -70,7 +70,7 @@ _ENDS = ("until", "untilPerHour", "untilCount")
 
 @dataclass(frozen=True, slots=True)
 class StateChip:
-    """One of the chips above the list; ``count`` is None for all."""
+    """A state filter above the list; ``count`` is None for all states."""
 
     name: str
     label: str
@@ -81,7 +81,7 @@ class StateChip:
 
 
 class Asked:
-    """Which groups an address means, and how others are reached from it. Raises ``CriteriaInvalid``."""
+    """The filter of an address, and addresses with other filters. Raises ``CriteriaInvalid``."""
 
     def __init__(self, request: HttpRequest) -> None:
         self.params = {
@@ -109,7 +109,7 @@ class Asked:
         self.query = replace(self.query, criteria=replace(self.query.criteria, **edges))
 
     def address(self, **changes: str | None) -> str:
-        """The list's address with parameters changed (None: taken away), from its first page."""
+        """The list's address with changed parameters (None removes one), at its first page."""
         changed = {"cursor": None, **changes}
         pairs = [(name, value) for name, values in self.params.items() if name not in changed for value in values]
         pairs += [(name, value) for name, value in changed.items() if value]
@@ -120,7 +120,7 @@ class Asked:
         return self.query.cursor is None
 
     def states(self, found: GroupPage) -> list[StateChip]:
-        """The chips of the states with how many groups fit in each."""
+        """State filters with the number of groups in each."""
         counts = found.states
         shown = [(_OPEN, "Open", "", sum(counts[state] for state in OPEN_STATES))]
         shown += [(state.value, state.value.capitalize(), icon, counts[state]) for state, icon in _ICONS.items()]
@@ -131,11 +131,11 @@ class Asked:
         return [*chips, StateChip(_ALL, "All", "", self.address(state=_ALL), None, self.state == _ALL)]
 
     def sorts(self) -> list[tuple[str, str, bool]]:
-        """Address, words, and whether it is the present order."""
+        """Address, label, and whether it is the current sort order."""
         return [(self.address(sort=sort), words, self.query.sort == sort) for sort, words in _SORTS.items()]
 
     def chips(self) -> list[Chip]:
-        """What narrows the list beside the state, each with the address without it."""
+        """Active filters except the state, each with the address that removes it."""
         found = []
         for name, label in _LABELS.items():
             values = self.params.get(name)
@@ -161,7 +161,7 @@ class LetterGroupAdmin(ReadOnlyAdmin):
 
     @method_decorator(require_safe)
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        """Cards, the worst first; asked for by htmx, the changing part alone."""
+        """Cards, worst first; only the live part for a request by htmx."""
         self.require_view(request)
         try:
             asked = Asked(request)
@@ -173,7 +173,7 @@ class LetterGroupAdmin(ReadOnlyAdmin):
                 query.criteria, states=query.states, sort=query.sort, limit=query.limit, cursor=query.cursor
             )
         except (StoreUnavailable, QueryTooSlow) as error:
-            return self._away(request, error)
+            return self._unavailable(request, error)
         return self._list(request, asked, found, repository.now())
 
     def _list(self, request: HttpRequest, asked: Asked, found: GroupPage, now: datetime) -> HttpResponse:
@@ -217,7 +217,7 @@ class LetterGroupAdmin(ReadOnlyAdmin):
 
     @staticmethod
     def _choices(asked: Asked, name: str, values: Sequence[str]) -> list[tuple[str, str, bool]]:
-        """Address, words, and whether it is chosen, for each value of a filter."""
+        """Address, label, and whether it is selected, for each value of a filter."""
         chosen = asked.params.get(name, [])
         return [
             (asked.address(**{name: None if value in chosen else value}),
@@ -231,7 +231,7 @@ class LetterGroupAdmin(ReadOnlyAdmin):
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """A group: why it is where it is, how it goes, its letters, and what can be done."""
+        """A group: state, trend, letters and actions."""
         return self._with(request, object_id, lambda group: self._page(request, group))
 
     def _page(self, request: HttpRequest, group: Group, status: int = 200, **more: Any) -> HttpResponse:
@@ -246,7 +246,7 @@ class LetterGroupAdmin(ReadOnlyAdmin):
 
     @method_decorator(require_safe)
     def live_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """The changing part alone; 304 as long as nothing changed."""
+        """The live part of the page; 304 if it has not changed."""
 
         def answer(group: Group) -> HttpResponse:
             context = group_page.live(request, group, repository.now())
@@ -257,7 +257,7 @@ class LetterGroupAdmin(ReadOnlyAdmin):
     def history_view(
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """Django's own history page: what staff did, from the audit log."""
+        """Django's history page with lines of the audit log."""
 
         def answer(group: Group) -> HttpResponse:
             title = visible(mask_text(group.telling_title, conf.masking_policy())[:100])
@@ -274,8 +274,8 @@ class LetterGroupAdmin(ReadOnlyAdmin):
     # --- what is said ---
 
     @method_decorator(csrf_protect)
-    def say_view(self, request: HttpRequest, object_id: str, what: str) -> HttpResponse:
-        """Resolve, ignore or reopen: asks for a reason, and a POST of that page says it."""
+    def decision_view(self, request: HttpRequest, object_id: str, what: str) -> HttpResponse:
+        """Resolve, ignore or reopen: asks for a reason; a POST does it."""
         permissions.require(request, permissions.REPLAY)
 
         def answer(group: Group) -> HttpResponse:
@@ -284,16 +284,16 @@ class LetterGroupAdmin(ReadOnlyAdmin):
                 messages.info(request, f"Nothing to do: {act.locked}")
                 return self._back(group)
             if request.method != "POST":
-                return self._ask(request, group, what, self._proposed(what, group))
+                return self._confirmation(request, group, what, self._proposed(what, group))
             typed = {name: request.POST.get(name, "").strip() for name in ("reason", *_ENDS)}
             try:
                 said = _read(what, typed)
             except RequestInvalid as error:
                 errors = {entry["field"]: f"It {entry['message']}." for entry in error.errors}
-                return self._ask(request, group, what, typed, errors)
+                return self._confirmation(request, group, what, typed, errors)
             now_said = groups.set_state(group.fingerprint, _STATES[what], actor=permissions.actor(request), **said)
             ends = f" {group_page.until_words(now_said.said)}" if what == "ignore" and now_said.said else ""
-            self._write_down(request, now_said, f"{_SAYS[what]}{ends}", said["reason"])
+            self._record(request, now_said, f"{_DECISIONS[what]}{ends}", said["reason"])
             messages.success(request, f"The group is {_DONE[what]}.")
             return self._back(group)
 
@@ -301,11 +301,11 @@ class LetterGroupAdmin(ReadOnlyAdmin):
 
     @staticmethod
     def _proposed(what: str, group: Group) -> dict[str, str]:
-        """For ignoring an end: what nobody wants to hear of today is worth a look tomorrow."""
+        """Default values: ignoring ends tomorrow."""
         tomorrow = (datetime.now(UTC) + timedelta(days=1)).replace(minute=0)
         return {"until": f"{tomorrow:%Y-%m-%dT%H:%M}"} if what == "ignore" else {}
 
-    def _ask(
+    def _confirmation(
         self,
         request: HttpRequest,
         group: Group,
@@ -327,7 +327,7 @@ class LetterGroupAdmin(ReadOnlyAdmin):
     @method_decorator(csrf_protect)
     @method_decorator(require_POST)
     def note_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Put a note on the group, in place of the one that is there."""
+        """Set the group's note, replacing an earlier one."""
         permissions.require(request, permissions.REPLAY)
 
         def answer(group: Group) -> HttpResponse:
@@ -335,16 +335,16 @@ class LetterGroupAdmin(ReadOnlyAdmin):
             try:
                 NOTE_IN.read({"text": text})
             except Invalid:
-                problem = f"At most {MAX_NOTE} characters." if text else "Write something first."
+                problem = f"At most {MAX_NOTE} characters." if text else "Enter a note."
                 return self._page(request, group, 400, note=text, note_error=problem)
             noted = groups.set_note(group.fingerprint, actor=permissions.actor(request), text=text)
-            self._write_down(request, noted, "note", text)
+            self._record(request, noted, "note", text)
             messages.success(request, "Note saved.")
             return self._back(group, "#note")
 
         return self._with(request, object_id, answer)
 
-    # --- further addresses ---
+    # --- other URLs ---
 
     def get_urls(self) -> list[URLPattern]:
         def view(function: Any) -> Any:
@@ -356,17 +356,18 @@ class LetterGroupAdmin(ReadOnlyAdmin):
             path("<slug:object_id>/note/", view(self.note_view), name=name("note")),
         ]
         own += [
-            path(f"<slug:object_id>/{verb}/", view(self.say_view), {"what": verb}, name=name(verb)) for verb in _SAYS
+            path(f"<slug:object_id>/{verb}/", view(self.decision_view), {"what": verb}, name=name(verb))
+            for verb in _DECISIONS
         ]
         return [*own, *super().get_urls()]
 
-    # --- small things ---
+    # --- helpers ---
 
     def _back(self, group: Group, place: str = "") -> HttpResponse:
         return HttpResponseRedirect(f"{group_page.url('change', group)}{place}")
 
     def _with(self, request: HttpRequest, object_id: str, answer: Callable[[Group], HttpResponse]) -> HttpResponse:
-        """The answer for this group, or the page that says why there is none."""
+        """Respond for this group, or with an error page."""
         self.require_view(request)
         try:
             return answer(groups.get(object_id))
@@ -374,9 +375,9 @@ class LetterGroupAdmin(ReadOnlyAdmin):
             context = self.context(request, "No such group") | {"ref": object_id[:100]}
             return TemplateResponse(request, "dlq_app/group_missing.html", context, status=404)
         except (StoreUnavailable, QueryTooSlow) as error:
-            return self._away(request, error)
+            return self._unavailable(request, error)
 
-    def _away(self, request: HttpRequest, error: DeadLetterError) -> HttpResponse:
+    def _unavailable(self, request: HttpRequest, error: DeadLetterError) -> HttpResponse:
         context = self.context(request, "Groups") | {
             "is_slow": isinstance(error, QueryTooSlow),
             "again": request.get_full_path() if request.method == "GET" else "",
@@ -386,22 +387,22 @@ class LetterGroupAdmin(ReadOnlyAdmin):
         response["Retry-After"] = str(round(error.retry_after or 5))
         return response
 
-    def _write_down(self, request: HttpRequest, group: Group, what: str, why: str) -> None:
+    def _record(self, request: HttpRequest, group: Group, what: str, why: str) -> None:
         title = mask_text(group.telling_title, conf.masking_policy())
         permissions.record_audit(request, group.fingerprint, title, what, why, about=LetterGroup)
 
 
 def _read(what: str, typed: Mapping[str, str]) -> dict[str, Any]:
-    """What was typed, for the service; raises ``RequestInvalid`` naming every problem. Reads as REST does."""
+    """Arguments for the service, parsed as over REST; raises ``RequestInvalid`` with all problems."""
     given: dict[str, Any] = {"reason": typed["reason"]}
     if what == "ignore":
-        # Numbers as JSON has them; anything else is refused below, in the words for it.
+        # Convert numbers as in JSON; other text is rejected below with an error for its field.
         given |= {name: int(typed[name]) if _is_number(typed[name]) else typed[name] for name in _ENDS if typed[name]}
         if isinstance(given.get("until"), str):
             given["until"] += "Z"
     errors = []
     if not typed["reason"]:
-        errors.append({"field": "reason", "message": "is required: whoever looks at this group later will ask why"})
+        errors.append({"field": "reason", "message": "is required; it is kept in the history"})
     found: dict[str, Any] = {}
     try:
         found = IGNORE_IN.read(given)

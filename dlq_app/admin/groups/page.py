@@ -1,4 +1,4 @@
-"""What the pages of groups show: plain values for templates. Everything from outside is masked or bounded."""
+"""Values for the templates of groups; text from outside is masked and bounded."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from wire.visible_text import shell_flag
 
 log = logging.getLogger(__name__)
 
-#: The pages ask so often, in seconds.
+#: Seconds between reloads.
 EVERY_S = 5
-#: Figures older than this are said to be of then.
+#: The page shows the time of figures older than this.
 OLD = timedelta(seconds=5)
 NEWEST = 10
 _SHOWN_HISTORY = 30
-#: Batches that go on, looked through for those of a group.
+#: Maximum number of running batches searched for those of a group.
 _BATCHES = 20
 _MAX_TEXT = 500
 _TONES = {
@@ -49,27 +49,27 @@ _TONES = {
     GroupState.RESOLVED: "ok",
     GroupState.IGNORED: "",
 }
-#: What comes to mind first in these states; in the others replaying, resolving and ignoring.
+#: Quick actions by state; the other states offer replay, resolve and ignore.
 _LIKELY = {GroupState.IGNORED: ("reopen", "replay"), GroupState.RESOLVED: ("reopen",)}
 _OUTCOMES = {"succeeded": "succeeded", "failed_same": "failed the same", "failed_new": "failed in a new way"}
-#: What a group's history holds → words.
+#: Entry of a group's history → label.
 _EVENTS = {
     "resolved": "Resolved",
     "ignored": "Ignored",
     "reopened": "Reopened",
     "note": "Note",
-    "ignoring ended": "Ignoring ended by itself",
+    "ignoring ended": "Ignoring ended automatically",
 }
 _ENDED = {
-    "time": "its time was over",
-    "rate": "more came in an hour than was allowed",
-    "count": "so many more had died",
+    "time": "its time ended",
+    "rate": "more arrived in an hour than allowed",
+    "count": "the count was reached",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fact:
-    """One line about a group: what it is, when, and words; ``url`` leads to more about it."""
+    """One fact about a group: label, time, text and a link."""
 
     label: str
     at: datetime | None = None
@@ -79,7 +79,7 @@ class Fact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blocked:
-    """A circuit breaker on the way of the group that does not let every call pass."""
+    """A circuit breaker of the group that is not closed."""
 
     name: str
     state: str
@@ -87,17 +87,17 @@ class Blocked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Around:
-    """What is the case around some groups: nothing of it is known when nobody answers."""
+    """Breakers and batches of some groups; empty if the stores are unavailable."""
 
     #: Breakers by message type.
     blocked: Mapping[str, Sequence[Blocked]]
-    #: Replay batches that go on, by the fingerprint that they name.
+    #: Running replay batches by fingerprint.
     batches: Mapping[str, Sequence[Fact]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """A group as the list shows it."""
+    """A card of the list."""
 
     fingerprint: str
     url: str
@@ -109,26 +109,26 @@ class Card:
     error_kind: str
     title: str
     frame: str
-    #: At most three message types with their counts.
+    #: Up to three message types with their counts.
     types: tuple[tuple[str, int], ...]
     more_types: int
     note: str
     note_by: str
     count: int
     open: int
-    #: A path of 24 bars in a drawing of 95 by 30, and what it says.
+    #: Path of 24 bars in a 95 by 30 drawing, and its text alternative.
     spark: str
     spark_words: str
     course: Course
     facts: tuple[Fact, ...]
     acts: tuple[Action, ...]
-    #: Those that a card has room for; none when who looks may not act.
+    #: Actions that fit on a card; empty if the user may not act.
     quick: tuple[Action, ...]
     blocked: tuple[Blocked, ...]
 
 
 def card(group: Group, locked: str, around: Around, masking: MaskingPolicy) -> Card:
-    """``locked``: why who looks may not act."""
+    """``locked``: why the user may not act."""
     can = acts(group, locked)
     likely = _LIKELY.get(group.state, ("replay", "resolve", "ignore"))
     return Card(
@@ -159,7 +159,7 @@ def card(group: Group, locked: str, around: Around, masking: MaskingPolicy) -> C
 
 
 def around(groups: Sequence[Group]) -> Around:
-    """Breakers on the way of these groups, and replays of them that go on."""
+    """Breakers and running replays of these groups."""
     return Around(blocked=_blocked(groups), batches=_batches(groups))
 
 
@@ -168,7 +168,7 @@ def _batches(groups: Sequence[Group]) -> dict[str, list[Fact]]:
     try:
         going_on = batches.running(_BATCHES) if groups else []
     except DeadLetterError as error:
-        # The groups were read a moment ago: they are worth more than this line.
+        # The groups themselves were read: show them without this line.
         log.warning("batches_unknown", extra={"why": str(error)})
         return {}
     for batch in going_on:
@@ -185,7 +185,7 @@ def _blocked(groups: Sequence[Group]) -> dict[str, list[Blocked]]:
     try:
         seen = intake().breakers(types) if types else {}
     except DeadLetterError as error:
-        # The page is about groups; whether a replay is let through says the page before it, too.
+        # Show the groups anyway; the replay confirmation checks breakers too.
         log.warning("breaker_unknown", extra={"why": str(error)})
         return {}
     return {
@@ -194,7 +194,7 @@ def _blocked(groups: Sequence[Group]) -> dict[str, list[Blocked]]:
 
 
 def live(request: HttpRequest, group: Group, now: datetime) -> dict[str, Any]:
-    """The part of a group's page that changes while somebody looks, and ``live_tag``, its name."""
+    """The live part of a group's page, and its ``live_tag``."""
     masking = conf.masking_policy()
     shown = card(group, permissions.denial_reason(request, permissions.REPLAY), around([group]), masking)
     newest = _newest(group, masking)
@@ -222,12 +222,12 @@ def whole(request: HttpRequest, group: Group, now: datetime) -> dict[str, Any]:
         "note_at": group.note.at if group.note else None,
         "why_not_note": permissions.denial_reason(request, permissions.REPLAY),
         "sample": mask_text(group.sample, masking),
-        "twins": twins(group, request.build_absolute_uri("/").rstrip("/")),
+        "twins": equivalent_commands(group, request.build_absolute_uri("/").rstrip("/")),
     }
 
 
 def as_of(counted: datetime, now: datetime) -> datetime | None:
-    """When figures were counted, if that is not just now."""
+    """When the figures were counted, if they are old."""
     return counted if now - counted > OLD else None
 
 
@@ -235,7 +235,7 @@ def as_of(counted: datetime, now: datetime) -> datetime | None:
 
 
 def url(what: str, group: Group) -> str:
-    """An address about the group."""
+    """URL of an action on the group."""
     return reverse(f"admin:dlq_app_lettergroup_{what}", args=[group.fingerprint])
 
 
@@ -251,7 +251,7 @@ def replay_url(group: Group) -> str:
 
 
 def acts(group: Group, locked: str) -> list[Action]:
-    """Every button with what it needs; locked ones say why."""
+    """All buttons; locked ones have a reason."""
     is_resolved = group.state is GroupState.RESOLVED
     said = group.said.state if group.said else None
     is_ignored = group.state is GroupState.IGNORED
@@ -270,15 +270,15 @@ def acts(group: Group, locked: str) -> list[Action]:
             label="Resolve…",
             icon="check",
             url=url("resolve", group),
-            hint="Its cause is gone. A letter that dies from now on brings it back as regressed.",
-            locked=locked or ("It is resolved already." if is_resolved and said is GroupState.RESOLVED else ""),
+            hint="Mark the cause as fixed. A new letter with this error reopens the group as regressed.",
+            locked=locked or ("It is already resolved." if is_resolved and said is GroupState.RESOLVED else ""),
         ),
         Action(
             name="ignore",
-            label="Ignore otherwise…" if is_ignored else "Ignore…",
+            label="Change ignoring…" if is_ignored else "Ignore…",
             icon="eyeoff",
             url=url("ignore", group),
-            hint="Until a time, a rate, or so many more. Nothing of it is lost.",
+            hint="Until a time, a rate or a count. Letters are still stored.",
             locked=locked,
         ),
         Action(
@@ -286,11 +286,11 @@ def acts(group: Group, locked: str) -> list[Action]:
             label="Stop ignoring…" if is_ignored else "Reopen…",
             icon="up",
             url=url("reopen", group),
-            hint="Takes back what was said.",
-            locked=locked or ("" if said else "Nobody resolved or ignored it."),
+            hint="Undoes the last decision.",
+            locked=locked or ("" if said else "It is neither resolved nor ignored."),
         ),
     ]
-    # What it would most likely be, first.
+    # The most likely action first.
     return sorted(found, key=lambda act: act.name != "reopen") if is_ignored else found
 
 
@@ -298,7 +298,7 @@ def acts(group: Group, locked: str) -> list[Action]:
 
 
 def facts(group: Group, masking: MaskingPolicy) -> list[Fact]:
-    """What is known of it, beside the numbers."""
+    """Facts besides the counts."""
     found = [Fact(label="First", at=group.first_seen), Fact(label="Last", at=group.last_seen)]
     if group.last_replay:
         outcome = _OUTCOMES.get(group.last_replay.outcome, group.last_replay.outcome)
@@ -320,7 +320,7 @@ def facts(group: Group, masking: MaskingPolicy) -> list[Fact]:
 
 
 def who(name: str) -> str:
-    """People by their name alone; keys stay ``key:shop``."""
+    """The name of a user without its prefix; keys stay ``key:shop``."""
     return name.removeprefix("user:")
 
 
@@ -330,34 +330,34 @@ def _by(said: Said, masking: MaskingPolicy) -> Fact:
 
 
 def until_words(said: Said) -> str:
-    """When ignoring ends."""
+    """Conditions that end ignoring."""
     ends = [f"until {said.until.astimezone(UTC):%-d %b %H:%M}"] if said.until else []
     ends += [f"until more than {said.until_per_hour:,} an hour"] if said.until_per_hour else []
     ends += [f"until {said.until_count:,} more died"] if said.until_count else []
-    return ", or ".join(ends) or "until somebody reopens it"
+    return ", or ".join(ends) or "until a user reopens it"
 
 
 def why(group: Group, masking: MaskingPolicy) -> str:
-    """Why it is in its state, in a sentence."""
+    """Reason for the state, as a sentence."""
     said = group.said
     still = f"{group.open:,} of its {group.count:,} letters {'is' if group.open == 1 else 'are'} open."
     match group.state:
         case GroupState.REGRESSED if said:
             return f"{who(said.by)} resolved it, and it failed again since. {still}"
         case GroupState.NEW:
-            return f"Seen for the first time within the last 24 hours. {still}"
+            return f"First seen within the last 24 hours. {still}"
         case GroupState.IGNORED if said:
             reason = mask_text(said.reason, masking)[:_MAX_TEXT]
             return f"Ignored by {who(said.by)} {until_words(said)}{f': {reason}' if reason else '.'}"
         case GroupState.RESOLVED if said and said.state is GroupState.RESOLVED:
-            return f"{who(said.by)} resolved it. The next letter that dies of it brings it back as regressed."
+            return f"{who(said.by)} resolved it. The next letter with this error reopens it as regressed."
         case GroupState.RESOLVED:
-            return "None of its letters is open: there is nothing to do."
+            return "None of its letters is open."
     return f"Known for more than a day. {still}"
 
 
 def history(group: Group, masking: MaskingPolicy) -> list[dict[str, Any]]:
-    """What people did with it, newest first."""
+    """Decisions about the group, newest first."""
     found = []
     for entry in reversed(group.history[-_SHOWN_HISTORY:]):
         what, reason = str(entry.get("what", "")), mask_text(str(entry.get("why", "")), masking)
@@ -384,7 +384,7 @@ class Line:
 
 
 def _newest(group: Group, masking: MaskingPolicy) -> list[Line] | None:
-    """Its letters that failed last; None when they cannot be had in time."""
+    """Its newest letters; None if they cannot be loaded in time."""
     try:
         found = repository.letters().page(
             LetterCriteria(fingerprints=(group.fingerprint,)), PageRequest(limit=NEWEST)
@@ -405,8 +405,8 @@ def _line(letter: DeadLetter, masking: MaskingPolicy) -> Line:
     )
 
 
-def twins(group: Group, site: str) -> list[tuple[str, str]]:
-    """The same as requests and as a command, to copy."""
+def equivalent_commands(group: Group, site: str) -> list[tuple[str, str]]:
+    """Equivalent commands to copy."""
     here = f"{site}/api/dlq/groups/{path(group.fingerprint)}"
     tomorrow = iso((group.as_of + timedelta(days=1)).replace(minute=0, second=0, microsecond=0))
     replay = {"filter": {"fingerprint": group.fingerprint}, "reason": "…"}

@@ -1,4 +1,4 @@
-"""How a group has gone in the last 24 hours: as bars, as a small line, and in words. Pure."""
+"""Trend of a group over the last 24 hours: bars, sparkline and text. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HOUR = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Course:
-    """Whether it is getting worse, in words, and their tone: ``up-bad``, ``down-ok`` or none."""
+    """The trend in words, and its tone: ``up-bad``, ``down-ok`` or none."""
 
     words: str
     tone: str
@@ -22,7 +22,7 @@ class Course:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """An hour of the chart: where its bar is, when it began, and how many."""
+    """An hour of the chart: position, start and count."""
 
     x: int
     y: float
@@ -33,17 +33,17 @@ class Bar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """The last 24 hours as bars in a drawing of 240 by 100."""
+    """The last 24 hours as bars, in a 240 by 100 drawing."""
 
     bars: tuple[Bar, ...]
-    #: What the lines of the grid stand for, from the top.
+    #: Values of the grid lines, from the top.
     scale: tuple[int, ...]
     #: Times of day below it.
     labels: tuple[str, ...]
 
 
 def course(group: Group) -> Course:
-    """Whether more letters arrive than before: the last one to two hours against the six before them."""
+    """Compare the last one to two hours with the six before."""
     trend = group.trend
     if not any(trend):
         return Course(words="no new one in 24 h", tone="")
@@ -53,7 +53,7 @@ def course(group: Group) -> Course:
     into = (group.as_of - (group.trend_from + (len(trend) - 1) * _HOUR)) / _HOUR
     hours = 1 + min(max(into, 0.0), 1.0)
     recent, expected = sum(trend[-2:]), sum(trend[-8:-2]) / 6 * hours
-    # What chance does to numbers this small is not a trend.
+    # Small numbers vary by chance.
     margin = 2 * sqrt(expected) + 2
     pace = _pace(recent / hours)
     if recent > expected + margin:
@@ -70,14 +70,14 @@ def _pace(per_hour: float) -> str:
 
 
 def spark(trend: Sequence[int]) -> str:
-    """The hours as one path; an hour without anything leaves a mark of its own."""
+    """The hours as one path; an empty hour has a small mark."""
     most = max(trend, default=0) or 1
     heights = [max(round(28 * count / most, 1), 0.6) for count in trend]
     return "".join(f"M{4 * place} 30v-{height:g}h3v{height:g}z" for place, height in enumerate(heights))
 
 
 def trend_words(trend: Sequence[int]) -> str:
-    """The same for screen readers."""
+    """Text alternative for screen readers."""
     if not any(trend):
         return "New letters by hour, last 24 hours: none"
     return f"New letters by hour, last 24 hours: {', '.join(map(str, trend))}"
@@ -101,7 +101,7 @@ def chart(group: Group) -> Chart:
 
 
 def _round_up(most: int) -> int:
-    """An even number at or above, as people write scales."""
+    """The next round number for a scale."""
     power = 1
     while True:
         for step in (2, 4, 6, 10):

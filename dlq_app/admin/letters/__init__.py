@@ -1,1 +1,1 @@
-"""The console's pages of dead letters."""
+"""Dead letters in Django's admin."""

@@ -1,4 +1,4 @@
-"""What can be done with a letter: a button for each act, or why it is locked."""
+"""Actions on a letter: a button for each, or why it is locked."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """What would become of a replay right now: the circuit breaker's word."""
+    """Whether the circuit breaker allows a replay now."""
 
-    #: Seconds until the breaker looks again; None when nothing is in the way.
+    #: Seconds until the breaker allows probes; None if a replay is allowed.
     refused_for: float | None = None
     breaker: str = ""
     is_unknown: bool = False
@@ -36,7 +36,7 @@ class Gate:
 
 
 def gate(letter: DeadLetter) -> Gate:
-    """Asks intake; unknown if it does not respond."""
+    """Ask intake; unknown if it does not respond."""
     try:
         wait_ms = intake().retry_after_ms(letter.type, letter.body)
         name = intake().breaker_of(letter.type, letter.body) or ""
@@ -47,21 +47,21 @@ def gate(letter: DeadLetter) -> Gate:
 
 
 def acts(request: HttpRequest, letter: DeadLetter, barrier: Gate) -> list[Action]:
-    """Every button with what it needs; locked ones say why."""
+    """All buttons; locked ones have a reason."""
     role = permissions.denial_reason(request, permissions.REPLAY)
-    busy = "A replay is under way: wait for its outcome." if letter.status is Status.PROCESSING else ""
+    busy = "A replay is in progress: wait for its outcome." if letter.status is Status.PROCESSING else ""
     resolved = letter.status is Status.RESOLVED
-    done = "It is resolved already." if resolved else ""
-    aside = "" if is_allowed(Verb.SET_ASIDE, letter.status) else (done or busy or "It waits for a person already.")
+    done = "It is already resolved." if resolved else ""
+    aside = "" if is_allowed(Verb.SET_ASIDE, letter.status) else (done or busy or "It already needs a decision.")
     return [
         Action(
             name="replay",
             label="Replay again…" if resolved else "Replay…",
             icon="replay",
             url=_url("replay", letter),
-            hint="It is resolved: you will be asked to insist."
+            hint="Already resolved; you will be asked to confirm."
             if resolved
-            else "One attempt, at once. Its outcome comes back here.",
+            else "One attempt, now. The outcome appears here.",
             locked=role or busy or barrier.words,
             is_primary=not resolved,
         ),
@@ -70,7 +70,7 @@ def acts(request: HttpRequest, letter: DeadLetter, barrier: Gate) -> list[Action
             label="Edit and replay…",
             icon="edit",
             url=_url("edit", letter),
-            hint="The original stays; your version is kept with your name.",
+            hint="The original is kept; your version is stored with your name.",
             locked=role or busy,
             is_primary=not resolved and bool(barrier.words),
         ),
@@ -79,7 +79,7 @@ def acts(request: HttpRequest, letter: DeadLetter, barrier: Gate) -> list[Action
             label="Resolve…",
             icon="check",
             url=_url("resolve", letter),
-            hint="It is done: you say so. The letter stays.",
+            hint="Mark as done. The letter is kept.",
             locked=role or done or busy,
         ),
         Action(
@@ -87,7 +87,7 @@ def acts(request: HttpRequest, letter: DeadLetter, barrier: Gate) -> list[Action
             label="Discard…",
             icon="slash",
             url=_url("discard", letter),
-            hint="It does not matter any more. The letter stays.",
+            hint="Close without processing; the letter is kept.",
             locked=role or done or busy,
         ),
         Action(
@@ -95,7 +95,7 @@ def acts(request: HttpRequest, letter: DeadLetter, barrier: Gate) -> list[Action
             label="Set aside…",
             icon="hand",
             url=_url("set_aside", letter),
-            hint="Stops the automatic replays until a person decides.",
+            hint="Stops automatic replays; the letter needs a decision.",
             locked=role or aside,
         ),
     ]

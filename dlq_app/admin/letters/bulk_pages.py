@@ -1,4 +1,4 @@
-"""Resolving, discarding and setting aside many letters: first a page that shows how many and which, then the move."""
+"""Resolve, discard or set aside many letters: confirmation with count and sample, then the change."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from wire.instants import iso, parse_instant
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
-    """An operator's move in words."""
+    """Texts of an operator's action."""
 
     verb: Verb
     #: ``Resolve`` 3 letters.
@@ -50,16 +50,15 @@ BULK: Mapping[str, Move] = {
         verb=Verb.RESOLVE_BY_HAND,
         order="Resolve",
         done="resolved",
-        means="They count as done and will not be replayed by themselves. They stay readable until retention ends, and "
-        "can be replayed all the same.",
+        means="They count as done; no more automatic replays. They are kept until their retention ends and can "
+        "still be replayed.",
         icon="check",
     ),
     "discard": Move(
         verb=Verb.DISCARD,
         order="Discard",
         done="discarded",
-        means="They count as over without having been processed. They stay readable until retention ends, and can be "
-        "replayed all the same.",
+        means="Closes them without processing. They are kept until their retention ends and can still be replayed.",
         icon="slash",
         is_danger=True,
     ),
@@ -67,7 +66,7 @@ BULK: Mapping[str, Move] = {
         verb=Verb.SET_ASIDE,
         order="Set aside",
         done="set aside",
-        means="They will not be replayed by themselves any more: each waits until a person decides.",
+        means="No more automatic replays; each letter needs a decision.",
         icon="hand",
     ),
 }
@@ -79,27 +78,27 @@ def counted(count: int) -> str:
 
 
 def reason_of(request: HttpRequest, *, is_required: bool = True) -> tuple[str, str]:
-    """The reason that was given, and what is wrong with it (empty: nothing)."""
+    """The given reason, and an error (empty if valid)."""
     reason = request.POST.get("reason", "").strip()
     if len(reason) > MAX_REASON:
         return reason, f"At most {MAX_REASON} characters."
     if is_required and not reason:
-        return reason, "Say why: whoever looks at these letters later will ask."
+        return reason, "A reason is required; it is kept in the history."
     return reason, ""
 
 
 class BulkPages:
-    """The confirmation of a move of many, for the admin of letters."""
+    """Confirmation of an action on many letters, for the admin of letters."""
 
     admin_site: Any
     opts: Any
 
-    #: The page for when the store does not answer.
-    away: Callable[[HttpRequest, DeadLetterError], HttpResponse]
+    #: The page for an unavailable store.
+    unavailable: Callable[[HttpRequest, DeadLetterError], HttpResponse]
 
     @method_decorator(csrf_protect)
     def bulk_view(self, request: HttpRequest, what: str) -> HttpResponse:
-        """Shows what the move would reach; a POST of that page makes it."""
+        """Show which letters are affected; a POST changes them."""
         move = BULK.get(what)
         if move is None:
             raise Http404
@@ -114,7 +113,7 @@ class BulkPages:
                 return self._move_many(request, move, criteria, ids)
             return self._confirmation(request, move, criteria, ids)
         except (StoreUnavailable, QueryTooSlow) as error:
-            return self.away(request, error)
+            return self.unavailable(request, error)
 
     def _confirmation(
         self,
@@ -124,7 +123,7 @@ class BulkPages:
         ids: tuple[str, ...],
         errors: Mapping[str, str] | None = None,
     ) -> HttpResponse:
-        # MongoDB's clock: it dates the changes that this instant is compared with.
+        # MongoDB's clock also dates the changes that this time is compared with.
         now = repository.now()
         which = Selection(criteria=None if ids else criteria, ids=ids, as_of=now)
         shown = bulk.preview(which, move.verb)
@@ -135,7 +134,7 @@ class BulkPages:
             "opts": self.opts,
             "move": move,
             "count": number,
-            # Of more than may be moved: one too many, so that sending the page all the same is refused.
+            # If there are too many, one more than the limit, so that submitting the page anyway is rejected.
             "asked": shown.count,
             "is_too_many": shown.is_too_many,
             "counted": counted(number),
@@ -156,9 +155,9 @@ class BulkPages:
 
     @staticmethod
     def _too_many(count: int) -> str:
-        """Why so many may not be moved at once by anybody; empty when they may."""
+        """Why so many letters cannot be changed at once; empty if they can."""
         if count > bulk.MAX_LETTERS:
-            return f"At most {bulk.MAX_LETTERS:,} letters can be moved at once. Narrow the filter, for instance by age."
+            return f"At most {bulk.MAX_LETTERS:,} letters can be changed at once. Narrow the filter, such as by age."
         return ""
 
     @staticmethod
@@ -175,9 +174,9 @@ class BulkPages:
         try:
             count, as_of = int(request.POST.get("count", "")), parse_instant(request.POST.get("as_of", ""))
         except ValueError:
-            # A page of ours sends both; without them nobody saw what this would reach.
+            # Our page sends both; without them the user did not see the affected letters.
             count, as_of = 0, datetime.now(UTC)
-            errors["count"] = "Look at the number below and confirm again."
+            errors["count"] = "Check the number below and confirm again."
         if errors or count < 1:
             return self._confirmation(request, move, criteria, ids, errors or {"count": "There is nothing to do."})
         locked = self._too_many(count)
@@ -191,7 +190,7 @@ class BulkPages:
             )
         except ApprovalNeeded as error:
             raise PermissionDenied(error.detail) from None
-        described = "chosen one by one" if ids else criteria.as_text()
+        described = "selected individually" if ids else criteria.as_text()
         outcome = f"{done.count:,} of {count:,}" if done.count != count else f"{count:,}"
         permissions.record_audit(
             request,
@@ -209,7 +208,7 @@ class BulkPages:
         if done.stopped:
             text = (
                 f"Stopped after {done.count:,} of {done.asked:,}: {done.stopped.detail} Those {done.count:,} are "
-                f"{move.done}, the rest is as it was. Do it again to go on."
+                f"{move.done}, the rest is unchanged. Repeat the action to continue."
             )
             messages.error(request, text)
             return
@@ -218,4 +217,4 @@ class BulkPages:
         left = done.asked - done.count
         if left:
             were = "was" if left == 1 else "were"
-            messages.warning(request, f"{counted(left).capitalize()} changed in the meantime and {were} left alone.")
+            messages.warning(request, f"{counted(left).capitalize()} changed in the meantime and {were} skipped.")

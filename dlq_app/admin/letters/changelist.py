@@ -1,4 +1,4 @@
-"""Dead letters in Django's admin: the list and its actions. Services write; nothing here touches the store itself."""
+"""Dead letters in Django's admin: the list and its actions. All changes go through services."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ from dlq_app.store import repository
 from wire.instants import iso
 
 _EXCERPT = 180
-#: Counting what came since must not cost more than it is worth: every open list asks every ten seconds.
+#: Time limit for counting newer failures: every open list asks every ten seconds.
 NEWER_WITHIN_S = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """A row of the list as the template draws it."""
+    """A row of the list."""
 
     letter: Letter
     url: str
@@ -61,7 +61,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActionButton:
-    """An action over the list: its name, its words without and with a number, and why it is locked."""
+    """A bulk action: name, label without and with a number, and why it is locked."""
 
     name: str
     label: str
@@ -71,19 +71,19 @@ class ActionButton:
 
 
 class LetterList(ChangeList):
-    """Django's changelist with what this list shows beside: chips, lines, and counts that say how sure they are."""
+    """Django's changelist with filter chips, rows, and counts that may be capped."""
 
     queryset: Any
     model_admin: Any
 
     def _get_default_ordering(self) -> list[str]:
-        # Not ModelAdmin.ordering, which must name fields of a table.
+        # Not ModelAdmin.ordering, which must name columns of a table.
         return ["-lastFailedAt"]
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         self.title = "Dead letters"
-        # Asked for here, where a store that is away can still be answered with a page that says so.
+        # Asked here, where an unavailable store still gets an error page.
         self.lines = [self._line(row) for row in self.result_list]
         self.unreadable = repository.letters().unreadable(repository.MAX_NAMED)
 
@@ -112,7 +112,7 @@ class LetterList(ChangeList):
 
     @property
     def chips(self) -> list[Chip]:
-        """What narrows the list, each with the address without it."""
+        """Active filters, each with the address that removes it."""
         found: list[Chip] = []
         for spec in self.filter_specs:
             if isinstance(spec, CriteriaFilter | AgeFilter):
@@ -139,19 +139,19 @@ class LetterList(ChangeList):
 
     @property
     def onward(self) -> str:
-        """Where the letters beyond the last page are: from the last one's failure on. Only newest first."""
+        """URL of the letters after the last page: those that failed before its last letter. Newest first only."""
         if not (self.is_capped and self.is_last_page and self.lines and self.queryset.sort.name == "-lastFailedAt"):
             return ""
         return address(self, {"to": iso(self.lines[-1].letter.last_failed_at), "age": None})
 
     @property
     def newer_url(self) -> str:
-        """Where to ask how many failed since; empty where newer ones would not stand on this page."""
+        """URL that counts newer failures; empty if they would not appear on this page."""
         if self.page_num != 1 or self.nothing or self.queryset.sort.name != "-lastFailedAt":
             return ""
         newest = self.lines[0].letter.last_failed_at if self.lines else repository.now()
         try:
-            # The times of letters are whole milliseconds.
+            # Times of letters are in milliseconds.
             criteria = replace(self.criteria, failed_from=newest + timedelta(milliseconds=1))
             LetterCriteria.parse(criteria.as_filter())
         except (CriteriaInvalid, OverflowError):
@@ -160,7 +160,7 @@ class LetterList(ChangeList):
 
     @property
     def nothing(self) -> str:
-        """Why nothing can match, when the search says so itself."""
+        """Why the search cannot match."""
         return str(self.queryset.nothing)
 
     @property
@@ -174,7 +174,7 @@ class LetterList(ChangeList):
 
 @admin.register(DeadLetter)
 class DeadLetterAdmin(BulkPages, LetterViews, ReadOnlyAdmin):  # type: ignore[misc]
-    """The list of dead letters. What one may not do is shown locked, with the reason."""
+    """List of dead letters. Actions without permission are shown locked, with the reason."""
 
     list_display: Any = (
         "message",
@@ -193,12 +193,12 @@ class DeadLetterAdmin(BulkPages, LetterViews, ReadOnlyAdmin):  # type: ignore[mi
     show_facets = ShowFacets.NEVER
     actions: Any = ("replay", "resolve", "discard", "set_aside", "export")
 
-    # --- who may ---
+    # --- permissions ---
 
     def has_replay_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return permissions.can(request, permissions.REPLAY)
 
-    # --- what a changelist asks for ---
+    # --- hooks of Django's changelist ---
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[DeadLetter]:
         return LettersQuerySet()  # type: ignore[return-value]
@@ -212,7 +212,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, ReadOnlyAdmin):  # type: ignore[mi
         return found
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
-        # An unknown parameter is refused by the queryset, which sends the reader to the plain list instead of a 400.
+        # The queryset rejects an unknown parameter, which redirects to the plain list instead of a 400.
         return True
 
     def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
@@ -222,7 +222,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, ReadOnlyAdmin):  # type: ignore[mi
         try:
             search = LetterCriteria.parse({"search": search_term}).search
         except CriteriaInvalid as error:
-            return letters.hopeless("; ".join(f"The search {entry['message']}" for entry in error.errors)), False
+            return letters.none("; ".join(f"The search {entry['message']}" for entry in error.errors)), False
         return letters.narrowed(search=search), False
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> DeadLetter | None:
@@ -233,7 +233,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, ReadOnlyAdmin):  # type: ignore[mi
             return None
         return found
 
-    # --- columns: sortable where an index serves the order ---
+    # --- columns: sortable if an index supports the order ---
 
     @admin.display(description="Message", ordering="messageId")
     def message(self, row: DeadLetter) -> str:
@@ -257,10 +257,10 @@ class DeadLetterAdmin(BulkPages, LetterViews, ReadOnlyAdmin):  # type: ignore[mi
 
     @admin.display(description="Last failed", ordering="lastFailedAt")
     def last_failed(self, row: DeadLetter) -> str:
-        # A formatted text: Django would convert a datetime to its own zone, which fails at the edges of the calendar.
+        # Formatted here: Django would convert a datetime to its time zone, which fails at the edges of the calendar.
         return iso(letter_of(row).last_failed_at)
 
-    @admin.display(description="Next, by itself")
+    @admin.display(description="Next automatic step")
     def next(self, row: DeadLetter) -> str:
         return letter_story.next_words(letter_of(row))[0]
 
@@ -279,14 +279,14 @@ class DeadLetterAdmin(BulkPages, LetterViews, ReadOnlyAdmin):  # type: ignore[mi
             "max_counted": f"{MAX_COUNTED:,}",
             **(extra_context or {}),
         }
-        # Django would take a second wrong address for a broken database.
+        # Django treats a second invalid address as a broken database.
         query = request.GET.copy()
         query.pop("e", None)
         request.GET = query  # type: ignore[assignment]
         try:
             response = super().changelist_view(request, context)
         except (StoreUnavailable, QueryTooSlow) as error:
-            return self.away(request, error)
+            return self.unavailable(request, error)
         if isinstance(response, TemplateResponse) and response.context_data:
             changelist: LetterList = response.context_data["cl"]
             response.context_data |= {
@@ -297,14 +297,14 @@ class DeadLetterAdmin(BulkPages, LetterViews, ReadOnlyAdmin):  # type: ignore[mi
         return response
 
     def _elsewhere(self, request: HttpRequest) -> HttpResponse | None:
-        """Addresses and orders that are answered by another page."""
+        """Redirect actions and some addresses to other pages."""
         if request.method == "POST":
             return self._refused_action(request)
         message_id = request.GET.get("message")
         if message_id:
             return self._looked_up(request, message_id)
         if "search" in request.GET:
-            # The wire name of what the search box sends as `q`.
+            # The wire name of the search box's `q`.
             query = request.GET.copy()
             searches = query.pop("search")
             query.setdefault("q", str(searches[-1]))
@@ -324,7 +324,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, ReadOnlyAdmin):  # type: ignore[mi
         try:
             row = self.get_object(request, message_id)
         except DeadLetterError as error:
-            return self.away(request, error)
+            return self.unavailable(request, error)
         if row is None:
             return self.missing(request, message_id)
         return HttpResponseRedirect(reverse("admin:dlq_app_deadletter_change", args=[row.pk]))
@@ -339,8 +339,8 @@ class DeadLetterAdmin(BulkPages, LetterViews, ReadOnlyAdmin):  # type: ignore[mi
             ActionButton(name="export", label="Export", locked="", is_wide_only=True),
         ]
 
-    def away(self, request: HttpRequest, error: DeadLetterError) -> HttpResponse:
-        """The page for when MongoDB does not answer, or not in time."""
+    def unavailable(self, request: HttpRequest, error: DeadLetterError) -> HttpResponse:
+        """The page for MongoDB not responding, or not in time."""
         context = {
             **self.admin_site.each_context(request),
             "title": "Dead letters",
@@ -353,7 +353,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, ReadOnlyAdmin):  # type: ignore[mi
         return response
 
     def missing(self, request: HttpRequest, ref: str) -> HttpResponse:
-        """The page for a letter that is not there."""
+        """The page for a letter that does not exist."""
         context = {
             **self.admin_site.each_context(request),
             "title": "No such dead letter",
@@ -362,7 +362,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, ReadOnlyAdmin):  # type: ignore[mi
         }
         return TemplateResponse(request, "dlq_app/letter_missing.html", context, status=404)
 
-    # --- actions: each leads to a page that shows what would be reached ---
+    # --- actions: each opens a confirmation ---
 
     @admin.action(description="Replay", permissions=["replay"])
     def replay(self, request: HttpRequest, queryset: Any) -> HttpResponse:
@@ -390,7 +390,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, ReadOnlyAdmin):  # type: ignore[mi
         query = selection_query(queryset)
         return HttpResponseRedirect(f"{reverse('admin:dlq_app_deadletter_bulk', args=[what])}?{query}")
 
-    # --- further addresses ---
+    # --- other URLs ---
 
     def get_urls(self) -> list[URLPattern]:
         def view(function: Any) -> Any:
@@ -417,7 +417,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, ReadOnlyAdmin):  # type: ignore[mi
 
     @method_decorator(require_safe)
     def count_view(self, request: HttpRequest) -> HttpResponse:
-        """How many letters match, exactly, and when that was counted: for "select all"."""
+        """Exact number of matching letters and the time of counting, for "select all"."""
         self.require_view(request)
         try:
             criteria = criteria_of(request.GET)
@@ -430,12 +430,12 @@ class DeadLetterAdmin(BulkPages, LetterViews, ReadOnlyAdmin):  # type: ignore[mi
 
     @method_decorator(require_safe)
     def newer_view(self, request: HttpRequest) -> HttpResponse:
-        """How many failed since the list was drawn, for the line above it; 304 as long as that is the same."""
+        """Number of newer failures for the line above the list; 304 if it has not changed."""
         self.require_view(request)
         try:
             newer = repository.letters().count(criteria_of(request.GET), within_s=NEWER_WITHIN_S)
         except QueryTooSlow:
-            # Not worth more of MongoDB's time: what was said last stays.
+            # Too slow: keep the previous number.
             return HttpResponse(status=204)
         except DeadLetterError as error:
             return HttpResponse(error.detail, status=error.status, content_type="text/plain; charset=utf-8")
@@ -445,7 +445,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, ReadOnlyAdmin):  # type: ignore[mi
 
     @method_decorator(require_safe)
     def export_view(self, request: HttpRequest) -> HttpResponse:
-        """What would be exported, and where to get it; letters that were named come from here."""
+        """Confirmation of an export with its download links; selected letters are downloaded here."""
         self.require_view(request)
         ids = ids_of(request.GET)
         try:
@@ -456,7 +456,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, ReadOnlyAdmin):  # type: ignore[mi
         except CriteriaInvalid:
             return HttpResponseRedirect(f"{reverse('admin:dlq_app_deadletter_changelist')}?e=1")
         except DeadLetterError as error:
-            return self.away(request, error)
+            return self.unavailable(request, error)
         here = f"{request.path}?{urlencode([('format', 'jsonl'), *(('id', one) for one in ids)])}"
         there = f"{reverse('dead-letter-export')}?"
         context = {

@@ -1,4 +1,4 @@
-"""The changelist's filters: each narrows one field of the criteria and carries its wire name in the address."""
+"""Filters of the changelist: each restricts one field of the criteria, under its wire name in the address."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from dlq_app.services import dead_letters
 
 log = logging.getLogger(__name__)
 
-#: In the order of how urgent they are.
+#: Most urgent first.
 STATUSES = (Status.MANUAL, Status.PENDING, Status.FAILED, Status.PROCESSING, Status.RESOLVED)
 STATUS_WORDS = {
-    Status.MANUAL: "Needs a person",
+    Status.MANUAL: "Needs a decision",
     Status.PENDING: "Pending",
     Status.FAILED: "Failed",
     Status.PROCESSING: "Processing",
@@ -44,7 +44,7 @@ _OPEN = tuple(status.value for status in STATUSES if status in OPEN)
 
 @dataclass(frozen=True, slots=True)
 class Chip:
-    """An active filter, and the address of the list without it."""
+    """An active filter, and the address that removes it."""
 
     label: str
     value: str
@@ -52,7 +52,7 @@ class Chip:
 
 
 class _Figures:
-    """Asks for the figures, but not again soon after they took too long: the list must not wait for its margin."""
+    """Read the figures, with a pause after a timeout: they must not delay the list."""
 
     pause_s = 30.0
 
@@ -60,13 +60,13 @@ class _Figures:
         self._not_before = 0.0
 
     def ask(self) -> Mapping[str, Any]:
-        """The figures; empty if they are unknown now."""
+        """The figures; empty if unavailable."""
         if time.monotonic() < self._not_before:
             return {}
         try:
             return dead_letters.stats()
         except DeadLetterError as error:
-            # Too slow, or a store that is away: the list itself says which.
+            # Too slow or unavailable: the list itself shows the reason.
             self._not_before = time.monotonic() + self.pause_s
             log.warning("figures_missing", extra={"why": str(error)})
         return {}
@@ -79,7 +79,7 @@ kept = _Figures()
 
 
 def figures(request: HttpRequest) -> Mapping[str, Any]:
-    """The figures behind the choices, asked once for a page. Without an answer choices have no counts."""
+    """Figures for the choices, read once per page. Without them choices have no counts."""
     found: Mapping[str, Any] | None = getattr(request, "_dlq_figures", None)
     if found is None:
         found = kept.ask()
@@ -88,11 +88,11 @@ def figures(request: HttpRequest) -> Mapping[str, Any]:
 
 
 class CriteriaFilter(ListFilter):
-    """Values of one field. Repeated values in the address mean any of them; an invalid one is no address of ours."""
+    """Values of one field. Repeated values in the address match any of them; an invalid one is an invalid address."""
 
     template = "dlq_app/letters_filter.html"
     of: ClassVar[Filter]
-    #: Wire name, which is also the parameter's.
+    #: Wire name, also the name of the parameter.
     name: ClassVar[str]
     is_open: ClassVar[bool] = False
 
@@ -129,15 +129,15 @@ class CriteriaFilter(ListFilter):
             yield self._choice(changelist, (value,), self.word(value), count)
 
     def offered(self) -> Sequence[tuple[str, int | None]]:
-        """Values to choose from with their counts, None for an unknown count."""
+        """Values with their counts; None is an unknown count."""
         raise NotImplementedError
 
     def word(self, value: str) -> str:
-        """The value for people."""
+        """The value as text."""
         return value
 
     def chips(self, changelist: Any) -> list[Chip]:
-        """The active values, each with the address without it."""
+        """Active values, each with the address that removes it."""
         return [Chip(self.of.label, self.word(value), self._without(changelist, value)) for value in self.values]
 
     def _without(self, changelist: Any, value: str) -> str:
@@ -157,15 +157,15 @@ class CriteriaFilter(ListFilter):
 
 
 def address(changelist: Any, changes: Mapping[str, Any]) -> str:
-    """The list's address with other parameters, on its first page. Exactly these names: Django removes by prefix."""
+    """The list's address with changed parameters, at its first page. Matches exact names: Django removes by prefix."""
     found: str = changelist.get_query_string(new_params=dict(changes))
     return found
 
 
 class _Counted(CriteriaFilter):
-    """Choices from the figures, most letters first, and those that are chosen already."""
+    """Choices from the figures, most letters first, plus the active ones."""
 
-    #: Where the figures have it, and what its entries call the value.
+    #: Name in the figures, and key of the value in an entry.
     figure: ClassVar[str]
     key: ClassVar[str] = ""
     most = 8
@@ -174,7 +174,7 @@ class _Counted(CriteriaFilter):
         raw = figures(self.request).get(self.figure) or {}
         rows = [(row[self.key], row["count"]) for row in raw] if isinstance(raw, list) else list(raw.items())
         found: list[tuple[str, int | None]] = [
-            # A name that is partly hidden fits no letter, and its address would show it.
+            # A masked name matches no letter, and its address would reveal it.
             (str(value), count)
             for value, count in rows[: self.most]
             if value and MASK not in str(value)
@@ -250,7 +250,7 @@ class _Text(CriteriaFilter):
 
 
 class FingerprintFilter(CriteriaFilter):
-    """Chosen from a group or a letter, never here."""
+    """Set by links from groups and letters only."""
 
     of = FILTERS["fingerprint"]
 
@@ -262,13 +262,13 @@ class FingerprintFilter(CriteriaFilter):
 
 
 class AgeFilter(ListFilter):
-    """When a letter failed last: ``age`` relative to now, or ``from`` and ``to`` as instants."""
+    """Time of the last failure: ``age`` relative to now, or ``from`` and ``to``."""
 
     title = "age"
     template = "dlq_app/letters_filter.html"
     is_open = True
     name = "age"
-    #: Value → how long ago, whether it is the newest or the oldest that are meant, words.
+    #: Value → age, the criterion it sets, label.
     AGES: ClassVar[dict[str, tuple[timedelta, str, str]]] = {
         "15m": (timedelta(minutes=15), "failed_from", "Last 15 minutes"),
         "1h": (timedelta(hours=1), "failed_from", "Last hour"),
@@ -293,7 +293,7 @@ class AgeFilter(ListFilter):
         if age:
             self.age = age
             ago, edge, _ = self.AGES[age]
-            # To the second, so that the address that an action carries on with is short.
+            # To the second, to keep addresses of actions short.
             self.window[edge] = (datetime.now(UTC) - ago).replace(microsecond=0)
             if (
                 self.window["failed_from"]

@@ -1,4 +1,4 @@
-"""What the page of one letter shows: plain values for templates, everything from outside masked and bounded."""
+"""Values for the page of one letter; text from outside is masked and bounded."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ from wire.visible_text import json_visible, shell_flag
 log = logging.getLogger(__name__)
 
 _MAX_STACK = 40_000
-#: Bytes of a payload above which it scrolls by itself, so that what comes after it stays within reach.
+#: Payloads with more bytes scroll in their own box, to keep the rest of the page reachable.
 _LONG = 1_500
 _STRATEGIES = {
-    Strategy.IMMEDIATE: "replays by itself after some minutes",
-    Strategy.OFF_PEAK: "replays by itself off peak",
-    Strategy.MANUAL: "a person decides",
+    Strategy.IMMEDIATE: "replayed automatically after some minutes",
+    Strategy.OFF_PEAK: "replayed automatically off peak",
+    Strategy.MANUAL: "needs a decision",
 }
 
 
 def state(request: HttpRequest, letter: DeadLetter, now: datetime) -> dict[str, Any]:
-    """The part that changes while somebody looks: status, sentence, what can be done, timeline, history."""
+    """The live part: status, explanation, actions, timeline and history."""
     masking = conf.masking_policy()
     barrier = gate(letter)
     return {
@@ -73,7 +73,7 @@ def state(request: HttpRequest, letter: DeadLetter, now: datetime) -> dict[str, 
 
 
 def whole(request: HttpRequest, letter: DeadLetter, now: datetime, *, revealed: bool = False) -> dict[str, Any]:
-    """All of the page. ``revealed``: with the secrets of the payload, for who may see them."""
+    """The whole page. ``revealed`` shows the payload's secrets; the caller checks the permission."""
     masking = conf.masking_policy()
     error = mask_text(letter.error_stack, masking)[:_MAX_STACK]
     return {
@@ -90,12 +90,12 @@ def whole(request: HttpRequest, letter: DeadLetter, now: datetime, *, revealed: 
         "facts": facts(letter, masking),
         "system": system(letter, masking),
         "group": group(letter),
-        "twins": twins(letter, request.build_absolute_uri("/").rstrip("/")),
+        "twins": equivalent_commands(letter, request.build_absolute_uri("/").rstrip("/")),
     }
 
 
 def payload(letter: DeadLetter, masking: MaskingPolicy | None) -> dict[str, Any]:
-    """The tree of the payload, or its text when it is no JSON; and what was left out."""
+    """The payload as a tree, or as text if it is not JSON, and whether it was truncated."""
     try:
         node = parse(letter.text)
     except NotJson as error:
@@ -115,7 +115,7 @@ def payload(letter: DeadLetter, masking: MaskingPolicy | None) -> dict[str, Any]
 
 
 def payload_text(letter: DeadLetter, masking: MaskingPolicy) -> str:
-    """The whole payload with secrets hidden, laid out when it is JSON."""
+    """The whole payload with secrets masked, indented if it is JSON."""
     try:
         return written(masked(parse(letter.text), masking), indent=2)
     except NotJson:
@@ -126,7 +126,7 @@ def payload_text(letter: DeadLetter, masking: MaskingPolicy) -> str:
 
 
 def facts(letter: DeadLetter, masking: MaskingPolicy) -> dict[str, Any]:
-    """The facts: priority, source, tags, client, strategy."""
+    """Priority, source, tags, client and strategy."""
     by_hand = sum(entry.get("kind") != "auto" for entry in letter.replay_attempts)
     tags = letter.metadata.get("tags")
     return {
@@ -141,7 +141,7 @@ def facts(letter: DeadLetter, masking: MaskingPolicy) -> dict[str, Any]:
 
 
 def system(letter: DeadLetter, masking: MaskingPolicy) -> list[tuple[str, str]]:
-    """Where it failed last, as pairs for people."""
+    """The system at the last failure, as labels and values."""
     raw = letter.metadata.get("systemState")
     given: Mapping[str, Any] = raw if isinstance(raw, Mapping) else {}
 
@@ -154,7 +154,7 @@ def system(letter: DeadLetter, masking: MaskingPolicy) -> list[tuple[str, str]]:
         return f"{value:.0f} {unit}" if isinstance(value, int | float) and value == value else ""
 
     def memory() -> str:
-        # Workers tell the bytes that their process holds; other sources a part of the host's memory.
+        # Workers report bytes of their process, other sources a percentage of the host's memory.
         value = given.get("memory")
         if isinstance(value, int | float) and 100 < value < 2**50:
             return filesizeformat(value).replace("\N{NO-BREAK SPACE}", " ")  # else written out as unseen
@@ -174,7 +174,7 @@ def system(letter: DeadLetter, masking: MaskingPolicy) -> list[tuple[str, str]]:
 
 
 def group(letter: DeadLetter) -> dict[str, Any] | None:
-    """The letters that failed the same way; None when the letter has no group or nobody can count."""
+    """Other letters with the same error; None without a group or if counting fails."""
     if not letter.fingerprint:
         return None
     try:
@@ -190,8 +190,8 @@ def group(letter: DeadLetter) -> dict[str, Any] | None:
     }
 
 
-def twins(letter: DeadLetter, site: str) -> list[tuple[str, str]]:
-    """The replay as a command and as a request, to copy."""
+def equivalent_commands(letter: DeadLetter, site: str) -> list[tuple[str, str]]:
+    """Commands for curl and manage.py that replay the letter."""
     address = f"{site}/api/dlq/{path(letter.id)}/replay"
     return [
         ("manage.py", manage("replay_dlq", [shell_flag("--reason", "…")], [letter.message_id])),
@@ -200,7 +200,7 @@ def twins(letter: DeadLetter, site: str) -> list[tuple[str, str]]:
 
 
 def sample_line(letter: DeadLetter) -> dict[str, Any]:
-    """A letter as one line of a confirmation's sample."""
+    """A letter in the sample of a confirmation."""
     return {
         "letter": letter,
         "reason": mask_text(letter.error_reason, conf.masking_policy())[:200],

@@ -1,4 +1,4 @@
-"""A payload as a tree of ``<details>``: bounded, escaped, and with nothing in it that turns the page around."""
+"""A payload as a tree of ``<details>``: bounded, escaped, without invisible characters."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from django.utils.safestring import SafeString
 from dlq_app.domain.payload import Hidden, Node, Number, Object
 from wire.visible_text import json_text, visible
 
-#: What one page shows of a payload.
+#: Maximum number of nodes shown.
 MAX_KEYS = 5_000
 MAX_CHARS = 200_000
-#: What it shows of one text.
+#: Maximum number of characters shown of one text.
 MAX_TEXT = 4_000
-#: Nested deeper, or with more in it, a part is folded at first.
+#: Deeper or larger parts are collapsed at first.
 _OPEN_DEPTH = 3
 _OPEN_SIZE = 25
 
 
 @dataclass
 class Tree:
-    """The HTML, and whether all of the payload is in it."""
+    """The HTML, and whether it is complete."""
 
     html: SafeString
     is_cut: bool
@@ -36,7 +36,7 @@ class _Budget:
     is_cut: bool = False
 
     def take(self, text: str) -> str:
-        """As much of a text as may still be shown."""
+        """The part of a text that fits the limits."""
         limit = min(MAX_TEXT, self.chars)
         shown = text if len(text) <= limit else text[:limit]
         self.chars -= len(shown)

@@ -1,4 +1,4 @@
-"""A lazy queryset for Django's changelist, from a repository and criteria.
+"""Adapter that Django's changelist uses as a queryset: a repository and criteria, evaluated lazily.
 
 The surface that a changelist uses is not documented, so a member that is not here raises an error that names it, and
 the tests drive every page.
@@ -20,16 +20,16 @@ from dlq_app.models import DeadLetter
 from dlq_app.store import repository
 from dlq_app.store.repository import Letters
 
-#: A count that takes longer is not worth waiting for: the page says "many".
+#: Time limit for counting; after it the page shows "many".
 COUNT_WITHIN_S = 0.5
 
 
 class Unsupported(NotImplementedError):
-    """Django asked letters for something that only tables have."""
+    """Django used a queryset feature that only tables have."""
 
 
 def row_of(letter: Letter) -> DeadLetter:
-    """The letter as the admin holds it; the letter itself is in its ``letter``."""
+    """A model instance for the admin; its ``letter`` is the letter."""
     row = DeadLetter(id=letter.id, message_id=letter.message_id)
     row._state.adding = False
     row.letter = letter  # type: ignore[attr-defined]
@@ -37,7 +37,7 @@ def row_of(letter: Letter) -> DeadLetter:
 
 
 def letter_of(row: DeadLetter) -> Letter:
-    """The letter that ``row_of`` was given."""
+    """The letter of a row made by ``row_of``."""
     found: Letter = row.letter  # type: ignore[attr-defined]
     return found
 
@@ -50,7 +50,7 @@ class _Query:
 
 
 class LettersQuerySet:
-    """Letters that fit criteria, in an order. Every change makes a new one; counting, slicing and looping ask MongoDB.
+    """Letters that match criteria, sorted. Changes return a copy; counting, slicing and iterating query MongoDB.
 
     ``criteria`` is what the admin's filters and search have narrowed so far; ``nothing`` says why nothing can fit.
     """
@@ -70,25 +70,25 @@ class LettersQuerySet:
         self.ids: tuple[str, ...] | None = None
         self._rows: list[DeadLetter] | None = None
         self._total: Total | None = None
-        #: Counting took too long: ``count`` is then a mere "many".
+        #: Counting timed out; ``count`` is not known.
         self.is_uncounted = False
 
-    # --- what our own filters, search and actions use ---
+    # --- for our filters, search and actions ---
 
     def narrowed(self, **changes: Any) -> LettersQuerySet:
-        """The same with other criteria."""
+        """A copy with other criteria."""
         found = self._clone()
         found.criteria = replace(self.criteria, **changes)
         return found
 
-    def hopeless(self, why: str) -> LettersQuerySet:
-        """No letters, and the reason for people."""
+    def none(self, reason: str) -> LettersQuerySet:
+        """An empty queryset, and the reason to show."""
         found = self._clone()
-        found.nothing = why
+        found.nothing = reason
         return found
 
     def total(self) -> Total:
-        """How many fit, exact up to 10 000."""
+        """Number of matches, exact up to 10,000."""
         if self._total is None:
             self._total = self._counted()
         return self._total
@@ -101,14 +101,14 @@ class LettersQuerySet:
         try:
             return self._letters.count(self.criteria, within_s=COUNT_WITHIN_S)
         except (QueryTooSlow, StoreUnavailable):
-            # Which of the two it is, the page's own question will tell: it has a longer time limit.
+            # The page's own query, which has a longer limit, shows the reason.
             self.is_uncounted = True
             return Total(count=MAX_COUNTED, is_capped=True)
 
-    # --- what a changelist uses ---
+    # --- for Django's changelist ---
 
     def filter(self, *args: Q, **lookups: Any) -> LettersQuerySet:
-        """An empty ``Q`` (always, once), or ``pk__in`` with the checked rows. Anything else is an unknown parameter."""
+        """Accept an empty ``Q`` (always passed once) or ``pk__in`` with the selected rows; reject others."""
         if any(args):
             raise Unsupported(f"letters cannot be filtered by {args}")
         if set(lookups) - {"pk__in"}:
@@ -119,7 +119,7 @@ class LettersQuerySet:
         return found
 
     def order_by(self, *names: str) -> LettersQuerySet:
-        """The first name decides: every order is total by itself, so the primary key that Django adds changes none.
+        """Sort by the first name: every order is total, so the primary key that Django adds has no effect.
 
         Only orders that an index serves are known.
         """
@@ -133,11 +133,11 @@ class LettersQuerySet:
         return SORTS[name]
 
     def count(self) -> int:
-        """How many fit, at most ``MAX_COUNTED``."""
+        """Number of matches, up to ``MAX_COUNTED``."""
         return self.total().count
 
     def get(self, **lookups: Any) -> DeadLetter:
-        """The letter with this id, whole; raises ``DeadLetter.DoesNotExist``, for nonsense too."""
+        """The complete letter with this id; raises ``DeadLetter.DoesNotExist``, also for an invalid id."""
         if set(lookups) - {"id", "pk"} or len(lookups) != 1:
             raise Unsupported(f"letters cannot be looked up by {', '.join(sorted(lookups))}")
         letter = self._letters.find(str(next(iter(lookups.values()))))
@@ -152,13 +152,13 @@ class LettersQuerySet:
     def __getitem__(self, place: slice) -> list[DeadLetter]: ...
 
     def __getitem__(self, place: int | slice) -> DeadLetter | list[DeadLetter]:
-        """A page. Its beginning must be a multiple of its length, as a paginator's is."""
+        """A page. Its start must be a multiple of its length, as in a paginator."""
         if isinstance(place, int):
             return list(self)[place]
         start, stop = place.start or 0, place.stop
         if stop is None or place.step not in (None, 1):
             raise Unsupported("letters are read in pages")
-        # The paginator cuts the last page off at the count, which is capped: ask for what is there.
+        # The paginator limits the last page to the count, which is capped: read a full page.
         return self._page(start, stop)
 
     def _page(self, start: int, stop: int) -> list[DeadLetter]:
@@ -172,7 +172,7 @@ class LettersQuerySet:
         return [row_of(letter) for letter in found.letters[:size]]
 
     def __iter__(self) -> Iterator[DeadLetter]:
-        """The first letters, at most as many as a page may hold: what is more is never looped over here."""
+        """The first letters, up to one page: iteration never reads more."""
         if self._rows is None:
             self._rows = self._page(0, MAX_LIMIT)
         return iter(self._rows)

@@ -1,4 +1,4 @@
-"""Which letters an address means: some by id, or all that fit criteria."""
+"""The letters that an address selects: by id, or by criteria."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from dlq_app.domain.filters import FILTERS
 from dlq_app.domain.states import Status
 from dlq_app.services.bulk import MAX_IDS
 
-#: Parameters of an address that are no criteria.
+#: Parameters of an address that are not criteria.
 _OTHERS = ("id", "format", "p", "o", "e")
 
 
 def selection_query(queryset: Any, everything: str = "") -> str:
-    """The checked rows as ``id=…``, or everything that matches in the criteria's wire names.
+    """The selected rows as ``id=…``, or all matches by the criteria's wire names.
 
     ``everything``: the name of the parameter that says so when there are no criteria.
     """
@@ -33,12 +33,12 @@ def selection_query(queryset: Any, everything: str = "") -> str:
 
 
 def ids_of(query: QueryDict) -> list[str]:
-    """Ids in an address, each once, at most ``MAX_IDS``."""
+    """Distinct ids in an address, up to ``MAX_IDS``."""
     return list(dict.fromkeys(query.getlist("id")))[:MAX_IDS]
 
 
 def criteria_of(query: QueryDict) -> LetterCriteria:
-    """Criteria in an address; the list's own parameters are left aside. Raises ``CriteriaInvalid``."""
+    """Criteria in an address without the list's own parameters. Raises ``CriteriaInvalid``."""
     given = {name: values for name, values in query.lists() if name not in _OTHERS}
     return LetterCriteria.parse(given)
 
@@ -50,7 +50,7 @@ def back_to_list(criteria: LetterCriteria) -> str:
 
 
 def in_words(criteria: LetterCriteria) -> list[tuple[str, str]]:
-    """Criteria for people: what it is about, and the value."""
+    """Criteria as labels and values."""
     found = []
     for name, value in criteria.as_params():
         label = FILTERS[name].label.lower()

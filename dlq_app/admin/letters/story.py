@@ -1,4 +1,4 @@
-"""The timeline of a letter and its next automatic step. External text is masked and limited."""
+"""History of a letter and its next automatic step; text from outside is masked and bounded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dlq_app.domain.masking import MaskingPolicy, mask_json, mask_text
 from dlq_app.domain.states import Resolution, Status, Verb
 from dlq_app.domain.versions import masked_diff
 
-#: Characters of a text that the page shows.
+#: Maximum number of characters shown of a text.
 MAX_TEXT = 4_000
 
 
@@ -34,13 +34,13 @@ _ATTEMPTS = {
     "lost": ("bad", "octx"),
     "deferred": ("warn", "pause"),
 }
-#: What history holds that the timeline does not show otherwise.
+#: Entries of the history that the timeline shows.
 _EVENTS = {
     Verb.DEAD_LETTER.value: ("bad", "octx", "Dead letter"),
-    Verb.RELEASE.value: ("warn", "pause", "Replay put back"),
-    Verb.HAND_OVER.value: ("hand", "hand", "Left to a person"),
+    Verb.RELEASE.value: ("warn", "pause", "Replay deferred"),
+    Verb.HAND_OVER.value: ("hand", "hand", "Needs a decision"),
     Verb.SET_ASIDE.value: ("hand", "hand", "Set aside"),
-    Verb.RESOLVE_BY_HAND.value: ("ok", "check", "Resolved by hand"),
+    Verb.RESOLVE_BY_HAND.value: ("ok", "check", "Resolved manually"),
     Verb.DISCARD.value: ("", "slash", "Discarded"),
 }
 _WORDS = {
@@ -48,11 +48,11 @@ _WORDS = {
     Verb.CLAIM.value: "Claimed for a replay",
     Verb.CLAIM_AGAIN.value: "Claimed for a replay although resolved",
     Verb.RESOLVE.value: "Resolved",
-    Verb.PUT_BACK.value: "Put back: the replay failed",
-    Verb.FAIL.value: "Gave up: automatic replays are used up",
-    Verb.HAND_OVER.value: "Left to a person",
-    Verb.RELEASE.value: "Replay put back",
-    Verb.RESOLVE_BY_HAND.value: "Resolved by hand",
+    Verb.PUT_BACK.value: "Replay failed",
+    Verb.FAIL.value: "No automatic replays left",
+    Verb.HAND_OVER.value: "Needs a decision",
+    Verb.RELEASE.value: "Replay deferred",
+    Verb.RESOLVE_BY_HAND.value: "Resolved manually",
     Verb.DISCARD.value: "Discarded",
     Verb.SET_ASIDE.value: "Set aside",
     "reveal": "Secrets revealed",
@@ -72,12 +72,12 @@ class Moment:
     url: str = ""
     url_text: str = ""
     is_next: bool = False
-    #: It came with an import: whom it names, the file says.
+    #: From an import; the name is the one in the file.
     is_imported: bool = False
 
 
 def timeline(letter: DeadLetter, masking: MaskingPolicy) -> list[Moment]:
-    """Acceptance, attempts, replays and moves by time, then the next automatic step."""
+    """Acceptance, attempts, replays and moves in time order, and the next automatic step."""
     found: list[Moment] = []
     source = mask_text(str(letter.metadata.get("source") or ""), masking)
     priority = str(letter.metadata.get("priority") or "normal")
@@ -184,7 +184,7 @@ def counts(letter: DeadLetter) -> str:
 
 
 def history(letter: DeadLetter, masking: MaskingPolicy) -> list[dict[str, Any]]:
-    """Who did what, newest first."""
+    """History, newest first."""
     return [
         {
             "at": entry.get("at"),
@@ -203,7 +203,7 @@ def note(entry: Mapping[str, Any], masking: MaskingPolicy) -> dict[str, Any]:
 
 
 def versions(letter: DeadLetter, masking: MaskingPolicy) -> list[dict[str, Any]]:
-    """Edited versions, newest first, each with its difference and what became of it."""
+    """Edited versions, newest first, with difference and outcome."""
     outcomes = {entry.get("version"): entry.get("outcome") for entry in letter.replay_attempts if entry.get("version")}
     found = []
     for entry in reversed(letter.versions):
@@ -223,7 +223,7 @@ def versions(letter: DeadLetter, masking: MaskingPolicy) -> list[dict[str, Any]]
 
 
 def former(letter: DeadLetter, masking: MaskingPolicy) -> list[dict[str, Any]]:
-    """What earlier messages with the same id carried."""
+    """Payloads of earlier messages with the same id."""
     found = []
     for entry in reversed(letter.former_messages):
         raw = entry.get("originalMessage")
@@ -233,7 +233,7 @@ def former(letter: DeadLetter, masking: MaskingPolicy) -> list[dict[str, Any]]:
 
 
 def diff_lines(diff: str) -> list[tuple[str, str]]:
-    """Lines of a unified diff with the class each is drawn with."""
+    """Lines of a unified diff with their CSS class."""
     lines: list[tuple[str, str]] = []
     given = diff.splitlines()
     for line in given[:_MAX_DIFF_LINES]:
@@ -247,7 +247,7 @@ def diff_lines(diff: str) -> list[tuple[str, str]]:
 
 
 def next_words(letter: DeadLetter) -> tuple[str, bool]:
-    """What happens next by itself, for a row of the list; whether that is nothing."""
+    """The next automatic step for a row of the list, and whether there is none."""
     most = conf.replay_policy().max_automatic_replays
     match letter.status:
         case Status.PROCESSING:
@@ -259,4 +259,4 @@ def next_words(letter: DeadLetter) -> tuple[str, bool]:
             return f"nothing: {most} of {most} replays used", True
         case Status.PENDING if letter.next_retry_at:
             return f"({letter.dlq_retry_count + 1} of {most})", False
-    return "nothing: a person decides", True
+    return "needs a decision", True

@@ -1,4 +1,4 @@
-"""A traceback for people: the application's own frames first, innermost on top; libraries by name and number. Pure."""
+"""Readable traceback: the application's frames first, innermost on top; library frames are summarised. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MAX_FRAMES = 200
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A frame with its line of code, when the traceback has it."""
+    """A frame and its line of code, if known."""
 
     frame: Frame
     source: str
@@ -25,7 +25,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """The frames of a traceback, innermost first; none when the text is no traceback."""
+    """The frames of a traceback, innermost first; empty if the text is not a traceback."""
 
     own: Sequence[Shown]
     libraries: Sequence[Shown]
@@ -34,7 +34,7 @@ class Stack:
 
 
 def stack(text: str) -> Stack:
-    """What a traceback shows. Chained exceptions are taken together, in their order."""
+    """Parse a traceback; chained exceptions are joined in order."""
     found: list[Shown] = []
     for line in text.splitlines():
         matched = _FRAME.match(line)
@@ -54,7 +54,7 @@ def stack(text: str) -> Stack:
 
 
 def _is_marker(line: str) -> bool:
-    """``^^^^^^`` under a line of code."""
+    """Marker line ``^^^^^^`` below code."""
     return not line.strip(" ^~|+-\t")
 
 

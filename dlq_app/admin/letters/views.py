@@ -1,4 +1,4 @@
-"""The page of one letter and what can be done on it."""
+"""Page of one letter and its actions."""
 
 from __future__ import annotations
 
@@ -47,22 +47,22 @@ _SERVICES: Mapping[str, Callable[..., Letter]] = {
 
 
 class LetterViews:
-    """The pages of one letter, for the admin of letters."""
+    """Views of one letter, for the admin of letters."""
 
     admin_site: Any
     opts: Any
 
-    # The admin's own, and its pages for trouble.
+    # From the admin class.
     has_view_permission: Callable[[HttpRequest], bool]
-    away: Callable[[HttpRequest, DeadLetterError], HttpResponse]
+    unavailable: Callable[[HttpRequest, DeadLetterError], HttpResponse]
     missing: Callable[[HttpRequest, str], HttpResponse]
 
-    # --- looking ---
+    # --- read ---
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """The letter, whole. By message id the reader is sent to the letter's own address."""
+        """The letter's page; a message id redirects to the letter's id."""
         if request.method not in ("GET", "HEAD"):
             raise PermissionDenied
         return self._with(request, object_id, lambda letter: self._page(request, letter, extra_context))
@@ -83,7 +83,7 @@ class LetterViews:
     def history_view(
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """Django's own history page: what staff did, from the audit log."""
+        """Django's history page with lines of the audit log."""
         inherited: Any = super()
 
         def page(letter: Letter) -> HttpResponse:
@@ -96,7 +96,7 @@ class LetterViews:
 
     @method_decorator(require_safe)
     def state_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """The changing part alone, for the page that asks every few seconds; 304 as long as nothing changed."""
+        """The live part of the page; 304 if it has not changed."""
 
         def answer(letter: Letter) -> HttpResponse:
             shown = letter_page.state(request, letter, repository.now())
@@ -106,7 +106,7 @@ class LetterViews:
 
     @method_decorator(require_safe)
     def payload_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """The whole payload as a file of plain text, secrets hidden."""
+        """The whole payload as a text file, secrets masked."""
 
         def answer(letter: Letter) -> HttpResponse:
             text = letter_page.payload_text(letter, conf.masking_policy())
@@ -119,7 +119,7 @@ class LetterViews:
 
         return self._with(request, object_id, answer)
 
-    # --- doing ---
+    # --- change ---
 
     @method_decorator(csrf_protect)
     def move_view(self, request: HttpRequest, object_id: str, what: str) -> HttpResponse:
@@ -129,10 +129,10 @@ class LetterViews:
 
         def answer(letter: Letter) -> HttpResponse:
             if request.method != "POST":
-                return self._ask(request, letter, what)
+                return self._confirm_page(request, letter, what)
             reason, wrong = reason_of(request)
             if wrong:
-                return self._ask(request, letter, what, errors={"reason": wrong})
+                return self._confirm_page(request, letter, what, errors={"reason": wrong})
             moved = _SERVICES[what](letter.id, actor=permissions.actor(request), reason=reason)
             permissions.record_audit(request, moved.id, moved.message_id, move.done, reason, about=DeadLetter)
             messages.success(request, f"{move.done.capitalize()}: {moved.message_id}.")
@@ -142,26 +142,26 @@ class LetterViews:
 
     @method_decorator(csrf_protect)
     def replay_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Replay as it is."""
+        """Replay the original payload."""
         permissions.require(request, permissions.REPLAY)
 
         def answer(letter: Letter) -> HttpResponse:
             if request.method != "POST":
-                return self._ask(request, letter, "replay")
+                return self._confirm_page(request, letter, "replay")
             reason, wrong = reason_of(request, is_required=False)
             force = request.POST.get("force") == "on"
             errors = {"reason": wrong} if wrong else {}
             if letter.status is Status.RESOLVED and not force:
-                errors["force"] = "It is resolved. Check this to replay it all the same."
+                errors["force"] = "The letter is resolved. Check this box to replay it anyway."
             if errors:
-                return self._ask(request, letter, "replay", errors=errors)
+                return self._confirm_page(request, letter, "replay", errors=errors)
             return self._started(request, letter, reason, force=force)
 
         return self._with(request, object_id, answer)
 
     @method_decorator(csrf_protect)
     def edit_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Edit and replay: the payload in a field, then what would change, then the replay."""
+        """Edit and replay: form, review of the changes, replay."""
         permissions.require(request, permissions.REPLAY)
         return self._with(request, object_id, lambda letter: self._edit(request, letter))
 
@@ -179,7 +179,7 @@ class LetterViews:
         errors = {"reason": wrong} if wrong else {}
         force = request.POST.get("force") == "on"
         if letter.status is Status.RESOLVED and not force:
-            errors["force"] = "It is resolved. Check this to replay it all the same."
+            errors["force"] = "The letter is resolved. Check this box to replay it anyway."
         body = b""
         try:
             edited = parse(text)
@@ -214,7 +214,7 @@ class LetterViews:
         context = {
             **self._context(request, letter, f"Edit and replay {letter.message_id}"),
             **letter_page.state(request, letter, repository.now()),
-            # As JSON may write them: nobody edits what they cannot see.
+            # Escape invisible characters, so that users see them when editing.
             "text": json_visible(text),
             "rows": min(max(text.count("\n") + 2, 12), 40),
             "diff": diff or [],
@@ -237,7 +237,7 @@ class LetterViews:
         def answer(letter: Letter) -> HttpResponse:
             text = request.POST.get("text", "").replace("\r\n", "\n").strip()
             if not text or len(text) > MAX_NOTE:
-                problem = f"At most {MAX_NOTE} characters." if text else "Write something first."
+                problem = f"At most {MAX_NOTE} characters." if text else "Enter a note."
                 response = self._page(request, letter, {"note": text, "note_error": problem})
                 response.status_code = 400
                 return response
@@ -250,15 +250,15 @@ class LetterViews:
 
     @method_decorator(csrf_protect)
     def reveal_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Ask for a reason, write it down, and show the payload with its secrets, once."""
+        """Ask for a reason, record it, and show the payload with secrets once."""
         permissions.require(request, permissions.ADMIN)
 
         def answer(letter: Letter) -> HttpResponse:
             if request.method != "POST":
-                return self._ask(request, letter, "reveal")
+                return self._confirm_page(request, letter, "reveal")
             reason, wrong = reason_of(request)
             if wrong:
-                return self._ask(request, letter, "reveal", errors={"reason": wrong})
+                return self._confirm_page(request, letter, "reveal", errors={"reason": wrong})
             shown = dead_letters.reveal(letter.id, actor=permissions.actor(request), reason=reason)
             permissions.record_audit(request, shown.id, shown.message_id, "reveal", reason, about=DeadLetter, must=True)
             return self._page(request, shown, revealed=True)
@@ -268,7 +268,7 @@ class LetterViews:
     # --- shared ---
 
     def _with(self, request: HttpRequest, object_id: str, answer: Callable[[Letter], HttpResponse]) -> HttpResponse:
-        """The answer about the letter; or that there is none, or that the store is away, or that it may not be."""
+        """Respond for this letter, or with an error page or message."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         try:
@@ -282,15 +282,15 @@ class LetterViews:
             except LetterNotFound:
                 return self.missing(request, object_id)
             except DeadLetterError as error:
-                messages.error(request, f"Not done: {error.detail}")
+                messages.error(request, f"Nothing was changed: {error.detail}")
                 return self._back(letter)
         except (StoreUnavailable, QueryTooSlow) as error:
-            return self.away(request, error)
+            return self.unavailable(request, error)
 
     def _started(
         self, request: HttpRequest, letter: Letter, reason: str, *, force: bool, payload: bytes | None = None
     ) -> HttpResponse:
-        """Replay it, write it down, and go back to the letter, where the outcome will show."""
+        """Replay, record it in the audit log, and redirect to the letter."""
         answer = dead_letters.replay(
             letter.id,
             actor=permissions.actor(request),
@@ -307,18 +307,18 @@ class LetterViews:
         permissions.record_audit(
             request, letter.id, letter.message_id, f"{what} {answer.replay_id}", reason, about=DeadLetter
         )
-        messages.success(request, f"Being replayed: {letter.message_id}. Its outcome will show here.")
+        messages.success(request, f"Replaying {letter.message_id}. The outcome will appear here.")
         return self._back(letter)
 
     def _replay_id(self, request: HttpRequest) -> str:
-        """The one that the page was made with, so that a page that is sent twice makes one replay."""
+        """The id in the form, so that submitting it twice starts one replay."""
         given = request.POST.get("replay_id", "")
         return given if _REPLAY_ID.match(given) else new_replay_id()
 
-    def _ask(
+    def _confirm_page(
         self, request: HttpRequest, letter: Letter, what: str, *, errors: Mapping[str, str] | None = None
     ) -> HttpResponse:
-        """The page that asks for a reason before something is done."""
+        """The confirmation page, which asks for a reason."""
         move = BULK.get(what)
         order = {"replay": "Replay", "reveal": "Reveal the secrets of"}.get(what) or (move.order if move else what)
         context = {

@@ -94,8 +94,8 @@ def test_a_failed_canary_stops_it_and_says_which_error_came_back(operator: Page,
     turn(rig, rig.executor(), lambda message_id: False)
 
     expect(operator.locator("#batch-stage")).to_have_text("Stopped", timeout=PATIENCE_MS)
-    expect(operator.get_by_text("The canary failed, so it stopped by itself.")).to_be_visible()
-    expect(operator.get_by_text(re.compile(r"What came back: \w+ \(5\)"))).to_be_visible()
+    expect(operator.get_by_text("The canary failed, so the batch stopped.")).to_be_visible()
+    expect(operator.get_by_text(re.compile(r"Errors: \w+ \(5\)"))).to_be_visible()
     assert len(rig.intake.forwarded) == 5
     shoot(operator, "batch-stopped")
 
@@ -107,7 +107,7 @@ def test_pause_resume_and_cancel(operator: Page, rig: Rig, assert_accessible: An
 
     operator.get_by_role("button", name="Pause", exact=True).click()
     expect(operator.locator("#batch-stage")).to_have_text("Paused")
-    expect(operator.get_by_text("Paused by a person.")).to_be_visible()
+    expect(operator.get_by_text("Paused by a user.")).to_be_visible()
     assert_accessible(operator)
     shoot(operator, "batch-paused")
     operator.get_by_role("button", name="Resume", exact=True).click()

@@ -154,9 +154,9 @@ def test_resolve_ignore_reopen_and_a_note(operator: Page, night: dict[str, str],
 
     operator.get_by_role("link", name="Ignore…").first.click()
     operator.get_by_role("button", name="Ignore this group").click()
-    expect(operator.get_by_text("whoever looks at this group later will ask why")).to_be_visible()
+    expect(operator.get_by_text("it is kept in the history")).to_be_visible()
     operator.get_by_label("Reason").fill("waits for the release")
-    operator.get_by_label("Or until more come than").fill("30")
+    operator.get_by_label("Or until more arrive than").fill("30")
     operator.get_by_role("button", name="Ignore this group").click()
     expect(operator.locator("#group-live")).to_contain_text("or until more than 30 an hour: waits for the release")
 
@@ -165,7 +165,7 @@ def test_resolve_ignore_reopen_and_a_note(operator: Page, night: dict[str, str],
     operator.get_by_role("button", name="Reopen this group").click()
     expect(operator.locator("#group-live .badge")).to_have_text("New")
 
-    operator.get_by_label("What others should know").fill("Asked twice.")
+    operator.get_by_label("Note for other users").fill("Asked twice.")
     operator.get_by_role("button", name="Save note").click()
     expect(operator.get_by_text("Note saved.")).to_be_visible()
     expect(operator.locator("#group-history")).to_contain_text("Note: Asked twice.")
@@ -176,14 +176,14 @@ def test_resolve_ignore_reopen_and_a_note(operator: Page, night: dict[str, str],
 
 def test_the_page_of_a_group_follows_and_keeps_what_is_being_typed(operator: Page, night: dict[str, str]) -> None:
     operator.goto(f"{LIST}{night['ongoing']}/change/")
-    note = operator.get_by_label("What others should know")
+    note = operator.get_by_label("Note for other users")
     note.fill("half a sente")
 
     groups.set_state(night["ongoing"], GroupState.RESOLVED, actor="user:jonas", reason="key renewed")
 
     expect(operator.locator("#group-live .badge")).to_have_text("Resolved", timeout=PATIENCE_MS)
     expect(operator.locator("#group-history")).to_contain_text("key renewed")
-    expect(operator.locator("#letter-acts")).to_contain_text("It is resolved already.")
+    expect(operator.locator("#letter-acts")).to_contain_text("It is already resolved.")
     expect(note).to_have_value("half a sente")
 
 

@@ -123,7 +123,7 @@ def test_find_one_by_filters(
     shoot(operator, "letters-all")
 
     operator.locator("#changelist-filter").get_by_role("link", name=re.compile("^AUTHENTICATION_ERROR")).click()
-    operator.locator("#changelist-filter").get_by_role("link", name=re.compile("^Needs a person")).click()
+    operator.locator("#changelist-filter").get_by_role("link", name=re.compile("^Needs a decision")).click()
 
     assert operator.url.endswith("?errorType=AUTHENTICATION_ERROR&status=dlq_manual")
     expect(operator.locator("#result_list tbody tr")).to_have_count(20)
@@ -196,7 +196,7 @@ def test_edit_and_replay_to_its_outcome(
     operator.get_by_role("button", name="Replay this version").click()
 
     expect(operator.get_by_text("Being replayed: pay-88213417-capture.")).to_be_visible()
-    expect(operator.locator("#letter-acts").get_by_text("A replay is under way").first).to_be_visible()
+    expect(operator.locator("#letter-acts").get_by_text("A replay is in progress").first).to_be_visible()
     order = intake.forwarded[0]
     assert json.loads(order.run_body or b"") == {**PAYLOAD, "route": "eu-2"}
     operator.evaluate("window.stayed = true")
@@ -219,7 +219,7 @@ def test_the_page_of_one_letter(
     expect(operator.locator(".tree")).to_contain_text("A-2203")
     expect(operator.locator(".tree")).to_contain_text("<script>alert(1)</script>")
     assert "\u202e" not in operator.locator(".tree").inner_text()
-    expect(operator.get_by_role("button", name="Reveal what is masked")).to_have_attribute("aria-disabled", "true")
+    expect(operator.get_by_role("button", name="Reveal secrets")).to_have_attribute("aria-disabled", "true")
     operator.get_by_label("Add a note").fill("Customer was not charged.")
     operator.get_by_role("button", name="Save note").click()
     expect(operator.locator("#notes")).to_contain_text("Customer was not charged.")
@@ -230,14 +230,14 @@ def test_reveal_is_asked_for_recorded_and_over_after_a_look(
     administrator: Page, letters: Any, assert_accessible: Any, shoot: Any
 ) -> None:
     administrator.goto(f"{LIST}?message=pay-88213417-capture")
-    administrator.get_by_role("link", name="Reveal what is masked…").click()
+    administrator.get_by_role("link", name="Reveal secrets…").click()
     administrator.get_by_label("Reason").fill("support case 2291")
     shoot(administrator, "letter-reveal")
     administrator.get_by_role("button", name="Reveal").click()
 
     expect(administrator.locator(".tree")).to_contain_text("tok_4eC39HqLyjW")
     assert_accessible(administrator)
-    administrator.get_by_role("link", name="Hide them").click()
+    administrator.get_by_role("link", name="Hide secrets").click()
     expect(administrator.locator(".tree")).not_to_contain_text("tok_4eC39HqLyjW")
     expect(administrator.locator("#history")).to_contain_text("Secrets revealed: support case 2291")
 

@@ -53,7 +53,7 @@ def test_an_empty_house(
 ) -> None:  # fmt: skip
     viewer.goto(PAGE)
 
-    expect(viewer.locator("#flight")).to_contain_text("Nothing waits and nothing runs.")
+    expect(viewer.locator("#flight")).to_contain_text("No messages are waiting or running.")
     assert_accessible(viewer)
     shoot(viewer, "messages-empty")
 

@@ -165,7 +165,7 @@ def test_a_new_key_is_shown_once(administrator: Page, assert_accessible: Check) 
 
 @pytest.mark.parametrize(
     ("path", "status", "says"),
-    [("/admin/nowhere/", 404, "Nothing here"), ("/admin/auth/user/add/", 403, "not allowed")],
+    [("/admin/nowhere/", 404, "Not found"), ("/admin/auth/user/add/", 403, "not allowed")],
 )
 def test_an_error_page_says_what_it_is_and_leads_back(
     operator: Page, watch: Watch, path: str, status: int, says: str, assert_accessible: Check

@@ -137,7 +137,7 @@ def test_without_a_script_the_page_is_whole(sign_in: SignIn, redis_client: Any, 
 
 def test_the_rest_of_the_admin_is_one_click_away(viewer: Page) -> None:
     viewer.goto("/admin/")
-    viewer.get_by_text("Everything else in this admin").click()
+    viewer.get_by_text("Other admin pages").click()
     viewer.locator('.everything th a[href="/admin/messages_app/message/"]').click()
 
     expect(viewer.get_by_role("heading", level=1)).to_have_text("Messages")
