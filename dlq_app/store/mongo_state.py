@@ -13,7 +13,7 @@ from dlq_app.domain.store_problem import StoreProblem, disk_problems
 from dlq_app.store import indexes
 from dlq_app.store.mongo import client, database, translated
 
-#: Seconds that all questions of one look may take together.
+#: Seconds for all queries of one check.
 LOOK_S = 1.5
 _UNAUTHORIZED = 13
 
@@ -21,7 +21,7 @@ _Problem = partial(StoreProblem, part="mongodb")
 
 
 def problems() -> tuple[list[StoreProblem], list[str]]:
-    """What is wrong, and what could not be asked for lack of rights. Raises ``StoreUnavailable`` without an answer."""
+    """Problems, and the checks for which a permission is missing. Raises ``StoreUnavailable`` without an answer."""
     unasked: list[str] = []
     with translated(), pymongo.timeout(LOOK_S):
         try:
@@ -42,26 +42,28 @@ def problems() -> tuple[list[StoreProblem], list[str]]:
 
 
 def index_problems() -> list[StoreProblem]:
-    """Which indexes are missing, and what that means. Raises ``StoreUnavailable``."""
+    """Missing indexes, with the consequence. Raises ``StoreUnavailable``."""
     absent = indexes.missing(database())
     fix = "Run manage.py prepare."
     if indexes.UNIQUE in absent:
-        what = f"MongoDB lacks the unique index {indexes.UNIQUE}: one message may get two letters."
+        what = f"MongoDB is missing the unique index {indexes.UNIQUE}: a message can get two letters."
         if len(absent) > 1:
             what += f" {len(absent) - 1} other indexes are missing too."
         return [_Problem(code="unique_index", what=what, fix=fix)]
     if absent:
         named = ", ".join(absent[:3]) + (" and more" if len(absent) > 3 else "")
-        return [_Problem(code="indexes", what=f"MongoDB lacks indexes ({named}): lists and figures are slow.", fix=fix)]
+        return [
+            _Problem(code="indexes", what=f"MongoDB is missing indexes ({named}): lists and figures are slow.", fix=fix)
+        ]
     return []
 
 
 def outbox_problem(waiting: int, oldest_s: float) -> StoreProblem:
-    """Outcomes wait longer than any that MongoDB takes."""
+    """The problem of outcomes that wait for MongoDB for too long."""
     number = f"{waiting:,} outcome{' waits' if waiting == 1 else 's wait'}"
     return _Problem(
         code="outbox_waits",
-        what=f"{number} for MongoDB, the oldest for {oldest_s:.0f} s: it refuses them, or is slow.",
+        what=f"{number} for MongoDB, the oldest for {oldest_s:.0f} s: it rejects them or is slow.",
         fix="Read why in the logs of the workers (store_away). Then look at MongoDB: its log, its disk, its members.",
     )
 
@@ -84,7 +86,7 @@ def _no_primary() -> StoreProblem:
     return _Problem(
         code="no_primary",
         what="MongoDB has no primary: it takes no writes.",
-        fix="Wait for the election. If it does not end, bring back members until a majority is up.",
+        fix="Wait for the election. If it does not end, restart members until a majority runs.",
         stops=True,
     )
 
@@ -109,4 +111,4 @@ def _disk() -> Iterator[StoreProblem]:
     stats = database().command("dbStats")
     total, used = stats.get("fsTotalSize"), stats.get("fsUsedSize")
     if total and used is not None:
-        yield from disk_problems("mongodb", "MongoDB's disk", total - used, "MongoDB ends when it is full.")
+        yield from disk_problems("mongodb", "MongoDB's disk", total - used, "MongoDB stops when it is full.")

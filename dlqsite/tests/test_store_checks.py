@@ -218,7 +218,7 @@ def test_a_missing_unique_index_is_named(mongo_db: Any) -> None:
     found = store_checks.check_mongodb()
 
     assert found.status is Status.DEGRADED
-    assert found.detail.startswith("MongoDB lacks the unique index message_id: one message may get two letters.")
+    assert found.detail.startswith("MongoDB is missing the unique index message_id: a message can get two letters.")
     assert scenes.settle().verdict.worst.level == "bad"
     mongo_db.drop_collection("dead_letters")
     assert "other indexes are missing too. Run manage.py prepare." in store_checks.check_mongodb().detail
