@@ -51,7 +51,7 @@ WORDS = {
     r"of those who": "of users who",
 }
 PATTERN = re.compile(rf"\b({'|'.join(WORDS)})\b", re.IGNORECASE)
-SUFFIXES = {".md", ".py", ".html", ".txt", ".toml", ".lua", ".sh", ".ps1", ".example", ".crontab", ".yml"}
+SUFFIXES = {".md", ".py", ".html", ".js", ".txt", ".toml", ".lua", ".sh", ".ps1", ".example", ".crontab", ".yml"}
 #: Not checked: exact descriptions that change only with the protocol, the past, tests, this list, other people's code.
 UNCHECKED = re.compile(
     r"^(docs/(lifecycle|protocol)\.md|model/|CONTRIBUTING\.md|\.ci/words\.|requirements)|/tests/|/vendor/|/migrations/"
