@@ -19,7 +19,7 @@ class Work(StrEnum):
     SLEEP20 = "sleep20"
     #: Raises a permanent error: one dead letter each.
     FAIL = "fail"
-    #: Tells when it started, by ``RPUSH bench:starts "<message id> <CLOCK_MONOTONIC ns>"``.
+    #: Reports its start by ``RPUSH bench:starts "<message id> <CLOCK_MONOTONIC ns>"``.
     STAMP = "stamp"
 
 
@@ -54,9 +54,9 @@ class Consumer:
     #: Handlers that can run at once, over all processes.
     in_flight: int
     start: Callable[[Site, Work], list[Child]]
-    #: Puts so many messages of this work into the queue.
+    #: Puts this number of messages into the queue.
     fill: Callable[[Site, Work, int], None]
-    #: Of so many messages that were put in, how many have ended. Must cost the stores next to nothing.
+    #: How many of the queued messages have ended. Must cost the stores almost nothing.
     ended: Callable[[Site, Work, int], int]
     #: The database in which its dead letters arrive.
     database: str

@@ -39,7 +39,7 @@ def _account(site: Site, children: list[Child]) -> machine.CpuAccount:
 
 
 def intake(site: Site, contestant: Intake, *, connections: int, seconds: int) -> Row:
-    """Accepted requests per second with so many keep-alive connections, after one second of warm-up."""
+    """Accepted requests per second with this number of keep-alive connections, after one second of warm-up."""
     site.stores.empty()
     with _running(contestant.start(site)) as children:
         request = contestant.request(site, Work.NOOP)
@@ -56,7 +56,7 @@ def drain(site: Site, contestant: Consumer, *, work: Work, seconds: int) -> Row:
     """Messages ended per second from a queue that was filled before the workers started.
 
     With ``FAIL`` a message has ended when its dead letter is in MongoDB. The clock runs from 5 % to the end, or for
-    ``seconds``; start-up is told apart (``startup_s``).
+    ``seconds``; start-up is reported separately (``startup_s``).
     """
     site.stores.empty()
     total = max(100, int(contestant.expected[work] * seconds * 1.2))

@@ -65,7 +65,7 @@ class Child:
     def answering(self, port: int, timeout_s: float = 30.0) -> None:
         """Return once the HTTP server on ``port`` answers, whatever it says; raise ``DidNotStart`` otherwise.
 
-        A server that forks listens long before anybody in it could answer.
+        A server that forks listens long before its children can answer.
         """
         deadline = time.monotonic() + timeout_s
         self.listening(port, timeout_s)
@@ -80,11 +80,11 @@ class Child:
         raise self.failed(f"does not answer on port {port}")
 
     def answered(self, port: int) -> Child:
-        """Itself once it is ``answering``; stopped when it never is, or when somebody does not want to wait for it."""
+        """Return itself once it is ``answering``. Stop if that never happens, or if waiting is interrupted."""
         try:
             self.answering(port)
         except BaseException:
-            # Also Ctrl-C: nobody else knows of it yet.
+            # Also on Ctrl-C: no other code has a reference to it yet.
             self.stop()
             raise
         return self

@@ -1,7 +1,7 @@
 """How fast a replay batch goes: ``python -m benchmarks.replay --connection var/connection.json --count 100000``.
 
 Asks a stack that runs already (``manage.py up``): submits messages that die once and then succeed, waits until they are
-dead letters, replays all of them in one batch without a rate, and tells how many letters a second got their outcome,
+dead letters, replays all in one batch without a rate, and reports how many letters got their outcome per second,
 what CPU each role took for a letter, and how much memory each held at the start, in the middle and at the end.
 Everything goes through the API with the key of the connection file. The letters stay, resolved.
 """

@@ -71,7 +71,7 @@ def _table(measure: str, rows: Rows) -> str:
 
 
 def _ratio(measure: str, rows: Rows, condition: str, peer: str) -> str:
-    """Ours to this peer, by medians; ours is whoever has the same condition and concurrency."""
+    """Ours to this peer, by medians; ours is the contestant with the same condition and concurrency."""
     main, _, more_is_better = _MAIN[measure]
     ours = rows.get((condition, _rival(peer, [name for where, name in rows if where == condition and _is_ours(name)])))
     if not ours:

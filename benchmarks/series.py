@@ -101,7 +101,7 @@ def run(wanted: Iterable[str], site: Site, field: Field, plan: Plan, out: Path, 
     for measure in wanted:
         turns = _turns(measure, site, field, plan)
         for number in range(plan.rounds if measure != "soak" else 1):
-            # Everyone goes first once, so that nobody always follows the same neighbour.
+            # Rotate the order, so that no contestant always follows the same neighbour.
             shift = number % len(turns) if turns else 0
             for turn in turns[shift:] + turns[:shift]:
                 row = _calm(turn, plan)

@@ -51,7 +51,7 @@ class Stores:
             self.redis: redis.Redis = redis.Redis(port=self.redis_port)
             self.mongo: pymongo.MongoClient[dict[str, Any]] = self._primary()
         except BaseException:
-            # Also Ctrl-C: without its object nobody could stop the servers.
+            # Also on Ctrl-C: the servers can be stopped only through this object.
             self.stop()
             raise
 
