@@ -1,7 +1,7 @@
-"""Intake: accept a message, process it, retry it, give it up.
+"""Intake: accept, process, retry and give up messages.
 
-Start with ``envelope.py`` (what a message is) and ``failures.py`` (what can go wrong), then ``ledger.py``: the record
-in Redis that is the truth about every message, moved only by the scripts in ``lua/``. ``intake.py`` lets messages in
-behind two doors (``front.py``, ``views.py``). RQ carries wake-ups; ``engine.py`` claims, runs and flushes on threads
-inside ``worker.py``; ``upkeep.py`` repairs what dead processes left behind; ``services.py`` answers the others.
+Start with ``envelope.py`` (a message) and ``failures.py`` (failures of handlers), then ``store/ledger.py``: records of
+messages in Redis, changed only by the scripts in ``lua/``. ``rest/intake.py`` accepts messages from two entries,
+``front.py`` and ``views.py``. RQ queues contain wake-ups; ``work/engine.py`` claims and runs messages on the threads of
+``worker.py``; ``work/upkeep.py`` recovers the messages of dead processes; ``services.py`` is the API for other apps.
 """

@@ -1,4 +1,4 @@
-"""System checks: configuration mistakes are found by ``manage.py check``, before a worker starts."""
+"""System checks of the configuration, for ``manage.py check`` and before a worker starts."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def _unknown_types(policies: RetryPolicies) -> Iterator[CheckMessage]:
 
 @register("messages_app")
 def check_delivery_policy(**_: Any) -> list[CheckMessage]:
-    """E004: the delivery policy cannot be followed. W002: a secret that it names is missing or malformed."""
+    """E004: the delivery policy is invalid. W002: a secret that it names is missing or malformed."""
     try:
         policy = conf.delivery_policy()
     except PolicyError as error:
         return [Error(str(error), hint="Correct the file; its keys are explained there.", id="messages_app.E004")]
-    # No error: whoever tries the system with the policy of production has none of its secrets, and no use for them.
+    # Not an error: a test installation with the policy of production has none of its secrets.
     return [
         Warning(
             f'{policy.file} [hosts."{host.name}"]: {wrong}',
@@ -98,7 +98,7 @@ def check_worker_numbers(**_: Any) -> list[CheckMessage]:
 
 @register("messages_app")
 def check_store(**_: Any) -> list[CheckMessage]:
-    """E005: REDIS_URL cannot be the address of a server. E006: ACCEPT_DURABILITY is no word that is known."""
+    """E005: REDIS_URL is not a valid address. E006: ACCEPT_DURABILITY has an unknown value."""
     found: list[CheckMessage] = []
     if wrong := url_problem(settings.REDIS_URL):
         found.append(Error(wrong, hint="See docs/settings.md.", id="messages_app.E005"))

@@ -1,4 +1,4 @@
-"""Settings, read once and given meaning: retry policies, error tables, the worker's numbers."""
+"""Settings of messages: retry policies, error tables, numbers of the worker."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from messages_app.domain.policy import RetryPolicies, RetryPolicy
 from wire.errors import PolicyError
 
 RETRY_FILE = "dlqsite/policies/retry.toml"
-#: In Redis' memory; on its disk; on its disk and that of a replica.
+#: In Redis' memory; on its disk; on its disk and on that of a replica.
 DURABILITIES = ("everysec", "fsync", "replicated")
 
 
 @cache
 def retry_policies() -> RetryPolicies:
-    """All retry policies. Raises PolicyError when ``settings.RETRY_POLICY`` cannot be followed."""
+    """All retry policies. Raises ``PolicyError`` for an invalid ``settings.RETRY_POLICY``."""
     return RetryPolicies.from_mapping(getattr(settings, "RETRY_POLICY", {}), file=RETRY_FILE)
 
 
@@ -31,7 +31,7 @@ def retry_policy(message_type: str) -> RetryPolicy:
 
 @cache
 def delivery_policy() -> DeliveryPolicy:
-    """Where deliveries may go. Raises PolicyError when ``settings.DELIVERY_POLICY`` cannot be followed."""
+    """The delivery policy. Raises ``PolicyError`` for an invalid ``settings.DELIVERY_POLICY``."""
     if problem := getattr(settings, "DELIVERY_POLICY_PROBLEM", ""):
         raise PolicyError(problem)
     file = getattr(settings, "DELIVERY_POLICY_FILE", "dlqsite/policies/delivery.toml")
@@ -53,7 +53,7 @@ def error_kinds() -> Mapping[str, str]:
 
 
 def durability() -> str:
-    """``settings.ACCEPT_DURABILITY``: how safe a confirmed message is. Raises PolicyError for an unknown word."""
+    """``settings.ACCEPT_DURABILITY``: durability of confirmed messages. Raises ``PolicyError`` if unknown."""
     value = str(getattr(settings, "ACCEPT_DURABILITY", DURABILITIES[0]))
     if value not in DURABILITIES:
         raise PolicyError(f"ACCEPT_DURABILITY is {value!r}; accepted: {', '.join(DURABILITIES)}")
@@ -61,22 +61,22 @@ def durability() -> str:
 
 
 def concurrency() -> int:
-    """``settings.WORKER_CONCURRENCY``: messages that one worker process runs at the same time."""
+    """``settings.WORKER_CONCURRENCY``: maximum number of messages that a worker process runs at the same time."""
     return int(getattr(settings, "WORKER_CONCURRENCY", 10))
 
 
 def shutdown_grace_s() -> float:
-    """``settings.WORKER_SHUTDOWN_GRACE``: seconds for which a stopping worker lets running attempts finish."""
+    """``settings.WORKER_SHUTDOWN_GRACE``: grace period of a stopping worker for running attempts, in seconds."""
     return float(getattr(settings, "WORKER_SHUTDOWN_GRACE", 10.0))
 
 
 def watchdog_timeout_s() -> float:
-    """``settings.WATCHDOG_TIMEOUT``: seconds for which code may hold a process's interpreter."""
+    """``settings.WATCHDOG_TIMEOUT``: maximum time that code may block a process's interpreter, in seconds."""
     return float(getattr(settings, "WATCHDOG_TIMEOUT", 20.0))
 
 
 def code_version() -> str:
-    """``settings.VERSION``: what is deployed, for presence and dead letters."""
+    """``settings.VERSION``: the deployed version, for presence and dead letters."""
     return str(getattr(settings, "VERSION", ""))
 
 

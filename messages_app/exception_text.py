@@ -1,8 +1,8 @@
-"""What can be said of a foreign exception: its name, text, notes and stack.
+"""Name, text, notes and stack of a foreign exception.
 
-An exception is foreign code. Its ``__str__``, its notes, its ``__class__`` and its causes may raise anything, take
-long, be huge or lead in a circle. So each question is asked once and guarded, what Python itself keeps is read past the
-class's own attributes, and everything is bounded in size. Time is bounded by whoever asks: see ``runner``.
+An exception is foreign code. Its ``__str__``, notes, ``__class__`` and causes may raise, take long, be huge or form a
+circle. So each access runs once and is guarded, attributes of Python itself are read past the class's own, and all
+sizes are limited. The caller limits the time: see ``runner``.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from typing import Any, TypeVar, cast
 _T = TypeVar("_T")
 
 NO_TEXT = "(its text could not be made)"
-#: Characters of one text that are kept: more than any reason or stack may have.
+#: Maximum characters of one text: more than a reason or stack may have.
 _TEXT_LIMIT = 40_000
 _NAME_LIMIT = 200
 _NOTE_LIMIT = 2_000
 _MAX_NOTES = 10
 _LINE_LIMIT = 500
-#: Exceptions told of in one stack: causes and members of groups, altogether.
+#: Maximum exceptions in one stack, with causes and members of groups.
 _MAX_EXCEPTIONS = 30
 #: Frames shown of one exception: the outermost and the innermost.
 _OUTER_FRAMES, _INNER_FRAMES = 50, 150
-#: The same frame is shown so often in a row; then it is counted.
+#: Maximum repetitions of a frame that are shown; more are counted.
 _REPEATS_SHOWN = 3
-#: Frames of the process that runs handlers say nothing about what went wrong in one.
+#: Frames of the process that runs handlers are not shown.
 _OWN_FRAMES = frozenset(str(Path(__file__).parent / name) for name in ("work/runner.py", "attempt/coroutines.py"))
 
 _BECAUSE = "\nThe above exception was the direct cause of the following exception:\n\n"
@@ -47,26 +47,26 @@ _qualname_of: Callable[[type], str] = vars(type)["__qualname__"].__get__
 _module_of: Callable[[type], str] = vars(type)["__module__"].__get__
 
 
-def guarded(question: Callable[[], _T], otherwise: _T) -> _T:
-    """The answer to a question that runs foreign code; ``otherwise`` when it raises, whatever that is."""
+def guarded(read: Callable[[], _T], otherwise: _T) -> _T:
+    """The result of running foreign code; ``otherwise`` when it raises anything."""
     try:
-        return question()
+        return read()
     except BaseException:
         return otherwise
 
 
 def attribute(error: object, name: str) -> Any:
-    """An attribute that a foreign object may not have, or not give; None then."""
+    """An attribute of a foreign object; None when it is missing or raises."""
     return guarded(lambda: getattr(error, name, None), None)
 
 
 def exact(text: str) -> str:
-    """The same text as a plain ``str``: a class derived from it may do anything when it is used."""
+    """The same text as a plain ``str``: methods of a subclass may do anything."""
     return str.__str__(text)
 
 
 def ancestors(kind: type) -> Iterator[tuple[type, str]]:
-    """The class and what it is derived from, nearest first, each with its dotted name."""
+    """The class and its ancestors, nearest first, each with its dotted name."""
     for ancestor in _ancestors_of(kind):
         yield ancestor, f"{_module(ancestor)}.{exact(_qualname_of(ancestor))}"
 
@@ -82,26 +82,26 @@ def name_of(kind: type) -> str:
 
 
 def text_of(error: BaseException) -> str:
-    """What the exception says of itself. Runs its code: ask once."""
+    """The exception's text. Runs its code: call once."""
     return guarded(lambda: exact(str(error))[:_TEXT_LIMIT], NO_TEXT)
 
 
-def stack_of(error: BaseException, said: str) -> str:
+def stack_of(error: BaseException, text: str) -> str:
     """Frames, causes, notes and members of groups, innermost last, as Python prints them but without carets.
 
-    ``said``: the text of ``error``, which is not asked for again. Local variables are never shown.
+    ``text``: the text of ``error``, which is not read again. Local variables are never shown.
     """
-    return "".join(_Stack().chain(error, said))
+    return "".join(_Stack().chain(error, text))
 
 
 class _Stack:
-    """One telling; counts the exceptions in it, since each may lead to any number of others."""
+    """The text of one stack. Counts its exceptions, since each may lead to any number of others."""
 
     def __init__(self) -> None:
         self._seen: set[int] = set()
 
-    def chain(self, error: BaseException, said: str | None) -> Iterable[str]:
-        """The exception after what led to it."""
+    def chain(self, error: BaseException, known_text: str | None) -> Iterable[str]:
+        """The exceptions that led to this one, then this one."""
         parts: list[list[str]] = []
         current: BaseException | None = error
         joined = ""
@@ -110,8 +110,8 @@ class _Stack:
                 parts.append(["… more exceptions led to this one …\n", joined])
                 break
             self._seen.add(id(current))
-            text = text_of(current) if said is None else said
-            said = None
+            text = text_of(current) if known_text is None else known_text
+            known_text = None
             parts.append([*self._alone(current, text), joined])
             cause = _cause_of(current)
             if cause is not None:
@@ -120,7 +120,7 @@ class _Stack:
                 current, joined = None if _hides_context(current) else _context_of(current), _MEANWHILE
         return (line for part in reversed(parts) for line in part)
 
-    def _alone(self, error: BaseException, said: str) -> Iterator[str]:
+    def _alone(self, error: BaseException, text: str) -> Iterator[str]:
         tb = _traceback_of(error)
         if tb is not None:
             yield "Traceback (most recent call last):\n"
@@ -129,7 +129,7 @@ class _Stack:
         module, name = _module(kind)[:_NAME_LIMIT], name_of(kind)
         if module not in ("builtins", "__main__", ""):
             name = f"{module}.{name}"
-        yield f"{name}: {said}\n" if said else f"{name}\n"
+        yield f"{name}: {text}\n" if text else f"{name}\n"
         yield from _notes(error)
         if issubclass(kind, BaseExceptionGroup):
             for number, member in enumerate(_members_of(error), 1):
@@ -145,7 +145,7 @@ def _notes(error: BaseException) -> list[str]:
     notes = attribute(error, "__notes__")
     if not issubclass(type(notes), list):
         return []
-    # As the list itself has them: a class derived from it may never come to an end.
+    # By the list's own method: a subclass may never end.
     return [f"{guarded(partial(_note, note), NO_TEXT)}\n" for note in list.__getitem__(notes, slice(_MAX_NOTES))]
 
 
@@ -154,7 +154,7 @@ def _note(note: object) -> str:
 
 
 def _frames(tb: TracebackType) -> Iterator[str]:
-    """Two lines a frame. What led to the handler is left out, and the middle where there are many frames."""
+    """Two lines per frame, without those that led to the handler, and without the middle of many frames."""
     shown = at = cast("TracebackType | None", tb)
     while at is not None:
         if at.tb_frame.f_code.co_filename in _OWN_FRAMES:
@@ -196,7 +196,7 @@ def _counted(times: int) -> Iterator[str]:
 
 
 def _source(tb: TracebackType) -> str:
-    # The file may be anything by now, and a module may have a loader of its own.
+    # The file may have changed, and a module may have its own loader.
     line = guarded(
         lambda: linecache.getline(tb.tb_frame.f_code.co_filename, tb.tb_lineno, tb.tb_frame.f_globals).strip(), ""
     )

@@ -1,4 +1,4 @@
-"""What can go wrong in a handler: error types, their kinds, and the one table that classifies exceptions."""
+"""Failures of handlers: error types, their kinds, and the table that classifies exceptions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from messages_app.exception_text import ancestors, attribute, exact, guarded, na
 
 
 class ErrorKind(StrEnum):
-    """Whether trying again can help; ``unknown`` needs a person in the end."""
+    """Whether a retry can help; ``unknown`` needs a decision in the end."""
 
     TRANSIENT = "transient"
     PERMANENT = "permanent"
@@ -40,7 +40,7 @@ UNKNOWN_ERROR = "UNKNOWN_ERROR"
 CIRCUIT_OPEN_TOO_LONG = "CIRCUIT_OPEN_TOO_LONG"
 WORKER_LOST = "WORKER_LOST"
 
-#: errorType → kind; what is not here is unknown. Settings may add to it.
+#: errorType → kind; unknown for others. Settings may add to it.
 KINDS: Mapping[str, ErrorKind] = {
     TIMEOUT_ERROR: ErrorKind.TRANSIENT,
     NETWORK_ERROR: ErrorKind.TRANSIENT,
@@ -57,9 +57,9 @@ KINDS: Mapping[str, ErrorKind] = {
     WORKER_LOST: ErrorKind.UNKNOWN,
 }
 
-#: Dotted exception class → errorType, looked up along the class's own ancestry, nearest first. Names, not classes, so
-#: that no driver is imported for its errors' sake. Only what is certain is listed: a ValueError can be a bug in the
-#: handler as well as a bad payload, a duplicate key can be either's fault; such errors stay unknown. Settings add more.
+#: Dotted exception class → errorType, looked up along the class's ancestors, nearest first. Names, not classes, so
+#: that no driver is imported for its errors. Only unambiguous classes are listed: a ValueError may be a bug in the
+#: handler or a bad payload; such errors stay unknown. Settings may add to it.
 TYPES: Mapping[str, str] = {
     "builtins.TimeoutError": TIMEOUT_ERROR,
     "builtins.ConnectionError": NETWORK_ERROR,
@@ -93,27 +93,27 @@ TYPES: Mapping[str, str] = {
     "redis.exceptions.TryAgainError": DATABASE_ERROR,
 }
 
-#: HTTP clients' "the server answered with an error" → where its status stands.
+#: Exceptions of HTTP clients for error answers → the attribute with the status.
 _STATUS_OF: Mapping[str, attrgetter[Any]] = {
     "urllib.error.HTTPError": attrgetter("code"),
     "requests.exceptions.HTTPError": attrgetter("response.status_code"),
     "httpx.HTTPStatusError": attrgetter("response.status_code"),
 }
 
-#: A plain OSError is about the network only with one of these numbers.
+#: A plain OSError is a network error only with one of these numbers.
 _NETWORK_ERRNOS = frozenset(
     {errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN}
 )
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
-#: Error types become labels, filters and parts of fingerprints: nothing from outside may be one.
+#: Error types become labels, filters and parts of fingerprints, so foreign text is not allowed.
 ERROR_TYPE_PATTERN = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 
 REASON_LIMIT = 8 * 1024
 STACK_LIMIT = 32 * 1024
-#: No wait asked for by a downstream counts for more: as long as a retry policy may honour one.
+#: Maximum ``retry_after`` of a downstream service: the maximum of a retry policy.
 MAX_RETRY_AFTER_MS = 86_400_000
-#: How far errors wrapped in others are followed.
+#: Maximum depth of wrapped errors that is followed.
 _MAX_WRAPPED = 5
 _KINDS: Mapping[str, ErrorKind] = {kind.value: kind for kind in ErrorKind}
 _errno_of: Callable[[BaseException], object] = vars(OSError)["errno"].__get__
@@ -196,25 +196,25 @@ class AttemptTimeout(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One attempt's end, classified: what the retry decision and a dead letter need to know of the exception."""
+    """A classified failure of an attempt, for the retry decision and the dead letter."""
 
     error_type: str
     kind: ErrorKind
     #: At most 8 KiB of UTF-8.
     reason: str
-    #: At most 32 KiB of UTF-8, innermost frames kept, never with local variables; empty when there is nothing to show.
+    #: At most 32 KiB of UTF-8, innermost frames kept, never with local variables; may be empty.
     stack: str = ""
-    #: The downstream's wish, in milliseconds.
+    #: The wait that the downstream service asked for, in milliseconds.
     retry_after_ms: int | None = None
 
 
 def kind_of(error_type: str, extra: Mapping[str, str] = NOTHING) -> ErrorKind:
-    """The kind of an error type, ``extra`` (errorType → kind) first; unknown for a type that nobody has described."""
+    """The kind of an error type, from ``extra`` (errorType → kind) first; unknown for an undefined type."""
     return ErrorKind(extra[error_type]) if error_type in extra else KINDS.get(error_type, ErrorKind.UNKNOWN)
 
 
 def http_error_type(status: int) -> str:
-    """The error type of an HTTP answer that is not a success."""
+    """The error type of an unsuccessful HTTP answer."""
     if status == 408:
         return TIMEOUT_ERROR
     if status == 429:
@@ -227,7 +227,7 @@ def http_error_type(status: int) -> str:
 
 
 def type_of(error: BaseException, extra: Mapping[str, str] = NOTHING) -> str:
-    """The error type of an exception: what it says itself, else what ``extra`` or the table say of its ancestors.
+    """The error type of an exception: its own, else that of its ancestors in ``extra`` or the table.
 
     Never raises.
     """
@@ -253,19 +253,19 @@ def type_of(error: BaseException, extra: Mapping[str, str] = NOTHING) -> str:
 def classify(
     error: BaseException, *, types: Mapping[str, str] = NOTHING, kinds: Mapping[str, str] = NOTHING
 ) -> Failure:
-    """Turn whatever a handler raised into a failure. Never raises, whatever the exception's own methods do.
+    """Classify an exception of a handler. Never raises, whatever the exception's own methods do.
 
-    ``types`` (dotted class → errorType) and ``kinds`` (errorType → kind) come before the built-in tables. Runs code of
-    the exception, each piece once: it may take long.
+    ``types`` (dotted class → errorType) and ``kinds`` (errorType → kind) come before the built-in tables. Runs each
+    method of the exception once, which may take long.
     """
     error_type = type_of(error, types)
-    said = text_of(error)
+    text = text_of(error)
     own = issubclass(type(error), HandlerError)
     return Failure(
         error_type=error_type,
         kind=(own and _kind(attribute(error, "kind"))) or kind_of(error_type, kinds),
-        reason=clip(_reason(type(error), said), REASON_LIMIT),
-        stack=clip_middle(stack_of(error, said), STACK_LIMIT),
+        reason=clip(_reason(type(error), text), REASON_LIMIT),
+        stack=clip_middle(stack_of(error, text), STACK_LIMIT),
         retry_after_ms=guarded(lambda: _milliseconds(attribute(error, "retry_after")), None),
     )
 
@@ -307,7 +307,7 @@ def clip_middle(text: str, limit: int) -> str:
 
 
 def _tabled(kind: type, extra: Mapping[str, str]) -> str:
-    """What the tables have for a class, its nearest ancestor first; a key of ``_STATUS_OF`` when a status decides."""
+    """The table entry of a class, nearest ancestor first; a key of ``_STATUS_OF`` when a status decides."""
     for _, name in ancestors(kind):
         if name in extra:
             return extra[name]
@@ -320,7 +320,7 @@ def _tabled(kind: type, extra: Mapping[str, str]) -> str:
 
 def _type_by_status(status_of: attrgetter[Any], error: BaseException) -> str:
     status = guarded(lambda: status_of(error), None)
-    # As a plain number (an HTTPStatus is none): one of a foreign class compares as it likes.
+    # As a plain int: a foreign subclass may compare in any way.
     return http_error_type(int.__add__(status, 0)) if issubclass(type(status), int) else UNKNOWN_ERROR
 
 
@@ -328,18 +328,18 @@ def _is_about_network(number: object) -> bool:
     return type(number) is int and number in _NETWORK_ERRNOS
 
 
-def _error_type(said: object) -> str:
-    """What an exception calls itself, when it can be an error type."""
-    name = _plain(said)
+def _error_type(text: object) -> str:
+    """The exception's own error type, if valid."""
+    name = _plain(text)
     return name if ERROR_TYPE_PATTERN.fullmatch(name) else UNKNOWN_ERROR
 
 
-def _kind(said: object) -> ErrorKind | None:
-    return _KINDS.get(_plain(said))
+def _kind(text: object) -> ErrorKind | None:
+    return _KINDS.get(_plain(text))
 
 
-def _plain(said: Any) -> str:
-    return exact(said) if issubclass(type(said), str) else ""
+def _plain(text: Any) -> str:
+    return exact(text) if issubclass(type(text), str) else ""
 
 
 def _declared(kind: type, name: str) -> object:
@@ -347,16 +347,16 @@ def _declared(kind: type, name: str) -> object:
     return next((vars(ancestor)[name] for ancestor, _ in ancestors(kind) if name in vars(ancestor)), None)
 
 
-def _reason(kind: type[BaseException], said: str) -> str:
+def _reason(kind: type[BaseException], text: str) -> str:
     if issubclass(kind, AttemptTimeout):
-        return said or "The attempt ran out of time."
+        return text or "The attempt ran out of time."
     if issubclass(kind, HandlerError):
-        return said or name_of(kind)
-    return f"{name_of(kind)}: {said}" if said else name_of(kind)
+        return text or name_of(kind)
+    return f"{name_of(kind)}: {text}" if text else name_of(kind)
 
 
 def _milliseconds(wish: Any) -> int | None:
-    """A wait that a foreign server asked for: a number of seconds or a timedelta, cut to the longest; else None."""
+    """The wait of a foreign ``retry_after``: seconds or a timedelta, limited to the maximum; else None."""
     kind = type(wish)
     if issubclass(kind, timedelta):
         wish = timedelta.total_seconds(wish)
@@ -364,7 +364,7 @@ def _milliseconds(wish: Any) -> int | None:
         return None
     if wish != wish or wish < 0:
         return None
-    # Cut before it is reckoned with: it may be too large for any float.
+    # Limited before the conversion: it may be too large for a float.
     if wish >= MAX_RETRY_AFTER_MS // 1000:
         return MAX_RETRY_AFTER_MS
     return math.ceil(float(wish) * 1000)

@@ -1,4 +1,4 @@
-"""What RQ's own worker runs: one wake-up, one attempt. And what it must never run: anything else."""
+"""The job of RQ's own worker: one wake-up, one attempt. Any other job is rejected."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rq.exceptions import DeserializationError
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-#: The only functions that a job may name. Whoever can write to Redis could otherwise have anything called.
+#: The only functions that a job may call. Otherwise write access to Redis would allow calls of any function.
 ALLOWED = frozenset({"messages_app.jobs.process"})
 #: The only fields of a stored job that are read: no callbacks, webhooks, retries, repeats or dependencies.
 _FIELDS = frozenset(
@@ -22,7 +22,7 @@ _DATA_LIMIT = 1024
 
 
 class JobRefused(DeserializationError):
-    """The job names something that must not be run from Redis."""
+    """The job calls a function that is not allowed."""
 
 
 class WakeUpJob(Job):
@@ -32,14 +32,14 @@ class WakeUpJob(Job):
         super().__init__(id, connection, JSONSerializer)
 
     def restore(self, raw_data: Mapping[bytes | str, bytes]) -> Any:
-        """Read a stored job. What is no plain JSON text of ours becomes a job that fails when it is run.
+        """Read a stored job. Data that is not our plain JSON becomes a job that fails when it runs.
 
-        It must not fail here: RQ's worker would end, and the next one after it.
+        It must not fail here: RQ's worker would end, and its replacement, too.
         """
         stored = {key.decode() if isinstance(key, bytes) else key: value for key, value in raw_data.items()}
         kept = {key: value for key, value in stored.items() if key in _FIELDS}
         data = stored.get("data", b"")
-        # Never handed to zlib, which would unpack a few bytes into any amount of memory.
+        # Never decompressed: a few bytes could expand to any amount of memory.
         plain = isinstance(data, bytes) and data.startswith(b"[") and len(data) <= _DATA_LIMIT
         kept["data"] = data if plain else b"null"
         return super().restore({key.encode(): value for key, value in kept.items()})
@@ -47,12 +47,12 @@ class WakeUpJob(Job):
     def _deserialize_data(self) -> None:
         super()._deserialize_data()
         if self._func_name not in ALLOWED or self._instance is not None:
-            raise JobRefused(f"not one of {', '.join(sorted(ALLOWED))}")
+            raise JobRefused(f"the function is not allowed; allowed: {', '.join(sorted(ALLOWED))}")
 
     @property
     def func(self) -> Callable[..., Any]:
         if self.func_name not in ALLOWED or self.instance is not None:
-            raise JobRefused(f"not one of {', '.join(sorted(ALLOWED))}")
+            raise JobRefused(f"the function is not allowed; allowed: {', '.join(sorted(ALLOWED))}")
         return process
 
     @property
@@ -69,9 +69,9 @@ class WakeUpJob(Job):
 
 
 def process(message_id: str, epoch: int, attempt: int) -> str:
-    """Run the attempt that a wake-up announces, if it still fits; the outcome's name.
+    """Run the attempt of a wake-up, unless it is outdated; return the outcome's name.
 
-    Expected ends (done, failed, refused, somebody else has it) are values, not exceptions.
+    Expected results (done, failed, rejected, taken by another worker) are values, not exceptions.
     """
     from messages_app import services
 

@@ -1,4 +1,4 @@
-"""No table: messages live in Redis. The model is the admin's door to them."""
+"""The model of messages for the admin, without a table: messages are in Redis."""
 
 from __future__ import annotations
 

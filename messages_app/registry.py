@@ -1,4 +1,4 @@
-"""Which callable handles which type of message. Handlers live in each installed app's ``handlers.py``."""
+"""Registry of handlers by type of message. Each installed app has its handlers in ``handlers.py``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from messages_app.envelope import Message
 log = logging.getLogger(__name__)
 
 HandlerFunction = Callable[[Message], Any]
-#: Payload → name of the circuit breaker; None: none. Must answer the same for the same payload, whoever asks.
+#: Payload → name of the circuit breaker, or None. Must be deterministic.
 BreakerChoice = Callable[[Any], str | None]
 _F = TypeVar("_F", bound=HandlerFunction)
 
@@ -22,7 +22,7 @@ TYPE_PATTERN = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
 
 
 class RegistrationError(ValueError):
-    """A handler was registered under a name that is taken or malformed, or can never run."""
+    """A handler with a duplicate or invalid name, or one that can never run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +31,21 @@ class HandlerSpec:
 
     type: str
     function: HandlerFunction
-    #: Name of the circuit breaker that guards what it calls, if any; or what chooses it by the payload.
+    #: Name of its circuit breaker, if any, or a function that chooses it by the payload.
     breaker: str | BreakerChoice | None = None
     #: Time limit of one attempt in seconds; None: the retry policy's.
     timeout: float | None = None
-    #: Where the breaker is chosen: every name that can come out. Names never come from a payload.
+    #: All names that ``breaker`` can choose. Names never come from a payload.
     breakers: Callable[[], Collection[str]] | None = None
 
     def breaker_of(self, payload: Any) -> str | None:
-        """The breaker of a message with this payload. Never raises: a payload that makes no sense has none."""
+        """The breaker of a message with this payload. Never raises: an invalid payload has none."""
         if self.breaker is None or isinstance(self.breaker, str):
             return self.breaker
         try:
             name = self.breaker(payload)
         except Exception:
-            # A broken choice must neither refuse messages nor lose them: the handler itself meets what is wrong.
+            # An error of the choice must not reject or lose messages: the handler will find the fault.
             log.exception("breaker_not_chosen", extra={"type": self.type})
             return None
         if name is not None and name not in self.breaker_names():
@@ -54,7 +54,7 @@ class HandlerSpec:
         return name
 
     def breaker_names(self) -> Collection[str]:
-        """Every breaker that messages of this type may have."""
+        """All breakers that messages of this type may have."""
         if self.breakers is not None:
             return self.breakers()
         return (self.breaker,) if isinstance(self.breaker, str) else ()
@@ -72,30 +72,32 @@ def handler(
 ) -> Callable[[_F], _F]:
     """Register the decorated callable for a type: ``@handler("order.created", breaker="orders-db", timeout=30)``.
 
-    ``breaker`` may be a callable that chooses by the payload; then ``breakers`` tells every name it can give.
+    ``breaker`` may be a function that chooses by the payload; then ``breakers`` returns all names that it can choose.
 
-    It gets a frozen ``Message`` and returns a small JSON value, or raises. It may be a coroutine function (``async
-    def``); a generator function is refused, since calling one runs nothing of it. It runs *at least once*: pass
-    ``message.idempotency_key`` on to whatever it changes.
+    The handler gets a frozen ``Message`` and returns a small JSON value, or raises. It may be a coroutine function
+    (``async def``); a generator function is rejected, since a call would not run its body. It runs *at least once*:
+    pass ``message.idempotency_key`` on to the systems that it changes.
     """
     if not TYPE_PATTERN.fullmatch(type):
         raise RegistrationError(f"message type {type!r} must match {TYPE_PATTERN.pattern}")
     if timeout is not None and not 0.1 <= timeout <= 3600:
         raise RegistrationError(f"handler for {type!r}: timeout = {timeout!r}; accepted: 0.1 to 3600 seconds")
     if callable(breaker) != (breakers is not None):
-        raise RegistrationError(f"handler for {type!r}: a breaker that is chosen needs `breakers`, and only that one")
+        raise RegistrationError(
+            f"handler for {type!r}: `breakers` is required with a function as `breaker`, and not allowed otherwise"
+        )
 
     def register(function: _F) -> _F:
         if (generator := generator_behind(function)) is not None:
             code = generator.__code__
             raise RegistrationError(
                 f"handler for {type!r}: {_name(generator)} ({code.co_filename}:{code.co_firstlineno}) is a generator "
-                "function, and nothing would run its body: return instead of yielding, or call it from the handler"
+                "function, so its body would never run: use return instead of yield, or call it from the handler"
             )
         taken = _specs.get(type)
         if taken is not None and not _same(taken.function, function):
             raise RegistrationError(
-                f"message type {type!r} is handled by {_name(taken.function)} already, not by {_name(function)} too"
+                f"message type {type!r} has the handler {_name(taken.function)}; {_name(function)} needs another type"
             )
         _specs[type] = HandlerSpec(type, function, breaker, timeout, breakers)
         return function
@@ -119,7 +121,7 @@ def specs() -> list[HandlerSpec]:
 
 
 def forget(type: str) -> None:
-    """Take a handler out again: one that is switched off, or that a test has registered."""
+    """Unregister a handler: one that is disabled, or that a test has registered."""
     _specs.pop(type, None)
 
 
@@ -128,5 +130,5 @@ def _name(function: HandlerFunction) -> str:
 
 
 def _same(one: HandlerFunction, other: HandlerFunction) -> bool:
-    """A module that is loaded again registers the same handler, not a second one."""
+    """Whether both are the same function of a module, which may have been loaded again."""
     return _name(one) == _name(other)

@@ -1,4 +1,4 @@
-"""The id of a request: the client's, if it is harmless."""
+"""The id of a request: the client's, if it is safe."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def request_id_of(given: str) -> str:
     try:
         policy = conf.masking_policy()
     except PolicyError:
-        policy = MaskingPolicy()  # a check says what is wrong
-    # Most ids differ: the quick look keeps them out of what mask_text remembers.
+        policy = MaskingPolicy()  # a system check reports it
+    # Most ids differ: the quick check keeps them out of the cache of mask_text.
     is_secret = policy.may_show(given) and mask_text(given, policy) != given
     return uuid.uuid4().hex if is_secret else given

@@ -1,4 +1,4 @@
-"""What the outside asks of processing: run one message here and now, and take replays back."""
+"""Public API of message processing: run one message here, and the dead-letter queue's port."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from processes.names import process_name
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-#: Seconds for which an outcome is offered to a ledger that does not answer, before its lease has to end it.
-OFFER_S = 60.0
+#: Maximum time of attempts to record an outcome in an unavailable ledger. After it the lease ends the run.
+RECORD_S = 60.0
 
 
 def process(message_id: str, epoch: int, attempt: int) -> str:
-    """Claim one message by its wake-up and run it under the same rules as in a worker of our own.
+    """Claim one message by its wake-up and run it by the same rules as in a message worker.
 
-    Returns ``completed``, ``failed``, ``given_up``, ``deferred``, or ``not_claimed`` when the wake-up no longer fits.
+    Returns ``completed``, ``failed``, ``given_up``, ``deferred``, or ``not_claimed`` for an outdated wake-up.
     """
     book = ledger()
     name = process_name()
@@ -46,9 +46,9 @@ def process(message_id: str, epoch: int, attempt: int) -> str:
         return "not_claimed"
     outcome = _run_watched(book, Runner(name), Attempt(claimed, sent_at))
     if outcome.call_report is not None:
-        # At once: there is no company to wait for, and the ledger may be away for longer than a probe's permit lasts.
+        # At once: the ledger may be unavailable for longer than a probe's permit lasts.
         outcome.call_report.send()
-    _offer(book, outcome)
+    _record(book, outcome)
     match outcome:
         case Completed():
             return "completed"
@@ -61,7 +61,7 @@ def process(message_id: str, epoch: int, attempt: int) -> str:
 
 
 def _run_watched(book: Ledger, runner: Runner, attempt: Attempt) -> Outcome:
-    """Run on a thread of its own, watch its deadline and renew its lease."""
+    """Run on a separate thread, watch its deadline and renew its lease."""
     outcomes: list[Outcome | None] = []
     thread = threading.Thread(target=lambda: outcomes.append(runner.run(attempt)), name="handler", daemon=True)
     thread.start()
@@ -78,7 +78,7 @@ def _run_watched(book: Ledger, runner: Runner, attempt: Attempt) -> Outcome:
             _renew(book, attempt)
     outcome = outcomes[0] if outcomes else None
     if outcome is None:
-        raise RuntimeError("the attempt ended without an outcome; its lease ends and the message comes back")
+        raise RuntimeError("the attempt ended without an outcome; the message is requeued when its lease ends")
     return outcome
 
 
@@ -86,17 +86,17 @@ def _renew(book: Ledger, attempt: Attempt) -> None:
     try:
         leases.renew(book, [attempt])
     except StoreUnavailable as error:
-        # The lease lasts three times as long as the time to the next try; the attempt goes on.
+        # The lease is three times as long as the renewal interval; the attempt continues.
         log.warning("ledger_away", extra={"why": str(error)})
         attempt.renewed_at += 1.0
 
 
-def _offer(book: Ledger, outcome: Outcome) -> None:
-    """Send the outcome until the ledger answers; raises StoreUnavailable after a minute.
+def _record(book: Ledger, outcome: Outcome) -> None:
+    """Send the outcome until the ledger answers; raises ``StoreUnavailable`` after a minute.
 
-    One that cannot be written as it is is reduced to what can.
+    An outcome that cannot be written as it is is reduced.
     """
-    until = time.monotonic() + OFFER_S
+    until = time.monotonic() + RECORD_S
     pause = 0.1
     while True:
         try:
@@ -115,12 +115,12 @@ def _offer(book: Ledger, outcome: Outcome) -> None:
         log.error("outcome_reduced", extra={"message_id": outcome.message_id, "why": why})
         less = reduced(outcome, why)
         if less == outcome:
-            raise RuntimeError("the outcome cannot be written; its lease ends and the message comes back")
+            raise RuntimeError("the outcome cannot be written; the message is requeued when its lease ends")
         outcome = less
 
 
 class IntakePort:
-    """Intake as the dead-letter queue sees it: ``dlq_app.domain.ports.IntakePort`` over the ledger."""
+    """Implementation of ``dlq_app.domain.ports.IntakePort`` with the ledger."""
 
     def now_ms(self) -> int:
         return _answered(ledger().now_ms)
@@ -161,7 +161,7 @@ class IntakePort:
         try:
             payload = payload_of(body.decode())
         except (ValueError, RecursionError):
-            return None  # it cannot run either: the worker says why
+            return None  # it cannot run either: the worker reports why
         return spec.breaker_of(payload)
 
     def breakers(self, types: Iterable[str]) -> Mapping[str, Sequence[BreakerSeen]]:

@@ -1,1 +1,1 @@
-"""The surroundings of one attempt: event loops, database connections, what it records."""
+"""The environment of an attempt: event loops, database connections, its result."""

@@ -1,7 +1,7 @@
-"""Handlers that are coroutines, and what can never run: generators and their like.
+"""Coroutine handlers, and results that never run: generators and similar objects.
 
-A coroutine is run to its end on an event loop of its own, in the thread of its attempt: no other message shares it, and
-what it leaves there ends with it.
+A coroutine runs on its own event loop, in the thread of its attempt. No other message shares the loop, and tasks left
+on it end with it.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Seconds that a loop has to hear of its cancellation; one that does not is kept busy by its handler.
-_HEARD_S = 0.05
-#: What most handlers return. Nothing of this waits.
+#: Seconds for a loop to process its cancellation. A loop that does not is blocked by its handler.
+_CANCEL_S = 0.05
+#: Types of most results. None of them can wait.
 _PLAIN = frozenset({NoneType, bool, int, float, str, bytes, dict, list, tuple, set})
-#: Values that stand for work which nobody does when they are returned.
+#: Results whose work never runs.
 _NEVER_RUN = (Generator, AsyncGenerator, AsyncIterator, map, filter, concurrent.futures.Future, partial)
-#: Code that nobody has called: the parentheses are missing.
+#: Functions that were not called: the parentheses are missing.
 _NOT_CALLED = (FunctionType, MethodType, BuiltinFunctionType)
 _ATOMS = frozenset({NoneType, bool, int, float, str, bytes})
 _CONTAINERS: tuple[Any, ...] = (list, tuple, set, frozenset, deque)
 _MAX_UNWRAPS = 50
-#: Values within a result that are looked at for work that never ran.
+#: Maximum values within a result that are checked for work that never ran.
 _MAX_VALUES = 10_000
 
 
@@ -58,7 +58,7 @@ class NeverRan(HandlerError):
 
 
 class LoopOfAttempt:
-    """The event loop of one attempt, as other threads see it."""
+    """The event loop of an attempt, for other threads."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
         self._loop = loop
@@ -66,15 +66,15 @@ class LoopOfAttempt:
         self._heard = threading.Event()
 
     def cancel(self) -> bool:
-        """Cancel the handler where it waits. False when it does not wait, or has ended but is not cleaned up."""
+        """Cancel a waiting handler. Returns False when it does not wait, or has ended without cleanup."""
         try:
             self._loop.call_soon_threadsafe(self._cancel)
         except RuntimeError:  # closed already
             return False
-        return self._heard.wait(_HEARD_S)
+        return self._heard.wait(_CANCEL_S)
 
     def wake(self) -> None:
-        """Let the loop go round once, so that an exception raised in its thread is met."""
+        """Run the loop once, so that an exception raised in its thread takes effect."""
         try:
             self._loop.call_soon_threadsafe(_nothing)
         except RuntimeError:
@@ -89,14 +89,14 @@ def _nothing() -> None: ...
 
 
 def may_wait(value: object) -> bool:
-    """Whether a handler's result has to be looked at before it counts as the end of its work."""
+    """Whether ``run`` must process a handler's result."""
     return type(value) not in _PLAIN
 
 
 def run(value: Any, attempt: Attempt) -> Any:
     """Return a handler's result after running it to its end if it is awaitable.
 
-    Raises what it raises, and ``NeverRan`` for what cannot be run.
+    Raises its exceptions, and ``NeverRan`` for a result that never runs.
     """
     kind = type(value)
     if not _is_awaitable(value):
@@ -105,7 +105,7 @@ def run(value: Any, attempt: Attempt) -> Any:
             raise NeverRan(value)
         return value
     try:
-        # It cancels tasks that are left, shuts down asynchronous generators and the executor, and closes the loop.
+        # The runner cancels remaining tasks, shuts down asynchronous generators and the executor, and closes the loop.
         with asyncio.Runner() as runner:
             return runner.run(_to_its_end(value, attempt))
     finally:
@@ -117,7 +117,7 @@ def run(value: Any, attempt: Attempt) -> Any:
 def refuse_within(value: Any) -> None:
     """Raise ``NeverRan`` for a result whose containers hold work that never ran: ``[send(x) for x in items]``.
 
-    For results that are not JSON: no JSON value holds such work. A future that has ended was awaited by the handler.
+    For results that are not JSON: JSON values contain no such work. The handler has awaited a future that has ended.
     """
     never: list[object] = []
     waiting: deque[Any] = deque([value])
@@ -128,7 +128,7 @@ def refuse_within(value: Any) -> None:
         if kind in _ATOMS or id(found) in seen:
             continue
         seen.add(id(found))
-        # Read as the container itself has them: a class derived from it may do anything.
+        # By the container's own methods: a subclass may do anything.
         if issubclass(kind, dict):
             waiting.extend(islice(dict.values(found), _MAX_VALUES))
         elif (container := next((one for one in _CONTAINERS if issubclass(kind, one)), None)) is not None:
@@ -142,7 +142,7 @@ def refuse_within(value: Any) -> None:
 
 
 def clear_thread() -> None:
-    """Forget the event loop of this thread: a handler that was interrupted may have left its own half way."""
+    """Remove the event loop of this thread: an interrupted handler may have left its own."""
     asyncio._set_running_loop(None)
     asyncio.set_event_loop(None)
     sys.set_asyncgen_hooks(None, None)
@@ -153,9 +153,9 @@ def is_cancellation(error: BaseException) -> bool:
 
 
 def generator_behind(function: Callable[..., Any]) -> FunctionType | None:
-    """The generator function that calling this would only prepare to run, if there is one.
+    """The generator function behind ``function``, whose body a call would not run; None without one.
 
-    Looks through ``functools.partial``, objects that can be called, methods, and decorators that name what they wrap.
+    Follows ``functools.partial``, callable objects, methods, and decorators with ``__wrapped__``.
     """
     seen: Any = function
     for _ in range(_MAX_UNWRAPS):
@@ -180,7 +180,7 @@ def _is_generator_function(function: Any) -> bool:
 
 
 def _is_awaitable(value: object) -> bool:
-    # By its class, not by what an object says of itself; generators that ``types.coroutine`` marked are no Awaitable.
+    # By its class, not its attributes. Generators marked by ``types.coroutine`` are not ``Awaitable``.
     return issubclass(type(value), Awaitable) or (inspect.isgenerator(value) and inspect.isawaitable(value))
 
 
@@ -188,7 +188,7 @@ async def _to_its_end(value: Any, attempt: Attempt) -> Any:
     task = cast("asyncio.Task[Any]", asyncio.current_task())
     attempt.loop = LoopOfAttempt(asyncio.get_running_loop(), task)
     process_id = os.getpid()
-    # A thread for what Django must not do in a coroutine, its ORM first of all: this attempt's alone.
+    # A thread of this attempt for code that Django does not run in a coroutine, above all its ORM.
     async with ThreadSensitiveContext() as own:
         try:
             while _is_awaitable(value):
@@ -197,7 +197,7 @@ async def _to_its_end(value: Any, attempt: Attempt) -> Any:
             if issubclass(type(value), (*_NEVER_RUN, *_NOT_CALLED)):
                 raise NeverRan(value)
             if left_tasks := len(asyncio.all_tasks()) - 1:
-                # Not a failure: libraries leave tasks of their own, too.
+                # Not a failure: libraries leave tasks, too.
                 log.warning("tasks_cancelled", extra={"message_id": attempt.claimed.message_id, "tasks": left_tasks})
         except BaseException as raised:
             exit_if_forked(process_id, raised)
@@ -221,7 +221,7 @@ def _has_ended(value: Any) -> bool:
 
 
 def _close(value: Any) -> None:
-    """Let what did not run, or not to its end, end now and not when it is collected."""
+    """Close an unfinished generator or coroutine now, not when it is garbage-collected."""
     if inspect.isgenerator(value) or inspect.iscoroutine(value):
         guarded(value.close, None)
 

@@ -1,7 +1,7 @@
-"""Django's connections to databases in the threads that run handlers: none stays broken, no transaction stays open.
+"""Django's database connections in the threads that run handlers: no broken one, no open transaction.
 
-Django looks after its connections when a request begins and ends; a message is none. A thread that has never opened a
-connection pays a look at a flag.
+Django manages its connections at the start and end of a request, which a message is not. A thread that never opened a
+connection only checks a flag.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class TransactionLeftOpen(HandlerError):
 
 
 class _Thread(threading.local):
-    #: True once a connection was opened in this thread, until all are closed.
+    #: Whether a connection was opened in this thread and not all are closed.
     opened = False
 
 
@@ -53,9 +53,9 @@ def opened() -> bool:
 
 
 def prepare() -> Collection[str]:
-    """Look after this thread's connections before an attempt; the databases whose transaction belongs to its caller.
+    """Prepare this thread's connections for an attempt; return the databases with a transaction of the caller.
 
-    What is too old is closed, and what may be dead is tried before its next use where ``CONN_HEALTH_CHECKS`` says so.
+    Closes old connections, and checks others before their next use with ``CONN_HEALTH_CHECKS``.
     """
     if not _thread.opened:
         return ()
@@ -65,11 +65,11 @@ def prepare() -> Collection[str]:
 
 
 def tidy(held: Collection[str] = (), *, drop: bool = False) -> list[str]:
-    """Leave no connection of this thread in a state that the next message could meet.
+    """Clean up this thread's connections for the next message.
 
-    Returns the databases with a transaction left open; it is rolled back. A connection on which an error occurred is
-    closed: it may be dead, and asking it would cost more than another. ``drop`` closes all of them: the attempt was
-    interrupted, perhaps between a question and its answer. ``held`` are left alone.
+    Rolls back open transactions and returns their databases. Closes a connection on which an error occurred: it may be
+    dead, and a check would cost more than a new one. ``drop`` closes all: the attempt was interrupted, perhaps between
+    a query and its answer. Does not touch ``held``.
     """
     left: list[str] = []
     for connection in _open():
@@ -85,7 +85,7 @@ def tidy(held: Collection[str] = (), *, drop: bool = False) -> list[str]:
                 connection.close_if_unusable_or_obsolete()
                 _forget_session(connection)
         except Exception as error:
-            # Whatever is wrong with it, the next message gets another.
+            # In any case the next message gets another one.
             log.info("connection_discarded", extra={"database": connection.alias, "why": type(error).__name__})
             _discard(connection)
     _thread.opened = any(connection.connection is not None for connection in _open())
@@ -93,9 +93,9 @@ def tidy(held: Collection[str] = (), *, drop: bool = False) -> list[str]:
 
 
 def _forget_session(connection: BaseDatabaseWrapper) -> None:
-    """Leave nothing of this message in the session of a kept connection: settings, locks, temporary tables, LISTEN.
+    """Reset the session of a kept connection: settings, locks, temporary tables, LISTEN.
 
-    SQLite's connections are not kept. A server that cannot be told to forget is left; the next message connects anew.
+    SQLite needs no reset. The connection to a server without a reset is closed.
     """
     if connection.connection is None:
         return
@@ -107,7 +107,7 @@ def _forget_session(connection: BaseDatabaseWrapper) -> None:
 
 
 def leave() -> list[str]:
-    """``tidy`` in a thread that is about to end: closes everything."""
+    """``tidy`` for a thread that is about to end: closes all connections."""
     return tidy(drop=True)
 
 

@@ -1,4 +1,4 @@
-"""How the process is doing: the circumstances that a dead letter reports of the place where its message died."""
+"""State of the process: load, memory and uptime, for dead letters and the console."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
 def resident_bytes() -> int:
-    """Memory that this process holds; 0 where the system does not say."""
+    """Resident memory of this process; 0 where unknown."""
     try:
         with open("/proc/self/statm", encoding="ascii") as statm:
             return int(statm.read().split()[1]) * _PAGE

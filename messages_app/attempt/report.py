@@ -1,6 +1,6 @@
-"""What an attempt leaves behind: its line in the list of attempts and, after a failure, the error in full.
+"""The result of an attempt as JSON text: its line in the list of attempts and, after a failure, the full error.
 
-Both are JSON text in the wire's shape. Most messages succeed, so that line is put together by hand.
+Most messages succeed, so their line is formatted without an encoder.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any
 
 from messages_app.failures import AttemptTimeout, Failure, clip
 
-#: A reason in the list of attempts is a reminder; the whole text stands with the last error.
+#: Maximum length of a reason in the list of attempts. The last error has the whole text.
 _REASON_LIMIT = 500
 _RESULT_LIMIT = 4 * 1024
-#: Stands for a result that cannot be encoded.
+#: Replaces a result that cannot be encoded.
 NOT_JSON = '{"note":"The result is not JSON and was not kept."}'
 
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
-#: The last second that was formatted. Replaced whole, so that threads may share it without a lock.
+#: The last formatted second. Replaced as a whole, so that threads may share it without a lock.
 _second: tuple[int, str] = (0, "1970-01-01T00:00:00")
 
 
@@ -37,7 +37,7 @@ def instant(ms: int) -> str:
 
 
 def succeeded(number: int, started_ms: int, ended_ms: int, worker: str) -> str:
-    """``worker`` must need no escaping in JSON: it is a name that this system made."""
+    """``worker`` must need no escaping in JSON."""
     return (
         f'{{"number":{number},"startedAt":"{instant(started_ms)}","endedAt":"{instant(ended_ms)}","outcome":"succeeded",'
         f'"errorType":null,"errorReason":null,"retryDelayMs":null,"worker":"{worker}"}}'
@@ -72,17 +72,17 @@ def last_error(failure: Failure, at_ms: int, worker: str, system_state: str) -> 
 
 
 def result(value: Any) -> str:
-    """A handler's result as JSON text; empty for None. What is not JSON or too long becomes a note, never an error."""
+    """A handler's result as JSON text; empty for None. A long one, or one that is not JSON, becomes a note."""
     if value is None:
         return ""
     if value is True:
-        return "true"  # what most handlers say, if anything: an encoder is built anew for each value
+        return "true"  # the most frequent result; an encoder is built for each value
     try:
         text = _encode(value)
     except AttemptTimeout:
         raise
     except BaseException:
-        # Foreign objects: encoding them may fail in any way, and the message was processed all the same.
+        # Foreign objects may fail in any way, and the message was processed anyway.
         return NOT_JSON
     if len(text) > _RESULT_LIMIT:
         return f'{{"note":"The result has {len(text)} characters and was not kept."}}'

@@ -1,7 +1,7 @@
-"""Where a delivery may go: URLs taken apart strictly, and addresses that must never be connected to. Pure.
+"""Destinations of deliveries: strict parsing of URLs, and forbidden addresses. Pure.
 
-Everything is closed: a URL is refused unless every part of it is understood, an address unless it is known to be
-public. Names are compared as they will be looked up: lower case, without the dot at the end.
+Deny by default: a URL is rejected unless every part is valid, an address unless it is known to be public. Names are
+compared as they are looked up: lower case, without the final dot.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from typing import Final
 from urllib.parse import urlsplit
 
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-#: Longest URL, in characters.
+#: Maximum length of a URL, in characters.
 MAX_URL: Final = 2048
 
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
-#: A last label like these makes other programs read the whole host as an IPv4 address: 127.1, 0x7f000001, 2130706433.
+#: With such a last label other programs read the whole host as an IPv4 address: 127.1, 0x7f000001, 2130706433.
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _PORT = re.compile(r"[0-9]{1,5}")
 _PRINTABLE = re.compile(r"[!-~]+")
 
 
 class UrlRefused(ValueError):
-    """The URL is none that a delivery can go to; the text says why and never repeats the URL."""
+    """The URL is not a valid destination. The text gives the reason and never contains the URL."""
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """A URL taken apart. ``host`` is a lower-case name, or an IP address in its one canonical form."""
+    """A parsed URL. ``host`` is a lower-case name, or an IP address in canonical form."""
 
     scheme: str
     host: str
@@ -39,14 +39,14 @@ class Destination:
 
     @property
     def origin(self) -> str:
-        """Scheme, host and port: what may be shown and logged. Path and query can hold secrets."""
+        """Scheme, host and port, for display and logs. Path and query can contain secrets."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port == DEFAULT_PORTS[self.scheme] else f":{self.port}"
         return f"{self.scheme}://{host}{port}"
 
 
 def parse_url(url: object) -> Destination:
-    """The parts of an http or https URL. Raises ``UrlRefused``."""
+    """Parse an http or https URL. Raises ``UrlRefused``."""
     if not isinstance(url, str) or not url:
         raise UrlRefused("must be the text of a URL")
     if len(url) > MAX_URL:
@@ -66,7 +66,7 @@ def parse_url(url: object) -> Destination:
     if "#" in url:
         raise UrlRefused("must not have a fragment (#…)")
     host, port = _split(parts.netloc)
-    # Cut out of the text, not put together again: an empty query keeps its question mark.
+    # Cut out of the text, so that an empty query keeps its question mark.
     target = url[len(parts.scheme) + 3 + len(parts.netloc) :]
     if not target.startswith("/"):
         target = f"/{target}"
@@ -74,7 +74,7 @@ def parse_url(url: object) -> Destination:
 
 
 def parse_authority(text: str) -> tuple[str, int | None]:
-    """Host and port of ``host`` or ``host:port``, as ``parse_url`` would find them. Raises ``UrlRefused``."""
+    """Host and port of ``host`` or ``host:port``, by the rules of ``parse_url``. Raises ``UrlRefused``."""
     if not _PRINTABLE.fullmatch(text) or set(text) & set("@/?#\\"):
         raise UrlRefused("must be a host, or host:port")
     return _split(text)
@@ -98,7 +98,7 @@ def _port(text: str) -> int:
 
 def _ipv6(text: str) -> str:
     try:
-        # A zone (%eth0) names an interface of this host: nothing that a message may choose.
+        # A zone (%eth0) selects an interface of this host, which a message must not do.
         return str(IPv6Address("" if "%" in text else text))
     except ValueError:
         raise UrlRefused("has a malformed IPv6 address") from None
@@ -127,7 +127,7 @@ _PRIVATE: Final = (
     ("loopback", "::1/128"),
     ("private", "fc00::/7"),
 )
-#: Nothing to deliver to, whatever the policy says. First of all where clouds hand out credentials.
+#: Never allowed, whatever the policy. Above all the addresses where clouds provide credentials.
 _NEVER: Final = (
     ("a cloud's metadata", "100.100.100.200/32"),
     ("a cloud's metadata", "168.63.129.16/32"),
@@ -150,7 +150,7 @@ _NEVER: Final = (
     ("reserved", "2001:db8::/32"),
     ("reserved", "3fff::/20"),
 )
-#: IPv6 networks whose addresses stand for an IPv4 address, and how many bits follow that.
+#: IPv6 networks whose addresses contain an IPv4 address, and the number of bits after it.
 _EMBEDDED: Final = (
     (IPv6Network("::ffff:0:0/96"), 0),
     (IPv6Network("::ffff:0:0:0/96"), 0),
@@ -172,7 +172,7 @@ _NEVER_NETWORKS: Final = [(what, _network(text)) for what, text in _NEVER]
 
 
 def why_forbidden(address: str, *, allow_private: bool = False) -> str | None:
-    """What kind of address it is that nothing may be delivered to (``loopback``, ``private`` …); None: it may."""
+    """Kind of a forbidden address (``loopback``, ``private`` …); None for an allowed one."""
     try:
         found = ip_address(address.partition("%")[0])
     except ValueError:

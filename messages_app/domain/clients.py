@@ -1,4 +1,4 @@
-"""Who submits: what intake has to know about the one behind a request."""
+"""The client behind a request, as intake needs it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Client:
-    """An authenticated client, or a stranger known by address only."""
+    """An authenticated client, or one known only by its address."""
 
-    #: For the record and the audit: ``key:NAME``, ``user:NAME`` or ``address:IP``.
+    #: For records and the audit log: ``key:NAME``, ``user:NAME`` or ``address:IP``.
     label: str
-    #: Whom the rate limit counts, unique per key or address.
+    #: Name in the rate limit, unique per key or address.
     rate_key: str
-    #: Default ``source`` of what the client submits.
+    #: Default ``source`` of the client's messages.
     source: str = "api"
-    #: Own requests per minute; None is the default of the settings, 0 no limit.
+    #: Requests per minute; None for the default in the settings, 0 for no limit.
     rate_limit_per_minute: int | None = None
-    #: Whether it may look at messages of other clients.
+    #: Whether it may read messages of other clients.
     may_read: bool = True

@@ -1,6 +1,6 @@
-"""Which hosts deliveries may go to, and how each is dealt with: ``delivery.toml``, checked.
+"""The hosts that deliveries may go to, with their settings: ``delivery.toml``, validated.
 
-The list is closed: what it does not name is refused, and an empty one allows nothing.
+Hosts that it does not name are rejected; an empty list allows none.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from wire.fields import boolean, integer, list_of, matching, one_of
 from wire.policy import InvalidValue, Readers, read_table, refuse_unknown_tables, table
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
-#: Two while secrets are exchanged; a third leaves room for an exchange that was forgotten.
+#: Two during a rotation; a third allows for an unfinished rotation.
 MAX_SECRETS = 3
 
 

@@ -1,4 +1,4 @@
-"""Whether a failed attempt is followed by another one, and when: pure, the dice are an argument."""
+"""Decision whether and when to retry a failed attempt. Pure: the random numbers are an argument."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class RetryPolicy:
     max_retries: int = 3
     #: Wait after the first failure, ms. 1 to 3 600 000.
     base_delay_ms: int = 1000
-    #: What each further wait is multiplied by. 1 to 10.
+    #: Factor of each further wait. 1 to 10.
     factor: float = 2.0
-    #: No computed wait is longer, ms. 1 to 86 400 000.
+    #: Maximum computed wait, ms. 1 to 86 400 000.
     max_delay_ms: int = 30_000
-    #: Random spread, as a part of the wait. 0 to 1.
+    #: Jitter, as a share of the wait. 0 to 1.
     jitter: float = 0.2
-    #: The longest wish of a downstream (``retry_after``) that is honoured, ms. 0 to 86 400 000.
+    #: Maximum ``retry_after`` of a downstream service that is honoured, ms. 0 to 86 400 000.
     max_retry_after_ms: int = 3_600_000
-    #: Time limit of one attempt whose handler names none, ms. 100 to 3 600 000.
+    #: Time limit of an attempt whose handler has none, ms. 100 to 3 600 000.
     timeout_ms: int = 30_000
 
     def __post_init__(self) -> None:
@@ -53,7 +53,7 @@ _READERS: Readers = {
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicies:
-    """The default and what single types have instead."""
+    """The default policy, and those of single types."""
 
     default: RetryPolicy
     by_type: Mapping[str, RetryPolicy]
@@ -101,7 +101,7 @@ def decide(
     *,
     max_retries: int | None = None,
 ) -> RetryAt | GiveUp:
-    """What follows the failure of ``attempt`` (counted from 1). The message's ``max_retries`` outranks the policy's.
+    """Decide what follows the failure of ``attempt``, counted from 1. ``max_retries`` overrides the policy's.
 
     >>> [decide(n, ErrorKind.TRANSIENT, RetryPolicy(), lambda: 0.5) for n in (1, 2, 3)]
     [RetryAt(delay_ms=1000), RetryAt(delay_ms=2000), RetryAt(delay_ms=4000)]

@@ -1,4 +1,4 @@
-"""The values that go into and come out of the ledger. Names, not numbers, leave ``ledger.py``."""
+"""Arguments and results of the ledger."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class State(StrEnum):
-    """Where a message is. Open: everything but ``done`` and ``dead``."""
+    """State of a message. Open: all but ``done`` and ``dead``."""
 
     SCHEDULED = "scheduled"
     QUEUED = "queued"
@@ -24,7 +24,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimit:
-    """At most ``limit`` requests per ``window_ms`` for ``client``. The answer names what is left."""
+    """At most ``limit`` requests per ``window_ms`` for ``client``."""
 
     client: str
     limit: int
@@ -33,7 +33,7 @@ class RateLimit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acceptance:
-    """A validated message on its way into the ledger."""
+    """A validated message to be accepted."""
 
     message_id: str
     type: str
@@ -49,7 +49,7 @@ class Acceptance:
     #: Epoch milliseconds before which the first run must not start.
     not_before_ms: int | None = None
     max_retries: int = 3
-    #: Random, made once per request: the same token again is the same request, repeated.
+    #: Random, one per request: a repeated token is the same request.
     accept_token: str
 
 
@@ -62,17 +62,17 @@ class AcceptStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RateState:
-    """What the rate limiter says about a client after this request."""
+    """State of a client's rate limit after this request."""
 
     limit: int
     remaining: int
-    #: Milliseconds until a request is (again) free to go.
+    #: Milliseconds until a request is allowed.
     reset_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceptAnswer:
-    """What became of an acceptance. ``state``, ``type`` and ``queued_at_ms`` describe the record that now stands."""
+    """Result of an acceptance. ``state``, ``type`` and ``queued_at_ms`` describe the existing record."""
 
     status: AcceptStatus
     message_id: str
@@ -84,7 +84,7 @@ class AcceptAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One message's ledger record, read whole. Times are epoch milliseconds; 0 or None when not set."""
+    """The whole record of a message. Times are epoch milliseconds; 0 or None when not set."""
 
     message_id: str
     state: State
@@ -92,7 +92,7 @@ class Record:
     attempt: int
     fence: int
     type: str
-    #: None once dropped (an hour after ``done``).
+    #: None once expired (an hour after ``done``).
     body: bytes | None
     #: Edited content of this epoch, if any.
     run_body: bytes | None
@@ -127,12 +127,12 @@ class Record:
     result: str
 
 
-# The next two are made for every message: not frozen, because that makes them three times as dear. Nobody changes them.
+# The next two are created for every message: not frozen, which would be three times slower. Do not change them.
 
 
 @dataclass(slots=True, kw_only=True)
 class Claimed:
-    """A message this process may run until its lease ends; every outcome must carry ``fence``."""
+    """A message that this process may run until its lease ends. Every outcome must have its ``fence``."""
 
     message_id: str
     epoch: int
@@ -140,7 +140,7 @@ class Claimed:
     attempt: int
     fence: int
     type: str
-    #: What to run: the edited content if this epoch has one, else the accepted body.
+    #: The edited payload if this epoch has one, else the accepted one.
     body: bytes
     version: int
     priority: str
@@ -159,7 +159,7 @@ class Claimed:
 
     @property
     def alone(self) -> bool:
-        """Two processes were lost with this message: claim nothing else until it has ended."""
+        """Whether two processes were lost with it: then claim no other message until it has ended."""
         return self.recoveries >= 2
 
 
@@ -168,9 +168,9 @@ class Claim:
     """Answer to one batched claim."""
 
     records: tuple[Claimed, ...]
-    #: Wake-ups waiting in the lane of messages that must run alone.
+    #: Number of wake-ups in the lane of messages that must run alone.
     alone_waiting: int
-    #: True when nothing more waits in the three lanes.
+    #: Whether the three lanes are empty.
     lanes_empty: bool
 
 
@@ -183,7 +183,7 @@ class Completed:
     #: JSON object describing the attempt, in the wire shape.
     attempt_json: str
     ended_at_ms: int = 0
-    #: What the circuit breaker has to be told of the call; no part of what the ledger gets.
+    #: The report for the circuit breaker; not sent to the ledger.
     call_report: CallReport | None = None
 
 
@@ -202,11 +202,11 @@ class Failed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deferred:
-    """Hand a message back unspent: breaker refusal, shutdown, or claimed ahead and not started."""
+    """Requeue a message without using a retry: rejected by a breaker, shutdown, or claimed ahead and not started."""
 
     message_id: str
     fence: int
-    #: Wait before it may be claimed again; 0 puts it straight back into its lane.
+    #: Wait before it may be claimed again; 0 returns it to its lane at once.
     delay_ms: int
     #: ``breaker`` counts as a deferral and starts the clock of ``deferred_since``; ``shutdown`` and ``prefetch`` do
     #: not, and put the message back at the front of its lane.
@@ -221,36 +221,36 @@ Outcome = Completed | Failed | Deferred
 
 
 class Verdict(StrEnum):
-    """What the ledger made of an outcome."""
+    """The ledger's answer to an outcome."""
 
     APPLIED = "applied"
-    #: Applied, and an outcome now waits in the outbox: a message was given up, or a replay has ended. Wake the drainer.
+    #: Applied, and the outbox has a new entry: a message was given up, or a replay ended. Wake the drainer.
     TO_OUTBOX = "to_outbox"
     ALREADY = "already"
     STALE = "stale"
-    #: It cannot be written as it is; nothing of it was.
+    #: It cannot be written as it is; nothing was written.
     REFUSED = "refused"
 
     @property
     def applied(self) -> bool:
-        """Whether this very request changed the message."""
+        """Whether this request changed the message."""
         return self in (Verdict.APPLIED, Verdict.TO_OUTBOX)
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """Answer of one round of the mover and reaper."""
+    """Result of one round of the mover."""
 
     moved: int
     #: When the next entry falls due (epoch ms), None when nothing is scheduled.
     next_ms: int | None
     #: The server's clock at that moment (epoch ms).
     now_ms: int
-    #: Runs whose lease was over: a process was lost with them.
+    #: Runs whose lease has expired: their process was lost.
     recovered: int = 0
-    #: Of these, the ones given up (``WORKER_LOST``): the outbox has something new.
+    #: Of these, the messages given up (``WORKER_LOST``): the outbox has new entries.
     given_up: int = 0
-    #: Queued messages whose wake-up was missing and which got a new one.
+    #: Queued messages whose missing wake-up was replaced.
     woken_again: int = 0
 
 
@@ -280,19 +280,19 @@ class LaneFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerFigures:
-    """Counts of one instant, each O(1) or O(log n) to read."""
+    """Counts at one time, each O(1) or O(log n) to read."""
 
     now_ms: int
     lanes: tuple[LaneFigures, ...]
     scheduled: int
     retry_wait: int
     running: int
-    #: Of these three, entries that are more than 5 s late: work that upkeep should have moved.
+    #: Of these three, entries that are more than 5 s late: upkeep should have moved them.
     overdue: int
     outbox: int
     outbox_oldest_ms: int | None
     quarantined: int
-    #: Jobs of other programs found in our lanes and set aside in RQ's queue ``foreign``.
+    #: Jobs of other programs in our lanes, moved to RQ's queue ``foreign``.
     foreign: int = 0
 
 
@@ -313,18 +313,18 @@ class AccountRow:
 
     @property
     def below_zero(self) -> int:
-        """Messages by which fields are below zero. Only rows of earlier versions can be."""
+        """Sum of the negative fields. Only rows of earlier versions have any."""
         return -sum(min(count, 0) for count in (self.accepted, self.done, self.dead, self.open))
 
     @property
     def wrong(self) -> int:
-        """Messages for which this row is wrong; 0 when it adds up."""
+        """Number of messages by which this row is wrong; 0 when it adds up."""
         return abs(self.difference) or self.below_zero
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something about a store that start-up must refuse, with its fix."""
+    """A problem of a store that must stop the start, with its fix."""
 
     what: str
     fix: str
@@ -332,7 +332,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """A process of ours that was alive a moment ago."""
+    """A running process of this system."""
 
     name: str
     role: str
@@ -341,5 +341,5 @@ class Presence:
     started_at_ms: int
     seen_at_ms: int
     details: dict[str, object] = field(default_factory=dict)
-    #: How far its clock was ahead of Redis' at its last beat but one; None when that is not known.
+    #: How far its clock was ahead of Redis' at its second-to-last announcement; None when unknown.
     clock_off_ms: int | None = None

@@ -8,7 +8,7 @@ from functools import partial
 
 from dlq_app.domain.store_problem import StoreProblem
 
-#: Share of a limit (memory, clients) from which on it is worth a warning.
+#: Share of a limit (memory, clients) above which to warn.
 NEARLY = 0.8
 
 #: Bytes of Redis' memory for a message with a payload of 20 bytes that ended: while its payload and attempts are kept,
@@ -26,7 +26,7 @@ _SNAPSHOT = (
 _PRIMARY = "Point REDIS_URL to the primary. Or promote this server: REPLICAOF NO ONE."
 _CLIENTS = "Raise maxclients, or start fewer processes."
 
-#: How a refusal reads, what it means, and the fix. The first that fits counts.
+#: Pattern of an error, code, meaning and fix. The first match counts.
 _REFUSALS: tuple[tuple[str, str, str, str], ...] = (
     (r"OutOfMemoryError|\bOOM\b", "memory_full", "Redis is full: it refuses writes (maxmemory).", _MORE_MEMORY),
     (r"MISCONF.*(AOF|append)", "aof_write_failed",
@@ -56,7 +56,7 @@ _REFUSALS: tuple[tuple[str, str, str, str], ...] = (
 
 
 def refusal_problem(error: BaseException) -> StoreProblem:
-    """What the refusal of a write means. A server that says nothing at all is ``away``."""
+    """The problem behind a rejected write; ``away`` for a server that does not answer."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:
@@ -72,7 +72,7 @@ def refusal_problem(error: BaseException) -> StoreProblem:
 
 
 def writes_paused() -> StoreProblem:
-    """The server answers questions, and a write waits for its answer."""
+    """The problem of a server that answers reads but not writes."""
     return _Problem(
         code="paused",
         what="Redis answers but takes no writes: a fail-over is under way, writes are paused, or its disk stalls.",
@@ -81,13 +81,13 @@ def writes_paused() -> StoreProblem:
     )
 
 
-#: Said where ``INFO`` would have been looked at.
+#: Shown instead of the checks of ``INFO``.
 NOT_CHECKED = "This Redis user may not run INFO: append-only file, eviction, memory, disk and replicas are not checked."
 ALLOW_INFO = "Check them yourself, or allow it: ACL SETUSER name +info."
 
 
 def identity_problems(hello: Mapping[str, str]) -> Iterator[StoreProblem]:
-    """Why a server of this kind cannot be used, from its answer to ``HELLO``, which needs no permission."""
+    """Reasons to reject this kind of server, from ``HELLO``, which needs no permission."""
     mode = hello.get("mode", "")
     if mode == "sentinel":
         yield _Problem(
@@ -110,7 +110,7 @@ def identity_problems(hello: Mapping[str, str]) -> Iterator[StoreProblem]:
 
 
 def replica_problems(info: Mapping[str, str]) -> Iterator[StoreProblem]:
-    """Why no replica can confirm a message, from ``INFO``."""
+    """Reasons in ``INFO`` why no replica can confirm a message."""
     if info.get("role") == "master" and _number(info, "connected_slaves") == 0:
         yield _Problem(
             code="no_replica",
@@ -190,15 +190,15 @@ def _number(info: Mapping[str, str], name: str) -> int:
 
 
 def projected_bytes(rate: float, *, record_ttl_s: float, body_ttl_s: float) -> int:
-    """What Redis will hold of ended messages once ``rate`` a second were accepted for ``record_ttl_s``.
+    """Expected memory of ended messages after ``rate`` messages a second for ``record_ttl_s``.
 
-    For small payloads that are processed well. Payloads add their size for ``body_ttl_s``.
+    For small payloads that succeed. Payloads add their size for ``body_ttl_s``.
     """
     whole_s = min(body_ttl_s, record_ttl_s)
     return round(rate * (whole_s * ENDED_BYTES + (record_ttl_s - whole_s) * REMEMBERED_BYTES))
 
 
 def memory_limit(info: Mapping[str, str]) -> tuple[int, str]:
-    """How much memory Redis can use, and what sets the limit; 0 when that is not known."""
+    """Maximum memory of Redis, and the source of the limit; 0 when unknown."""
     limit = _number(info, "maxmemory")
     return (limit, "maxmemory") if limit else (_number(info, "total_system_memory"), "the host's memory")

@@ -9,15 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 PREFIX: Final = "whsec_"
-#: Bytes of a secret, as the standard asks.
+#: Minimum and maximum bytes of a secret, by the standard.
 MIN_SECRET: Final = 24
 MAX_SECRET: Final = 64
-#: Seconds by which a receiver's clock may differ.
+#: Maximum difference of a receiver's clock, in seconds.
 TOLERANCE_S: Final = 300
 
 
 class SecretRefused(ValueError):
-    """The secret is malformed; the text never holds any of it."""
+    """The secret is malformed. The text never contains any part of it."""
 
 
 def key_of(secret: str) -> bytes:
@@ -32,7 +32,7 @@ def key_of(secret: str) -> bytes:
 
 
 def webhook_id(idempotency_key: str) -> str:
-    """The id that is signed: the same for every attempt, and without the dot that separates what is signed."""
+    """The signed id: the same for every attempt, without dots, which separate the signed parts."""
     return idempotency_key.replace(".", ":")
 
 
@@ -43,7 +43,7 @@ def sign(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
 
 
 def headers(keys: Sequence[bytes], message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """The three headers; without keys the two that need none. ``timestamp`` in whole seconds since the epoch."""
+    """The signature headers; without keys only id and timestamp. ``timestamp``: whole seconds since the epoch."""
     made = {"webhook-id": message_id, "webhook-timestamp": str(timestamp)}
     if keys:
         made["webhook-signature"] = " ".join(sign(key, message_id, timestamp, body) for key in keys)
@@ -51,7 +51,7 @@ def headers(keys: Sequence[bytes], message_id: str, timestamp: int, body: bytes)
 
 
 def is_signed(key: bytes, given: Mapping[str, str], body: bytes, *, now: float) -> bool:
-    """Whether a receiver that holds this key may believe a request; header names in lower case."""
+    """Whether a request has a valid signature by this key; header names in lower case."""
     timestamp = given.get("webhook-timestamp", "")
     if not timestamp.isdigit() or abs(now - int(timestamp)) > TOLERANCE_S:
         return False

@@ -310,13 +310,13 @@ def test_an_attempt_that_broke_gives_its_permit_back(trying: CircuitBreaker) -> 
 
 
 def test_rqs_own_worker_tells_at_once(breaker: CircuitBreaker, book: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    offer, counted = services._offer, []
+    offer, counted = services._record, []
 
     def watched_offer(book: Ledger, outcome: AttemptOutcome) -> None:
         counted.append(counts(breaker))
         offer(book, outcome)
 
-    monkeypatch.setattr(services, "_offer", watched_offer)
+    monkeypatch.setattr(services, "_record", watched_offer)
     with handling(lambda message: None, breaker=NAME) as type:
         book.accept(an_acceptance(message_id="m1", type=type))
         record = book.get("m1")

@@ -166,7 +166,7 @@ def test_every_place_is_left_again(breaker: CircuitBreaker, monkeypatch: pytest.
     with handling(handler, breaker="orders-db") as type, contextlib.suppress(RuntimeError):
         Runner("w-1", slow_calls=slow_calls).run(Attempt(a_claimed(type=type), time.monotonic()))
 
-    assert slow_calls._under_way == {}
+    assert slow_calls._running == {}
 
 
 def test_while_the_store_is_away_the_process_protects_what_fails_by_itself(settings: Settings) -> None:

@@ -34,7 +34,7 @@ _MAX_PAUSE_S = 2.0
 #: Seconds to send the last reports to the breakers after the last flush.
 _REPORT_TIMEOUT_S = 0.3
 
-_UNWRITTEN = "The attempt failed, and its error could not be written: "
+_UNWRITTEN = "The attempt failed, and what was known of it could not be written: "
 #: The time of a failure as ``report.last_error`` writes it. Quotes in texts are escaped.
 _AT = re.compile(r'"at":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z)","systemState"')
 _NOTE = '{"note":"The result could not be written and was not kept."}'

@@ -285,7 +285,7 @@ class Runner:
         claimed = attempt.claimed
         since = claimed.deferred_since_ms
         if since is not None and claimed.claimed_at_ms - since > MAX_HELD_MS:
-            reason = f"The circuit breaker {guard.name!r} allowed no attempt for 24 hours."
+            reason = f"The circuit breaker {guard.name!r} let no attempt through for 24 hours."
             return self.fail(attempt, Failure(CIRCUIT_OPEN_TOO_LONG, ErrorKind.TRANSIENT, reason), give_up=True)
         return Deferred(
             message_id=claimed.message_id, fence=claimed.fence, delay_ms=guard.wait_ms(self._dice), why="breaker"
