@@ -195,7 +195,7 @@ def test_edit_and_replay_to_its_outcome(
     shoot(operator, "letter-edit-preview")
     operator.get_by_role("button", name="Replay this version").click()
 
-    expect(operator.get_by_text("Being replayed: pay-88213417-capture.")).to_be_visible()
+    expect(operator.get_by_text("Replaying pay-88213417-capture.")).to_be_visible()
     expect(operator.locator("#letter-acts").get_by_text("A replay is in progress").first).to_be_visible()
     order = intake.forwarded[0]
     assert json.loads(order.run_body or b"") == {**PAYLOAD, "route": "eu-2"}
