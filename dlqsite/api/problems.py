@@ -164,12 +164,12 @@ def _wrong_host(request: HttpRequest) -> str:
 
 def write_problem(sock: socket.socket, status_int: int, reason: str, mesg: str) -> None:
     """Replace gunicorn's ``write_error``, which answers requests that are not valid HTTP."""
-    told = plain(status_int, mesg)
+    replacement = plain(status_int, mesg)
     head = (
         f"HTTP/1.1 {status_int} {reason}\r\nConnection: close\r\nContent-Type: {CONTENT_TYPE}\r\n"
-        f"Content-Length: {len(told.content)}\r\nX-Content-Type-Options: nosniff\r\n\r\n"
+        f"Content-Length: {len(replacement.content)}\r\nX-Content-Type-Options: nosniff\r\n\r\n"
     )
-    sock.sendall(head.encode("latin-1") + told.content)
+    sock.sendall(head.encode("latin-1") + replacement.content)
 
 
 class ApiProblems:
@@ -186,11 +186,11 @@ class ApiProblems:
             return response  # already a problem, or the answer of health
         headers = {name: value for name, value in response.items() if name.lower() not in _OF_THE_BODY}
         response.close()
-        told = plain(response.status_code, _wrong_host(request), headers)
+        replacement = plain(response.status_code, _wrong_host(request), headers)
         # Set here, because the middleware further in that sets them for every page may not have been reached.
-        told["Content-Length"] = str(len(told.content))
-        told.setdefault("X-Content-Type-Options", "nosniff")
-        return told
+        replacement["Content-Length"] = str(len(replacement.content))
+        replacement.setdefault("X-Content-Type-Options", "nosniff")
+        return replacement
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponseBase | None:
         """Handle an exception of a plain Django view below ``/api`` as DRF's handler does."""
