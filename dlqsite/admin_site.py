@@ -71,7 +71,12 @@ class ConsoleSite(admin.AdminSite):
         # Drop Django's redirect to an object's public page: there are none, and it fails for models without tables.
         inherited = [url for url in super().get_urls() if getattr(url, "name", "") != "view_on_site"]
         old_log = path("admin/logentry/", self.admin_view(RedirectView.as_view(pattern_name=_AUDIT_LOG)))
-        return [path("you/", self.admin_view(self.account), name="account"), old_log, *inherited]
+        return [
+            path("you/", self.admin_view(self.account), name="account"),
+            path("docs/<slug:name>/", self.admin_view(self.docs), name="docs"),
+            old_log,
+            *inherited,
+        ]
 
     @method_decorator(never_cache)
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
@@ -90,6 +95,12 @@ class ConsoleSite(admin.AdminSite):
             name = request.user.get_username()
             record(f"user:{name}", "password changed", kind="user", object_id=str(request.user.pk), name=name)
         return answer
+
+    def docs(self, request: HttpRequest, name: str) -> HttpResponse:
+        """A page of ``docs/``."""
+        from dlqsite import doc_pages  # needs the apps
+
+        return doc_pages.page(request, name)
 
     def account(self, request: HttpRequest) -> HttpResponse:
         """The permissions of the signed-in user."""

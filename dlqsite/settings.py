@@ -168,6 +168,7 @@ FORMAT_MODULE_PATH = ["dlqsite.formats"]
 
 STATIC_URL = "/static/"
 STATIC_ROOT = Path(env.str("STATIC_ROOT", default=str(BASE_DIR / "staticfiles")))
+STATICFILES_DIRS = [BASE_DIR / "static"]
 # Hashed names and compression after `collectstatic`; before it, files come from the apps.
 _collected = (STATIC_ROOT / "staticfiles.json").is_file()
 if not _collected:

@@ -14,10 +14,10 @@ from django.template.engine import Engine
 ROOT = Path(settings.BASE_DIR)
 #: App → what its pages may use, beside what Django and other packages bring.
 BELOW = {
-    "console": {"console", "wire"},
-    "dlq_app": {"dlq_app", "console", "wire"},
-    "breaker_app": {"breaker_app", "console", "wire"},
-    "messages_app": {"messages_app", "dlq_app", "console", "wire"},
+    "console": {"console", "static", "wire"},
+    "dlq_app": {"dlq_app", "console", "static", "wire"},
+    "breaker_app": {"breaker_app", "console", "static", "wire"},
+    "messages_app": {"messages_app", "dlq_app", "console", "static", "wire"},
 }
 _TEMPLATE = re.compile(r"""\{% (?:extends|include) "([^"]+)\"""")
 _STATIC = re.compile(r"""\{% static "([^"]+)\"""")

@@ -10,7 +10,7 @@ import pytest
 from django.conf import settings
 
 ROOT = Path(settings.BASE_DIR)
-MANIFEST = ROOT / "console/static/vendor/manifest.json"
+MANIFEST = ROOT / "static/vendor/manifest.json"
 FILES = json.loads(MANIFEST.read_text())["files"]
 
 
@@ -29,4 +29,4 @@ def test_a_vendored_file_is_the_one_that_was_looked_at(entry: dict[str, str]) ->
 def test_nothing_is_vendored_that_the_manifest_does_not_name() -> None:
     shipped = {path.name for path in MANIFEST.parent.iterdir() if path.suffix in (".js", ".css")}
 
-    assert shipped == {Path(entry["file"]).name for entry in FILES if entry["file"].startswith("console/")}
+    assert shipped == {Path(entry["file"]).name for entry in FILES if entry["file"].startswith("static/")}
