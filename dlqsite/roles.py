@@ -51,8 +51,8 @@ MAY = (
 def ensure(groups: Any, permissions: Any) -> None:
     """Create missing groups and add their permissions; other permissions stay.
 
-    ``groups`` and ``permissions`` are managers, of a migration or of the present. Raises ``LookupError`` naming a
-    permission that does not exist. May run at any time, any number of times.
+    ``groups`` and ``permissions`` are model managers: the historical ones of a migration, or the current ones. Raises
+    ``LookupError`` naming a permission that does not exist. May run at any time, any number of times.
     """
     for role, names in PERMISSIONS.items():
         group, _ = groups.get_or_create(name=role)

@@ -1,4 +1,4 @@
-"""What may go wrong with the local stack, each said in one line that names the way out."""
+"""Errors of the local stack. Each message is one line that says what to do."""
 
 from __future__ import annotations
 

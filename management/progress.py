@@ -75,7 +75,7 @@ class Progress:
 
 
 def ended(batch: ReplayBatch) -> int:
-    """Letters of the batch that have their outcome."""
+    """Number of letters of the batch that have an outcome."""
     return batch.counts.succeeded + batch.counts.failed + batch.counts.skipped
 
 

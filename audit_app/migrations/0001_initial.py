@@ -1,4 +1,4 @@
-"""The table, and in it what Django's log has so far."""
+"""Creates the table of the audit log and copies the entries of Django's log into it."""
 
 from __future__ import annotations
 

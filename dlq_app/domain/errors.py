@@ -30,7 +30,7 @@ class RequestInvalid(DeadLetterError):
 
 
 class ApprovalNeeded(DeadLetterError):
-    """An administrator must start a replay of this many letters within one hour."""
+    """Starting this many letters within an hour needs an administrator."""
 
     code = "approval_needed"
     title = "Approval required"

@@ -92,7 +92,7 @@ def _derived(found: Mapping[str, Any], masking: MaskingPolicy) -> dict[str, Any]
 
 
 def end_of(given: Mapping[str, Any]) -> tuple[int, bool]:
-    """From the last line of an export: how many letters it counts, and whether these are all."""
+    """From the last line of an export: the number of letters in the export, and whether the export is complete."""
     end = given["end"]
     if len(given) > 1 or not isinstance(end, dict):
         raise LineRefused("end: must be the only field, and an object")

@@ -182,7 +182,7 @@ class _Repeated(Exception):
 
 
 def mask_json(text: str, policy: MaskingPolicy) -> str:
-    """JSON text with secret values hidden and all others as they were written; other text is masked as text."""
+    """JSON text with secret values hidden and the others unchanged; text that is not JSON is masked as plain text."""
     try:
         value = json.loads(text, object_pairs_hook=_distinct)
         if mask(value, policy) == value:

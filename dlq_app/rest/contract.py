@@ -209,9 +209,9 @@ STATS_OUT = envelope(
         Field(
             "replaySuccessRate",
             nullable(NUMBER),
-            "0 to 1, of the letters whose last replay ended in these hours; null if there are none.",
+            "0 to 1, of the letters whose last replay ended in the hours of `hours`; null if there are none.",
         ),
-        Field("replays", _OUTCOME_COUNTS, "Letters whose last replay ended in these hours, by outcome."),
+        Field("replays", _OUTCOME_COUNTS, "Letters whose last replay ended in the hours of `hours`, by outcome."),
         Field(
             "hours",
             Shape(

@@ -43,7 +43,7 @@ class Dispatched(NamedTuple):
 
 
 class Dispatcher:
-    """``owner``: the executor's name in claims."""
+    """Claims and forwards letters of a batch, skips them, or copies their outcome. ``owner``: its name in claims."""
 
     def __init__(self, letters: Letters, port: IntakePort, *, owner: str) -> None:
         self._letters = letters

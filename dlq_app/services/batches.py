@@ -133,7 +133,7 @@ def start(order: BatchOrder, *, actor: str, batch_id: str | None = None, maximum
 
 
 def get(batch_id: str) -> ReplayBatch:
-    """The batch; late arrivals may be a few seconds old. Raises ``BatchNotFound``."""
+    """The batch; its number of late arrivals can be a few seconds old. Raises ``BatchNotFound``."""
     return _with_late(_stored(batch_id))
 
 

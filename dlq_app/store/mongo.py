@@ -87,7 +87,7 @@ def translated() -> Iterator[None]:
 
 @contextmanager
 def by_key() -> Iterator[None]:
-    """``translated``, for reads and writes of named letters: when their time is over, MongoDB is slow or locked."""
+    """Like ``translated``, for letters by id: a timeout means that MongoDB is slow or locked, so ``StoreUnavailable``."""
     try:
         with translated():
             yield

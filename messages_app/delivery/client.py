@@ -66,7 +66,7 @@ _COMMA = re.compile(r"\s*,\s*")
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What a payload asks for."""
+    """The delivery that a payload asks for."""
 
     destination: Destination
     body: bytes

@@ -133,8 +133,10 @@ LOSS = Shape(
     "LossData",
     Field("id", TEXT),
     Field("store", choice(["redis", "mongodb"])),
-    Field("from", nullable(INSTANT), "The last state that is left; null when none is.", "since"),
-    Field("to", INSTANT, "The last state that is known to have existed.", "until"),
+    Field(
+        "from", nullable(INSTANT), "Time of the last state that the store still has; null if there is none.", "since"
+    ),
+    Field("to", INSTANT, "Time of the last state that is known to have existed.", "until"),
     Field("seenAt", INSTANT),
     Field("missing", COUNT, "Redis: messages accepted between `from` and `to`. MongoDB: recorded outcomes."),
     Field("moves", COUNT, "Claims and outcomes between `from` and `to`; Redis only."),

@@ -57,7 +57,7 @@ log = logging.getLogger(__name__)
 
 
 class Ledger(LedgerReads):
-    """The moves of messages, on one Redis. Safe for threads and forks."""
+    """The transitions of messages in one Redis, one method per script. Safe for threads and forks."""
 
     # -- intake
 

@@ -1,4 +1,4 @@
-"""Outcomes that MongoDB has acknowledged, while Redis keeps them: the dead letters are compared with them."""
+"""Outcomes that MongoDB has acknowledged; Redis keeps them for a time, to find dead letters that MongoDB has lost."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def _between(first: Sample, last: Sample, count: str) -> float | None:
 
 
 class Series:
-    """The samples in one Redis. Safe for threads and processes."""
+    """Samples of the system's figures over time, stored in one Redis. Safe for threads and processes."""
 
     def __init__(
         self, client: redis.Redis, prefix: str = "dlq:", *, scripts: Mapping[str, Script] | None = None

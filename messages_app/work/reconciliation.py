@@ -30,7 +30,7 @@ _MARGIN_MS = 300_000
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Result of a comparison."""
+    """Result of ``compare``: the recorded outcomes that MongoDB does not have."""
 
     looked_at: int
     #: Number of outcomes that exist.

@@ -157,7 +157,7 @@ class CriteriaFilter(ListFilter):
 
 
 def address(changelist: Any, changes: Mapping[str, Any]) -> str:
-    """The list's address with changed parameters, at its first page. Matches exact names: Django removes by prefix."""
+    """The list's address with changed parameters, at page 1. ``None`` removes one by its exact name, not by prefix."""
     found: str = changelist.get_query_string(new_params=dict(changes))
     return found
 
