@@ -13,6 +13,7 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, URLResolver, path
 from django.utils.decorators import method_decorator
 from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
 from django.views.generic import RedirectView
 
 from dlqsite import tabs
@@ -96,6 +97,7 @@ class ConsoleSite(admin.AdminSite):
             record(f"user:{name}", "password changed", kind="user", object_id=str(request.user.pk), name=name)
         return answer
 
+    @method_decorator(require_safe)
     def docs(self, request: HttpRequest, name: str) -> HttpResponse:
         """A page of ``docs/``."""
         from dlqsite import doc_pages  # needs the apps

@@ -215,7 +215,7 @@ class Items:
         return self._open(batch_id, True, {"$gt": after, "$lt": before}, limit)
 
     def unsent(self, batch_id: str, before: int, limit: int) -> list[BatchItem]:
-        """Items before position ``before`` of the plan without an outcome, taken by an executor and not sent, in order."""
+        """Items before position ``before`` of the plan that an executor took but neither sent nor skipped, in order."""
         return self._open(batch_id, False, {"$lt": before}, limit)
 
     def _open(self, batch_id: str, sent: bool, places: Document, limit: int) -> list[BatchItem]:

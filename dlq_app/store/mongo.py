@@ -87,7 +87,7 @@ def translated() -> Iterator[None]:
 
 @contextmanager
 def by_key() -> Iterator[None]:
-    """Like ``translated``, for letters by id: a timeout means that MongoDB is slow or locked, so ``StoreUnavailable``."""
+    """Like ``translated``, for letters by id: a timeout becomes ``StoreUnavailable``, for MongoDB is slow or locked."""
     try:
         with translated():
             yield

@@ -35,6 +35,7 @@ CONSOLE_ROLES: dict[str, tuple[str, str]] = {
     "index": ("viewer", "viewer"),
     "overview_fragment": ("viewer", NONE),
     "account": ("staff", "staff"),
+    "docs": ("viewer", NONE),
     "dlq_app_deadletter_changelist": ("viewer", "viewer"),
     "dlq_app_deadletter_count": ("viewer", NONE),
     "dlq_app_deadletter_newer": ("viewer", NONE),

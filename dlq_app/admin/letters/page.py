@@ -73,7 +73,7 @@ def state(request: HttpRequest, letter: DeadLetter, now: datetime) -> dict[str, 
 
 
 def whole(request: HttpRequest, letter: DeadLetter, now: datetime, *, revealed: bool = False) -> dict[str, Any]:
-    """Values for the whole page of a letter. ``revealed`` shows the payload's secrets; the caller checks the permission."""
+    """Values for a letter's page. ``revealed`` shows the payload's secrets; the caller checks the permission."""
     masking = conf.masking_policy()
     error = mask_text(letter.error_stack, masking)[:_MAX_STACK]
     return {
