@@ -25,7 +25,7 @@ from pymongo.write_concern import WriteConcern
 
 from dlq_app.domain.letter import Death
 from dlq_app.domain.masking import MaskingPolicy
-from dlq_app.domain.policy import ReplayPolicy, place_first
+from dlq_app.domain.replay_policy import ReplayPolicy, place_first
 from dlq_app.domain.search_terms import error_words
 from dlq_app.store import indexes
 from dlq_app.store.documents import new_letter

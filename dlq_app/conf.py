@@ -10,8 +10,8 @@ from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
 from dlq_app.domain.masking import MaskingPolicy, mask_text
-from dlq_app.domain.policy import ReplayPolicy
 from dlq_app.domain.ports import IntakePort
+from dlq_app.domain.replay_policy import ReplayPolicy
 
 
 @cache

@@ -13,9 +13,9 @@ from typing import Any
 from dlq_app.domain.errors import PayloadInvalid, StoreUnavailable
 from dlq_app.domain.letter import DeadLetter, Death, Settled
 from dlq_app.domain.masking import MaskingPolicy
-from dlq_app.domain.policy import ReplayPolicy, place_first
 from dlq_app.domain.ports import ForwardAnswer, ForwardOrder, ForwardStatus, VoidAnswer
 from dlq_app.domain.replay_batch import BreakerSeen
+from dlq_app.domain.replay_policy import ReplayPolicy, place_first
 from dlq_app.store.documents import letter_from, new_letter
 
 NOON = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)

@@ -10,7 +10,7 @@ from django.conf import settings
 from django.core.signals import setting_changed
 
 from messages_app.domain.delivery_policy import DeliveryPolicy
-from messages_app.domain.policy import RetryPolicies, RetryPolicy
+from messages_app.domain.retry_policy import RetryPolicies, RetryPolicy
 from wire.errors import PolicyError
 
 RETRY_FILE = "dlqsite/policies/retry.toml"

@@ -196,7 +196,7 @@ class AttemptTimeout(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A classified failure of an attempt, for the retry decision and the dead letter."""
+    """A classified failure of an attempt, for the retry decision (``domain.retry_policy``) and the dead letter."""
 
     error_type: str
     kind: ErrorKind

@@ -8,7 +8,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from dlq_app.domain.letter import KEPT_ATTEMPTS, KEPT_REPLAYS, DeadLetter
-from dlq_app.domain.policy import ReplayPolicy
+from dlq_app.domain.replay_policy import ReplayPolicy
 from dlq_app.domain.states import Resolution, Status
 from dlq_app.domain.strategies import Strategy
 

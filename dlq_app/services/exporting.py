@@ -25,7 +25,7 @@ from dlq_app.domain.explanation import explain
 from dlq_app.domain.letter import DeadLetter
 from dlq_app.domain.letter_fields import FIELDS
 from dlq_app.domain.masking import MaskingPolicy, mask, mask_json, mask_text
-from dlq_app.domain.policy import ReplayPolicy
+from dlq_app.domain.replay_policy import ReplayPolicy
 from dlq_app.domain.versions import masked_diff
 from dlq_app.store import repository
 from dlq_app.store.documents import Unreadable

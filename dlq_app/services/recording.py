@@ -13,7 +13,7 @@ from datetime import datetime
 from dlq_app import conf
 from dlq_app.domain.errors import StoreUnavailable
 from dlq_app.domain.letter import Death, Recorded, Settled
-from dlq_app.domain.policy import Placement, ReplayPolicy, place_again, place_first
+from dlq_app.domain.replay_policy import Placement, ReplayPolicy, place_again, place_first
 from dlq_app.store.documents import new_letter
 from dlq_app.store.outcomes import LetterState, Update, death_update, settle_update
 from dlq_app.store.repository import Letters

@@ -15,7 +15,7 @@ from dlq_app.domain.letter import KEPT_ATTEMPTS, DeadLetter, Death
 from dlq_app.domain.letter_fields import STORED
 from dlq_app.domain.letter_values import load_body, safe_text
 from dlq_app.domain.masking import MaskingPolicy
-from dlq_app.domain.policy import Placement
+from dlq_app.domain.replay_policy import Placement
 from dlq_app.domain.search_terms import error_words
 from dlq_app.domain.states import Status, Verb
 from dlq_app.domain.strategies import Strategy

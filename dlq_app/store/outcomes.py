@@ -17,7 +17,7 @@ from dlq_app import conf
 from dlq_app.domain.errors import NotStorable, StoreUnavailable
 from dlq_app.domain.letter import KEPT_ATTEMPTS, Death, Settled
 from dlq_app.domain.letter_values import load_body, load_number
-from dlq_app.domain.policy import Placement
+from dlq_app.domain.replay_policy import Placement
 from dlq_app.domain.states import Resolution, Status, Verb, require
 from dlq_app.domain.strategies import Strategy
 from dlq_app.store import documents

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dlq_app.domain.explanation import explain
-from dlq_app.domain.policy import ReplayPolicy
+from dlq_app.domain.replay_policy import ReplayPolicy
 from dlq_app.domain.states import Resolution, Status
 from dlq_app.store.documents import attempt_entries
 from dlq_app.testing import a_letter, an_attempt

@@ -24,7 +24,7 @@ from dlq_app.domain.explanation import explain
 from dlq_app.domain.letter import DeadLetter
 from dlq_app.domain.masking import MaskingPolicy
 from dlq_app.domain.paging import SORTS, Cursor
-from dlq_app.domain.policy import ReplayPolicy
+from dlq_app.domain.replay_policy import ReplayPolicy
 from dlq_app.rest import contract
 from dlq_app.services import dead_letters, exporting
 from dlq_app.services.replaying import Replayed, order_of

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from dlq_app import conf
-from dlq_app.domain.policy import Placement, ReplayPolicy, place_again, place_first
+from dlq_app.domain.replay_policy import Placement, ReplayPolicy, place_again, place_first
 from dlq_app.domain.states import Status
 from dlq_app.domain.strategies import Strategy, first_instant, immediate, off_peak
 from dlq_app.testing import NOON

@@ -17,7 +17,7 @@ import messages_app.domain.errors
 from breaker_app.policy import BreakerPolicy
 from breaker_app.states import State as BreakerState
 from dlq_app.domain.masking import MaskingPolicy
-from dlq_app.domain.policy import ReplayPolicy
+from dlq_app.domain.replay_policy import ReplayPolicy
 from dlq_app.domain.states import Resolution, Status, Verb
 from dlq_app.domain.strategies import Strategy
 from dlqsite.api import problems
@@ -26,8 +26,8 @@ from dlqsite.health.findings import Status as HealthStatus
 from dlqsite.models import SCOPES
 from messages_app import failures
 from messages_app.domain import parsing
-from messages_app.domain.policy import RetryPolicy
 from messages_app.domain.records import State
+from messages_app.domain.retry_policy import RetryPolicy
 
 ROOT = Path(settings.BASE_DIR)
 DOCS = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}

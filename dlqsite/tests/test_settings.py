@@ -19,9 +19,9 @@ from pytest_django import Settings
 
 from breaker_app.policy import BreakerPolicy
 from dlq_app.domain.masking import MaskingPolicy
-from dlq_app.domain.policy import ReplayPolicy
+from dlq_app.domain.replay_policy import ReplayPolicy
 from dlqsite import checks
-from messages_app.domain.policy import RetryPolicy
+from messages_app.domain.retry_policy import RetryPolicy
 from messages_app.request_ids import request_id_of
 
 ROOT = Path(django_settings.BASE_DIR)

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from messages_app.domain import backoff, policy
+from messages_app.domain import backoff, retry_policy
 
 ROLLS = st.floats(0, 1, exclude_max=True)
 
 
 def test_it_computes_what_its_examples_say() -> None:
-    for module in (backoff, policy):
+    for module in (backoff, retry_policy):
         assert doctest.testmod(module).failed == 0
 
 

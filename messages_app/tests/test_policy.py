@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from messages_app import conf
-from messages_app.domain.policy import GiveUp, RetryAt, RetryPolicies, RetryPolicy, decide
+from messages_app.domain.retry_policy import GiveUp, RetryAt, RetryPolicies, RetryPolicy, decide
 from messages_app.failures import ErrorKind
 from wire.errors import PolicyError
 

@@ -29,8 +29,8 @@ from typing import Any
 from messages_app import conf, registry
 from messages_app.attempt import coroutines, databases, process_state, report
 from messages_app.attempt.databases import TransactionLeftOpen
-from messages_app.domain.policy import RetryAt, decide
 from messages_app.domain.records import Claimed, Completed, Deferred, Failed, Outcome
+from messages_app.domain.retry_policy import RetryAt, decide
 from messages_app.domain.slow_calls import SlowCallLimit
 from messages_app.envelope import Message
 from messages_app.failures import (
