@@ -149,6 +149,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
 
     # Passwords are hashed with care in production; here only that they are checked matters.
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+    # Every test client loads the middleware again: look up static files when they are asked for, not all of them then.
+    settings.WHITENOISE_AUTOREFRESH = True
     # Machines are shared: a pause of a tenth of a second is no outage, unless a test makes one.
     breakers.CALL_TIMEOUT_S = 5.0
     # In a file, as in production: a server thread and a test have a connection each, and neither waits for the other's.

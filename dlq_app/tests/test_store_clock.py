@@ -68,7 +68,7 @@ def test_letters_have_the_time_of_the_server(mongo_db: Any, monkeypatch: pytest.
 
 def test_what_lies_in_the_future_is_judged_by_the_stores_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     ahead = datetime.now(UTC) + timedelta(hours=1)
-    monkeypatch.setattr(repository, "_clock", lambda process_id: StoreClock(lambda: ahead))
+    monkeypatch.setattr(repository, "_clock", lambda: StoreClock(lambda: ahead))
 
     with pytest.raises(ValueError, match="must be in the future"):
         contract._read_future((ahead - timedelta(minutes=1)).isoformat())
