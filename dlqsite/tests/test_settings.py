@@ -27,12 +27,8 @@ from messages_app.request_ids import request_id_of
 ROOT = Path(django_settings.BASE_DIR)
 
 
-#: Variables that these commands get from the test alone; the last is set for browser tests.
-_OWN = {"SECRET_KEY", "HTTPS", "DEBUG", "DJANGO_ALLOW_ASYNC_UNSAFE"}
-
-
 def manage(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    inherited = {name: value for name, value in os.environ.items() if name not in _OWN}
+    inherited = {name: value for name, value in os.environ.items() if name not in ("SECRET_KEY", "HTTPS", "DEBUG")}
     return subprocess.run(
         [sys.executable, "manage.py", *arguments],
         cwd=ROOT,

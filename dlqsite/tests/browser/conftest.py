@@ -51,8 +51,9 @@ def chromium() -> str | None:
     return next((found for name in names if name and (found := shutil.which(name))), None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
+    """Chromium. It ends with the tests of this package: later tests must not find its event loop in their thread."""
     path = chromium()
     if path is None:
         reason = "no Chromium here: install it (Debian: apt install chromium) or set CHROMIUM to its path"
