@@ -148,7 +148,7 @@ class ReplayBatchAdmin(ReadOnlyAdmin):
             "errors": errors or {},
             "what": batch_page.what_will_happen(order, dry.count, dry.breakers, now),
             "failures_at_most": batch_rules.failures_at_most(dry.count, order.max_failures, order.max_failure_rate),
-            "twins": equivalent_commands(
+            "commands": equivalent_commands(
                 limited(order, dry.count) if dry.count else order, which, request.build_absolute_uri("/").rstrip("/")
             ),
             "locked": self._locked(request, dry.count),

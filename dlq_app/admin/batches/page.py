@@ -131,7 +131,7 @@ def whole(request: HttpRequest, batch: ReplayBatch, now: datetime) -> dict[str, 
         "which": which and [(name, mask_text(value, conf.masking_policy())) for name, value in which],
         "list_url": back_to_list(batch.criteria) if batch.criteria and not _hides(batch.criteria) else "",
         "history": [_moment(entry) for entry in batch.history],
-        "twins": [look, report if batch.is_final else steer],
+        "commands": [look, report if batch.is_final else steer],
     }
 
 

@@ -222,7 +222,7 @@ def whole(request: HttpRequest, group: Group, now: datetime) -> dict[str, Any]:
         "note_at": group.note.at if group.note else None,
         "why_not_note": permissions.denial_reason(request, permissions.REPLAY),
         "sample": mask_text(group.sample, masking),
-        "twins": equivalent_commands(group, request.build_absolute_uri("/").rstrip("/")),
+        "commands": equivalent_commands(group, request.build_absolute_uri("/").rstrip("/")),
     }
 
 

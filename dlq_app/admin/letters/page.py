@@ -90,7 +90,7 @@ def whole(request: HttpRequest, letter: DeadLetter, now: datetime, *, revealed: 
         "facts": facts(letter, masking),
         "system": system(letter, masking),
         "group": group(letter),
-        "twins": equivalent_commands(letter, request.build_absolute_uri("/").rstrip("/")),
+        "commands": equivalent_commands(letter, request.build_absolute_uri("/").rstrip("/")),
     }
 
 
