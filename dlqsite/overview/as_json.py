@@ -8,6 +8,7 @@ from typing import Any
 from dlqsite.health.findings import Status
 from dlqsite.overview.charts import Chart
 from dlqsite.overview.snapshot import Overview
+from dlqsite.overview.verdict import verdict_of
 from wire.contract import (
     COUNT,
     INSTANT,
@@ -190,7 +191,7 @@ _UNAVAILABLE = Shape(
 OVERVIEW = Shape(
     "OverviewData",
     Field("asOf", INSTANT, "Time of the snapshot."),
-    Field("verdict", _VERDICT, "The worst problem, and every other one."),
+    Field("verdict", _VERDICT, "The worst problem, and every other one.", lambda o, _: verdict_of(o)),
     Field("rates", _RATES, "Null: not known.", "rates"),
     Field("queues", _QUEUES, "Null: not known.", _itself),
     Field("breakers", many(_BREAKER), get=_values("breakers")),

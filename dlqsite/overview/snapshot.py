@@ -21,7 +21,6 @@ from dlqsite.overview import charts
 from dlqsite.overview.charts import Chart, Span
 from dlqsite.overview.parts import Accounts, BreakerSeen, sources
 from dlqsite.overview.sources import Part
-from dlqsite.overview.verdict import Verdict, verdict_of
 from messages_app.domain.records import LedgerFigures
 from messages_app.store.series import EVERY_MS, History
 
@@ -102,10 +101,6 @@ class Overview:
     groups: Part[tuple[Group, ...]] = Part()  # noqa: RUF009 - frozen
     batches: Part[tuple[ReplayBatch, ...]] = Part()  # noqa: RUF009 - frozen
     health: Part[report.Health] = Part()  # noqa: RUF009 - frozen
-
-    @cached_property
-    def verdict(self) -> Verdict:
-        return verdict_of(self)
 
     @property
     def now_ms(self) -> int:

@@ -17,6 +17,7 @@ from rest_framework.views import APIView
 from dlqsite.access import must_look
 from dlqsite.overview import as_json, page
 from dlqsite.overview.snapshot import Overview, overview
+from dlqsite.overview.verdict import verdict_of
 from dlqsite.version import VERSION
 from wire.cached import Cached
 
@@ -48,6 +49,7 @@ def context(figures: Overview, origin: str) -> dict[str, Any]:
     processes, more_processes = page.process_rows(figures)
     return {
         "o": figures,
+        "verdict": verdict_of(figures),
         "banners": list(page.banners(figures)),
         "kpis": list(page.kpis(figures)),
         "breaker_rows": list(page.breaker_rows(figures)),

@@ -30,7 +30,7 @@ from dlqsite.overview import charts, page, snapshot, sources, views
 from dlqsite.overview.parts import Accounts, BreakerSeen
 from dlqsite.overview.sources import Part, Source
 from dlqsite.overview.trouble import Answer
-from dlqsite.overview.verdict import Verdict
+from dlqsite.overview.verdict import Verdict, verdict_of
 from dlqsite.tests import scenes
 from dlqsite.tests.people import member, signed_in, with_key
 from messages_app import registry
@@ -110,7 +110,7 @@ def seen(
 
 
 def verdict(**known: Any) -> Verdict:
-    return seen(**known).verdict
+    return verdict_of(seen(**known))
 
 
 def headlines(**known: Any) -> list[str]:
@@ -504,7 +504,7 @@ class TestPage:
         seen = scenes.settle()
         data = with_key("read").get("/api/system/overview").json()["data"]
 
-        assert data["verdict"]["headline"] == seen.verdict.worst.headline
+        assert data["verdict"]["headline"] == verdict_of(seen).worst.headline
         assert data["deadLetters"]["open"] == 46
         assert data["accounting"]["differences"] == [
             {"day": f"{datetime.now(UTC) - timedelta(days=1):%Y-%m-%d}", "type": "email.receipt", "difference": 1}

@@ -19,6 +19,7 @@ from rq.worker import Worker
 from dlqsite.health import report, store_checks
 from dlqsite.health.findings import Finding, Status
 from dlqsite.health.report import Doctor
+from dlqsite.overview.verdict import verdict_of
 from dlqsite.tests import scenes
 from dlqsite.tests.patience import eventually
 from management import doctor as doctoring
@@ -64,7 +65,7 @@ def changed(there: str, back: str) -> Iterator[None]:
 def headlines() -> list[str]:
     """What the overview says, the worst first."""
     forget()
-    verdict = scenes.settle().verdict
+    verdict = verdict_of(scenes.settle())
     return [verdict.worst.headline, *(trouble.headline for trouble in verdict.also)]
 
 
@@ -219,7 +220,7 @@ def test_a_missing_unique_index_is_named(mongo_db: Any) -> None:
 
     assert found.status is Status.DEGRADED
     assert found.detail.startswith("MongoDB is missing the unique index message_id: a message can get two letters.")
-    assert scenes.settle().verdict.worst.level == "bad"
+    assert verdict_of(scenes.settle()).worst.level == "bad"
     mongo_db.drop_collection("dead_letters")
     assert "other indexes are missing too. Run manage.py prepare." in store_checks.check_mongodb().detail
     scenes.indexed()

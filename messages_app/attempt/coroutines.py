@@ -18,17 +18,15 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from functools import partial
 from itertools import islice
 from types import BuiltinFunctionType, FunctionType, MethodType, NoneType
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
 
 from messages_app.attempt import databases
+from messages_app.domain.records import Claimed
 from messages_app.exception_text import guarded
 from messages_app.failures import HandlerError
 from processes.forks import exit_if_forked
-
-if TYPE_CHECKING:
-    from messages_app.work.runner import Attempt
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +91,14 @@ def may_wait(value: object) -> bool:
     return type(value) not in _PLAIN
 
 
-def run(value: Any, attempt: Attempt) -> Any:
+class RunsOnLoop(Protocol):
+    """An attempt, as far as coroutines use it; see ``runner.Attempt``."""
+
+    claimed: Claimed
+    loop: LoopOfAttempt | None
+
+
+def run(value: Any, attempt: RunsOnLoop) -> Any:
     """Return a handler's result after running it to its end if it is awaitable.
 
     Raises its exceptions, and ``NeverRan`` for a result that never runs.
@@ -184,7 +189,7 @@ def _is_awaitable(value: object) -> bool:
     return issubclass(type(value), Awaitable) or (inspect.isgenerator(value) and inspect.isawaitable(value))
 
 
-async def _to_its_end(value: Any, attempt: Attempt) -> Any:
+async def _to_its_end(value: Any, attempt: RunsOnLoop) -> Any:
     task = cast("asyncio.Task[Any]", asyncio.current_task())
     attempt.loop = LoopOfAttempt(asyncio.get_running_loop(), task)
     process_id = os.getpid()

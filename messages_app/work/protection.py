@@ -8,11 +8,12 @@ from _thread import allocate_lock
 from collections.abc import Callable, Collection
 from functools import partial
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from breaker_app.breaker import Outcome, Permit, State
 from breaker_app.conf import announce, breaker_for, patient_store, policy_for
 from breaker_app.errors import StoreUnavailable
+from breaker_app.policy import WhenOpen
 from messages_app import conf, registry
 from messages_app.domain.errors import CircuitOpen
 from messages_app.failures import ErrorKind
@@ -21,8 +22,6 @@ from wire.cached import Cached
 
 if TYPE_CHECKING:
     from messages_app.domain.slow_calls import SlowCallLimit
-    from messages_app.work.runner import Attempt
-from breaker_app.policy import WhenOpen
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +37,14 @@ _PEEK_S = 0.25
 _monotonic = time.monotonic
 
 
+class GuardedAttempt(Protocol):
+    """An attempt, as far as its breaker uses it; see ``runner.Attempt``."""
+
+    started_at: float
+    cut: str
+    raised: type[BaseException] | None
+
+
 class Protection:
     """The permit of one attempt. An allowed one is reported once: by the first caller of ``call_report``.
 
@@ -47,7 +54,9 @@ class Protection:
 
     __slots__ = ("_attempt", "_breaker", "_permit", "_reported", "_slow_calls", "name")
 
-    def __init__(self, name: str, attempt: Attempt, reuse_ms: int = 0, slow_calls: SlowCallLimit | None = None) -> None:
+    def __init__(
+        self, name: str, attempt: GuardedAttempt, reuse_ms: int = 0, slow_calls: SlowCallLimit | None = None
+    ) -> None:
         self.name = name
         self._attempt = attempt
         self._breaker = breaker_for(name, reuse_ms=reuse_ms)
