@@ -27,6 +27,7 @@ from django.db.migrations.executor import MigrationExecutor
 from breaker_app.services import cards
 from breaker_app.states import State as BreakerState
 from dlq_app.domain.store_problem import StoreProblem
+from dlq_app.services import figures as letter_figures
 from dlq_app.store import indexes, mongo_state, repository
 from dlq_app.store.mongo import database, translated
 from dlqsite.health import store_checks
@@ -53,7 +54,7 @@ CLOCK_TOLERANCE_MS = 1000
 #: Free bytes under DATA_DIR below which it is worth a warning.
 DISK_WARNING = 1024**3
 #: Problems that only grow into something: a warning. Every other one is a failure.
-_WARNINGS = frozenset({"memory_high", "clients_high", "disk_low", "foreign_worker"})
+_WARNINGS = frozenset({"memory_high", "clients_high", "disk_low", "figures_old", "foreign_worker"})
 #: Outcomes that are compared with the letters: all of them, if there are no more.
 COMPARED = 10_000
 
@@ -262,6 +263,7 @@ def check_mongodb() -> Iterator[Finding]:
         yield _warn(
             "mongodb", f"this user has no permission for: {', '.join(unasked)}", "Give it the role clusterMonitor."
         )
+    yield from _problems(letter_figures.problems())
     with translated():
         letters = database()
         began = time.time()

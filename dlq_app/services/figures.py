@@ -15,6 +15,7 @@ from dlq_app import conf
 from dlq_app.domain.errors import QueryTooSlow, StoreUnavailable
 from dlq_app.domain.group_states import GroupFigures, GroupState, Said, why_ended
 from dlq_app.domain.masking import mask_text
+from dlq_app.domain.store_problem import StoreProblem
 from dlq_app.store import repository
 from dlq_app.store.figures import MAX_GROUPS, Snapshot, figures
 from dlq_app.store.groups import groups
@@ -35,6 +36,7 @@ LEASE = "figures"
 LEASE_TIME = timedelta(seconds=RENEW_LIMIT_S + 30)
 RETRY_AFTER_S = 5
 _TOP = 10
+_COUNT_AGAIN = "Start a DLQ worker; if one runs, its log says why counting fails."
 
 #: The last snapshot that this process has read: it is read again only after a change.
 _known: Snapshot | None = None
@@ -58,6 +60,20 @@ def snapshot() -> Snapshot:
             message = "The letters have not been counted yet: the DLQ worker counts them. Try again."
             raise QueryTooSlow(message, retry_after=RETRY_AFTER_S) from error
     return kept
+
+
+def problems() -> list[StoreProblem]:
+    """The problem of stored figures that are used and were not renewed in time; allows for two failed counts.
+
+    Raises ``StoreUnavailable``.
+    """
+    kept, age = _latest()
+    if kept is None or max(kept.total, figures().estimated()) <= MAX_INLINE_LETTERS:
+        return []
+    if age <= _pause(kept) + 2 * LEASE_TIME.total_seconds():
+        return []
+    what = f"The figures of dead letters are {round(age / 60)} min old."
+    return [StoreProblem(part="mongodb", code="figures_old", what=what, fix=_COUNT_AGAIN)]
 
 
 def renew() -> float:

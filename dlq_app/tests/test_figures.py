@@ -485,3 +485,27 @@ def test_figures_of_a_group_have_defaults() -> None:
     group = GroupFigures(fingerprint="f", error_type="E", count=1, open=1, first_seen=now, last_seen=now)
 
     assert (group.replayed_at, sum(group.trend), len(group.trend)) == (None, 0, HOURS)
+
+
+# --- figures that are not renewed ---
+
+
+def test_figures_that_are_not_renewed_in_time_are_a_problem(store: Store, large: None) -> None:
+    letters_of(store, dlq_failed=3)
+    figures.renew()
+    assert figures.problems() == []
+
+    age_snapshot(store, 600)
+    (problem,) = figures.problems()
+    assert problem.what == "The figures of dead letters are 10 min old."
+
+    figures.renew()
+    assert figures.problems() == []
+
+
+def test_old_figures_of_a_small_queue_are_not_used_and_no_problem(store: Store) -> None:
+    letters_of(store, dlq_failed=3)
+    figures.renew()
+    age_snapshot(store, 600)
+
+    assert figures.problems() == []

@@ -33,6 +33,7 @@ def forget() -> None:
     report.doctor.cache_clear()
     report._all_accounts.forget()
     store_checks.index_problems.forget()
+    store_checks.figures_problems.forget()
     store_checks.overflow_problems.forget()
     store_checks.schema_problems.forget()
     tabs.counts.forget()

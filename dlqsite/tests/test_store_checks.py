@@ -16,6 +16,9 @@ from django_rq.queues import get_queue
 from rq.suspension import resume, suspend
 from rq.worker import Worker
 
+from dlq_app.services import figures as letter_figures
+from dlq_app.store.figures import SNAPSHOTS
+from dlq_app.testing import a_document
 from dlqsite.health import report, store_checks
 from dlqsite.health.findings import Finding, Status
 from dlqsite.health.report import Doctor
@@ -211,6 +214,22 @@ def test_a_mongodb_that_is_away_is_said_to_be(settings: Any) -> None:
 
     assert found.status is Status.UNHEALTHY
     assert found.detail.startswith("MongoDB does not answer. Start it, or correct MONGODB_URL.")
+
+
+def test_figures_that_no_worker_renews_are_named(mongo_db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(letter_figures, "MAX_INLINE_LETTERS", 0)
+    mongo_db["dead_letters"].insert_one(a_document("m-1"))
+    letter_figures.renew()
+    assert store_checks.check_mongodb().status is Status.HEALTHY
+
+    forget()
+    mongo_db[SNAPSHOTS].update_one({}, [{"$set": {"asOf": {"$subtract": ["$asOf", 720_000]}}}])
+
+    found = store_checks.check_mongodb()
+    assert found.status is Status.DEGRADED
+    assert found.detail.startswith("The figures of dead letters are 12 min old. Start a DLQ worker;")
+    assert any(line.startswith("The figures of dead letters are 12 min old") for line in headlines())
+    forget()
 
 
 def test_a_missing_unique_index_is_named(mongo_db: Any) -> None:
