@@ -47,9 +47,11 @@ check: $(VENV)/.dev ## run Django's deployment checks; fail on a missing migrati
 pytest: $(VENV)/.dev ## run the tests; they start the servers that they need
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-ON_POSTGRES = $(addprefix dlqsite/tests/, test_postgres.py test_access.py test_roles.py) \
-	breaker_app/tests/test_console.py messages_app/tests/test_databases.py
-postgres: $(VENV)/.dev ## run tests of keys and roles on PostgreSQL, if it is installed
+# All tests of access and of the console, except those in the browser. New pages and roles of an app go into test_admin*.py.
+ON_POSTGRES = $(addprefix dlqsite/tests/test_, $(addsuffix .py, \
+		postgres access roles permissions sign_in audit pages doc_pages overview doors bodies problems openapi health losses)) \
+	$(wildcard */tests/test_admin*.py) breaker_app/tests/test_console.py messages_app/tests/test_databases.py management/tests/test_preparation.py
+postgres: $(VENV)/.dev ## run the tests of access and console on PostgreSQL, if it is installed
 	@if $(BIN)/python dlqsite/tests/postgres.py; then \
 		TEST_POSTGRES=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ON_POSTGRES); \
 	else \
