@@ -10,7 +10,7 @@ TEMPLATES = $(wildcard templates */templates)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint format check pytest postgres next-django audit install install-dev lock clean
+.PHONY: help up test lint format check alerts pytest postgres next-django audit install install-dev lock clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -18,7 +18,7 @@ help:
 up: $(VENV)/.runtime ## run the whole system on this machine, with its own stores; Ctrl-C stops it
 	@$(BIN)/python manage.py up
 
-test: $(VENV)/.dev lint check pytest postgres ## run every check of CI
+test: $(VENV)/.dev lint check alerts pytest postgres ## run every check of CI
 
 lint: $(VENV)/.dev ## check style, types, imports, templates, scripts, the image, the compose file
 	$(BIN)/ruff check .
@@ -43,6 +43,14 @@ check: export SECRET_KEY = only-for-this-check-0123456789-abcdefghijklmnopqrstuv
 check: $(VENV)/.dev ## run Django's deployment checks; fail on a missing migration
 	$(BIN)/python manage.py check --deploy --fail-level WARNING
 	$(BIN)/python manage.py makemigrations --check --dry-run
+
+# promtool is in Debian's package prometheus.
+alerts: ## check the alert rules and run their tests, if promtool is installed
+	@if command -v promtool >/dev/null; then \
+		cd deploy/prometheus && promtool check rules alerts.yml && promtool test rules alerts_test.yml alerts_slow_test.yml; \
+	else \
+		echo "make alerts: skipped, promtool was not found" >&2; [ -z "$$PROMTOOL_REQUIRED" ]; \
+	fi
 
 pytest: $(VENV)/.dev ## run the tests; they start the servers that they need
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
