@@ -34,8 +34,14 @@ class NotPrimary(ConnectionError):
 
 
 def demotions() -> int:
-    """How often this process has met a server that is no primary."""
+    """How often this process has met a server that is no primary, or heard that another one is."""
     return _demoted
+
+
+def primary_moved() -> None:
+    """Replace every open socket of this process at its next use: another server is the primary now."""
+    global _demoted
+    _demoted = next(_demotions)
 
 
 def retry_once() -> Retry:
@@ -43,7 +49,7 @@ def retry_once() -> Retry:
     return Retry(NoBackoff(), 1, supported_errors=(NotPrimary,))
 
 
-class _Leaving(AbstractConnection):
+class Leaving(AbstractConnection):
     """Mixin for the connection classes of the driver."""
 
     _sock: Any
@@ -65,7 +71,6 @@ class _Leaving(AbstractConnection):
         super().connect_check_health(*args, **kwargs)
 
     def read_response(self, *args: Any, **kwargs: Any) -> Any:
-        global _demoted
         try:
             return super().read_response(*args, **kwargs)
         except (ReadOnlyError, MasterDownError, BusyLoadingError) as error:
@@ -75,14 +80,14 @@ class _Leaving(AbstractConnection):
                 raise
             refusal = error
         self.disconnect()  # type: ignore[no-untyped-call]
-        _demoted = next(_demotions)
+        primary_moved()
         raise NotPrimary(f"{type(refusal).__name__}: {refusal}") from refusal
 
 
 @cache
 def leaving(kind: type[AbstractConnection]) -> type[Any]:
     """``kind`` as a connection class that leaves a server that is no primary."""
-    return kind if issubclass(kind, _Leaving) else type(f"Leaving{kind.__name__}", (_Leaving, kind), {})
+    return kind if issubclass(kind, Leaving) else type(f"Leaving{kind.__name__}", (Leaving, kind), {})
 
 
 def leave_demoted(client: Redis, **options: Any) -> Redis:

@@ -17,6 +17,7 @@ from redis.exceptions import NoScriptError
 from breaker_app.errors import StoreUnavailable
 from breaker_app.policy import BreakerPolicy
 from breaker_app.primary import leaving, retry_once
+from breaker_app.sentinels import client_of
 from breaker_app.states import Entry, Permit, Recorded, Snapshot, State, Transition, Why
 from wire.scripts import CLOCK, load_scripts
 
@@ -34,7 +35,7 @@ KEPT_TRANSITIONS: Final = 1_000
 
 #: Options of a client that its copy has too; timeouts and retries are not among them.
 _ADDRESS: Final = re.compile(
-    r"host|port|path|db|username|password|credential_provider|client_name|socket_keepalive|ssl_.*"
+    r"host|port|path|db|username|password|credential_provider|client_name|socket_keepalive|watch|ssl_.*"
 )
 
 
@@ -151,8 +152,8 @@ class RedisBreakerStore:
 
     @classmethod
     def from_url(cls, url: str, *, timeout_s: float = TIMEOUT_S) -> RedisBreakerStore:
-        """The store on the server at ``url``."""
-        return cls(Redis.from_url(url), timeout_s=timeout_s)
+        """The store on the server at ``url``, or on the primary that its Sentinels name."""
+        return cls(client_of(url), timeout_s=timeout_s)
 
     def acquire(self, name: str, policy: BreakerPolicy, token: str) -> Permit:
         """Ask for a permit for the call ``token``; idempotent by token."""

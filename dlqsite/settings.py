@@ -300,8 +300,14 @@ SPECTACULAR_SETTINGS = {
 }
 
 _LANES = ("high", "normal", "low", "alone")
+#: ``rq``: how RQ gets its clients, from REDIS_URL. It caches nothing.
+CACHES = {
+    "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+    "rq": {"BACKEND": "messages_app.store.queues.RqConnection"},
+}
 RQ_QUEUES = {
-    name: {"URL": REDIS_URL, "DEFAULT_TIMEOUT": 3600, "SERIALIZER": "rq.serializers.JSONSerializer"} for name in _LANES
+    name: {"USE_REDIS_CACHE": "rq", "DEFAULT_TIMEOUT": 3600, "SERIALIZER": "rq.serializers.JSONSerializer"}
+    for name in _LANES
 }
 RQ = {"COMMIT_MODE": "auto", "JOB_CLASS": "messages_app.jobs.WakeUpJob"}
 

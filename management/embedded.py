@@ -25,6 +25,9 @@ import pymongo
 import redis
 from pymongo.errors import OperationFailure, PyMongoError
 
+from breaker_app.primary import leave_demoted
+from breaker_app.redis_url import url_problem
+from breaker_app.sentinels import client_of
 from management.errors import StackError
 
 #: A Unix socket's path must be shorter than this many bytes (104 on macOS, 108 on Linux).
@@ -236,11 +239,9 @@ class Mongod:
 
 def require_redis(url: str) -> None:
     """Raise StackError unless the Redis at ``url`` answers."""
-    from messages_app.store.connection import url_problem
-
     if wrong := url_problem(url):
         raise StackError(wrong)
-    client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
+    client = leave_demoted(client_of(url), socket_timeout=5, socket_connect_timeout=5)
     try:
         client.ping()
     except (redis.RedisError, ValueError) as error:
@@ -265,7 +266,7 @@ def reporting_pids(url: str) -> set[int]:
 
     from messages_app.store.presence import Register
 
-    client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
+    client = leave_demoted(client_of(url), socket_timeout=5, socket_connect_timeout=5)
     try:
         present = Register(client, settings.REDIS_PREFIX).present()
     finally:
@@ -275,4 +276,4 @@ def reporting_pids(url: str) -> set[int]:
 
 def without_password(url: str) -> str:
     """The URL as it may be shown."""
-    return re.sub(r"//[^/@]*@", "//***@", url)
+    return re.sub(r"(password=)[^&#]*", r"\1***", re.sub(r"//[^/@]*@", "//***@", url))

@@ -8,11 +8,11 @@ from typing import Any
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 
+from breaker_app.redis_url import url_problem
 from messages_app import conf, registry
 from messages_app.delivery.client import secret_problem
 from messages_app.domain.retry_policy import RetryPolicies
 from messages_app.failures import ERROR_TYPE_PATTERN, ErrorKind
-from messages_app.store.connection import url_problem
 from wire.errors import PolicyError
 
 

@@ -10,9 +10,10 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from redis import Redis
+from redis import Redis, RedisError
 
 from management.embedded import Valkey, valkey_binary
 from management.supervisor import bound_to_parent
@@ -162,3 +163,99 @@ class Proxy:
                     sink.sendall(data)
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_RDWR)
+
+
+class Watched:
+    """A primary with two replicas and three Sentinels, on ports of 127.0.0.1. ``more``: further options of servers."""
+
+    SERVICE = "dlq"
+
+    def __init__(self, *more: str, down_after_ms: int = 1000) -> None:
+        self.ports = [_free_port() for _ in range(3)]
+        self.sentinel_ports = [_free_port() for _ in range(3)]
+        self.folder = Path(tempfile.mkdtemp(prefix="snt-"))
+        self.servers = [
+            OwnServer("--port", str(port), "--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0", *more)
+            for port in self.ports
+        ]
+        self.sentinels: list[subprocess.Popen[bytes] | None] = [None] * 3
+        self.url = f"redis+sentinel://{','.join(f'127.0.0.1:{port}' for port in self.sentinel_ports)}/{self.SERVICE}/0"
+        try:
+            for server in self.servers:
+                server.start()
+            for server in self.servers[1:]:
+                server.client.replicaof("127.0.0.1", self.ports[0])
+            for number, port in enumerate(self.sentinel_ports):
+                (self.folder / f"{number}.conf").write_text(
+                    f"port {port}\nbind 127.0.0.1\ndir {self.folder}\nlogfile {self.folder}/{number}.log\n"
+                    f"sentinel monitor {self.SERVICE} 127.0.0.1 {self.ports[0]} 2\n"
+                    f"sentinel down-after-milliseconds {self.SERVICE} {down_after_ms}\n"
+                    f"sentinel failover-timeout {self.SERVICE} 1000\n"
+                )
+                self.start_sentinel(number)
+            self.wait(lambda: self.is_complete)
+        except BaseException:
+            self.remove()
+            raise
+
+    @property
+    def is_complete(self) -> bool:
+        """Every Sentinel knows both others and both replicas, which follow the primary."""
+        seen = [self.ask(number, "MASTER") for number in range(3)]
+        if not all(one["num-slaves"] == "2" and one["num-other-sentinels"] == "2" for one in seen):
+            return False
+        info = self.servers[self.primary].client.info("replication")
+        return [info.get(f"slave{number}", {}).get("state") for number in range(2)] == ["online"] * 2
+
+    def ask(self, number: int, verb: str) -> dict[str, str]:
+        """The reply of a Sentinel to ``SENTINEL verb service``, as pairs."""
+        with Redis(port=self.sentinel_ports[number], decode_responses=True, protocol=2) as client:
+            reply = client.connection_pool.get_connection()
+            reply.send_command("SENTINEL", verb, self.SERVICE)
+            found = reply.read_response()
+            reply.disconnect()
+        return dict(zip(found[::2], found[1::2], strict=True))
+
+    @property
+    def primary(self) -> int:
+        """Number of the server that the first running Sentinel names."""
+        number = next(n for n, process in enumerate(self.sentinels) if process is not None)
+        return self.ports.index(int(self.ask(number, "MASTER")["port"]))
+
+    def start_sentinel(self, number: int) -> None:
+        binary = valkey_binary()
+        assert binary is not None
+        command = [binary.path, str(self.folder / f"{number}.conf"), "--sentinel"]
+        self.sentinels[number] = subprocess.Popen(
+            bound_to_parent(command, signal.SIGKILL), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        self.wait(lambda: self.answers(number))
+
+    def answers(self, number: int) -> bool:
+        with contextlib.suppress(OSError, RedisError):
+            return bool(self.ask(number, "MASTER"))
+        return False
+
+    def kill_sentinel(self, number: int) -> None:
+        process = self.sentinels[number]
+        assert process is not None
+        process.kill()
+        process.wait()
+        self.sentinels[number] = None
+
+    @staticmethod
+    def wait(look: Callable[[], bool], seconds: float = 30) -> None:
+        deadline = time.monotonic() + seconds
+        while not look():
+            assert time.monotonic() < deadline, "the Sentinels did not come to it"
+            time.sleep(0.05)
+
+    def remove(self) -> None:
+        for number, process in enumerate(self.sentinels):
+            if process is not None:
+                self.kill_sentinel(number)
+        for server in self.servers:
+            if server.process is not None:
+                server.process.send_signal(signal.SIGCONT)
+            server.remove()
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -28,8 +28,8 @@ pytestmark = pytest.mark.redis
 REFUSED = {
     "replica": "REDIS_URL leads to a replica, which takes no writes. Point REDIS_URL to the primary",
     "cluster": "REDIS_URL leads to a node of a Redis Cluster, which is not supported. Set REDIS_URL to one primary",
-    "sentinel": "REDIS_URL leads to a Sentinel, which keeps no messages. Set REDIS_URL to the primary",
-    "scheme": "REDIS_URL begins with redis+sentinel://; use redis://, rediss:// or unix://",
+    "sentinel": "REDIS_URL leads to a Sentinel, which keeps no messages. Set REDIS_URL to redis+sentinel://",
+    "scheme": "REDIS_URL begins with redis+srv://; use redis://, rediss:// or unix://",
     "nothing like a URL": "REDIS_URL has no scheme; use redis://",
     "port": "REDIS_URL cannot be read",
 }
@@ -59,7 +59,7 @@ def urls(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[
         "replica": pair.servers[1].url,
         "cluster": cluster.url,
         "sentinel": f"unix://{folder}/s.sock",
-        "scheme": "redis+sentinel://:secret@127.0.0.1:26379/dlq/0",
+        "scheme": "redis+srv://:secret@127.0.0.1:26379/dlq/0",
         "nothing like a URL": "user:secret@127.0.0.1",
         "port": "redis://:secret@127.0.0.1:many/0",
     }
@@ -100,7 +100,7 @@ def test_what_can_be_no_ledger_is_refused_with_the_fix(
 
 
 def test_up_refuses_an_address_that_is_none(urls: dict[str, str]) -> None:
-    with pytest.raises(StackError, match=r"redis\+sentinel://; use redis://"):
+    with pytest.raises(StackError, match=r"redis\+srv://; use redis://"):
         embedded.require_redis(urls["scheme"])
 
 

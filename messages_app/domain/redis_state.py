@@ -93,7 +93,7 @@ def identity_problems(hello: Mapping[str, str]) -> Iterator[StoreProblem]:
         yield _Problem(
             code="sentinel",
             what="REDIS_URL leads to a Sentinel, which keeps no messages.",
-            fix="Set REDIS_URL to the primary, or to a proxy that follows what Sentinel decides.",
+            fix="Set REDIS_URL to redis+sentinel://HOST:26379,HOST:26379/SERVICE/NUMBER.",
             stops=True,
         )
     elif mode == "cluster":

@@ -22,6 +22,8 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from breaker_app.primary import NotPrimary, leave_demoted, leaving
+from breaker_app.redis_url import url_problem
+from breaker_app.sentinels import NoPrimary, View, client_of, view_of
 from messages_app.domain.errors import LedgerRefused, StoreUnavailable
 from messages_app.store.scripts import Script
 from processes.once import OncePerProcess
@@ -29,10 +31,9 @@ from processes.once import OncePerProcess
 #: Seconds to wait for a connection and for each answer.
 SOCKET_TIMEOUT_S = 2.0
 Command = Sequence[Any]
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,40})://")
 
 #: The settings of a client that the ledger's connections use: address and credentials.
-_ADDRESS = ("host", "port", "path", "db", "username", "password", "credential_provider", "client_name")
+_ADDRESS = ("host", "port", "path", "db", "username", "password", "credential_provider", "client_name", "watch")
 #: Errors about the server's state, not about the request.
 _SERVER_TROUBLE = re.compile(r"\b(OOM|MISCONF|BUSY|CLUSTERDOWN|TRYAGAIN|WAITAOF)\b")
 
@@ -45,20 +46,17 @@ def connection() -> redis.Redis:
     """The client of this process: thread-safe. It repeats only rejected commands."""
     if wrong := url_problem(settings.REDIS_URL):
         raise StoreUnavailable(wrong)
-    return with_timeouts(redis.Redis.from_url(settings.REDIS_URL))
+    return new_client()
 
 
-def url_problem(url: str) -> str:
-    """Why ``url`` is not a valid address of a Redis server; empty when it is. Never contains a password."""
-    scheme = _SCHEME.match(url)
-    if scheme is None or scheme[1] not in ("redis", "rediss", "unix"):
-        begins = f"begins with {scheme[0]}" if scheme else "has no scheme"
-        return f"REDIS_URL {begins}; use redis://, rediss:// or unix://, and the address of the primary."
-    try:
-        redis.Redis.from_url(url)
-    except ValueError as error:
-        return f"REDIS_URL cannot be read ({error}); use redis://USER:PASSWORD@HOST:PORT/NUMBER."
-    return ""
+def new_client(timeout_s: float = SOCKET_TIMEOUT_S) -> redis.Redis:
+    """A further client of the Redis in the settings, for RQ."""
+    return with_timeouts(client_of(settings.REDIS_URL), timeout_s)
+
+
+def sentinels() -> View | None:
+    """What the Sentinels in ``REDIS_URL`` say; None without any."""
+    return view_of(connection())
 
 
 def with_timeouts(client: redis.Redis, timeout_s: float = SOCKET_TIMEOUT_S) -> redis.Redis:
@@ -103,10 +101,14 @@ class ThreadConnections(threading.local):
         """The answers to commands sent together, with a ``ResponseError`` in the place of an invalid one."""
         try:
             return self._exchange(commands)
+        except NoPrimary as error:
+            raise StoreUnavailable(f"{error}.") from error
         except (ConnectionError, TimeoutError):
             self.close()
         try:
             return self._exchange(commands)
+        except NoPrimary as error:
+            raise StoreUnavailable(f"{error}.") from error
         except NotPrimary as error:
             raise StoreUnavailable(f"Redis at this address takes no writes: {error}") from error
         except RedisError as error:

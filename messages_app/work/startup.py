@@ -7,8 +7,8 @@ from time import sleep as pause
 
 from django.conf import settings
 
+from breaker_app.redis_url import url_problem
 from messages_app.domain.errors import StoreUnavailable
-from messages_app.store.connection import url_problem
 from messages_app.store.ledger import ledger
 from wire.errors import PolicyError
 
