@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from messages_app.work.call_reports import CallReport
@@ -320,6 +320,19 @@ class AccountRow:
     def wrong(self) -> int:
         """Number of messages by which this row is wrong; 0 when it adds up."""
         return abs(self.difference) or self.below_zero
+
+
+class TypeCounts(NamedTuple):
+    """Counts of one type since the beginning. None of them ever falls."""
+
+    type: str
+    accepted: int
+    #: Number of times that a message ended, replays included.
+    done: int
+    dead: int
+    #: Number of times that an ended message was started again.
+    reopened_done: int
+    reopened_dead: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ elseif not letter_has_it then
   account = account or ARGV[13] .. ':' .. type
   if state then ended = state == 'done' and 'done' or 'dead' end
   count(account, ended, -1)
+  count(account, ended == 'done' and 'reopenedDone' or 'reopenedDead', 1)
   count(account, 'open', 1)
 end
 

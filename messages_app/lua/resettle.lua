@@ -11,6 +11,7 @@ if record.epoch ~= epoch then return 0 end
 if record.state == 'dead' then
   redis.call('HSET', key, 'state', 'dead_pending', 'outbox', 'death')
   count(record.account, 'dead', -1)
+  count(record.account, 'reopenedDead', 1)
   count(record.account, 'open', 1)
 elseif record.state == 'done' and record.replayId ~= '' then
   redis.call('HSET', key, 'outbox', 'settle')

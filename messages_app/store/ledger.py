@@ -49,6 +49,8 @@ FORWARD_BYTES = 4 * 1024 * 1024
 #: Outcomes are read in chunks; no further chunk is read once they hold this many bytes, since payloads may be large.
 OUTBOX_CHUNK = 50
 OUTBOX_BYTES = 8 * 1024 * 1024
+#: Accounts per step of ``carry_accounts``: about a millisecond of the server's time.
+CARRY_CHUNK = 500
 #: Longer than the lifetime of any order.
 VOID_TTL_MS = 24 * 3600 * 1000
 _VERDICTS = {verdict.encode(): verdict for verdict in Verdict}
@@ -203,6 +205,17 @@ class Ledger(LedgerReads):
     def balance(self) -> int:
         """Correct accounts that an earlier version left below zero; return their number."""
         return int(self._scripts.run("balance"))
+
+    def carry_accounts(self) -> None:
+        """Add the accounts of days that are over to sums that outlive them. Repeat it every minute.
+
+        Any number of processes may do this at the same time; each account is added once.
+        """
+        cursor = 0
+        while True:
+            cursor = int(self._scripts.run("carry", cursor, CARRY_CHUNK))
+            if cursor == 0:
+                return
 
     def forget_accounts(self) -> int:
         """Remove accounts that expired after 400 days from the index; return their number."""

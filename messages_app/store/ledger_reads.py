@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from messages_app.domain.records import AccountRow, LedgerFigures, Quarantined, Record
+from messages_app.domain.records import AccountRow, LedgerFigures, Quarantined, Record, TypeCounts
 from messages_app.store.ledger_codec import account_row, figures_of, pairs, record_of
 from messages_app.store.ledger_server import LedgerServer
 
@@ -47,6 +47,21 @@ class LedgerReads(LedgerServer):
             return []
         accounts = self._connections.call_many([("HGETALL", self._prefix + "acct:" + name) for name in wanted])
         return [account_row(name, pairs(fields)) for name, fields in zip(wanted, accounts, strict=True) if fields]
+
+    def counted(self) -> list[TypeCounts]:
+        """Counters of each type, at one instant; the same for every reader.
+
+        A change to a message that was accepted before yesterday counts once ``carry_accounts`` has seen it.
+        """
+        flat = self._scripts.run("counted")
+        width = len(TypeCounts._fields)
+        rows = [flat[first : first + width] for first in range(0, len(flat), width)]
+        return sorted(TypeCounts(name.decode(), *map(int, counts)) for name, *counts in rows)
+
+    def tallies(self) -> dict[str, int]:
+        """The number of each event since the beginning, under the names of ``series.Sample``, such as ``failed``."""
+        counts = pairs(self._connections.call("HGETALL", self._prefix + "tally"))
+        return {name: int(count) for name, count in counts.items()}
 
     def quarantined(self) -> list[Quarantined]:
         """Quarantined outcomes, oldest first."""

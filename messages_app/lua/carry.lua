@@ -1,0 +1,40 @@
+-- Add the accounts of days that are over to sums that outlive them: counters must not fall when an account expires.
+-- KEYS  1 prefix of every key
+-- ARGV  1 cursor: 0 at first, then what the last call returned  2 accounts to look at
+-- RETURNS  the next cursor; 0 when every account was looked at
+-- RACES  The sum and what the account says of it change together, so an account that changes later is carried again by
+--        the difference. Accounts from `:until` on are read by themselves (counted.lua); before it moves, all that it
+--        passes are carried in the same step.
+local prefix = KEYS[1]
+--@use time check calendar counted
+local cursor, limit = ARGV[1], whole(ARGV[2], 'limit')
+if not string.find(cursor, '^%d+$') then error('BADARG cursor') end
+local key, index = prefix .. 'carried', prefix .. 'acct:index'
+local yesterday = day_of(now - 86400000)
+local sums = {}
+
+local function carry(account)
+  local counts, carried = counted_in(account)
+  if not counts or text_of(counts) == text_of(carried) then return end
+  local type = string.sub(account, 10)
+  sums[type] = sums[type] or numbers_of(redis.call('HGET', key, type))
+  add_new(sums[type], counts, carried)
+  for at = 1, #COUNTED do counts[at] = math.max(counts[at], carried[at]) end
+  redis.call('HSET', prefix .. 'acct:' .. account, 'carried', text_of(counts))
+end
+
+local closed = redis.call('HGET', key, ':until') or ''
+if closed < yesterday then -- once a day; the first time for every day there is
+  for _, account in ipairs(redis.call('SMEMBERS', index)) do
+    local day = string.sub(account, 1, 8)
+    if day >= closed and day < yesterday then carry(account) end
+  end
+  closed = yesterday
+  redis.call('HSET', key, ':until', closed)
+end
+local page = redis.call('SSCAN', index, cursor, 'COUNT', limit)
+for _, account in ipairs(page[2]) do
+  if string.sub(account, 1, 8) < closed then carry(account) end
+end
+for type, sum in pairs(sums) do redis.call('HSET', key, type, text_of(sum)) end
+return page[1]
