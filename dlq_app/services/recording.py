@@ -13,16 +13,20 @@ from datetime import datetime
 from dlq_app import conf
 from dlq_app.domain.errors import StoreUnavailable
 from dlq_app.domain.letter import Death, Recorded, Settled
+from dlq_app.domain.replay_batch import SUCCEEDED
 from dlq_app.domain.replay_policy import Placement, ReplayPolicy, place_again, place_first
 from dlq_app.store.documents import new_letter
 from dlq_app.store.outcomes import LetterState, Update, death_update, settle_update
 from dlq_app.store.repository import Letters
+from processes.measured import measured
 
 log = logging.getLogger(__name__)
 
 #: Attempts for letters that others keep changing; after them the outbox repeats the outcome.
 _ROUNDS = 8
 _DONE = Recorded(ok=True)
+#: Name of the count of ended replays, by outcome.
+REPLAYS = "replays"
 
 
 def record(
@@ -46,6 +50,8 @@ class _Recording:
         self.policy = policy
         self.now = now
         self.answers: dict[int, Recorded] = {}
+        #: Outcomes of replays that this call has sent, by position, until they are counted.
+        self.replays: dict[int, str] = {}
 
     def run(self) -> list[Recorded]:
         # A first death most likely has no letter: insert it without a read.
@@ -86,19 +92,23 @@ class _Recording:
             if state is None and isinstance(outcome, Death):
                 to_insert.append(i)
             elif state is None or state.has(outcome.epoch):
-                self.answers[i] = _DONE  # recorded already, or the letter was deleted
+                self._done(i)  # recorded already, or the letter was deleted
             elif outcome.message_id in taken:
                 again.append(i)  # two epochs of one message: check the second after the first is written
             else:
                 taken.add(outcome.message_id)
                 if isinstance(outcome, Settled):
                     settles.append((i, outcome, state))
+                    self.replays[i] = SUCCEEDED
                 else:
-                    placement = self._place(outcome, state)
-                    writes.append((i, death_update(outcome, state, placement, self.now)))
+                    update, ended = death_update(outcome, state, self._place(outcome, state), self.now)
+                    writes.append((i, update))
+                    if outcome.replay_id is not None:
+                        self.replays[i] = ended
         all_found = self.letters.settle_many([(outcome, state) for _, outcome, state in settles], self.now)
         if all_found:
-            self.answers |= {i: _DONE for i, _, _ in settles}
+            for i, _, _ in settles:
+                self._done(i)
         elif all_found is not None:
             again += [i for i, _, _ in settles]
         else:
@@ -109,7 +119,7 @@ class _Recording:
             if place in written.refused:
                 self._refuse(i, written.refused[place])
             elif written.all_matched:
-                self.answers[i] = _DONE
+                self._done(i)
             else:
                 again.append(i)  # one of them changed in between: read them again to find out which
         return to_insert, again
@@ -128,6 +138,11 @@ class _Recording:
             done=state.dlq_retry_count + (state.kind_of(death.epoch) == "auto"),
             was_set_aside=state.was_set_aside,
         )
+
+    def _done(self, position: int) -> None:
+        self.answers[position] = _DONE
+        if ended := self.replays.pop(position, ""):
+            measured.count(REPLAYS, ended)
 
     def _refuse(self, position: int, why: str) -> None:
         outcome = self.outcomes[position]

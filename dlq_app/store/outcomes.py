@@ -211,8 +211,10 @@ class Outcomes:
         return failures
 
 
-def death_update(death: Death, state: LetterState, placement: Placement, now: datetime) -> UpdateOne:
+def death_update(death: Death, state: LetterState, placement: Placement, now: datetime) -> tuple[UpdateOne, str]:
     """The update for a death of a message that has a letter: of a replay, or of a new message with the same id.
+
+    Also returns the outcome of the replay: ``failed_same`` or ``failed_new``.
 
     The filter requires the letter's ``closedEpoch`` as read and a fence not newer than the death, so this moves a
     letter once per epoch and never overwrites a newer claim. Open attempts of older epochs end as ``superseded``.
@@ -256,7 +258,7 @@ def death_update(death: Death, state: LetterState, placement: Placement, now: da
                 "until": now,
             }
             pushed["formerMessages"] = {"$each": [former], "$slice": -KEPT_FORMER}
-    return UpdateOne(
+    update = UpdateOne(
         _guard(state, death.epoch),
         {
             "$set": changed,
@@ -265,6 +267,7 @@ def death_update(death: Death, state: LetterState, placement: Placement, now: da
         },
         array_filters=_attempts_of(death.epoch),
     )
+    return update, outcome
 
 
 def settle_update(settles: Sequence[tuple[Settled, LetterState]], now: datetime) -> tuple[Document, Sequence[Document]]:

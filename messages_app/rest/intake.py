@@ -33,12 +33,16 @@ from messages_app.rest.validation import MESSAGE_ID, Submission, check
 from messages_app.store.ledger import ledger
 from messages_app.store.throttles import count, submit_limit
 from messages_app.work.protection import reject_while_open
+from processes.measured import measured
 from wire.problem import problem
 
 MAX_BODY: Final = 256 * 1024
 MAX_BATCH_BODY: Final = 8 * 1024 * 1024
 #: A body that is too long is read and discarded up to this length, so that the client receives the answer.
 MAX_SKIPPED: Final = 2 * MAX_BATCH_BODY
+#: Name of the count of messages whose id was known, and the answers to them.
+DUPLICATES: Final = "duplicates"
+KNOWN_IDS: Final = frozenset({AcceptStatus.DUPLICATE, AcceptStatus.CONFLICT})
 #: Maximum size of a body that is parsed before the request is counted. A client over its limit must not make this
 #: process parse more. The acceptance counts smaller requests in its own round trip.
 _CHEAP_BODY = 8 * 1024
@@ -71,6 +75,8 @@ def submit(head: Mapping[str, Any], read: Callable[[int], bytes], client: Client
         hides = _of_others([answer], client)
     except StoreUnavailable as error:
         return problem_reply(error, rate)
+    if answer.status in KNOWN_IDS:
+        measured.count(DUPLICATES)
     return accepted_reply(answer, rate or answer.rate, hides_state=bool(hides))
 
 
@@ -162,6 +168,8 @@ def _accept_all(text: str, items: Sequence[Item], client: Client) -> list[dict[s
             acceptances.append((index, submission.acceptance(client)))
     answers = ledger().accept_many([acceptance for _, acceptance in acceptances])
     others = _of_others(answers, client)
+    if known := sum(answer.status in KNOWN_IDS for answer in answers):
+        measured.count(DUPLICATES, by=known)
     for (index, _), answer in zip(acceptances, answers, strict=True):
         if answer.status is AcceptStatus.CONFLICT:
             results[index] = _rejected(index, answer.message_id, IdempotencyConflict())

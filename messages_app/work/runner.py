@@ -47,6 +47,7 @@ from messages_app.registry import HandlerSpec
 from messages_app.work.call_reports import CallReport
 from messages_app.work.protection import Protection
 from processes.forks import exit_if_forked
+from processes.measured import measured
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,9 @@ READ_S = 2.0
 LEASE_MARGIN_MS = 10_000
 #: A message that its breaker has rejected for longer is given up.
 MAX_HELD_MS = 24 * 3600 * 1000
+
+#: Name of the durations of handlers, by type and outcome.
+HANDLER = "handler"
 
 _decoder = json.JSONDecoder()
 _decode = _decoder.decode
@@ -317,6 +321,8 @@ class Runner:
             max_retries=claimed.max_retries,
         )  # fmt: skip
         delay_ms = decision.delay_ms if isinstance(decision, RetryAt) and not give_up else None
+        if attempt.started_at:
+            measured.observe(HANDLER, claimed.type, "failed", seconds=now - attempt.started_at)
         return Failed(
             message_id=claimed.message_id,
             fence=claimed.fence,
@@ -330,7 +336,9 @@ class Runner:
 
     def _complete(self, attempt: Attempt, result: str) -> Completed:
         claimed = attempt.claimed
-        ended_ms = attempt.server_ms(_monotonic())
+        now = _monotonic()
+        ended_ms = attempt.server_ms(now)
+        measured.observe(HANDLER, claimed.type, "succeeded", seconds=now - attempt.started_at)
         return Completed(
             message_id=claimed.message_id,
             fence=claimed.fence,

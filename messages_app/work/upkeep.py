@@ -23,6 +23,7 @@ from messages_app.store import presence
 from messages_app.store.ledger import Ledger
 from messages_app.store.marks import marks
 from messages_app.store.series import series
+from messages_app.work import measuring
 from messages_app.work.store_losses import LossDetector
 from processes.essential import Essential
 from processes.steps import is_stuck
@@ -123,6 +124,7 @@ class Upkeep:
     def start(self) -> None:
         for loop in self._loops:
             loop.start()
+        measuring.begin()
 
     def outbox_filled(self) -> None:
         """Drain now rather than in a second."""
@@ -139,6 +141,7 @@ class Upkeep:
             if not answered[self._presence]:
                 raise StoreUnavailable
             presence.withdraw(self._name)
+            measuring.end()
         except StoreUnavailable:
             log.info("presence_left", extra={"why": "the store does not answer; the entry expires"})
 
