@@ -13,9 +13,12 @@ from wire.errors import PolicyError
 
 @register
 def policies(**_: Any) -> Iterable[CheckMessage]:
-    """``dlq_app.E001`` for ``replay.toml``, ``dlq_app.E002`` for ``masking.toml``."""
-    yield from _built(conf.replay_policy, "dlq_app.E001", "dlqsite/policies/replay.toml")
+    """``dlq_app.E001`` for ``replay.toml``, ``E002`` for ``masking.toml``, ``E003`` for ``objectives.toml``."""
+    replay = list(_built(conf.replay_policy, "dlq_app.E001", "dlqsite/policies/replay.toml"))
+    yield from replay
     yield from _built(conf.masking_policy, "dlq_app.E002", "dlqsite/policies/masking.toml")
+    if not replay:  # else its mistake would be reported a second time
+        yield from _built(conf.letters_objective, "dlq_app.E003", "dlqsite/policies/objectives.toml")
 
 
 def _built(build: Callable[[], object], check_id: str, path: str) -> Iterable[CheckMessage]:

@@ -10,6 +10,7 @@ from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
 from dlq_app.domain.masking import MaskingPolicy, mask_text
+from dlq_app.domain.objectives import LettersObjective
 from dlq_app.domain.ports import IntakePort
 from dlq_app.domain.replay_policy import ReplayPolicy
 
@@ -24,6 +25,12 @@ def replay_policy() -> ReplayPolicy:
 def masking_policy() -> MaskingPolicy:
     """The policy of ``masking.toml``; raises ``PolicyError`` when it is not valid."""
     return MaskingPolicy.parse(settings.MASKING_POLICY)
+
+
+@cache
+def letters_objective() -> LettersObjective:
+    """The objective of ``objectives.toml``; raises ``PolicyError`` when it or ``replay.toml`` is not valid."""
+    return LettersObjective.parse(settings.OBJECTIVES_POLICY, keep_resolved_days=replay_policy().keep_resolved_days)
 
 
 def mask_shown(text: str) -> str:
@@ -44,6 +51,8 @@ def intake() -> IntakePort:
 def _forget(*, setting: str, **_: Any) -> None:
     if setting in ("REPLAY_POLICY", "TIME_ZONE"):
         replay_policy.cache_clear()
+    if setting in ("REPLAY_POLICY", "TIME_ZONE", "OBJECTIVES_POLICY"):
+        letters_objective.cache_clear()
     if setting == "MASKING_POLICY":
         masking_policy.cache_clear()
 

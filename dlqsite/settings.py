@@ -329,6 +329,7 @@ REPLAY_POLICY = policy("replay")
 DELIVERY_POLICY_FILE = env.str("DELIVERY_POLICY", default="") or "dlqsite/policies/delivery.toml"
 DELIVERY_POLICY, DELIVERY_POLICY_PROBLEM = policy_file(BASE_DIR / DELIVERY_POLICY_FILE)
 MASKING_POLICY = policy("masking")
+OBJECTIVES_POLICY = policy("objectives")
 
 LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")
 #: ``json`` for machines, ``console`` for a terminal.

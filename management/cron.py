@@ -130,6 +130,7 @@ class Heartbeat:
 
 def duties(heartbeat: Heartbeat) -> list[Duty]:
     """What the cron role does, with its intervals."""
+    from dlq_app.services import letter_counts
     from messages_app.store.ledger import ledger
     from messages_app.store.series import series
     from messages_app.work import reconciliation
@@ -141,6 +142,8 @@ def duties(heartbeat: Heartbeat) -> list[Duty]:
         Duty("note the figures", 5, series().sample),
         Duty("keep the ledger's mark", 10, mark_keeper(every_s=0)),
         Duty("replay what is due", 60, replay_what_is_due),
+        Duty("carry the accounts", 30, lambda: ledger().carry_accounts()),
+        Duty("count the letters", 30, letter_counts.advance),
         Duty("check recent accounts", 60, lambda: accounts.check(RECENT_DAYS)),
         Duty("compare the letters", 60, reconciliation.check),
         Duty("check all accounts", 3600, lambda: accounts.check(400)),

@@ -16,7 +16,7 @@ from dlq_app.domain.batch_rules import CATCH_UP, Move
 from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.errors import CriteriaInvalid, StoreUnavailable
 from dlq_app.domain.letter_values import safe_text
-from dlq_app.domain.replay_batch import BatchCounts, BatchOrder, Canary, ReplayBatch, Stage
+from dlq_app.domain.replay_batch import FINAL, BatchCounts, BatchOrder, Canary, ReplayBatch, Stage
 from dlq_app.store.items import Tally
 from dlq_app.store.mongo import Document, translated
 
@@ -164,6 +164,16 @@ class Batches:
             found = self._batches.find({"active": True}, {"_id": 1}).sort("createdAt", 1).limit(limit)
             return [row["_id"] for row in found]
 
+    def unfinished_by_stage(self) -> dict[str, int]:
+        """Number of batches in each stage that can still change, planning excluded."""
+        counts = {stage.value: 0 for stage in Stage if stage not in FINAL and stage is not Stage.PLANNING}
+        stages: list[Document] = [
+            {"$match": {"stage": {"$in": list(counts)}}},
+            {"$group": {"_id": "$stage", "n": {"$sum": 1}}},
+        ]
+        with translated():
+            return counts | {row["_id"]: row["n"] for row in self._batches.aggregate(stages)}
+
     def ended_before(self, instant: datetime, limit: int) -> list[str]:
         """Ids of batches whose last outcome came before ``instant``."""
         with translated():
@@ -209,6 +219,8 @@ class Batches:
             changed["startedAt"] = "$$NOW"
         if tally is not None:
             changed["counts"] = _counts(tally)
+        if move.to is Stage.STOPPED:
+            changed["stoppedAt"] = "$$NOW"
         if move.to is Stage.FINISHED:
             changed |= {"finishedAt": "$$NOW", "active": "$$REMOVE", "chunk": None}
         where: Document = {"_id": seen.id, "stage": batch.stage.value, "pausedBy": batch.paused_by}

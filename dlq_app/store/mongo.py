@@ -26,6 +26,7 @@ ITEMS = "replay_items"
 MARKS = "ledger_marks"
 LOSSES = "ledger_losses"
 APPROVALS = "dlq_approvals"
+COUNTS = "dlq_counts"
 
 _lock = threading.Lock()
 _clients: dict[tuple[int, str, bool], MongoClient[Document]] = {}

@@ -1,8 +1,8 @@
 """The dead letters in MongoDB. Each move is one conditional update; a lost race is a result, not an error.
 
 Modules: ``reading`` (lists, counts), ``outcomes`` (deaths, successful replays), ``claims`` (replays), ``moves``
-(operators), ``leases`` (workers), ``losses`` (data losses), ``transfer`` (exports, imports, deletion), ``approvals``
-(limits per person).
+(operators), ``leases`` (workers), ``letter_counts`` (counters), ``losses`` (data losses), ``transfer`` (exports,
+imports, deletion), ``approvals`` (limits per person).
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from dlq_app.store.batches import Batches, StoredBatch
 from dlq_app.store.claims import BatchLetter, ClaimOrder, Claims
 from dlq_app.store.items import Items, Tally
 from dlq_app.store.leases import Leases
+from dlq_app.store.letter_counts import LetterCounts
 from dlq_app.store.losses import Losses
-from dlq_app.store.mongo import APPROVALS, BATCHES, ITEMS, LEASES, LETTERS, LOSSES, MARKS, database
+from dlq_app.store.mongo import APPROVALS, BATCHES, COUNTS, ITEMS, LEASES, LETTERS, LOSSES, MARKS, database
 from dlq_app.store.moves import Moves, Selection
 from dlq_app.store.outcomes import Inserted, LetterState, Outcomes, Written
 from dlq_app.store.reading import MAX_NAMED, Page, Reading
@@ -54,6 +55,11 @@ def approvals() -> Approvals:
     return Approvals(database()[APPROVALS])
 
 
+def letter_counts() -> LetterCounts:
+    """The counters of letters in the configured database."""
+    return LetterCounts(database()[COUNTS], database()[LETTERS], database()[BATCHES])
+
+
 def losses() -> Losses:
     """Marks of the ledger, and losses, in the configured database."""
     return Losses(database()[MARKS], database()[LOSSES])
@@ -81,6 +87,7 @@ __all__ = [
     "Inserted",
     "Items",
     "Leases",
+    "LetterCounts",
     "LetterState",
     "Letters",
     "Losses",
@@ -95,6 +102,7 @@ __all__ = [
     "batches",
     "items",
     "leases",
+    "letter_counts",
     "letters",
     "losses",
     "now",

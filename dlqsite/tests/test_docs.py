@@ -17,6 +17,7 @@ import messages_app.domain.errors
 from breaker_app.policy import BreakerPolicy
 from breaker_app.states import State as BreakerState
 from dlq_app.domain.masking import MaskingPolicy
+from dlq_app.domain.objectives import LettersObjective
 from dlq_app.domain.replay_policy import ReplayPolicy
 from dlq_app.domain.states import Resolution, Status, Verb
 from dlq_app.domain.strategies import Strategy
@@ -109,12 +110,13 @@ def test_every_error_type_is_explained() -> None:
         (RetryPolicy, "policies.md"),
         (ReplayPolicy, "policies.md"),
         (MaskingPolicy, "policies.md"),
+        (LettersObjective, "policies.md"),
         (BreakerPolicy, "breaker.md"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
 def test_every_policy_key_is_explained(
-    policy: type[RetryPolicy | ReplayPolicy | MaskingPolicy | BreakerPolicy], page: str
+    policy: type[RetryPolicy | ReplayPolicy | MaskingPolicy | LettersObjective | BreakerPolicy], page: str
 ) -> None:
     assert {field.name for field in fields(policy)} - named(page) == set()
 

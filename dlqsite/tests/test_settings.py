@@ -19,6 +19,7 @@ from pytest_django import Settings
 
 from breaker_app.policy import BreakerPolicy
 from dlq_app.domain.masking import MaskingPolicy
+from dlq_app.domain.objectives import LettersObjective
 from dlq_app.domain.replay_policy import ReplayPolicy
 from dlqsite import checks
 from messages_app.domain.retry_policy import RetryPolicy
@@ -131,7 +132,8 @@ def test_every_variable_of_the_example_has_a_line_of_its_own_above_it() -> None:
 
 def test_every_key_of_a_policy_is_in_the_docs() -> None:
     docs = variables("docs/settings.md", r"`([a-z_]+)`")
-    assert {name for kind in (RetryPolicy, BreakerPolicy, ReplayPolicy, MaskingPolicy) for name in keys(kind)} <= docs
+    policies = (RetryPolicy, BreakerPolicy, ReplayPolicy, MaskingPolicy, LettersObjective)
+    assert {name for kind in policies for name in keys(kind)} <= docs
 
     files = {path.name for path in (ROOT / "dlqsite" / "policies").glob("*.toml")}
     assert files <= variables("docs/settings.md", r"`([a-z]+\.toml)`")
