@@ -113,12 +113,22 @@ def bring_again(since_ms: int, until_ms: int | None = None, *, dry_run: bool = F
         if missing and not dry_run:
             index.note(missing)
             brought = book.resettle_many([(one.message_id, one.epoch) for one in missing])
-            # Workers do the same; this suffices without them.
-            while drain(book, letters.record_outcomes, MAX_DRAIN) >= MAX_DRAIN:
-                pass
+            drain_all()
         yield Step(len(page), missing, brought)
     if not dry_run:
         compare(SAMPLE)
+
+
+def missing_among(page: Sequence[RecordedOutcome]) -> list[RecordedOutcome]:
+    """Those outcomes that are missing in the letters. Changes nothing."""
+    oldest = oldest_ms()
+    return _missing(recorded_outcomes(), [one for one in page if one.at_ms >= oldest])
+
+
+def drain_all() -> None:
+    """Record the outcomes of the outbox, as workers do; this suffices without them."""
+    while drain(ledger(), letters.record_outcomes, MAX_DRAIN) >= MAX_DRAIN:
+        pass
 
 
 def _missing(index: RecordedOutcomes, page: Sequence[RecordedOutcome]) -> list[RecordedOutcome]:
