@@ -10,7 +10,7 @@ TEMPLATES = $(wildcard templates */templates)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint format check alerts pytest postgres next-django audit install install-dev lock clean
+.PHONY: help up test lint format check alerts pytest postgres chaos next-django audit install install-dev lock clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -65,6 +65,13 @@ postgres: $(VENV)/.dev ## run the tests of access and console on PostgreSQL, if 
 	else \
 		echo "make postgres: skipped" >&2; [ -z "$$POSTGRES_REQUIRED" ]; \
 	fi
+
+# A run with the same SECONDS, SEED, TOPOLOGY and version has the same faults and messages. TOPOLOGY=ha has replica sets.
+SECONDS ?= 120
+SEED ?=
+TOPOLOGY ?= single
+chaos: $(VENV)/.dev ## kill, stop, stall and fill every role and store for SECONDS, then check that nothing is lost; SEED repeats a run
+	$(BIN)/python -m chaos run --seconds $(SECONDS) --topology $(TOPOLOGY) $(if $(SEED),--seed $(SEED))
 
 # The newest Django needs a newer Python than this project. NEXT_TESTS= runs everything but journeys and the browser.
 NEXT_PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 $(PYTHON) $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.1[2-9]*/bin/python3; do \
