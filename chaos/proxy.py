@@ -42,7 +42,7 @@ class _Line:
 
     client: asyncio.StreamWriter
     store: asyncio.StreamWriter
-    #: Nothing passes any more, for ever, and the other side is not told: a half-open connection.
+    #: Nothing passes any more, for ever, and neither side notices: a half-open connection.
     silent: bool = False
 
     def cut(self) -> None:
