@@ -254,7 +254,7 @@ RECORD_TTL_S = env.int("RECORD_TTL_S", default=24 * 3600)
 #: How long the payload of a message is kept after it was done.
 BODY_TTL_S = env.int("BODY_TTL_S", default=3600)
 #: ``everysec``: a power cut may lose the last seconds. ``fsync``: no 202 before Redis has it on its disk.
-#: ``replicated``: nor before a replica has.
+#: ``replica``: nor before a replica has.
 ACCEPT_DURABILITY = env.str("ACCEPT_DURABILITY", default="everysec")
 
 # --- processing ---

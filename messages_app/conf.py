@@ -15,7 +15,9 @@ from wire.errors import PolicyError
 
 RETRY_FILE = "dlqsite/policies/retry.toml"
 #: In Redis' memory; on its disk; on its disk and on that of a replica.
-DURABILITIES = ("everysec", "fsync", "replicated")
+DURABILITIES = ("everysec", "fsync", "replica")
+#: The name of ``replica`` in earlier versions.
+_REPLICATED = "replicated"
 
 
 @cache
@@ -55,6 +57,8 @@ def error_kinds() -> Mapping[str, str]:
 def durability() -> str:
     """``settings.ACCEPT_DURABILITY``: durability of confirmed messages. Raises ``PolicyError`` if unknown."""
     value = str(getattr(settings, "ACCEPT_DURABILITY", DURABILITIES[0]))
+    if value == _REPLICATED:
+        return "replica"
     if value not in DURABILITIES:
         raise PolicyError(f"ACCEPT_DURABILITY is {value!r}; accepted: {', '.join(DURABILITIES)}")
     return value

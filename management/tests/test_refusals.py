@@ -153,14 +153,14 @@ def test_a_user_without_administrators_rights_is_enough_and_what_was_not_checked
         redis_client.execute_command("ACL", "DELUSER", "modest")
 
 
-def test_replicated_without_a_replica_is_named_by_doctor_and_health(
+def test_replica_without_a_replica_is_named_by_doctor_and_health(
     redis_client: Any, redis_url: str, use: Callable[..., None]
 ) -> None:
-    use(redis_url, ACCEPT_DURABILITY="replicated")
+    use(redis_url, ACCEPT_DURABILITY="replica")
     found = next(iter(doctor.check_redis()))
     assert (found.status, found.detail.partition(":")[0]) == (
         Status.FAIL,
-        "ACCEPT_DURABILITY is replicated and Redis has no connected replica",
+        "ACCEPT_DURABILITY is replica and Redis has no connected replica",
     )
     seen = store_checks.check_redis()
     assert (seen.status, found.detail in seen.detail) == ("unhealthy", True)

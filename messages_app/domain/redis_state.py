@@ -51,7 +51,7 @@ _REFUSALS: tuple[tuple[str, str, str, str], ...] = (
      "Allow it what ACL LOG says was denied."),
     (r"did not confirm|\bWAITAOF\b", "not_confirmed",
      "Redis does not confirm in time that a message is stored as safely as ACCEPT_DURABILITY asks for.",
-     "Look at Redis' disk. For `replicated`, a replica with appendonly yes must be connected."),
+     "Look at Redis' disk. For `replica`, a replica with appendonly yes must be connected."),
 )  # fmt: skip
 
 
@@ -114,7 +114,7 @@ def replica_problems(info: Mapping[str, str]) -> Iterator[StoreProblem]:
     if info.get("role") == "master" and _number(info, "connected_slaves") == 0:
         yield _Problem(
             code="no_replica",
-            what="ACCEPT_DURABILITY is replicated and Redis has no connected replica: no message is accepted.",
+            what="ACCEPT_DURABILITY is replica and Redis has no connected replica: no message is accepted.",
             fix="Connect a replica with appendonly yes, or set ACCEPT_DURABILITY to fsync or everysec.",
             stops=True,
         )

@@ -52,7 +52,7 @@ def terms_from_settings() -> Terms:
         record_ttl_ms=int(getattr(settings, "RECORD_TTL_S", default.record_ttl_ms / 1000) * 1000),
         body_ttl_ms=int(getattr(settings, "BODY_TTL_S", default.body_ttl_ms / 1000) * 1000),
         fsync_timeout_ms=int(getattr(settings, "ACCEPT_FSYNC_TIMEOUT_MS", 1500)) if durability != "everysec" else None,
-        replicas=1 if durability == "replicated" else 0,
+        replicas=1 if durability == "replica" else 0,
     )
 
 
@@ -155,7 +155,7 @@ def _server_problems(info: Mapping[str, str], terms: Terms) -> list[Problem]:
     if version < _MIN_REDIS:
         problems.append(Problem(f"Redis {info['redis_version']} is too old.", "Use Redis 7.0 or newer, or Valkey."))
     if terms.fsync_timeout_ms is not None and version < (7, 2):
-        name = "replicated" if terms.replicas else "fsync"
+        name = "replica" if terms.replicas else "fsync"
         problems.append(
             Problem(
                 f"ACCEPT_DURABILITY is {name}, but this Redis has no WAITAOF.", "Use Redis 7.2 or newer, or Valkey."

@@ -137,7 +137,9 @@ def test_settings_say_what_is_asked_for(settings: Any) -> None:
         settings.ACCEPT_DURABILITY = word
         terms = terms_from_settings()
         asked[word] = (terms.fsync_timeout_ms, terms.replicas)
-    assert asked == {"everysec": (None, 0), "fsync": (1500, 0), "replicated": (1500, 1)}
+    assert asked == {"everysec": (None, 0), "fsync": (1500, 0), "replica": (1500, 1)}
+    settings.ACCEPT_DURABILITY = "replicated"
+    assert terms_from_settings().replicas == 1, "its name in earlier versions"
     settings.ACCEPT_DURABILITY = "always"
-    with pytest.raises(PolicyError, match="everysec, fsync, replicated"):
+    with pytest.raises(PolicyError, match="everysec, fsync, replica"):
         terms_from_settings()
