@@ -12,8 +12,10 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from redis import Redis, RedisError
+from redis.connection import Connection
 
 from management.embedded import Valkey, valkey_binary
 from management.supervisor import bound_to_parent
@@ -166,17 +168,24 @@ class Proxy:
 
 
 class Watched:
-    """A primary with two replicas and three Sentinels, on ports of 127.0.0.1. ``more``: further options of servers."""
+    """A primary with two replicas and three Sentinels, on ports of 127.0.0.1. ``more``: further options of servers.
+
+    ``door``: returns the port at which others reach the server on a port, if that is another one.
+    """
 
     SERVICE = "dlq"
 
-    def __init__(self, *more: str, down_after_ms: int = 1000) -> None:
-        self.ports = [_free_port() for _ in range(3)]
+    def __init__(self, *more: str, down_after_ms: int = 1000, door: Callable[[int], int] | None = None) -> None:
+        own = [_free_port() for _ in range(3)]
+        self.ports = [door(port) for port in own] if door else own
         self.sentinel_ports = [_free_port() for _ in range(3)]
         self.folder = Path(tempfile.mkdtemp(prefix="snt-"))
         self.servers = [
-            OwnServer("--port", str(port), "--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0", *more)
-            for port in self.ports
+            OwnServer(
+                *("--port", str(port), "--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0"),
+                *("--replica-announce-ip", "127.0.0.1", "--replica-announce-port", str(shown), *more),
+            )
+            for port, shown in zip(own, self.ports, strict=True)
         ]
         self.sentinels: list[subprocess.Popen[bytes] | None] = [None] * 3
         self.url = f"redis+sentinel://{','.join(f'127.0.0.1:{port}' for port in self.sentinel_ports)}/{self.SERVICE}/0"
@@ -209,12 +218,18 @@ class Watched:
 
     def ask(self, number: int, verb: str) -> dict[str, str]:
         """The reply of a Sentinel to ``SENTINEL verb service``, as pairs."""
-        with Redis(port=self.sentinel_ports[number], decode_responses=True, protocol=2) as client:
-            reply = client.connection_pool.get_connection()
-            reply.send_command("SENTINEL", verb, self.SERVICE)
-            found = reply.read_response()
-            reply.disconnect()
+        found = self.tell(number, verb)
         return dict(zip(found[::2], found[1::2], strict=True))
+
+    def tell(self, number: int, verb: str, *more: str) -> Any:
+        """The reply of a Sentinel to ``SENTINEL verb service more``, as it comes."""
+        port = self.sentinel_ports[number]
+        line = Connection(port=port, decode_responses=True, protocol=2)  # type: ignore[no-untyped-call]
+        try:
+            line.send_command("SENTINEL", verb, self.SERVICE, *more)  # type: ignore[no-untyped-call]
+            return line.read_response()
+        finally:
+            line.disconnect()  # type: ignore[no-untyped-call]
 
     @property
     def primary(self) -> int:
