@@ -118,7 +118,7 @@ class Doors:
 
 @dataclass
 class Clients:
-    """Threads that submit at a rate, and what they were told."""
+    """Threads that submit at a rate, and the replies that they got."""
 
     port: int
     key: str

@@ -100,7 +100,7 @@ def _hosts(text: str) -> tuple[Address, ...]:
         parts = _HOST.fullmatch(host)
         port = int(parts["port"] or DEFAULT_PORT) if parts else 0
         if parts is None or not 1 <= port <= 65535:
-            raise ValueError(f"has no valid HOST:PORT as Sentinel {number} (an IPv6 address stands in brackets)")
+            raise ValueError(f"has no valid HOST:PORT as Sentinel {number} (an IPv6 address needs brackets)")
         found.append((parts["v6"] or parts["name"], port))
     if len(set(found)) < len(found):
         raise ValueError("names a Sentinel twice")

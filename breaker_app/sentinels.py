@@ -142,7 +142,7 @@ class Watch:
         self._answers = [None] * len(self._answers)
 
     def _reset(self) -> None:
-        """Begin anew in a forked child: its parent's threads do not exist there, and one may have held the lock."""
+        """Start again in a forked child: its parent's threads do not exist there, and one may have held the lock."""
         self._changed = threading.Condition()
         self._over = threading.Event()
         self._pid = 0
@@ -230,7 +230,7 @@ class Watch:
     def _best(self, fresh: Mapping[int, Answer]) -> Answer | None:
         """The newest answer. One that is older than what was known counts only if most Sentinels give it.
 
-        A Sentinel that was cut off still names the old primary. After all of them were set up again, epochs begin anew.
+        A Sentinel that was cut off still names the old primary. Epochs of Sentinels that were set up again start at 0.
         """
         named = sorted((one for one in fresh.values() if one.primary), key=lambda one: one.epoch)
         if not named:

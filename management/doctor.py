@@ -35,13 +35,14 @@ from dlqsite.models import ApiKey
 from messages_app.conf import durability
 from messages_app.domain.errors import StoreUnavailable
 from messages_app.domain.records import Presence
+from messages_app.domain.redis_replicas import GUARD
 from messages_app.domain.redis_state import (
     ALLOW_INFO,
     NEARLY,
-    refusal_problem,
     writes_paused,
 )
 from messages_app.store import presence
+from messages_app.store.connection import sentinels
 from messages_app.store.lane_workers import lane_workers
 from messages_app.store.ledger import ledger
 from messages_app.store.recorded_outcomes import recorded_outcomes
@@ -54,7 +55,9 @@ CLOCK_TOLERANCE_MS = 1000
 #: Free bytes under DATA_DIR below which it is worth a warning.
 DISK_WARNING = 1024**3
 #: Problems that only grow into something: a warning. Every other one is a failure.
-_WARNINGS = frozenset({"memory_high", "clients_high", "disk_low", "figures_old", "foreign_worker"})
+_WARNINGS = frozenset(
+    {"memory_high", "clients_high", "disk_low", "figures_old", "foreign_worker", "replica_behind", "sentinels_missing"}
+)
 #: Outcomes that are compared with the letters: all of them, if there are no more.
 COMPARED = 10_000
 
@@ -196,12 +199,13 @@ def check_database() -> Iterator[Finding]:
 
 
 def check_redis() -> Iterator[Finding]:
-    problems, unasked = store_checks.redis_problems()
+    report = store_checks.redis_report()
+    problems = report.problems
     try:
         ledger().try_write()
     except StoreUnavailable as error:
-        refusal = refusal_problem(error)
-        if refusal.code == "away":  # it has just answered
+        refusal = store_checks.redis_refusal(error)
+        if refusal.code in ("away", "no_primary"):  # it has just answered
             refusal = writes_paused()
         # Its own report has more detail than its refusals.
         problems = [*problems, *([] if refusal.code in {one.code for one in problems} else [refusal])]
@@ -210,10 +214,17 @@ def check_redis() -> Iterator[Finding]:
     yield from _problems(problems)
     info = ledger().server_info()
     if not info:
-        yield _warn("redis", unasked, ALLOW_INFO)
+        yield _warn("redis", report.unasked, ALLOW_INFO)
     elif not problems:
         server = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info['redis_version']}"
         yield _ok("redis", f"{server}, append-only file on, no eviction")
+    if report.unguarded:
+        yield _warn("redis replicas", report.unguarded, GUARD)
+    elif count := report.facts.get("replicas"):
+        yield _ok("redis replicas", f"{count} connected, each heard within {report.facts['replicaLagSeconds']} s")
+    seen = sentinels()
+    if seen is not None and seen.with_quorum == seen.of:
+        yield _ok("sentinels", f"{seen.of} name {seen.primary} and can start a fail-over")
     limit, used = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
     if limit and used <= NEARLY * limit:
         yield _ok("redis memory", f"{used * 100 // limit} % of maxmemory are used")
@@ -456,7 +467,7 @@ def diagnose(checks: Sequence[Check] = CHECKS) -> Iterator[Finding]:
             yield from check.run()
         except (ServiceError, DatabaseError) as error:
             away.add(check.part)
-            refusal = refusal_problem(error) if isinstance(error, StoreUnavailable) else None
+            refusal = store_checks.redis_refusal(error) if isinstance(error, StoreUnavailable) else None
             if refusal is not None and refusal.code != "away":
                 yield _fail(check.part, refusal.what, refusal.fix)
             else:

@@ -36,7 +36,7 @@ def test_a_url_names_sentinels_service_and_credentials_of_both() -> None:
         ("redis+sentinel:///dlq", "HOST:PORT as Sentinel 1"),
         ("redis+sentinel://one,two:many/dlq", "HOST:PORT as Sentinel 2"),
         ("redis+sentinel://one:70000/dlq", "HOST:PORT as Sentinel 1"),
-        ("redis+sentinel://2001:db8::2/dlq", "in brackets"),
+        ("redis+sentinel://2001:db8::2/dlq", "needs brackets"),
         ("redis+sentinel://one,one:26379/dlq", "twice"),
         ("redis+sentinel://one:26379", "name of a service"),
         ("redis+sentinel://one/a b", "name of a service"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 
@@ -24,6 +24,14 @@ from dlqsite.health.findings import Finding, Status, finding_of
 from dlqsite.models import ApiKey
 from messages_app.domain.errors import StoreUnavailable
 from messages_app.domain.records import LedgerFigures
+from messages_app.domain.redis_replicas import (
+    GUARD,
+    Sentinels,
+    primary_away,
+    replicas,
+    sentinel_problems,
+    unguarded,
+)
 from messages_app.domain.redis_state import (
     NOT_CHECKED,
     memory_limit,
@@ -32,6 +40,7 @@ from messages_app.domain.redis_state import (
     reported_problems,
 )
 from messages_app.store import presence
+from messages_app.store.connection import sentinels
 from messages_app.store.lane_workers import LaneWorkers, lane_workers
 from messages_app.store.ledger import ledger
 from messages_app.store.series import History, series
@@ -50,13 +59,29 @@ def _seldom(ask: Callable[[], list[StoreProblem]]) -> Cached[[], list[StoreProbl
     return Cached(ask, lambda found, took_s: 0 if found else SELDOM_S)
 
 
-def redis_problems() -> tuple[list[StoreProblem], str]:
-    """What Redis reports about itself, and what it could not be asked. Raises ``StoreUnavailable``."""
+@dataclass(frozen=True, slots=True)
+class RedisReport:
+    """What Redis and its Sentinels report about themselves."""
+
+    problems: list[StoreProblem]
+    #: What Redis could not be asked.
+    unasked: str = ""
+    #: The risk of ``min-replicas-to-write 0``, if it is one.
+    unguarded: str = ""
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+
+def redis_report() -> RedisReport:
+    """What Redis and its Sentinels report about themselves. Raises ``StoreUnavailable``."""
     identity = ledger().identity_problems()
     if {problem.code for problem in identity} & {"sentinel", "cluster"}:
-        return identity, ""
+        return RedisReport(identity)
     info = ledger().server_info()
-    reported = [*reported_problems(info), *ledger().durability_problems(info)]
+    seen = sentinels()
+    is_watched = seen is not None
+    reported = [*reported_problems(info), *ledger().replica_problems(info, is_watched=is_watched)]
+    if seen is not None:
+        reported += sentinel_problems(seen)
     codes = {problem.code for problem in reported}
     unsafe = [
         StoreProblem(part="redis", code="unsafe", what=problem.what, fix=problem.fix)
@@ -64,7 +89,32 @@ def redis_problems() -> tuple[list[StoreProblem], str]:
     ]
     # INFO tells more of a replica than HELLO, which everybody may ask.
     identity = [problem for problem in identity if problem.code not in codes]
-    return [*identity, *reported, *unsafe], "" if info else NOT_CHECKED
+    return RedisReport(
+        [*identity, *reported, *unsafe],
+        "" if info else NOT_CHECKED,
+        unguarded(info, is_watched=is_watched),
+        _replication_facts(info, seen),
+    )
+
+
+def _replication_facts(info: Mapping[str, str], seen: Sentinels | None) -> dict[str, object]:
+    found = replicas(info)
+    facts: dict[str, object] = {"replicas": len(found)} if info else {}
+    if found:
+        facts["replicaLagSeconds"] = max(one.lag_s for one in found)
+    if seen is not None:
+        facts["primary"] = seen.primary
+        facts["sentinels"] = {"of": seen.of, "answering": seen.answering, "withQuorum": seen.with_quorum}
+    return facts
+
+
+def redis_refusal(error: StoreUnavailable) -> StoreProblem:
+    """The problem behind a rejected request to Redis."""
+    problem = refusal_problem(error)
+    if problem.code != "away":
+        return problem
+    seen = sentinels()
+    return primary_away(seen) if seen is not None and seen.primary else problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +158,14 @@ overflow_problems = _seldom(_overflow_problems)
 def check_redis() -> Finding:
     """What Redis reports about itself, and whether its memory lasts."""
     try:
-        problems, unasked = redis_problems()
+        report = redis_report()
+        problems = report.problems
         if not any(problem.stops for problem in problems):
             problems = [*problems, *overflow_problems()]
     except StoreUnavailable as error:
-        return finding_of([refusal_problem(error)])
-    return finding_of(problems, note=unasked)
+        return finding_of([redis_refusal(error)])
+    guard = f"{report.unguarded} {GUARD}" if report.unguarded else ""
+    return finding_of(problems, report.facts, note=" ".join(filter(None, (report.unasked, guard))))
 
 
 def check_intake() -> Finding:
@@ -121,7 +173,7 @@ def check_intake() -> Finding:
     try:
         ledger().try_write()
     except StoreUnavailable as error:
-        return finding_of([refusal_problem(error)])
+        return finding_of([redis_refusal(error)])
     return Finding(Status.HEALTHY)
 
 

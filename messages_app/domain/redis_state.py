@@ -28,6 +28,15 @@ _CLIENTS = "Raise maxclients, or start fewer processes."
 
 #: Pattern of an error, code, meaning and fix. The first match counts.
 _REFUSALS: tuple[tuple[str, str, str, str], ...] = (
+    (r"None of \d+ Sentinels? answers", "sentinels_away",
+     "No Sentinel in REDIS_URL answers: the primary is not known.", "Start the Sentinels, or correct REDIS_URL."),
+    (r"Sentinel knows no service", "service_unknown", "The Sentinels do not know the service that REDIS_URL names.",
+     "Correct the name behind the hosts in REDIS_URL. SENTINEL MASTERS lists the services."),
+    (r"Sentinel refuses", "sentinel_no_access", "The Sentinels refuse the user or the password.",
+     "Correct sentinel_username and sentinel_password in REDIS_URL."),
+    (r"earlier primary than was known", "sentinels_outdated",
+     "Only Sentinels that were cut off answer: they name an earlier primary.",
+     "Start the other Sentinels, or repair the network to them."),
     (r"OutOfMemoryError|\bOOM\b", "memory_full", "Redis is full: it refuses writes (maxmemory).", _MORE_MEMORY),
     (r"MISCONF.*(AOF|append)", "aof_write_failed",
      "Redis refuses writes: it cannot write its append-only file. Its disk is full or broken.", _DISK),
@@ -106,17 +115,6 @@ def identity_problems(hello: Mapping[str, str]) -> Iterator[StoreProblem]:
     elif hello.get("role", "master") != "master":
         yield _Problem(
             code="read_only", what="REDIS_URL leads to a replica, which takes no writes.", fix=_PRIMARY, stops=True
-        )
-
-
-def replica_problems(info: Mapping[str, str]) -> Iterator[StoreProblem]:
-    """Reasons in ``INFO`` why no replica can confirm a message."""
-    if info.get("role") == "master" and _number(info, "connected_slaves") == 0:
-        yield _Problem(
-            code="no_replica",
-            what="ACCEPT_DURABILITY is replica and Redis has no connected replica: no message is accepted.",
-            fix="Connect a replica with appendonly yes, or set ACCEPT_DURABILITY to fsync or everysec.",
-            stops=True,
         )
 
 

@@ -23,8 +23,9 @@ from redis.retry import Retry
 
 from breaker_app.primary import NotPrimary, leave_demoted, leaving
 from breaker_app.redis_url import url_problem
-from breaker_app.sentinels import NoPrimary, View, client_of, view_of
+from breaker_app.sentinels import NoPrimary, client_of, shown, view_of
 from messages_app.domain.errors import LedgerRefused, StoreUnavailable
+from messages_app.domain.redis_replicas import Sentinels
 from messages_app.store.scripts import Script
 from processes.once import OncePerProcess
 
@@ -54,9 +55,19 @@ def new_client(timeout_s: float = SOCKET_TIMEOUT_S) -> redis.Redis:
     return with_timeouts(client_of(settings.REDIS_URL), timeout_s)
 
 
-def sentinels() -> View | None:
-    """What the Sentinels in ``REDIS_URL`` say; None without any."""
-    return view_of(connection())
+def sentinels() -> Sentinels | None:
+    """What the Sentinels in ``REDIS_URL`` say; None if it names none."""
+    view = None if url_problem(settings.REDIS_URL) else view_of(connection())
+    if view is None:
+        return None
+    return Sentinels(
+        service=view.service,
+        primary=shown(view.primary) if view.primary else "",
+        of=len(view.sentinels),
+        answering=view.answering,
+        with_quorum=view.with_quorum,
+        troubles=view.troubles,
+    )
 
 
 def with_timeouts(client: redis.Redis, timeout_s: float = SOCKET_TIMEOUT_S) -> redis.Redis:

@@ -14,7 +14,8 @@ from dlq_app.domain.store_problem import StoreProblem
 from messages_app import conf
 from messages_app.domain.errors import NotConfirmed, StoreUnavailable
 from messages_app.domain.records import Problem
-from messages_app.domain.redis_state import identity_problems, replica_problems
+from messages_app.domain.redis_replicas import replica_problems
+from messages_app.domain.redis_state import identity_problems
 from messages_app.store.connection import ScriptCaller, ThreadConnections
 from messages_app.store.scripts import Script, shipped
 
@@ -131,9 +132,9 @@ class LedgerServer:
         info = self.server_info() if info is None else info
         return _server_problems(info, self._terms) if info else []
 
-    def durability_problems(self, info: Mapping[str, str]) -> list[StoreProblem]:
-        """Reasons in ``info`` why acceptances cannot reach the durability of the terms."""
-        return list(replica_problems(info)) if info and self._terms.replicas else []
+    def replica_problems(self, info: Mapping[str, str], *, is_watched: bool = False) -> list[StoreProblem]:
+        """Problems of the replicas in ``info``. ``is_watched``: Sentinel should be able to promote one."""
+        return list(replica_problems(info, is_required=self._terms.replicas > 0, is_watched=is_watched))
 
 
 def _waits_ms(timeout_ms: int, replicas: int) -> list[int]:

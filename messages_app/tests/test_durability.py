@@ -118,9 +118,9 @@ def test_both_doors_and_batches_say_so(
 @pytest.mark.redis
 def test_no_connected_replica_is_named(pair: Pair, client: redis.Redis, redis_client: redis.Redis) -> None:
     book, alone = Ledger(client, terms=HASTY), Ledger(redis_client, terms=HASTY)
-    assert book.durability_problems(book.server_info()) == []
-    assert [problem.code for problem in alone.durability_problems(alone.server_info())] == ["no_replica"]
-    assert Ledger(redis_client).durability_problems(alone.server_info()) == []
+    assert book.replica_problems(book.server_info()) == []
+    assert [problem.code for problem in alone.replica_problems(alone.server_info())] == ["no_replica"]
+    assert Ledger(redis_client).replica_problems(alone.server_info()) == []
 
 
 def test_replicas_are_asked_again_and_again_within_the_time() -> None:

@@ -6,18 +6,24 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
+from django_rq.queues import get_queue
 
 from breaker_app.policy import BreakerPolicy
 from breaker_app.sentinels import client_of, forget_watches, view_of
 from breaker_app.store import RedisBreakerStore
 from breaker_app.tests.servers import Watched
+from dlqsite.health import store_checks
+from dlqsite.tests import scenes
 from dlqsite.tests.patience import eventually
+from management import doctor, embedded
+from management.doctor import Status
 from messages_app.domain.errors import LedgerRefused, StoreUnavailable
 from messages_app.domain.records import State
-from messages_app.store.ledger import Ledger
+from messages_app.store.ledger import Ledger, ledger
 from messages_app.store.ledger_server import Terms
 from messages_app.tests.handling import an_acceptance, handling
 from messages_app.work.engine import Engine
@@ -138,17 +144,9 @@ def test_a_primary_that_was_paused_gets_no_message_when_it_wakes(watched: Watche
     watched.servers[first].client.replicaof("127.0.0.1", watched.ports[watched.primary])
 
 
-def test_sentinels_may_be_restarted_and_a_forked_child_asks_them_itself(watched: Watched) -> None:
+def test_a_forked_child_asks_the_sentinels_itself(watched: Watched) -> None:
     client = client_of(watched.url)
-    book = Ledger(client, terms=REPLICA)
-    book.accept(an_acceptance())
-    for number in range(3):
-        watched.kill_sentinel(number)
-        seen = eventually(lambda: view_of(client) if view_of(client).answering == 2 else None)  # type: ignore[union-attr]
-        assert [where for where, _ in seen.troubles] == [f"127.0.0.1:{watched.sentinel_ports[number]}"]
-        assert Ledger(client, terms=REPLICA).accept(an_acceptance()).status == "accepted"
-        watched.start_sentinel(number)
-        eventually(lambda: view_of(client).answering == 3)  # type: ignore[union-attr]
+    assert view_of(client) is not None
     child = os.fork()
     if child == 0:
         try:
@@ -156,6 +154,55 @@ def test_sentinels_may_be_restarted_and_a_forked_child_asks_them_itself(watched:
         finally:
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.fixture
+def site(watched: Watched, settings: Any) -> Iterator[None]:
+    """The system on the Sentinels."""
+    address, settings.REDIS_URL = settings.REDIS_URL, watched.url
+    scenes.reconnect()
+    yield
+    settings.REDIS_URL = address
+    scenes.reconnect()
+
+
+def codes() -> tuple[str, list[str], Mapping[str, Any]]:
+    found = store_checks.check_redis()
+    return found.status.value, [problem.code for problem in found.problems], found.facts
+
+
+@pytest.mark.usefixtures("site")
+def test_health_and_doctor_name_missing_sentinels_and_what_a_primary_may_do_alone(watched: Watched) -> None:
+    server = watched.servers[watched.primary].client
+    names = {"primary": f"127.0.0.1:{watched.ports[watched.primary]}", "replicas": 2}
+    status, problems, facts = codes()
+    assert (status, problems) == ("healthy", [])
+    assert names.items() <= facts.items()
+    assert facts["sentinels"] == {"of": 3, "answering": 3, "withQuorum": 3}
+    assert "min-replicas-to-write is 0" in store_checks.check_redis().detail
+    told = {one.name: one for one in doctor.check_redis()}
+    assert (told["redis replicas"].status, told["sentinels"].status) == (Status.WARN, Status.OK)
+    assert set(get_queue("normal").connection.connection_pool.connection_kwargs["sentinels"]) == {
+        ("127.0.0.1", port) for port in watched.sentinel_ports
+    }
+    assert get_queue("normal").count == server.llen("rq:queue:normal")
+    embedded.require_redis(watched.url)
+    assert embedded.reporting_pids(watched.url) == set()
+
+    server.config_set("min-replicas-to-write", 1)
+    assert store_checks.check_redis().detail == ""
+    watched.kill_sentinel(2)
+    eventually(lambda: codes()[:2] == ("degraded", ["sentinels_missing"]), what=str(codes()))
+    watched.kill_sentinel(1)
+    eventually(lambda: codes()[:2] == ("degraded", ["no_quorum"]), what=str(codes()))
+    watched.kill_sentinel(0)
+    eventually(lambda: codes()[:2] == ("degraded", ["sentinels_away"]), what=str(codes()))
+    assert ledger().try_write(), "an open connection needs no Sentinel"
+    for number in range(3):
+        watched.start_sentinel(number)
+    eventually(lambda: codes()[:2] == ("healthy", []), what=str(codes()))
+    assert ledger().accept(an_acceptance()).status == "accepted"
+    server.config_set("min-replicas-to-write", 0)
 
 
 def test_an_unknown_service_is_named(watched: Watched) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import redis
 
+from breaker_app.sentinels import NoPrimary
 from messages_app.domain.errors import StoreUnavailable
 from messages_app.domain.records import Completed, Deferred, Failed, Outcome, Verdict
+from messages_app.domain.redis_replicas import Sentinels, replica_problems, sentinel_problems, unguarded
 from messages_app.domain.redis_state import refusal_problem, reported_problems
 from messages_app.store.ledger import Ledger
 from messages_app.store.ledger_server import Terms
@@ -143,3 +145,79 @@ def test_a_refusal_is_read(said: str, code: str) -> None:
 )
 def test_a_report_is_read(said: dict[str, str], codes: list[str]) -> None:
     assert [problem.code for problem in reported_problems(said)] == codes
+
+
+PRIMARY = {
+    "role": "master", "connected_slaves": "2",
+    "slave0": "ip=10.0.0.2,port=6379,state=online,offset=9,lag=0,type=replica",
+    "slave1": "ip=2001:db8::3,port=6380,state=online,offset=9,lag=1,type=replica",
+}  # fmt: skip
+ALONE = {"role": "master", "connected_slaves": "0"}
+
+
+def of_replicas(info: dict[str, str], *, is_required: bool = False, is_watched: bool = False) -> list[tuple[str, bool]]:
+    found = replica_problems(info, is_required=is_required, is_watched=is_watched)
+    return [(problem.code, problem.stops) for problem in found]
+
+
+def test_a_missing_replica_counts_where_one_is_needed() -> None:
+    assert of_replicas(ALONE) == []
+    assert of_replicas(ALONE, is_watched=True) == [("no_replica", False)]
+    assert of_replicas(ALONE, is_required=True, is_watched=True) == [("no_replica", True)]
+    assert of_replicas(PRIMARY, is_required=True, is_watched=True) == []
+    assert of_replicas({}, is_required=True, is_watched=True) == [], "this user may not run INFO"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("ip=10.0.0.2,port=6379,state=online,offset=9,lag=10", "10.0.0.2:6379 (silent for 10 s)"),
+        ("ip=2001:db8::3,port=6380,state=wait_bgsave,offset=0,lag=0", "[2001:db8::3]:6380 (copying the data)"),
+    ],
+)
+def test_a_replica_that_is_behind_is_named(line: str, said: str) -> None:
+    (problem,) = replica_problems({**PRIMARY, "slave0": line}, is_required=False, is_watched=False)
+    assert (problem.code, problem.stops, said in problem.what) == ("replica_behind", False, True)
+
+
+def test_writes_of_a_primary_that_is_cut_off_are_named_as_a_risk() -> None:
+    assert "min-replicas-to-write is 0" in unguarded(PRIMARY, is_watched=False)
+    assert "min-replicas-to-write is 0" in unguarded(ALONE, is_watched=True)
+    assert unguarded({**PRIMARY, "min_slaves_good_slaves": "2"}, is_watched=True) == ""
+    assert unguarded(ALONE, is_watched=False) == "", "one server alone"
+
+
+@pytest.mark.parametrize(
+    ("answering", "with_quorum", "codes"),
+    [
+        (3, 3, []),
+        (2, 2, ["sentinels_missing"]),
+        (2, 1, ["no_quorum"]),
+        (1, 0, ["no_quorum"]),
+        (0, 0, ["sentinels_away"]),
+    ],
+)
+def test_missing_sentinels_are_named(answering: int, with_quorum: int, codes: list[str]) -> None:
+    troubles = [(f"10.0.0.{n}:26379", "no answer") for n in range(3 - answering)]
+    seen = Sentinels(
+        service="dlq", primary="10.0.0.1:6379", of=3, answering=answering, with_quorum=with_quorum, troubles=troubles
+    )
+    found = list(sentinel_problems(seen))
+    assert [problem.code for problem in found] == codes
+    assert all(address in problem.what for problem in found for address, _ in troubles)
+    assert not any(problem.stops for problem in found)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (NoPrimary("None of 3 Sentinels answers"), "sentinels_away"),
+        (NoPrimary("Sentinel knows no service dlq"), "service_unknown"),
+        (NoPrimary("Sentinel refuses: NOAUTH Authentication required."), "sentinel_no_access"),
+        (NoPrimary("The Sentinels that answer name an earlier primary than was known"), "sentinels_outdated"),
+    ],
+)
+def test_the_reason_why_there_is_no_primary_is_named(error: Exception, code: str) -> None:
+    refused = StoreUnavailable(f"{error}.")
+    refused.__cause__ = error
+    assert refusal_problem(refused).code == code
