@@ -30,9 +30,11 @@ limit_request_line = 8190
 
 
 def post_fork(server: object, worker: object) -> None:
-    """Answer what is no HTTP as every other error is answered. Gunicorn has no setting for it."""
+    """Answer what is no HTTP as every other error is answered: Gunicorn has no setting for it. Start tracing."""
     from gunicorn import util
 
     from dlqsite.api.problems import write_problem
+    from processes import tracing
 
     util.write_error = write_problem
+    tracing.begin()

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from dlq_app.domain.errors import DeadLetterError
 from dlq_app.services import batches, dead_letters, figures
 from dlq_app.store import repository
+from processes import tracing
 from processes.essential import Essential
 from processes.names import new_name
 from processes.steps import step
@@ -67,6 +68,7 @@ class DlqWorker:
 
     def run(self) -> None:
         """Poll until ``stop``."""
+        tracing.begin()
         log.info("dlq_worker_started", extra={"worker": self.name})
         self._batches.start()
         self._figures.start()

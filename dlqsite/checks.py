@@ -11,11 +11,15 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, register
 from django.core.exceptions import ImproperlyConfigured
 
+from console import trace_links
+
 KEY_FIX = (
     "Set SECRET_KEY to 50 or more random characters, e.g. from "
     "`python -c 'import secrets; print(secrets.token_urlsafe(50))'`, "
     "or DATA_DIR to the directory in which `make up` keeps one."
 )
+
+TRACES_HINT = "Set OTEL_EXPORTER_OTLP_ENDPOINT to the collector's address, such as http://collector:4318."
 
 ENVIRONMENTS = ("local", "staging", "production")
 
@@ -79,6 +83,20 @@ def check_approval_size(app_configs: Sequence[AppConfig] | None, **kwargs: Any) 
         return []
     hint = "Use the number of letters that an operator may start within an hour; 0: every batch needs an administrator."
     return [Error(f"DLQ_APPROVAL_SIZE is {settings.DLQ_APPROVAL_SIZE}.", hint=hint, id="dlqsite.E005")]
+
+
+@register
+def check_tracing(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """E007: a variable of OpenTelemetry. E008: the link to traces. E009: the address for errors."""
+    found: list[CheckMessage] = []
+    if settings.TRACING_PROBLEM:
+        found.append(Error(settings.TRACING_PROBLEM, hint=TRACES_HINT, id="dlqsite.E007"))
+    if wrong := trace_links.template_problem(settings.TRACE_URL_TEMPLATE):
+        hint = "Use the address of a trace, such as https://tracing.example.org/trace/{trace_id}, or leave it empty."
+        found.append(Error(wrong, hint=hint, id="dlqsite.E008"))
+    if settings.SENTRY_PROBLEM:
+        found.append(Error(settings.SENTRY_PROBLEM, hint="Copy the DSN of the project.", id="dlqsite.E009"))
+    return found
 
 
 @register

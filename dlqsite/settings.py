@@ -15,8 +15,10 @@ from typing import Any
 
 import environ
 
+from dlqsite import reporting
 from dlqsite.logs import configure_logging
 from dlqsite.version import VERSION as RELEASE
+from processes import tracing
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 POLICY_DIR = Path(__file__).resolve().parent / "policies"
@@ -331,8 +333,24 @@ DELIVERY_POLICY, DELIVERY_POLICY_PROBLEM = policy_file(BASE_DIR / DELIVERY_POLIC
 MASKING_POLICY = policy("masking")
 OBJECTIVES_POLICY = policy("objectives")
 
+#: Address of a trace in the tracing system, with ``{trace_id}``; pages link to it. Empty: no links.
+TRACE_URL_TEMPLATE = env.str("TRACE_URL_TEMPLATE", default="")
+# Traces are on with an exporter or an endpoint. OpenTelemetry reads its other variables itself.
+TRACING_PROBLEM = tracing.switch(
+    exporter_name=env.str("OTEL_TRACES_EXPORTER", default=""),
+    endpoint=env.str("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", default="")
+    or env.str("OTEL_EXPORTER_OTLP_ENDPOINT", default=""),
+    protocol=env.str("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", default="")
+    or env.str("OTEL_EXPORTER_OTLP_PROTOCOL", default=""),
+    is_disabled=env.str("OTEL_SDK_DISABLED", default="").lower() == "true",
+    about={"service.name": "dlq", "service.version": RELEASE, "deployment.environment.name": ENVIRONMENT},
+)
+#: Unexpected errors of every process are sent there; empty: nothing is sent.
+SENTRY_DSN = env.str("SENTRY_DSN", default="")
+
 LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")
 #: ``json`` for machines, ``console`` for a terminal.
 LOG_FORMAT = env.str("LOG_FORMAT", default="json")
 LOGGING_CONFIG = None
 configure_logging(level=LOG_LEVEL, form=LOG_FORMAT)
+SENTRY_PROBLEM = reporting.switch(SENTRY_DSN, environment=ENVIRONMENT, release=RELEASE)

@@ -36,6 +36,7 @@ from messages_app.store.ledger import ledger
 from messages_app.work import store_losses
 from wire.cached import Cached
 from wire.errors import ServiceError
+from wire.traceparent import trace_id_of
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 #: Choices for the days of accounts; rows with a difference are always shown.
@@ -266,6 +267,7 @@ def shown(record: Record) -> dict[str, Any]:
         "has_letter": record.state is State.DEAD or bool(record.replay_id),
         "held": record.state is State.SCHEDULED and record.deferred_since_ms is not None,
         "breaker": _breaker(record),
+        "trace": trace_id_of(record.traceparent),
     }
 
 

@@ -52,6 +52,8 @@ class Message:
     #: The same for all attempts and replays of unedited content; safe to send downstream.
     idempotency_key: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    #: Trace of this attempt, for calls to other services: the header ``traceparent`` of W3C Trace Context, or empty.
+    traceparent: str = ""
     #: The payload's JSON text as received, for handlers that pass it on; may be empty.
     text: str = field(default="", repr=False)
 

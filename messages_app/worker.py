@@ -27,6 +27,7 @@ from messages_app.store.queues import queues
 from messages_app.work.engine import Engine
 from messages_app.work.protection import announce_breakers
 from messages_app.work.upkeep import Upkeep
+from processes import tracing
 from processes.essential import Essential
 from processes.names import process_name
 
@@ -104,6 +105,7 @@ class ThreadedWorker(MarkedWorker):
         if not self._register():
             return False
         announce_breakers()
+        tracing.begin()
         upkeep.start()
         engine.start()
         listing = Essential(self._stay_listed, "listing", (engine,), may_end=self._over.is_set)

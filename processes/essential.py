@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from processes.hard_exit import hard_exit
+
 log = logging.getLogger(__name__)
 
 
@@ -43,4 +45,4 @@ class Essential(threading.Thread):
             try:
                 log.critical("thread_died", extra={"thread_name": self.name, "pid": os.getpid()}, exc_info=True)
             finally:
-                os._exit(1)
+                hard_exit(1)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import faulthandler
 import logging
-import os
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from processes.hard_exit import hard_exit
 
 log = logging.getLogger(__name__)
 
@@ -71,4 +72,4 @@ def add_time(seconds: float, role: str) -> None:
                 log.critical("step_stuck", extra={"role": role, "step": one.name, "took_s": round(one.took_s)})
                 faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
             finally:
-                os._exit(1)
+                hard_exit(1)

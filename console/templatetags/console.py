@@ -10,6 +10,7 @@ from django import template
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from console.trace_links import trace_url
 from wire import visible_text
 
 register = template.Library()
@@ -100,6 +101,15 @@ def status_badge(status: Any, text: Any = "") -> SafeString:
     known = str(getattr(status, "value", status))
     tone, icon_name, word = BADGES.get(known, ("mute", "info", known or "unknown"))
     return badge(tone, icon_name, text or word)
+
+
+@register.simple_tag
+def trace_link(trace_id: str) -> SafeString:
+    """A trace id, linked to the tracing system if ``TRACE_URL_TEMPLATE`` names one."""
+    url = trace_url(trace_id)
+    if not url:
+        return format_html("{}", trace_id)
+    return format_html('<a href="{}" rel="noreferrer">{}</a>', url, trace_id)
 
 
 @register.simple_tag

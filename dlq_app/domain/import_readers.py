@@ -13,6 +13,7 @@ from dlq_app.domain.labels import ACCEPTED, ERROR_TYPE, LABEL, MAX_ERROR_TYPE, M
 from dlq_app.domain.states import Status
 from wire import fields
 from wire.fields import Reader, boolean, integer, matching, one_of, storable, text
+from wire.traceparent import traceparent_of
 
 MAX_PAYLOAD = 256 * 1024
 #: Epochs that intake's scripts accept.
@@ -49,6 +50,14 @@ def instant(value: Any) -> datetime:
         raise ValueError("must be from 1970 to 2199")
     # Stored to the millisecond: what is finer would not come out again.
     return moment.astimezone(UTC).replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+def traceparent(value: Any) -> str:
+    """A ``traceparent`` as exported."""
+    found = traceparent_of(value) if isinstance(value, str) else ""
+    if value and not found:
+        raise ValueError("must be a traceparent of version 00: 00-<32 hex digits>-<16 hex digits>-<00 or 01>")
+    return found
 
 
 def nullable(reader: Reader[Any]) -> Reader[Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from dlq_app.domain.states import Resolution, Status
 from dlq_app.domain.strategies import Strategy
+from wire.traceparent import trace_id_of
 
 #: Maximum attempts and replays of a letter; the newest are kept.
 KEPT_ATTEMPTS = 100
@@ -49,6 +50,8 @@ class Death:
     replay_id: str | None = None
     batch_id: str | None = None
     version: int = 0
+    #: Canonical ``traceparent`` with which the message was accepted; empty without one.
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +150,13 @@ class DeadLetter:
     former_messages: Sequence[Mapping[str, Any]] = ()
     notes: Sequence[Mapping[str, Any]] = ()
     history: Sequence[Mapping[str, Any]] = ()
+    #: As of ``Death``.
+    traceparent: str = ""
+
+    @property
+    def trace_id(self) -> str:
+        """The trace of the message, 32 hexadecimal digits; empty without one."""
+        return trace_id_of(self.traceparent)
 
     @property
     def tries(self) -> int:

@@ -30,6 +30,8 @@ from dlq_app.domain.letter_values import (
     PARTS,
     PRIORITY,
     TEXT,
+    TRACE_ID,
+    TRACEPARENT,
     Kind,
     choice,
     text_of,
@@ -69,6 +71,8 @@ class LetterField:
     column: bool = False
     #: Not read for lists.
     heavy: bool = False
+    #: False: not a field of documents; a property of ``DeadLetter`` computes it.
+    stored: bool = True
     #: How an import reads it; None: a file must not have it.
     read: Reader[Any] | None = None
     #: An import must have it.
@@ -217,6 +221,17 @@ FIELDS = (
     ),
     # An imported message counts where it was accepted; if it is replayed here, it counts as accepted here.
     _text("acctDay", "acct_day", shown=Shown.NOWHERE, exported=False),
+    _field("traceparent", TRACEPARENT, "traceparent", shown=Shown.NOWHERE, read=nullable(readers.traceparent)),
+    _field(
+        "traceId",
+        TRACE_ID,
+        "trace_id",
+        doc="The trace of the message, 32 hexadecimal digits.",
+        nullable=True,
+        exported=False,
+        column=True,
+        stored=False,
+    ),
 )
 #: Fields of documents, without parts of other fields.
-STORED = tuple(field for field in FIELDS if field.attribute)
+STORED = tuple(field for field in FIELDS if field.attribute and field.stored)

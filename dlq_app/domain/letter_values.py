@@ -16,6 +16,7 @@ from dlq_app.domain.letter import Claimed, Imported
 from dlq_app.domain.states import Status
 from wire import contract
 from wire.instants import iso
+from wire.traceparent import traceparent_of
 
 #: Fields of the entries of lists that are numbers, and those that are instants (text, if none could be read).
 _ENTRY_NUMBERS = frozenset({"epoch", "number", "version", "durationMs", "retryDelayMs"})
@@ -164,6 +165,9 @@ ID = Kind(str, _same, _nothing, contract.TEXT)
 TEXT = Kind(load_text, _same, str, contract.TEXT)
 NUMBER = Kind(load_number, _same, int, contract.COUNT)
 INSTANT = Kind(load_instant, iso_or_none, _nothing, contract.INSTANT)
+#: A value of another shape reads as none: tracing relies on the shape.
+TRACEPARENT = Kind(lambda value: traceparent_of(load_text(value)), _same, str, contract.TEXT)
+TRACE_ID = Kind(load_text, lambda value: value or None, _nothing, contract.TEXT)
 MAPPING = Kind(_load_mapping, plain, dict)
 ENTRIES = Kind(_load_entries, plain, list, contract.many(contract.OBJECT))
 BODY = Kind(load_body, plain, str, contract.TEXT)

@@ -38,6 +38,8 @@ class ForwardOrder:
     force: bool = False
     #: According to the letter the last run succeeded: a message without a record counts as done.
     ended_done: bool = False
+    #: Canonical ``traceparent`` of the replay; empty without one.
+    traceparent: str = ""
 
 
 class ForwardStatus(StrEnum):

@@ -242,7 +242,7 @@ def row(letter: DeadLetter, policy: ReplayPolicy, masking: MaskingPolicy | None,
     tags = metadata.get("tags")
     found["tags"] = " ".join(map(str, tags)) if isinstance(tags, list) else ""
     mark = found["imported"] or {}
-    found |= {"importedAt": mark.get("at"), "importedBy": mark.get("by")}
+    found |= {"importedAt": mark.get("at"), "importedBy": mark.get("by"), "traceId": letter.trace_id}
     why = explain(letter, policy, now)
     found["explanation"] = why if masking is None else mask_text(why, masking)
     return [cell(found[name]) for name in COLUMNS]

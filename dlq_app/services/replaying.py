@@ -23,6 +23,7 @@ from dlq_app.domain.ports import ForwardAnswer, ForwardOrder, ForwardStatus, Int
 from dlq_app.domain.states import Resolution, Status, Verb, is_allowed
 from dlq_app.store import repository
 from dlq_app.store.repository import ClaimOrder, Letters
+from processes import tracing
 from processes.names import process_name
 
 log = logging.getLogger(__name__)
@@ -355,6 +356,26 @@ def order_of(claimed: DeadLetter, deadline_ms: int, *, force: bool) -> ForwardOr
         prior_runs=claimed.prior_runs,
         force=force,
         ended_done=claimed.resolution is Resolution.REPLAYED,
+        traceparent=_trace_of(claimed) if tracing.is_on else claimed.traceparent,
+    )
+
+
+def _trace_of(claimed: DeadLetter) -> str:
+    """A span for the replay, in the trace of the message. The attempts of the replay are its parts."""
+    claim = claimed.claim
+    return tracing.mark(
+        f"replay {claimed.type}",
+        "producer",
+        claimed.traceparent,
+        {
+            "messaging.system": "dlq",
+            "messaging.destination.name": claimed.type,
+            "messaging.message.id": claimed.message_id,
+            "dlq.epoch": claimed.fence,
+            "dlq.replay.id": claim.replay_id if claim else "",
+            "dlq.replay.kind": claim.kind if claim else "",
+            "dlq.batch.id": claim.batch_id if claim else "",
+        },
     )
 
 

@@ -110,6 +110,7 @@ def message_fields(death: Death) -> Document:
         },
         "queuedAt": death.queued_at,
         "acctDay": death.acct_day,
+        "traceparent": death.traceparent,
     }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from django.test import Client
 from pymongo.database import Database
+from pytest_django import Settings
 
 from dlq_app.admin.letters.payload_tree import MAX_KEYS, MAX_TEXT, tree
 from dlq_app.admin.letters.traceback import stack
@@ -62,6 +63,14 @@ def test_memory_is_shown_in_the_unit_in_which_it_was_told(
     url = put(store, metadata={"systemState": {"cpu": 82.0, "memory": memory}})
 
     assert shown in html_of(viewer, f"{url}change/")
+
+
+def test_the_trace_of_a_letter_is_a_link(store: Database[dict[str, Any]], viewer: Client, settings: Settings) -> None:
+    settings.TRACE_URL_TEMPLATE = "https://tracing.example/trace/{trace_id}"
+    url = put(store, traceparent=f"00-{'a' * 32}-{'b' * 16}-01")
+
+    assert f'href="https://tracing.example/trace/{"a" * 32}"' in html_of(viewer, f"{url}change/")
+    assert "tracing.example" not in html_of(viewer, f"{put(store, traceparent='javascript:x', messageId='m-2')}change/")
 
 
 def test_a_viewer_sees_everything_and_every_act_locked_with_its_reason(

@@ -74,7 +74,7 @@ def full(intake: MemoryIntake, store: Database[dict[str, Any]]) -> None:
             a_death(
                 "m-3", error_reason="日本\u2028\u0001 'quoted' \\ text", tags=(), attempts=[an_attempt(worker=None)]
             ),
-            a_death("m-4", error_reason="日本 text"),
+            a_death("m-4", error_reason="日本 text", traceparent=f"00-{'a' * 32}-{'b' * 16}-01"),
             a_death("m-5"),
         ],
         [],
@@ -337,6 +337,7 @@ def test_a_message_accepted_while_an_import_looks_can_still_die(intake: MemoryIn
         ({"resolution": "replayed"}, "resolution, resolvedAt: are allowed only with status dlq_resolved"),
         ({"replay": {"id": "r-1"}}, "replay: is allowed only with status dlq_processing"),
         ({"masked": True}, "has hidden values"),
+        ({"traceparent": "00-1-2-3"}, "traceparent: must be a traceparent of version 00"),
         ({"searchWords": ["x"]}, "searchWords: unknown field"),
         ({"$set": {"status": "x"}}, "\\$set: unknown field"),
     ],

@@ -34,6 +34,7 @@ from dlq_app.store.repository import Letters
 from dlq_app.testing import NOON, MemoryIntake, a_document, an_attempt
 from dlq_app.tests.batch_rig import Rig
 from dlqsite.tests.people import with_key
+from wire.traceparent import traceparent_of
 
 Store = Database[dict[str, Any]]
 
@@ -105,6 +106,7 @@ def shown(letter: DeadLetter) -> None:
             for write in (console.instant, console.clock, console.iso, console.ago):
                 write(entry.get(moment))
     order = order_of(letter, 10**13, force=False)
+    assert order.traceparent == traceparent_of(order.traceparent)
     assert 0 <= order.queued_at_ms <= 10**13
 
 

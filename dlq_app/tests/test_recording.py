@@ -228,14 +228,19 @@ def test_it_leaves_a_letter_aside_when_a_replay_by_hand_fails(letters: Letters) 
 
 
 def test_a_new_message_with_the_same_id_takes_over_the_letter(letters: Letters) -> None:
-    dead_letters.record_outcomes([a_death()], [])
+    trace, other = f"00-{'a' * 32}-{'b' * 16}-01", f"00-{'c' * 32}-{'d' * 16}-01"
+    dead_letters.record_outcomes([a_death(traceparent=trace)], [])
     claimed = claim(letters, kind="auto")
-    dead_letters.record_outcomes([a_death(epoch=claimed.fence, replay_id="r-1")], [])
+    dead_letters.record_outcomes([a_death(epoch=claimed.fence, replay_id="r-1", traceparent=other)], [])
+    replayed = letters.find("m-1")
 
-    dead_letters.record_outcomes([a_death(epoch=9000, body=b'{"new": true}', source="app", acct_day="20261125")], [])
+    new = a_death(epoch=9000, body=b'{"new": true}', source="app", acct_day="20261125", traceparent=other)
+    dead_letters.record_outcomes([new], [])
 
     letter = letters.find("m-1")
     assert letter is not None
+    assert replayed is not None
+    assert (replayed.traceparent, letter.traceparent, letter.trace_id) == (trace, other, "c" * 32)
     assert letter.body == b'{"new": true}'
     assert [former["originalMessage"] for former in letter.former_messages] == [a_death().body.decode()]
     assert letter.dlq_retry_count == 0

@@ -89,11 +89,13 @@ def processes(*roles: str) -> None:
         presence.announce(f"{role}-{number}", role, started_at_ms=0)
 
 
-def accept(message_id: str, type: str = "demo", body: bytes = b'{"delayMs": 50}', priority: str = "normal") -> None:
+def accept(message_id: str, type: str = "demo", body: bytes = b'{"delayMs": 50}', priority: str = "normal",
+    **more: Any,
+) -> None:  # fmt: skip
     ledger().accept(
         Acceptance(
             message_id=message_id, type=type, body=body, sha256=message_id, priority=priority, source="shop-api",
-            client="key:shop", accept_token=uuid.uuid4().hex,
+            client="key:shop", accept_token=uuid.uuid4().hex, **more,
         )
     )  # fmt: skip
 

@@ -116,6 +116,40 @@ def test_each_door_gives_the_promised_status(door: Door, body: bytes, environ: d
     assert json.loads(text)
 
 
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+@pytest.mark.parametrize(("header", "kept"), [(TRACEPARENT, TRACEPARENT), ("00-x", ""), ("x" * 8000, "")])
+def test_each_door_keeps_a_valid_trace_and_ignores_any_other(door: Door, header: str, kept: str) -> None:
+    status, _, _ = door(b'{"messageId":"m","payload":1}', HTTP_TRACEPARENT=header)
+
+    record = ledger().get("m")
+    assert status == 202
+    assert record is not None
+    assert record.traceparent == kept
+
+
+def test_the_same_content_in_another_trace_is_a_duplicate(door: Door) -> None:
+    door(b'{"messageId":"m","payload":1}', HTTP_TRACEPARENT=TRACEPARENT)
+
+    status, _, _ = door(b'{"messageId":"m","payload":1}', HTTP_TRACEPARENT=TRACEPARENT.replace("4b", "4c"))
+
+    record = ledger().get("m")
+    assert status == 200
+    assert record is not None
+    assert record.traceparent == TRACEPARENT
+
+
+def test_all_messages_of_a_batch_belong_to_its_trace(key: str) -> None:
+    body = b'{"messages":[{"messageId":"a","payload":1},{"messageId":"b","payload":2}]}'
+    environ = {"path": "/api/messages/batch", "HTTP_AUTHORIZATION": f"Api-Key {key}", "HTTP_TRACEPARENT": TRACEPARENT}
+
+    status, _, _ = call(Watched(), body, **environ)
+
+    assert status == 202
+    assert [record and record.traceparent for record in ledger().get_many(["a", "b"])] == [TRACEPARENT] * 2
+
+
 @pytest.mark.parametrize(("body", "environ", "status"), CASES)
 def test_both_doors_answer_the_same_bytes(
     key: str, redis_client: Any, body: bytes, environ: dict[str, Any], status: int

@@ -35,6 +35,7 @@ from messages_app.failures import (
     TransientError,
     http_error_type,
 )
+from processes import tracing
 from wire.visible_text import one_line
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ SNIPPET: Final = 200
 #: Seconds before the attempt's deadline at which a delivery ends, so that it can say itself how.
 MARGIN_S: Final = 0.25
 _FIELDS: Final = ("url", "body", "headers")
+TRACEPARENT: Final = "traceparent"
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
 _HEADER_VALUE = re.compile(r"[\t -~]{0,2048}")
@@ -89,10 +91,8 @@ def deliver(message: Message, pools: Pools | None = None) -> dict[str, Any]:
     if policy is None or refusal is not None:
         raise InvalidPayloadError(refusal or "The destination is not allowed.")
     headers = _headers(message, delivery, policy)
-    began = time.monotonic()
-    answer = _ask(pools, delivery, policy, headers, message.seconds_left(datetime.now(UTC)) - MARGIN_S)
-    took_ms = round((time.monotonic() - began) * 1000)
-    return _judged(answer, delivery.destination, took_ms)
+    within_s = message.seconds_left(datetime.now(UTC)) - MARGIN_S
+    return (_traced if tracing.is_on else _sent)(message, pools, delivery, policy, headers, within_s)
 
 
 def breaker_of(payload: Any) -> str | None:
@@ -108,6 +108,35 @@ def breaker_of(payload: Any) -> str | None:
 def breaker_names() -> Collection[str]:
     """Every circuit breaker that deliveries can have."""
     return conf.delivery_policy().breakers
+
+
+def _sent(
+    message: Message, pools: Pools, delivery: Delivery, policy: HostPolicy, headers: dict[str, str], within_s: float
+) -> dict[str, Any]:  # fmt: skip
+    began = time.monotonic()
+    answer = _ask(pools, delivery, policy, headers, within_s)
+    return _judged(answer, delivery.destination, round((time.monotonic() - began) * 1000))
+
+
+def _traced(
+    message: Message, pools: Pools, delivery: Delivery, policy: HostPolicy, headers: dict[str, str], within_s: float
+) -> dict[str, Any]:  # fmt: skip
+    """``_sent`` in a span, without path and query of the URL: they can hold secrets."""
+    where = delivery.destination
+    about = {"http.request.method": "POST", "server.address": where.host, "server.port": where.port}
+    span = tracing.start("POST", "client", message.traceparent, about)
+    if headers.get(TRACEPARENT) == message.traceparent:
+        headers[TRACEPARENT] = span.traceparent
+    try:
+        found = _sent(message, pools, delivery, policy, headers, within_s)
+    except HandlerError as error:
+        span.end(error_type=error.error_type or type(error).__name__)
+        raise
+    except BaseException as error:
+        span.end(error_type=type(error).__name__)
+        raise
+    span.end({"http.response.status_code": found["status"]})
+    return found
 
 
 # -- what is asked for
@@ -172,8 +201,12 @@ def _checked_headers(given: Any) -> Mapping[str, str]:
 
 def _headers(message: Message, delivery: Delivery, policy: HostPolicy) -> dict[str, str]:
     identity = signing.webhook_id(message.idempotency_key)
+    trace = {TRACEPARENT: message.traceparent} if message.traceparent else {}
+    if any(name.lower() == TRACEPARENT for name in delivery.headers):
+        trace = {}  # the message names a trace of its own
     return {
         **delivery.headers,
+        **trace,
         "Content-Type": "application/json",
         "Accept-Encoding": "identity",
         "User-Agent": f"dlq/{conf.code_version()}",

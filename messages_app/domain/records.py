@@ -51,6 +51,8 @@ class Acceptance:
     max_retries: int = 3
     #: Random, one per request: a repeated token is the same request.
     accept_token: str
+    #: Its trace, in canonical form; empty without one. Not a part of the content: repetitions may have others.
+    traceparent: str = ""
 
 
 class AcceptStatus(StrEnum):
@@ -125,6 +127,8 @@ class Record:
     attempts: str
     #: JSON text of the handler's result, or empty.
     result: str
+    #: As of ``Acceptance``; empty once the story has expired.
+    traceparent: str = ""
 
 
 # The next two are created for every message: not frozen, which would be three times slower. Do not change them.
@@ -156,6 +160,8 @@ class Claimed:
     deferred_since_ms: int | None
     replay_id: str
     batch_id: str
+    #: As of ``Acceptance``.
+    traceparent: str = ""
 
     @property
     def alone(self) -> bool:

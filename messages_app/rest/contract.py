@@ -125,6 +125,7 @@ MESSAGE_OUT = envelope(
         Field("result", nullable(ANY), "The handler's result."),
         Field("payload", nullable(ANY), "As received, secrets hidden. Null from an hour after the message is done."),
         Field("deadLetterId", nullable(TEXT)),
+        Field("traceId", nullable(TEXT), "The trace of the message, 32 hexadecimal digits."),
         Field("links", Shape("MessageLinks", Field("self", TEXT), Field("deadLetter", nullable(TEXT)))),
     ),
 )

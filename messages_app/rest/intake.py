@@ -7,7 +7,7 @@ their answers cannot differ. A single message costs one round trip to Redis, inc
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from messages_app.domain.clients import Client
 from messages_app.domain.errors import (
@@ -33,8 +33,13 @@ from messages_app.rest.validation import MESSAGE_ID, Submission, check
 from messages_app.store.ledger import ledger
 from messages_app.store.throttles import count, submit_limit
 from messages_app.work.protection import reject_while_open
+from processes import tracing
 from processes.measured import measured
 from wire.problem import problem
+from wire.traceparent import traceparent_of
+
+if TYPE_CHECKING:
+    from processes.spans import Span
 
 MAX_BODY: Final = 256 * 1024
 MAX_BATCH_BODY: Final = 8 * 1024 * 1024
@@ -54,6 +59,18 @@ def submit(head: Mapping[str, Any], read: Callable[[int], bytes], client: Client
 
     ``head``: the request's headers under their CGI names. ``read``: reads the body; not called for rejected headers.
     """
+    trace = traceparent_of(head.get("HTTP_TRACEPARENT"))
+    if not tracing.is_on:
+        return _submit(head, read, client, trace)
+    span = _request_span("/api/messages", trace)
+    reply = _submit(head, read, client, span.traceparent, span)
+    _end(span, reply)
+    return reply
+
+
+def _submit(
+    head: Mapping[str, Any], read: Callable[[int], bytes], client: Client, trace: str, span: Span | None = None
+) -> Reply:  # fmt: skip
     limit = submit_limit(client)
     rate = None
     try:
@@ -70,8 +87,10 @@ def submit(head: Mapping[str, Any], read: Callable[[int], bytes], client: Client
         submission = _admissible(parse_envelope(decode(body)), head.get("HTTP_IDEMPOTENCY_KEY"))
     except MessagesError as error:
         return problem_reply(error, rate) if rate else rejected_reply(error, limit)
+    if span is not None:
+        span.note({"messaging.destination.name": submission.type, "messaging.message.id": submission.message_id})
     try:
-        answer = ledger().accept(submission.acceptance(client), limit)
+        answer = ledger().accept(submission.acceptance(client, trace), limit)
         hides = _of_others([answer], client)
     except StoreUnavailable as error:
         return problem_reply(error, rate)
@@ -81,7 +100,22 @@ def submit(head: Mapping[str, Any], read: Callable[[int], bytes], client: Client
 
 
 def submit_batch(head: Mapping[str, Any], read: Callable[[int], bytes], client: Client) -> Reply:
-    """Accept up to a thousand messages. A rejected one does not affect the others. Counts as one request."""
+    """Accept up to a thousand messages. A rejected one does not affect the others. Counts as one request.
+
+    All of them belong to the trace of the request.
+    """
+    trace = traceparent_of(head.get("HTTP_TRACEPARENT"))
+    if not tracing.is_on:
+        return _submit_batch(head, read, client, trace)
+    span = _request_span("/api/messages/batch", trace)
+    reply = _submit_batch(head, read, client, span.traceparent, span)
+    _end(span, reply)
+    return reply
+
+
+def _submit_batch(
+    head: Mapping[str, Any], read: Callable[[int], bytes], client: Client, trace: str, span: Span | None = None
+) -> Reply:  # fmt: skip
     limit = submit_limit(client)
     try:
         body = _read(head, read, MAX_BATCH_BODY)
@@ -97,11 +131,24 @@ def submit_batch(head: Mapping[str, Any], read: Callable[[int], bytes], client: 
         items = list(scan_batch(text))
     except MessagesError as error:
         return problem_reply(error, rate)
+    if span is not None:
+        span.note({"messaging.batch.message_count": len(items)})
     try:
-        results = _accept_all(text, items, client)
+        results = _accept_all(text, items, client, trace)
     except StoreUnavailable as error:
         return problem_reply(error, rate)
     return batch_reply(results, rate)
+
+
+def _request_span(route: str, parent: str) -> Span:
+    about = {"http.request.method": "POST", "http.route": route, "messaging.system": "dlq"}
+    return tracing.start(f"POST {route}", "server", parent, about)
+
+
+def _end(span: Span, reply: Reply) -> None:
+    # As the conventions of HTTP say: a request that the server refuses is not the server's error.
+    failed = f"{reply.status}" if reply.status >= 500 else ""
+    span.end({"http.response.status_code": reply.status}, error_type=failed)
 
 
 def _read(head: Mapping[str, Any], read: Callable[[int], bytes], max_bytes: int) -> bytes:
@@ -147,7 +194,7 @@ def _admissible(envelope: Envelope, idempotency_key: str | None = None) -> Submi
     return submission
 
 
-def _accept_all(text: str, items: Sequence[Item], client: Client) -> list[dict[str, Any]]:
+def _accept_all(text: str, items: Sequence[Item], client: Client, trace: str) -> list[dict[str, Any]]:
     """Accept the items; one result each, in order."""
     results: list[dict[str, Any]] = []
     acceptances: list[tuple[int, Acceptance]] = []
@@ -165,7 +212,7 @@ def _accept_all(text: str, items: Sequence[Item], client: Client) -> list[dict[s
             results.append(_rejected(index, given_id if usable else None, error))
         else:
             results.append({})
-            acceptances.append((index, submission.acceptance(client)))
+            acceptances.append((index, submission.acceptance(client, trace)))
     answers = ledger().accept_many([acceptance for _, acceptance in acceptances])
     others = _of_others(answers, client)
     if known := sum(answer.status in KNOWN_IDS for answer in answers):

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from dlq_app.domain.masking import MaskingPolicy, mask_json, mask_text
 from messages_app.domain.records import Record, State
+from wire.traceparent import trace_id_of
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _WAITING = frozenset({State.SCHEDULED, State.RETRY_WAIT})
@@ -54,6 +55,7 @@ def status_body(record: Record, masking: MaskingPolicy | None) -> bytes:
     tail = _encode(
         {
             "deadLetterId": dead_letter_id,
+            "traceId": trace_id_of(record.traceparent) or None,
             "links": {
                 "self": message_path(record.message_id),
                 "deadLetter": f"/api/dlq/{dead_letter_id}" if dead_letter_id else None,

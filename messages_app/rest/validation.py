@@ -50,7 +50,7 @@ class Submission:
     tags: str
     not_before_ms: int | None
 
-    def acceptance(self, client: Client) -> Acceptance:
+    def acceptance(self, client: Client, traceparent: str = "") -> Acceptance:
         return Acceptance(
             message_id=self.message_id,
             type=self.type,
@@ -63,6 +63,7 @@ class Submission:
             not_before_ms=self.not_before_ms,
             max_retries=retry_policy(self.type).max_retries,
             accept_token=urandom(12).hex(),
+            traceparent=traceparent,
         )
 
 

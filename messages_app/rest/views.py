@@ -42,6 +42,15 @@ _IDEMPOTENCY_KEY = OpenApiParameter(
 )
 
 
+_TRACEPARENT = OpenApiParameter(
+    "traceparent",
+    {"type": "string", "pattern": "^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}"},
+    OpenApiParameter.HEADER,
+    description="W3C Trace Context: the trace to which the message belongs. An invalid value is ignored. Not a part of "
+    "the content: a repetition may have another. `tracestate` is not kept.",
+)
+
+
 def _response(reply: Reply) -> HttpResponse:
     return HttpResponse(reply.body, status=reply.status, content_type=reply.content_type, headers=dict(reply.headers))
 
@@ -76,7 +85,7 @@ class MessagesView(APIView):
             "to know that the id is taken: 409, or for the same content 200 without `status` and `queuedAt`. "
             "Maximum size of the body: 256 KiB."
         ),
-        parameters=[_IDEMPOTENCY_KEY, *_RATE_HEADERS, _RETRY_AFTER],
+        parameters=[_IDEMPOTENCY_KEY, _TRACEPARENT, *_RATE_HEADERS, _RETRY_AFTER],
         request=contract.MESSAGE_IN,
         responses={
             202: contract.ACCEPTED_OUT,
@@ -143,7 +152,7 @@ class BatchView(APIView):
             "against the rate limit. Maximum size of the body: 8 MiB; of each message: 256 KiB. "
             "Give every message an id: then you can send the batch again after a 503, and no message is accepted twice."
         ),
-        parameters=[*_RATE_HEADERS, _RETRY_AFTER],
+        parameters=[_TRACEPARENT, *_RATE_HEADERS, _RETRY_AFTER],
         request=contract.BATCH_IN,
         responses={
             202: contract.BATCH_ACCEPTED_OUT,

@@ -53,6 +53,8 @@ class ClaimRow(NamedTuple):
 def _story(source: Acceptance | ForwardOrder, **more: object) -> str:
     """The accepted fields as one line of JSON, the first of the message's story. Scripts do not parse it."""
     story = {"type": source.type, "priority": source.priority, "source": source.source, "client": source.client}
+    if source.traceparent:
+        more["traceparent"] = source.traceparent
     return _line_of_json({**story, "tags": source.tags, **more})
 
 
@@ -123,7 +125,9 @@ def _accepted_fields(line: bytes) -> Mapping[str, Any]:
 
 
 def _claimed_of(row: ClaimRow) -> Claimed:
-    fields = _accepted_fields(row.story.split(b"\n", 1)[0])
+    line = row.story.split(b"\n", 1)[0]
+    # A line with a trace is that of one message: it would only displace others from the cache.
+    fields = json.loads(line) if b'"traceparent"' in line else _accepted_fields(line)
     return Claimed(
         message_id=row.message_id.decode(),
         epoch=int(row.epoch),
@@ -145,6 +149,7 @@ def _claimed_of(row: ClaimRow) -> Claimed:
         deferred_since_ms=int(row.deferred_since) if row.deferred_since else None,
         replay_id=fields.get("replayId", ""),
         batch_id=fields.get("batchId", ""),
+        traceparent=fields.get("traceparent", ""),
     )
 
 
@@ -204,6 +209,7 @@ def record_of(message_id: str, row: list[Any]) -> Record | None:
         last_error=fields.get("lastError", ""),
         attempts=",".join(attempts),
         result=fields.get("result", ""),
+        traceparent=described.get("traceparent", ""),
     )
 
 

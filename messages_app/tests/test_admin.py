@@ -93,6 +93,16 @@ def test_the_attempts_are_told_and_secrets_hidden(viewer: Client) -> None:
     assert 'href="/admin/dlq_app/deadletter/a/change/"' in look_up(viewer, "a")
 
 
+def test_its_trace_is_a_link_if_there_is_somewhere_to_link_to(viewer: Client, settings: Settings) -> None:
+    scenes.accept("a", traceparent=f"00-{'a' * 32}-{'b' * 16}-01")
+    assert f'<dd class="mono">{"a" * 32}</dd>' in look_up(viewer, "a")
+
+    settings.TRACE_URL_TEMPLATE = "https://tracing.example/trace/{trace_id}?a=1&b=2"
+
+    link = f'<a href="https://tracing.example/trace/{"a" * 32}?a=1&amp;b=2" rel="noreferrer">{"a" * 32}</a>'
+    assert link in look_up(viewer, "a")
+
+
 def test_a_payload_longer_than_a_page_is_cut(viewer: Client) -> None:
     scenes.accept("a", body=b'"' + b"x" * 60_000 + b'"')
     page = look_up(viewer, "a")

@@ -46,6 +46,16 @@ def test_an_accepted_message_stands_with_everything_it_came_with(desk: Desk) -> 
     assert desk.client.ttl("dlq:msg:a") == -1
 
 
+@pytest.mark.parametrize("traceparent", ["", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"])
+def test_its_trace_goes_with_it_to_each_attempt_and_into_a_replay(desk: Desk, traceparent: str) -> None:
+    desk.accept("a", traceparent=traceparent)
+    desk.accept("b")
+
+    assert {claimed.message_id: claimed.traceparent for claimed in desk.claim(2)} == {"a": traceparent, "b": ""}
+    assert desk.record("a").traceparent == traceparent
+    assert (b"traceparent" in desk.client.get("dlq:story:a")) is bool(traceparent)
+
+
 def test_its_wake_up_is_a_job_that_rq_can_load(desk: Desk) -> None:
     desk.accept("a-b_c", priority="low")
 

@@ -32,7 +32,7 @@ def shown(record: Record) -> dict[str, Any]:
 def test_it_shows_exactly_the_promised_fields_in_their_order() -> None:
     assert list(shown(a_record())) == [
         "messageId", "type", "status", "source", "priority", "tags", "queuedAt", "notBefore", "finishedAt",
-        "retryCount", "nextAttemptAt", "attempts", "result", "payload", "deadLetterId", "links",
+        "retryCount", "nextAttemptAt", "attempts", "result", "payload", "deadLetterId", "traceId", "links",
     ]  # fmt: skip
 
 

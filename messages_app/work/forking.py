@@ -15,6 +15,7 @@ from rq.worker import Worker
 from messages_app import conf
 from messages_app.store.connection import SOCKET_TIMEOUT_S, with_timeouts
 from messages_app.store.lane_workers import MarkedWorker
+from processes import hard_exit
 from processes.watchdog import guard
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,12 @@ class ForkingWorker(MarkedWorker):
         """Run the job under a watchdog. RQ waits an hour for an unresponsive process."""
         guard("rqworker_job", conf.watchdog_timeout_s())
         super().main_work_horse(job, queue)
+
+    def perform_job(self, job: Any, queue: Any, execution: Any) -> bool:
+        try:
+            return bool(super().perform_job(job, queue, execution))
+        finally:
+            hard_exit.prepare()  # RQ ends the process without Python's exit handlers
 
     def teardown(self) -> None:
         try:

@@ -24,8 +24,9 @@ import time
 from _thread import allocate_lock
 from collections.abc import Callable
 from contextvars import copy_context
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from dlq_app.conf import mask_shown
 from messages_app import conf, registry
 from messages_app.attempt import coroutines, databases, process_state, report
 from messages_app.attempt.databases import TransactionLeftOpen
@@ -46,8 +47,12 @@ from messages_app.failures import (
 from messages_app.registry import HandlerSpec
 from messages_app.work.call_reports import CallReport
 from messages_app.work.protection import Protection
+from processes import tracing
 from processes.forks import exit_if_forked
 from processes.measured import measured
+
+if TYPE_CHECKING:
+    from processes.spans import Span
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +64,8 @@ READ_S = 2.0
 LEASE_MARGIN_MS = 10_000
 #: A message that its breaker has rejected for longer is given up.
 MAX_HELD_MS = 24 * 3600 * 1000
+#: Characters of an error's reason that are masked for its span, which keeps fewer.
+_TRACED_REASON = 4000
 
 #: Name of the durations of handlers, by type and outcome.
 HANDLER = "handler"
@@ -82,7 +89,7 @@ class Attempt:
 
     __slots__ = (
         "_end", "_report", "claimed", "cut", "deadline", "guard", "loop", "number", "raised", "renewed_at", "sent",
-        "started_at", "taken_at", "thread_id",
+        "span", "started_at", "taken_at", "thread_id",
     )  # fmt: skip
 
     def __init__(self, claimed: Claimed, taken_at: float) -> None:
@@ -108,6 +115,8 @@ class Attempt:
         self.cut = ""
         #: Whether the interruption has been sent.
         self.sent = False
+        #: Its span, while traces are on.
+        self.span: Span | None = None
         self._end = allocate_lock()
         self._report = allocate_lock()
 
@@ -148,6 +157,16 @@ class Attempt:
         """The report for the breaker, for the first caller; ``kind`` of the failure, None for success."""
         return None if self.guard is None else self.guard.call_report(kind)
 
+    def end_span(self, outcome: str, failure: Failure | None = None) -> None:
+        """End the span of this attempt, if it has one."""
+        if self.span is None:
+            return
+        if failure is None:
+            self.span.end({"dlq.outcome": outcome})
+        else:
+            text = mask_shown(failure.reason[:_TRACED_REASON])
+            self.span.end({"dlq.outcome": outcome}, error_type=failure.error_type, error_text=text)
+
     def call(self, spec: HandlerSpec, message: Message, limit_s: float) -> tuple[str, Failure | None]:
         """Call the handler. Returns (its result as JSON text, None) or ("", the failure).
 
@@ -179,6 +198,8 @@ class Attempt:
         """Run the handler to its end and convert its result or exception to text: all foreign code."""
         process_id = os.getpid()
         try:
+            if self.span is not None:
+                self.span.enter()
             value = function(message)
             exit_if_forked(process_id)
             if coroutines.may_wait(value):
@@ -255,6 +276,8 @@ class Runner:
         claimed = attempt.claimed
         if not attempt.is_fresh(_monotonic()):
             return self.hand_back(attempt, "prefetch")
+        if tracing.is_on:
+            attempt.span = _span_of(attempt)
         spec = registry.get(claimed.type)
         if spec is None:
             return self.fail(attempt, self._unknown_type(claimed.type))
@@ -291,6 +314,7 @@ class Runner:
         if since is not None and claimed.claimed_at_ms - since > MAX_HELD_MS:
             reason = f"The circuit breaker {guard.name!r} let no attempt through for 24 hours."
             return self.fail(attempt, Failure(CIRCUIT_OPEN_TOO_LONG, ErrorKind.TRANSIENT, reason), give_up=True)
+        attempt.end_span("held")
         return Deferred(
             message_id=claimed.message_id, fence=claimed.fence, delay_ms=guard.wait_ms(self._dice), why="breaker"
         )  # fmt: skip
@@ -306,6 +330,7 @@ class Runner:
         if attempt.started_at:
             number, begun, now = attempt.number, attempt.server_ms(attempt.started_at), attempt.server_ms(_monotonic())
             line = report.deferred(number, begun, now, self.worker, why)
+        attempt.end_span("requeued")
         return Deferred(
             message_id=claimed.message_id, fence=claimed.fence, delay_ms=0, why=why, attempt_json=line,
             call_report=attempt.call_report(ErrorKind.TRANSIENT),
@@ -323,6 +348,7 @@ class Runner:
         delay_ms = decision.delay_ms if isinstance(decision, RetryAt) and not give_up else None
         if attempt.started_at:
             measured.observe(HANDLER, claimed.type, "failed", seconds=now - attempt.started_at)
+        attempt.end_span("dead" if delay_ms is None else "retry", failure)
         return Failed(
             message_id=claimed.message_id,
             fence=claimed.fence,
@@ -339,6 +365,7 @@ class Runner:
         now = _monotonic()
         ended_ms = attempt.server_ms(now)
         measured.observe(HANDLER, claimed.type, "succeeded", seconds=now - attempt.started_at)
+        attempt.end_span("succeeded")
         return Completed(
             message_id=claimed.message_id,
             fence=claimed.fence,
@@ -380,6 +407,21 @@ def classified_unread(kind: type[BaseException]) -> Failure:
     return classify_unread(kind, types=conf.error_types(), kinds=conf.error_kinds())
 
 
+def _span_of(attempt: Attempt) -> Span:
+    claimed = attempt.claimed
+    attributes: dict[str, str | int] = {
+        "messaging.system": "dlq",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": claimed.type,
+        "messaging.message.id": claimed.message_id,
+        "dlq.attempt": attempt.number,
+        "dlq.epoch": claimed.epoch,
+    }
+    if claimed.replay_id:
+        attributes["dlq.replay.id"] = claimed.replay_id
+    return tracing.start(f"process {claimed.type}", "consumer", claimed.traceparent, attributes)
+
+
 def message_of(attempt: Attempt, payload: Any, text: str, limit_s: float) -> Message:
     """The message that the handler gets."""
     claimed = attempt.claimed
@@ -399,5 +441,6 @@ def message_of(attempt: Attempt, payload: Any, text: str, limit_s: float) -> Mes
         deadline_s=time.time() + limit_s,
         idempotency_key=f"{claimed.message_id}.v{claimed.version}" if claimed.version else claimed.message_id,
         metadata={},
+        traceparent=claimed.traceparent if attempt.span is None else attempt.span.traceparent,
         text=text,
     )

@@ -25,6 +25,7 @@ from messages_app.store.marks import marks
 from messages_app.store.series import series
 from messages_app.work import measuring
 from messages_app.work.store_losses import LossDetector
+from processes import tracing
 from processes.essential import Essential
 from processes.steps import is_stuck
 from processes.turns import OutageLog, Turns
@@ -246,9 +247,19 @@ def _acknowledge(ledger: Ledger, recorded: Iterable[tuple[OutboxEntry, Recorded]
     for entry, answer in recorded:
         if answer.ok:
             done.append((entry.record.message_id, entry.record.epoch, entry.kind))
+            if tracing.is_on and entry.kind == "death":
+                _mark(entry.record)
         else:
             _quarantine(ledger, entry, answer.why)
     ledger.drained(done)
+
+
+def _mark(record: Record) -> None:
+    """Mark in the message's trace that its letter is stored."""
+    about = {
+        "messaging.destination.name": record.type, "messaging.message.id": record.message_id, "dlq.epoch": record.epoch
+    }  # fmt: skip
+    tracing.mark(f"dead letter {record.type}", "internal", record.traceparent, about)
 
 
 def _quarantine(ledger: Ledger, entry: OutboxEntry, why: str) -> None:
@@ -282,6 +293,7 @@ def death_of(record: Record) -> Death:
         replay_id=record.replay_id or None,
         batch_id=record.batch_id or None,
         version=record.version,
+        traceparent=record.traceparent,
     )
 
 
