@@ -42,6 +42,11 @@ def cards() -> list[Card]:
     return [Card(name, policies[name], seen[name]) for name in policies]
 
 
+def transition_counts() -> dict[str, int]:
+    """The number of changes of state of each breaker since its first one. Raises ``StoreUnavailable``."""
+    return conf.patient_store().transition_counts(conf.known_names())
+
+
 def card(name: str, *, limit: int = MAX_TRANSITIONS) -> Card:
     """One breaker with its last transitions. Raises ``BreakerNotFound``, ``StoreUnavailable``."""
     policy = _known(name)

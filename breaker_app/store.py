@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Any, Final
 
 from redis import ConnectionPool, Redis, RedisError
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
 from breaker_app.errors import StoreUnavailable
 from breaker_app.policy import BreakerPolicy
@@ -200,6 +200,25 @@ class RedisBreakerStore:
         """The newest ``limit`` changes of state, newest first."""
         entries = self._try(lambda: self._redis.xrevrange(_keys(name)[2], count=limit))
         return [_transition(fields) for _, fields in entries]
+
+    def transition_counts(self, names: Iterable[str]) -> dict[str, int]:
+        """The number of changes of state of each breaker since its first one, in one round trip."""
+        wanted = list(names)
+
+        def read() -> list[Any]:
+            with self._redis.pipeline(transaction=False) as pipe:
+                for name in wanted:
+                    pipe.xinfo_stream(_keys(name)[2])
+                return pipe.execute(raise_on_error=False)
+
+        counts = {}
+        for name, answer in zip(wanted, self._try(read), strict=True):
+            if isinstance(answer, ResponseError) and "no such key" in str(answer):
+                answer = {"entries-added": 0}  # it has never changed
+            if isinstance(answer, Exception):
+                raise StoreUnavailable(retry_after=PAUSE_S) from answer
+            counts[name] = int(answer["entries-added"])
+        return counts
 
     def window(self, name: str, policy: BreakerPolicy) -> list[tuple[int, int]]:
         """Outcomes and failures of each second of the window, oldest first; the last is the current second.
