@@ -21,6 +21,8 @@ from wire.visible_text import json_visible, visible
 #: Fields of a line that hold no text from outside.
 _OURS = frozenset({"time", "level", "logger", "request_id", "method"})
 _PLAIN_POLICY = MaskingPolicy()
+#: The key in the WSGI environment for the URL pattern of the request.
+ROUTE = "dlq.route"
 _QUIET = ("/api/system/live", "/api/system/ready", "/metrics", "/static/")
 
 access_log = logging.getLogger("dlqsite.access_log")
@@ -117,6 +119,8 @@ class RequestLog:
         try:
             response = self.get_response(request)
             response["X-Request-Id"] = request_id
+            if request.resolver_match is not None:
+                request.META[ROUTE] = request.resolver_match.route
             if not request.path_info.startswith(_QUIET):
                 access_log.info(
                     "request",

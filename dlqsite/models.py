@@ -9,8 +9,11 @@ from django.core.validators import MaxValueValidator
 from django.db import models
 from rest_framework_api_key.models import AbstractAPIKey
 
-SCOPES_HELP = "submit: send messages. read: look at everything. replay: act on dead letters. admin: all of it."
-SCOPES = ("submit", "read", "replay", "admin")
+SCOPES_HELP = (
+    "submit: send messages. read: look at everything. replay: act on dead letters. metrics: read /metrics. "
+    "admin: all of it."
+)
+SCOPES = ("submit", "read", "replay", "metrics", "admin")
 
 
 def validate_scopes(value: Any) -> None:

@@ -9,6 +9,7 @@ from django.views.generic import RedirectView
 
 from dlqsite.api import apidocs
 from dlqsite.health import losses, report
+from dlqsite.metrics import views as metrics
 from dlqsite.overview import views
 
 handler403 = "dlqsite.pages.refused"
@@ -25,6 +26,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("api/system/overview", views.OverviewView.as_view(), name="overview"),
     path("api/system/losses", losses.LossesView.as_view(), name="losses"),
     path("api/system/losses/<str:loss_id>/acknowledge", losses.AcknowledgeView.as_view(), name="loss_acknowledge"),
+    path("metrics", metrics.MetricsView.as_view(), name="metrics"),
     path("api/schema", apidocs.SchemaView.as_view(), name="schema"),
     path("api/docs", apidocs.DocsView.as_view(), name="docs"),
     path("", include("messages_app.rest.urls")),

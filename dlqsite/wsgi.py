@@ -11,10 +11,11 @@ _django = get_wsgi_application()
 
 from dlqsite.access import believed, known_client  # noqa: E402  # needs the apps that the line above loads
 from dlqsite.checks import require_secret_key  # noqa: E402
+from dlqsite.metrics.http import Timed  # noqa: E402
 from messages_app.rest.front import Front  # noqa: E402
 from messages_app.work.startup import refusal  # noqa: E402
 
 require_secret_key()
 if wrong := refusal():
     raise SystemExit(wrong)  # gunicorn shows it as it is and ends with 1
-application = believed(Front(_django, known_client))
+application = Timed(believed(Front(_django, known_client)))

@@ -35,6 +35,8 @@ RENEW_FACTOR = 5
 LEASE = "figures"
 LEASE_TIME = timedelta(seconds=RENEW_LIMIT_S + 30)
 RETRY_AFTER_S = 5
+#: Figures for monitoring may be renewed this much later than planned, in seconds.
+_LATE_S = 30.0
 _TOP = 10
 _COUNT_AGAIN = "Start a DLQ worker; if one runs, its log says why counting fails."
 
@@ -60,6 +62,15 @@ def snapshot() -> Snapshot:
             message = "The letters have not been counted yet: the DLQ worker counts them. Try again."
             raise QueryTooSlow(message, retry_after=RETRY_AFTER_S) from error
     return kept
+
+
+def kept() -> tuple[Snapshot, float] | None:
+    """The stored figures and their age in seconds; None if there are none, or they were not renewed when due.
+
+    Reads one document, however many letters there are. Raises ``StoreUnavailable``.
+    """
+    found, age = _latest()
+    return (found, age) if found and age <= 2 * _pause(found) + _LATE_S else None
 
 
 def problems() -> list[StoreProblem]:

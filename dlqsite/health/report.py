@@ -115,7 +115,7 @@ def check_breakers() -> Finding:
 
 def check_accounting() -> Finding:
     """Check accepted = done + open + dead, none negative. Moves count in one step: differences are permanent."""
-    differing = [row for row in _books() if row.wrong]
+    differing = [row for row in books() if row.wrong]
     facts = {"differences": len(differing)}
     if differing:
         where = ", ".join(f"{row.type} on {row.day[:4]}-{row.day[4:6]}-{row.day[6:]}" for row in differing[:3])
@@ -155,7 +155,7 @@ def check_clocks() -> Finding:
 _all_accounts = Cached(lambda: ledger().accounting(), BOOKS_S)
 
 
-def _books() -> list[AccountRow]:
+def books() -> list[AccountRow]:
     """The accounts of all days, read once in ``BOOKS_S``; only the last two days in between."""
     rows, recent = _all_accounts(), ledger().accounting(2)
     days = {row.day for row in recent}

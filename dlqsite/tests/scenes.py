@@ -18,7 +18,16 @@ from dlqsite import tabs
 from dlqsite.health import report, store_checks
 from dlqsite.overview import parts, snapshot, views
 from messages_app.domain.records import Acceptance, Completed, Failed
-from messages_app.store import connection, in_flight, lane_workers, marks, presence, recorded_outcomes, series
+from messages_app.store import (
+    connection,
+    in_flight,
+    lane_workers,
+    marks,
+    measurements,
+    presence,
+    recorded_outcomes,
+    series,
+)
 from messages_app.store import ledger as ledger_module
 from messages_app.store.ledger import ledger
 from messages_app.store.series import EVERY_MS, Sample
@@ -48,7 +57,7 @@ def reconnect() -> None:
     """Whatever this process keeps of Redis is made anew, at the address that the settings name now."""
     for kept in (
         connection.connection, ledger_module.ledger, presence._register, series.series, in_flight._reader,
-        lane_workers._connections, marks.marks, recorded_outcomes.recorded_outcomes,
+        measurements.measurements, lane_workers._connections, marks.marks, recorded_outcomes.recorded_outcomes,
     ):  # fmt: skip
         kept.cache_clear()
     breaker_conf.forget()

@@ -135,7 +135,7 @@ def concrete(route: str) -> str:
 
 
 ALL = [(concrete(route), callback) for route, callback in walk(get_resolver().url_patterns)]
-API = [(path, callback) for path, callback in ALL if path.startswith("/api")]
+API = [(path, callback) for path, callback in ALL if path.startswith(("/api", "/metrics"))]
 CONSOLE = [path for path, _ in ALL if path.startswith("/admin")]
 OURS = {
     name: concrete(route.replace("<slug:what>", "resolve"))

@@ -3,7 +3,7 @@
 -- ARGV  1 cursor: 0 at first, then what the last call returned  2 accounts to look at
 -- RETURNS  the next cursor; 0 when every account was looked at
 -- RACES  The sum and what the account says of it change together, so an account that changes later is carried again by
---        the difference. Accounts from `:until` on are read by themselves (counted.lua); before it moves, all that it
+--        the difference. Accounts of `:until` and later are read one by one (counted.lua). Before it moves, those that it
 --        passes are carried in the same step.
 local prefix = KEYS[1]
 --@use time check calendar counted
