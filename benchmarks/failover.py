@@ -20,6 +20,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -32,7 +33,7 @@ from typing import Any
 from breaker_app.tests.servers import Watched
 
 from . import places
-from .processes import Child, plain_environment
+from .processes import Child, DidNotStart, plain_environment
 
 FAULTS = ("kill", "pause", "failover", "paused-failover", "coordinated")
 #: Seconds of load before the fault, of a pause, and of load after the first acceptance that follows the fault.
@@ -184,7 +185,8 @@ class Plan:
 
 
 @contextlib.contextmanager
-def _stack(plan: Plan, watched: Watched) -> Iterator[tuple[int, str]]:
+def _stack(plan: Plan, watched: Watched) -> Iterator[tuple[int, str, dict[str, str]]]:
+    """The running stack: its port, a key, and the environment of its commands."""
     data = plan.folder / "data"
     port = places.free_port()
     environment = plain_environment() | {
@@ -203,7 +205,8 @@ def _stack(plan: Plan, watched: Watched) -> Iterator[tuple[int, str]]:
                 raise child.failed("did not start")
             time.sleep(0.2)
         child.answering(port, 60)
-        yield port, json.loads(told.read_text())["apiKey"]
+        stores = json.loads(told.read_text())
+        yield port, stores["apiKey"], environment | {"MONGODB_URL": stores["mongodbUrl"]}
     finally:
         child.stop(60)
 
@@ -238,7 +241,7 @@ def _round(plan: Plan) -> dict[str, Any]:
         door=doors.open if plan.lag_ms else None,
     )
     try:
-        with _stack(plan, watched) as (port, key):
+        with _stack(plan, watched) as (port, key, environment):
             clients = Clients(port, key, plan.rate)
             clients.start()
             time.sleep(BEFORE_S)
@@ -261,6 +264,7 @@ def _round(plan: Plan) -> dict[str, Any]:
             runs = collections.Counter((plan.folder / "runs").read_text().split())
             logs = "".join(path.read_text(errors="replace") for path in (plan.folder / "data/logs").glob("*.log*"))
             books = _books(server)
+            differences = _differences(environment)
             return {
                 "fault": plan.fault, "durability": plan.durability, "lagMs": plan.lag_ms,
                 "minReplicas": plan.min_replicas,
@@ -269,11 +273,26 @@ def _round(plan: Plan) -> dict[str, Any]:
                 "stale": logs.count('"event": "stale_outcome"'),
                 "promotedS": round(promoted - struck, 1),
                 "gapS": round(max(b - a for a, b in itertools.pairwise(times)), 1),
-                "refused": dict(clients.refused), "booksWrong": books, "quietS": quiet,
+                "refused": dict(clients.refused), "booksWrong": books, "differences": differences,
+                "quietS": quiet,
                 "fellBack": logs.count('"event": "ledger_fell_back"'), "load": round(os.getloadavg()[0], 1),
             }  # fmt: skip
     finally:
         watched.remove()
+
+
+def _differences(environment: dict[str, str]) -> Any:
+    """What ``manage.py reconcile`` finds."""
+    command = [places.OURS_PYTHON, "manage.py", "reconcile", "--json"]
+    done = subprocess.run(
+        command, env=environment, cwd=places.PROJECT, capture_output=True, text=True, timeout=120, check=False
+    )
+    if done.returncode not in (0, 2):
+        raise DidNotStart(done.stderr[-2000:])
+    report = json.loads(done.stdout.splitlines()[-1])
+    return {one["kind"]: one["count"] for one in report["differences"]} | (
+        {"undecided": 1} if report["undecided"] else {}
+    )
 
 
 def _books(server: Any) -> int:

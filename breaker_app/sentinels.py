@@ -183,7 +183,7 @@ class Watch:
         except Exception as error:
             line.disconnect()
             refused = isinstance(error, AuthenticationError | ResponseError)
-            said = f"refuses: {error}" if refused else "no answer"
+            said = f"{'refuses' if refused else 'no answer'}: {_short(error)}"
             self._heard(number, Answer(self._monotonic(), trouble=said))
             if isinstance(error, RedisError | OSError):
                 raise StoreUnavailable(said) from error
@@ -249,7 +249,13 @@ class Watch:
                 return f"Sentinel {trouble}"
         if any(one.primary for one in fresh.values()):
             return "The Sentinels that answer name an earlier primary than was known"
-        return f"None of {of} answers"
+        why = next((trouble.partition(": ")[2] for trouble in said), "")
+        return f"None of {of} answers{f' ({why})' if why else ''}"
+
+
+def _short(error: Exception) -> str:
+    """The text of the driver's error, which has no password, in one line."""
+    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
 
 
 def _reply(line: Any) -> Any:
