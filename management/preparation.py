@@ -17,6 +17,9 @@ from django.contrib.staticfiles.finders import get_finders
 from django.contrib.staticfiles.management.commands.collectstatic import Command as CollectStatic
 from django.core.management import call_command
 from django.core.management.base import CommandError
+from django.db import Error as DatabaseError
+from django.db import connection as database_connection
+from django.db.migrations.executor import MigrationExecutor
 from whitenoise.storage import CompressedManifestStaticFilesStorage
 
 from audit_app.lines import record
@@ -66,6 +69,21 @@ def ensure_indexes() -> None:
         raise CommandError(f"{error} Start MongoDB, or set MONGODB_URL.") from error
     except ServiceError as error:
         raise CommandError(str(error)) from error
+
+
+def unprepared() -> str:
+    """What `prepare` has yet to do before roles may start, or why that is unknown; empty when nothing is left."""
+    from dlq_app.store import indexes, mongo
+
+    try:
+        executor = MigrationExecutor(database_connection)
+        if plan := executor.migration_plan(executor.loader.graph.leaf_nodes()):
+            return f"{len(plan)} migrations are not applied"
+        missing = indexes.missing(mongo.database())
+    except (DatabaseError, ServiceError) as error:
+        database_connection.close()  # the next look begins with a new one
+        return str(error) or type(error).__name__
+    return f"indexes are missing in MongoDB: {', '.join(missing)}" if missing else ""
 
 
 def collect_static_files() -> int:

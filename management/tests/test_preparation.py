@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
-from django.core.management import CommandError
+from django.core.management import CommandError, call_command
+from django.db import OperationalError, connection
+from django.db.migrations.recorder import MigrationRecorder
 
 from dlq_app.domain.errors import StoreUnavailable
 from dlq_app.services import dead_letters
 from dlq_app.store import indexes
+from dlq_app.store.mongo import LETTERS
 from dlqsite.models import SCOPES, ApiKey
 from management import preparation
 
@@ -138,3 +142,39 @@ def test_static_files_are_collected_only_when_they_changed(settings: Any, tmp_pa
     assert counts == [1, 0, 1]
     manifest = json.loads((tmp_path / "collected" / "staticfiles.json").read_text())
     assert "blue" in (tmp_path / "collected" / manifest["paths"]["a.css"]).read_text()
+
+
+@pytest.mark.django_db
+def test_a_role_waits_until_the_indexes_are_built(
+    mongo_db: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mongo_db[LETTERS].drop_indexes()
+    assert "indexes are missing" in preparation.unprepared()
+    # Another run of prepare finishes while this one waits.
+    monkeypatch.setattr(time, "sleep", lambda _: preparation.ensure_indexes())
+
+    call_command("prepare", "--wait")
+
+    assert preparation.unprepared() == ""
+    told = capsys.readouterr().out
+    assert told.count("Waiting for prepare") == 1
+    assert told.endswith("Prepared.\n")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_role_waits_for_migrations(mongo_db: Any) -> None:
+    preparation.ensure_indexes()
+    MigrationRecorder(connection).record_unapplied("audit_app", "0001_initial")
+    try:
+        assert "migrations are not applied" in preparation.unprepared()
+    finally:
+        MigrationRecorder(connection).record_applied("audit_app", "0001_initial")
+
+
+def test_a_store_that_is_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: Any) -> Any:
+        raise OperationalError("the database does not answer")
+
+    monkeypatch.setattr(preparation, "MigrationExecutor", away)
+
+    assert preparation.unprepared() == "the database does not answer"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand
 
 from management import preparation
+from wire.visible_text import one_line
+
+_LOOK_AGAIN_S = 2.0
 
 
 class Command(BaseCommand):
@@ -28,9 +32,18 @@ class Command(BaseCommand):
         )
         parser.add_argument("--static-only", action="store_true", help="Only collect static files; needs no store")
 
+        parser.add_argument(
+            "--wait",
+            action="store_true",
+            help="Change nothing; wait until another run has finished (for init containers)",
+        )
+
     def handle(self, *args: Any, **options: Any) -> None:
         if options["static_only"]:
             self.stdout.write(f"{preparation.collect_static_files()} static files collected.")
+            return
+        if options["wait"]:
+            self._wait()
             return
         call_command("check")
         if not_checked := preparation.require_safe_redis():
@@ -43,3 +56,14 @@ class Command(BaseCommand):
         else:
             preparation.ensure_named_administrator()
         self.stdout.write(f"Prepared. {collected} static files collected." if collected else "Prepared.")
+
+    def _wait(self) -> None:
+        """Return once nothing is left to do. It has no time limit of its own."""
+        told = ""
+        while problem := preparation.unprepared():
+            if problem != told:
+                self.stdout.write(f"Waiting for prepare: {one_line(problem)}")
+                self.stdout.flush()
+                told = problem
+            time.sleep(_LOOK_AGAIN_S)
+        self.stdout.write("Prepared.")
