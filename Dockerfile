@@ -1,22 +1,38 @@
 # One image for every role: the command decides. The stores are containers of their own.
-ARG BASE=python:3.12-slim
+# `make image` builds it; deploy/image/build makes a base of Debian's packages where no registry can be reached.
+ARG BASE=docker.io/library/python:3.13-slim-trixie
+# The stage that installs packages needs pip; the image does not.
+ARG BUILD_BASE=${BASE}
 
-FROM ${BASE} AS build
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+FROM ${BUILD_BASE} AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
 COPY requirements.txt .
-RUN python -m venv /opt/venv && /opt/venv/bin/pip install --require-hashes --no-deps -r requirements.txt
+# Wheels only: no code of a package runs here, and no compiler is needed. A secret is a file of the build's machine, such as
+# its package source; it leaves no trace in any layer.
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
+    python3 -m venv --without-pip /opt/venv \
+    && python3 -m pip --python /opt/venv/bin/python install --require-hashes --no-deps --only-binary=:all: -r requirements.txt
 
 FROM ${BASE}
+ARG VERSION=0.0.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="dead-letter queue" \
+    org.opencontainers.image.version=${VERSION} \
+    org.opencontainers.image.revision=${REVISION}
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     DATA_DIR=/data \
     HOST=0.0.0.0 \
     PORT=8000
+# The base may bring its own pip: nothing in this image installs anything. No program needs another user's rights.
 RUN groupadd --gid 10001 dlq \
     && useradd --uid 10001 --gid dlq --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin dlq \
-    && install -d -o dlq -g dlq -m 0700 /data
+    && install -d -o dlq -g dlq -m 0700 /data \
+    && rm -rf /usr/local/bin/pip* /usr/local/lib/python3*/site-packages/pip* /usr/local/lib/python3*/ensurepip \
+    && find / -xdev -type f -perm /6000 -exec chmod a-s {} +
 WORKDIR /srv/dlq
 COPY --from=build /opt/venv /opt/venv
 COPY . .
