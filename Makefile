@@ -10,7 +10,8 @@ TEMPLATES = $(wildcard templates */templates)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint format check alerts pytest postgres chaos next-django audit install install-dev lock clean
+.PHONY: help up test lint format check alerts pytest postgres chaos next-django audit manifests manifests-write image image-test \
+	install install-dev lock clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -18,7 +19,7 @@ help:
 up: $(VENV)/.runtime ## run the whole system on this machine, with its own stores; Ctrl-C stops it
 	@$(BIN)/python manage.py up
 
-test: $(VENV)/.dev lint check alerts pytest postgres ## run every check of CI
+test: $(VENV)/.dev lint check alerts manifests pytest postgres ## run every check of CI
 
 lint: $(VENV)/.dev ## check style, types, imports, templates, scripts, the image, the compose file
 	$(BIN)/ruff check .
@@ -28,7 +29,7 @@ lint: $(VENV)/.dev ## check style, types, imports, templates, scripts, the image
 	$(BIN)/mypy .
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/words.py
-	$(BIN)/shellcheck .ci/run .ci/audit management/scripts/*.sh
+	$(BIN)/shellcheck .ci/run .ci/audit deploy/image/build management/scripts/*.sh
 	$(BIN)/hadolint --config .hadolint.yaml Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
@@ -100,6 +101,22 @@ $(VENV)-audit/.ready: requirements-audit.txt
 	@$(VENV)-audit/bin/python -m pip --disable-pip-version-check -qq install --require-hashes -r requirements-audit.txt
 	@touch $@
 
+# These tools have environments of their own: what they depend on must not meet the project's packages.
+manifests: $(VENV)-manifests/.ready ## render and validate deploy/kubernetes; needs no cluster
+	$(VENV)-manifests/bin/python .ci/manifests.py
+manifests-write: $(VENV)-manifests/.ready ## renew what deploy/kubernetes takes from the alert rules
+	$(VENV)-manifests/bin/python .ci/manifests.py --write
+
+image: $(VENV)-image/.ready ## build the image dlq:local and the list of its parts, with docker or buildah
+	SYFT=$(VENV)-image/bin/syft deploy/image/build
+image-test: $(VENV)/.dev ## run every role in the image, and stop each under load; needs podman or docker
+	PYTHONPATH=. $(BIN)/python deploy/image/try_roles.py
+
+$(VENV)-manifests/.ready $(VENV)-image/.ready: $(VENV)-%/.ready: requirements-%.txt
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip --disable-pip-version-check -qq install --require-hashes --no-deps -r $<
+	@touch $@
+
 install: $(VENV)/.runtime ## create the virtual environment
 install-dev: $(VENV)/.dev ## create the virtual environment with packages for development
 
@@ -121,12 +138,17 @@ $(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt
 # --no-config and the cleared variables keep this machine's package sources out of the files.
 COMPILE = env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL uv --no-config pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-emit-index-url --no-emit-find-links
+# The package that contains kubectl is a library of AWS; nothing of it is imported.
+NOT_FOR_KUBECTL = aws-cdk-lib aws-cdk-asset-awscli-v1 aws-cdk-asset-node-proxy-agent-v6 aws-cdk-cloud-assembly-schema \
+	constructs jsii publication typeguard cattrs python-dateutil
 lock: ## compile the lock files from their .in files (needs uv)
 	$(COMPILE) requirements.in -o requirements.txt
 	$(COMPILE) requirements-embedded.in -o requirements-embedded.txt
 	$(COMPILE) requirements-dev.in -o requirements-dev.txt
 	$(COMPILE) requirements-audit.in -o requirements-audit.txt
+	$(COMPILE) requirements-image.in -o requirements-image.txt
+	$(COMPILE) requirements-manifests.in -o requirements-manifests.txt $(NOT_FOR_KUBECTL:%=--no-emit-package %)
 
 clean: ## remove the virtual environment and caches; the data of `make up` stays
-	rm -rf $(VENV) $(VENV)-audit $(VENV)-next .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-audit $(VENV)-image $(VENV)-manifests $(VENV)-next .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
