@@ -64,7 +64,7 @@ class ConsoleSite(admin.AdminSite):
 
         if request.method != "POST":
             return sign_in()
-        from dlqsite import sign_in as limits  # needs the apps, and this module is what Django makes the site of
+        from dlqsite.sign_in import limits  # needs the apps, and this module is what Django makes the site of
 
         return cast("HttpResponse", limits.guarded(request, sign_in))
 

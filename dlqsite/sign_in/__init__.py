@@ -1,0 +1,1 @@
+"""Signing in: limits, second factor, and OpenID Connect."""
