@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from allauth.account.models import EmailAddress
+from allauth.mfa.models import Authenticator
+from allauth.socialaccount.models import SocialAccount, SocialApp, SocialToken
 from axes.models import AccessAttempt
 from django import forms
 from django.contrib import admin, messages
@@ -28,6 +31,9 @@ from wire.visible_text import visible
 
 # The library registers its own model, which has no scopes and is not accepted here.
 admin.site.unregister(APIKey)
+# Pages with secrets of second factors, and of applications and addresses that this site does not use.
+for _of_library in (Authenticator, EmailAddress, SocialAccount, SocialApp, SocialToken):
+    admin.site.unregister(_of_library)
 
 
 def _is_out_of_range(value: str) -> bool:

@@ -8,9 +8,10 @@ from typing import Any, cast
 from django.conf import settings
 from django.contrib import admin
 from django.contrib.admin.forms import AdminAuthenticationForm
-from django.http import HttpRequest, HttpResponse
+from django.core.exceptions import ValidationError
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, URLResolver, path
+from django.urls import URLPattern, URLResolver, path, reverse
 from django.utils.decorators import method_decorator
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
@@ -33,6 +34,19 @@ class LoginForm(AdminAuthenticationForm):
         f"{round(settings.AXES_COOLOFF_TIME.total_seconds() / 60)} minutes.",
     }
 
+    def confirm_login_allowed(self, user: Any) -> None:
+        """After the right password: raise ``ValidationError`` for a user who must sign in elsewhere."""
+        super().confirm_login_allowed(user)
+        if not settings.OIDC_ISSUER:
+            return
+        from audit_app.lines import record  # needs the apps
+        from dlqsite.sign_in.accounts import belongs_to_provider
+
+        if belongs_to_provider(user) or not (settings.LOCAL_SIGN_IN or user.is_superuser):
+            name, why = user.get_username(), "a password is not accepted for this user"
+            record(f"user:{name}", "failed sign-in", kind="user", object_id=str(user.pk), name=name, why=why)
+            raise ValidationError(f"Sign in with {settings.OIDC_NAME}: passwords are only for superusers.")
+
 
 class ConsoleSite(admin.AdminSite):
     """The default admin site: models registered with ``admin.site`` are pages of the console."""
@@ -49,6 +63,8 @@ class ConsoleSite(admin.AdminSite):
         context = super().each_context(request)
         context["environment"] = settings.ENVIRONMENT
         context["version"] = VERSION
+        context["sign_in_provider"] = settings.OIDC_NAME if settings.OIDC_ISSUER else ""
+        context["local_sign_in"] = settings.LOCAL_SIGN_IN
         if context["has_permission"]:
             context["console_menu"] = "dlqsite/menu.html"
             context["console_tabs"] = tabs.for_request(request)
@@ -57,23 +73,44 @@ class ConsoleSite(admin.AdminSite):
 
     @method_decorator(never_cache)
     def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        """Django's login page with rate limits."""
+        """Django's login page with rate limits; after the password, the second factor of users who have one."""
+        from django.contrib.auth.views import LoginView  # they need the apps, and Django makes its site of this module
 
-        def sign_in() -> HttpResponse:
-            return super(ConsoleSite, self).login(request, extra_context)
+        from dlqsite.sign_in import limits, views
 
-        if request.method != "POST":
-            return sign_in()
-        from dlqsite.sign_in import limits  # needs the apps, and this module is what Django makes the site of
+        class PasswordPage(LoginView):
+            def form_valid(self, form: Any) -> HttpResponse:
+                answer = views.after_password(self.request, form.get_user(), self.get_success_url())
+                return cast("HttpResponse", answer)
 
-        return cast("HttpResponse", limits.guarded(request, sign_in))
+        if request.method == "GET" and self.has_permission(request):
+            return HttpResponseRedirect(reverse("admin:index"))
+        context = {
+            **self.each_context(request),
+            "title": "Log in",
+            "app_path": request.get_full_path(),
+            **(extra_context or {}),
+        }
+        page = PasswordPage.as_view(
+            authentication_form=self.login_form, template_name="admin/login.html", extra_context=context
+        )
+
+        def sign_in() -> HttpResponseBase:
+            return page(request)
+
+        return cast("HttpResponse", limits.guarded(request, sign_in) if request.method == "POST" else sign_in())
 
     def get_urls(self) -> list[URLPattern | URLResolver]:
         # Drop Django's redirect to an object's public page: there are none, and it fails for models without tables.
         inherited = [url for url in super().get_urls() if getattr(url, "name", "") != "view_on_site"]
         old_log = path("admin/logentry/", self.admin_view(RedirectView.as_view(pattern_name=_AUDIT_LOG)))
+        from dlqsite.sign_in import views  # needs the apps
+
         return [
+            path("login/code/", views.code, name="second_factor_code"),
+            path("login/set-up/", views.set_up, name="second_factor_set_up"),
             path("you/", self.admin_view(self.account), name="account"),
+            path("you/second-factor/", self.admin_view(views.account), name="second_factor"),
             path("docs/<slug:name>/", self.admin_view(self.docs), name="docs"),
             old_log,
             *inherited,

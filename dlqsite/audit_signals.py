@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.conf import settings
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
 from django.db.models.signals import post_save
@@ -12,6 +13,7 @@ from django.http import HttpRequest
 
 from audit_app.lines import record
 from dlqsite.access import client_address
+from dlqsite.sign_in.complete import came_from_provider
 
 
 def _from(request: HttpRequest | None) -> str:
@@ -21,7 +23,9 @@ def _from(request: HttpRequest | None) -> str:
 @receiver(user_logged_in)
 def signed_in(request: HttpRequest | None, user: Any, **_: Any) -> None:
     name = user.get_username()
-    record(f"user:{name}", "signed in", kind="user", object_id=str(user.pk), name=name, why=_from(request))
+    how = [f"with {settings.OIDC_NAME}" if request is not None and came_from_provider(request) else "", _from(request)]
+    why = ", ".join(filter(None, how))
+    record(f"user:{name}", "signed in", kind="user", object_id=str(user.pk), name=name, why=why)
 
 
 @receiver(user_logged_out)

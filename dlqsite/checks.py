@@ -8,10 +8,12 @@ from typing import Any
 
 from django.apps import AppConfig
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, register
+from django.core.checks import CheckMessage, Error, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 
 from console import trace_links
+from dlqsite.sign_in import policy
+from wire.errors import PolicyError
 
 KEY_FIX = (
     "Set SECRET_KEY to 50 or more random characters, e.g. from "
@@ -113,3 +115,40 @@ def check_environment(app_configs: Sequence[AppConfig] | None, **kwargs: Any) ->
     return [
         Error(f"ENVIRONMENT is {settings.ENVIRONMENT!r}.", hint="Use local, staging or production.", id="dlqsite.E006")
     ]
+
+
+@register
+def check_sign_in(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """``dlqsite.E011`` to ``E014``, and ``W001`` if no group of the identity provider has a role."""
+    found: list[CheckMessage] = []
+    try:
+        has_roles = policy.sign_in_policy().has_roles
+    except PolicyError as error:
+        hint = f"Correct {settings.SIGN_IN_POLICY_FILE}: its comments say what each key means."
+        return [Error(error.detail, hint=hint, id="dlqsite.E011")]
+    if not settings.OIDC_ISSUER:
+        if not settings.LOCAL_SIGN_IN:
+            hint = "Set OIDC_ISSUER, OIDC_CLIENT_ID and OIDC_CLIENT_SECRET, or remove LOCAL_SIGN_IN."
+            found.append(Error("LOCAL_SIGN_IN is off without OIDC_ISSUER.", hint=hint, id="dlqsite.E014"))
+        return found
+    if wrong := policy.issuer_problem():
+        hint = "Use the issuer of the provider's discovery document, such as https://login.example.org/realms/staff."
+        found.append(Error(f"OIDC_ISSUER: {wrong}", hint=hint, id="dlqsite.E012"))
+    found += [
+        Error(f"{name} is empty, but OIDC_ISSUER is set.", hint="Copy it from the provider.", id="dlqsite.E013")
+        for name in ("OIDC_CLIENT_ID", "OIDC_CLIENT_SECRET", "OIDC_NAME", "OIDC_GROUPS_CLAIM")
+        if not getattr(settings, name)
+    ]
+    if "openid" not in settings.OIDC_SCOPES.split():
+        hint = "Use a list separated by spaces, such as openid profile email groups."
+        found.append(Error("OIDC_SCOPES does not contain openid.", hint=hint, id="dlqsite.E013"))
+    if not has_roles:
+        hint = f"Name groups in {settings.SIGN_IN_POLICY_FILE}, or in the file that SIGN_IN_POLICY names."
+        found.append(
+            Warning(
+                "No group of the identity provider has a role, so no one can sign in with it.",
+                hint=hint,
+                id="dlqsite.W001",
+            )
+        )
+    return found

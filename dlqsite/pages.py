@@ -73,6 +73,12 @@ def sign_in_later(request: HttpRequest, status: int, seconds: int, why: str) -> 
     return _login_page(request, status, seconds, f"{why} Try again in {seconds} seconds.")
 
 
+def sign_in_refused(request: HttpRequest, status: int, heading: str, said: str) -> HttpResponse:
+    """Why a sign-in at the identity provider did not succeed, with a link to the login page."""
+    more = {**_frame(request), "heading": heading, "said": said}
+    return render(request, "dlqsite/sign_in_refused.html", more, status=status)
+
+
 def database_away(request: HttpRequest, error: Exception) -> HttpResponse:
     """503 without user name and menu, which need the database."""
     if request.path_info.startswith("/api/"):

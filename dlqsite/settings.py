@@ -124,6 +124,10 @@ INSTALLED_APPS = [
     "drf_spectacular_sidecar",
     "axes",
     "csp",
+    # Parts that dlqsite/sign_in uses. None of their pages has an address.
+    "allauth.account",
+    "allauth.mfa",
+    "allauth.socialaccount",
     "django_rq",
     "dlqsite",
     "audit_app",
@@ -143,9 +147,11 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "dlqsite.sign_in.complete.CompleteSignIns",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "axes.middleware.AxesMiddleware",
+    "allauth.account.middleware.AccountMiddleware",  # the library does not start without it
 ]
 TEMPLATES = [
     {
@@ -228,7 +234,11 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
     {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
 ]
-AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
+AUTHENTICATION_BACKENDS = [
+    "axes.backends.AxesStandaloneBackend",
+    "django.contrib.auth.backends.ModelBackend",
+    "dlqsite.sign_in.backend.ProviderBackend",
+]
 LOGIN_URL = "admin:login"
 LOGIN_REDIRECT_URL = "admin:index"
 # Ten wrong passwords lock the pair of name and address for 15 minutes, so no user can lock out another.
@@ -240,6 +250,27 @@ AXES_DISABLE_ACCESS_LOG = True
 AXES_VERBOSE = False
 AXES_LOCKOUT_CALLABLE = "dlqsite.pages.locked_out"
 AXES_CLIENT_IP_CALLABLE = "dlqsite.access.login_address"
+#: Identity provider of OpenID Connect. Empty: users sign in with passwords of this system only.
+OIDC_ISSUER = env.str("OIDC_ISSUER", default="")
+OIDC_CLIENT_ID = env.str("OIDC_CLIENT_ID", default="")
+OIDC_CLIENT_SECRET = env.str("OIDC_CLIENT_SECRET", default="")
+#: Name of the provider on the login page.
+OIDC_NAME = env.str("OIDC_NAME", default="single sign-on")
+OIDC_SCOPES = env.str("OIDC_SCOPES", default="openid profile email")
+#: Claim with the user's groups; a path with dots for a nested one.
+OIDC_GROUPS_CLAIM = env.str("OIDC_GROUPS_CLAIM", default="groups")
+#: False: only superusers can sign in with a password, for when the provider is unavailable.
+LOCAL_SIGN_IN = env.bool("LOCAL_SIGN_IN", default=True)
+#: True: a password alone signs no one in.
+REQUIRE_SECOND_FACTOR = env.bool("REQUIRE_SECOND_FACTOR", default=False)
+#: Roles of the provider's groups. The variable names another file.
+SIGN_IN_POLICY_FILE = env.str("SIGN_IN_POLICY", default="") or "dlqsite/policies/sign_in.toml"
+SIGN_IN_POLICY, SIGN_IN_POLICY_PROBLEM = policy_file(BASE_DIR / SIGN_IN_POLICY_FILE)
+MFA_ADAPTER = "dlqsite.sign_in.library.FactorAdapter"
+MFA_TOTP_ISSUER = f"Dead letters ({ENVIRONMENT})"
+#: Steps of 30 s by which the clock of a phone can differ.
+MFA_TOTP_TOLERANCE = 1
+SOCIALACCOUNT_ADAPTER = "dlqsite.sign_in.library.ProviderAdapter"
 DATA_UPLOAD_MAX_MEMORY_SIZE = 9 * 1024 * 1024
 # No page accepts file uploads.
 FILE_UPLOAD_HANDLERS = ["dlqsite.web.uploads.NoFiles"]

@@ -39,3 +39,5 @@ urlpatterns: list[URLPattern | URLResolver] = [
     ),
     path("admin/", admin.site.urls),
 ]
+if settings.OIDC_ISSUER:
+    urlpatterns.append(path("", include("dlqsite.sign_in.urls")))

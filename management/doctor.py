@@ -32,6 +32,7 @@ from dlq_app.store import indexes, mongo_state, repository
 from dlq_app.store.mongo import database, translated
 from dlqsite.health import store_checks
 from dlqsite.models import ApiKey
+from dlqsite.sign_in import second_factor
 from messages_app.conf import durability
 from messages_app.domain.errors import StoreUnavailable
 from messages_app.domain.records import Presence
@@ -435,12 +436,42 @@ class Check:
     needs: str = ""
 
 
+def check_sign_in() -> Iterator[Finding]:
+    """Second factors that cannot be read, the identity provider, and a way in without it."""
+    if lost := second_factor.unreadable():
+        names = ", ".join(user.get_username() for user in lost[:10])
+        yield _fail(
+            "second factor",
+            f"{len(lost)} were stored with another SECRET_KEY, so these users cannot log in: {names}",
+            "Restore the SECRET_KEY, or run manage.py reset_second_factor --unreadable.",
+        )
+    if not settings.OIDC_ISSUER:
+        return
+    from dlqsite.sign_in import provider  # imports the library only if it is used
+
+    try:
+        provider.reachable()
+    except provider.Unavailable as error:
+        fix = "Check the provider, OIDC_ISSUER and the network. Superusers can log in with a password."
+        yield _fail("single sign-on", f"{settings.OIDC_NAME}: {error.said}", fix)
+    else:
+        yield _ok("single sign-on", f"{settings.OIDC_NAME} responds")
+    superusers = get_user_model().objects.filter(is_superuser=True, is_active=True)
+    if not any(user.has_usable_password() for user in superusers):
+        yield _warn(
+            "single sign-on",
+            "no superuser has a password, so no one can log in while the provider is unavailable",
+            "Run manage.py createsuperuser, and keep the password in a safe place.",
+        )
+
+
 CHECKS: Sequence[Check] = (
     Check("packages", check_packages),
     Check("settings", check_settings),
     Check("data directory", check_data_directory),
     Check("static files", check_static_files),
     Check("database", check_database),
+    Check("sign-in", check_sign_in, needs="database"),
     Check("redis", check_redis),
     Check("mongodb", check_mongodb),
     Check("roles", check_roles, needs="redis"),

@@ -25,6 +25,7 @@ from dlqsite.api import problems
 from dlqsite.health import report
 from dlqsite.health.findings import Status as HealthStatus
 from dlqsite.models import SCOPES
+from dlqsite.sign_in.policy import SignInPolicy
 from messages_app import failures
 from messages_app.domain import parsing
 from messages_app.domain.records import State
@@ -111,12 +112,14 @@ def test_every_error_type_is_explained() -> None:
         (ReplayPolicy, "policies.md"),
         (MaskingPolicy, "policies.md"),
         (LettersObjective, "policies.md"),
+        (SignInPolicy, "policies.md"),
         (BreakerPolicy, "breaker.md"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
 def test_every_policy_key_is_explained(
-    policy: type[RetryPolicy | ReplayPolicy | MaskingPolicy | LettersObjective | BreakerPolicy], page: str
+    policy: type[RetryPolicy | ReplayPolicy | MaskingPolicy | LettersObjective | SignInPolicy | BreakerPolicy],
+    page: str,
 ) -> None:
     assert {field.name for field in fields(policy)} - named(page) == set()
 

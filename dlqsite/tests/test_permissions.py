@@ -35,6 +35,10 @@ CONSOLE_ROLES: dict[str, tuple[str, str]] = {
     "index": ("viewer", "viewer"),
     "overview_fragment": ("viewer", NONE),
     "account": ("staff", "staff"),
+    "second_factor": ("staff", "staff"),
+    # Only for a browser that has just sent the right password; others are led to the login page.
+    "second_factor_code": ("staff", "staff"),
+    "second_factor_set_up": ("staff", "staff"),
     "docs": ("viewer", NONE),
     "dlq_app_deadletter_changelist": ("viewer", "viewer"),
     "dlq_app_deadletter_count": ("viewer", NONE),

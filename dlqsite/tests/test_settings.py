@@ -22,6 +22,7 @@ from dlq_app.domain.masking import MaskingPolicy
 from dlq_app.domain.objectives import LettersObjective
 from dlq_app.domain.replay_policy import ReplayPolicy
 from dlqsite import checks
+from dlqsite.sign_in.policy import SignInPolicy
 from messages_app.domain.retry_policy import RetryPolicy
 from messages_app.request_ids import request_id_of
 
@@ -132,11 +133,11 @@ def test_every_variable_of_the_example_has_a_line_of_its_own_above_it() -> None:
 
 def test_every_key_of_a_policy_is_in_the_docs() -> None:
     docs = variables("docs/settings.md", r"`([a-z_]+)`")
-    policies = (RetryPolicy, BreakerPolicy, ReplayPolicy, MaskingPolicy, LettersObjective)
+    policies = (RetryPolicy, BreakerPolicy, ReplayPolicy, MaskingPolicy, LettersObjective, SignInPolicy)
     assert {name for kind in policies for name in keys(kind)} <= docs
 
     files = {path.name for path in (ROOT / "dlqsite" / "policies").glob("*.toml")}
-    assert files <= variables("docs/settings.md", r"`([a-z]+\.toml)`")
+    assert files <= variables("docs/settings.md", r"`([a-z_]+\.toml)`")
 
 
 def keys(policy: Any) -> set[str]:
