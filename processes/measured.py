@@ -1,6 +1,6 @@
 """Measurements of this process: counts and durations by a few labels, until they are added to those of all processes.
 
-Counting takes about a microsecond and no store. Labels must come from a bounded set: every distinct one is kept.
+Counting takes a microsecond or two and no store. Labels must come from a bounded set: every distinct one is kept.
 """
 
 from __future__ import annotations
@@ -23,27 +23,36 @@ class Measured:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts: dict[str, int] = {}
+        self._counts: dict[tuple[str, ...], int] = {}
+        #: The number in each bucket, then the sum.
+        self._durations: dict[tuple[str, ...], list[int]] = {}
 
     def count(self, name: str, *labels: str, by: int = 1) -> None:
         """Count an event."""
-        key = SEPARATOR.join((name, *labels))
+        key = (name, *labels)
         with self._lock:
             self._counts[key] = self._counts.get(key, 0) + by
 
     def observe(self, name: str, *labels: str, seconds: float) -> None:
         """Count a duration."""
-        key = SEPARATOR.join((name, *labels, ""))
-        bucket, total = f"{key}{bisect_left(BOUNDS_S, seconds)}", key + SUM
+        key, bucket = (name, *labels), bisect_left(BOUNDS_S, seconds)
         with self._lock:
-            counts = self._counts
-            counts[bucket] = counts.get(bucket, 0) + 1
-            counts[total] = counts.get(total, 0) + max(0, round(seconds * 1_000_000))
+            row = self._durations.get(key)
+            if row is None:
+                row = self._durations[key] = [0] * (len(BOUNDS_S) + 2)
+            row[bucket] += 1
+            row[-1] += max(0, round(seconds * 1_000_000))
 
     def take(self) -> Mapping[str, int]:
         """Remove and return what was counted since the last call."""
         with self._lock:
-            taken, self._counts = self._counts, {}
+            counts, self._counts = self._counts, {}
+            durations, self._durations = self._durations, {}
+        taken = {SEPARATOR.join(key): count for key, count in counts.items()}
+        for key, (*buckets, total) in durations.items():
+            begin = SEPARATOR.join((*key, ""))
+            taken |= {f"{begin}{place}": count for place, count in enumerate(buckets) if count}
+            taken[begin + SUM] = total
         return taken
 
 

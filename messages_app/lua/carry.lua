@@ -19,8 +19,9 @@ local function carry(account)
   local type = string.sub(account, 10)
   sums[type] = sums[type] or numbers_of(redis.call('HGET', key, type))
   add_new(sums[type], counts, carried)
-  for at = 1, #COUNTED do counts[at] = math.max(counts[at], carried[at]) end
-  redis.call('HSET', prefix .. 'acct:' .. account, 'carried', text_of(counts))
+  for at, field in ipairs(CARRIED) do
+    if counts[at] > carried[at] then redis.call('HSET', prefix .. 'acct:' .. account, field, counts[at]) end
+  end
 end
 
 local closed = redis.call('HGET', key, ':until') or ''

@@ -1,7 +1,8 @@
 -- What an account adds to counters that never fall. `done` and `dead` fall when an ended message runs again; the number of
--- these is added again. `carried` is the part that carry.lua has added to the sums of all days.
+-- these is added again. Fields `carried…` are the part that carry.lua has added to the sums of all days.
 local COUNTED = { 'accepted', 'done', 'dead', 'reopenedDone', 'reopenedDead' }
-local ACCEPTED, DONE, DEAD, REOPENED_DONE, REOPENED_DEAD = 1, 2, 3, 4, 5
+local CARRIED = { 'carriedAccepted', 'carriedDone', 'carriedDead', 'carriedReopenedDone', 'carriedReopenedDead' }
+local DONE, DEAD, REOPENED_DONE, REOPENED_DEAD = 2, 3, 4, 5
 
 local function numbers_of(text)
   local found = {}
@@ -18,16 +19,16 @@ end
 
 -- The counts of an account, and those that are carried already; nil when it has expired.
 local function counted_in(account)
-  local row = redis.call('HMGET', prefix .. 'acct:' .. account, 'carried', unpack(COUNTED))
-  local counts, exists = {}, false
-  for at = 1, #COUNTED do
-    exists = exists or row[at + 1]
-    counts[at] = math.max(0, tonumber(row[at + 1]) or 0)
+  local key, counts, carried, exists = prefix .. 'acct:' .. account, {}, {}, false
+  for at, value in ipairs(redis.call('HMGET', key, unpack(COUNTED))) do
+    exists = exists or value
+    counts[at] = math.max(0, tonumber(value) or 0)
   end
   if not exists then return nil end
+  for at, value in ipairs(redis.call('HMGET', key, unpack(CARRIED))) do carried[at] = tonumber(value) or 0 end
   counts[DONE] = counts[DONE] + counts[REOPENED_DONE]
   counts[DEAD] = counts[DEAD] + counts[REOPENED_DEAD]
-  return counts, numbers_of(row[1])
+  return counts, carried
 end
 
 local function add_new(sums, counts, carried)
