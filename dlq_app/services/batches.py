@@ -155,6 +155,16 @@ def running(limit: int = 10) -> list[ReplayBatch]:
     return [stored.batch for stored in repository.batches().page([s.value for s in stages], limit, None)]
 
 
+def ended(since: datetime, limit: int = 100) -> list[ReplayBatch]:
+    """Batches that finished or stopped automatically, those that ended at ``since`` or later, oldest first.
+
+    Batches that stopped and still have letters in flight come first, whenever they stopped.
+    """
+    batches = repository.batches()
+    stopped = [stored for stored in batches.active() if stored.batch.stage is Stage.STOPPED]
+    return [stored.batch for stored in [*stopped, *batches.ended_since(since, limit)]]
+
+
 def items(batch_id: str, *, outcome: str | None = None, limit: int = 100, cursor: str | None = None) -> ItemPage:
     """Letters of a batch in the order of its plan; ``outcome``: succeeded, failed, skipped or open.
 

@@ -174,6 +174,14 @@ class Batches:
         with translated():
             return counts | {row["_id"]: row["n"] for row in self._batches.aggregate(stages)}
 
+    def ended_since(self, instant: datetime, limit: int) -> list[StoredBatch]:
+        """Finished and stopped batches whose last outcome came at ``instant`` or later, oldest first."""
+        stages = [Stage.FINISHED.value, Stage.STOPPED.value]
+        where = {"finishedAt": {"$gte": instant}, "stage": {"$in": stages}}
+        with translated():
+            found = self._batches.find(where, {"history": 0}).sort("finishedAt", 1).limit(limit)
+            return [batch_from(row) for row in found]
+
     def ended_before(self, instant: datetime, limit: int) -> list[str]:
         """Ids of batches whose last outcome came before ``instant``."""
         with translated():
