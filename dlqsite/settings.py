@@ -134,6 +134,7 @@ INSTALLED_APPS = [
     "messages_app",
     "dlq_app",
     "breaker_app",
+    "notify_app",
 ]
 MIDDLEWARE = [
     "dlqsite.logs.RequestLog",
@@ -363,6 +364,11 @@ DELIVERY_POLICY_FILE = env.str("DELIVERY_POLICY", default="") or "dlqsite/polici
 DELIVERY_POLICY, DELIVERY_POLICY_PROBLEM = policy_file(BASE_DIR / DELIVERY_POLICY_FILE)
 MASKING_POLICY = policy("masking")
 OBJECTIVES_POLICY = policy("objectives")
+#: Who is notified of what; no one by default. The variable names another file.
+NOTIFY_POLICY_FILE = env.str("NOTIFY_POLICY", default="") or "dlqsite/policies/notify.toml"
+NOTIFY_POLICY, NOTIFY_POLICY_PROBLEM = policy_file(BASE_DIR / NOTIFY_POLICY_FILE)
+#: Address of the console, for links in notifications.
+CONSOLE_URL = env.str("CONSOLE_URL", default=_stack.get("url", ""))
 
 #: Address of a trace in the tracing system, with ``{trace_id}``; pages link to it. Empty: no links.
 TRACE_URL_TEMPLATE = env.str("TRACE_URL_TEMPLATE", default="")

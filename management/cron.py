@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from processes.names import process_name
-from processes.steps import step
+from processes.steps import is_stuck, step
 from processes.turns import OutageLog
 from wire.errors import StoreUnavailable
 
@@ -114,8 +114,11 @@ class Heartbeat:
         self._heard = False
 
     def beat(self) -> None:
+        """Announce this process, unless one of its steps hangs."""
         from messages_app.store import presence
 
+        if is_stuck():
+            return
         self._heard = False
         presence.announce(self.name, self.role, started_at_ms=self._started_at_ms)
         self._heard = True

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from errno import ENOSPC
 from importlib.metadata import PackageNotFoundError, version
@@ -30,7 +31,7 @@ from dlq_app.domain.store_problem import StoreProblem
 from dlq_app.services import figures as letter_figures
 from dlq_app.store import indexes, mongo_state, repository
 from dlq_app.store.mongo import database, translated
-from dlqsite.health import store_checks
+from dlqsite.health import notifications, store_checks
 from dlqsite.models import ApiKey
 from dlqsite.sign_in import second_factor
 from messages_app.conf import durability
@@ -49,6 +50,8 @@ from messages_app.store.ledger import ledger
 from messages_app.store.recorded_outcomes import recorded_outcomes
 from messages_app.store.series import History, series
 from messages_app.work import reconciliation, store_losses
+from notify_app import conf as notify_conf
+from notify_app import services as notify_services
 from wire.errors import ServiceError
 
 #: Leases and due times are compared across hosts; more than this (ms) makes them wrong in ways that people notice.
@@ -330,6 +333,20 @@ _ROLES = {
 }
 
 
+def check_notifications() -> Iterator[Finding]:
+    recipients = notify_conf.policy().recipients
+    if not recipients:
+        yield _ok("notifications", "no recipients in the policy: nothing is sent")
+        return
+    found = [*notifications.problems(notify_services.figures(), datetime.now(UTC))]
+    for problem in found:
+        yield _warn(f"notifications {problem.code}", problem.what, problem.fix)
+    if not presence.present(notifications.ROLE):
+        yield _fail(notifications.ROLE, "none is alive: users are not notified", "Start manage.py run_notifier.")
+    elif not found:
+        yield _ok("notifications", f"{len(recipients)} recipient(s), a notifier is alive, nothing waits too long")
+
+
 def check_roles() -> Iterator[Finding]:
     yield from _problems(store_checks.lane_problems(lane_workers()))
     wrong = presence.wrong_clocks(presence.present())
@@ -479,6 +496,7 @@ CHECKS: Sequence[Check] = (
     Check("losses", check_losses, needs="redis"),
     Check("letters", check_letters, needs="mongodb"),
     Check("breakers", check_breakers, needs="redis"),
+    Check("notifications", check_notifications, needs="redis"),
 )
 _FIXES = {
     "redis": "Start it, or set REDIS_URL.",

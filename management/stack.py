@@ -24,6 +24,7 @@ from management.data_directory import DataDirectory, write_private
 from management.errors import StackError, Stopped
 from management.supervisor import APP, MONGOD, REDIS, Role, Supervisor
 from messages_app import conf
+from notify_app import conf as notify_conf
 
 PROJECT = Path(__file__).resolve().parent.parent
 ADMIN_USER = "admin"
@@ -211,6 +212,7 @@ class Stack:
             PYTHONUNBUFFERED="1",
         )
         env["SECRET_KEY"] = env.get("SECRET_KEY") or self._data.secret_key()
+        env.setdefault("CONSOLE_URL", self._url)
         # Plain http on loopback; whoever serves others sets it, and puts a proxy in front.
         env.setdefault("HTTPS", "false")
         return env
@@ -235,6 +237,8 @@ class Stack:
             self._supervisor.launch(self._role("worker" if number == 1 else f"worker_{number}", "run_worker"))
         self._supervisor.launch(self._role("dlq_worker", "run_dlq_worker"))
         self._supervisor.launch(self._role("cron", "run_cron"))
+        if notify_conf.is_configured():
+            self._supervisor.launch(self._role("notifier", "run_notifier"))
 
     def _role(self, name: str, command: str) -> Role:
         return Role(

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from django.conf import settings
 from django.contrib.auth.models import AnonymousUser
 from django.db import Error as DatabaseError
+from django.db import connections
 from drf_spectacular.utils import OpenApiExample, OpenApiResponse, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -26,6 +27,7 @@ from dlqsite.access import OPEN, known_keys, may
 from dlqsite.database import AWAY
 from dlqsite.health import losses
 from dlqsite.health.findings import Finding, Status, finding_of
+from dlqsite.health.notifications import notification_finding
 from dlqsite.health.store_checks import (
     check_database,
     check_disk,
@@ -162,6 +164,14 @@ def books() -> list[AccountRow]:
     return [row for row in rows if row.day not in days] + recent
 
 
+def check_notifications() -> Finding:
+    """Users are notified: a notifier runs if there are recipients, and nothing failed or waits too long."""
+    try:
+        return notification_finding(datetime.now(UTC))
+    finally:
+        connections.close_all()  # this thread's own
+
+
 CHECKS: Mapping[str, Callable[[], Finding]] = {
     "redis": check_redis,
     "intake": check_intake,
@@ -177,11 +187,12 @@ CHECKS: Mapping[str, Callable[[], Finding]] = {
     "losses": check_losses,
     "letters": check_letters,
     "clocks": check_clocks,
+    "notifications": check_notifications,
 }
 #: Without these nothing can be accepted or shown. MongoDB is not among them: intake and workers go on without it.
 VITAL = frozenset({"redis", "intake", "database"})
 #: What processes report of themselves. They report by writing to Redis.
-_PRESENCE = ("workers", "scheduler", "dlqWorker")
+_PRESENCE = ("workers", "scheduler", "dlqWorker", "notifications")
 _EXPECTED = (ServiceError, DatabaseError)
 
 

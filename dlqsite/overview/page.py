@@ -23,7 +23,7 @@ _CHECKS: Final = {
     "redis": "Redis", "intake": "Intake", "disk": "Disk",
     "mongodb": "MongoDB", "database": "Database", "workers": "Workers", "scheduler": "Scheduler",
     "dlqWorker": "DLQ worker", "queues": "Queues", "breakers": "Breakers", "accounting": "Accounting",
-    "losses": "Losses", "letters": "Letters", "clocks": "Clocks",
+    "losses": "Losses", "letters": "Letters", "clocks": "Clocks", "notifications": "Notifications",
 }  # fmt: skip
 #: Bar of each open status.
 _SPLIT: Final = (
@@ -220,6 +220,8 @@ def _finding_words(finding: Finding) -> str:
     if finding.detail:
         return finding.detail
     facts = finding.facts
+    if facts.get("recipients") == 0:
+        return "no recipients"
     if "alive" in facts:
         return f"{facts['alive']} alive"
     if "lacking" in facts:
@@ -238,7 +240,7 @@ def _finding_words(finding: Finding) -> str:
 
 #: Rows of processes that are shown.
 _PROCESSES_SHOWN: Final = 12
-_ROLES: Final = {"worker": "Worker", "dlq_worker": "DLQ worker", "cron": "Cron", "web": "Web"}
+_ROLES: Final = {"worker": "Worker", "dlq_worker": "DLQ worker", "cron": "Cron", "notifier": "Notifier", "web": "Web"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,9 @@ from messages_app import failures
 from messages_app.domain import parsing
 from messages_app.domain.records import State
 from messages_app.domain.retry_policy import RetryPolicy
+from notify_app.domain import events as notify_events
+from notify_app.domain import policy as notify_policy
+from notify_app.models import State as NotificationState
 
 ROOT = Path(settings.BASE_DIR)
 DOCS = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
@@ -37,7 +40,7 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-APPS = ("wire", "processes", "messages_app", "dlq_app", "breaker_app", "dlqsite", "management")
+APPS = ("wire", "processes", "messages_app", "dlq_app", "breaker_app", "notify_app", "dlqsite", "management")
 #: Parts of an app that the page on architecture does not list one by one.
 UNLISTED = {"migrations", "tests"}
 #: Folders whose files the page on architecture does not list.
@@ -141,9 +144,27 @@ def test_every_policy_file_has_its_chapter() -> None:
         (BreakerState, "breaker.md"),
         (SCOPES, "settings.md"),
         (report.CHECKS, "on-call.md"),
+        (NotificationState, "notifications.md"),
+        (notify_events.Kind, "notifications.md"),
+        (notify_events.Severity, "notifications.md"),
+        ([key for table in notify_policy.KEYS.values() for key in table], "notifications.md"),
         (HealthStatus, "operations.md"),
     ],
-    ids=["status", "verb", "resolution", "message", "strategy", "breaker", "scope", "check", "health"],
+    ids=[
+        "status",
+        "verb",
+        "resolution",
+        "message",
+        "strategy",
+        "breaker",
+        "scope",
+        "check",
+        "notification",
+        "event",
+        "severity",
+        "notify.toml",
+        "health",
+    ],
 )
 def test_every_state_verb_and_name_is_explained(words: object, page: str) -> None:
     assert {str(word) for word in words} - named(page) == set()  # type: ignore[attr-defined]

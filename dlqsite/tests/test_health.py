@@ -122,13 +122,13 @@ class TestTheEndpoints:
 
         assert list(data["checks"]) == [
             "redis", "intake", "mongodb", "database", "disk", "workers", "scheduler", "dlqWorker", "queues", "breakers",
-            "accounting", "losses", "letters", "clocks",
+            "accounting", "losses", "letters", "clocks", "notifications",
         ]  # fmt: skip
         assert {name: check["status"] for name, check in data["checks"].items()} == {
             "redis": "healthy", "intake": "healthy", "mongodb": "healthy", "database": "healthy", "disk": "healthy",
             "workers": "healthy", "scheduler": "degraded", "dlqWorker": "degraded", "queues": "healthy",
             "breakers": "healthy", "accounting": "healthy", "losses": "healthy", "letters": "healthy",
-            "clocks": "healthy",
+            "clocks": "healthy", "notifications": "healthy",
         }  # fmt: skip
         assert data["checks"]["workers"]["alive"] == 1
         assert data["checks"]["redis"]["latencyMs"] > 0

@@ -84,6 +84,10 @@ CONSOLE_ROLES: dict[str, tuple[str, str]] = {
     "messages_app_message_acknowledge": (SHUT, "administrator"),
     "messages_app_message_change": (SHUT, SHUT),
     "messages_app_message_history": ("viewer", "viewer"),
+    "notify_app_notification_changelist": ("viewer", "viewer"),
+    "notify_app_notification_act": ("administrator", "administrator"),
+    "notify_app_notification_change": ("viewer", SHUT),
+    "notify_app_notification_history": (SHUT, SHUT),
     "dlqsite_apikey_changelist": ("administrator", "administrator"),
     "dlqsite_apikey_add": ("administrator", "administrator"),
     "dlqsite_apikey_change": ("administrator", "administrator"),
@@ -97,7 +101,7 @@ CONSOLE_ROLES |= {
     f"{model}_{what}": (NOBODY, NOBODY)
     for model in (
         "dlq_app_deadletter", "dlq_app_lettergroup", "dlq_app_replaybatch", "breaker_app_breaker",
-        "messages_app_message", "dlqsite_apikey", "audit_app_auditline",
+        "messages_app_message", "notify_app_notification", "dlqsite_apikey", "audit_app_auditline",
     )
     for what in ("add", "delete")
     if f"{model}_{what}" not in CONSOLE_ROLES

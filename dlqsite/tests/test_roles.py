@@ -32,6 +32,7 @@ PAGES: dict[str, set[str]] = {
     "admin:breaker_app_breaker_changelist": EVERYBODY,
     "admin:messages_app_message_changelist": EVERYBODY,
     "admin:django_rq_dashboard_changelist": EVERYBODY,
+    "admin:notify_app_notification_changelist": EVERYBODY,
     "admin:audit_app_auditline_changelist": ACTING,
     "admin:dlqsite_apikey_changelist": CONTROL,
     "admin:dlqsite_apikey_add": CONTROL,

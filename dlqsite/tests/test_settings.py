@@ -25,6 +25,7 @@ from dlqsite import checks
 from dlqsite.sign_in.policy import SignInPolicy
 from messages_app.domain.retry_policy import RetryPolicy
 from messages_app.request_ids import request_id_of
+from notify_app.domain import policy as notify_policy
 
 ROOT = Path(django_settings.BASE_DIR)
 
@@ -135,6 +136,7 @@ def test_every_key_of_a_policy_is_in_the_docs() -> None:
     docs = variables("docs/settings.md", r"`([a-z_]+)`")
     policies = (RetryPolicy, BreakerPolicy, ReplayPolicy, MaskingPolicy, LettersObjective, SignInPolicy)
     assert {name for kind in policies for name in keys(kind)} <= docs
+    assert {key for table in notify_policy.KEYS.values() for key in table} <= docs
 
     files = {path.name for path in (ROOT / "dlqsite" / "policies").glob("*.toml")}
     assert files <= variables("docs/settings.md", r"`([a-z_]+\.toml)`")

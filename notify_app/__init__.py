@@ -1,0 +1,1 @@
+"""Notifications: what users must know, sent to chat, e-mail and webhooks."""

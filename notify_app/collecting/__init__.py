@@ -1,0 +1,1 @@
+"""Find events by reading the stores, and record them as notifications."""

@@ -1,0 +1,1 @@
+"""Send one notification: by apprise, or as a signed webhook."""

@@ -1,0 +1,1 @@
+"""Notifications and marks in the database."""
