@@ -29,7 +29,9 @@ def _arguments() -> argparse.Namespace:
     faults = commands.add_parser("run", help="random faults of all roles and stores")
     faults.add_argument("--seconds", type=float, default=120, help="duration of the faults (default 120)")
     faults.add_argument("--seed", type=int, help="repeats the plan of an earlier run; default: a new one")
-    faults.add_argument("--topology", choices=TOPOLOGIES, default="single", help="single, or ha with replica sets")
+    faults.add_argument(
+        "--topology", choices=list(TOPOLOGIES), default="single", help="single, or ha with replica sets"
+    )
     faults.add_argument("--rate", type=float, default=40, help="messages a second (default 40)")
     faults.add_argument("--workers", type=int, default=2, help="message worker processes (default 2)")
     mongo = commands.add_parser("failover", help="kill MongoDB's primary while messages die, and during a batch")

@@ -13,7 +13,7 @@ from chaos import effects, judge
 from chaos.run import PREFIX, wait_until_quiet
 from chaos.stores import CannotRun, Store, hello, primary_of
 from chaos.traffic import Submitter
-from chaos.world import World
+from chaos.world import Topology, World
 
 #: Seconds that a batch may take.
 _BATCH_S = 600.0
@@ -54,7 +54,7 @@ class Reader:
 
 def failover(messages: int, letters: int, tell: Callable[[str], None]) -> dict[str, Any]:
     """Both experiments on one system; the result of each, and whether every invariant holds."""
-    with World(topology="ha", proxied=False) as world:
+    with World(topology=Topology(mongo=3), proxied=False) as world:
         tell(f"{messages} messages die at 400 a second; the primary is killed.")
         deaths = _deaths(world, messages, tell)
         tell(f"A batch replays {letters} letters; the primary is killed.")

@@ -21,6 +21,8 @@ LONGER_THAN_A_LEASE = (33.0, 45.0)
 _SHORT, _MIDDLE = (0.3, 6.0), (7.0, 12.0)
 #: Seconds between two faults.
 GAP = (0.6, 4.5)
+#: Seconds to wait until replicas of Redis have recovered.
+_WHOLE_S = 20.0
 #: What is full during ``disk_full`` of the roles: logs, SQLite, connection.json.
 ROLES = "roles"
 
@@ -61,8 +63,10 @@ _ON_LINES = (
 )
 
 
-def deck(roles: Sequence[str], stores: Sequence[str], others: Sequence[str], *, disks: bool) -> list[Card]:
-    """Every fault once. ``others`` are stores without a process of ours, which only their line can hurt."""
+def deck(
+    roles: Sequence[str], stores: Sequence[str], others: Sequence[str], sentinels: Sequence[str] = (), *, disks: bool
+) -> list[Card]:
+    """Every fault once. ``others``: databases that are not kept running, but crash and return."""
     cards: list[Card] = []
     for role in roles:
         cards += [Card(role, "kill"), Card(role, "terminate"), Card(role, "pause", _SHORT)]
@@ -76,6 +80,8 @@ def deck(roles: Sequence[str], stores: Sequence[str], others: Sequence[str], *, 
         cards += [Card(store, kind, seconds) for kind, seconds in _ON_LINES]
     if disks:
         cards += [Card(store, "disk_full", _MIDDLE) for store in (*stores, ROLES)]
+    for sentinel in sentinels:
+        cards += [Card(sentinel, "kill"), Card(sentinel, "pause", _MIDDLE)]
     cards += [Card(other, kind, _SHORT) for other in others for kind in ("crash", "pause")]
     return cards
 
@@ -147,22 +153,38 @@ class Injector:
 
     def _apply(self, fault: Fault) -> dict[str, object]:
         store = next((store for store in self.world.stores if store.name == fault.target), None)
+        if store in self.world.redis_stores and not self._is_whole():
+            return {"note": "skipped: Redis has not recovered from an earlier fault"}
         if fault.kind in {kind for kind, _ in _ON_LINES}:
             self._hurt_line(fault)
         elif fault.kind == "disk_full":
             self._fill(fault, store)
         elif fault.target == "postgres":
             self._hurt_postgres(fault)
-        elif store is not None:
-            if store.full and fault.kind in ("kill", "terminate"):
-                return {"note": "skipped: its disk is full"}
-            return self._signal(fault, store.server.process.pid if store.server.process else 0)
+        elif store is not None and store.full and fault.kind in ("kill", "terminate"):
+            return {"note": "skipped: its disk is full"}
         else:
             return self._signal(fault, self._victim(fault))
         return {}
 
+    def _is_whole(self) -> bool:
+        """Wait until Redis can lose a server. Two at once can lose accepted messages with the replica that has them."""
+        redis = self.world.redis
+        if redis is None or not redis.is_replicated:
+            return True
+        deadline = time.monotonic() + _WHOLE_S
+        while not redis.is_whole():
+            if time.monotonic() > deadline:
+                return False
+            self._end_due()
+            self.world.wait(0.2)
+        return True
+
     def _victim(self, fault: Fault) -> int:
         pid = self.world.pids().get(fault.target, 0)
+        for server in self.world.servers:
+            if server.name == fault.target and server.process is not None:
+                pid = server.process.pid
         if fault.kind != "kill_child":
             return pid
         with suppress(psutil.Error):

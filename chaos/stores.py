@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,13 +155,15 @@ class Store:
         return self.proxy.port if self.proxy else self.server.port
 
 
-def valkey(program: str, name: str, folder: Path, port: int, *more: str) -> Store:
+def valkey(program: str, name: str, folder: Path, port: int, config: Path) -> Store:
+    """A Valkey with the configuration file ``config``, which is created empty."""
     disk = Disk(folder / name, 4096)
+    config.touch()
     command = [
         program,
+        str(config),
         *("--bind", HOST, "--port", str(port), "--dir", str(disk.folder)),
         *("--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--maxmemory-policy", "noeviction"),
-        *more,
     ]
     return Store(Server(name, command, folder / f"{name}.log", port), disk)
 
@@ -207,12 +209,13 @@ def hello(port: int) -> dict[str, Any]:
     return {}
 
 
-def initiate(members: Sequence[Store], replica_set: str) -> None:
-    """Make a replica set of running mongods, and wait for its primary."""
+def initiate(members: Sequence[Store], replica_set: str, settings: Mapping[str, int] | None = None) -> None:
+    """Make a replica set of running mongods, and wait for its primary. ``settings``: those of ``replSetInitiate``."""
     until(lambda: all(hello(member.server.port) for member in members), 60, "every mongod answers")
     config = {
         "_id": replica_set,
         "members": [{"_id": number, "host": f"{HOST}:{member.port}"} for number, member in enumerate(members)],
+        "settings": dict(settings or {}),
     }
     with pymongo.MongoClient[dict[str, Any]](HOST, members[0].server.port, directConnection=True) as client:
         client.admin.command("replSetInitiate", config)

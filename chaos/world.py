@@ -18,12 +18,24 @@ import redis
 from chaos import stores
 from chaos.effects import FILE_VARIABLE
 from chaos.proxy import HOST, Loop, Proxy
-from chaos.stores import CannotRun, Disk, Store
+from chaos.redis_set import RedisSet
+from chaos.stores import CannotRun, Disk, Server, Store
 from dlqsite.tests.journeys.rig import Rig
-from dlqsite.tests.postgres import Postgres, programs
+from dlqsite.tests.postgres import MISSING, Postgres, programs
 
-TOPOLOGIES = ("single", "ha")
 _REPLICA_SET = "chaos"
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """Number of servers of each store, and whether Django's database is a PostgreSQL."""
+
+    redis: int = 1
+    mongo: int = 1
+    postgres: bool = False
+
+
+TOPOLOGIES = {"single": Topology(), "ha": Topology(redis=3, mongo=3, postgres=True)}
 
 
 @dataclass
@@ -33,7 +45,7 @@ class World:
     Enter, ``keep`` and leave in one thread: the kernel ties the servers to it.
     """
 
-    topology: str = "single"
+    topology: Topology = TOPOLOGIES["single"]
     workers: int = 2
     seed: int = 0
     proxied: bool = True
@@ -43,7 +55,7 @@ class World:
         # Short: sockets of the stack are inside.
         self.folder = Path(tempfile.mkdtemp(prefix="chaos-"))
         self.effects = self.folder / "effects.log"
-        self.redis: list[Store] = []
+        self.redis: RedisSet | None = None
         self.mongo: list[Store] = []
         self.postgres: Postgres | None = None
         self.proxies: dict[str, Proxy] = {}
@@ -62,7 +74,16 @@ class World:
 
     @property
     def stores(self) -> list[Store]:
-        return [*self.redis, *self.mongo]
+        return [*self.redis_stores, *self.mongo]
+
+    @property
+    def redis_stores(self) -> list[Store]:
+        return self.redis.stores if self.redis else []
+
+    @property
+    def servers(self) -> list[Server]:
+        """The processes that ``keep`` keeps running."""
+        return [*(store.server for store in self.stores), *(self.redis.sentinels if self.redis else ())]
 
     @property
     def running(self) -> Rig:
@@ -73,18 +94,16 @@ class World:
 
     def _start(self) -> None:
         valkey_program, mongod_program = stores.programs()
-        members = 3 if self.topology == "ha" else 1
-        self.redis = [stores.valkey(valkey_program, "redis", self.folder, self._port())]
-        self.mongo = [
-            stores.mongod(mongod_program, name, self.folder, self._port(), _REPLICA_SET)
-            for name in (["mongod"] if members == 1 else [f"mongod_{number}" for number in range(1, members + 1)])
-        ]
-        for store in self.stores:
+        members = self.topology.mongo
+        proxy = self._proxy if self.proxied else None
+        self.redis = RedisSet(valkey_program, self.folder, self.topology.redis, self._port, proxy)
+        for name in ["mongod"] if members == 1 else [f"mongod_{number}" for number in range(1, members + 1)]:
+            store = stores.mongod(mongod_program, name, self.folder, self._port(), _REPLICA_SET)
+            self.mongo.append(store)
+            store.proxy = proxy(name, store.server.port) if proxy else None
             store.server.start()
-            if self.proxied:
-                store.proxy = self._proxy(store.name, store.server.port)
+        self.redis.start()
         stores.initiate(self.mongo, _REPLICA_SET)
-        stores.until(lambda: stores.serves_redis(self.redis[0].server.port), 30, "Redis answers")
         self.data = Disk(self.folder / "roles" / "data", 2048)
         environment = {
             "WORKERS": str(self.workers),
@@ -92,16 +111,20 @@ class World:
             FILE_VARIABLE: str(self.effects),
             # Payloads and attempts are read at the end.
             "BODY_TTL_S": "86400",
-            "REDIS_URL": f"redis://{HOST}:{self.redis[0].port}/0",
+            "REDIS_URL": self.redis.url,
+            # Only this survives a fail-over.
+            "ACCEPT_DURABILITY": "replica" if self.redis.is_replicated else "everysec",
             "MONGODB_URL": self._mongodb_url(),
             "STATIC_ROOT": str(self.folder / "static"),
         }
-        if self.topology == "ha" and programs() is not None:
+        if self.topology.postgres:
+            if programs() is None:
+                raise CannotRun(MISSING)
             self.postgres = Postgres()
-            proxy = self._proxy("postgres", self.postgres.port) if self.proxied else None
-            port = proxy.port if proxy else self.postgres.port
+            port = proxy("postgres", self.postgres.port).port if proxy else self.postgres.port
             environment["DATABASE_URL"] = f"postgres://dlq@{HOST}:{port}/dlq"
         self.rig = Rig(self.data.folder.parent, **environment, **self.environment)
+        self.rig.start_s = 300  # nine servers start beside it
         self.rig.__enter__()
 
     def _port(self) -> int:
@@ -120,8 +143,8 @@ class World:
 
     def keep(self) -> None:
         """Start ended servers again. Call it often, also while waiting."""
-        for store in self.stores:
-            store.server.keep()
+        for server in self.servers:
+            server.keep()
 
     def wait(self, seconds: float) -> None:
         """Sleep, and keep the servers running."""
@@ -138,8 +161,10 @@ class World:
         return {}
 
     def redis_client(self) -> redis.Redis:
-        """A client past the proxies."""
-        return redis.Redis(host=HOST, port=self.redis[0].server.port, socket_timeout=10)
+        """A client of the primary, past the proxies."""
+        if self.redis is None:
+            raise CannotRun("Redis does not run")
+        return self.redis.client(self.wait)
 
     def mongo_client(self) -> pymongo.MongoClient[dict[str, Any]]:
         """A client of the primary, past the proxies."""
@@ -171,8 +196,9 @@ class World:
                 self.rig.stop()
         for proxy in self.proxies.values():
             proxy.stop()
+        for server in self.servers:
+            server.stop()
         for store in self.stores:
-            store.server.stop()
             store.disk.remove()
         if self.postgres is not None:
             self.postgres.remove()

@@ -44,6 +44,9 @@ class Reply:
 class Rig:
     """One running system. Use as a context manager; leaving it stops everything and checks that nothing is left."""
 
+    #: Seconds in which it must be healthy.
+    start_s: float = 90
+
     def __init__(self, folder: Path, **environment: str) -> None:
         self.folder = folder
         self.data_dir = folder / "data"
@@ -72,7 +75,7 @@ class Rig:
             start_new_session=True,
         )
         try:
-            eventually(self.healthy, seconds=90, what="the stack is healthy")
+            eventually(self.healthy, seconds=self.start_s, what="the stack is healthy")
         except BaseException:
             # Also Ctrl-C: nobody else stops what was started.
             self.stop()
