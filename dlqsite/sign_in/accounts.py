@@ -8,12 +8,13 @@ import unicodedata
 
 from allauth.socialaccount.models import SocialAccount
 from django.conf import settings
-from django.contrib.auth.models import Group, User
+from django.contrib.auth.models import Group, Permission, User
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db import IntegrityError, transaction
 
 from audit_app.lines import record
+from dlqsite import roles
 from dlqsite.roles import ROLES
 from dlqsite.sign_in.policy import issuer, sign_in_policy
 from dlqsite.sign_in.provider import Identity, Refused
@@ -87,6 +88,8 @@ def _update(user: User, identity: Identity, role: str) -> None:
         return
     user.groups.remove(*Group.objects.filter(name__in=held - {role}))
     if role:
+        if not Group.objects.filter(name=role).exists():  # a superuser has deleted it
+            roles.ensure(Group.objects, Permission.objects)
         user.groups.add(Group.objects.get(name=role))
     before, after = ", ".join(sorted(held)) or "none", role or "none"
     why = f"groups at {settings.OIDC_NAME}"

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import requests
 from allauth.socialaccount.models import SocialAccount
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Group, User
 from django.test import Client
 from django.urls import NoReverseMatch, reverse
 from pytest_django import Settings
@@ -293,6 +293,16 @@ def test_groups_may_be_in_the_user_information_or_nested(provider: Provider, set
 
     provider.user_info["sub"] = "4712"
     assert "about another user" in sign_in().text
+
+
+def test_a_deleted_role_is_made_again(provider: Provider) -> None:
+    Group.objects.all().delete()
+
+    assert sign_in().status_code == 302
+
+    user = User.objects.get()
+    assert role_of(user) == "operator"
+    assert user.has_perm("dlqsite.replay")
 
 
 def test_a_deactivated_user_is_not_let_in(provider: Provider) -> None:
