@@ -152,3 +152,11 @@ def check_sign_in(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> lis
             )
         )
     return found
+
+
+@register
+def check_backup_age(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    if 0 <= settings.BACKUP_MAX_AGE_H < float("inf"):
+        return []
+    hint = "Use the hours after which a backup is too old, such as 26; 0: backups are not checked."
+    return [Error(f"BACKUP_MAX_AGE_H is {settings.BACKUP_MAX_AGE_H}.", hint=hint, id="dlqsite.E020")]

@@ -352,6 +352,8 @@ DLQ_RESUBMIT = "messages_app.services.IntakePort"
 
 #: Days for which a replay batch and the list of its letters are kept after its end; 0: for ever.
 DLQ_BATCH_KEEP_DAYS = env.int("DLQ_BATCH_KEEP_DAYS", default=90)
+#: Health is degraded when the last backup is older. 0: backups are not checked.
+BACKUP_MAX_AGE_H = env.float("BACKUP_MAX_AGE_H", default=0.0)
 
 #: Names the function that masks secrets in audit lines.
 AUDIT_MASK = "dlq_app.conf.mask_shown"

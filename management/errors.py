@@ -1,4 +1,4 @@
-"""Errors of the local stack. Each message is one line that says what to do."""
+"""Errors of the local stack and of backups. Each message is one line that says what to do."""
 
 from __future__ import annotations
 
@@ -9,3 +9,11 @@ class StackError(Exception):
 
 class Stopped(Exception):
     """The stack was stopped during its start."""
+
+
+class ArchiveDamaged(Exception):
+    """A file is no complete backup. The message names the file and the damaged member."""
+
+
+class RestoreRefused(Exception):
+    """A backup cannot be restored here. The message gives the reason and what to do; nothing was changed."""

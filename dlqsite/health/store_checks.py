@@ -18,6 +18,7 @@ from django.db.migrations.recorder import MigrationRecorder
 
 from dlq_app.domain.errors import StoreUnavailable as LettersUnavailable
 from dlq_app.domain.store_problem import StoreProblem, disk_problems
+from dlq_app.services import backups
 from dlq_app.services import figures as letter_figures
 from dlq_app.store import mongo_state
 from dlqsite.health.findings import Finding, Status, finding_of
@@ -180,6 +181,7 @@ def check_intake() -> Finding:
 _START_MONGODB = "Start it, or correct MONGODB_URL. Its log shows why it stopped, for example a full disk."
 index_problems = _seldom(mongo_state.index_problems)
 figures_problems = _seldom(letter_figures.problems)
+backup_problems = _seldom(backups.problems)
 
 
 def check_mongodb() -> Finding:
@@ -191,7 +193,7 @@ def check_mongodb() -> Finding:
         away = StoreProblem(part="mongodb", code="away", what=what, fix=_START_MONGODB, stops=True)
         return finding_of([away])
     if not any(problem.stops for problem in problems):
-        problems = [*problems, *index_problems(), *figures_problems()]
+        problems = [*problems, *index_problems(), *figures_problems(), *backup_problems()]
     note = f"Not checked, because this MongoDB user has no permission for: {', '.join(unasked)}." if unasked else ""
     return finding_of(problems, note=note)
 
