@@ -1,4 +1,4 @@
-"""What each part of the system tells: kept figures only, so that a scrape costs the same for any number of letters.
+"""What each part of the system reports: kept figures only, so that a scrape costs the same for any number of letters.
 
 Each function asks the stores afresh. Values that a process had kept would differ between processes, and a counter that
 is lower in the next answer looks like a restart.

@@ -219,7 +219,7 @@ class TestTheEndpoint:
     def test_it_has_every_metric_and_a_clean_form(self) -> None:
         answered("/api/messages", "202 Accepted", method="POST")
         measured.observe("handler", "demo", "failed", seconds=0.1)
-        Sender(measured, measurements()).send()
+        Sender(measured, measurements).send()
 
         content = with_key("metrics").get("/metrics").content
         names = {family.name for family in text_string_to_metric_families(content.decode())}
@@ -238,7 +238,7 @@ class TestTheEndpoint:
         ledger().accept(acceptance("demo"))
         for number in range(5):
             measured.observe("handler", f"type{number}", "failed", seconds=0.1)
-        Sender(measured, measurements()).send()
+        Sender(measured, measurements).send()
         found = self.scrape()
 
         assert of(found, "dlq_messages_accepted_total")[("other",)] == 30

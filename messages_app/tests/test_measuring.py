@@ -38,14 +38,14 @@ def test_processes_add_to_the_same_sums(store: Deaf) -> None:
         counted = Measured()
         counted.count("duplicates", by=3)
         counted.observe("handler", "demo", "failed", seconds=0.02)
-        Sender(counted, store).send()
+        Sender(counted, lambda: store).send()
 
     assert store.read() == {"duplicates": 6, "handler\tdemo\tfailed\t2": 2, "handler\tdemo\tfailed\tus": 40_000}
 
 
 def test_a_lost_answer_counts_once(store: Deaf) -> None:
     counted = Measured()
-    sender = Sender(counted, store)
+    sender = Sender(counted, lambda: store)
     counted.count("a")
     store.answers = False
     with pytest.raises(StoreUnavailable):
@@ -61,12 +61,12 @@ def test_a_lost_answer_counts_once(store: Deaf) -> None:
 def test_an_outage_loses_nothing(redis_client: redis.Redis, store: Deaf) -> None:
     counted = Measured()
     away = Measurements(redis.Redis(unix_socket_path="/nowhere/redis.sock"))
-    sender = Sender(counted, away)
+    sender = Sender(counted, lambda: away)
     for _ in range(3):
         counted.count("a")
         with pytest.raises(StoreUnavailable):
             sender.send()
-    sender._store = store
+    sender._store = lambda: store
     sender.send()
 
     assert store.read() == {"a": 3}
@@ -74,7 +74,7 @@ def test_an_outage_loses_nothing(redis_client: redis.Redis, store: Deaf) -> None
 
 def test_a_process_that_ends_sends_the_rest_once(store: Deaf) -> None:
     counted = Measured()
-    sender = Sender(counted, store)
+    sender = Sender(counted, lambda: store)
     sender.start()
     counted.count("a")
     sender.stop()
@@ -84,7 +84,7 @@ def test_a_process_that_ends_sends_the_rest_once(store: Deaf) -> None:
 
 
 def test_nothing_is_sent_when_nothing_was_counted(redis_client: redis.Redis, store: Deaf) -> None:
-    Sender(Measured(), store).send()
+    Sender(Measured(), lambda: store).send()
 
     assert redis_client.keys("dlq:measured*") == []
 

@@ -9,7 +9,7 @@ import atexit
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from messages_app.domain.errors import StoreUnavailable
 from messages_app.store.measurements import Measurements, measurements
@@ -28,7 +28,8 @@ MAX_PAUSE_S = 30.0
 class Sender:
     """Sends what a process has counted, from a thread of its own between ``start`` and ``stop``."""
 
-    def __init__(self, source: Measured, store: Measurements) -> None:
+    def __init__(self, source: Measured, store: Callable[[], Measurements]) -> None:
+        """``store`` is called for each use, and may raise ``StoreUnavailable``."""
         self._source = source
         self._store = store
         # Not the name of the process: a later one may have the same.
@@ -57,7 +58,7 @@ class Sender:
 
     def _add(self) -> None:
         if self._unanswered:
-            self._store.add(self._name, self._number, self._unanswered)
+            self._store().add(self._name, self._number, self._unanswered)
             self._unanswered = {}
 
     def stop(self) -> None:
@@ -84,7 +85,7 @@ class Sender:
 
 @OncePerProcess
 def _sender() -> Sender:
-    return Sender(measured, measurements())
+    return Sender(measured, measurements)
 
 
 _started_in = 0
@@ -92,7 +93,7 @@ _starting = threading.Lock()
 
 
 def begin() -> None:
-    """Send the measurements of this process from now on. Cheap to call again, from any thread."""
+    """Send the measurements of this process from now on. Cheap to call again, from any thread. Never raises."""
     global _started_in
     process = os.getpid()
     if _started_in == process:
@@ -103,8 +104,12 @@ def begin() -> None:
         if _started_in:
             # A child of a process that counts: what that one has counted is its own to send.
             measured.take()
-        sender = _sender()
-        sender.start()
+        try:
+            _sender().start()
+        except RuntimeError as error:
+            # The process ends, or the host has no thread left. No request fails for it; the next one tries again.
+            log.warning("measurements_not_sent", extra={"why": str(error)})
+            return
         # Not the sender's method: a forked child would send what its parent has counted.
         atexit.register(end)
         _started_in = process
