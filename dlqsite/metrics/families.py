@@ -63,6 +63,8 @@ FAMILIES: Final = _table(
     # The system
     Family("dlq_processes", GAUGE, "Processes that report themselves.", ("role",)),
     Family("dlq_health_check", GAUGE, "0 healthy, 1 degraded, 2 unhealthy.", ("check",)),
+    Family("dlq_notifications_total", COUNTER, "Notifications that reached this state.", ("state",)),
+    Family("dlq_notifications_waiting", GAUGE, "Notifications that will be sent."),
     Family("dlq_store_losses_open", GAUGE, "Losses of stores that no one has acknowledged."),
     Family("dlq_letters_lacking_outcomes", GAUGE, "Outcomes in Redis that the letters lack, as far as compared."),
     Family("dlq_redis_replicas", GAUGE, "Replicas connected to Redis."),

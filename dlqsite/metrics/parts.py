@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from django.db import connections
+
 from breaker_app import services as breakers
 from breaker_app.states import State as BreakerState
 from dlq_app.domain.replay_batch import FAILED_NEW, FAILED_SAME, SUCCEEDED
@@ -17,6 +19,7 @@ from dlq_app.services.recording import REPLAYS
 from dlq_app.store import repository
 from dlqsite.health import report
 from dlqsite.health.findings import Status
+from dlqsite.health.notifications import ROLE as NOTIFIER
 from dlqsite.metrics.http import DURATIONS, REQUESTS
 from dlqsite.metrics.samples import Samples, split
 from messages_app import registry
@@ -26,6 +29,8 @@ from messages_app.store import presence
 from messages_app.store.ledger import ledger
 from messages_app.store.measurements import measurements
 from messages_app.work.runner import HANDLER
+from notify_app import conf as notify_conf
+from notify_app import services as notifications
 from wire.errors import ServiceError
 
 #: Label of every type without a handler: types from outside cannot make up series.
@@ -155,7 +160,7 @@ def read_health() -> Samples:
 def read_processes() -> Samples:
     """Processes by role. Web processes do not report themselves."""
     samples = Samples()
-    for role in ROLES:
+    for role in (*ROLES, *((NOTIFIER,) if notify_conf.policy().recipients else ())):
         samples.put("dlq_processes", 0, role)
     for process in presence.present():
         samples.put("dlq_processes", 1, process.role)
@@ -179,6 +184,19 @@ def read_measurements() -> Samples:
     return samples
 
 
+def read_notifications() -> Samples:
+    """Notifications by state. They are in the database."""
+    samples = Samples()
+    try:
+        found = notifications.figures()
+    finally:
+        connections.close_all()  # this thread's own
+    for state, count in found.totals.items():
+        samples.put("dlq_notifications_total", count, state)
+    samples.put("dlq_notifications_waiting", found.waiting)
+    return samples
+
+
 #: What ``dlq_collector_up`` names.
 PARTS: Final[Mapping[str, Callable[[], Samples]]] = {
     "ledger": read_ledger,
@@ -190,6 +208,7 @@ PARTS: Final[Mapping[str, Callable[[], Samples]]] = {
     "health": read_health,
     "processes": read_processes,
     "measurements": read_measurements,
+    "notifications": read_notifications,
 }
 
 

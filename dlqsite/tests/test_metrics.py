@@ -36,6 +36,7 @@ from messages_app.store.ledger import ledger
 from messages_app.store.measurements import measurements
 from messages_app.tests.ledgers import acceptance
 from messages_app.work.measuring import Sender
+from notify_app.models import Total
 from processes.measured import measured
 
 Series = dict[tuple[str, tuple[str, ...]], float]
@@ -134,7 +135,7 @@ def test_the_page_has_a_row_for_every_metric_and_part_and_no_other() -> None:
         kind, labels, _ = rows[family.name].split(" | ", 2)
         assert kind == family.kind
         assert tuple(re.findall(r"`(\w+)`", labels)) == family.labels
-    assert set(re.findall(r"^\| `([a-z_]+)` \| (?:Redis|MongoDB)", DOCS["metrics.md"], re.MULTILINE)) == set(
+    assert set(re.findall(r"^\| `([a-z_]+)` \| (?:Redis|MongoDB|database)", DOCS["metrics.md"], re.MULTILINE)) == set(
         parts.PARTS
     )
 
@@ -249,6 +250,7 @@ class TestTheEndpoint:
 
     def test_it_says_what_health_and_breakers_say(self) -> None:
         presence.announce("w-1", "worker", started_at_ms=1)
+        Total.objects.update_or_create(state="failed", defaults={"number": 4})
         breaker_conf.announce(["shop"])
         breaker_services.order("shop", "force-open", actor="ada", reason="test")
         breaker_services.order("shop", "reset", actor="ada", reason="test")
@@ -262,6 +264,7 @@ class TestTheEndpoint:
         assert of(found, "dlq_health_check")[("redis",)] == 0
         assert of(found, "dlq_processes") == {("worker",): 1, ("dlq_worker",): 0, ("cron",): 0}
         assert of(found, "dlq_store_losses_open") == {(): 0}
+        assert of(found, "dlq_notifications_total") == {("sent",): 0, ("failed",): 4, ("uncertain",): 0}
 
     def test_figures_that_no_one_renews_are_absent_and_not_zero(self, mongo_db: Any) -> None:
         mongo_db["dlq_figures"].delete_many({})
