@@ -10,7 +10,7 @@ TEMPLATES = $(wildcard templates */templates)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint format check alerts pytest postgres chaos next-django audit manifests manifests-write image image-test \
+.PHONY: help up test docs lint format check alerts pytest postgres chaos next-django audit manifests manifests-write image image-test \
 	install install-dev lock clean
 
 help:
@@ -19,7 +19,7 @@ help:
 up: $(VENV)/.runtime ## run the whole system on this machine, with its own stores; Ctrl-C stops it
 	@$(BIN)/python manage.py up
 
-test: $(VENV)/.dev lint check alerts manifests pytest postgres ## run every check of CI
+test: $(VENV)/.dev lint check docs alerts manifests pytest postgres ## run every check of CI
 
 lint: $(VENV)/.dev ## check style, types, imports, templates, scripts, the image, the compose file
 	$(BIN)/ruff check .
@@ -52,6 +52,9 @@ alerts: ## check the alert rules and run their tests, if promtool is installed
 	else \
 		echo "make alerts: skipped, promtool was not found" >&2; [ -z "$$PROMTOOL_REQUIRED" ]; \
 	fi
+
+docs: $(VENV)/.dev ## build the documentation as a site into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 pytest: $(VENV)/.dev ## run the tests; they start the servers that they need
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile

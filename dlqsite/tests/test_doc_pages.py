@@ -55,6 +55,14 @@ def test_strangers_sign_in_first() -> None:
     assert Client().get("/admin/docs/on-call/").status_code == 302
 
 
+def test_images_are_left_out() -> None:
+    body = doc_pages.rendered("index")[1]
+
+    assert "![" in (Path(settings.BASE_DIR) / "docs/index.md").read_text(encoding="utf-8")
+    assert "<img" not in body
+    assert "!" not in body
+
+
 def test_html_in_a_page_is_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "page.md").write_text("# A <b>title</b>\n\n<script>alert(1)</script> [x](javascript:alert(1))\n")
     monkeypatch.setattr(doc_pages, "_folder", lambda: tmp_path)

@@ -133,6 +133,15 @@ def test_every_policy_file_has_its_chapter() -> None:
     assert {name for name in files if f"`{name}`" not in DOCS["policies.md"]} == set()
 
 
+@pytest.mark.parametrize("file", sorted((ROOT / "dlqsite/policies").glob("*.toml")), ids=lambda file: file.name)
+def test_every_key_in_a_policy_file_is_explained(file: Path) -> None:
+    # Also those that are comments: examples of what can be set.
+    keys = set(re.findall(r"^(?:# )?([a-z_]+) = ", file.read_text(encoding="utf-8"), re.MULTILINE))
+
+    assert keys
+    assert keys - named("policies.md", "breaker.md", "notifications.md") == set()
+
+
 @pytest.mark.parametrize(
     ("words", "page"),
     [
@@ -188,6 +197,13 @@ def test_the_readme_leads_to_every_page() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
 
     assert [name for name in DOCS if f"(docs/{name})" not in readme] == []
+
+
+def test_every_page_has_a_place_in_the_site() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    places = re.findall(r"^ +- (\S+\.md)$", navigation, re.MULTILINE)
+
+    assert sorted(places) == sorted([*DOCS, "changelog.md", "contributing.md"])
 
 
 def test_every_path_that_the_contributors_guide_names_exists() -> None:
