@@ -65,7 +65,7 @@ _DECISIONS: Final[Mapping[str, _Decision]] = {
 class NotificationAdmin(ReadOnlyAdmin):
     """Notifications, newest first."""
 
-    list_display = ("created_at", "shown_state", "shown_title", "recipient", "event", "attempts", "shown_error")
+    list_display = ("created_at", "shown_state", "shown_title", "recipient", "event", "shown_error")
     list_display_links = ("shown_title",)
     list_filter = ("state", "recipient", "event")
     ordering = ("-created_at", "-pk")

@@ -11,6 +11,8 @@ import uuid
 from django.db import models
 from django.utils import timezone
 
+from notify_app.domain.events import WORDS
+
 
 class State(models.TextChoices):
     """State of a notification. ``docs/notifications.md`` has the changes."""
@@ -35,11 +37,11 @@ class Notification(models.Model):
     """One notification to one recipient."""
 
     #: The id that receivers of webhooks see: the same for every attempt.
-    uid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    uid = models.UUIDField("id", default=uuid.uuid4, unique=True, editable=False)
     recipient = models.CharField(max_length=40)
     key = models.CharField(max_length=200)
     subject = models.CharField(max_length=200)
-    event = models.CharField(max_length=32)
+    event = models.CharField(max_length=32, choices=[(kind.value, words) for kind, words in WORDS.items()])
     severity = models.CharField(max_length=16)
     title = models.CharField(max_length=200)
     text = models.TextField(blank=True)

@@ -36,6 +36,21 @@ class Kind(StrEnum):
     TEST = "test"
 
 
+#: Kinds in words, for pages.
+WORDS: Mapping[Kind, str] = {
+    Kind.GROUP_NEW: "New group",
+    Kind.GROUP_REGRESSED: "Regressed group",
+    Kind.BREAKER_OPENED: "Breaker opened",
+    Kind.BREAKER_CLOSED: "Breaker closed",
+    Kind.LETTER_OLD: "Old letter",
+    Kind.BATCH_STOPPED: "Batch stopped",
+    Kind.BATCH_FINISHED: "Batch finished",
+    Kind.ACCOUNTING_OFF: "Accounts differ",
+    Kind.HEALTH: "Health",
+    Kind.DIGEST: "Digest",
+    Kind.SUMMARY: "Summary after quiet hours",
+    Kind.TEST: "Sample",
+}
 #: Kinds that a recipient can choose.
 CHOICES = tuple(kind.value for kind in Kind if kind not in (Kind.DIGEST, Kind.SUMMARY, Kind.TEST))
 #: Kinds about letters: the filters ``error_types``, ``types`` and ``sources`` apply to them only.

@@ -6,12 +6,15 @@ from collections.abc import Callable
 
 import pytest
 from django.contrib.auth.models import User
+from django.utils import timezone
 from playwright.sync_api import Page, expect
 
 from audit_app.models import AuditLine
 from dlqsite.models import ApiKey
 from dlqsite.tests.browser.conftest import SCREENS, Role, Scheme, SignIn, Watch
 from dlqsite.tests.people import member
+from notify_app.models import Notification
+from notify_app.models import State as NotificationState
 
 pytestmark = [
     pytest.mark.browser,
@@ -115,6 +118,9 @@ PAGES: list[tuple[Role | None, str, str]] = [
     ("superuser", "user-history", "/admin/auth/user/1/history/"),
     ("superuser", "group", "/admin/auth/group/1/change/"),
     ("operator", "audit", "/admin/audit_app/auditline/"),
+    ("administrator", "notifications", "/admin/notify_app/notification/"),
+    ("administrator", "notification", "/admin/notify_app/notification/1/change/"),
+    ("administrator", "notification-retry", "/admin/notify_app/notification/act/retry/?ids=1"),
     ("administrator", "logins", "/admin/axes/accessattempt/"),
     ("viewer", "queues", "/admin/django_rq/dashboard/"),
     ("administrator", "queue", "/admin/django_rq/dashboard/queues/0/"),
@@ -135,6 +141,13 @@ def test_every_native_page_is_at_home(
         ApiKey.objects.create_key(name=f"shop-{number}", scopes=["submit", "read"], revoked=number == 2)
     for said in ("replay: the gateway is back", '[{"changed": {"fields": ["Name"]}}]'):
         AuditLine.objects.create(who="user:anna", what=said, kind="user", object_id=str(who.pk), name="anna")
+    for number, state in enumerate(NotificationState):
+        Notification.objects.create(
+            pk=number + 1, recipient="team", key=str(number), subject="", event="group_new", severity="warning",
+            title="New: payments-api did not answer within # s", text="TIMEOUT_ERROR, 3 open letters", state=state,
+            give_up_at=timezone.now(), attempts=1, error="The service refused it. error=500.",
+        )  # fmt: skip
+    Notification.objects.filter(pk=1).update(state=NotificationState.FAILED)
     pages = {role: sign_in(role, phone=phone, scheme=scheme) for role, _, _ in PAGES}
 
     wrong = []
