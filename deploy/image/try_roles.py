@@ -3,9 +3,10 @@
 It starts Valkey, mongod and PostgreSQL outside, on loopback, and the roles of docker-compose.yml with podman or docker:
 as the image's user, with a read-only root, no capability and no new privileges, on the host's network. While a client
 submits messages, each role gets SIGTERM. It must exit 0 within its ``stop_grace_period``. In the end every acknowledged
-message must be done or dead, once. Exit code 0, or 1 with one line about what failed.
+message must be done or dead, once, and a notification must have arrived. Exit code 0, or 1 with a line about what
+failed.
 
-It needs root for podman, the image (``DLQ_IMAGE``, default ``dlq:local``), and four free ports of loopback from
+It needs root for podman, the image (``DLQ_IMAGE``, default ``dlq:local``), and five free ports of loopback from
 ``FIRST_PORT`` (21810) on.
 """
 
@@ -26,8 +27,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pymongo
 import redis
@@ -40,7 +42,7 @@ from management.embedded import Binary, mongod_binary, valkey_binary
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = os.environ.get("DLQ_IMAGE", "dlq:local")
 FIRST_PORT = int(os.environ.get("FIRST_PORT", "21810"))
-REDIS_PORT, MONGO_PORT, *WEB_PORTS = range(FIRST_PORT, FIRST_PORT + 4)
+REDIS_PORT, MONGO_PORT, RECEIVER_PORT, *WEB_PORTS = range(FIRST_PORT, FIRST_PORT + 5)
 #: Longest wait for a state that must come; generous, since it only limits a failure.
 PATIENCE_S = 180
 #: Messages that are acknowledged before the roles are stopped, between two stops, and after the last.
@@ -89,10 +91,10 @@ class Engine:
             )
         return done.stdout
 
-    def start(self, name: str, environment: dict[str, str], command: Sequence[str]) -> None:
+    def start(self, name: str, environment: dict[str, str], command: Sequence[str], *options: str) -> None:
         variables = [part for key, value in environment.items() for part in ("--env", f"{key}={value}")]
         self.names.append(name)
-        self("run", "--detach", "--name", name, "--hostname", name, *LIMITS, *variables, IMAGE, *command)
+        self("run", "--detach", "--name", name, "--hostname", name, *LIMITS, *options, *variables, IMAGE, *command)
 
     def finish(self, name: str, environment: dict[str, str], command: Sequence[str]) -> str:
         """Run a command to its end in a container of its own; return its output."""
@@ -171,6 +173,36 @@ def _primary(client: pymongo.MongoClient[dict[str, Any]]) -> bool:
         return bool(hello.get("isWritablePrimary"))
     except PyMongoError:
         return False
+
+
+class Receiver(BaseHTTPRequestHandler):
+    """Takes notifications."""
+
+    received: ClassVar[list[bytes]] = []
+
+    def do_POST(self) -> None:
+        self.received.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """Log nothing."""
+
+
+@contextmanager
+def receiver() -> Iterator[tuple[dict[str, str], tuple[str, ...]]]:
+    """A receiver of notifications on loopback; yields the variables and options of the notifier's container."""
+    with (
+        tempfile.NamedTemporaryFile("w", suffix=".toml", dir=ROOT / "build") as policy,
+        ThreadingHTTPServer(("127.0.0.1", RECEIVER_PORT), Receiver) as server,
+    ):
+        policy.write('[recipients.team]\nchannel = "apprise"\nurl_env = "TEAM_URL"\n')
+        policy.flush()
+        Path(policy.name).chmod(0o644)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        variables = {"TEAM_URL": f"json://127.0.0.1:{RECEIVER_PORT}", "NOTIFY_POLICY": "/etc/dlq/notify.toml"}
+        yield variables, ("--volume", f"{policy.name}:/etc/dlq/notify.toml:ro")
+        server.shutdown()
 
 
 class Client(threading.Thread):
@@ -272,7 +304,7 @@ def isolation(engine: Engine, name: str) -> str:
     return f"user {status['Uid']}, no capability, no new privileges, seccomp {status['Seccomp']}, read-only root"
 
 
-def try_roles(engine: Engine, environment: dict[str, str]) -> None:
+def try_roles(engine: Engine, environment: dict[str, str], notifier: tuple[dict[str, str], tuple[str, ...]]) -> None:
     services = roles_of_compose()
     prepare = services.pop("prepare")
     suffix = secrets.token_hex(3)
@@ -288,7 +320,8 @@ def try_roles(engine: Engine, environment: dict[str, str]) -> None:
     def start(role: str, turn: int) -> str:
         name = f"dlq-{role.replace('_', '-')}{turn}-{suffix}"
         port = {"PORT": str(WEB_PORTS[turn % len(WEB_PORTS)])} if role == "web" else {}
-        engine.start(name, environment | port, services[role].get("command", ()))
+        own, options = notifier if role == "notifier" else ({}, ())
+        engine.start(name, environment | port | own, services[role].get("command", ()), *options)
         return name
 
     running = {
@@ -319,6 +352,8 @@ def try_roles(engine: Engine, environment: dict[str, str]) -> None:
     client.end()
     say(f"{len(client.accepted)} messages accepted; other answers: {dict(client.refused) or 'none'}")
     judge(client)
+    wait_for("a notification arrives", lambda: bool(Receiver.received))
+    say(f"{len(Receiver.received)} notifications received, such as {Receiver.received[0][:160]!r}")
     for (role, _), name in running.items():
         engine.stop(name, seconds(services[role]["stop_grace_period"]))
     say("all roles stopped with exit 0")
@@ -362,7 +397,8 @@ def judge(client: Client) -> None:
 def main() -> int:
     try:
         engine = Engine()
-        with stores() as addresses, ExitStack() as clean_up:
+        (ROOT / "build").mkdir(exist_ok=True)
+        with stores() as addresses, receiver() as notifier, ExitStack() as clean_up:
             clean_up.callback(engine.remove_all)
             environment = {
                 **addresses,
@@ -374,7 +410,7 @@ def main() -> int:
                 "RATE_LIMIT_PER_MINUTE": "0",
                 "READ_RATE_LIMIT_PER_MINUTE": "0",
             }
-            try_roles(engine, environment)
+            try_roles(engine, environment, notifier)
     except Failed as error:
         print(f"roles: FAILED: {error}", file=sys.stderr)
         return 1

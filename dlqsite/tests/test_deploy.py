@@ -150,3 +150,9 @@ def test_no_file_for_deployment_contains_a_secret() -> None:
 
     assert [item["metadata"]["name"] for item in manifests() if item["kind"] == "Secret"] == []
     assert [path.name for path, text in texts.items() if re.search(r"://\w+:(?!password@)[\w-]{6,}@", text)] == []
+
+
+def test_the_page_on_kubernetes_lists_every_policy_file() -> None:
+    files = {path.name for path in (ROOT / "dlqsite/policies").glob("*.toml")}
+
+    assert found_in("docs/kubernetes.md", r"- policies/(\w+\.toml)") == files
