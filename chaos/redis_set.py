@@ -65,7 +65,7 @@ class RedisSet:
         first = self.stores[0]
         return (
             f"replica-announce-ip {HOST}\nreplica-announce-port {store.port}\nrepl-diskless-sync-delay 0\n"
-            "min-replicas-to-write 1\nmin-replicas-max-lag 2\n"
+            "min-replicas-to-write 1\nmin-replicas-max-lag 2\nrepl-timeout 10\nrepl-ping-replica-period 2\n"
         ) + (f"replicaof {HOST} {first.port}\n" if store is not first else "")
 
     @property
