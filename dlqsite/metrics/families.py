@@ -67,6 +67,7 @@ FAMILIES: Final = _table(
     Family("dlq_notifications_waiting", GAUGE, "Notifications that will be sent."),
     Family("dlq_store_losses_open", GAUGE, "Losses of stores that no one has acknowledged."),
     Family("dlq_letters_lacking_outcomes", GAUGE, "Outcomes in Redis that the letters lack, as far as compared."),
+    Family("dlq_backup_last_success_timestamp_seconds", GAUGE, "When the last backup succeeded."),
     Family("dlq_redis_replicas", GAUGE, "Replicas connected to Redis."),
     Family("dlq_redis_memory_bytes", GAUGE, "Memory in use by Redis."),
     Family("dlq_redis_memory_limit_bytes", GAUGE, "maxmemory, or without it the memory of Redis' host."),

@@ -14,7 +14,7 @@ from django.db import connections
 from breaker_app import services as breakers
 from breaker_app.states import State as BreakerState
 from dlq_app.domain.replay_batch import FAILED_NEW, FAILED_SAME, SUCCEEDED
-from dlq_app.services import figures, letter_counts
+from dlq_app.services import backups, figures, letter_counts
 from dlq_app.services.recording import REPLAYS
 from dlq_app.store import repository
 from dlqsite.health import report
@@ -132,6 +132,14 @@ def read_batches() -> Samples:
     return samples
 
 
+def read_backups() -> Samples:
+    """When the last backup succeeded; nothing while none is recorded."""
+    samples, last = Samples(), backups.last_success()
+    if last is not None:
+        samples.put("dlq_backup_last_success_timestamp_seconds", last.timestamp())
+    return samples
+
+
 def read_breakers() -> Samples:
     """State of each breaker, and how often it changed."""
     samples = Samples()
@@ -204,6 +212,7 @@ PARTS: Final[Mapping[str, Callable[[], Samples]]] = {
     "letters": read_letters,
     "letter_counts": read_letter_counts,
     "batches": read_batches,
+    "backups": read_backups,
     "breakers": read_breakers,
     "health": read_health,
     "processes": read_processes,

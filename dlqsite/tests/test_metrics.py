@@ -280,7 +280,7 @@ class TestTheEndpoint:
         ("store", "lost"),
         [
             ("redis", {"ledger", "accounts", "breakers", "processes", "measurements"}),
-            ("mongodb", {"letters", "letter_counts", "batches"}),
+            ("mongodb", {"letters", "letter_counts", "batches", "backups"}),
         ],
     )
     def test_without_a_store_the_rest_is_there(self, settings: Settings, store: str, lost: set[str]) -> None:

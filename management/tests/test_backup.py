@@ -31,6 +31,7 @@ from dlq_app.tests.batch_rig import Rig
 from dlqsite.access import known_keys
 from dlqsite.checks import check_backup_age
 from dlqsite.health import store_checks
+from dlqsite.metrics import parts
 from dlqsite.models import ApiKey
 from dlqsite.tests.people import a_key, member
 from management import backup, database_rows
@@ -392,11 +393,14 @@ def test_health_says_when_the_last_backup_is_too_old(
     rig: Rig, mongo_db: Any, tmp_path: Path, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert known_backups.problems() == []
+    assert parts.read_backups().values == {}
     settings.BACKUP_MAX_AGE_H = 26.0
     assert [problem.what[:26] for problem in known_backups.problems()] == ["The last backup is missing"]
     run("backup", str(tmp_path))
     assert known_backups.problems() == []
-    assert known_backups.last_success() is not None
+    last = known_backups.last_success()
+    assert last is not None
+    assert parts.read_backups().values["dlq_backup_last_success_timestamp_seconds"] == {(): last.timestamp()}
 
     old = datetime.now(UTC) - timedelta(hours=30)
     mongo_db.dlq_backups.update_one({"_id": "last"}, {"$set": {"at": old}})
