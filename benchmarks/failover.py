@@ -238,6 +238,7 @@ def _round(plan: Plan) -> dict[str, Any]:
     watched = Watched(
         *("--min-replicas-to-write", str(plan.min_replicas), "--min-replicas-max-lag", "2"),
         down_after_ms=plan.down_after_ms,
+        failover_timeout_ms=20_000,
         door=doors.open if plan.lag_ms else None,
     )
     try:

@@ -53,6 +53,8 @@ class Answer:
     epoch: int = -1
     #: Enough Sentinels see each other to decide on a fail-over.
     has_quorum: bool = False
+    #: Number of replicas that it could promote.
+    candidates: int = 0
     #: Why it names no primary; empty if it does.
     trouble: str = ""
 
@@ -86,6 +88,8 @@ class Watch:
         self._monotonic = monotonic
         self._changed = threading.Condition()
         self._answers: list[Answer | None] = [None] * len(url.sentinels)
+        #: Number of replicas that Sentinel could promote, as last heard. Whatever is confirmed by as many is on each.
+        self.candidates = 0
         self._known: Address | None = None
         self._epoch = -1
         self._pid = 0
@@ -195,10 +199,12 @@ class Watch:
 
     def _answer(self, line: Any) -> Answer:
         service = self.url.service
-        commands = [("SENTINEL", verb, service) for verb in ("GET-MASTER-ADDR-BY-NAME", "MASTER", "CKQUORUM")]
+        commands = [
+            ("SENTINEL", verb, service) for verb in ("GET-MASTER-ADDR-BY-NAME", "MASTER", "CKQUORUM", "REPLICAS")
+        ]
         line.send_packed_command(line.pack_commands(commands), check_health=False)
-        address, master, quorum = (_reply(line) for _ in commands)
-        for reply in (address, master):
+        address, master, quorum, replicas = [_reply(line) for _ in commands]
+        for reply in (address, master, replicas):
             if isinstance(reply, ResponseError) and "no such master" not in str(reply).lower():
                 raise reply
         now = self._monotonic()
@@ -210,18 +216,24 @@ class Watch:
             primary=(address[0].decode(), int(address[1])),
             epoch=int(facts.get(b"config-epoch", -1)),
             has_quorum=not isinstance(quorum, ResponseError),
+            candidates=sum(_is_candidate(dict(zip(one[::2], one[1::2], strict=True)), address) for one in replicas),
         )
 
     def _heard(self, number: int, answer: Answer) -> None:
         with self._changed:
             self._answers[number] = answer
-            best = self._best(self._fresh(answer.at))
+            fresh = self._fresh(answer.at)
+            best = self._best(fresh)
             moved = best is not None and best.primary != self._known
             if best is not None:
                 before, self._known, self._epoch = self._known, best.primary, best.epoch
+                if moved and before:
+                    primary_moved()
+                # Only now: the old primary may still have a replica, whose confirmation must not count.
+                newest = [one for one in fresh.values() if (one.primary, one.epoch) == (best.primary, best.epoch)]
+                self.candidates = max(one.candidates for one in newest)
             self._changed.notify_all()
         if moved and best and best.primary and before:
-            primary_moved()
             log.warning("redis_primary_moved", extra={"before": shown(before), "now": shown(best.primary)})
 
     def _fresh(self, now: float) -> Mapping[int, Answer]:
@@ -256,6 +268,17 @@ class Watch:
 def _short(error: Exception) -> str:
     """The text of the driver's error, which has no password, in one line."""
     return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+
+
+def _is_candidate(replica: Mapping[bytes, bytes], primary: Sequence[bytes]) -> bool:
+    """Whether a Sentinel could promote this replica: it is up, has the data, and is not the new primary itself."""
+    flags = set(replica.get(b"flags", b"").split(b","))
+    return (
+        not flags & {b"s_down", b"o_down", b"disconnected"}
+        and replica.get(b"master-link-status") == b"ok"
+        and replica.get(b"slave-priority") != b"0"
+        and [replica.get(b"ip"), replica.get(b"port")] != list(primary)
+    )
 
 
 def _reply(line: Any) -> Any:
@@ -362,5 +385,11 @@ def client_of(url: str) -> Redis:
 
 def view_of(client: Redis) -> View | None:
     """What the Sentinels of this client say; None if it uses none."""
+    watch = watch_behind(client)
+    return watch.view() if watch else None
+
+
+def watch_behind(client: Redis) -> Watch | None:
+    """The watch over the Sentinels of this client; None if it uses none."""
     watch = client.connection_pool.connection_kwargs.get("watch")
-    return watch.view() if isinstance(watch, Watch) else None
+    return watch if isinstance(watch, Watch) else None

@@ -175,7 +175,13 @@ class Watched:
 
     SERVICE = "dlq"
 
-    def __init__(self, *more: str, down_after_ms: int = 1000, door: Callable[[int], int] | None = None) -> None:
+    def __init__(
+        self,
+        *more: str,
+        down_after_ms: int = 1000,
+        failover_timeout_ms: int = 1000,
+        door: Callable[[int], int] | None = None,
+    ) -> None:
         own = [_free_port() for _ in range(3)]
         self.ports = [door(port) for port in own] if door else own
         self.sentinel_ports = [_free_port() for _ in range(3)]
@@ -199,7 +205,7 @@ class Watched:
                     f"port {port}\nbind 127.0.0.1\ndir {self.folder}\nlogfile {self.folder}/{number}.log\n"
                     f"sentinel monitor {self.SERVICE} 127.0.0.1 {self.ports[0]} 2\n"
                     f"sentinel down-after-milliseconds {self.SERVICE} {down_after_ms}\n"
-                    f"sentinel failover-timeout {self.SERVICE} 1000\n"
+                    f"sentinel failover-timeout {self.SERVICE} {failover_timeout_ms}\n"
                 )
                 self.start_sentinel(number)
             self.wait(lambda: self.is_complete)

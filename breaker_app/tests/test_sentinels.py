@@ -10,7 +10,7 @@ import pytest
 from breaker_app import primary
 from breaker_app.errors import StoreUnavailable
 from breaker_app.redis_url import read_sentinel_url, url_problem
-from breaker_app.sentinels import FRESH_S, Answer, NoPrimary, Watch, client_of, forget_watches
+from breaker_app.sentinels import FRESH_S, Answer, NoPrimary, Watch, _is_candidate, client_of, forget_watches
 from breaker_app.store import RedisBreakerStore
 
 THREE = "redis+sentinel://one:26379,two:26379,three:26379/dlq/0"
@@ -104,6 +104,41 @@ def test_a_sentinel_that_was_cut_off_does_not_bring_back_the_old_primary(watch: 
     # Sentinels that were set up again count their fail-overs from the beginning.
     hear(watch, clock, (OLD, 0), (OLD, 0), "no answer")
     assert watch.primary(0) == OLD
+
+
+def test_as_many_replicas_must_confirm_as_could_be_promoted(watch: Watch, clock: Clock) -> None:
+    watch._heard(0, Answer(clock.now, primary=OLD, epoch=4, candidates=1))
+    watch._heard(1, Answer(clock.now, primary=OLD, epoch=4, candidates=2))
+    assert watch.candidates == 2
+    watch._heard(1, Answer(clock.now, primary=NEW, epoch=5, candidates=1))
+    assert watch.candidates == 1, "the others speak of the old primary"
+    clock.now += FRESH_S + 1
+    hear(watch, clock, "no answer", "no answer", "no answer")
+    assert watch.candidates == 1
+
+
+@pytest.mark.parametrize(
+    ("differing", "counts"),
+    [
+        ({}, True),
+        ({b"flags": b"s_down,slave"}, False),
+        ({b"flags": b"slave,disconnected"}, False),
+        ({b"master-link-status": b"err"}, False),
+        ({b"slave-priority": b"0"}, False),
+        ({b"port": b"6379"}, False),
+    ],
+)
+def test_a_replica_that_sentinel_would_not_promote_need_not_confirm(
+    differing: dict[bytes, bytes], counts: bool
+) -> None:
+    replica = {
+        b"flags": b"slave",
+        b"master-link-status": b"ok",
+        b"slave-priority": b"100",
+        b"ip": b"::1",
+        b"port": b"1",
+    }
+    assert _is_candidate({**replica, **differing}, [b"::1", b"6379"]) is counts
 
 
 def test_an_answer_counts_for_seconds_only(watch: Watch, clock: Clock) -> None:

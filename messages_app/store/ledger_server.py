@@ -10,6 +10,7 @@ import redis
 from django.conf import settings
 from redis.exceptions import NoPermissionError, ResponseError
 
+from breaker_app.sentinels import watch_behind
 from dlq_app.domain.store_problem import StoreProblem
 from messages_app import conf
 from messages_app.domain.errors import NotConfirmed, StoreUnavailable
@@ -40,7 +41,7 @@ class Terms:
     body_ttl_ms: int = 3600 * 1000
     #: Maximum wait for an acceptance to be on disk before it is confirmed. None: do not wait.
     fsync_timeout_ms: int | None = None
-    #: Number of replicas that must have it on disk as well.
+    #: Minimum number of replicas that must have it on disk as well.
     replicas: int = 0
 
 
@@ -74,6 +75,16 @@ class LedgerServer:
         self._waiting_connections = ThreadConnections(client)
         self._prefix = prefix
         self._terms = terms or Terms()
+        self._watch = watch_behind(client)
+
+    def _replicas(self) -> int:
+        """Number of replicas that must confirm an acceptance.
+
+        With Sentinel, all that it could promote: while it promotes one, the old primary may still have another, whose
+        confirmation is worth nothing.
+        """
+        wanted = self._terms.replicas
+        return max(wanted, self._watch.candidates) if wanted and self._watch else wanted
 
     def run_confirmed(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
         """Run scripts and return their replies once their writes are as durable as the terms require.
@@ -85,11 +96,13 @@ class LedgerServer:
             return self._scripts.run_many(calls)
         # After all calls in the same round trip, so that one wait covers the whole batch. WAITAOF waits for the writes
         # of this connection. A duplicate writes nothing; with the probe it waits for the first acceptance, too.
-        waits = [("WAITAOF", 1, terms.replicas, ms) for ms in _waits_ms(terms.fsync_timeout_ms, terms.replicas)]
+        replicas = self._replicas()
+        waits = [("WAITAOF", 1, replicas, ms) for ms in _waits_ms(terms.fsync_timeout_ms, replicas)]
         replies = self._scripts.run_many([*calls, ("probe", [PROBE_TTL_MS])], after=waits)
         on_disk, on_replicas = replies[-1]
-        if on_disk < 1 or on_replicas < terms.replicas:
-            where = "its disk" if on_disk < 1 else "the disk of a replica"
+        if on_disk < 1 or on_replicas < replicas:
+            of_replicas = "the disk of a replica" if replicas == 1 else f"the disks of {replicas} replicas"
+            where = "its disk" if on_disk < 1 else of_replicas
             raise NotConfirmed(
                 f"Redis did not confirm within {terms.fsync_timeout_ms / 1000:g} s that the message reached {where}. "
                 "It may still be processed. Send it again with the same messageId."
