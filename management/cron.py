@@ -82,6 +82,21 @@ def replay_what_is_due() -> None:
     replay_due(REPLAYS_A_TURN)
 
 
+def delete_expired_sessions() -> None:
+    """Delete sessions of the console that have expired. Each start of a sign-in at the identity provider makes one."""
+    from django.contrib.sessions.models import Session
+    from django.db import close_old_connections
+    from django.utils import timezone
+
+    from dlqsite.database import AWAY, HEADING
+
+    close_old_connections()  # the last one may be an hour old
+    try:
+        Session.objects.filter(expire_date__lt=timezone.now()).delete()
+    except AWAY as error:
+        raise StoreUnavailable(HEADING) from error
+
+
 class Accounts:
     """Compares the accounts and logs when a difference appears, changes or ends."""
 
@@ -151,4 +166,5 @@ def duties(heartbeat: Heartbeat) -> list[Duty]:
         Duty("compare the letters", 60, reconciliation.check),
         Duty("check all accounts", 3600, lambda: accounts.check(400)),
         Duty("forget expired accounts", 86_400, lambda: ledger().forget_accounts()),
+        Duty("delete expired sessions", 3600, delete_expired_sessions),
     ]

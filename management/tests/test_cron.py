@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
+from django.contrib.sessions.models import Session
+from django.utils import timezone
 
 from dlq_app.domain.errors import StoreUnavailable as LettersUnavailable
-from management.cron import Accounts, Cron, Duty
+from management.cron import Accounts, Cron, Duty, delete_expired_sessions
 from messages_app.domain.errors import StoreUnavailable
 from messages_app.domain.records import AccountRow
 
@@ -123,6 +126,18 @@ def test_a_difference_is_told_when_it_appears_changes_and_goes(caplog: pytest.Lo
         ("ERROR", 2),
         ("WARNING", 0),
     ]
+
+
+@pytest.mark.django_db
+def test_expired_sessions_are_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("django.db.close_old_connections", lambda: None)  # it would close that of the test
+    now = timezone.now()
+    for key, hours in (("old", -1), ("valid", 1)):
+        Session.objects.create(session_key=key, session_data="", expire_date=now + timedelta(hours=hours))
+
+    delete_expired_sessions()
+
+    assert [session.session_key for session in Session.objects.all()] == ["valid"]
 
 
 def test_a_count_below_zero_is_told_although_the_row_adds_up(caplog: pytest.LogCaptureFixture) -> None:
