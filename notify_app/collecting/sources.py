@@ -78,7 +78,9 @@ def group_events(seen: Any, limits: Limits, now: datetime) -> Found:
             fresh.append(group)
         elif since and since != reported:
             regressed.append(group)
-        value[group.fingerprint] = [day, since or reported]
+        # A new group that was resolved before anyone was notified is still new when it fails again.
+        if is_open or group.fingerprint in known or seen is None:
+            value[group.fingerprint] = [day, since or reported]
     if seen is None:
         return [], value
     return [*_many(fresh, Kind.GROUP_NEW, limits, now), *_many(regressed, Kind.GROUP_REGRESSED, limits, now)], value

@@ -89,6 +89,16 @@ def test_a_resolved_group_that_fails_again_is_reported_once() -> None:
     assert look() == []
 
 
+def test_a_group_that_was_resolved_before_a_look_is_new_when_it_fails_again() -> None:
+    look()
+    scenes.letters(1)
+    resolve_by_hand("time-0", actor="user:ann")
+    assert look() == []
+
+    scenes.letters(2)
+    assert kinds(look()) == [Kind.GROUP_NEW]
+
+
 def test_of_many_new_groups_the_rest_shares_a_notification() -> None:
     with policy(recipients={"team": a_recipient()}, limits={"groups_at_once": 2}):
         look()
