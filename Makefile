@@ -64,7 +64,7 @@ ON_POSTGRES = $(addprefix dlqsite/tests/test_, $(addsuffix .py, \
 		postgres access roles permissions sign_in audit pages doc_pages overview doors bodies problems openapi health losses \
 		provider second_factor)) \
 	$(wildcard */tests/test_admin*.py) breaker_app/tests/test_console.py messages_app/tests/test_databases.py management/tests/test_preparation.py \
-	notify_app/tests/test_page.py notify_app/tests/test_outbox.py
+	notify_app/tests/test_page.py notify_app/tests/test_outbox.py notify_app/tests/test_notifier.py
 postgres: $(VENV)/.dev ## run the tests of access and console on PostgreSQL, if it is installed
 	@if $(BIN)/python dlqsite/tests/postgres.py; then \
 		TEST_POSTGRES=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ON_POSTGRES); \

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from django.db import Error as DatabaseError
-from django.db import close_old_connections
+from django.db import close_old_connections, connections
 
 from notify_app import conf
 from notify_app.collecting.collector import Collector
@@ -97,6 +97,7 @@ class Notifier:
                 with self._wake:
                     self._wake.notify_all()
             self._stop.wait(self._look_s)
+        connections.close_all()
 
 
 class Sender:
@@ -122,6 +123,7 @@ class Sender:
                 close_old_connections()
             if pause_s > 0:
                 self._owner.pause(pause_s)
+        connections.close_all()  # this thread's own
 
     def turn(self) -> float:
         """Send one notification, if one is due; return the seconds until the next turn."""
@@ -161,4 +163,5 @@ class Sender:
         if result.state is State.SENT:
             log.info("notification_sent", extra=entry)
         else:
-            log.warning("notification_unsent", extra={**entry, "state": result.state.value, "why": result.error})
+            found = "uncertain" if result.state is State.UNCERTAIN else "refused"
+            log.warning("notification_unsent", extra={**entry, "result": found, "why": result.error})
