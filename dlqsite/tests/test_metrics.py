@@ -19,6 +19,7 @@ from pytest_django import Settings
 from breaker_app import conf as breaker_conf
 from breaker_app import services as breaker_services
 from dlq_app.services import figures, letter_counts
+from dlq_app.store import backup
 from dlqsite.health import report
 from dlqsite.logs import ROUTE
 from dlqsite.metrics import collector, http, parts
@@ -221,6 +222,8 @@ class TestTheEndpoint:
         answered("/api/messages", "202 Accepted", method="POST")
         measured.observe("handler", "demo", "failed", seconds=0.1)
         Sender(measured, measurements).send()
+        assert of(self.scrape(), "dlq_backup_last_success_timestamp_seconds") == {}
+        backup.backups().succeeded(file="dlq.tar", letters=1, size=1, by="test")
 
         content = with_key("metrics").get("/metrics").content
         names = {family.name for family in text_string_to_metric_families(content.decode())}
