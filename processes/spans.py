@@ -33,7 +33,6 @@ from processes.hard_exit import before_hard_exit
 from processes.names import process_name
 from processes.once import OncePerProcess
 from processes.turns import OutageLog
-from wire.traceparent import traceparent_of
 
 log = logging.getLogger(__name__)
 
@@ -62,10 +61,8 @@ class Span:
         self._span = span
         self._is_over = False
         found = span.get_span_context()
-        #: Names this span as the parent of others; empty if the tracer is broken and there is no parent.
-        self.traceparent = ""
-        if found.is_valid:
-            self.traceparent = f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags & 1:02x}"
+        #: Names this span as the parent of others.
+        self.traceparent = f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags & 1:02x}"
 
     def enter(self) -> None:
         """Make it the current span for the rest of this context, so that spans of other libraries become its parts."""
@@ -176,7 +173,6 @@ def _made_exporter() -> SpanExporter:
 
 def start(name: str, kind: Kind, parent: str, attributes: Mapping[str, Any]) -> Span:
     """As ``tracing.start``."""
-    parent = traceparent_of(parent)
     if not parent:
         return Span(tracer().start_span(name, kind=_KINDS[kind], attributes=attributes))
     _, trace_id, span_id, flags = parent.split("-")

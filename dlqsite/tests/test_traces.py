@@ -22,7 +22,7 @@ from pytest_django import Settings
 from redis import Redis
 
 from console.trace_links import template_problem, trace_url
-from dlqsite import checks, reporting
+from dlqsite import checks
 from dlqsite.testing import TEST_DATABASE
 from dlqsite.tests.receiver import Receiver
 from dlqsite.tests.traced_run import PARENT, PAYLOAD
@@ -220,27 +220,6 @@ def test_an_outage_of_the_collector_is_logged_once(caplog: pytest.LogCaptureFixt
     (away, back) = caplog.records
     assert (away.message, back.message) == ("traces_away", "traces_back")
     assert "spans" in vars(away)["why"]
-
-
-@pytest.mark.parametrize("dsn", ["nonsense", "http://127.0.0.1/7", "http://key@127.0.0.1", "http://key@host:port/7"])
-def test_an_address_for_errors_that_cannot_work_is_named_and_nothing_starts(dsn: str) -> None:
-    found = reporting.switch(dsn, environment="local", release="1")
-
-    assert found.startswith("SENTRY_DSN is not valid")
-
-
-@pytest.mark.parametrize("parent", ["", PARENT])
-def test_a_broken_tracer_keeps_the_trace_of_the_client(monkeypatch: pytest.MonkeyPatch, parent: str) -> None:
-    from opentelemetry.trace import NoOpTracer
-
-    from processes import spans
-
-    monkeypatch.setattr(spans, "tracer", NoOpTracer)
-
-    span = spans.start("POST /api/messages", "server", parent, {})
-    span.end(error_type="503")
-
-    assert span.traceparent == parent
 
 
 @pytest.fixture

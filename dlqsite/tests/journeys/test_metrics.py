@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
 from typing import Any
 
@@ -13,8 +14,12 @@ import pytest
 from dlqsite.tests.journeys.rig import ROOT, Rig
 from dlqsite.tests.patience import eventually
 from dlqsite.tests.test_metrics import Series, of, parsed
+from messages_app.work.measuring import EVERY_S
 
 pytestmark = [pytest.mark.journey, pytest.mark.redis, pytest.mark.mongo, pytest.mark.timeout(300)]
+
+
+MEASURED = ("dlq_handler_duration_seconds_count", "dlq_duplicates_total", "dlq_replays_total", "dlq_attempts_total")
 
 
 def scrape(rig: Rig) -> Series:
@@ -36,7 +41,31 @@ def changed(before: Series, after: Series, name: str) -> dict[tuple[str, ...], f
     return {labels: n for labels, value in of(after, name).items() if (n := value - earlier.get(labels, 0))}
 
 
+def be_quiet(rig: Rig) -> None:
+    """Nothing of other journeys runs, will be replayed, or is measured and not sent."""
+    counts: dict[str, Any] = {}
+    changed_at = time.monotonic()
+
+    def is_quiet() -> bool:
+        nonlocal counts, changed_at
+        for letter in rig.get("/api/dlq?status=dlq_pending&limit=100").data:
+            rig.post(f"/api/dlq/{letter['_id']}/set-aside", {"reason": "a journey begins"})
+        found = scrape(rig)
+        now = {name: of(found, name) for name in MEASURED}
+        if now != counts:
+            counts, changed_at = now, time.monotonic()
+        letters = of(found, "dlq_letters")
+        waits = letters.get(("dlq_pending",), 1) or letters[("dlq_processing",)]
+        works = waits or sum(of(found, "dlq_messages_open").values())
+        return not works and time.monotonic() - changed_at > 1.5 * EVERY_S
+
+    eventually(is_quiet, seconds=90, every=0.5)
+    # Open, it would hold messages of this journey.
+    assert rig.post("/api/breakers/demo/reset", {"reason": "a journey begins"}).status == 200
+
+
 def test_they_agree_to_the_message(rig: Rig) -> None:
+    be_quiet(rig)
     before = scrape(rig)
     good = [{"messageId": f"metrics-good-{n}", "payload": {}} for n in range(60)]
     failing = {"simulateError": True, "errorType": "VALIDATION_ERROR"}
