@@ -19,7 +19,7 @@ from typing import Any, Final
 from redis import ConnectionPool, Redis
 from redis.backoff import NoBackoff
 from redis.connection import Connection, SSLConnection
-from redis.exceptions import AuthenticationError, ConnectionError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, ConnectionError, NoPermissionError, RedisError, ResponseError
 from redis.retry import Retry
 
 from breaker_app.errors import StoreUnavailable
@@ -92,6 +92,8 @@ class Watch:
         self.candidates = 0
         self._known: Address | None = None
         self._epoch = -1
+        #: When a Sentinel last gave an answer of that epoch.
+        self._epoch_at = 0.0
         self._pid = 0
         self._first_at = 0.0
         self._over = threading.Event()
@@ -157,7 +159,6 @@ class Watch:
         with self._changed:
             if self._pid == os.getpid():
                 return
-            self._pid = os.getpid()
             self._first_at = self._monotonic()
             for number, address in enumerate(self.url.sentinels):
                 line = Connection if not self.url.is_tls else SSLConnection
@@ -173,6 +174,7 @@ class Watch:
                 threading.Thread(
                     target=self._repeat, args=(turns, asking, self._over), name=f"sentinel-{number}", daemon=True
                 ).start()
+            self._pid = os.getpid()  # at the end: without one of its threads, the next caller starts again
 
     @staticmethod
     def _repeat(turns: Turns, line: Any, over: threading.Event) -> None:
@@ -207,6 +209,8 @@ class Watch:
         for reply in (address, master, replicas):
             if isinstance(reply, ResponseError) and "no such master" not in str(reply).lower():
                 raise reply
+        if isinstance(quorum, NoPermissionError):
+            raise quorum
         now = self._monotonic()
         if not address or isinstance(master, ResponseError):
             return Answer(now, trouble=f"knows no service {service}")
@@ -226,7 +230,7 @@ class Watch:
             best = self._best(fresh)
             moved = best is not None and best.primary != self._known
             if best is not None:
-                before, self._known, self._epoch = self._known, best.primary, best.epoch
+                before, self._known, self._epoch, self._epoch_at = self._known, best.primary, best.epoch, best.at
                 if moved and before:
                     primary_moved()
                 # Only now: the old primary may still have a replica, whose confirmation must not count.
@@ -240,15 +244,16 @@ class Watch:
         return {n: one for n, one in enumerate(self._answers) if one is not None and now - one.at <= FRESH_S}
 
     def _best(self, fresh: Mapping[int, Answer]) -> Answer | None:
-        """The newest answer. One that is older than what was known counts only if most Sentinels give it.
+        """The newest answer. An older one than was known counts only if most Sentinels give it, and none the newer one.
 
         A Sentinel that was cut off still names the old primary. Epochs of Sentinels that were set up again start at 0.
         """
-        named = sorted((one for one in fresh.values() if one.primary), key=lambda one: one.epoch)
+        named = sorted((one for one in fresh.values() if one.primary), key=lambda one: (one.epoch, one.at))
         if not named:
             return None
         best = named[-1]
-        return best if best.epoch >= self._epoch or 2 * len(named) > len(self._answers) else None
+        is_new_setup = 2 * len(named) > len(self._answers) and best.at - self._epoch_at > FRESH_S
+        return best if best.epoch >= self._epoch or is_new_setup else None
 
     def _trouble(self, fresh: Mapping[int, Answer]) -> str:
         said = [one.trouble for one in fresh.values() if one.trouble]

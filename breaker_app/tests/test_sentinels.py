@@ -101,6 +101,12 @@ def test_a_sentinel_that_was_cut_off_does_not_bring_back_the_old_primary(watch: 
     hear(watch, clock, (OLD, 4), "no answer", "no answer")
     with pytest.raises(NoPrimary, match="earlier primary"):
         watch.primary(0)
+    # Most Sentinels may not have heard of the last fail-over yet.
+    hear(watch, clock, (OLD, 4), (OLD, 4), (NEW, 5))
+    hear(watch, clock, None, None, "no answer")
+    with pytest.raises(NoPrimary, match="earlier primary"):
+        watch.primary(0)
+    clock.now += FRESH_S + 1
     # Sentinels that were set up again count their fail-overs from the beginning.
     hear(watch, clock, (OLD, 0), (OLD, 0), "no answer")
     assert watch.primary(0) == OLD
