@@ -16,7 +16,7 @@ def restored_letter(letter: Mapping[str, Any], *, now: datetime, is_running: boo
     """A letter of a backup as it is restored.
 
     A letter in a replay keeps its claim only if its message exists (``is_running``): then it gets the outcome.
-    Otherwise nobody knows whether the replay had an effect, so it needs a decision. ``hold``: automatic replays wait
+    Otherwise it is not known whether the replay had an effect, so it needs a decision. ``hold``: automatic replays wait
     for a decision, too.
     """
     restored = dict(letter)

@@ -52,8 +52,8 @@ class Command(StrictCommand):
     def _make(self, path: Path, *, as_json: bool) -> None:
         made = backup.make(path, by=actor(), progress=self._progress)
         if as_json:
-            told = {"file": str(path), "bytes": made.size, "members": made.members, "oneInstant": made.is_one_instant}
-            self.stdout.write(json.dumps(told))
+            shown = {"file": str(path), "bytes": made.size, "members": made.members, "oneInstant": made.is_one_instant}
+            self.stdout.write(json.dumps(shown))
             return
         numbers = ", ".join(f"{number:,} {name}" for name, number in made.members.items())
         self.stdout.write(f"{printable(str(path))}: {numbers}. {made.size:,} bytes.")
@@ -71,8 +71,8 @@ class Command(StrictCommand):
         if as_json:
             self.stdout.write(json.dumps({"file": str(path), **about, "members": numbers}))
         else:
-            told = ", ".join(f"{number:,} {name}" for name, number in numbers.items())
-            self.stdout.write(printable(f"{path} is complete: {told}. Made at {about['madeAt']}."))
+            listed = ", ".join(f"{number:,} {name}" for name, number in numbers.items())
+            self.stdout.write(printable(f"{path} is complete: {listed}. Made at {about['madeAt']}."))
 
     def _progress(self, what: str, number: int) -> None:
         if time.monotonic() - self._told_at >= _TELL_EVERY_S and self.stderr.isatty():

@@ -44,7 +44,7 @@ class Command(StrictCommand):
             number = archive.members["dead_letters"].lines if "dead_letters" in archive.members else 0
             if not options["yes"]:
                 if not can_ask():
-                    raise CommandError(f"Would restore {number:,} letters. Nobody can be asked here: use --yes.")
+                    raise CommandError(f"Would restore {number:,} letters. No one can be asked here: use --yes.")
                 question = f"Restore {number:,} letters of {archive.about.get('madeAt')}?"
                 if not says_yes(printable(question), cast("TextIO", self.stderr._out)):
                     return
