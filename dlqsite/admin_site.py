@@ -45,7 +45,7 @@ class LoginForm(AdminAuthenticationForm):
         if belongs_to_provider(user) or not (settings.LOCAL_SIGN_IN or user.is_superuser):
             name, why = user.get_username(), "a password is not accepted for this user"
             record(f"user:{name}", "failed sign-in", kind="user", object_id=str(user.pk), name=name, why=why)
-            raise ValidationError(f"Sign in with {settings.OIDC_NAME}: passwords are only for superusers.")
+            raise ValidationError(f"{name} logs in with {settings.OIDC_NAME}, not with a password.")
 
 
 class ConsoleSite(admin.AdminSite):

@@ -46,6 +46,8 @@ class Provider:
     discovery: dict[str, Any] = field(default_factory=dict)
     #: Path → status with which it answers.
     broken: dict[str, int] = field(default_factory=dict)
+    #: Its key set, if not the right one.
+    keys: Any = "right"
     #: Error with which it sends users back.
     denied: str = ""
     issuer: str = ""
@@ -86,7 +88,8 @@ class Provider:
             return _send(request, 200, self._configuration())
         if url.path == "/keys":
             public = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key("right").public_key()))
-            return _send(request, 200, {"keys": [{**public, "kid": "1", "use": "sig", "alg": "RS256"}]})
+            right = [{**public, "kid": "1", "use": "sig", "alg": "RS256"}]
+            return _send(request, 200, {"keys": right if self.keys == "right" else self.keys})
         if url.path == "/authorize":
             request.send_response(302)
             request.send_header("Location", self._sent_back(given))

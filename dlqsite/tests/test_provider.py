@@ -171,6 +171,8 @@ def test_what_the_provider_did_not_sign_for_this_sign_in_is_refused(
         ({"broken": {"/keys": 500}}, "responded with status 500"),
         ({"broken": {"/keys": 302}}, "responded with status 302"),
         ({"user_info": []}, "not a JSON object"),
+        ({"keys": ["x"]}, "does not follow OpenID Connect"),
+        ({"keys": None}, "does not follow OpenID Connect"),
     ],
 )
 def test_a_provider_that_answers_nonsense_is_reported(provider: Provider, change: dict[str, Any], said: str) -> None:
@@ -351,7 +353,7 @@ def test_a_password_signs_in_only_superusers_if_local_sign_in_is_off(provider: P
     )
 
     assert root.status_code == 302
-    assert (viewer.status_code, "passwords are only for superusers" in viewer.text) == (200, True)
+    assert (viewer.status_code, "viewer logs in with Example ID, not with a password" in viewer.text) == (200, True)
     assert [line.name for line in lines("failed sign-in")] == ["viewer"]
 
 
@@ -363,7 +365,7 @@ def test_a_user_of_the_provider_cannot_use_a_password(provider: Provider) -> Non
 
     answer = Client().post("/admin/login/", {"username": "grace", "password": "right-password"})
 
-    assert "Sign in with Example ID" in answer.text
+    assert "grace logs in with Example ID, not with a password" in answer.text
 
 
 def test_a_user_of_the_provider_needs_no_second_factor_here(provider: Provider, settings: Settings) -> None:
