@@ -11,14 +11,14 @@ local cursor, limit = ARGV[1], whole(ARGV[2], 'limit')
 if not string.find(cursor, '^%d+$') then error('BADARG cursor') end
 local key, index = prefix .. 'carried', prefix .. 'acct:index'
 local yesterday = day_of(now - 86400000)
-local sums = {}
 
 local function carry(account)
   local counts, carried = counted_in(account)
   if not counts or text_of(counts) == text_of(carried) then return end
   local type = string.sub(account, 10)
-  sums[type] = sums[type] or numbers_of(redis.call('HGET', key, type))
-  add_new(sums[type], counts, carried)
+  local sum = numbers_of(redis.call('HGET', key, type))
+  add_new(sum, counts, carried)
+  redis.call('HSET', key, type, text_of(sum)) -- at once: an account that cannot be read must not cost another its sum
   for at, field in ipairs(CARRIED) do
     if counts[at] > carried[at] then redis.call('HSET', prefix .. 'acct:' .. account, field, counts[at]) end
   end
@@ -37,5 +37,4 @@ local page = redis.call('SSCAN', index, cursor, 'COUNT', limit)
 for _, account in ipairs(page[2]) do
   if string.sub(account, 1, 8) < closed then carry(account) end
 end
-for type, sum in pairs(sums) do redis.call('HSET', key, type, text_of(sum)) end
 return page[1]

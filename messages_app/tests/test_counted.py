@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import redis
 
 from messages_app.domain.records import TypeCounts
 from messages_app.tests.ledgers import START_MS, Desk, order
@@ -106,6 +107,19 @@ def test_accounts_of_the_last_version_count_and_are_carried(desk: Desk) -> None:
     desk.ledger.carry_accounts()
     assert counts(desk) == TypeCounts("old", 21, 12, 6, 0, 0)
     assert [row.difference for row in desk.ledger.accounting(10_000)] == [0, 0, 0]
+
+
+def test_an_account_that_cannot_be_read_costs_no_other_its_count(desk: Desk) -> None:
+    desk.bury("a")
+    desk.client.set("dlq:acct:20270114:demo", "no hash")
+    desk.client.sadd("dlq:acct:index", "20270114:demo")
+    desk.at(START_MS + 5 * DAY_MS)
+    with pytest.raises(redis.ResponseError):
+        desk.ledger.carry_accounts()
+    desk.client.delete("dlq:acct:20270114:demo")
+    desk.ledger.carry_accounts()
+
+    assert counts(desk).dead == 1
 
 
 def test_many_accounts_are_carried_in_steps(desk: Desk) -> None:
