@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import stat
 import time
 from pathlib import Path
@@ -178,3 +179,15 @@ def test_a_store_that_is_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(preparation, "MigrationExecutor", away)
 
     assert preparation.unprepared() == "the database does not answer"
+
+
+@pytest.mark.django_db
+def test_a_waiting_role_ends_on_sigterm(mongo_db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    mongo_db[LETTERS].drop_indexes()
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(time, "sleep", lambda _: signal.raise_signal(signal.SIGTERM))
+
+    with pytest.raises(SystemExit):
+        call_command("prepare", "--wait")
+
+    assert signal.getsignal(signal.SIGTERM) is before

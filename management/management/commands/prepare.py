@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import time
 from argparse import ArgumentParser
 from pathlib import Path
@@ -60,10 +62,15 @@ class Command(BaseCommand):
     def _wait(self) -> None:
         """Return once nothing is left to do. It has no time limit of its own."""
         told = ""
-        while problem := preparation.unprepared():
-            if problem != told:
-                self.stdout.write(f"Waiting for prepare: {one_line(problem)}")
-                self.stdout.flush()
-                told = problem
-            time.sleep(_LOOK_AGAIN_S)
+        # Process 1 of a container ignores SIGTERM unless it has a handler.
+        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+        try:
+            while problem := preparation.unprepared():
+                if problem != told:
+                    self.stdout.write(f"Waiting for prepare: {one_line(problem)}")
+                    self.stdout.flush()
+                    told = problem
+                time.sleep(_LOOK_AGAIN_S)
+        finally:
+            signal.signal(signal.SIGTERM, before)
         self.stdout.write("Prepared.")
