@@ -151,7 +151,7 @@ def rights_problems(template: Object) -> Iterator[str]:
 
 
 def grace_problems(template: Object, settings: dict[str, str]) -> Iterator[str]:
-    """A pod must not be killed before its process has ended by itself."""
+    """A pod must not be killed before its process has exited."""
     if template["metadata"]["labels"]["app.kubernetes.io/component"] not in (
         "worker",
         "dlq-worker",

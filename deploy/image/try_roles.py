@@ -106,7 +106,7 @@ class Engine:
         return words
 
     def stop(self, name: str, grace_s: int) -> float:
-        """Send SIGTERM; return the seconds until it exited 0 by itself."""
+        """Send SIGTERM; return the seconds until it exited with 0."""
         began = time.monotonic()
         self("kill", "--signal", "TERM", name)
         code = self("wait", name).strip()
@@ -241,7 +241,7 @@ class Client(threading.Thread):
             return 0  # no answer
 
     def more(self, count: int) -> None:
-        """Wait until so many more messages are acknowledged."""
+        """Wait until ``count`` further messages are acknowledged."""
         goal = len(self.accepted) + count
         wait_for(
             f"{count} more messages are accepted (rejected so far: {dict(self.refused)})",
