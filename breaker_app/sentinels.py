@@ -25,6 +25,7 @@ from redis.retry import Retry
 from breaker_app.errors import StoreUnavailable
 from breaker_app.primary import Leaving, NotPrimary, primary_moved
 from breaker_app.redis_url import Address, SentinelUrl, has_sentinels, read_sentinel_url
+from processes.essential import Essential
 from processes.turns import OutageLog, Turns
 
 log = logging.getLogger(__name__)
@@ -171,9 +172,8 @@ class Watch:
                     OutageLog(log, "sentinel_away", "sentinel_back", sentinel=shown(address)),
                     broken="sentinel_watch_broken", min_pause_s=POLL_S, max_pause_s=POLL_S, expected=StoreUnavailable,
                 )  # fmt: skip
-                threading.Thread(
-                    target=self._repeat, args=(turns, asking, self._over), name=f"sentinel-{number}", daemon=True
-                ).start()
+                args = (turns, asking, self._over)
+                Essential(self._repeat, f"sentinel-{number}", args, may_end=self._over.is_set).start()
             self._pid = os.getpid()  # at the end: without one of its threads, the next caller starts again
 
     @staticmethod

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 
 from messages_app.domain.errors import StoreUnavailable
 from messages_app.store.measurements import Measurements, measurements
+from processes.essential import Essential
 from processes.measured import Measured, measured
 from processes.names import new_name
 from processes.once import OncePerProcess
@@ -43,7 +44,7 @@ class Sender:
             self._turn, OutageLog(log, "store_away", "store_back", part="measurements"),
             broken="measurements_broken", max_pause_s=MAX_PAUSE_S,
         )  # fmt: skip
-        self._thread = threading.Thread(target=self._run, name="measurements", daemon=True)
+        self._thread = Essential(self._run, "measurements", may_end=self._stopping.is_set)
 
     def start(self) -> None:
         self._thread.start()
