@@ -14,6 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pymongo.errors import PyMongoError
+from redis import RedisError
+
 from chaos import failover, run
 from chaos.stores import CannotRun
 from chaos.world import TOPOLOGIES
@@ -62,6 +65,9 @@ def main() -> int:
     except CannotRun as error:
         _say(f"Cannot run: {error}")
         return 2
+    except (RedisError, PyMongoError) as error:
+        _say(f"BROKEN: a store does not answer after the faults: {error}")
+        return 1
     except KeyboardInterrupt:
         _say("Interrupted; everything is stopped.")
         return 2

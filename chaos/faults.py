@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import psutil
 
 from chaos.proxy import Mode
-from chaos.stores import Store
+from chaos.stores import Store, rewrite_file
 from chaos.world import World
 
 #: Longer than the lease of a running message (30 s), so that others run what the paused worker holds.
@@ -109,6 +109,8 @@ class Injector:
     done: list[dict[str, object]] = field(default_factory=list)
     _ends: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
     _paused: set[int] = field(default_factory=set)
+    #: Servers of Redis whose disk was full, and whether they were asked to rewrite their append-only file since.
+    _unsafe: dict[str, bool] = field(default_factory=dict)
     _begun: float = 0.0
 
     def run(self, faults: Sequence[Fault], seconds: float) -> None:
@@ -141,6 +143,19 @@ class Injector:
         for due, end in [item for item in self._ends if item[0] <= now]:
             self._ends.remove((due, end))
             end()
+        self._repair()
+
+    def _repair(self) -> None:
+        """Do what the on-call page asks for after a full disk: rewrite the append-only file before the next restart."""
+        for store in self.world.redis_stores:
+            if store.name not in self._unsafe or store.full:
+                continue
+            asked = self._unsafe[store.name]
+            if rewrite_file(store.server.port, ask=not asked):
+                if asked:
+                    del self._unsafe[store.name]
+                else:
+                    self._unsafe[store.name] = True
 
     def _inject(self, fault: Fault) -> None:
         result = self._apply(fault)
@@ -161,8 +176,8 @@ class Injector:
             self._fill(fault, store)
         elif fault.target == "postgres":
             self._hurt_postgres(fault)
-        elif store is not None and store.full and fault.kind in ("kill", "terminate"):
-            return {"note": "skipped: its disk is full"}
+        elif store is not None and (store.full or store.name in self._unsafe) and fault.kind in ("kill", "terminate"):
+            return {"note": "skipped: its disk is full, or its file is not repaired yet"}
         else:
             return self._signal(fault, self._victim(fault))
         return {}
@@ -215,6 +230,8 @@ class Injector:
         disk.fill()
         if store:
             store.full = True
+            if store in self.world.redis_stores:
+                self._unsafe[store.name] = False
 
         def end() -> None:
             disk.free()

@@ -197,6 +197,17 @@ def serves_redis(port: int) -> bool:
     return False
 
 
+def rewrite_file(port: int, *, ask: bool) -> bool:
+    """Ask a Redis to rewrite its append-only file, or whether that is done. False while it does not answer."""
+    with redis.Redis(host=HOST, port=port, socket_timeout=0.5) as client, suppress(redis.RedisError):
+        if ask:
+            client.bgrewriteaof()
+            return True
+        found: Any = client.info("persistence")
+        return not found["aof_rewrite_in_progress"] and found["aof_last_bgrewrite_status"] == "ok"
+    return False
+
+
 def hello(port: int) -> dict[str, Any]:
     """What a mongod says of itself; empty while it does not answer."""
     with (
