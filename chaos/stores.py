@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,6 @@ class Store:
     proxy: Proxy | None = None
     #: Whether its disk is full now.
     full: bool = False
-    held: list[int] = field(default_factory=list)
 
     @property
     def name(self) -> str:
