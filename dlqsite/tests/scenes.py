@@ -171,9 +171,9 @@ def call(name: str, outcome: Outcome) -> None:
         breaker.record(permit, outcome, 10)
 
 
-def letters(number: int, **changes: Any) -> None:
-    """Dead letters of one kind, the last of them a moment ago."""
-    now = datetime.now(UTC)
+def letters(number: int, *, later_s: float = 0, **changes: Any) -> None:
+    """Dead letters of one kind, the last of them a moment ago, or ``later_s`` seconds from now."""
+    now = datetime.now(UTC) + timedelta(seconds=later_s)
     kind = changes.get("error_type", "TIMEOUT_ERROR")
     record_outcomes(
         [
