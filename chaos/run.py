@@ -24,8 +24,9 @@ from chaos.world import TOPOLOGIES, World
 from dlqsite.tests.journeys.rig import ROOT
 
 PREFIX = "dlq:"
-#: Seconds after the faults until nothing may be under way: the sweep looks at claims that are five minutes old.
-QUIET_LIMIT_S = 420.0
+#: Seconds after the faults until nothing may be under way: the sweep looks at claims that are five minutes old, and a
+#: DLQ worker deletes the plan of a batch whose start was never confirmed after ten.
+QUIET_LIMIT_S = 780.0
 #: Automatic replays of the last messages would otherwise be waited for.
 _AUTOMATIC_S = 70.0
 #: Complaints of health that faults explain: a breaker counts the failures of a handler, also those during a pause. A
