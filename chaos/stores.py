@@ -222,9 +222,11 @@ def hello(port: int) -> dict[str, Any]:
 def initiate(members: Sequence[Store], replica_set: str, settings: Mapping[str, int] | None = None) -> None:
     """Make a replica set of running mongods, and wait for its primary. ``settings``: those of ``replSetInitiate``."""
     until(lambda: all(hello(member.server.port) for member in members), 60, "every mongod answers")
+    # Members are known by their proxies. A single one must reach itself when it starts: no other would correct it.
+    ports = [member.port if len(members) > 1 else member.server.port for member in members]
     config = {
         "_id": replica_set,
-        "members": [{"_id": number, "host": f"{HOST}:{member.port}"} for number, member in enumerate(members)],
+        "members": [{"_id": number, "host": f"{HOST}:{port}"} for number, port in enumerate(ports)],
         "settings": dict(settings or {}),
     }
     with pymongo.MongoClient[dict[str, Any]](HOST, members[0].server.port, directConnection=True) as client:
