@@ -21,6 +21,7 @@ from console.read_only import ReadOnlyAdmin
 from console.templatetags.console import badge
 from dlq_app.domain.limits import MAX_REASON
 from notify_app import services
+from notify_app.conf import policy
 from notify_app.models import Notification, State
 from notify_app.store.outbox import UNSOLVED
 from wire.visible_text import visible
@@ -75,6 +76,12 @@ class NotificationAdmin(ReadOnlyAdmin):
         "sent_at", "attempts", "give_up_at", "shown_error", "uid",
     )  # fmt: skip
     actions = ("retry", "dismiss")
+    change_list_template = "notify_app/notifications.html"
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        guide = reverse("admin:docs", args=["notifications"])
+        context = {"recipients": sorted(policy().recipients), "guide": guide, **(extra_context or {})}
+        return super().changelist_view(request, context)
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Users who can read dead letters: it names groups, breakers and batches, which they see anyway."""

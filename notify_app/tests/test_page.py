@@ -58,6 +58,13 @@ def test_a_viewer_sees_state_recipient_and_error_and_may_change_nothing(viewer: 
     assert viewer.get(reverse(LIST), {"state__exact": "failed"}).status_code == 200
 
 
+def test_it_names_the_recipients_or_that_there_are_none(viewer: Client) -> None:
+    with policy(recipients={}):
+        assert "names no recipient" in viewer.get(reverse(LIST)).content.decode()
+    with policy(recipients={"team": a_recipient()}):
+        assert "Recipients: team." in viewer.get(reverse(LIST)).content.decode()
+
+
 @pytest.mark.parametrize(
     ("what", "state", "done"), [("retry", State.WAITING, "queued"), ("dismiss", State.DISMISSED, "dismissed")]
 )
