@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import stat
-import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +21,7 @@ from dlq_app.store import indexes
 from dlq_app.store.mongo import LETTERS
 from dlqsite.models import SCOPES, ApiKey
 from management import preparation
+from management.management.commands import prepare
 
 
 @pytest.mark.django_db
@@ -152,7 +153,7 @@ def test_a_role_waits_until_the_indexes_are_built(
     mongo_db[LETTERS].drop_indexes()
     assert "indexes are missing" in preparation.unprepared()
     # Another run of prepare finishes while this one waits.
-    monkeypatch.setattr(time, "sleep", lambda _: preparation.ensure_indexes())
+    monkeypatch.setattr(prepare, "time", SimpleNamespace(sleep=lambda _: preparation.ensure_indexes()))
 
     call_command("prepare", "--wait")
 
@@ -181,11 +182,13 @@ def test_a_store_that_is_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> 
     assert preparation.unprepared() == "the database does not answer"
 
 
-@pytest.mark.django_db
-def test_a_waiting_role_ends_on_sigterm(mongo_db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    mongo_db[LETTERS].drop_indexes()
+def test_a_waiting_role_ends_on_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unprepared() -> str:
+        signal.raise_signal(signal.SIGTERM)
+        return "nothing is prepared"
+
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(time, "sleep", lambda _: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(preparation, "unprepared", unprepared)
 
     with pytest.raises(SystemExit):
         call_command("prepare", "--wait")
