@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import sys
+import time
 from typing import Any, NoReturn, Protocol
 
 from django.core.management.base import BaseCommand, CommandParser
@@ -17,6 +18,27 @@ class _Out(Protocol):
     def write(self, text: str, /) -> object: ...
 
     def flush(self) -> object: ...
+
+
+class _Terminal(_Out, Protocol):
+    def isatty(self) -> bool: ...
+
+
+#: Seconds between two lines about the progress of a command.
+_PROGRESS_EVERY_S = 2.0
+
+
+class Counted:
+    """Shows on a terminal how many things a command has handled: at most one line every two seconds."""
+
+    def __init__(self, out: _Terminal) -> None:
+        self._out = out
+        self._shown_at = time.monotonic()
+
+    def __call__(self, what: str, number: int) -> None:
+        if time.monotonic() - self._shown_at >= _PROGRESS_EVERY_S and self._out.isatty():
+            self._shown_at = time.monotonic()
+            self._out.write(f"{number:,} {what} …")
 
 
 class StrictCommand(BaseCommand):

@@ -33,10 +33,10 @@ class Timed:
         measuring.begin()
         status = "500"
 
-        def started(told: str, *rest: Any) -> Any:
+        def started(status_line: str, *rest: Any) -> Any:
             nonlocal status
-            status = told[:3]
-            return start_response(told, *rest)
+            status = status_line[:3]
+            return start_response(status_line, *rest)
 
         began = time.perf_counter()
         try:

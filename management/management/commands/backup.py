@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,8 @@ from django.db import Error as DatabaseError
 from management import backup
 from management.archive import Archive
 from management.errors import ArchiveDamaged
-from management.terminal import StrictCommand, actor, printable
+from management.terminal import Counted, StrictCommand, actor, printable
 from wire.errors import ServiceError
-
-_TELL_EVERY_S = 2.0
 
 
 class Command(StrictCommand):
@@ -33,7 +30,6 @@ class Command(StrictCommand):
         parser.add_argument("--json", action="store_true", help="one JSON object at the end")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        self._told_at = time.monotonic()
         try:
             if options["verify"]:
                 self._verify(Path(options["path"]), as_json=options["json"])
@@ -42,15 +38,15 @@ class Command(StrictCommand):
         except ArchiveDamaged as error:
             raise CommandError(printable(str(error))) from error
         except DatabaseError as error:
-            told = "The database does not answer or lacks tables, so there is no backup. Start it, or run `prepare`."
-            raise CommandError(told) from error
+            message = "The database does not answer or lacks tables, so there is no backup. Start it, or run `prepare`."
+            raise CommandError(message) from error
         except OSError as error:
             raise CommandError(f"{printable(options['path'])}: {error.strerror or error}") from error
         except ServiceError as error:
             raise CommandError(f"There is no backup: {error}") from error
 
     def _make(self, path: Path, *, as_json: bool) -> None:
-        made = backup.make(path, by=actor(), progress=self._progress)
+        made = backup.make(path, by=actor(), progress=Counted(self.stderr))
         if as_json:
             shown = {"file": str(path), "bytes": made.size, "members": made.members, "oneInstant": made.is_one_instant}
             self.stdout.write(json.dumps(shown))
@@ -73,8 +69,3 @@ class Command(StrictCommand):
         else:
             listed = ", ".join(f"{number:,} {name}" for name, number in numbers.items())
             self.stdout.write(printable(f"{path} is complete: {listed}. Made at {about['madeAt']}."))
-
-    def _progress(self, what: str, number: int) -> None:
-        if time.monotonic() - self._told_at >= _TELL_EVERY_S and self.stderr.isatty():
-            self._told_at = time.monotonic()
-            self.stderr.write(f"{number:,} {what} …")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -14,10 +13,8 @@ from django.db import Error as DatabaseError
 from management import backup
 from management.archive import Archive
 from management.errors import ArchiveDamaged, RestoreRefused
-from management.terminal import StrictCommand, actor, can_ask, printable, says_yes
+from management.terminal import Counted, StrictCommand, actor, can_ask, printable, says_yes
 from wire.errors import ServiceError
-
-_TELL_EVERY_S = 2.0
 
 
 class Command(StrictCommand):
@@ -37,7 +34,6 @@ class Command(StrictCommand):
         parser.add_argument("--json", action="store_true", help="one JSON object at the end")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        self._told_at = time.monotonic()
         try:
             archive = Archive(Path(options["file"]))
             archive.verify()
@@ -48,12 +44,12 @@ class Command(StrictCommand):
                 question = f"Restore {number:,} letters of {archive.about.get('madeAt')}?"
                 if not says_yes(printable(question), cast("TextIO", self.stderr._out)):
                     return
-            done = backup.apply(archive, by=actor(), hold=options["hold"], progress=self._progress)
+            done = backup.apply(archive, by=actor(), hold=options["hold"], progress=Counted(self.stderr))
         except (ArchiveDamaged, RestoreRefused) as error:
             raise CommandError(printable(str(error))) from error
         except DatabaseError as error:
-            told = "The database does not answer or lacks tables. Start it or run `prepare`, then run this again."
-            raise CommandError(told) from error
+            message = "The database does not answer or lacks tables. Start it or run `prepare`, then run this again."
+            raise CommandError(message) from error
         except OSError as error:
             raise CommandError(f"{printable(options['file'])}: {error.strerror or error}") from error
         except ServiceError as error:
@@ -61,9 +57,9 @@ class Command(StrictCommand):
         if options["json"]:
             self.stdout.write(json.dumps(asdict(done)))
         else:
-            self._tell(done)
+            self._report(done)
 
-    def _tell(self, done: backup.Restored) -> None:
+    def _report(self, done: backup.Restored) -> None:
         numbers = ", ".join(f"{number:,} {name}" for name, number in done.added.items())
         self.stdout.write(f"Restored: {numbers}.")
         there = ", ".join(f"{number:,} {name}" for name, number in done.there.items() if number)
@@ -78,8 +74,3 @@ class Command(StrictCommand):
         if done.paused_batches:
             self.stdout.write(f"{done.paused_batches:,} replay batches are paused. Resume or cancel them.")
         self.stdout.write("Next: manage.py reconcile --fix, then start the roles, then manage.py doctor.")
-
-    def _progress(self, what: str, number: int) -> None:
-        if time.monotonic() - self._told_at >= _TELL_EVERY_S and self.stderr.isatty():
-            self._told_at = time.monotonic()
-            self.stderr.write(f"{number:,} {what} …")
