@@ -78,6 +78,20 @@ class Ledger(LedgerReads):
             answers += self._accept(acceptances[start : start + ACCEPT_CHUNK], None)
         return answers
 
+    def accept_group(
+        self, requests: Sequence[tuple[Acceptance, RateLimit | None]]
+    ) -> list[AcceptAnswer | LedgerRefused]:
+        """``accept`` for each of many requests, in order, in one round trip with one wait for durability.
+
+        A request that the ledger refuses gets its ``LedgerRefused`` and does not affect the others. Raises
+        ``StoreUnavailable`` for all of them: each may or may not have been accepted.
+        """
+        replies = self.run_each_confirmed([accept_call(acceptance, limit) for acceptance, limit in requests])
+        return [
+            reply if isinstance(reply, LedgerRefused) else accept_answer(acceptance, limit, reply)
+            for (acceptance, limit), reply in zip(requests, replies, strict=True)
+        ]
+
     def throttle(self, limit: RateLimit) -> tuple[bool, RateState]:
         """Count a request that is not an acceptance; return whether it is allowed, and the rate limit's state."""
         allowed, remaining, reset = self._scripts.run("throttle", limit.client, limit.limit, limit.window_ms)

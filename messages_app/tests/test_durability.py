@@ -72,6 +72,8 @@ def test_without_a_replica_that_confirms_it_is_refused_and_may_be_there(
     with silent(replica):
         with pytest.raises(NotConfirmed, match="replica") as refused:
             hasty.accept(message)
+        with pytest.raises(NotConfirmed, match="replica"):
+            hasty.accept_group([(message, None), (an_acceptance(message_id="d"), None)])
         assert hasty.get("c") is not None
         # On a connection that has written nothing: it waits for what the first one wrote.
         again = an_acceptance(message_id="c")

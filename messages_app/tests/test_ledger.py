@@ -152,6 +152,32 @@ def test_many_are_accepted_in_order_and_one_refusal_touches_no_other(desk: Desk)
     assert desk.account() == (300, 0, 0, 300)
 
 
+def test_a_group_gets_an_answer_for_each_of_its_requests(desk: Desk) -> None:
+    limit = RateLimit(client="c", limit=2)
+    first = acceptance("a")
+    answers = desk.ledger.accept_group(
+        [
+            (first, limit),
+            (acceptance("a" * 65), None),
+            (acceptance("a", sha256="9" * 64), limit),
+            (acceptance("b"), limit),
+            (acceptance("b"), None),
+            (first, limit),
+        ]
+    )
+
+    refused = answers.pop(1)
+    assert isinstance(refused, LedgerRefused)
+    told = [
+        (answer.status, answer.rate and answer.rate.remaining)
+        for answer in answers
+        if not isinstance(answer, LedgerRefused)
+    ]
+    assert told == [("accepted", 1), ("conflict", 0), ("throttled", 0), ("accepted", None), ("accepted", None)]
+    assert desk.account() == (2, 0, 0, 2)
+    assert desk.ledger.accept_group([]) == []
+
+
 def test_an_id_accepted_anew_gets_an_epoch_above_its_former_ones(desk: Desk) -> None:
     first = desk.bury("a")
     desk.ledger.forward(order("a", first + 1))
