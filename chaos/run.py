@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,10 @@ class Options:
 
 def chaos(options: Options, tell: Callable[[str], None], keep: Path | None = None) -> dict[str, Any]:
     """Run once and return the result, as written to ``summary.json``. ``keep``: a folder for logs of a bad run."""
-    with World(topology=TOPOLOGIES[options.topology], workers=options.workers, seed=options.seed) as world:
+    with (
+        thread_errors() as own_errors,
+        World(topology=TOPOLOGIES[options.topology], workers=options.workers, seed=options.seed) as world,
+    ):
         roles = list(world.pids())
         disks = world.data.mounted and all(store.disk.mounted for store in world.stores)
         others = ["postgres"] if world.postgres else []
@@ -82,6 +86,7 @@ def chaos(options: Options, tell: Callable[[str], None], keep: Path | None = Non
         verdict.add("the supervisor outlives every fault and stops cleanly", _ending(ended_early, code))
         verdict.add("no process is left behind", world.left_behind())
         verdict.add("reconcile finds no difference", _reconcile(world))
+        verdict.add("no thread of this program ended by an error", own_errors)
         if keep is not None and not verdict.holds:
             _copy_logs(world, keep)
         return {
@@ -103,6 +108,23 @@ def chaos(options: Options, tell: Callable[[str], None], keep: Path | None = Non
             "books": judge.summary(books),
             "errors": _errors(world),
         }
+
+
+@contextmanager
+def thread_errors() -> Iterator[list[str]]:
+    """Collect the errors that end threads of this program: without its clients a run proves less than it says."""
+    errors: list[str] = []
+    before = threading.excepthook
+
+    def note(failed: threading.ExceptHookArgs) -> None:
+        errors.append(f"{failed.thread.name if failed.thread else 'a thread'}: {failed.exc_value!r}")
+        before(failed)
+
+    threading.excepthook = note
+    try:
+        yield errors
+    finally:
+        threading.excepthook = before
 
 
 def _traffic(submitter: Submitter) -> dict[str, Any]:

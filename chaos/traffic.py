@@ -74,6 +74,8 @@ class Submitter:
     #: Kinds that replay automatically are sent only in the first seconds.
     automatic_until_s: float = float("inf")
     sent: dict[str, Sent] = field(default_factory=dict)
+    #: Ids of messages that die once. ``sent`` grows meanwhile, so only this may be read before all threads have ended.
+    once_ids: list[str] = field(default_factory=list)
     answers: Counter[str] = field(default_factory=Counter)
     wrong_repeats: list[str] = field(default_factory=list)
     latencies_ms: list[float] = field(default_factory=list)
@@ -81,7 +83,7 @@ class Submitter:
     longest_gap_s: tuple[float, float] = (0.0, 0.0)
 
     def start(self) -> Submitter:
-        self._stopping, self._lock, self._next = threading.Event(), threading.Lock(), 0
+        self._stopping, self._lock, self._next, self._accepted = threading.Event(), threading.Lock(), 0, 0
         self._begun = self._last = time.monotonic()
         self._running = [threading.Thread(target=self._run, daemon=True) for _ in range(self.threads)]
         for thread in self._running:
@@ -97,7 +99,7 @@ class Submitter:
         return any(thread.is_alive() for thread in self._running)
 
     def accepted(self) -> int:
-        return sum(one.accepted for one in list(self.sent.values()))
+        return self._accepted
 
     def _take(self) -> int | None:
         with self._lock:
@@ -131,6 +133,8 @@ class Submitter:
             head["notBefore"] = at
         body = (json.dumps(head)[:-1] + f', "payload": {payload}}}').encode()
         sent = self.sent[message_id] = Sent(name, payload)
+        if name == "once":
+            self.once_ids.append(message_id)
         deadline = time.monotonic() + GIVE_UP_S
         while time.monotonic() < deadline:
             begun = time.monotonic()
@@ -138,6 +142,7 @@ class Submitter:
                 now = time.monotonic()
                 with self._lock:
                     sent.accepted = True
+                    self._accepted += 1
                     gap = (now - self._last, self._last - self._begun)
                     self.longest_gap_s, self._last = max(self.longest_gap_s, gap), now
                     self.latencies_ms.append((now - begun) * 1000)
@@ -220,8 +225,7 @@ class Operator:
             self._stopping.wait(0.5)
 
     def _replay_one(self, rng: random.Random) -> None:
-        known = [message_id for message_id, sent in list(self.submitter.sent.items()) if sent.kind == "once"]
-        if known:
+        if known := self.submitter.once_ids:
             self._ask("replay", f"/api/dlq/{rng.choice(known)}/replay", {"reason": "chaos"}, {})
 
     def _ask(self, what: str, path: str, body: object, headers: dict[str, str]) -> Reply | None:
