@@ -7,11 +7,13 @@ their answers cannot differ. A single message costs one round trip to Redis, inc
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from messages_app.domain.clients import Client
 from messages_app.domain.errors import (
     IdempotencyConflict,
+    LedgerRefused,
     LengthRequired,
     MessagesError,
     PayloadTooLarge,
@@ -19,7 +21,7 @@ from messages_app.domain.errors import (
     UnsupportedMediaType,
 )
 from messages_app.domain.parsing import Envelope, decode, parse_envelope
-from messages_app.domain.records import Acceptance, AcceptAnswer, AcceptStatus
+from messages_app.domain.records import Acceptance, AcceptAnswer, AcceptStatus, RateLimit, RateState
 from messages_app.rest.batch_parsing import Item, scan_batch
 from messages_app.rest.replies import (
     Reply,
@@ -31,7 +33,7 @@ from messages_app.rest.replies import (
 )
 from messages_app.rest.validation import MESSAGE_ID, Submission, check
 from messages_app.store.ledger import ledger
-from messages_app.store.throttles import count, submit_limit
+from messages_app.store.throttles import count, count_many, submit_limit
 from messages_app.work.protection import reject_while_open
 from processes import tracing
 from processes.measured import measured
@@ -50,8 +52,27 @@ DUPLICATES: Final = "duplicates"
 KNOWN_IDS: Final = frozenset({AcceptStatus.DUPLICATE, AcceptStatus.CONFLICT})
 #: Maximum size of a body that is parsed before the request is counted. A client over its limit must not make this
 #: process parse more. The acceptance counts smaller requests in its own round trip.
-_CHEAP_BODY = 8 * 1024
+CHEAP_BODY: Final = 8 * 1024
 _PIECE = 64 * 1024
+
+
+@dataclass(slots=True, eq=False)
+class Pending:
+    """A submission of one message that was read, until its reply is there."""
+
+    client: Client
+    trace: str
+    #: Counts the request; None without a limit, or once it was counted.
+    limit: RateLimit | None
+    span: Span | None = None
+    #: State of the limit once the request was counted.
+    rate: RateState | None = None
+    acceptance: Acceptance | None = None
+    #: The circuit breaker of its handler, if any.
+    breaker: str | None = None
+    #: Why the request is rejected.
+    error: MessagesError | None = None
+    reply: Reply | None = None
 
 
 def submit(head: Mapping[str, Any], read: Callable[[int], bytes], client: Client) -> Reply:
@@ -59,44 +80,142 @@ def submit(head: Mapping[str, Any], read: Callable[[int], bytes], client: Client
 
     ``head``: the request's headers under their CGI names. ``read``: reads the body; not called for rejected headers.
     """
-    trace = traceparent_of(head.get("HTTP_TRACEPARENT"))
-    if not tracing.is_on:
-        return _submit(head, read, client, trace)
-    span = _request_span("/api/messages", trace)
-    reply = _submit(head, read, client, span.traceparent, span)
-    _end(span, reply)
-    return reply
-
-
-def _submit(
-    head: Mapping[str, Any], read: Callable[[int], bytes], client: Client, trace: str, span: Span | None = None
-) -> Reply:  # fmt: skip
-    limit = submit_limit(client)
-    rate = None
+    pending = _begin(head, client)
     try:
         body = _read(head, read, MAX_BODY)
     except MessagesError as error:
-        return rejected_reply(error, limit)
-    # When Redis does not answer, the acceptance counts the request: it needs Redis anyway.
-    if limit and len(body) > _CHEAP_BODY and (counted := count(limit)):
-        passed, rate = counted
-        if not passed:
-            return rate_limited_reply(rate)
-        limit = None
+        pending.error = error
+    else:
+        # When Redis does not answer, the acceptance counts the request: it needs Redis anyway.
+        if pending.limit and len(body) > CHEAP_BODY and (counted := count(pending.limit)):
+            passed, pending.rate = counted
+            pending.limit = None
+            if not passed:
+                return _reply(pending, rate_limited_reply(pending.rate))
+        _parse(pending, head, body)
+    conclude([pending])
+    return reply_of(pending)
+
+
+def prepare(head: Mapping[str, Any], body: bytes, client: Client) -> Pending:
+    """The first half of ``submit``: parse and validate. Waits for nothing. ``conclude`` is the second half.
+
+    Only for bodies of at most ``CHEAP_BODY`` bytes: longer ones are counted before they are parsed.
+    """
+    pending = _begin(head, client)
     try:
-        submission = _admissible(parse_envelope(decode(body)), head.get("HTTP_IDEMPOTENCY_KEY"))
+        _length(head, MAX_BODY)
     except MessagesError as error:
-        return problem_reply(error, rate) if rate else rejected_reply(error, limit)
-    if span is not None:
-        span.note({"messaging.destination.name": submission.type, "messaging.message.id": submission.message_id})
+        pending.error = error
+    else:
+        _parse(pending, head, body)
+    return pending
+
+
+def conclude(group: Sequence[Pending]) -> StoreUnavailable | None:
+    """Accept submissions in one step and set the reply of each, the same as if it were alone.
+
+    Returns the outage that failed the acceptances, if any. Called again with submissions that have no reply yet, it
+    accepts none of them twice.
+    """
+    accepted: list[tuple[Pending, Acceptance]] = []
+    for pending in group:
+        if pending.acceptance is None:
+            continue
+        try:
+            if pending.breaker is not None:
+                reject_while_open(pending.breaker, pending.acceptance.type)
+        except MessagesError as error:
+            pending.error = error
+        else:
+            accepted.append((pending, pending.acceptance))
+    outage = None
     try:
-        answer = ledger().accept(submission.acceptance(client, trace), limit)
-        hides = _of_others([answer], client)
+        answers = ledger().accept_group([(acceptance, pending.limit) for pending, acceptance in accepted])
     except StoreUnavailable as error:
-        return problem_reply(error, rate)
-    if answer.status in KNOWN_IDS:
-        measured.count(DUPLICATES)
-    return accepted_reply(answer, rate or answer.rate, hides_state=bool(hides))
+        outage = error
+        for pending, _ in accepted:
+            _reply(pending, problem_reply(error, pending.rate))
+    else:
+        _reply_answered([pending for pending, _ in accepted], answers)
+    _reply_rejected([pending for pending in group if pending.error is not None], outage)
+    return outage
+
+
+def reply_of(pending: Pending) -> Reply:
+    """The reply of a concluded submission."""
+    if pending.reply is None:
+        raise RuntimeError("the submission was not concluded")
+    return pending.reply
+
+
+def fail(pending: Pending, error: MessagesError) -> None:
+    """Reply with ``error``, without asking Redis."""
+    _reply(pending, problem_reply(error, pending.rate))
+
+
+def _begin(head: Mapping[str, Any], client: Client) -> Pending:
+    pending = Pending(client, traceparent_of(head.get("HTTP_TRACEPARENT")), submit_limit(client))
+    if tracing.is_on:
+        pending.span = _request_span("/api/messages", pending.trace)
+        pending.trace = pending.span.traceparent
+    return pending
+
+
+def _parse(pending: Pending, head: Mapping[str, Any], body: bytes) -> None:
+    try:
+        submission = check(parse_envelope(decode(body)), head.get("HTTP_IDEMPOTENCY_KEY"))
+    except MessagesError as error:
+        pending.error = error
+        return
+    pending.acceptance = submission.acceptance(pending.client, pending.trace)
+    pending.breaker = submission.breaker
+    if pending.span is not None:
+        about = {"messaging.destination.name": submission.type, "messaging.message.id": submission.message_id}
+        pending.span.note(about)
+
+
+def _reply(pending: Pending, reply: Reply) -> Reply:
+    pending.reply = reply
+    if pending.span is not None:
+        _end(pending.span, reply)
+    return reply
+
+
+def _reply_answered(group: Sequence[Pending], answers: Sequence[AcceptAnswer | LedgerRefused]) -> None:
+    known = [
+        (pending, answer)
+        for pending, answer in zip(group, answers, strict=True)
+        if isinstance(answer, AcceptAnswer) and answer.status in KNOWN_IDS
+    ]
+    hidden: frozenset[tuple[str, str]] = frozenset()
+    if known:
+        measured.count(DUPLICATES, by=len(known))
+        try:
+            hidden = _of_others([(answer, pending.client) for pending, answer in known])
+        except StoreUnavailable as error:
+            for pending, duplicate in known:
+                if duplicate.status is AcceptStatus.DUPLICATE and not pending.client.may_read:
+                    fail(pending, error)
+    for pending, answer in zip(group, answers, strict=True):
+        if isinstance(answer, LedgerRefused):
+            fail(pending, answer)
+        elif pending.reply is None:
+            hides_state = (pending.client.label, answer.message_id) in hidden
+            _reply(pending, accepted_reply(answer, pending.rate or answer.rate, hides_state=hides_state))
+
+
+def _reply_rejected(group: Sequence[Pending], outage: StoreUnavailable | None) -> None:
+    """Rejected requests count against their limits like any other, unless Redis has just failed to answer."""
+    limits = [pending.limit for pending in group if pending.limit is not None]
+    counted = None if outage is not None else count_many(limits)
+    states = iter(counted or ())
+    for pending in group:
+        passed, rate = next(states) if counted and pending.limit is not None else (True, pending.rate)
+        if not passed and rate is not None:
+            _reply(pending, rate_limited_reply(rate))
+        elif pending.error is not None:
+            _reply(pending, problem_reply(pending.error, rate))
 
 
 def submit_batch(head: Mapping[str, Any], read: Callable[[int], bytes], client: Client) -> Reply:
@@ -153,6 +272,12 @@ def _end(span: Span, reply: Reply) -> None:
 
 def _read(head: Mapping[str, Any], read: Callable[[int], bytes], max_bytes: int) -> bytes:
     """The body. Invalid headers are rejected before it is read."""
+    length = _length(head, max_bytes, read)
+    return read(length) if length > 0 else b""
+
+
+def _length(head: Mapping[str, Any], max_bytes: int, read: Callable[[int], bytes] | None = None) -> int:
+    """The length of the body, by valid headers. ``read`` discards one that is too long."""
     content_type = head.get("CONTENT_TYPE") or ""
     if content_type != "application/json":
         media_type, _, parameters = content_type.partition(";")
@@ -169,10 +294,10 @@ def _read(head: Mapping[str, Any], read: Callable[[int], bytes], max_bytes: int)
     except ValueError:
         raise LengthRequired("Content-Length must be a number.") from None
     if length > max_bytes:
-        if length <= MAX_SKIPPED:
+        if length <= MAX_SKIPPED and read is not None:
             _skip(read, length)
         raise PayloadTooLarge(f"The body has {length} bytes; at most {max_bytes} are allowed.")
-    return read(length) if length > 0 else b""
+    return length
 
 
 def _skip(read: Callable[[int], bytes], length: int) -> None:
@@ -187,8 +312,8 @@ def _skip(read: Callable[[int], bytes], length: int) -> None:
         length -= piece
 
 
-def _admissible(envelope: Envelope, idempotency_key: str | None = None) -> Submission:
-    submission = check(envelope, idempotency_key)
+def _admissible(envelope: Envelope) -> Submission:
+    submission = check(envelope)
     if submission.breaker is not None:
         reject_while_open(submission.breaker, submission.type)
     return submission
@@ -214,7 +339,7 @@ def _accept_all(text: str, items: Sequence[Item], client: Client, trace: str) ->
             results.append({})
             acceptances.append((index, submission.acceptance(client, trace)))
     answers = ledger().accept_many([acceptance for _, acceptance in acceptances])
-    others = _of_others(answers, client)
+    others = _of_others([(answer, client) for answer in answers])
     if known := sum(answer.status in KNOWN_IDS for answer in answers):
         measured.count(DUPLICATES, by=known)
     for (index, _), answer in zip(acceptances, answers, strict=True):
@@ -226,7 +351,7 @@ def _accept_all(text: str, items: Sequence[Item], client: Client, trace: str) ->
                 "status": answer.status.value,
                 "messageId": answer.message_id,
             }
-            if answer.message_id not in others:
+            if (client.label, answer.message_id) not in others:
                 results[index]["state"] = str(answer.state)
     return results
 
@@ -240,10 +365,17 @@ def _rejected(index: int, message_id: str | None, error: MessagesError) -> dict[
     }
 
 
-def _of_others(answers: Sequence[AcceptAnswer], client: Client) -> frozenset[str]:
-    """Ids of duplicates that another client submitted, unless this client may read: it learns only that they exist."""
-    ids = [answer.message_id for answer in answers if answer.status is AcceptStatus.DUPLICATE]
-    if client.may_read or not ids:
+def _of_others(answers: Sequence[tuple[AcceptAnswer, Client]]) -> frozenset[tuple[str, str]]:
+    """Client and id of each duplicate that another client submitted: this one learns only that the id is taken.
+
+    Clients that may read are left out.
+    """
+    asked = [
+        (client.label, answer.message_id)
+        for answer, client in answers
+        if answer.status is AcceptStatus.DUPLICATE and not client.may_read
+    ]
+    if not asked:
         return frozenset()
-    found = zip(ids, ledger().get_many(ids), strict=True)
-    return frozenset(message_id for message_id, record in found if record is None or record.client != client.label)
+    found = zip(asked, ledger().get_many([message_id for _, message_id in asked]), strict=True)
+    return frozenset(one for one, record in found if record is None or record.client != one[0])

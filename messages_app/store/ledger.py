@@ -94,8 +94,13 @@ class Ledger(LedgerReads):
 
     def throttle(self, limit: RateLimit) -> tuple[bool, RateState]:
         """Count a request that is not an acceptance; return whether it is allowed, and the rate limit's state."""
-        allowed, remaining, reset = self._scripts.run("throttle", limit.client, limit.limit, limit.window_ms)
-        return bool(allowed), RateState(limit.limit, remaining, reset)
+        return self.throttle_many([limit])[0]
+
+    def throttle_many(self, limits: Sequence[RateLimit]) -> list[tuple[bool, RateState]]:
+        """``throttle`` for each, in order, in one round trip."""
+        calls = [("throttle", (limit.client, limit.limit, limit.window_ms)) for limit in limits]
+        replies = zip(limits, self._scripts.run_many(calls), strict=True)
+        return [(bool(allowed), RateState(limit.limit, left, reset)) for limit, (allowed, left, reset) in replies]
 
     def _accept(self, acceptances: Sequence[Acceptance], limit: RateLimit | None) -> list[AcceptAnswer]:
         replies = self.run_confirmed([accept_call(acceptance, limit) for acceptance in acceptances])

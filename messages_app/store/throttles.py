@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from math import ceil
 from typing import TYPE_CHECKING
 
@@ -31,13 +32,19 @@ def submit_limit(client: Client) -> RateLimit | None:
 
 
 def count(limit: RateLimit) -> tuple[bool, RateState] | None:
-    """Count one request; return whether it is allowed, and the limit's state. None when Redis does not answer.
+    """``count_many`` of one request."""
+    counted = count_many([limit])
+    return counted[0] if counted else None
 
-    One step on the server, so that two requests cannot take the same last place. Without an answer the caller allows
-    the request: none of these requests writes a message, and an unavailable limiter must not stop reads.
+
+def count_many(limits: Sequence[RateLimit]) -> list[tuple[bool, RateState]] | None:
+    """Count requests; return of each whether it is allowed, and its limit's state. None when Redis does not answer.
+
+    One step on the server for each, so that two requests cannot take the same last place. Without an answer the caller
+    allows the requests: none of them writes a message, and an unavailable limiter must not stop reads.
     """
     try:
-        return ledger().throttle(limit)
+        return ledger().throttle_many(limits)
     except StoreUnavailable as error:
         log.warning("rate limiter unavailable: %s", error)
         return None

@@ -13,20 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from pytest_django import Settings
 
 from breaker_app.conf import breaker_for
 from breaker_app.states import State as BreakerState
 from messages_app import registry
 from messages_app.domain.clients import Client
+from messages_app.domain.errors import StoreUnavailable
 from messages_app.domain.parsing import MAX_FAULTS
 from messages_app.domain.records import Record
 from messages_app.envelope import Message
 from messages_app.rest import intake
-from messages_app.rest.intake import MAX_BODY, MAX_SKIPPED, submit, submit_batch
+from messages_app.rest.intake import MAX_BODY, MAX_SKIPPED, Pending, conclude, prepare, reply_of, submit, submit_batch
 from messages_app.rest.replies import Reply
 from messages_app.rest.validation import uuid7
-from messages_app.store.ledger import ledger
+from messages_app.store.ledger import Ledger, ledger
 from messages_app.work import protection
 
 pytestmark = pytest.mark.redis
@@ -544,7 +546,58 @@ def test_while_the_breaker_is_open_its_type_is_refused_and_others_are_not(guarde
     assert send({"payload": 1}).status == 202
     result = said(send_batch({"messages": [{"payload": 1, "type": guarded}, {"payload": 1}]}))["data"]["results"]
     assert result[0]["problem"]["code"] == "circuit_open"
-    assert result[1]["status"] == "accepted"
+
+
+# -- in company
+
+
+def together(*requests: tuple[str, Client]) -> list[Pending]:
+    return [prepare(head(body.encode()), body.encode(), client) for body, client in requests]
+
+
+def test_each_of_a_group_gets_the_reply_that_it_gets_alone(guarded: str, redis_client: Any) -> None:
+    dave = Client(label="key:dave", rate_key="key:dave", source="dave", rate_limit_per_minute=3, may_read=False)
+    erin = Client(label="key:erin", rate_key="key:erin", source="erin", rate_limit_per_minute=0)
+    breaker_for("orders-db").force(BreakerState.FORCED_OPEN, actor="user:olga", reason="maintenance")
+    requests = [
+        ('{"messageId":"a","payload":1}', CAROL),
+        ('{"messageId":"a","payload":1}', CAROL),
+        ('{"messageId":"a","payload":1}', erin),
+        ('{"messageId":"a","payload":1}', dave),
+        ('{"messageId":"a","payload":2}', CAROL),
+        ("{", CAROL),
+        ('{"messageId":"spoilt","payload":3}', CAROL),
+        ('{"messageId":"b","payload":3}', dave),
+        ('{"type":"guarded","messageId":"g","payload":1}', CAROL),
+        ('{"messageId":"c","payload":3}', dave),
+        ('{"messageId":"d","payload":3}', dave),
+        ("{", dave),
+        ('{"messageId":"e","payload":3}', CAROL),
+    ]
+    alone = [send(body, client) for body, client in requests]
+    redis_client.flushall()
+    breaker_for("orders-db").force(BreakerState.FORCED_OPEN, actor="user:olga", reason="maintenance")
+
+    group = together(*requests)
+    assert conclude(group) is None
+
+    def told(replies: list[Reply]) -> list[tuple[int, bytes, dict[str, str]]]:
+        return [
+            (reply.status, re.sub(rb'"queuedAt":"[^"]+"', b"", reply.body), dict(reply.headers)) for reply in replies
+        ]
+
+    assert told([reply_of(pending) for pending in group]) == told(alone)
+    assert [reply.status for reply in alone] == [202, 200, 200, 200, 409, 400, 202, 202, 503, 202, 429, 429, 202]
+
+
+def test_a_group_without_redis_is_refused_without_asking_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    away = Ledger(redis.Redis(port=9))
+    monkeypatch.setattr(intake, "ledger", lambda: away)
+    group = together(('{"payload":1}', CAROL), ("{", Client(label="key:d", rate_key="key:d", rate_limit_per_minute=3)))
+
+    assert isinstance(conclude(group), StoreUnavailable)
+    assert [reply_of(pending).status for pending in group] == [503, 400]
+    assert "RateLimit" not in reply_of(group[1]).headers  # the limiter was not asked
 
 
 # -- batches
