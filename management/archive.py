@@ -228,6 +228,6 @@ def _manifest(path: Path, text: bytes) -> tuple[Mapping[str, Any], Mapping[str, 
             str(name): Member(int(one["lines"]), int(one["bytes"]), str(one["sha256"]))
             for name, one in about["members"].items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ArchiveDamaged(f"{path}: the {MANIFEST} is damaged ({type(error).__name__}).") from error
     return about, members

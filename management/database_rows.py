@@ -15,6 +15,7 @@ from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group
+from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.utils.dateparse import parse_datetime
 
@@ -55,13 +56,13 @@ def restore(table: Table, lines: Iterable[bytes]) -> tuple[int, int]:
     """Add rows from lines, page by page, each page whole; return (added, there already). Raises ``ValueError``."""
     added = there = 0
     iterator = iter(lines)
-    while page := [json.loads(line) for line in islice(iterator, _PAGE)]:
-        try:
+    try:
+        while page := [json.loads(line) for line in islice(iterator, _PAGE)]:
             with transaction.atomic():
                 new = table.write(page)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{type(error).__name__}: {error}") from error
-        added, there = added + new, there + len(page) - new
+            added, there = added + new, there + len(page) - new
+    except (KeyError, TypeError, AttributeError, ArithmeticError, RecursionError, ValidationError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
     return added, there
 
 

@@ -182,7 +182,7 @@ def document_from(line: bytes) -> Document:
     """The document of a line. Raises ``ValueError`` for anything else."""
     try:
         found = json_util.loads(line, json_options=_OPTIONS)
-    except (TypeError, KeyError, AttributeError, ArithmeticError, BSONError) as error:
+    except (TypeError, KeyError, AttributeError, ArithmeticError, RecursionError, BSONError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
     if isinstance(found, dict) and found.keys() == {_RAW}:
         try:

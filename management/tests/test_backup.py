@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tarfile
@@ -290,6 +291,16 @@ def _cut(file: Path) -> None:
     os.truncate(file, file.stat().st_size - 4096)
 
 
+def _manifest_is(text: bytes) -> Callable[[Path], None]:
+    def damage(file: Path) -> None:
+        with tarfile.open(file, "w") as tar:
+            info = tarfile.TarInfo("manifest.json")
+            info.size = len(text)
+            tar.addfile(info, io.BytesIO(text))
+
+    return damage
+
+
 def _manifest_lies(file: Path) -> None:
     data = file.read_bytes()
     file.write_bytes(data.replace(b'"lines": 1,', b'"lines": 2,', 1))
@@ -302,10 +313,12 @@ def _manifest_lies(file: Path) -> None:
         (_middle_of("audit.jsonl.gz"), "member audit is damaged"),
         (_cut, "is not a backup|no manifest|is damaged|is incomplete"),
         (_manifest_lies, "lines instead of 2"),
+        (_manifest_is(b"[" * 100_000), "manifest.json is damaged"),
+        (_manifest_is(b'{"format": 1, "members": {"a": {"lines": 1e400, "bytes": 1, "sha256": ""}}}'), "is damaged"),
         (lambda file: file.write_bytes(b"hello" * 1000), "not a backup"),
         (lambda file: file.write_bytes(b""), "not a backup"),
     ],
-    ids=["letters", "audit", "cut", "manifest", "text", "empty"],
+    ids=["letters", "audit", "cut", "manifest", "deep", "endless", "text", "empty"],
 )
 def test_a_damaged_archive_is_refused_and_named(
     rig: Rig, mongo_db: Any, redis_client: Any, tmp_path: Path, damage: Callable[[Path], None], named: str
@@ -384,7 +397,7 @@ def test_documents_keep_their_types() -> None:
         )
     assert b'"$oid"' in line_of(other)
     assert document_from(line_of(document_from(line_of(document)))) == document
-    for line in (b"[]", b"{}", b"{", b'{"_id": {"$oid": "x"}}', b'{"$bson": "AAAA"}', b'{"$bson": 3}'):
+    for line in (b"[]", b"{}", b"{", b'{"_id": {"$oid": "x"}}', b'{"$bson": "AAAA"}', b'{"$bson": 3}', b"[" * 100_000):
         with pytest.raises(ValueError):  # noqa: PT011
             document_from(line)
 
