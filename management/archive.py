@@ -6,6 +6,7 @@ is complete, whatever was killed.
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import hashlib
 import io
@@ -14,7 +15,7 @@ import os
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -27,6 +28,8 @@ MANIFEST = "manifest.json"
 MAX_LINE = 128 * 1024**2
 _MAX_MANIFEST = 1024**2
 _CHUNK = 1024**2
+#: The end of the name of a file that is not complete.
+_PART = ".dlq-part"
 _END = b"\0" * 2 * tarfile.BLOCKSIZE
 
 
@@ -110,14 +113,18 @@ class ArchiveWriter:
 def new_archive(path: Path, mtime: int) -> Iterator[ArchiveWriter]:
     """An archive at ``path``, readable by its owner only; it appears when the block ends without an error.
 
-    Raises ``FileExistsError`` if there is a file. After an error nothing is left.
+    Raises ``FileExistsError`` if there is a file. After an error nothing is left; what a killed
+    process left, the next backup in the same folder deletes.
     """
     if path.exists():
         raise FileExistsError(17, "the file exists; a backup never replaces one", str(path))
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    _remove_leftovers(path.parent)
+    part = path.with_name(f".{path.name}.{os.getpid()}{_PART}")
     descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         with os.fdopen(descriptor, "w+b") as file:
+            with suppress(OSError):  # not every file system has locks; then a leftover stays
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield ArchiveWriter(file, mtime)
             file.flush()
             os.fsync(file.fileno())
@@ -125,6 +132,14 @@ def new_archive(path: Path, mtime: int) -> Iterator[ArchiveWriter]:
         _sync_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Delete what killed backups left in this folder: unlike those in progress, no process has a lock on it."""
+    for part in folder.glob(f".*{_PART}"):
+        with suppress(OSError), part.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            part.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

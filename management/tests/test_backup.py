@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
@@ -230,6 +231,17 @@ def test_a_backup_that_is_killed_leaves_no_file(
 
     assert os.listdir(tmp_path) == []
     assert known_backups.last_success() is None
+
+
+def test_the_next_backup_deletes_what_killed_ones_left(rig: Rig, tmp_path: Path) -> None:
+    left, in_progress, of_others = (tmp_path / name for name in (".a.tar.7.dlq-part", ".b.tar.8.dlq-part", ".c.part"))
+    for file in (left, in_progress, of_others):
+        file.write_bytes(b"x")
+    with in_progress.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        run("backup", str(tmp_path / "b.tar"))
+
+    assert sorted(os.listdir(tmp_path)) == [".b.tar.8.dlq-part", ".c.part", "b.tar"]
 
 
 @pytest.mark.parametrize("page", [1, 3])
