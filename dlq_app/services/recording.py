@@ -16,7 +16,14 @@ from dlq_app.domain.letter import Death, Recorded, Settled
 from dlq_app.domain.replay_batch import SUCCEEDED
 from dlq_app.domain.replay_policy import Placement, ReplayPolicy, place_again, place_first
 from dlq_app.store.documents import new_letter
-from dlq_app.store.outcomes import LetterState, Update, death_update, settle_update
+from dlq_app.store.outcome_updates import (
+    LetterState,
+    PlacedDeath,
+    Update,
+    death_update,
+    place_death,
+    settle_update,
+)
 from dlq_app.store.repository import Letters
 from processes.measured import measured
 
@@ -54,15 +61,32 @@ class _Recording:
         self.replays: dict[int, str] = {}
 
     def run(self) -> list[Recorded]:
-        # A first death most likely has no letter: insert it without a read.
+        # A first death most likely has no letter: insert it unread. A success changes nothing that must be read first.
         inserts = [i for i, o in enumerate(self.outcomes) if isinstance(o, Death) and o.replay_id is None]
-        updates = sorted(set(range(len(self.outcomes))) - set(inserts))
+        settles = [i for i, o in enumerate(self.outcomes) if isinstance(o, Settled)]
+        self._settle(settles)
+        updates = sorted(set(range(len(self.outcomes))) - set(inserts) - set(self.answers))
         for _ in range(_ROUNDS):
             updates += self._insert(inserts)
             inserts, updates = self._update(updates) if updates else ([], [])
             if not inserts and not updates:
                 return [self.answers[i] for i in range(len(self.outcomes))]
         raise StoreUnavailable("other processes kept changing these letters; repeat the outcomes")
+
+    def _settle(self, positions: Sequence[int]) -> bool:
+        """Resolve letters whose replays succeeded, together; False if one of them cannot be changed.
+
+        Answers all of them if each was still to be resolved; if not, read the letters to find out which.
+        """
+        settles = {o.message_id: o for i in positions if isinstance(o := self.outcomes[i], Settled)}
+        if not positions or len(settles) < len(positions):
+            return True  # two epochs of one message: one after the other
+        resolved = self.letters.settle_many(list(settles.values()), self.now)
+        if resolved:
+            measured.count(REPLAYS, SUCCEEDED, by=resolved)
+        if resolved == len(positions):
+            self.answers |= dict.fromkeys(positions, _DONE)
+        return resolved is not None
 
     def _insert(self, positions: Sequence[int]) -> list[int]:
         """Insert letters for these deaths; returns the positions of messages that already have a letter."""
@@ -85,7 +109,8 @@ class _Recording:
         to_insert: list[int] = []
         again: list[int] = []
         writes: list[tuple[int, Update]] = []
-        settles: list[tuple[int, Settled, LetterState]] = []
+        settles: list[tuple[int, Settled]] = []
+        failed: list[tuple[int, PlacedDeath]] = []
         taken: set[str] = set()
         for i, outcome in zip(positions, outcomes, strict=True):
             state = states.get(outcome.message_id)
@@ -98,22 +123,28 @@ class _Recording:
             else:
                 taken.add(outcome.message_id)
                 if isinstance(outcome, Settled):
-                    settles.append((i, outcome, state))
-                    self.replays[i] = SUCCEEDED
+                    settles.append((i, outcome))
+                    continue
+                placed = place_death(outcome, state, self._place(outcome, state), self.now)
+                if outcome.replay_id is None:
+                    writes.append((i, death_update(placed, self.now)))
                 else:
-                    update, ended = death_update(outcome, state, self._place(outcome, state), self.now)
-                    writes.append((i, update))
-                    if outcome.replay_id is not None:
-                        self.replays[i] = ended
-        all_found = self.letters.settle_many([(outcome, state) for _, outcome, state in settles], self.now)
-        if all_found:
-            for i, _, _ in settles:
-                self._done(i)
-        elif all_found is not None:
-            again += [i for i, _, _ in settles]
+                    failed.append((i, placed))
+                    self.replays[i] = placed.outcome
+        if self._settle([i for i, _ in settles]):
+            again += [i for i, _ in settles if i not in self.answers]
         else:
             # One of them cannot be changed: each alone shows which.
-            writes += [(i, Update(*settle_update([(end, state)], self.now))) for i, end, state in settles]
+            writes += [(i, Update(*settle_update([end], self.now))) for i, end in settles]
+            self.replays |= {i: SUCCEEDED for i, _ in settles}
+        all_found = self.letters.fail_many([placed for _, placed in failed], self.now)
+        if all_found:
+            for i, _ in failed:
+                self._done(i)
+        elif all_found is not None:
+            again += [i for i, _ in failed]
+        else:
+            writes += [(i, death_update(placed, self.now)) for i, placed in failed]
         written = self.letters.write([update for _, update in writes])
         for place, (i, _) in enumerate(writes):
             if place in written.refused:

@@ -9,22 +9,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bson import ObjectId
-
 from dlq_app.store.mongo import Document
 
 
-def of_this_letter(ids: Sequence[ObjectId], given: Sequence[Mapping[str, Any]]) -> Document:
-    """An expression: the values given for the current letter. The filter must match no letter but ``ids``."""
+def of_this_letter(ids: Sequence[Any], given: Sequence[Mapping[str, Any]], *, by: str = "$_id") -> Document:
+    """An expression: the values given for the current letter. The filter must match no letter but ``ids``.
+
+    ``by``: the field that holds the id.
+    """
     if len(ids) == 1:
         return {"$literal": dict(given[0])}
-    place = {"$indexOfArray": [{"$literal": list(ids)}, "$_id"]}
+    place = {"$indexOfArray": [{"$literal": list(ids)}, by]}
     return {"$arrayElemAt": [{"$literal": list(given)}, place]}
 
 
-def changed_by(given: Document, fields: Mapping[str, Any]) -> Document:
-    """A stage that replaces these fields; in their values ``$$given`` are the values given for the letter."""
-    merged = {"$mergeObjects": ["$$ROOT", dict(fields)]}
+def changed_by(given: Document, fields: Mapping[str, Any], *more: str) -> Document:
+    """A stage that replaces these fields; in their values ``$$given`` are the values given for the letter.
+
+    ``more``: documents of other fields.
+    """
+    merged = {"$mergeObjects": ["$$ROOT", *more, dict(fields)]}
     return {"$replaceWith": {"$let": {"vars": {"given": given}, "in": merged}}}
 
 

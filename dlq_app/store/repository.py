@@ -18,7 +18,8 @@ from dlq_app.store.letter_counts import LetterCounts
 from dlq_app.store.losses import Losses
 from dlq_app.store.mongo import APPROVALS, BATCHES, COUNTS, ITEMS, LEASES, LETTERS, LOSSES, MARKS, database
 from dlq_app.store.moves import Moves, Selection
-from dlq_app.store.outcomes import Inserted, LetterState, Outcomes, Written
+from dlq_app.store.outcome_updates import LetterState
+from dlq_app.store.outcomes import Inserted, Outcomes, Written
 from dlq_app.store.reading import MAX_NAMED, Page, Reading
 from dlq_app.store.search_words import Refreshed, SearchWords
 from dlq_app.store.store_clock import StoreClock

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
-from dlq_app.domain.letter import DeadLetter, Settled
+from dlq_app.domain.letter import DeadLetter, Death, Settled
+from dlq_app.domain.replay_policy import Placement
 from dlq_app.domain.states import Status
+from dlq_app.domain.strategies import Strategy
 from dlq_app.services import dead_letters
+from dlq_app.store.outcome_updates import PlacedDeath, death_update, place_death
 from dlq_app.store.repository import ClaimOrder, Letters
 from dlq_app.testing import a_death
 
@@ -139,10 +142,9 @@ def test_each_end_resolves_its_letter_once(letters: Letters, store: Store, claim
     store["dead_letters"].update_one({"messageId": "m-2"}, {"$push": {"replayAttempts": left_open}})
     claimed = letters.claim_many([(letter, f"r-{letter.message_id}") for letter in claimable], ORDER).claimed
     before = documents(store)
-    states = letters.letter_states([letter.message_id for letter in claimed], with_body=False)
-    ends = [(settled(letter), states[letter.message_id]) for letter in claimed]
+    ends = [settled(letter) for letter in claimed]
 
-    assert letters.settle_many(ends, AT) is True
+    assert letters.settle_many(ends, AT) == len(ends)
 
     expected = {}
     for letter in claimed:
@@ -170,18 +172,17 @@ def test_each_end_resolves_its_letter_once(letters: Letters, store: Store, claim
             ],
         }
     assert documents(store) == expected
-    assert letters.settle_many(ends, AT) is False, "nothing is written twice"
+    assert letters.settle_many(ends, AT) == 0, "nothing is written twice"
     assert documents(store) == expected
 
 
 def test_an_end_does_not_get_over_a_newer_claim(letters: Letters, store: Store, claimable: list[DeadLetter]) -> None:
     claimed = letters.claim_many([(letter, f"r-{letter.message_id}") for letter in claimable], ORDER).claimed
-    states = letters.letter_states([letter.message_id for letter in claimed], with_body=False)
     store["dead_letters"].update_one({"messageId": "m-1"}, {"$inc": {"fence": 1}})
 
     answers = dead_letters.record_outcomes([], [settled(letter) for letter in claimed])
 
-    assert letters.settle_many([(settled(claimed[0]), states["m-1"])], AT) is False
+    assert letters.settle_many([settled(claimed[0])], AT) == 0
     assert all(answer.ok for answer in answers)
     statuses = {row["messageId"]: row["status"] for row in store["dead_letters"].find()}
     assert statuses == {"m-1": "dlq_processing", "m-2": "dlq_resolved", "m-3": "dlq_resolved"}
@@ -220,3 +221,95 @@ def test_a_letter_with_fields_of_another_program_is_ended(
     found = letters.find("m-1")
     assert found is not None
     assert (found.status, found.fence) == (Status.RESOLVED, claimed[0].fence)
+
+
+def failed(letter: DeadLetter, **changes: Any) -> Death:
+    values = {
+        "error_type": "$$ROOT", "error_reason": f"$status of {letter.message_id}", "error_stack": "",
+        "system_state": {"cpu": 1.0, "host": "$host"}, "attempts": [{"number": 1, "outcome": "failed", "worker": "$x"}],
+        "died_at": AT, **changes,
+    }  # fmt: skip
+    return a_death(letter.message_id, epoch=letter.fence, replay_id=f"r-{letter.message_id}", batch_id="b-$1", **values)
+
+
+def placed(letters: Letters, deaths: list[Death], placements: list[Placement]) -> list[PlacedDeath]:
+    states = letters.letter_states([death.message_id for death in deaths], with_body=False)
+    return [
+        place_death(death, states[death.message_id], place, AT) for death, place in zip(deaths, placements, strict=True)
+    ]
+
+
+PLACEMENTS = [
+    Placement(Status.PENDING, Strategy.IMMEDIATE, AT),
+    Placement(Status.MANUAL, Strategy.MANUAL, None),
+    Placement(Status.FAILED, Strategy.OFF_PEAK, None),
+]
+
+
+def test_replays_that_fail_together_leave_what_each_would_leave_alone(
+    letters: Letters, store: Store, claimable: list[DeadLetter]
+) -> None:
+    left_open = {"epoch": 2, "outcome": None, "batchId": "b-0"}
+    store["dead_letters"].update_one({"messageId": "m-2"}, {"$push": {"replayAttempts": left_open}})
+    store["dead_letters"].update_one({"messageId": "m-3"}, {"$set": {"closedEpoch": 7.5}})
+    claimed = letters.claim_many([(letter, f"r-{letter.message_id}") for letter in claimable], ORDER).claimed
+    store["dead_letters"].update_one({"messageId": "m-1"}, {"$set": {"resolution": "discarded", "resolvedAt": AT}})
+    same = {"error_type": claimed[0].error_type, "error_reason": claimed[0].error_reason, "error_stack": ""}
+    deaths = [failed(claimed[0], **same), *(failed(letter) for letter in claimed[1:])]
+    ends = placed(letters, deaths, PLACEMENTS)
+    before = list(store["dead_letters"].find())
+    assert letters.write([death_update(end, AT) for end in ends]).all_matched
+    expected = documents(store)
+    store["dead_letters"].delete_many({})
+    store["dead_letters"].insert_many(before)
+
+    assert letters.fail_many(ends, AT) is True
+
+    assert documents(store) == expected
+    assert [expected[f"m-{n}"]["status"] for n in (1, 2, 3)] == [place.status for place in PLACEMENTS]
+    assert letters.fail_many(ends, AT) is False, "nothing is written twice"
+    assert documents(store) == expected
+
+
+@pytest.mark.parametrize("moved", [{"$inc": {"fence": 1}}, {"$set": {"closedEpoch": 1001}}, {"$unset": {"fence": ""}}])
+def test_a_failed_replay_does_not_change_a_letter_that_is_not_as_it_was_read(
+    letters: Letters, store: Store, moved: dict[str, Any]
+) -> None:
+    claimed = letters.claim_many(
+        [(letter, f"r-{letter.message_id}") for letter in some(letters, "m-1", "m-2")], ORDER
+    ).claimed
+    ends = placed(letters, [failed(letter) for letter in claimed], PLACEMENTS[:2])
+    store["dead_letters"].update_one({"messageId": "m-2"}, moved)
+    before = documents(store)["m-2"]
+
+    assert letters.fail_many(ends, AT) is False
+
+    assert documents(store)["m-1"]["status"] == "dlq_pending", "the others are written"
+    assert documents(store)["m-2"] == before
+
+
+def test_one_letter_that_cannot_be_changed_does_not_keep_the_others_from_their_failures(
+    letters: Letters, store: Store
+) -> None:
+    claimed = letters.claim_many(
+        [(letter, f"r-{letter.message_id}") for letter in some(letters, "m-1", "m-2", "m-3")], ORDER
+    ).claimed
+    store["dead_letters"].update_one({"messageId": "m-2"}, {"$set": {"history": "no list"}})
+
+    answers = dead_letters.record_outcomes([failed(letter) for letter in claimed], [])
+
+    assert [answer.ok for answer in answers] == [True, False, True]
+    assert {message_id: row["closedEpoch"] for message_id, row in documents(store).items()} == {
+        "m-1": 1001, "m-2": 1000, "m-3": 1001,
+    }  # fmt: skip
+
+
+def test_replays_whose_failures_are_too_large_together_are_written_alone(letters: Letters) -> None:
+    found = some(letters, *(f"m-{n}" for n in range(40)))
+    claimed = letters.claim_many([(letter, f"r-{letter.message_id}") for letter in found], ORDER).claimed
+    long = [{"number": n, "outcome": "failed", "note": "x" * 20_000} for n in range(30)]
+
+    answers = dead_letters.record_outcomes([failed(letter, attempts=long) for letter in claimed], [])
+
+    assert all(answer.ok for answer in answers)
+    assert all((letters.find(letter.message_id) or letter).closed_epoch == letter.fence for letter in claimed)
