@@ -187,17 +187,19 @@ def _without_port(hop: str) -> str:
 
 
 def believed(application: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
-    """Wrap the WSGI application: only trusted proxies can mark a request as https.
-
-    Django believes ``X-Forwarded-Proto`` from everybody or from nobody.
-    """
+    """Wrap the WSGI application: only trusted proxies can mark a request as https."""
 
     def without_claims(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        if "HTTP_X_FORWARDED_PROTO" in environ and not _is_trusted(str(environ.get("REMOTE_ADDR") or "")):
-            del environ["HTTP_X_FORWARDED_PROTO"]
+        drop_claims(environ)
         return application(environ, start_response)
 
     return without_claims
+
+
+def drop_claims(environ: dict[str, Any]) -> None:
+    """Remove ``X-Forwarded-Proto`` of a client that is no trusted proxy. Django believes everybody or nobody."""
+    if "HTTP_X_FORWARDED_PROTO" in environ and not _is_trusted(str(environ.get("REMOTE_ADDR") or "")):
+        del environ["HTTP_X_FORWARDED_PROTO"]
 
 
 def client_address(request: HttpRequest) -> str:

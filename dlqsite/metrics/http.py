@@ -44,5 +44,10 @@ class Timed:
         finally:
             method = environ["REQUEST_METHOD"] if environ["REQUEST_METHOD"] in _METHODS else OTHER
             route = environ.get(ROUTE) or (_FRONT if environ["PATH_INFO"] == f"/{_FRONT}" else OTHER)
-            measured.count(REQUESTS, method, route, status)
-            measured.observe(DURATIONS, method, route, seconds=time.perf_counter() - began)
+            note_request(method, route, status, time.perf_counter() - began)
+
+
+def note_request(method: str, route: str, status: str, seconds: float) -> None:
+    """Count and time a request. The labels must come from bounded sets."""
+    measured.count(REQUESTS, method, route, status)
+    measured.observe(DURATIONS, method, route, seconds=seconds)

@@ -24,6 +24,7 @@ from dlqsite.metrics.http import DURATIONS, REQUESTS
 from dlqsite.metrics.samples import Samples, split
 from messages_app import registry
 from messages_app.domain.redis_state import memory_limit
+from messages_app.rest.committer import BUSY, GROUPED, GROUPS
 from messages_app.rest.intake import DUPLICATES
 from messages_app.store import presence
 from messages_app.store.ledger import ledger
@@ -178,7 +179,13 @@ def read_processes() -> Samples:
 def read_measurements() -> Samples:
     """What the processes have measured themselves: HTTP, handlers, duplicates, replays."""
     found, samples = split(measurements().read()), Samples()
-    samples.put("dlq_duplicates_total", sum(count for _, count in found.get(DUPLICATES, ())))
+    for name, kind in (
+        ("dlq_duplicates_total", DUPLICATES),
+        ("dlq_intake_groups_total", GROUPS),
+        ("dlq_intake_grouped_total", GROUPED),
+        ("dlq_intake_busy_total", BUSY),
+    ):
+        samples.put(name, sum(count for _, count in found.get(kind, ())))
     for outcome in (SUCCEEDED, FAILED_SAME, FAILED_NEW):
         samples.put("dlq_replays_total", 0, outcome)
     for labels, count in found.get(REPLAYS, ()):

@@ -23,10 +23,13 @@ connection.HIGH_WATER = 256 * 1024  # type: ignore[misc]
 django.setup()
 
 from dlqsite.access import believed  # noqa: E402  # needs the apps
+from dlqsite.web import door  # noqa: E402
 from dlqsite.wsgi import _django  # noqa: E402
 from messages_app.domain.clients import Client  # noqa: E402
+from messages_app.rest import committer  # noqa: E402
 from messages_app.rest.front import Front  # noqa: E402
 
+committer.MAX_WAITING = int(os.environ.get("MAX_WAITING", committer.MAX_WAITING))  # type: ignore[misc]
 _folder = Path(os.environ["DATA_DIR"])
 
 
@@ -72,4 +75,5 @@ def _known(environ: Any) -> Client | None:
     return Client(label="key:known", rate_key="key:known", rate_limit_per_minute=0) if known else None
 
 
+door.known_client = _known
 application = believed(Front(_odd, _known))

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,107 +13,11 @@ from typing import Any
 import psutil
 import pytest
 
-from dlqsite.tests.journeys.rig import ROOT
 from dlqsite.tests.patience import eventually
+from dlqsite.tests.webserver import HOST, JSON, LIVE, SUBMIT, Server, answer_in_order, answer_on, is_closed, problem
 from dlqsite.web.connection import MAX_BODY, Head, find_head
 
 pytestmark = pytest.mark.redis
-
-_HOST = b"Host: localhost\r\n"
-_JSON = _HOST + b"Content-Type: application/json\r\n"
-_LIVE = b"GET /api/system/live HTTP/1.1\r\n" + _HOST + b"\r\n"
-_MESSAGE = b'{"payload":{"a":1}}'
-_SUBMIT = (
-    b"POST /api/messages HTTP/1.1\r\nAuthorization: Api-Key known\r\n"
-    + _JSON
-    + b"Content-Length: 19\r\n\r\n"
-    + _MESSAGE
-)
-
-
-class Server:
-    """Gunicorn as ``make up`` starts it, with one process, two threads and 40 places."""
-
-    def __init__(self, folder: Path, patience_s: float, **environment: str) -> None:
-        self.folder = folder
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-        self.address = self._listener.getsockname()
-        self._log = (folder / "web.log").open("wb")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "dlqsite.tests.greedy_app:application"],
-            cwd=ROOT,
-            env={
-                **os.environ,
-                "BIND": f"fd://{self._listener.fileno()}",
-                "WEB_PROCESSES": "1",
-                "WEB_THREADS": "2",
-                "GUNICORN_CMD_ARGS": "--worker-connections 40",
-                "DATA_DIR": str(folder),
-                "SECRET_KEY": "of-this-test-only-" * 4,
-                "HTTPS": "false",
-                "RATE_LIMIT_PER_MINUTE": "0",
-                "PATIENCE_S": str(patience_s),
-                **environment,
-            },
-            pass_fds=(self._listener.fileno(),),
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-        )
-
-    def log(self) -> str:
-        return (self.folder / "web.log").read_text(errors="replace")
-
-    def connect(self, *, window: int = 0) -> socket.socket:
-        client = socket.socket()
-        if window:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
-        client.settimeout(20)
-        client.connect(self.address)
-        return client
-
-    def ask(self, request: bytes) -> tuple[int, bytes, bytes]:
-        """Status, head and body of the answer to a request on a connection of its own."""
-        with self.connect() as client:
-            client.sendall(request)
-            return answer_on(client)
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(30)
-        self._log.close()
-        self._listener.close()
-
-
-def answer_on(client: socket.socket) -> tuple[int, bytes, bytes]:
-    """The next answer; one without a length is read until the connection ends."""
-    got = b""
-    while b"\r\n\r\n" not in got:
-        piece = client.recv(65536)
-        assert piece, f"closed after {got!r}"
-        got += piece
-    head, _, body = got.partition(b"\r\n\r\n")
-    lengths = [line.partition(b":")[2] for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")]
-    while not lengths or len(body) < int(lengths[0]):
-        piece = client.recv(1 << 20)
-        if not piece:
-            break
-        body += piece
-    return int(head.split()[1]), head, body
-
-
-def is_closed(client: socket.socket) -> bool:
-    try:
-        return client.recv(1) == b""
-    except ConnectionResetError:
-        return True
-
-
-def problem(answer: tuple[int, bytes, bytes]) -> dict[str, Any]:
-    status, head, body = answer
-    assert b"Content-Type: application/problem+json" in head
-    members: dict[str, Any] = json.loads(body)
-    assert members["status"] == status
-    return members
 
 
 @pytest.fixture(scope="module")
@@ -136,22 +37,22 @@ def hasty(servers: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 
 
 def _posted(path: bytes, *, length: int, begun: bytes, more: bytes = b"") -> bytes:
-    return b"POST %b HTTP/1.1\r\n%b%bContent-Length: %d\r\n\r\n%b" % (path, _JSON, more, length, begun)
+    return b"POST %b HTTP/1.1\r\n%b%bContent-Length: %d\r\n\r\n%b" % (path, JSON, more, length, begun)
 
 
 _CSRF = b"Cookie: csrftoken=" + b"a" * 32 + b"\r\n"
 SLOW = {
     "silent": b"",
-    "head": b"GET / HTTP/1.1\r\n" + _HOST + b"X-A: ",
+    "head": b"GET / HTTP/1.1\r\n" + HOST + b"X-A: ",
     "body": _posted(b"/api/messages", length=1000, begun=b"{"),
     "body with a key": _posted(b"/api/messages", length=1000, begun=b"{", more=b"Authorization: Api-Key known\r\n"),
     "form": _posted(b"/admin/login/", length=1000, begun=b"csrf", more=_CSRF).replace(
         b"application/json", b"application/x-www-form-urlencoded"
     ),
-    "chunks": b"POST /admin/login/ HTTP/1.1\r\n" + _JSON + _CSRF + b"Transfer-Encoding: chunked\r\n\r\n10\r\n{",
+    "chunks": b"POST /admin/login/ HTTP/1.1\r\n" + JSON + _CSRF + b"Transfer-Encoding: chunked\r\n\r\n10\r\n{",
     "import": _posted(b"/api/dlq/import", length=10**8, begun=b"{"),
     "expects": _posted(b"/api/messages", length=1000, begun=b"", more=b"Expect: 100-continue\r\n"),
-    "reads nothing": b"GET /big HTTP/1.1\r\n" + _HOST + b"\r\n",
+    "reads nothing": b"GET /big HTTP/1.1\r\n" + HOST + b"\r\n",
 }
 
 
@@ -162,15 +63,15 @@ def test_slow_clients_hold_nobody_else_up(patient: Server, kind: str) -> None:
             client = crowd.enter_context(patient.connect(window=4096))
             client.sendall(SLOW[kind])
 
-        assert patient.ask(_LIVE)[0] == 200
-        assert patient.ask(_SUBMIT)[0] == 202
+        assert patient.ask(LIVE)[0] == 200
+        assert patient.ask(SUBMIT)[0] == 202
 
 
 def test_who_keeps_a_connection_idle_gives_way_to_the_next(patient: Server) -> None:
     with ExitStack() as crowd:
         for _ in range(50):
             client = crowd.enter_context(patient.connect())
-            client.sendall(_LIVE)
+            client.sendall(LIVE)
             assert answer_on(client)[0] == 200
 
 
@@ -186,7 +87,7 @@ def test_a_connection_that_says_nothing_is_closed(hasty: Server) -> None:
 
 def test_an_answer_that_nobody_reads_is_given_up(hasty: Server) -> None:
     with hasty.connect(window=4096) as client:
-        client.sendall(b"GET /endless HTTP/1.1\r\n" + _HOST + b"\r\n")
+        client.sendall(b"GET /endless HTTP/1.1\r\n" + HOST + b"\r\n")
 
         eventually(lambda: (hasty.folder / "ended").exists(), what="the answer was ended")
 
@@ -213,7 +114,7 @@ def test_large_bodies_together_are_bounded(patient: Server) -> None:
         clients = [crowd.enter_context(patient.connect()) for _ in range(4)]
         for client in clients:
             client.sendall(_posted(b"/echo", length=4_000_001, begun=b"x" * 4_000_000))
-            assert patient.ask(_SUBMIT)[0] == 202
+            assert patient.ask(SUBMIT)[0] == 202
         answers = []
         for client in clients:
             client.settimeout(0.2)
@@ -229,7 +130,7 @@ def test_large_bodies_together_are_bounded(patient: Server) -> None:
 @pytest.mark.parametrize("size", [0, 1, 70_000, 1_500_000])
 def test_a_body_in_small_pieces_arrives_whole(patient: Server, size: int) -> None:
     body = os.urandom(size)
-    request = b"POST /echo HTTP/1.1\r\n" + _HOST + b"Content-Length: %d\r\n\r\n" % size + body
+    request = b"POST /echo HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % size + body
     step = 1 if size < 100 else 10_007
     with patient.connect() as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -241,25 +142,15 @@ def test_a_body_in_small_pieces_arrives_whole(patient: Server, size: int) -> Non
 
 def test_requests_in_one_piece_are_answered_in_order(patient: Server) -> None:
     with patient.connect() as client:
-        client.sendall(_SUBMIT + _LIVE + _SUBMIT[:50])
+        client.sendall(SUBMIT + LIVE + SUBMIT[:50])
         first = answer_in_order(client, 2)
-        client.sendall(_SUBMIT[50:])
+        client.sendall(SUBMIT[50:])
 
         assert [*first, *answer_in_order(client, 1)] == [202, 200, 202]
 
 
-def answer_in_order(client: socket.socket, count: int) -> list[int]:
-    """The statuses of the next answers, which may come in one piece."""
-    got = b""
-    while got.count(b"HTTP/1.1 ") < count or not got.endswith(b"}"):
-        piece = client.recv(65536)
-        assert piece
-        got += piece
-    return [int(part[:3]) for part in got.split(b"HTTP/1.1 ")[1:]]
-
-
 def test_a_client_that_asks_whether_to_go_on_is_told_once(patient: Server) -> None:
-    head, _, body = _SUBMIT.replace(b"Host", b"Expect: 100-continue\r\nHost").partition(b"\r\n\r\n")
+    head, _, body = SUBMIT.replace(b"Host", b"Expect: 100-continue\r\nHost").partition(b"\r\n\r\n")
     with patient.connect() as client:
         client.sendall(head + b"\r\n\r\n")
         assert client.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -290,13 +181,13 @@ def test_what_is_no_request_is_a_problem(patient: Server, request_: bytes, statu
 def test_nobody_is_believed_who_is_no_trusted_proxy(patient: Server) -> None:
     claims = b"SCRIPT_NAME: /pe\r\nX-Forwarded-Proto: https\r\n"
 
-    assert patient.ask(b"GET /peer HTTP/1.1\r\n" + _HOST + claims + b"\r\n")[2] == b"('', None)"
+    assert patient.ask(b"GET /peer HTTP/1.1\r\n" + HOST + claims + b"\r\n")[2] == b"('', None)"
 
 
 def test_a_trusted_proxy_is_believed(hasty: Server) -> None:
     claims = b"SCRIPT_NAME: /pe\r\nX-Forwarded-Proto: https\r\n"
 
-    assert hasty.ask(b"GET /pe/peer HTTP/1.1\r\n" + _HOST + claims + b"\r\n")[2] == b"('/pe', 'https')"
+    assert hasty.ask(b"GET /pe/peer HTTP/1.1\r\n" + HOST + claims + b"\r\n")[2] == b"('/pe', 'https')"
 
 
 @pytest.mark.parametrize(
@@ -331,13 +222,13 @@ def test_a_process_whose_interpreter_is_held_is_replaced_while_the_other_serves(
     try:
         with server.connect() as first:
             first.settimeout(60)  # it starts
-            first.sendall(_LIVE)
+            first.sendall(LIVE)
             assert answer_on(first)[0] == 200
         with server.connect() as holding:
-            holding.sendall(b"GET /hold HTTP/1.1\r\n" + _HOST + b"\r\n")
+            holding.sendall(b"GET /hold HTTP/1.1\r\n" + HOST + b"\r\n")
             held = eventually(lambda: _number_in(tmp_path / "holds"), what="the interpreter is held")
 
-            assert server.ask(_SUBMIT)[0] == 202
+            assert server.ask(SUBMIT)[0] == 202
             assert is_closed(holding)
         # Its sockets are closed a moment before its parent has heard of its end.
         eventually(lambda: not psutil.pid_exists(held), what="it has ended")
@@ -353,7 +244,7 @@ def test_a_stop_waits_for_what_is_under_way_but_not_for_slow_clients(patient: Se
     """The last of this file, because it stops the server."""
     with patient.connect() as under_way, patient.connect() as half:
         half.sendall(SLOW["head"])
-        under_way.sendall(b"GET /wait HTTP/1.1\r\n" + _HOST + b"\r\n")
+        under_way.sendall(b"GET /wait HTTP/1.1\r\n" + HOST + b"\r\n")
         eventually(lambda: (patient.folder / "waits").exists(), what="the request is under way")
         patient.process.send_signal(signal.SIGTERM)
         (patient.folder / "go").touch()

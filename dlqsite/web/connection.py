@@ -162,6 +162,17 @@ class Wire:
                 self.pace = Pace()
         return self.head is not None and len(self._in) >= self.head.needed
 
+    def collected(self, begin: bytes, at_most: int) -> bytes | None:
+        """The complete request; None if it begins differently or is longer."""
+        if self.head is None or self.head.needed > at_most or not self._in.startswith(begin):
+            return None
+        return bytes(memoryview(self._in)[: self.head.needed])
+
+    def consume(self, size: int) -> None:
+        """``size`` collected bytes were answered in the event loop; start the next request with the rest."""
+        self._taken = size
+        self.restart(b"")
+
     def invite(self) -> None:
         """Answer ``Expect: 100-continue`` if that is what the client waits for."""
         if self.head is not None and self.head.expects and not self._is_continued:
@@ -172,7 +183,8 @@ class Wire:
 
     def restart(self, read_ahead: bytes) -> None:
         """Start the next request with ``read_ahead`` and the bytes that the last one did not consume."""
-        self._in = bytearray(read_ahead) + self._in[self._taken :]
+        del self._in[: self._taken]
+        self._in[:0] = read_ahead
         self.head = None
         self._searched = self._taken = 0
         self._is_continued = False

@@ -1,10 +1,13 @@
-"""Gunicorn's threaded worker, with slow clients kept away from its threads.
+"""Gunicorn's threaded worker, with slow clients and submissions kept away from its threads.
 
 The stock worker lends a thread to a connection for as long as its client takes to send a request and to read the
 answer, so a few slow clients occupy all threads. Here the event loop collects the request and sends what a client does
 not read at once, with deadlines and a bound on memory; a thread is busy only while the application works. Two things
 still hold a thread on a client: the body of an import and the answer of an export, each only for a client that may,
 and for as long as it keeps pace.
+
+Submissions of single messages need no thread at all: ``door.py`` parses them in the event loop, and one thread accepts
+all that arrive meanwhile in one step.
 """
 
 from __future__ import annotations
@@ -17,17 +20,18 @@ import selectors
 import socket
 import sys
 import time
-from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from gunicorn import http
-from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
-from dlqsite.web.connection import MIN_MOVED_OF_A_THREAD, Pace, Wire
+from dlqsite.web.clients import Connection, Does, InOrder
+from dlqsite.web.connection import MIN_MOVED_OF_A_THREAD, Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
+
+    from dlqsite.web.door import Visit
 
 log = logging.getLogger(__name__)
 
@@ -46,39 +50,6 @@ _FRESH_S = 1.0
 _REPORT_S = 60.0
 #: Descriptors for everything that is no client: stores, listener, files.
 _OTHER_FILES = 128
-
-
-class _Does(Enum):
-    """Who waits for what on a connection."""
-
-    SENDING = auto()  # the client sends a request, or may
-    IDLE = auto()  # between requests
-    WORKING = auto()  # a thread answers
-    READING = auto()  # the client reads the answer
-    LEAVING = auto()  # answered for the last time
-
-
-class Connection(TConn):  # type: ignore[misc]
-    """Gunicorn's state of a connection, with a ``Wire`` instead of the socket."""
-
-    def __init__(self, cfg: Any, raw: socket.socket, client: Any, server: Any, *, trusted: bool) -> None:
-        self.wire = Wire(raw)
-        super().__init__(cfg, self.wire, client, server)
-        self.data_ready = True  # a thread is given only then
-        self.does = _Does.SENDING
-        self.since = time.monotonic()
-        self.deadline: float | None = self.since + HEAD_S
-        self.held = 0
-        self.stays = True
-        self.thrown_away = 0
-        self.watching = 0
-        self.then: Callable[[Connection], None] | None = None
-        # A peer on a Unix socket has no address, and gunicorn trusts whoever has none.
-        self.parser = http.get_parser(cfg, self.wire, client if trusted or isinstance(client, tuple) else ("", 0))
-        self.initialized = True
-
-    def close(self, graceful: bool = False) -> None:
-        self.wire.raw.close()
 
 
 class BufferedWorker(ThreadWorker):  # type: ignore[misc]
@@ -108,7 +79,15 @@ class BufferedWorker(ThreadWorker):  # type: ignore[misc]
         self._let_go: dict[str, int] = {}
         self._scratch = bytearray(256 * 1024)
         self.worker_connections = _enough_files(self.worker_connections)
+        self.keepalived_conns = InOrder()
         super().init_process()
+
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        from dlqsite.web.door import Door
+
+        self._door = Door(self.cfg, self.method_queue.defer)
+        self._door.committer.start()
 
     def init_signals(self) -> None:
         super().init_signals()
@@ -126,15 +105,22 @@ class BufferedWorker(ThreadWorker):  # type: ignore[misc]
         if self.nr_conns + 1 >= self.worker_connections:
             self._make_room()
         self.nr_conns += 1
-        conn = Connection(self.cfg, raw, client, listener.getsockname(), trusted=self._trusts_unix)
+        conn = Connection(self.cfg, raw, client, listener.getsockname(), trusted=self._trusts_unix, head_s=HEAD_S)
         self._connections[conn] = None
         self._do(self._receive, conn)  # often the request is there already
 
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        super().wait_for_and_dispatch_events(timeout)
+        self._door.committer.turn()
+
     def _receive(self, conn: Connection) -> None:
         wire = conn.wire
-        if conn.does is _Does.IDLE:
+        if conn.does is Does.WORKING:
+            self._unwatch(conn)  # the next request, or the end, while the door works on this one
+            return
+        if conn.does is Does.IDLE:
             self.keepalived_conns.remove(conn)
-            conn.does, conn.since = _Does.SENDING, time.monotonic()
+            conn.does, conn.since = Does.SENDING, time.monotonic()
             conn.deadline = conn.since + HEAD_S
         had_head = wire.head is not None
         try:
@@ -151,9 +137,12 @@ class BufferedWorker(ThreadWorker):  # type: ignore[misc]
         if wire.head is not None and wire.head.refused:
             self._refuse(conn, wire.head.refused)
             return
+        if complete and (visit := self._door.read(wire, conn.client)) is not None:
+            self._submit(conn, visit)
+            return
         if complete:
             self._unwatch(conn)
-            conn.does, conn.deadline, wire.pace = _Does.WORKING, None, Pace(MIN_MOVED_OF_A_THREAD)
+            conn.does, conn.deadline, wire.pace = Does.WORKING, None, Pace(MIN_MOVED_OF_A_THREAD)
             self._hold(conn, wire.received)
             self.enqueue_req(conn)
             return
@@ -186,6 +175,31 @@ class BufferedWorker(ThreadWorker):  # type: ignore[misc]
             return False
         return stays
 
+    # -- a submission is answered without a thread
+
+    def _submit(self, conn: Connection, visit: Visit) -> None:
+        conn.does, conn.deadline = Does.WORKING, None
+        self._hold(conn, conn.wire.received)
+        self.nr += 1
+        if self.nr >= self.max_requests:
+            self.alive = False
+        self._door.committer.add(visit.pending, lambda _: self._do(self._reply, conn, visit))
+
+    def _reply(self, conn: Connection, visit: Visit) -> None:
+        if visit.pending.reply is None:
+            self._refuse(conn, 500)
+            return
+        places = len(self.keepalived_conns) < self.max_keepalived
+        conn.stays = self.alive and bool(self.cfg.keepalive) and places and not visit.is_last
+        try:
+            conn.wire.sendall(self._door.answer(visit, stays=conn.stays))
+            conn.wire.flush()
+        except OSError:
+            self._drop(conn)
+            return
+        conn.wire.consume(visit.size)
+        self._go_on(conn)
+
     # -- the request is answered
 
     def finish_request(self, conn: Connection, fs: Future[Any]) -> None:
@@ -193,14 +207,18 @@ class BufferedWorker(ThreadWorker):  # type: ignore[misc]
 
     def _finish(self, conn: Connection, fs: Future[Any]) -> None:
         conn.stays = not fs.cancelled() and fs.exception() is None and bool(fs.result()) and not conn.wire.is_broken
-        wire = conn.wire
         if conn.stays:
-            wire.restart(conn.parser.unreader.take_buffered())
+            conn.wire.restart(conn.parser.unreader.take_buffered())
+        self._go_on(conn)
+
+    def _go_on(self, conn: Connection) -> None:
+        """Wait until the client has read the answer, then for its next request."""
+        wire = conn.wire
         self._hold(conn, wire.unsent)
         if not wire.unsent:
             self._answered(conn)
         else:
-            conn.does, conn.since, wire.pace = _Does.READING, time.monotonic(), Pace()
+            conn.does, conn.since, wire.pace = Does.READING, time.monotonic(), Pace()
             self._watch(conn, selectors.EVENT_WRITE, self._send)
             self._keep_within_memory()
         if self.nr_conns >= self.worker_connections:
@@ -224,10 +242,10 @@ class BufferedWorker(ThreadWorker):  # type: ignore[misc]
             return
         now = time.monotonic()
         if wire.received:
-            conn.does, conn.since, conn.deadline = _Does.SENDING, now, now + HEAD_S
+            conn.does, conn.since, conn.deadline = Does.SENDING, now, now + HEAD_S
             self._consider(conn)
             return
-        conn.does, conn.since = _Does.IDLE, now
+        conn.does, conn.since = Does.IDLE, now
         conn.set_timeout()
         if not self.alive:
             conn.timeout = min(conn.timeout, now + STOP_KEEPALIVE_LINGER)
@@ -251,7 +269,7 @@ class BufferedWorker(ThreadWorker):  # type: ignore[misc]
 
     def _leave(self, conn: Connection) -> None:
         """End it so that the client comes to read the answer: closed upon unread bytes, it would be reset."""
-        conn.does = _Does.LEAVING
+        conn.does = Does.LEAVING
         self._hold(conn, 0)
         conn.deadline = time.monotonic() + _LINGER_S
         try:
@@ -277,7 +295,7 @@ class BufferedWorker(ThreadWorker):  # type: ignore[misc]
         if conn not in self._connections:
             return
         del self._connections[conn]
-        if conn.does is _Does.IDLE:
+        if conn.does is Does.IDLE:
             self.keepalived_conns.remove(conn)
         self._unwatch(conn)
         self._hold(conn, 0)
@@ -297,21 +315,22 @@ class BufferedWorker(ThreadWorker):  # type: ignore[misc]
         if now < self._swept + _SWEEP_S:
             return
         waited_s, self._swept = now - self._swept, now
+        self._door.committer.check()
         for conn in list(self._connections):
-            if not self.alive and conn.does in (_Does.SENDING, _Does.LEAVING):
+            if not self.alive and conn.does in (Does.SENDING, Does.LEAVING):
                 conn.deadline = min(conn.deadline or now + STOP_KEEPALIVE_LINGER, now + STOP_KEEPALIVE_LINGER)
             if conn.deadline is not None:
                 late = now >= conn.deadline
             else:
-                late = conn.does in (_Does.SENDING, _Does.READING) and conn.wire.pace.is_too_slow(waited_s)
+                late = conn.does in (Does.SENDING, Does.READING) and conn.wire.pace.is_too_slow(waited_s)
             if not late:
                 continue
-            if conn.does is _Does.SENDING and conn.wire.received:
+            if conn.does is Does.SENDING and conn.wire.received:
                 self._count("slow_request")
                 self._refuse(conn, 408)
             else:
-                if conn.does is not _Does.LEAVING:
-                    self._count("unread_answer" if conn.does is _Does.READING else "silent")
+                if conn.does is not Does.LEAVING:
+                    self._count("unread_answer" if conn.does is Does.READING else "silent")
                 self._drop(conn)
         if self._let_go and now >= self._reported + _REPORT_S:
             self._reported = now
@@ -323,13 +342,13 @@ class BufferedWorker(ThreadWorker):  # type: ignore[misc]
         slow = time.monotonic() - _FRESH_S
 
         def use(conn: Connection) -> tuple[int, float]:
-            if conn.does is _Does.LEAVING:
+            if conn.does is Does.LEAVING:
                 return 0, conn.since
-            if conn.does is _Does.IDLE:
+            if conn.does is Does.IDLE:
                 return 2, conn.since
             return 1 if conn.since < slow else 3, conn.since
 
-        victim = min((conn for conn in self._connections if conn.does is not _Does.WORKING), key=use, default=None)
+        victim = min((conn for conn in self._connections if conn.does is not Does.WORKING), key=use, default=None)
         if victim is not None:
             self._count("no_room")
             self._drop(victim)
@@ -340,12 +359,12 @@ class BufferedWorker(ThreadWorker):  # type: ignore[misc]
 
     def _keep_within_memory(self) -> None:
         while self._held > MAX_HELD:
-            waiting = [conn for conn in self._connections if conn.does in (_Does.SENDING, _Does.READING)]
+            waiting = [conn for conn in self._connections if conn.does in (Does.SENDING, Does.READING)]
             victim = max(waiting, key=lambda conn: conn.held, default=None)
             if victim is None or victim.held <= _SMALL:
                 return
             self._count("too_much_held")
-            if victim.does is _Does.SENDING:
+            if victim.does is Does.SENDING:
                 self._refuse(victim, 503, "Too many large requests at once.")
             else:
                 self._drop(victim)

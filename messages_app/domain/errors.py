@@ -106,6 +106,15 @@ class RateLimited(MessagesError):
     status = 429
 
 
+class IntakeBusy(MessagesError):
+    """Too many messages wait for Redis in this web process. This one was not sent to it."""
+
+    code = "intake_busy"
+    title = "Too many messages at once"
+    status = 503
+    default_retry_after = 1.0
+
+
 class CircuitOpen(MessagesError):
     """The circuit breaker of the message's handler is open."""
 

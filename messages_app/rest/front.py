@@ -13,6 +13,7 @@ from typing import Any
 from messages_app.domain.clients import Client
 from messages_app.request_ids import request_id_of
 from messages_app.rest.intake import submit
+from messages_app.rest.replies import Reply
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -20,7 +21,7 @@ Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 #: Gives the client behind a request if that is known without asking anybody, and if it may submit; else None.
 KnownClient = Callable[[Environ], "Client | None"]
 
-_STATUS = {code: f"{code} {phrase}" for code, phrase in responses.items()}
+STATUS = {code: f"{code} {phrase}" for code, phrase in responses.items()}
 
 
 class Front:
@@ -37,14 +38,16 @@ class Front:
         if client is None:
             return self.behind(environ, start_response)
         reply = submit(environ, environ["wsgi.input"].read, client)
-        start_response(
-            _STATUS[reply.status],
-            [
-                ("Content-Type", reply.content_type),
-                ("Content-Length", str(len(reply.body))),
-                ("X-Content-Type-Options", "nosniff"),
-                ("X-Request-Id", request_id_of(environ.get("HTTP_X_REQUEST_ID", ""))),
-                *reply.headers.items(),
-            ],
-        )
+        start_response(STATUS[reply.status], reply_headers(reply, environ.get("HTTP_X_REQUEST_ID", "")))
         return (reply.body,)
+
+
+def reply_headers(reply: Reply, request_id: str) -> list[tuple[str, str]]:
+    """The headers of a reply. ``request_id``: the client's ``X-Request-Id``, or empty."""
+    return [
+        ("Content-Type", reply.content_type),
+        ("Content-Length", str(len(reply.body))),
+        ("X-Content-Type-Options", "nosniff"),
+        ("X-Request-Id", request_id_of(request_id)),
+        *reply.headers.items(),
+    ]

@@ -131,7 +131,8 @@ def conclude(group: Sequence[Pending]) -> StoreUnavailable | None:
             accepted.append((pending, pending.acceptance))
     outage = None
     try:
-        answers = ledger().accept_group([(acceptance, pending.limit) for pending, acceptance in accepted])
+        requests = [(acceptance, pending.limit) for pending, acceptance in accepted]
+        answers = ledger().accept_group(requests) if requests else []
     except StoreUnavailable as error:
         outage = error
         for pending, _ in accepted:

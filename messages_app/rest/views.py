@@ -98,7 +98,8 @@ class MessagesView(APIView):
                 s411="`length_required`",
                 s413="`payload_too_large`",
                 s415="`unsupported_media_type`",
-                s503="`store_unavailable`, `not_confirmed`, or `circuit_open`: the handler's circuit breaker is open.",
+                s503="`store_unavailable`, `not_confirmed`, `intake_busy`, or `circuit_open`: the handler's circuit "
+                "breaker is open.",
             ),
         },
         examples=[
