@@ -272,7 +272,7 @@ def _understood() -> Iterator[None]:
     except requests.RequestException as error:
         _log(error)
         raise Unavailable("It does not respond, or its certificate is not valid.") from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         _log(error)
         raise Unavailable("Its response does not follow OpenID Connect.") from error
 
