@@ -13,6 +13,7 @@ from django.contrib import admin
 from django.core.exceptions import PermissionDenied, SuspiciousOperation
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import render
+from django.urls import reverse
 
 from breaker_app.errors import StoreUnavailable as BreakersUnavailable
 from dlq_app.domain.errors import QueryTooSlow
@@ -109,10 +110,13 @@ def locked_out(request: HttpRequest, credentials: Any = None, *args: Any, **kwar
 
 
 def _login_page(request: HttpRequest, status: int, seconds: int, said: str) -> HttpResponse:
+    login = reverse("admin:login")
     context = {
         **admin.site.each_context(request),
         "form": admin.site.login_form(request),  # type: ignore[misc]
-        "app_path": request.get_full_path(),
+        # Other pages answer with it, too: they are no place for a password.
+        "app_path": request.get_full_path() if request.path == login else login,
+        "next": request.POST.get("next", ""),
         "locked_out": said,
     }
     answer = render(request, "admin/login.html", context, status=status)

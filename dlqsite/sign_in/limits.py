@@ -58,12 +58,10 @@ def _slowed_down(request: HttpRequest, who: str = "") -> HttpResponseBase | None
     counted = count(RateLimit(client=f"sign-in:{who or _who(request)}", limit=PER_MINUTE))
     if counted is None or counted[0]:
         return None
-    return pages.sign_in_later(
-        request,
-        HTTPStatus.TOO_MANY_REQUESTS,
-        retry_after_s(counted[1]),
-        "Too many sign-in attempts from your address. Browsers that have signed in before are not affected.",
-    )
+    why = "Too many sign-in attempts from your address. Browsers that have signed in before are not affected."
+    if who:
+        why = "Too many codes of this user within a minute."
+    return pages.sign_in_later(request, HTTPStatus.TOO_MANY_REQUESTS, retry_after_s(counted[1]), why)
 
 
 def _in_a_place(

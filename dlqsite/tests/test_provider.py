@@ -378,9 +378,13 @@ def test_a_user_of_the_provider_needs_no_second_factor_here(provider: Provider, 
 
 
 def test_going_to_the_provider_is_limited_by_address(provider: Provider) -> None:
-    statuses = [Client().post("/sign-in/provider/").status_code for _ in range(limits.PER_MINUTE + 1)]
+    answers = [Client().post("/sign-in/provider/", {"next": "/admin/you/"}) for _ in range(limits.PER_MINUTE + 1)]
 
-    assert statuses == [200] * limits.PER_MINUTE + [429]
+    assert [answer.status_code for answer in answers] == [200] * limits.PER_MINUTE + [429]
+    # The page has the password form, which must not lead to the provider.
+    form = answers[-1].text.partition('id="login-form"')
+    assert form[0].endswith('<form action="/admin/login/" method="post" ')
+    assert 'name="next" value="/admin/you/"' in form[2]
 
 
 def test_waits_for_the_provider_leave_threads_for_others(provider: Provider) -> None:
@@ -393,6 +397,16 @@ def test_waits_for_the_provider_leave_threads_for_others(provider: Provider) -> 
     finally:
         for _ in taken:
             limits._places_at_provider.release()
+
+
+def test_an_answer_of_the_provider_that_nests_too_deeply_is_reported(provider: Provider) -> None:
+    for _ in range(950):
+        provider.keys = [provider.keys]
+
+    answer = sign_in()
+
+    assert answer.status_code == 502
+    assert "does not follow OpenID Connect" in answer.text
 
 
 def test_deleting_a_user_deletes_the_identity(provider: Provider) -> None:
