@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,9 @@ from dlqsite.wsgi import _django  # noqa: E402
 from messages_app.domain.clients import Client  # noqa: E402
 from messages_app.rest import committer  # noqa: E402
 from messages_app.rest.front import Front  # noqa: E402
+from messages_app.work import measuring  # noqa: E402
+from processes.hard_exit import before_hard_exit  # noqa: E402
+from processes.measured import measured  # noqa: E402
 
 committer.MAX_WAITING = int(os.environ.get("MAX_WAITING", committer.MAX_WAITING))  # type: ignore[misc]
 _folder = Path(os.environ["DATA_DIR"])
@@ -42,6 +47,14 @@ class Endless:
 
     def close(self) -> None:
         (_folder / "ended").touch()
+
+
+def _stuck() -> None:
+    """Leave a thread that waits for a store for ever, something to send at the end, and something that was counted."""
+    ThreadPoolExecutor(1).submit(threading.Event().wait)
+    before_hard_exit((_folder / "prepared").touch)
+    measuring.begin()
+    measured.count("stuck")
 
 
 def _odd(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -61,6 +74,8 @@ def _odd(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
     elif path == "/hold":
         (_folder / "holds").write_text(str(os.getpid()))
         re.match("(a+)+$", "a" * 60 + "b")  # does not come back and lets no other thread run
+    elif path == "/stuck":
+        _stuck()
     elif path == "/peer":
         answer = [repr((environ["SCRIPT_NAME"], environ.get("HTTP_X_FORWARDED_PROTO"))).encode()]
     else:

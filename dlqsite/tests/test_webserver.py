@@ -12,10 +12,13 @@ from typing import Any
 
 import psutil
 import pytest
+import redis
 
+from dlqsite.metrics.samples import split
 from dlqsite.tests.patience import eventually
 from dlqsite.tests.webserver import HOST, JSON, LIVE, SUBMIT, Server, answer_in_order, answer_on, is_closed, problem
 from dlqsite.web.connection import MAX_BODY, Head, find_head
+from messages_app.store.measurements import measurements
 
 pytestmark = pytest.mark.redis
 
@@ -238,6 +241,19 @@ def test_a_process_whose_interpreter_is_held_is_replaced_while_the_other_serves(
     log = server.log()
     assert f"WORKER TIMEOUT (pid:{held})" in log
     assert "greedy_app.py" in log  # the stacks name the code that held it
+
+
+def test_a_stopped_server_waits_for_no_stuck_thread_and_sends_its_last_counts(
+    redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    server = Server(tmp_path, 60)
+    server.ask(b"GET /stuck HTTP/1.1\r\n" + HOST + b"\r\n")
+    worker = psutil.Process(server.process.pid).children()[0]
+    server.stop()
+    assert server.process.returncode == 0
+    assert not worker.is_running()
+    assert (tmp_path / "prepared").exists(), "it was killed after its time of grace"
+    assert split(measurements().read())["stuck"] == [([], 1)]
 
 
 def test_a_stop_waits_for_what_is_under_way_but_not_for_slow_clients(patient: Server) -> None:
