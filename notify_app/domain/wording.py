@@ -21,7 +21,8 @@ _LINK = re.compile(r"(?i)\b([a-z][a-z0-9+.-]{1,15}):(?=//)")
 def plain(text: str, limit: int = MAX_LINE) -> str:
     """External text for one line: no markup, no links, no control or invisible characters, at most ``limit`` long."""
     flat = without_unseen(one_line(text[: 4 * limit])).translate(_MARKUP)
-    flat = " ".join(_LINK.sub(r"\1: ", flat).split())
+    # "=?" begins an encoded word, which mail programs decode in a subject: into a link, for example.
+    flat = " ".join(_LINK.sub(r"\1: ", flat).replace("=?", "= ?").split())
     return flat if len(flat) <= limit else f"{flat[: limit - 1]}…"
 
 

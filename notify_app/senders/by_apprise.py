@@ -24,15 +24,19 @@ if TYPE_CHECKING:
 #: Maximum wait for a connection, and for each part of an answer, in seconds. A notifier must not hang on one recipient.
 TIMEOUT_S: Final = 10.0
 _TYPES: Final = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "failure"}
-#: Log entries that prove that nothing arrived: no connection, or the service answered with an error.
+#: Log entries that prove that nothing arrived: no connection, none that is secure, or no sign-in; or the service
+#: answered with an error.
 _NOT_CONNECTED: Final = re.compile(
     r"NewConnectionError|ConnectTimeout|NameResolutionError|getaddrinfo|Name or service not known|Connection refused"
     r"|Temporary failure in name resolution|No route to host|Network is unreachable|SSLCertVerificationError"
-    r"|SSLError|ProxyError|connect timed out",
+    r"|SSLError|ProxyError|connect timed out|CERTIFICATE_VERIFY_FAILED|WRONG_VERSION_NUMBER|UNSUPPORTED_PROTOCOL"
+    r"|extension not supported by server|No suitable authentication method",
     re.IGNORECASE,
 )
 _ANSWERED: Final = re.compile(r"\berror=(\d{3})\b")
 _SMTP_REFUSED: Final = re.compile(r"Socket Exception: (?:\(|\{'[^']+': \()(\d{3}), ")
+#: Why an e-mail failed. Only of e-mails: other services quote their addresses there.
+_SMTP_CAUSE: Final = re.compile(r"Socket Exception: (.+)", re.DOTALL)
 #: Parts of a URL that are too short or too common to be a secret.
 _PART: Final = re.compile(r"[^/:@?&=,+#]{4,}")
 
@@ -117,7 +121,10 @@ def _service(url: str) -> NotifyBase | None:
 def _judged(url: str, entries: list[tuple[int, str]]) -> Result:
     """The result of a failed attempt, from what apprise logged."""
     texts = [text for _, text in entries]
-    said = _without_parts(url, "; ".join(text for level, text in entries if level >= logging.WARNING))
+    causes = [text for level, text in entries if level >= logging.WARNING]
+    if url.lower().startswith("mailto"):
+        causes += [found[1] for text in texts if (found := _SMTP_CAUSE.match(text))]
+    said = _without_parts(url, "; ".join(causes))
     some_arrived = any(level == logging.INFO and text.startswith("Sent") for level, text in entries)
     if some_arrived:
         return uncertain(f"One of several addresses of this recipient failed. {said}")

@@ -103,6 +103,14 @@ def test_apprise_sends_a_plain_mail() -> None:
     assert "https://dlq.example.org/admin/" in text_of(mail)
 
 
+def test_a_subject_from_outside_is_not_decoded_by_mail_programs() -> None:
+    with Smtp() as smtp:
+        by_apprise.send(smtp.url, content(title=plain("=?us-ascii?q?http=3A//evil.example?=")))
+
+    assert "http://" not in smtp.mails[0]["Subject"]
+    assert "http=3A//evil.example" in smtp.mails[0]["Subject"]
+
+
 @pytest.mark.parametrize(
     ("reply", "state"), [("", State.UNCERTAIN), ("554 not here", State.FAILED), ("451 later", State.FAILED)]
 )
@@ -111,6 +119,29 @@ def test_a_mail_without_an_answer_is_uncertain_and_one_with_an_error_is_not(repl
         result = by_apprise.send(smtp.url, content())
 
     assert result.state == state, result.error
+
+
+@pytest.mark.parametrize(
+    ("url", "cause"),
+    [
+        ("mailto://user:hunter2hunter2@127.0.0.1:{port}/a@example.org?from=b@example.org&mode=insecure", "AUTH"),
+        ("mailto://127.0.0.1:{port}/a@example.org?from=b@example.org&mode=starttls", "STARTTLS"),
+        ("mailtos://127.0.0.1:{port}/a@example.org?from=b@example.org&mode=ssl", "WRONG_VERSION_NUMBER"),
+    ],
+)
+def test_a_mail_server_without_sign_in_or_encryption_is_named_and_tried_again(url: str, cause: str) -> None:
+    with Smtp() as smtp:
+        result = by_apprise.send(url.format(port=smtp.port), content())
+
+    assert result.state == State.FAILED, result.error
+    assert cause in result.error
+    assert "hunter2" not in result.error
+    assert smtp.mails == []
+
+
+def test_the_answer_of_a_mail_server_is_part_of_the_error() -> None:
+    with Smtp("554 too large") as smtp:
+        assert "too large" in by_apprise.send(smtp.url, content()).error
 
 
 @pytest.mark.parametrize(
