@@ -49,7 +49,7 @@ class Notifier:
         #: Set when there may be something to send.
         self._wake = threading.Condition()
         self._sent = 0
-        self._collector = Collector(health)
+        self._collector = Collector(health, is_stopping=self._stop.is_set)
         self._threads = [Essential(self._collect, "collect", may_end=self._stop.is_set)]
         for recipient in conf.policy().recipients.values():
             sender = Sender(recipient, self)

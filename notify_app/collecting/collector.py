@@ -29,8 +29,14 @@ AWAY = (ServiceError, DatabaseError)
 class Collector:
     """Looks at the sources. Each fails alone: while Redis does not answer, events of MongoDB are still found."""
 
-    def __init__(self, health: Callable[[], HealthSeen] | None = None) -> None:
-        """``health``: returns the health of the system; without it health is no source."""
+    def __init__(
+        self, health: Callable[[], HealthSeen] | None = None, *, is_stopping: Callable[[], bool] = lambda: False
+    ) -> None:
+        """``health``: returns the health of the system; without it health is no source.
+
+        ``is_stopping``: a look ends before its next source. Each may wait for a store that does not respond.
+        """
+        self._is_stopping = is_stopping
         self._sources: dict[str, Source] = {
             "groups": sources.group_events,
             "breakers": sources.breaker_events,
@@ -50,7 +56,11 @@ class Collector:
         policy, at = conf.policy(), now or datetime.now(UTC)
         found = 0
         for name, source in self._sources.items():
+            if self._is_stopping():
+                return found
             found += self._guarded(name, lambda name=name, source=source: self._look_at(name, source, policy, at))  # type: ignore[misc]
+        if self._is_stopping():
+            return found
         found += self._guarded("digest", lambda: self._digest(policy, at))
         self._guarded("upkeep", lambda: self._upkeep(policy, at))
         return found
