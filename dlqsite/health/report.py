@@ -37,11 +37,10 @@ from dlqsite.health.store_checks import (
     check_workers,
     outbox_problems,
 )
-from messages_app.domain.records import AccountRow
 from messages_app.domain.redis_state import writes_paused
 from messages_app.store import presence
+from messages_app.store.books import books
 from messages_app.store.ledger import ledger
-from wire.cached import Cached
 from wire.contract import COUNT, OBJECT, TEXT, Field, Shape, choice, envelope, optional
 from wire.errors import ServiceError
 
@@ -49,8 +48,6 @@ from wire.errors import ServiceError
 TIMEOUT_S = 2.0
 #: Findings are kept for this long, so that no number of probes costs more than one round a second.
 KEEP_S = 1.0
-#: Accounts of days that are over are read again after so long.
-BOOKS_S = 30.0
 
 _started = time.monotonic()
 
@@ -152,16 +149,6 @@ def check_clocks() -> Finding:
         detail = f"Clocks differ from Redis': {'; '.join(wrong)}. Run an NTP client there."
         return Finding(Status.DEGRADED, detail, facts)
     return Finding(Status.HEALTHY, facts=facts)
-
-
-_all_accounts = Cached(lambda: ledger().accounting(), BOOKS_S)
-
-
-def books() -> list[AccountRow]:
-    """The accounts of all days, read once in ``BOOKS_S``; only the last two days in between."""
-    rows, recent = _all_accounts(), ledger().accounting(2)
-    days = {row.day for row in recent}
-    return [row for row in rows if row.day not in days] + recent
 
 
 def check_notifications() -> Finding:

@@ -27,6 +27,7 @@ from messages_app.domain.redis_state import memory_limit
 from messages_app.rest.committer import BUSY, GROUPED, GROUPS
 from messages_app.rest.intake import DUPLICATES
 from messages_app.store import presence
+from messages_app.store.books import books
 from messages_app.store.ledger import ledger
 from messages_app.store.measurements import measurements
 from messages_app.work.runner import HANDLER
@@ -87,7 +88,7 @@ def read_accounts() -> Samples:
         samples.put("dlq_messages_reopened_total", row.reopened_done, name, "done")
         samples.put("dlq_messages_reopened_total", row.reopened_dead, name, "dead")
     wrong = 0
-    for account in report.books():
+    for account in books():
         samples.put("dlq_messages_open", account.open, _type(account.type))
         wrong += account.wrong
     samples.put("dlq_accounting_difference_messages", wrong)

@@ -19,6 +19,7 @@ from dlqsite.health import report, store_checks
 from dlqsite.overview import parts, snapshot, views
 from messages_app.domain.records import Acceptance, Completed, Failed
 from messages_app.store import (
+    books,
     connection,
     in_flight,
     lane_workers,
@@ -40,7 +41,7 @@ def forget() -> None:
     parts.sources.cache_clear()
     views.rendered.forget()
     report.doctor.cache_clear()
-    report._all_accounts.forget()
+    books.forget()
     store_checks.index_problems.forget()
     store_checks.figures_problems.forget()
     store_checks.overflow_problems.forget()

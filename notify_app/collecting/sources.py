@@ -24,7 +24,7 @@ from dlq_app.domain.replay_batch import ReplayBatch, Stage
 from dlq_app.services import batches, figures, groups
 from dlq_app.services.groups import Group
 from dlq_app.store import repository
-from messages_app.store.ledger import ledger
+from messages_app.store.books import books
 from notify_app.domain.events import HOUR, SHORT, Event, Kind, Severity
 from notify_app.domain.policy import Limits
 from notify_app.domain.wording import MAX_TITLE, plain
@@ -284,7 +284,7 @@ def _batch_event(batch: ReplayBatch) -> Event:
 
 def accounting_events(seen: Any, limits: Limits, now: datetime) -> Found:
     """Days and types whose accounts do not add up, when a difference appears or changes."""
-    rows = [row for row in ledger().accounting() if row.wrong]
+    rows = [row for row in books() if row.wrong]
     value = {f"{row.day}:{row.type}": row.wrong for row in rows}
     new = [row for row in rows if (seen or {}).get(f"{row.day}:{row.type}") != row.wrong]
     if not new:

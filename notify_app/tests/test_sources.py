@@ -172,14 +172,27 @@ def test_a_batch_that_finishes_is_reported_once() -> None:
 
 
 def test_accounts_that_differ_are_reported_when_they_change(redis_client: Any) -> None:
-    scenes.account(redis_client, "20261129", "demo", accepted=3, done=2)
+    today = f"{later():%Y%m%d}"
+    scenes.account(redis_client, today, "demo", accepted=3, done=2)
     (found,) = look()
     assert (found.event, found.title) == (Kind.ACCOUNTING_OFF, "1 message not accounted for")
     assert look() == []
 
-    scenes.account(redis_client, "20261129", "demo", accepted=4, done=2)
+    scenes.account(redis_client, today, "demo", accepted=4, done=2)
     (joined,) = look()
     assert (joined.pk, joined.count) == (found.pk, 2)
+
+
+def test_accounts_of_earlier_days_are_not_read_at_each_look(redis_client: Any) -> None:
+    for day in range(200):
+        scenes.account(redis_client, f"{later(days=-day):%Y%m%d}", "demo", accepted=1, done=1)
+    look()
+
+    redis_client.config_resetstat()
+    for _ in range(3):
+        look()
+
+    assert redis_client.info("commandstats")["cmdstat_hgetall"]["calls"] < 100
 
 
 def test_health_is_reported_after_its_time_and_when_it_is_well_again() -> None:
@@ -207,6 +220,14 @@ def test_a_store_that_is_away_keeps_no_other_source_silent(settings: Any) -> Non
 
     with scenes.away(settings, "redis"):
         assert kinds(look()) == [Kind.GROUP_NEW]
+
+
+def test_a_look_that_is_stopped_ends_before_its_next_source() -> None:
+    answers = iter([False, True])
+
+    Collector(is_stopping=lambda: next(answers, True)).look()
+
+    assert [mark.pk for mark in Mark.objects.all()] == ["groups"]
 
 
 def test_the_digest_comes_once_a_day_and_not_before_its_time() -> None:
