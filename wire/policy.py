@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from wire.errors import PolicyError
 from wire.fields import Reader
 
 Readers = Mapping[str, Reader[Any]]
+
+
+#: Keys that name environment variables. A secret itself, put there by mistake, must not reach a log.
+_MAY_BE_SECRET: Final = frozenset({"secrets", "url_env"})
 
 
 class InvalidValue(PolicyError):
@@ -17,7 +21,8 @@ class InvalidValue(PolicyError):
     def __init__(self, where: str, key: str, value: object, message: str) -> None:
         """``where``: file and table; ``message``: what is allowed, such as ``must be true or false``."""
         self.where, self.key, self.value, self.message = where, key, value, message
-        super().__init__(f"{where}: {key} = {value!r}: {message}")
+        shown = " (its value is not shown)" if key in _MAY_BE_SECRET else f" = {value!r}"
+        super().__init__(f"{where}: {key}{shown}: {message}")
 
     def at(self, where: str) -> InvalidValue:
         """The same error in another place."""

@@ -64,7 +64,9 @@ class Quiet:
             inside, days = clock >= self.begin or clock < self.end, int(clock >= self.begin)
         if not inside:
             return None
-        return datetime.combine(local.date() + timedelta(days=days), self.end, tzinfo=self.zone).astimezone(now.tzinfo)
+        # In autumn one hour comes twice: in its second pass, so is the end.
+        end = self.end.replace(fold=local.fold)
+        return datetime.combine(local.date() + timedelta(days=days), end, tzinfo=self.zone).astimezone(now.tzinfo)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

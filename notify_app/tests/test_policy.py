@@ -60,6 +60,16 @@ def test_a_mistake_names_its_place_and_what_is_allowed(tables: dict[str, Any], n
     assert named in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "mistake", [{"url_env": "slack://t0k3n/t0k3n"}, {"secrets": ["whsec_t0k3n="]}, {"secrets": "whsec_t0k3n"}]
+)
+def test_a_secret_in_the_place_of_its_variable_is_not_repeated(mistake: dict[str, Any]) -> None:
+    with pytest.raises(PolicyError, match="environment variable") as caught:
+        read(recipients={"team": a_recipient(**mistake)})
+
+    assert "t0k3n" not in str(caught.value)
+
+
 def test_the_shipped_policy_has_no_recipient(settings: Settings) -> None:
     assert not conf.is_configured()
     assert list(checks.check_notify_policy()) == []
@@ -106,6 +116,14 @@ def test_quiet_hours_end_in_their_zone(at: str, until: str | None) -> None:
     held = one(quiet=QUIET).held_until(Severity.WARNING, datetime.fromisoformat(at))
 
     assert held == (datetime.fromisoformat(until) if until else None)
+
+
+def test_quiet_hours_that_end_in_the_repeated_hour_never_end_in_the_past() -> None:
+    team = one(quiet={**QUIET, "to": "02:30"})
+
+    ends = [team.held_until(Severity.WARNING, datetime(2026, 10, 25, hour, 15, tzinfo=UTC)) for hour in (0, 1)]
+
+    assert ends == [datetime(2026, 10, 25, hour, 30, tzinfo=UTC) for hour in (0, 1)]
 
 
 def test_critical_ones_pass_quiet_hours_unless_the_policy_holds_them() -> None:
