@@ -18,7 +18,8 @@ def template_problem(template: str) -> str:
     rest = template.replace(PLACE, "")
     try:
         parts = urlsplit(template)
-        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and PLACE not in parts.netloc
+        _ = parts.port  # raises for one out of range
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and not {"{", "@"} & set(parts.netloc)
     except ValueError:
         is_address = False
     if not is_address or not rest.isascii() or not rest.isprintable() or any(sign in rest for sign in " {}<>\"'\\"):

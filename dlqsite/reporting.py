@@ -47,7 +47,6 @@ def switch(dsn: str, *, environment: str, release: str) -> str:
     from sentry_sdk.integrations.excepthook import ExcepthookIntegration
     from sentry_sdk.integrations.logging import LoggingIntegration
     from sentry_sdk.integrations.threading import ThreadingIntegration
-    from sentry_sdk.utils import BadDsn
 
     try:
         sentry_sdk.init(
@@ -73,7 +72,7 @@ def switch(dsn: str, *, environment: str, release: str) -> str:
             enable_logs=False,
             shutdown_timeout=_LAST_S,
         )
-    except BadDsn as error:
+    except ValueError as error:  # of its parts, or of ``urllib`` about host and port
         return f"SENTRY_DSN is not valid ({error}); accepted: https://<key>@<host>/<project>"
     before_hard_exit(lambda: sentry_sdk.flush(_LAST_S))
     return ""

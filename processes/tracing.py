@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from processes.spans import Kind, Span
@@ -36,10 +37,21 @@ def switch(
         return f"OTEL_TRACES_EXPORTER is {exporter_name!r}; accepted: {', '.join(EXPORTERS)}"
     if protocol and protocol not in PROTOCOLS:
         return f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol!r}; accepted: {', '.join(PROTOCOLS)}"
-    if endpoint and not endpoint.lower().startswith(("http://", "https://")):
-        return f"OTEL_EXPORTER_OTLP_ENDPOINT is {endpoint!r}; accepted: http:// or https:// and a host"
+    if endpoint and not _is_address(endpoint):
+        # Without its text, which may contain a password.
+        return "OTEL_EXPORTER_OTLP_ENDPOINT is not an address; accepted: http:// or https:// and a host"
     is_on = not is_disabled and exporter != "none" and bool(exporter_name or endpoint)
     return ""
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        _ = parts.port  # raises for one out of range
+    except ValueError:
+        return False
+    host = parts.hostname or ""
+    return parts.scheme in ("http", "https") and host != "" and host.isprintable() and " " not in host
 
 
 def begin() -> None:

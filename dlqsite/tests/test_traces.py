@@ -22,7 +22,7 @@ from pytest_django import Settings
 from redis import Redis
 
 from console.trace_links import template_problem, trace_url
-from dlqsite import checks
+from dlqsite import checks, reporting
 from dlqsite.testing import TEST_DATABASE
 from dlqsite.tests.receiver import Receiver
 from dlqsite.tests.traced_run import PARENT, PAYLOAD
@@ -239,7 +239,12 @@ def _switch() -> Iterator[None]:
         ({"exporter_name": "none", "endpoint": "http://collector:4318"}, False, ""),
         ({"endpoint": "http://collector:4318", "is_disabled": True}, False, ""),
         ({"exporter_name": "zipkin"}, False, "OTEL_TRACES_EXPORTER"),
+        ({"endpoint": "https://user:pass@[::1]:4318/v1/traces"}, True, ""),
         ({"endpoint": "collector:4318"}, False, "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ({"endpoint": "http://"}, False, "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ({"endpoint": "http://[::1"}, False, "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ({"endpoint": "http://collector:99999"}, False, "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ({"endpoint": "ftp://user:hunter2@collector"}, False, "OTEL_EXPORTER_OTLP_ENDPOINT"),
         ({"endpoint": "http://collector:4317", "protocol": "grpc"}, False, "OTEL_EXPORTER_OTLP_PROTOCOL"),
     ],
 )
@@ -251,6 +256,7 @@ def test_the_standard_variables_switch_traces_on_and_off(values: dict[str, Any],
     assert tracing.is_on == is_on
     assert found.startswith(problem)
     assert bool(found) == bool(problem)
+    assert "hunter2" not in found
 
 
 @pytest.mark.parametrize(
@@ -269,6 +275,11 @@ def test_wrong_values_are_errors_with_a_hint(settings: Settings, name: str, valu
 
     assert found.id == code
     assert found.hint
+
+
+@pytest.mark.parametrize("dsn", ["https://host/1", "key", "https://key@host:x/1", "https://key@[::1/1"])
+def test_a_malformed_dsn_is_a_problem_and_ends_no_process(dsn: str) -> None:
+    assert reporting.switch(dsn, environment="test", release="1").startswith("SENTRY_DSN is not valid")
 
 
 @pytest.mark.parametrize(
@@ -299,6 +310,8 @@ def test_a_template_links_to_the_trace(settings: Settings, template: str) -> Non
         'https://tracing.example/{trace_id}" onclick="',
         "//tracing.example/{trace_id}",
         "https://[::1/{trace_id}",
+        "https://tracing.example:99999/{trace_id}",
+        "https://user:hunter2@tracing.example/{trace_id}",
     ],
 )
 def test_a_template_that_is_no_address_is_refused_and_not_linked(settings: Settings, template: str) -> None:
