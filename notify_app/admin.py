@@ -77,11 +77,16 @@ class NotificationAdmin(ReadOnlyAdmin):
     )  # fmt: skip
     actions = ("retry", "dismiss")
     change_list_template = "notify_app/notifications.html"
+    change_form_template = "notify_app/notification.html"
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         guide = reverse("admin:docs", args=["notifications"])
         context = {"recipients": sorted(policy().recipients), "guide": guide, **(extra_context or {})}
         return super().changelist_view(request, context)
+
+    def get_fields(self, request: HttpRequest, obj: Notification | None = None) -> list[Any]:
+        """Without the error if there is none."""
+        return [name for name in self.fields if name != "shown_error" or (obj and self.shown_error(obj))]
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Users who can read dead letters: it names groups, breakers and batches, which they see anyway."""

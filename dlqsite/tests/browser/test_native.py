@@ -163,6 +163,20 @@ def test_every_native_page_is_at_home(
     assert wrong == []
 
 
+def test_a_long_word_in_a_notification_hides_no_column_and_its_close_button_is_whole(administrator: Page) -> None:
+    Notification.objects.create(
+        pk=1, recipient="team", key="1", subject="", event="group_new", severity="warning", title=f"New: {'A' * 145}",
+        text="", state=NotificationState.UNCERTAIN, give_up_at=timezone.now(), error="B" * 300,
+    )  # fmt: skip
+    administrator.goto("/admin/notify_app/notification/")
+    results = administrator.locator("#changelist-form .results")
+    assert results.evaluate("list => list.scrollWidth <= list.clientWidth")
+
+    administrator.goto("/admin/notify_app/notification/1/change/")
+    close = administrator.locator(".submit-row .closelink")
+    assert close.evaluate("button => button.scrollHeight <= button.clientHeight")
+
+
 def test_a_new_key_is_shown_once(administrator: Page, assert_accessible: Check) -> None:
     administrator.goto("/admin/dlqsite/apikey/add/")
     administrator.get_by_label("Name").fill("shop")
