@@ -13,6 +13,7 @@ import bson
 from bson import json_util
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.errors import BSONError
+from bson.raw_bson import RawBSONDocument
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.database import Database
@@ -48,6 +49,8 @@ _OPTIONS = json_util.JSONOptions(
     json_mode=json_util.JSONMode.CANONICAL, tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO
 )
 _CODEC: CodecOptions[Document] = CodecOptions(tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO)
+_LENIENT = _CODEC.with_options(unicode_decode_error_handler="replace")
+_AS_BYTES: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
 #: Key of a document that Extended JSON cannot show, because a key of its own looks like a type: its BSON in base64.
 _RAW = "$bson"
 
@@ -161,8 +164,17 @@ class Backups:
 
 
 def lines(copied: IO[bytes]) -> Iterator[bytes]:
-    """The documents that ``Backups.copy`` wrote, each as a line of JSON with all types."""
-    for document in bson.decode_file_iter(copied, _CODEC):
+    """The documents that ``Backups.copy`` wrote, each as a line of JSON with all types.
+
+    Raises ``StoreUnavailable`` naming a document with text that is not UTF-8, which MongoDB accepts.
+    """
+    for raw in bson.decode_file_iter(copied, _AS_BYTES):
+        try:
+            document = bson.decode(raw.raw, _CODEC)
+        except BSONError as error:
+            name = bson.decode(raw.raw, _LENIENT).get("_id")
+            message = f"MongoDB's document {name} cannot be read ({error}). Correct or delete it."
+            raise StoreUnavailable(message) from error
         yield line_of(document)
 
 

@@ -12,8 +12,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import bson
 import pytest
 from bson import Code, Decimal128, Int64, ObjectId
+from bson.raw_bson import RawBSONDocument
 from django.contrib.auth.models import User
 from django.core.management import CommandError
 from django.test import Client
@@ -412,6 +414,17 @@ def test_documents_keep_their_types() -> None:
     for line in (b"[]", b"{}", b"{", b'{"_id": {"$oid": "x"}}', b'{"$bson": "AAAA"}', b'{"$bson": 3}', b"[" * 100_000):
         with pytest.raises(ValueError):  # noqa: PT011
             document_from(line)
+
+
+def test_a_document_that_cannot_be_read_is_named(rig: Rig, mongo_db: Any, tmp_path: Path) -> None:
+    rig.die("a")
+    not_utf8 = bson.encode({"_id": "broken", "text": "XYZ"}).replace(b"XYZ", b"\xff\xfe\xfd")
+    mongo_db.command({"insert": "dead_letters", "documents": [RawBSONDocument(not_utf8)]})
+
+    with pytest.raises(CommandError, match=r"There is no backup: MongoDB's document broken cannot be read"):
+        run("backup", str(tmp_path / "b.tar"))
+
+    assert os.listdir(tmp_path) == []
 
 
 def test_health_says_when_the_last_backup_is_too_old(
