@@ -75,6 +75,8 @@ def configure_logging(*, level: str, form: str) -> None:
                 "django.server": {"level": "WARNING"},
                 "axes": {"level": "WARNING"},
                 "pymongo": {"level": "WARNING"},
+                # Django leaves it to the server to drop the body of a HEAD, and gunicorn warns of each: of every probe.
+                "gunicorn.http.wsgi": {"level": "ERROR"},
             },
         }
     )

@@ -243,6 +243,16 @@ def test_a_process_whose_interpreter_is_held_is_replaced_while_the_other_serves(
     assert "greedy_app.py" in log  # the stacks name the code that held it
 
 
+def test_a_head_request_leaves_no_warning(patient: Server) -> None:
+    with patient.connect() as client:
+        client.sendall(b"HEAD /api/system/live HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n")
+        got = b"".join(iter(lambda: client.recv(65536), b""))
+
+    assert got.startswith(b"HTTP/1.1 200 ")
+    assert got.endswith(b"\r\n\r\n"), "no body"
+    assert "no-body response" not in patient.log()
+
+
 def test_a_stopped_server_waits_for_no_stuck_thread_and_sends_its_last_counts(
     redis_client: redis.Redis, tmp_path: Path
 ) -> None:
