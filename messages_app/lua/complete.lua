@@ -6,7 +6,7 @@
 -- RACES  A worker that lost its lease must not end what another runs, a repetition must not count twice, and no record
 --        may be done without its account or, for a replay, without its place in the outbox.
 local prefix = KEYS[1]
---@use time check account outcome tally each
+--@use time check account outcome alone tally each
 local record_ttl, body_ttl = ARGV[1], ARGV[2]
 whole(record_ttl, 'record ttl')
 whole(body_ttl, 'body ttl')

@@ -5,7 +5,7 @@
 -- RETURNS  for each message: applied, already, stale, refused (it cannot be written)
 -- RACES  Giving back and waking up are one step, so that no message waits without anybody knowing.
 local prefix = KEYS[1]
---@use time calendar wake outcome tally each
+--@use time calendar wake outcome alone tally each
 local STORY_MAX = 65536 -- beyond this, refusals leave no more traces in the message's story
 
 -- A refusal starts the clock after which a message is held no longer. What only changes hands keeps its turn: it goes

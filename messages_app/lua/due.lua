@@ -5,7 +5,7 @@
 -- RACES  Leaving the index and entering the lane is one step, or a mover killed in between would lose the message. State
 --        and time are read again here: whoever listed the id may have listed it long ago.
 local prefix = KEYS[1]
---@use time check calendar wake outcome tally
+--@use time check calendar wake outcome alone tally
 local limit = whole(ARGV[1], 'limit')
 local LOSSES_MAX = 3
 local WAKE_UP_MS = 10000 -- a wake-up younger than this may still be on its way

@@ -5,7 +5,7 @@
 -- RACES  A repeated failure must not use up a second retry, and a message given up must be in the outbox by the same
 --        step, whatever dies next.
 local prefix = KEYS[1]
---@use time outcome tally each
+--@use time outcome alone tally each
 
 local function fail(id, fence, delay, problem, attempt)
   local wait = tonumber(delay)

@@ -7,4 +7,5 @@ local prefix = KEYS[1]
 --@use time check rate
 local limit, window = whole(ARGV[2], 'limit'), whole(ARGV[3], 'window')
 local allowed, remaining, reset = rate(ARGV[1], limit, window)
+write_rates()
 return { allowed and 1 or 0, remaining, reset }

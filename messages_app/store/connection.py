@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import threading
@@ -28,6 +29,8 @@ from messages_app.domain.errors import LedgerRefused, StoreUnavailable
 from messages_app.domain.redis_replicas import Sentinels
 from messages_app.store.scripts import Script
 from processes.once import OncePerProcess
+
+log = logging.getLogger(__name__)
 
 #: Seconds to wait for a connection and for each answer.
 SOCKET_TIMEOUT_S = 2.0
@@ -166,12 +169,20 @@ def _checked(reply: Any) -> Any:
     """The reply, or a ``LedgerRefused`` for invalid arguments. Other errors are bugs and raised."""
     if not isinstance(reply, ResponseError):
         return reply
-    bad = _BAD_ARGUMENT.search(str(reply))
-    if bad is None:
+    if not _BAD_ARGUMENT.search(str(reply)):
         raise reply
-    refusal = LedgerRefused(f"The ledger rejects the request: invalid {bad[1]}.")
-    refusal.__cause__ = reply
-    return refusal
+    refused = refusal(str(reply))
+    refused.__cause__ = reply
+    return refused
+
+
+def refusal(why: str) -> LedgerRefused:
+    """A script's refusal of one message, as an error for its sender."""
+    bad = _BAD_ARGUMENT.search(why)
+    if bad:
+        return LedgerRefused(f"The ledger rejects the request: invalid {bad[1]}.")
+    log.error("ledger_refused", extra={"why": why})
+    return LedgerRefused("The ledger cannot write this message: what is stored under its id is of another kind.")
 
 
 class ScriptCaller:

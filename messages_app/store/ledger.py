@@ -11,8 +11,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import redis
 from django.conf import settings
@@ -36,13 +36,14 @@ from messages_app.domain.records import (
     Verdict,
 )
 from messages_app.store.connection import connection
-from messages_app.store.ledger_codec import accept_answer, accept_call, forward_args, outcome_args, readable_claims
+from messages_app.store.ledger_codec import accept_answer, accept_args, forward_args, outcome_args, readable_claims
 from messages_app.store.ledger_reads import LedgerReads
 from messages_app.store.ledger_server import terms_from_settings
 from processes.once import OncePerProcess
 
-#: Messages per pipeline of ``accept_many``: larger ones would delay other requests.
-ACCEPT_CHUNK = 250
+#: Maximum messages and bytes per script of ``accept_group``: a script delays all other requests.
+ACCEPT_CHUNK = 100
+ACCEPT_BYTES = 1024 * 1024
 #: Maximum replays and bytes per pipeline.
 FORWARD_CHUNK = 100
 FORWARD_BYTES = 4 * 1024 * 1024
@@ -54,6 +55,8 @@ CARRY_CHUNK = 500
 #: Longer than the lifetime of any order.
 VOID_TTL_MS = 24 * 3600 * 1000
 _VERDICTS = {verdict.encode(): verdict for verdict in Verdict}
+
+_Entry = TypeVar("_Entry")
 
 log = logging.getLogger(__name__)
 
@@ -69,13 +72,18 @@ class Ledger(LedgerReads):
         A repeated ``accept_token`` is the same request: ``accepted``, counted once. A known id is a ``duplicate`` with
         the same content and a ``conflict`` with other content.
         """
-        return self._accept([acceptance], limit)[0]
+        (answer,) = self.accept_group([(acceptance, limit)])
+        if isinstance(answer, LedgerRefused):
+            raise answer
+        return answer
 
     def accept_many(self, acceptances: Sequence[Acceptance]) -> list[AcceptAnswer]:
-        """``accept`` for each, in order, in few round trips. A rejected one does not affect the others."""
-        answers: list[AcceptAnswer] = []
-        for start in range(0, len(acceptances), ACCEPT_CHUNK):
-            answers += self._accept(acceptances[start : start + ACCEPT_CHUNK], None)
+        """``accept`` for each, in order, in one round trip. Raises the first refusal once all others are accepted."""
+        answers = []
+        for answer in self.accept_group([(acceptance, None) for acceptance in acceptances]):
+            if isinstance(answer, LedgerRefused):
+                raise answer
+            answers.append(answer)
         return answers
 
     def accept_group(
@@ -86,11 +94,14 @@ class Ledger(LedgerReads):
         A request that the ledger refuses gets its ``LedgerRefused`` and does not affect the others. Raises
         ``StoreUnavailable`` for all of them: each may or may not have been accepted.
         """
-        replies = self.run_each_confirmed([accept_call(acceptance, limit) for acceptance, limit in requests])
-        return [
-            reply if isinstance(reply, LedgerRefused) else accept_answer(acceptance, limit, reply)
-            for (acceptance, limit), reply in zip(requests, replies, strict=True)
-        ]
+        if not requests:
+            return []
+        parts = list(_chunks(requests, ACCEPT_CHUNK, ACCEPT_BYTES, lambda request: len(request[0].body)))
+        replies = self.run_confirmed(
+            [("accept", [part for request in requests for part in accept_args(*request)]) for requests in parts]
+        )
+        answers = (reply[first : first + 6] for reply in replies for first in range(0, len(reply), 6))
+        return [accept_answer(*request, answer) for request, answer in zip(requests, answers, strict=True)]
 
     def throttle(self, limit: RateLimit) -> tuple[bool, RateState]:
         """Count a request that is not an acceptance; return whether it is allowed, and the rate limit's state."""
@@ -101,10 +112,6 @@ class Ledger(LedgerReads):
         calls = [("throttle", (limit.client, limit.limit, limit.window_ms)) for limit in limits]
         replies = zip(limits, self._scripts.run_many(calls), strict=True)
         return [(bool(allowed), RateState(limit.limit, left, reset)) for limit, (allowed, left, reset) in replies]
-
-    def _accept(self, acceptances: Sequence[Acceptance], limit: RateLimit | None) -> list[AcceptAnswer]:
-        replies = self.run_confirmed([accept_call(acceptance, limit) for acceptance in acceptances])
-        return [accept_answer(acceptance, limit, reply) for acceptance, reply in zip(acceptances, replies, strict=True)]
 
     # -- running
 
@@ -250,7 +257,7 @@ class Ledger(LedgerReads):
     def forward_many(self, orders: Sequence[ForwardOrder]) -> list[ForwardAnswer]:
         """``forward`` for each, in order, in few round trips. The answer to an impossible order is ``refused``."""
         answers: list[ForwardAnswer] = []
-        for part in _chunks(orders):
+        for part in _chunks(orders, FORWARD_CHUNK, FORWARD_BYTES, _order_bytes):
             for reply in self._scripts.run_each([("forward", forward_args(order)) for order in part]):
                 if isinstance(reply, LedgerRefused):
                     answers.append(ForwardAnswer(ForwardStatus.REFUSED, str(reply)))
@@ -265,14 +272,20 @@ class Ledger(LedgerReads):
         return VoidAnswer(bool(exists), state.decode())
 
 
-def _chunks(orders: Sequence[ForwardOrder]) -> Iterator[list[ForwardOrder]]:
-    """Orders by pipeline. Larger pipelines would delay other requests and time out."""
-    part: list[ForwardOrder] = []
+def _order_bytes(order: ForwardOrder) -> int:
+    return len(order.body) + len(order.run_body or b"")
+
+
+def _chunks(
+    entries: Sequence[_Entry], max_entries: int, max_bytes: int, size_of: Callable[[_Entry], int]
+) -> Iterator[list[_Entry]]:
+    """Entries by script or pipeline. Larger ones would delay other requests and time out."""
+    part: list[_Entry] = []
     size = 0
-    for order in orders:
-        part.append(order)
-        size += len(order.body) + len(order.run_body or b"")
-        if len(part) == FORWARD_CHUNK or size >= FORWARD_BYTES:
+    for entry in entries:
+        part.append(entry)
+        size += size_of(entry)
+        if len(part) == max_entries or size >= max_bytes:
             yield part
             part, size = [], 0
     if part:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from dlq_app.domain.ports import ForwardOrder
+from messages_app.domain.errors import LedgerRefused
 from messages_app.domain.records import (
     Acceptance,
     AcceptAnswer,
@@ -27,9 +28,12 @@ from messages_app.domain.records import (
     State,
 )
 from messages_app.envelope import ALONE, LANES
+from messages_app.store.connection import refusal
 
 log = logging.getLogger(__name__)
 
+_ACCEPT_STATUSES = {status.encode(): status for status in AcceptStatus}
+_STATES = {state.encode(): state for state in State}
 _line_of_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -58,13 +62,14 @@ def _story(source: Acceptance | ForwardOrder, **more: object) -> str:
     return _line_of_json({**story, "tags": source.tags, **more})
 
 
-def accept_call(acceptance: Acceptance, limit: RateLimit | None) -> tuple[str, list[Any]]:
+def accept_args(acceptance: Acceptance, limit: RateLimit | None) -> list[Any]:
+    """One message's arguments of ``accept.lua``."""
     not_before = acceptance.not_before_ms
-    return "accept", [
+    return [
         acceptance.message_id, acceptance.type, acceptance.body, acceptance.sha256, acceptance.priority,
         _story(acceptance, notBefore=not_before, maxRetries=acceptance.max_retries),
-        "" if not_before is None else not_before, acceptance.max_retries, acceptance.accept_token,
-        *((limit.client, limit.limit, limit.window_ms) if limit else ("", 0, 0)), acceptance.client,
+        "" if not_before is None else not_before, acceptance.max_retries, acceptance.accept_token, acceptance.client,
+        *((limit.client, limit.limit, limit.window_ms) if limit else ("", 0, 0)),
     ]  # fmt: skip
 
 
@@ -81,12 +86,15 @@ def forward_args(order: ForwardOrder) -> list[Any]:
     ]  # fmt: skip
 
 
-def accept_answer(acceptance: Acceptance, limit: RateLimit | None, reply: list[Any]) -> AcceptAnswer:
-    status, state, message_type, queued_at, remaining, reset = reply
+def accept_answer(acceptance: Acceptance, limit: RateLimit | None, reply: Sequence[Any]) -> AcceptAnswer | LedgerRefused:
+    """The answer to one message: six values of ``accept.lua``."""
+    status, state, queued_at, remaining, reset, message_type = reply
+    if status == b"refused":
+        return refusal(message_type.decode(errors="replace"))
     return AcceptAnswer(
-        status=AcceptStatus(status.decode()),
+        status=_ACCEPT_STATUSES[status],
         message_id=acceptance.message_id,
-        state=State(state.decode()) if state else None,
+        state=_STATES.get(state),
         type=message_type.decode(),
         queued_at_ms=int(queued_at),
         rate=RateState(limit.limit, remaining, reset) if limit and remaining >= 0 else None,

@@ -13,7 +13,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 from breaker_app.sentinels import watch_behind
 from dlq_app.domain.store_problem import StoreProblem
 from messages_app import conf
-from messages_app.domain.errors import LedgerRefused, NotConfirmed, StoreUnavailable
+from messages_app.domain.errors import NotConfirmed, StoreUnavailable
 from messages_app.domain.records import Problem
 from messages_app.domain.redis_replicas import replica_problems
 from messages_app.domain.redis_state import identity_problems
@@ -89,24 +89,16 @@ class LedgerServer:
     def run_confirmed(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
         """Run scripts and return their replies once their writes are as durable as the terms require.
 
-        Raises ``NotConfirmed``, or ``LedgerRefused`` if any call has an invalid argument.
+        Raises ``NotConfirmed``.
         """
-        replies = self.run_each_confirmed(calls)
-        for reply in replies:
-            if isinstance(reply, LedgerRefused):
-                raise reply
-        return replies
-
-    def run_each_confirmed(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
-        """``run_confirmed``, with a ``LedgerRefused`` in the place of each invalid call; the others are carried out."""
         terms = self._terms
         if terms.fsync_timeout_ms is None:
-            return self._scripts.run_each(calls)
+            return self._scripts.run_many(calls)
         # After all calls in the same round trip, so that one wait covers the whole batch. WAITAOF waits for the writes
         # of this connection. A duplicate writes nothing; with the probe it waits for the first acceptance, too.
         replicas = self._replicas()
         waits = [("WAITAOF", 1, replicas, ms) for ms in _waits_ms(terms.fsync_timeout_ms, replicas)]
-        replies = self._scripts.run_each([*calls, ("probe", [PROBE_TTL_MS])], after=waits)
+        replies = self._scripts.run_many([*calls, ("probe", [PROBE_TTL_MS])], after=waits)
         on_disk, on_replicas = replies[-1]
         if on_disk < 1 or on_replicas < replicas:
             of_replicas = "the disk of a replica" if replicas == 1 else f"the disks of {replicas} replicas"

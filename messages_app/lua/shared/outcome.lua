@@ -25,18 +25,3 @@ end
 local function tell(id, attempt)
   if attempt ~= '' then redis.call('APPEND', prefix .. 'story:' .. id, '\n' .. attempt) end
 end
-
--- Errors that one message causes: a key of another kind, a text that grows too long, a field that is no number.
-local OF_ONE = { 'WRONGTYPE', 'exceeds maximum', 'attempt to ', 'not an integer' }
-
--- Apply one outcome of many. Without this the error of one would end the script before the others are written down whole.
--- Nothing of a refused outcome is written: the parts of a message are written in an order in which only the first can fail.
-local function apply_alone(apply, ...)
-  local ok, answer = pcall(apply, ...)
-  if ok then return answer end
-  local why = type(answer) == 'table' and answer.err or tostring(answer)
-  for _, words in ipairs(OF_ONE) do
-    if string.find(why, words, 1, true) then return 'refused' end
-  end
-  error(answer) -- of the server: the whole call is sent again
-end

@@ -11,20 +11,27 @@ local function job_of(id, epoch, attempt, wakes)
 end
 
 -- Sleeping workers wait on the bell. It holds a few rings at most: one is enough for each worker that sleeps.
+local BELL_MAX = 16
 local function ring()
-  if redis.call('LLEN', prefix .. 'bell') < 16 then redis.call('LPUSH', prefix .. 'bell', '1') end
+  if redis.call('LLEN', prefix .. 'bell') < BELL_MAX then redis.call('LPUSH', prefix .. 'bell', '1') end
 end
 
--- Push the wake-up of a queued message into its lane, as a job that RQ's own worker could run as well.
--- `wakes` rises with each push, so that no job id is ever used twice. The caller writes `wakes` and `wakeAt`
--- into the record: 0 for a push to the front, which says nothing about how far the lane has come.
+-- Write the job of a wake-up, which RQ's own worker could run as well, and answer its id.
 local woken_at
-local function wake(id, epoch, attempt, lane, wakes, to_front)
+local function write_job(id, epoch, attempt, lane, wakes)
   local job = job_of(id, epoch, attempt, wakes)
   woken_at = woken_at or iso(now)
   redis.call('HSET', 'rq:job:' .. job, 'created_at', woken_at, 'enqueued_at', woken_at, 'origin', lane,
     'status', 'queued', 'description', id, 'timeout', '3600', 'result_ttl', '60',
     'data', '["messages_app.jobs.process",null,["' .. id .. '",' .. epoch .. ',' .. attempt .. '],{}]')
+  return job
+end
+
+-- Push the wake-up of a queued message into its lane.
+-- `wakes` rises with each push, so that no job id is ever used twice. The caller writes `wakes` and `wakeAt`
+-- into the record: 0 for a push to the front, which says nothing about how far the lane has come.
+local function wake(id, epoch, attempt, lane, wakes, to_front)
+  local job = write_job(id, epoch, attempt, lane, wakes)
   redis.call(to_front and 'LPUSH' or 'RPUSH', 'rq:queue:' .. lane, job)
   redis.call('ZADD', prefix .. 'waiting:' .. lane, stamp, id)
   ring()
