@@ -44,8 +44,12 @@ for at = 1, #ARGV, STEP do
     end
 
     if rate_client ~= '' then
-      local allowed
-      allowed, remaining, reset = rate(rate_client, tonumber(limit), tonumber(window))
+      local allowed, why, left, ms = apply_alone(rate, rate_client, tonumber(limit), tonumber(window))
+      if why then
+        type = why
+        break
+      end
+      remaining, reset = left, ms
       if not allowed then
         status = 'throttled'
         break

@@ -86,7 +86,9 @@ def forward_args(order: ForwardOrder) -> list[Any]:
     ]  # fmt: skip
 
 
-def accept_answer(acceptance: Acceptance, limit: RateLimit | None, reply: Sequence[Any]) -> AcceptAnswer | LedgerRefused:
+def accept_answer(
+    acceptance: Acceptance, limit: RateLimit | None, reply: Sequence[Any]
+) -> AcceptAnswer | LedgerRefused:
     """The answer to one message: six values of ``accept.lua``."""
     status, state, queued_at, remaining, reset, message_type = reply
     if status == b"refused":

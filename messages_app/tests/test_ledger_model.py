@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from messages_app.domain.records import Acceptance
+from messages_app.domain.records import Acceptance, AcceptAnswer
 from messages_app.tests.ledgers import START_MS, Desk, acceptance, order
 
 pytestmark = pytest.mark.redis
@@ -254,6 +254,20 @@ class Ledgers(RuleBasedStateMachine):
         if name in self.requests and known:
             request = self.requests[name]
             self._compare(self.desk.ledger.accept(request).status, self.model.accept(name, request.accept_token, 0))
+
+    @rule(first=names, again=st.booleans())
+    def accept_in_company(self, first: str, again: bool) -> None:
+        second = IDS[1 - IDS.index(first)]
+        group = [acceptance(name, priority=LANES[name], max_retries=MAX_RETRIES) for name in (first, second, first)]
+        expected = [self.model.accept(request.message_id, request.accept_token, self.desk.now) for request in group]
+        for _ in range(1 + again):
+            answers = self.desk.ledger.accept_group([(request, None) for request in group])
+            self._compare([answer.status for answer in answers if isinstance(answer, AcceptAnswer)], expected)
+        for request in group:
+            message = self.model.messages[request.message_id]
+            if message.token == request.accept_token:
+                self.requests[request.message_id] = request
+            self.epochs[request.message_id].append(message.epoch)
 
     @rule(holding=st.sampled_from([0, 0, 1]))
     def claim(self, holding: int) -> None:
