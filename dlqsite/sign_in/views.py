@@ -23,6 +23,8 @@ from dlqsite.sign_in.complete import Pending, Step
 from dlqsite.sign_in.library import UnreadableSecret
 
 WRONG_CODE: Final = "Wrong code, or it was used before. Wait for the next one."
+NO_CHANGE: Final = "Choose one of the two buttons: new recovery codes, or turn it off."
+_CHANGES: Final = frozenset({"new_codes", "turn_off"})
 UNREADABLE: Final = (
     "Your second factor cannot be checked: it was stored with another SECRET_KEY. Ask for the command "
     "manage.py reset_second_factor on the server."
@@ -138,6 +140,9 @@ def _begin(request: HttpRequest, user: User) -> HttpResponseBase:
 
 
 def _change(request: HttpRequest, user: User) -> HttpResponseBase:
+    action = request.POST.get("action")
+    if action not in _CHANGES:  # before a code is used up
+        return _own_factor_page(request, user, NO_CHANGE, HTTPStatus.BAD_REQUEST)
     who = f"user:{user.get_username()}"
     try:
         used = second_factor.check(user, _given(request), who=who)
@@ -147,7 +152,7 @@ def _change(request: HttpRequest, user: User) -> HttpResponseBase:
         return _own_factor_page(request, user, UNREADABLE)
     if used is None:
         return _own_factor_page(request, user, WRONG_CODE)
-    if request.POST.get("action") == "new_codes":
+    if action == "new_codes":
         return _codes_page(request, second_factor.new_recovery_codes(user, who=who), reverse("admin:second_factor"))
     # If it is required, this user sets up another app now, or at the next login.
     second_factor.turn_off(user, who=who)

@@ -307,6 +307,20 @@ def test_new_recovery_codes_replace_the_old_ones(ada: User, clock: Clock) -> Non
     assert second_factor.check(ada, new[0], who="test") is second_factor.Used.RECOVERY_CODE
 
 
+@pytest.mark.parametrize("action", [{}, {"action": "turn-off"}])
+def test_an_unknown_change_is_refused_and_uses_no_code(ada: User, clock: Clock, action: dict[str, str]) -> None:
+    secret, _ = turned_on(ada, clock)
+    browser, _ = password()
+    browser.post(CODE, {"code": clock.code(secret)})
+    code = clock.code(secret)
+
+    answer = browser.post(OWN, {"code": code, **action})
+
+    assert answer.status_code == 400
+    assert second_factor.is_on(ada)
+    assert second_factor.check(ada, code, who="test") is second_factor.Used.APP
+
+
 def test_it_can_be_turned_off_with_a_code_only(ada: User, clock: Clock) -> None:
     secret, _ = turned_on(ada, clock)
     browser, _ = password()
