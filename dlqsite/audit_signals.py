@@ -12,12 +12,20 @@ from django.dispatch import receiver
 from django.http import HttpRequest
 
 from audit_app.lines import record
-from dlqsite.access import client_address
 from dlqsite.sign_in.complete import came_from_provider
 
 
+def _address(request: HttpRequest | None) -> str:
+    if request is None or not hasattr(request, "META"):
+        return ""
+    from dlqsite.access import client_address  # it imports REST, which workers do not need
+
+    return client_address(request)
+
+
 def _from(request: HttpRequest | None) -> str:
-    return f"from {client_address(request)}" if request is not None and hasattr(request, "META") else ""
+    address = _address(request)
+    return f"from {address}" if address else ""
 
 
 @receiver(user_logged_in)
@@ -37,7 +45,8 @@ def signed_out(request: HttpRequest | None, user: Any, **_: Any) -> None:
 
 @receiver(user_login_failed)
 def refused(credentials: dict[str, Any], request: HttpRequest | None = None, **_: Any) -> None:
-    who = f"address:{client_address(request)}" if request is not None and hasattr(request, "META") else "unknown"
+    address = _address(request)
+    who = f"address:{address}" if address else "unknown"
     record(who, "failed sign-in", kind="user", name=str(credentials.get("username", "")))
 
 

@@ -12,6 +12,8 @@ from dlqsite.health import losses, report
 from dlqsite.metrics import views as metrics
 from dlqsite.overview import views
 
+admin.autodiscover()  # registers the pages of the console, before their addresses are read below
+
 handler403 = "dlqsite.pages.refused"
 handler404 = "dlqsite.pages.not_found"
 handler500 = "dlqsite.pages.broken"

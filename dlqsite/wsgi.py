@@ -9,6 +9,7 @@ from django.core.wsgi import get_wsgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "dlqsite.settings")
 _django = get_wsgi_application()
 
+from dlqsite import urls  # noqa: E402, F401  # not with the first request, and shared by all forked processes
 from dlqsite.access import believed, known_client  # noqa: E402  # needs the apps that the line above loads
 from dlqsite.checks import require_secret_key  # noqa: E402
 from dlqsite.metrics.http import Timed  # noqa: E402

@@ -1,0 +1,45 @@
+"""Which modules the roles without pages import: each process of a role pays for them in memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+#: REST, the console and what only they need: a third of the memory of a worker.
+ONLY_FOR_WEB = (
+    "rest_framework.serializers", "rest_framework.views", "drf_spectacular.plumbing", "jinja2", "requests", "markdown",
+    "psycopg", "django.test", "apprise", "dlqsite.access", "dlqsite.admin.", "dlqsite.rq_pages", "dlqsite.urls",
+    "dlq_app.admin", "dlq_app.rest", "messages_app.admin", "messages_app.rest", "breaker_app.admin", "notify_app.admin",
+)  # fmt: skip
+#: What the first messages, dead letters and replays of a process import.
+USED = {
+    "run_worker": ("messages_app.services", "dlq_app.services.recording"),
+    "run_dlq_worker": ("dlq_app.services.batch_executor", "dlq_app.services.replaying"),
+}
+_LOAD = """
+import importlib, json, sys
+import django
+django.setup()
+from django.core.management import get_commands, load_command_class
+command, *used = sys.argv[1:]
+load_command_class(get_commands()[command], command)
+for name in used:
+    importlib.import_module(name)
+print(json.dumps(sorted(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("command", USED)
+def test_a_role_without_pages_imports_neither_rest_nor_the_console(command: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", _LOAD, command, *USED[command]],
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "dlqsite.settings", "DATABASE_URL": "sqlite:///:memory:"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert ran.returncode == 0, ran.stderr
+    assert [name for name in json.loads(ran.stdout) if name.startswith(ONLY_FOR_WEB)] == []
