@@ -12,6 +12,8 @@ import pymongo
 import redis
 from pymongo.errors import OperationFailure, PyMongoError
 
+from management.embedded import MALLOC
+
 from . import places
 from .processes import Child, plain_environment
 
@@ -37,7 +39,7 @@ class Stores:
             [places.redis_server(), "--port", str(self.redis_port), "--bind", "127.0.0.1", "--dir", str(redis_folder),
              "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--maxmemory-policy", "noeviction",
              "--loglevel", "warning"],
-            env=environment, log=log_folder / "redis.log",
+            env=environment | MALLOC, log=log_folder / "redis.log",
         )  # fmt: skip
         self.mongod = Child(
             [places.mongod(), "--port", str(self.mongo_port), "--bind_ip", "127.0.0.1", "--dbpath", str(mongo_folder),

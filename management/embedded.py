@@ -41,6 +41,11 @@ _PACKAGES = {
     "liblzma.so.5": "liblzma5",
 }
 
+#: The wheel's server uses the malloc of the C library instead of jemalloc. A script frees some thousand small blocks at
+#: once, which glibc merges and splits again for the next one, for a fifth of the server's CPU time. With this it keeps
+#: up to 2000 of each size, in all at most 70 MB. Other C libraries ignore it.
+MALLOC = {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES") or "glibc.malloc.tcache_count=2000"}
+
 _ALREADY_INITIALIZED = 23
 _NOT_YET_INITIALIZED = 94
 _INVALID_REPLICA_SET_CONFIG = 93
@@ -156,6 +161,7 @@ class Valkey:
         self.socket = run / "valkey.sock"
         self.url = f"unix://{quote(str(self.socket))}?db=0"
         self.command = [
+            *("/usr/bin/env", *(f"{name}={value}" for name, value in MALLOC.items())),
             binary.path,
             *("--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700"),
             *("--dir", str(data), "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),

@@ -14,7 +14,17 @@ import redis
 
 from dlqsite.testing import Servers
 from management import embedded
-from management.embedded import Binary, External, Mongod, Valkey, choose, probe, runtime_folder, without_password
+from management.embedded import (
+    MALLOC,
+    Binary,
+    External,
+    Mongod,
+    Valkey,
+    choose,
+    probe,
+    runtime_folder,
+    without_password,
+)
 from management.errors import StackError
 
 
@@ -134,6 +144,15 @@ def test_a_server_is_ready_only_if_it_is_ours(redis_url: str) -> None:
 
     assert server.ready(pid)
     assert not server.ready(pid + 1)
+
+
+@pytest.mark.redis
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_server_runs_with_its_settings_of_malloc(servers: Servers) -> None:
+    environment = Path(f"/proc/{servers.processes[0].pid}/environ").read_bytes().split(b"\0")
+
+    for name, value in MALLOC.items():
+        assert f"{name}={value}".encode() in environment
 
 
 @pytest.mark.mongo
