@@ -18,7 +18,7 @@ from django.test import RequestFactory
 from gunicorn.config import Config
 from pytest_django import Settings
 
-from dlqsite.access import known_client, known_keys
+from dlqsite.access import believed, known_client, known_keys
 from dlqsite.models import ApiKey
 from dlqsite.tests.people import a_key, with_key
 from dlqsite.web.connection import Wire
@@ -127,7 +127,7 @@ def watched() -> Watched:
 
 @pytest.fixture
 def doors(watched: Watched) -> Iterator[dict[str, Any]]:
-    front = Front(watched, known_client)
+    front = believed(Front(watched, known_client))
     loop = Loop(front)
     yield {"django": watched, "front": front, "loop": loop}
     loop.close()
@@ -267,38 +267,52 @@ def test_each_door_echoes_a_harmless_request_id_and_replaces_any_other(door: Doo
         {"HTTP_HOST": "evil.example"},
     ],
 )
-def test_the_front_leaves_what_it_is_not_sure_of_to_django(key: str, watched: Watched, environ: dict[str, Any]) -> None:
-    front = Front(watched, known_client)
+@pytest.mark.parametrize("name", ["front", "loop"])
+def test_what_a_door_is_not_sure_of_is_left_to_django(
+    key: str, watched: Watched, doors: dict[str, Any], name: str, environ: dict[str, Any]
+) -> None:
     given = {"HTTP_AUTHORIZATION": f"Api-Key {key}"}
-    call(front, b'{"payload":1}', **given)
+    call(doors[name], b'{"payload":1}', **given)
     assert watched.asked == 1
-    call(front, b'{"payload":1}', **given)
+    call(doors[name], b'{"payload":1}', **given)
     assert watched.asked == 1
 
-    call(front, b'{"messages":[{"payload":1}]}', **(given | environ))
+    call(doors[name], b'{"messages":[{"payload":1}]}', **(given | environ))
 
     assert watched.asked == 2
 
 
-def test_the_front_does_not_let_a_key_in_that_may_only_read(watched: Watched, redis_client: Any) -> None:
+@pytest.mark.parametrize("name", ["front", "loop"])
+def test_no_door_lets_a_key_in_that_may_only_read(doors: dict[str, Any], redis_client: Any, name: str) -> None:
     key = a_key("read")
-    front = Front(watched, known_client)
 
-    statuses = [call(front, b'{"payload":1}', HTTP_AUTHORIZATION=f"Api-Key {key}")[0] for _ in range(2)]
+    statuses = [call(doors[name], b'{"payload":1}', HTTP_AUTHORIZATION=f"Api-Key {key}")[0] for _ in range(2)]
 
     assert statuses == [403, 403]
 
 
-def test_the_front_leaves_plain_http_to_django_where_https_is_wanted(
-    key: str, watched: Watched, settings: Settings
+@pytest.mark.parametrize("name", ["front", "loop"])
+@pytest.mark.parametrize(("proxies", "is_secure"), [([], False), (["127.0.0.0/8"], True)])
+def test_where_https_is_wanted_only_a_trusted_proxy_can_vouch_for_it(
+    key: str,
+    watched: Watched,
+    doors: dict[str, Any],
+    settings: Settings,
+    name: str,
+    proxies: list[str],
+    is_secure: bool,
 ) -> None:
-    front = Front(watched, known_client)
-    call(front, b'{"payload":1}', HTTP_AUTHORIZATION=f"Api-Key {key}")
+    given = {"HTTP_AUTHORIZATION": f"Api-Key {key}"}
+    call(doors[name], b'{"payload":1}', **given)
     settings.SECURE_SSL_REDIRECT = True
+    settings.SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    settings.TRUSTED_PROXIES = proxies
 
-    call(front, b'{"payload":1}', HTTP_AUTHORIZATION=f"Api-Key {key}")
-
+    call(doors[name], b'{"payload":1}', **given)
     assert watched.asked == 2
+    call(doors[name], b'{"payload":1}', HTTP_X_FORWARDED_PROTO="https", **given)
+
+    assert watched.asked == (2 if is_secure else 3)
 
 
 def test_a_message_called_like_another_address_can_be_looked_up(door: Door) -> None:

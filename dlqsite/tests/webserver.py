@@ -49,6 +49,10 @@ class Server:
             stdout=self._log,
             stderr=subprocess.STDOUT,
         )
+        with self.connect() as client:
+            client.settimeout(90)  # it starts
+            client.sendall(LIVE)
+            answer_on(client)
 
     def log(self) -> str:
         return (self.folder / "web.log").read_text(errors="replace")
