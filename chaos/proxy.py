@@ -154,8 +154,11 @@ class Proxy:
                 asyncio.ensure_future(self._answers(store_reader, line)),
             }
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-            while line.silent and not reader.at_eof():  # the role learns nothing of the end of a half-open connection
-                await asyncio.sleep(_LOOK_S)
+            # The role learns nothing of the end of a half-open connection. At the end of the run, asyncio would print
+            # the cancellation of this task as an error.
+            with suppress(asyncio.CancelledError):
+                while line.silent and not reader.at_eof():
+                    await asyncio.sleep(_LOOK_S)
         finally:
             for pump in pumps:
                 pump.cancel()
