@@ -1,18 +1,18 @@
--- Accept messages, each once: record, payload, wake-up and account, or what already stands in its place.
+-- Accept messages, each once: record, payload, wake-up and account, or return what its id already has.
 -- KEYS  1 prefix of every key (one node: the others are built from it)
--- ARGV  for each message: id, type, body, sha256 hex, priority, story (what was accepted, one line of JSON), not before ms
+-- ARGV  for each message: id, type, body, sha256 hex, priority, story (the accepted fields, one line of JSON), not before ms
 --       or empty, max retries, accept token, client that submits (kept longer than the story), rate client or empty,
 --       rate limit, rate window ms
 -- RETURNS  for each message six values: status, state, queuedAt ms, rate remaining, rate reset ms (the last two -1 without a
 --          limit), type; or refused (it cannot be written) and, as type, why
 -- RACES  Two requests with one id, or one repeated after a lost answer, must not make two records, two wake-ups or
---        two counts; and a message must never stand in the ledger without its wake-up.
+--        two counts; and the ledger must never have a message without its wake-up.
 local prefix = KEYS[1]
 --@use time check calendar wake account rate alone
 local STEP = 13
-if #ARGV % STEP ~= 0 or #ARGV > 500 * STEP then error('BADARG number of messages') end -- unpack takes so many
+if #ARGV % STEP ~= 0 or #ARGV > 500 * STEP then error('BADARG number of messages') end -- the maximum of unpack
 
--- Check the arguments of a message, and answer what stands in its place.
+-- Check the arguments of a message, and return what the ledger has under its id.
 local function look(id, type, priority, not_before, max_retries, token, client, limit, window)
   identifier(id)
   if not_before ~= '' then whole(not_before, 'not before') end
@@ -64,7 +64,7 @@ for at = 1, #ARGV, STEP do
       break
     end
 
-    -- Never a count that starts again: an id accepted anew after it was forgotten gets an epoch above its former ones.
+    -- Never a count that starts again: an id accepted again after it was forgotten gets an epoch above its former ones.
     if not epoch then
       local highest = tonumber(redis.call('GET', prefix .. 'epoch:high')) or 0
       epoch, raised, today = stamp, now > highest, day_of(now)
