@@ -1,65 +1,125 @@
--- Start one run of a dead message under the epoch that the claim of its letter drew.
+-- Start one run of each of these dead messages, under the epoch that the claim of its letter drew.
 -- KEYS  1 prefix of every key
--- ARGV  1 id  2 epoch  3 deadline ms  4 force (1 or 0)  5 closedEpoch of the letter at its claim  6 type  7 body
---       8 edited (1 or 0)  9 edited body  10 priority  11 story: what was accepted, one line of JSON  12 queuedAt ms
---       13 account day, or empty  14 replay id  15 failed runs so far  16 done or dead: how a forgotten message ended
---       17 client that submitted
--- RETURNS  status, state of the record in the way (or empty)
+-- ARGV  for each message: id, epoch, deadline ms, force (1 or 0), closedEpoch of the letter at its claim, type, body,
+--       edited (1 or 0), edited body, priority, story (what was accepted, one line of JSON), queuedAt ms, account day or
+--       empty, replay id, failed runs so far, done or dead (how a forgotten message ended), client that submitted
+-- RETURNS  for each message two values: status, state of the record in the way (or empty); or refused (it cannot be
+--          written) and why
 -- RACES  An order may arrive twice, or after its sender gave up: repetition, ban and deadline are judged here, in this
 --        order, because only here they exclude each other.
 local prefix = KEYS[1]
---@use time check calendar wake account
-local id, epoch = identifier(ARGV[1]), whole(ARGV[2], 'epoch')
-local deadline, force, death_seen = whole(ARGV[3], 'deadline'), ARGV[4] == '1', whole(ARGV[5], 'death seen')
-local type, body, edited, priority = ARGV[6], ARGV[7], ARGV[8] == '1', ARGV[10]
-local replay_id, prior_runs, ended = ARGV[14], whole(ARGV[15], 'prior runs'), ARGV[16]
-whole(ARGV[12], 'queued at')
-one_of(priority, { high = true, normal = true, low = true }, 'priority')
-one_of(ended, { done = true, dead = true }, 'end')
-if type == '' or replay_id == '' then error('BADARG type or replay id') end
-
-local key = prefix .. 'msg:' .. id
-local state, old_epoch, outbox, wakes, old_runs, account = unpack(
-  redis.call('HMGET', key, 'state', 'epoch', 'outbox', 'wakes', 'priorRuns', 'account'))
-old_epoch = tonumber(old_epoch) or 0
-local void = tonumber(redis.call('GET', prefix .. 'void:' .. id)) or 0
-local letter_has_it = state == 'dead_pending' and old_epoch <= death_seen --[g] only `drained` is missing
+--@use time check calendar wake account alone
+local STEP, MOST = 17, 250
+if #ARGV % STEP ~= 0 or #ARGV > MOST * STEP then error('BADARG number of messages') end -- unpack takes so many
 local OPEN = { queued = true, scheduled = true, running = true, retry_wait = true, dead_pending = true }
+local LANES, FINAL = { high = true, normal = true, low = true }, { done = true, dead = true }
+local FLAGS = { ['0'] = true, ['1'] = true }
 
-if old_epoch == epoch then return { 'forwarded', '' } end --[g] epoch equal
-if void >= epoch then return { 'voided', '' } end --[g] void mark
-if now > deadline then return { 'too_late', '' } end --[g] deadline
-if old_epoch > epoch then return { 'superseded', state } end --[g] epoch higher
-if OPEN[state] and not letter_has_it then return { 'busy', state } end --[g] open
-if state == 'done' and (outbox or '') ~= '' then return { 'busy', state } end --[g] outcome not recorded yet
-if state == 'done' and not force then return { 'already_done', state } end --[g] done, without force
-
-if not account and ARGV[13] == '' then -- an imported letter: its message is accepted here and now
-  account = day_of(now) .. ':' .. type
-  count(account, 'accepted', 1)
-  count(account, 'open', 1)
-elseif not letter_has_it then
-  account = account or ARGV[13] .. ':' .. type
-  if state then ended = state == 'done' and 'done' or 'dead' end
-  count(account, ended, -1)
-  count(account, ended == 'done' and 'reopenedDone' or 'reopenedDead', 1)
-  count(account, 'open', 1)
+-- Check the arguments of a message, and answer its record and its ban.
+local function look(id, epoch, deadline, force, death_seen, type, edited, priority, queued_at, replay_id, prior_runs, ended)
+  identifier(id)
+  whole(epoch, 'epoch')
+  whole(deadline, 'deadline')
+  whole(death_seen, 'death seen')
+  whole(queued_at, 'queued at')
+  whole(prior_runs, 'prior runs')
+  one_of(force, FLAGS, 'force')
+  one_of(edited, FLAGS, 'edited')
+  one_of(priority, LANES, 'priority')
+  one_of(ended, FINAL, 'end')
+  if type == '' or replay_id == '' then error('BADARG type or replay id') end
+  return redis.call('HMGET', prefix .. 'msg:' .. id, 'state', 'epoch', 'outbox', 'wakes', 'priorRuns', 'account', 'edited'),
+    redis.call('GET', prefix .. 'void:' .. id)
 end
 
-wakes = (tonumber(wakes) or 0) + 1
-redis.call('HSET', key, 'state', 'queued', 'epoch', ARGV[2], 'attempt', '0', 'priority', priority, 'account', account,
-  'maxRetries', 0, 'queuedAt', ARGV[12], 'wakes', wakes, 'wakeAt', stamp, 'replayId', replay_id,
-  'client', ARGV[17],
-  'edited', edited and 1 or 0, 'priorRuns', math.max(prior_runs, tonumber(old_runs) or 0))
--- What belongs to the former epoch. The fence stays: no later one may be below it.
-redis.call('HDEL', key, 'dueAt', 'leaseUntil', 'startedAt', 'finishedAt', 'recoveries', 'deferrals', 'deferredSince',
-  'owner', 'outbox', 'lastError', 'result')
-redis.call('SET', prefix .. 'story:' .. id, ARGV[11])
-redis.call('SET', prefix .. 'body:' .. id, body)
-if edited then redis.call('SET', prefix .. 'run:' .. id, ARGV[9]) else redis.call('DEL', prefix .. 'run:' .. id) end
-redis.call('PERSIST', key)
-redis.call('ZREM', prefix .. 'outbox', id)
-redis.call('HDEL', prefix .. 'quarantine', id)
-wake(id, ARGV[2], '0', priority, wakes)
+-- Whether the order starts a run: nil, or the status that says why not.
+local function judge(state, old_epoch, outbox, letter_has_it, epoch, void, deadline, force)
+  if old_epoch == epoch then return 'forwarded', '' end --[g] epoch equal
+  if void >= epoch then return 'voided', '' end --[g] void mark
+  if now > deadline then return 'too_late', '' end --[g] deadline
+  if old_epoch > epoch then return 'superseded', state end --[g] epoch higher
+  if OPEN[state] and not letter_has_it then return 'busy', state end --[g] open
+  if state == 'done' and (outbox or '') ~= '' then return 'busy', state end --[g] outcome not recorded yet
+  if state == 'done' and not force then return 'already_done', state end --[g] done, without force
+  return nil
+end
+
+local answers, texts, runs_gone, started, lanes, waiting = {}, {}, {}, {}, {}, {}
+
+local function count_again(account, state, ended, day, type, letter_has_it)
+  if not account and day == '' then -- an imported letter: its message is accepted here and now
+    account = day_of(now) .. ':' .. type
+    count(account, 'accepted', 1)
+    count(account, 'open', 1)
+  elseif not letter_has_it then
+    account = account or day .. ':' .. type
+    if state then ended = state == 'done' and 'done' or 'dead' end
+    count(account, ended, -1)
+    count(account, ended == 'done' and 'reopenedDone' or 'reopenedDead', 1)
+    count(account, 'open', 1)
+  end
+  return account
+end
+
+local function start(id, epoch, body, edited, edited_body, priority, story, queued_at, replay_id, prior_runs, client, old)
+  local key, wakes = prefix .. 'msg:' .. id, (tonumber(old.wakes) or 0) + 1
+  redis.call('HSET', key, 'state', 'queued', 'epoch', epoch, 'attempt', '0', 'priority', priority, 'account', old.account,
+    'maxRetries', '0', 'queuedAt', queued_at, 'wakes', wakes, 'wakeAt', stamp, 'replayId', replay_id, 'client', client,
+    'edited', edited, 'priorRuns', math.max(tonumber(prior_runs), tonumber(old.runs) or 0))
+  if old.state then
+    -- What belongs to the former epoch. The fence stays: no later one may be below it.
+    redis.call('HDEL', key, 'dueAt', 'leaseUntil', 'startedAt', 'finishedAt', 'recoveries', 'deferrals', 'deferredSince',
+      'owner', 'outbox', 'lastError', 'result')
+    redis.call('PERSIST', key)
+  end
+  local written = #texts
+  texts[written + 1], texts[written + 2] = prefix .. 'story:' .. id, story
+  texts[written + 3], texts[written + 4] = prefix .. 'body:' .. id, body
+  if edited == '1' then
+    texts[written + 5], texts[written + 6] = prefix .. 'run:' .. id, edited_body
+  elseif old.edited ~= '0' then
+    runs_gone[#runs_gone + 1] = prefix .. 'run:' .. id
+  end
+  started[#started + 1] = id
+  if not lanes[priority] then lanes[priority], waiting[priority] = {}, {} end
+  table.insert(lanes[priority], write_job(id, epoch, '0', priority, wakes))
+  table.insert(waiting[priority], stamp)
+  table.insert(waiting[priority], id)
+end
+
+for at = 1, #ARGV, STEP do
+  local id, epoch, deadline, force, death_seen, type, body, edited, edited_body, priority, story, queued_at, day, replay_id,
+    prior_runs, ended, client = unpack(ARGV, at, at + STEP - 1)
+  local record, refused, void = apply_alone(look, id, epoch, deadline, force, death_seen, type, edited, priority, queued_at,
+    replay_id, prior_runs, ended)
+  local status, in_the_way = 'refused', refused
+  if not refused then
+    local state, old_epoch, account = record[1], tonumber(record[2]) or 0, record[6]
+    death_seen = tonumber(death_seen)
+    local letter_has_it = state == 'dead_pending' and old_epoch <= death_seen --[g] only `drained` is missing
+    status, in_the_way = judge(state, old_epoch, record[3], letter_has_it, tonumber(epoch), tonumber(void) or 0,
+      tonumber(deadline), force == '1')
+    if not status then
+      account = count_again(account, state, ended, day, type, letter_has_it)
+      start(id, epoch, body, edited, edited_body, priority, story, queued_at, replay_id, prior_runs, client,
+        { state = state, wakes = record[4], runs = record[5], account = account, edited = record[7] })
+      status, in_the_way = 'forwarded', ''
+    end
+  end
+  answers[#answers + 1] = status
+  answers[#answers + 1] = in_the_way
+end
+
+if #started > 0 then
+  redis.call('MSET', unpack(texts))
+  if #runs_gone > 0 then redis.call('DEL', unpack(runs_gone)) end
+  redis.call('ZREM', prefix .. 'outbox', unpack(started))
+  redis.call('HDEL', prefix .. 'quarantine', unpack(started))
+  for lane, jobs in pairs(lanes) do
+    redis.call('RPUSH', 'rq:queue:' .. lane, unpack(jobs))
+    redis.call('ZADD', prefix .. 'waiting:' .. lane, unpack(waiting[lane]))
+  end
+  ring()
+end
 write_accounts() --[g] forward: the account in the same script
-return { 'forwarded', '' }
+return answers

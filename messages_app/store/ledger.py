@@ -36,7 +36,14 @@ from messages_app.domain.records import (
     Verdict,
 )
 from messages_app.store.connection import connection
-from messages_app.store.ledger_codec import accept_answer, accept_args, forward_args, outcome_args, readable_claims
+from messages_app.store.ledger_codec import (
+    accept_answer,
+    accept_args,
+    forward_answer,
+    forward_args,
+    outcome_args,
+    readable_claims,
+)
 from messages_app.store.ledger_reads import LedgerReads
 from messages_app.store.ledger_server import terms_from_settings
 from processes.once import OncePerProcess
@@ -44,9 +51,9 @@ from processes.once import OncePerProcess
 #: Maximum messages and bytes per script of ``accept_group``: a script delays all other requests.
 ACCEPT_CHUNK = 100
 ACCEPT_BYTES = 1024 * 1024
-#: Maximum replays and bytes per pipeline.
+#: The same of ``forward_many``.
 FORWARD_CHUNK = 100
-FORWARD_BYTES = 4 * 1024 * 1024
+FORWARD_BYTES = 1024 * 1024
 #: Outcomes are read in chunks; no further chunk is read once they hold this many bytes, since payloads may be large.
 OUTBOX_CHUNK = 50
 OUTBOX_BYTES = 8 * 1024 * 1024
@@ -251,19 +258,18 @@ class Ledger(LedgerReads):
 
     def forward(self, order: ForwardOrder) -> ForwardAnswer:
         """Start the replay of a claimed letter. Repeating an epoch is the same order."""
-        status, state = self._scripts.run("forward", *forward_args(order))
-        return ForwardAnswer(ForwardStatus(status.decode()), state.decode())
+        (answer,) = self.forward_many([order])
+        if answer.status is ForwardStatus.REFUSED:
+            raise LedgerRefused(answer.state)
+        return answer
 
     def forward_many(self, orders: Sequence[ForwardOrder]) -> list[ForwardAnswer]:
         """``forward`` for each, in order, in few round trips. The answer to an impossible order is ``refused``."""
         answers: list[ForwardAnswer] = []
         for part in _chunks(orders, FORWARD_CHUNK, FORWARD_BYTES, _order_bytes):
-            for reply in self._scripts.run_each([("forward", forward_args(order)) for order in part]):
-                if isinstance(reply, LedgerRefused):
-                    answers.append(ForwardAnswer(ForwardStatus.REFUSED, str(reply)))
-                else:
-                    status, state = reply
-                    answers.append(ForwardAnswer(ForwardStatus(status.decode()), state.decode()))
+            reply = self._scripts.run("forward", *(argument for order in part for argument in forward_args(order)))
+            values = [value.decode(errors="replace") for value in reply]
+            answers += [forward_answer(*values[at : at + 2]) for at in range(0, len(values), 2)]
         return answers
 
     def void(self, message_id: str, epoch: int) -> VoidAnswer:

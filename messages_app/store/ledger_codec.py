@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from dlq_app.domain.ports import ForwardOrder
+from dlq_app.domain.ports import ForwardAnswer, ForwardOrder, ForwardStatus
 from messages_app.domain.errors import LedgerRefused
 from messages_app.domain.records import (
     Acceptance,
@@ -84,6 +84,12 @@ def forward_args(order: ForwardOrder) -> list[Any]:
         order.acct_day, order.replay_id, order.prior_runs, "done" if order.ended_done else "dead",
         order.client,
     ]  # fmt: skip
+
+
+def forward_answer(status: str, state: str) -> ForwardAnswer:
+    """The answer to one order: two values of ``forward.lua``."""
+    found = ForwardStatus(status)
+    return ForwardAnswer(found, str(refusal(state)) if found is ForwardStatus.REFUSED else state)
 
 
 def accept_answer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -280,3 +281,92 @@ def test_a_bad_order_is_refused_before_anything_is_written(desk: Desk, wrong: di
     with pytest.raises(LedgerRefused):
         desk.ledger.forward(order(**{"message_id": "a", "epoch": 5, **wrong}))  # type: ignore[arg-type]
     assert set(desk.client.keys()) == before
+
+
+def _everything(client: Any) -> dict[bytes, Any]:
+    """What the server holds, and what of it expires, without what depends on the number of calls and on tokens."""
+    read: dict[bytes, Callable[[bytes], Any]] = {
+        b"hash": client.hgetall,
+        b"zset": lambda key: client.zrange(key, 0, -1, withscores=True),
+        b"list": lambda key: client.lrange(key, 0, -1),
+        b"set": client.smembers,
+        b"string": client.get,
+    }
+    found = {}
+    for key in client.scan_iter():
+        if not key.startswith((b"dlq:bell", b"dlq:claimed:")):
+            value = read[client.type(key)](key)
+            if key.startswith(b"dlq:msg:"):
+                value.pop(b"acceptToken", None)
+            found[key] = (value, client.pttl(key) > 0)
+    return found
+
+
+def test_orders_sent_together_do_what_each_does_alone(desk: Desk) -> None:
+    """New, forgotten, dead, unacknowledged, done, edited, repeated, banned, late and busy messages, over two lanes."""
+
+    def prepare() -> None:
+        desk.client.flushall()
+        desk.at(START_MS)
+        for name in ("dead", "edited", "done", "banned"):
+            desk.bury(name)
+        epoch = desk.record("edited").epoch
+        desk.ledger.forward(order("edited", epoch + 1, run_body=b"[2]", version=1))
+        desk.kill("edited")
+        desk.ledger.drained([("edited", epoch + 1, "death")])
+        desk.ledger.forward(order("done", desk.record("done").epoch + 1))
+        for claimed in desk.claim():
+            desk.complete(claimed.message_id, claimed.fence)
+        desk.ledger.drained([("done", desk.record("done").epoch, "settle")])
+        for name in ("pending", "kept"):
+            desk.accept(name)
+            desk.kill(name)
+        desk.accept("busy")
+        desk.ledger.void("banned", START_MS + 500)
+
+    orders = [
+        order("new", 7, priority="high"),
+        order("dead", START_MS + 9, prior_runs=3),
+        order("dead", START_MS + 9, prior_runs=3),
+        order("dead", START_MS + 10),
+        order("edited", START_MS + 9),
+        order("other", 8, run_body=b"[3]", version=2, priority="low"),
+        order("done", START_MS + 9),
+        order("done", START_MS + 9, force=True),
+        order("banned", START_MS + 20),
+        order("late", 9, deadline_ms=START_MS - 1),
+        order("pending", START_MS + 9, death_seen=START_MS + 1),
+        order("kept", START_MS + 9, death_seen=START_MS - 1),
+        order("busy", START_MS + 9),
+        order("imported", 5, acct_day=""),
+        order("dead", 3),
+    ]
+    prepare()
+    alone = [desk.ledger.forward(one) for one in orders]
+    expected = _everything(desk.client)
+
+    prepare()
+    together = desk.ledger.forward_many(orders)
+
+    assert together == alone
+    assert {answer.status for answer in together} == set(ForwardStatus) - {ForwardStatus.REFUSED}
+    assert _everything(desk.client) == expected
+
+
+def test_an_impossible_order_does_not_keep_the_others_from_running(desk: Desk) -> None:
+    desk.client.set("dlq:msg:spoilt", "no record")
+    bad = [order("b", 5, priority="alone"), order("a b", 5), order("c", 5, type=""), order("spoilt", 5)]
+
+    answers = desk.ledger.forward_many([order("first", 5), *bad, order("last", 5)])
+
+    refused = [answer.status is ForwardStatus.REFUSED for answer in answers]
+    assert refused == [False, True, True, True, True, False]
+    assert "invalid priority" in answers[1].state
+    assert {one.message_id for one in desk.claim()} == {"first", "last"}
+
+
+def test_any_number_of_orders_is_sent_in_parts(desk: Desk) -> None:
+    answers = desk.ledger.forward_many([order(f"m{n}", 5, body=b"x" * (n % 3) * 300_000) for n in range(251)])
+
+    assert [answer.status for answer in answers] == [ForwardStatus.FORWARDED] * 251
+    assert len(desk.lane()) == 251
