@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from types import TracebackType
+from types import CodeType, TracebackType
 from typing import Any, TypeVar, cast
 
 _T = TypeVar("_T")
@@ -30,11 +30,17 @@ _MAX_EXCEPTIONS = 30
 _OUTER_FRAMES, _INNER_FRAMES = 50, 150
 #: Maximum repetitions of a frame that are shown; more are counted.
 _REPEATS_SHOWN = 3
+#: Maximum number of cached texts of frames, and characters of one.
+_MAX_KNOWN, _MAX_KNOWN_TEXT = 128, 8 * 1024
 #: Frames of the process that runs handlers are not shown.
 _OWN_FRAMES = frozenset(str(Path(__file__).parent / name) for name in ("work/runner.py", "attempt/coroutines.py"))
 
 _BECAUSE = "\nThe above exception was the direct cause of the following exception:\n\n"
 _MEANWHILE = "\nDuring handling of the above exception, another exception occurred:\n\n"
+
+#: Places in the code → these codes, and the text of the frames. Handlers fail at the same places, and finding the lines
+#: of source costs most of a stack. An id stays that of its code as long as the code is kept here.
+_known: dict[tuple[int, ...], tuple[list[CodeType], str]] = {}
 
 #: Read from where Python keeps them: a class may have properties of the same names.
 _cause_of: Callable[[BaseException], BaseException | None] = vars(BaseException)["__cause__"].__get__
@@ -170,10 +176,27 @@ def _frames(tb: TracebackType) -> Iterator[str]:
             inner.append(shown)
         count += 1
         shown = shown.tb_next
+    if not inner:
+        yield _known_lines(outer)
+        return
     yield from _lines(outer)
     if (left_out := count - len(outer) - len(inner)) > 0:
         yield f"  [{left_out} frames are not shown]\n"
     yield from _lines(inner)
+
+
+def _known_lines(frames: list[TracebackType]) -> str:
+    codes = [tb.tb_frame.f_code for tb in frames]
+    places = tuple([part for code, tb in zip(codes, frames, strict=True) for part in (id(code), tb.tb_lineno)])
+    found = _known.get(places)
+    if found is not None:
+        return found[1]
+    text = "".join(_lines(frames))
+    if len(text) <= _MAX_KNOWN_TEXT:
+        if len(_known) >= _MAX_KNOWN:
+            _known.clear()
+        _known[places] = codes, text
+    return text
 
 
 def _lines(frames: Iterable[TracebackType]) -> Iterator[str]:

@@ -10,6 +10,8 @@ from typing import Final
 
 #: Characters of a message that count; more would only let clients send more work.
 _MESSAGE_CHARS = 300
+#: Maximum characters of a stack whose frame is cached: long texts must not fill the memory.
+_MAX_CACHED = 8 * 1024
 _FRAME = re.compile(
     r'^[ \t|+]*File "(?P<file>[^"\n]{1,500})", line (?P<line>\d{1,9}), in (?P<function>[^\n]{1,200})$', re.M
 )
@@ -109,14 +111,21 @@ def normalised(message: str) -> str:
     return _SPACE.sub(" ", text).strip()
 
 
-@lru_cache(maxsize=128)
 def fingerprint(error_type: str, message: str, stack: str) -> Fingerprint:
     """The group of a failure. Line numbers are left out: they move with every release."""
-    found = culprit(stack)
-    frame = f"{found.grouped_file} in {found.function}" if found else ""
+    frame = (_known_frame if len(stack) <= _MAX_CACHED else _frame)(stack)
     text = normalised(message)
     digest = sha256("\0".join((error_type, frame, text)).encode("utf-8", "backslashreplace")).hexdigest()
     return Fingerprint(digest[:16], error_type, frame, text)
+
+
+def _frame(stack: str) -> str:
+    found = culprit(stack)
+    return f"{found.grouped_file} in {found.function}" if found else ""
+
+
+#: Failures of one kind share their stack, while their messages differ.
+_known_frame = lru_cache(maxsize=128)(_frame)
 
 
 def _frames(block: str) -> list[Frame]:

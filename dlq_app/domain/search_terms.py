@@ -54,12 +54,11 @@ def error_words(error_type: str, reason: str, masking: MaskingPolicy) -> list[st
     Words of hidden parts are left out: a search that finds them would confirm a secret.
     """
     found = {_kept(unicodedata.normalize("NFKC", error_type)): None}
-    for word in _WORD.findall(_normal(error_type)):
-        found |= dict.fromkeys(_forms(word))
-    for word in _WORD.findall(_normal(mask_text(reason, masking)[:_SCANNED])):
-        found |= dict.fromkeys(_known_forms(word) if len(word) <= MAX_WORD else _forms(word))
-        if len(found) >= MAX_WORDS:
-            break
+    for text in (error_type, mask_text(reason, masking)[:_SCANNED]):
+        for word in _WORD.findall(_normal(text)):
+            found.update(dict.fromkeys(_known_forms(word) if len(word) <= MAX_WORD else _forms(word)))
+            if len(found) >= MAX_WORDS:
+                break
     return list(found)[:MAX_WORDS]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from bson import ObjectId
@@ -38,6 +39,10 @@ HEAVY = (*(field.name for field in STORED if field.heavy), "searchWords")
 _INT64 = range(-(2**63), 2**63)
 _PLAIN = (bool, float, datetime)
 _MAX_DEPTH = 40
+#: Maximum characters of an error whose fields are cached: long texts must not fill the memory.
+_MAX_CACHED = 8 * 1024
+#: The empty fields of a new letter. Shared by all of them: none is changed in this process.
+_EMPTY: Document = {field.name: empty for field in STORED if (empty := field.kind.empty()) is not None}
 
 
 class Unreadable(ValueError):
@@ -54,18 +59,25 @@ class Unreadable(ValueError):
 def storable(value: Any, depth: int = _MAX_DEPTH) -> Any:
     """A JSON-like value in a form that BSON takes: texts escaped, huge numbers and odd types as text, depth bounded."""
     if isinstance(value, str):
-        return safe_text(value)
+        return value if _is_safe(value) else safe_text(value)
     if value is None or isinstance(value, _PLAIN):
         return value
     if isinstance(value, int):
         return value if value in _INT64 else str(value)
     if depth == 0:
         return safe_text(repr(value), 1000)
-    if isinstance(value, Mapping):
-        return {safe_text(str(key)): storable(inner, depth - 1) for key, inner in value.items()}
+    if isinstance(value, dict | Mapping):
+        return {
+            key if type(key) is str and _is_safe(key) else safe_text(str(key)): storable(inner, depth - 1)
+            for key, inner in value.items()
+        }
     if isinstance(value, Sequence):
         return [storable(inner, depth - 1) for inner in value]
     return safe_text(repr(value), 1000)
+
+
+def _is_safe(text: str) -> bool:
+    return text.isascii() and "\0" not in text
 
 
 def stored_body(body: bytes) -> str | Binary:
@@ -116,23 +128,32 @@ def message_fields(death: Death) -> Document:
 
 def error_fields(death: Death, masking: MaskingPolicy) -> Document:
     """The fields of a letter that describe its last failure. No search finds words that ``masking`` hides."""
-    reason, stack = safe_text(death.error_reason, MAX_REASON), safe_text(death.error_stack, MAX_STACK)
-    error_type = safe_text(death.error_type, 100)
+    error_type, kind, reason, stack = death.error_type, death.error_kind, death.error_reason, death.error_stack
+    is_short = len(error_type) + len(kind) + len(reason) + len(stack) <= _MAX_CACHED
+    fields = (_known_fields if is_short else _fields)(error_type, kind, reason, stack, masking)
+    return {**fields, "lastFailedAt": death.died_at}
+
+
+def _fields(error_type: str, kind: str, reason: str, stack: str, masking: MaskingPolicy) -> Document:
+    reason, stack, error_type = safe_text(reason, MAX_REASON), safe_text(stack, MAX_STACK), safe_text(error_type, 100)
     return {
         "errorType": error_type,
-        "errorKind": safe_text(death.error_kind, 20),
+        "errorKind": safe_text(kind, 20),
         "errorReason": reason,
         "errorStack": stack,
         "fingerprint": fingerprint(error_type, reason, stack).value,
         "searchWords": error_words(error_type, reason, masking),
-        "lastFailedAt": death.died_at,
     }
+
+
+#: Many messages fail in the same way. By the texts themselves, so different errors never share an entry.
+_known_fields = lru_cache(maxsize=128)(_fields)
 
 
 def new_letter(death: Death, placement: Placement, now: datetime, masking: MaskingPolicy) -> Document:
     """The document of a message that becomes a dead letter for the first time."""
     return {
-        **{field.name: field.kind.empty() for field in STORED if field.kind.empty() is not None},
+        **_EMPTY,
         "messageId": death.message_id,
         **message_fields(death),
         **error_fields(death, masking),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from messages_app import exception_text
 from messages_app.domain.records import Failed, Outcome
 from messages_app.envelope import Message
 from messages_app.failures import ErrorKind, HandlerError, PermanentError, classify
@@ -308,3 +309,39 @@ def test_a_choice_of_breaker_that_raises_is_a_failed_attempt(raised: type[BaseEx
 
     assert isinstance(outcome, Failed)
     assert raised.__name__ in outcome.error
+
+
+def failing(source: str, text: str, file: str = "<generated>") -> str:
+    """The stack of an exception that generated code raises."""
+    names: dict[str, Any] = {"text": text}
+    with pytest.raises(ValueError, match=text) as raised:
+        exec(compile(source, file, "exec"), names)  # noqa: S102 - code that only this test knows
+    return classify(raised.value).stack
+
+
+def test_the_known_text_of_a_place_is_used_for_that_place_only() -> None:
+    here = failing("def first():\n    raise ValueError(text)\nfirst()", "one")
+    again = failing("def first():\n    raise ValueError(text)\nfirst()", "two")
+    elsewhere = failing("def other():\n    raise ValueError(text)\nother()", "one")
+    later = failing("def first():\n    pass\n    raise ValueError(text)\nfirst()", "one")
+
+    assert here.replace("one", "two") == again
+    assert here.replace("first", "other") == elsewhere
+    assert here.replace("line 2, in first", "line 3, in first").replace("line 3, in <", "line 4, in <") == later
+
+
+def test_a_limited_number_of_places_is_known() -> None:
+    for number in range(300):
+        stack = failing(f"def f{number}():\n    raise ValueError(text)\nf{number}()", "x")
+        assert f"in f{number}\n" in stack
+
+    assert len(exception_text._known) <= exception_text._MAX_KNOWN
+
+
+def test_a_long_text_of_frames_is_not_kept() -> None:
+    before = len(exception_text._known)
+
+    assert "x" * 9000 in failing("raise ValueError(text)", "one", "x" * 9000)
+
+    assert len(exception_text._known) <= before + 1  # that of this test
+    assert all(len(text) <= exception_text._MAX_KNOWN_TEXT for _, text in exception_text._known.values())
