@@ -25,8 +25,9 @@ from messages_app.store.lane_workers import MarkedWorker
 from messages_app.store.ledger import ledger
 from messages_app.store.queues import queues
 from messages_app.work.engine import Engine
+from messages_app.work.letter_writer import LetterWriter
 from messages_app.work.protection import announce_breakers
-from messages_app.work.upkeep import Upkeep
+from messages_app.work.upkeep import LEAVE_MS, Upkeep
 from processes import tracing
 from processes.essential import Essential
 from processes.names import process_name
@@ -42,6 +43,8 @@ _TICK_S = 0.25
 _CHECK_EVERY_S = 1.0
 #: Maximum wait of a stopping process to be removed from RQ's list, where it would expire otherwise.
 _UNREGISTER_TIMEOUT_S = 1.5
+#: Maximum wait of a stopping process for its last letters; drainers write the others.
+_LAST_LETTERS_S = 1.0
 #: A second signal within this time is a repetition: a terminal and a supervisor both pass on Ctrl-C.
 _REPEATED_SIGNAL_S = 1.0
 
@@ -97,16 +100,16 @@ class ThreadedWorker(MarkedWorker):
         if max_jobs is not None or max_idle_time is not None:
             raise ValueError("max_jobs and max_idle_time are not supported; stop the worker with a signal")
         book = ledger()
-        upkeep = Upkeep(book, name=self.name, role=ROLE, details=self._details)
-        engine = self._engine = Engine(
-            book, name=self.name, concurrency=self.concurrency, outbox_filled=upkeep.outbox_filled
-        )
+        upkeep = Upkeep(book, name=self.name, role=ROLE, details=self._details, leave_ms=LEAVE_MS)
+        letters = LetterWriter(book)
+        engine = self._engine = Engine(book, name=self.name, concurrency=self.concurrency, letters=letters)
         self._catch_signals()
         if not self._register():
             return False
         announce_breakers()
         tracing.begin()
         upkeep.start()
+        letters.start()
         engine.start()
         listing = Essential(self._stay_listed, "listing", (engine,), may_end=self._over.is_set)
         listing.start()
@@ -116,6 +119,7 @@ class ThreadedWorker(MarkedWorker):
         finally:
             engine.stop(conf.shutdown_grace_s(), hurry=self._hurry.is_set)
             self._over.set()
+            letters.finish(_LAST_LETTERS_S)
             upkeep.stop()
             listing.join(_UNREGISTER_TIMEOUT_S)
         log.info("worker_stopped", extra={"worker": self.name, "exit_code": self.exit_code})

@@ -42,7 +42,7 @@ def main(url: str) -> dict[str, Any]:
     from messages_app.domain.clients import Client
     from messages_app.rest.intake import submit
     from messages_app.store.ledger import ledger
-    from messages_app.work.upkeep import drain
+    from messages_app.work.draining import drain
 
     body = json.dumps({"type": "http.deliver", "messageId": "m1", "payload": {"url": url, "body": PAYLOAD}}).encode()
     head = {"CONTENT_TYPE": "application/json", "CONTENT_LENGTH": str(len(body)), "HTTP_TRACEPARENT": PARENT}

@@ -162,6 +162,8 @@ class Claimed:
     batch_id: str
     #: As of ``Acceptance``.
     traceparent: str = ""
+    #: Attempts of this epoch that have ended: JSON objects in the wire shape, one a line.
+    earlier: bytes = b""
 
     @property
     def alone(self) -> bool:
@@ -191,6 +193,8 @@ class Completed:
     ended_at_ms: int = 0
     #: The report for the circuit breaker; not sent to the ledger.
     call_report: CallReport | None = None
+    #: What ran, for the letter: only of a replay. Not sent to the ledger.
+    claimed: Claimed | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +208,8 @@ class Failed:
     attempt_json: str
     #: As of ``Completed``.
     call_report: CallReport | None = None
+    #: What ran, for the letter. Not sent to the ledger.
+    claimed: Claimed | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,7 +236,7 @@ class Verdict(StrEnum):
     """The ledger's answer to an outcome."""
 
     APPLIED = "applied"
-    #: Applied, and the outbox has a new entry: a message was given up, or a replay ended. Wake the drainer.
+    #: Applied, and the outbox has a new entry: a message was given up, or a replay ended.
     TO_OUTBOX = "to_outbox"
     ALREADY = "already"
     STALE = "stale"
@@ -241,6 +247,16 @@ class Verdict(StrEnum):
     def applied(self) -> bool:
         """Whether this request changed the message."""
         return self in (Verdict.APPLIED, Verdict.TO_OUTBOX)
+
+
+class OutcomeAnswer(NamedTuple):
+    """The ledger's answer to an outcome; with ``TO_OUTBOX`` also what the letter has from the record alone."""
+
+    verdict: Verdict
+    #: By the ledger's clock (epoch ms).
+    finished_at_ms: int = 0
+    #: Only of a message that was given up.
+    acct_day: str = ""
 
 
 @dataclass(frozen=True, slots=True)

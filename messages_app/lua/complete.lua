@@ -1,7 +1,7 @@
 -- End running messages well. A replay's end goes to the outbox; any other record starts to age.
 -- KEYS  1 prefix of every key
 -- ARGV  1 ms a record is kept  2 ms its payload and story are kept, then for each message: id, fence, result JSON, attempt JSON
--- RETURNS  for each message: applied, to_outbox (applied, and the outbox has something new), already, stale,
+-- RETURNS  for each message: applied, to_outbox TIME (applied then, and the outbox has something new), already, stale,
 --          refused (it cannot be written)
 -- RACES  A worker that lost its lease must not end what another runs, a repetition must not count twice, and no record
 --        may be done without its account or, for a replay, without its place in the outbox.
@@ -26,7 +26,7 @@ local function complete(id, fence, result, attempt)
     tally('replayed')
     redis.call('HSET', key, 'outbox', 'settle')
     redis.call('ZADD', prefix .. 'outbox', stamp, id)
-    return 'to_outbox'
+    return 'to_outbox ' .. stamp
   end
   redis.call('PEXPIRE', key, record_ttl)
   redis.call('PEXPIRE', prefix .. 'story:' .. id, body_ttl)

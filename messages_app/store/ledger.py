@@ -30,6 +30,7 @@ from messages_app.domain.records import (
     Failed,
     OutboxEntry,
     Outcome,
+    OutcomeAnswer,
     RateLimit,
     RateState,
     Record,
@@ -41,6 +42,7 @@ from messages_app.store.ledger_codec import (
     accept_args,
     forward_answer,
     forward_args,
+    outcome_answer,
     outcome_args,
     readable_claims,
 )
@@ -61,7 +63,7 @@ OUTBOX_BYTES = 8 * 1024 * 1024
 CARRY_CHUNK = 500
 #: Longer than the lifetime of any order.
 VOID_TTL_MS = 24 * 3600 * 1000
-_VERDICTS = {verdict.encode(): verdict for verdict in Verdict}
+_STALE = OutcomeAnswer(Verdict.STALE)
 
 _Entry = TypeVar("_Entry")
 
@@ -155,6 +157,10 @@ class Ledger(LedgerReads):
 
         Include outcomes whose lease seems lost: the ledger decides. One bad entry does not fail the others.
         """
+        return [answer.verdict for answer in self.flush_for_letters(outcomes)]
+
+    def flush_for_letters(self, outcomes: Sequence[Outcome]) -> list[OutcomeAnswer]:
+        """``flush``, for a caller who then writes the letters of messages that were given up, and of ended replays."""
         calls: list[tuple[str, list[Any]]] = []
         places: list[list[int]] = []
         for script, kind, head in (
@@ -166,11 +172,11 @@ class Ledger(LedgerReads):
             if chosen:
                 calls.append((script, head + [part for place in chosen for part in outcome_args(outcomes[place])]))
                 places.append(chosen)
-        verdicts = [Verdict.STALE] * len(outcomes)
-        for chosen, reply in zip(places, self._scripts.run_many(calls), strict=True):
-            for place, verdict in zip(chosen, reply, strict=True):
-                verdicts[place] = _VERDICTS[verdict]
-        return verdicts
+        answers = [_STALE] * len(outcomes)
+        for chosen, replies in zip(places, self._scripts.run_many(calls), strict=True):
+            for place, reply in zip(chosen, replies, strict=True):
+                answers[place] = outcome_answer(reply)
+        return answers
 
     # -- upkeep
 
@@ -179,9 +185,19 @@ class Ledger(LedgerReads):
         moved, next_ms, now_ms, recovered, given_up, woken_again = self._scripts.run("due", limit)
         return Due(moved, None if next_ms < 0 else next_ms, now_ms, recovered, given_up, woken_again)
 
-    def outbox(self, limit: int = 100) -> list[OutboxEntry]:
-        """Outcomes without an acknowledgement of MongoDB, oldest first; fewer than ``limit`` when they are large."""
-        ids = [entry.decode() for entry in self._connections.call("ZRANGE", self._prefix + "outbox", 0, limit - 1)]
+    def outbox(self, limit: int = 100, *, leave_ms: int = 0) -> list[OutboxEntry]:
+        """Outcomes without an acknowledgement of MongoDB, oldest first; fewer than ``limit`` when they are large.
+
+        Without those of the oldest ``limit`` that were added less than ``leave_ms`` ago.
+        """
+        found = self._connections.call("ZRANGE", self._prefix + "outbox", 0, limit - 1, "WITHSCORES")
+        # An entry from the future is not young: the server's clock was set back.
+        now = self.now_ms() if found and leave_ms else 0
+        ids = [
+            entry.decode()
+            for entry, added in zip(found[::2], found[1::2], strict=True)
+            if not 0 <= now - float(added) < leave_ms
+        ]
         entries: list[OutboxEntry] = []
         size = 0
         for first in range(0, len(ids), OUTBOX_CHUNK):

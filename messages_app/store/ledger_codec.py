@@ -22,10 +22,12 @@ from messages_app.domain.records import (
     LaneFigures,
     LedgerFigures,
     Outcome,
+    OutcomeAnswer,
     RateLimit,
     RateState,
     Record,
     State,
+    Verdict,
 )
 from messages_app.envelope import ALONE, LANES
 from messages_app.store.connection import refusal
@@ -122,6 +124,18 @@ def outcome_args(outcome: Outcome) -> list[Any]:
             return [outcome.message_id, outcome.fence, outcome.delay_ms, outcome.why, attempt]
 
 
+_ANSWERS = {verdict.encode(): OutcomeAnswer(verdict) for verdict in Verdict}
+
+
+def outcome_answer(reply: bytes) -> OutcomeAnswer:
+    """From a verdict; ``to_outbox`` is followed by the time of the end and, for a message given up, its day."""
+    known = _ANSWERS.get(reply)
+    if known is not None:
+        return known
+    verdict, finished_at, *acct_day = reply.decode().split(" ")
+    return OutcomeAnswer(Verdict(verdict), int(finished_at), *acct_day)
+
+
 def readable_claims(rows: list[list[bytes]]) -> tuple[Claimed, ...]:
     """The claimed messages. An unreadable one is skipped: its leases expire until it is given up."""
     claimed = []
@@ -141,7 +155,7 @@ def _accepted_fields(line: bytes) -> Mapping[str, Any]:
 
 
 def _claimed_of(row: ClaimRow) -> Claimed:
-    line = row.story.split(b"\n", 1)[0]
+    line, _, earlier = row.story.partition(b"\n")
     # A line with a trace is that of one message: it would only displace others from the cache.
     fields = json.loads(line) if b'"traceparent"' in line else _accepted_fields(line)
     return Claimed(
@@ -166,6 +180,7 @@ def _claimed_of(row: ClaimRow) -> Claimed:
         replay_id=fields.get("replayId", ""),
         batch_id=fields.get("batchId", ""),
         traceparent=fields.get("traceparent", ""),
+        earlier=earlier,
     )
 
 

@@ -17,7 +17,7 @@ from breaker_app.conf import breaker_for, store
 from dlqsite.tests.patience import eventually
 from messages_app import services
 from messages_app.domain.errors import StoreUnavailable
-from messages_app.domain.records import Completed, Deferred, Failed, Verdict
+from messages_app.domain.records import Completed, Deferred, Failed, OutcomeAnswer
 from messages_app.domain.records import Outcome as AttemptOutcome
 from messages_app.domain.records import State as MessageState
 from messages_app.envelope import Message
@@ -148,11 +148,11 @@ class Watched(Ledger):
     seen: list[int]
     errors: list[Exception]
 
-    def flush(self, outcomes: Sequence[AttemptOutcome]) -> list[Verdict]:
+    def flush_for_letters(self, outcomes: Sequence[AttemptOutcome]) -> list[OutcomeAnswer]:
         self.seen.append(breaker_for(NAME).peek().total)
         if self.errors:
             raise self.errors.pop(0)
-        return super().flush(outcomes)
+        return super().flush_for_letters(outcomes)
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def watched(redis_client: redis.Redis) -> Watched:
 
 
 def flushed(book: Ledger, pool: Pool, outcomes: Sequence[AttemptOutcome]) -> Flusher:
-    flusher = Flusher(book, pool, lambda: None)
+    flusher = Flusher(book, pool)
     for outcome in outcomes:
         pool.outcomes.put(outcome)
     flusher.start()
@@ -215,9 +215,9 @@ class Holding(Ledger):
 
     release: threading.Event
 
-    def flush(self, outcomes: Sequence[AttemptOutcome]) -> list[Verdict]:
+    def flush_for_letters(self, outcomes: Sequence[AttemptOutcome]) -> list[OutcomeAnswer]:
         self.release.wait(20)
-        return super().flush(outcomes)
+        return super().flush_for_letters(outcomes)
 
 
 def test_a_probes_outcome_does_not_wait_for_the_ledger(

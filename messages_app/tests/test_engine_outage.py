@@ -19,7 +19,7 @@ from dlqsite.tests.patience import eventually
 from management.embedded import Valkey, valkey_binary
 from management.supervisor import bound_to_parent
 from messages_app.domain.errors import StoreUnavailable
-from messages_app.domain.records import Claim, Outcome, State, Verdict
+from messages_app.domain.records import Claim, Outcome, OutcomeAnswer, State
 from messages_app.envelope import Message
 from messages_app.store.connection import ThreadConnections
 from messages_app.store.ledger import Ledger
@@ -216,10 +216,10 @@ class LedgerOfProcess(Ledger):
 
     gone = False
 
-    def flush(self, outcomes: Sequence[Outcome]) -> list[Verdict]:
+    def flush_for_letters(self, outcomes: Sequence[Outcome]) -> list[OutcomeAnswer]:
         if self.gone:
             raise StoreUnavailable("the process has ended")
-        return super().flush(outcomes)
+        return super().flush_for_letters(outcomes)
 
 
 def test_stopping_without_a_server_ends_in_time_and_reports_it(server: OwnServer, book: Ledger) -> None:

@@ -17,7 +17,7 @@ from messages_app.store.ledger import Ledger
 from messages_app.store.ledger_server import Terms
 from messages_app.tests import mutants
 from messages_app.tests.ledgers import START_MS, Desk, acceptance, order
-from messages_app.work.upkeep import settled_of
+from messages_app.work.ended import settled_of
 
 pytestmark = pytest.mark.redis
 

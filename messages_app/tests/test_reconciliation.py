@@ -22,7 +22,7 @@ from messages_app.store.recorded_outcomes import PAGE, recorded_outcomes
 from messages_app.tests.handling import an_acceptance
 from messages_app.tests.ledgers import Desk, order, token
 from messages_app.work import reconciliation
-from messages_app.work.upkeep import drain
+from messages_app.work.draining import drain
 
 pytestmark = [pytest.mark.redis, pytest.mark.mongo, pytest.mark.django_db]
 

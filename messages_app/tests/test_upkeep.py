@@ -19,7 +19,9 @@ from messages_app.domain.records import Completed, Failed, State
 from messages_app.store import presence
 from messages_app.store.ledger import Ledger
 from messages_app.tests.handling import an_acceptance, reaches
-from messages_app.work.upkeep import Loop, Upkeep, death_of, drain
+from messages_app.work.draining import drain
+from messages_app.work.ended import death_of
+from messages_app.work.upkeep import Loop, Upkeep
 from processes.steps import STUCK_S, add_time, progressed, step
 
 pytestmark = pytest.mark.redis

@@ -10,6 +10,7 @@ from queue import Empty
 
 from messages_app.store.ledger import Ledger
 from messages_app.work.flushing import Flusher
+from messages_app.work.letter_writer import LetterWriter
 from messages_app.work.pool import Pool, drain
 from messages_app.work.runner import Attempt
 from processes.essential import Essential
@@ -63,11 +64,14 @@ class Pace:
 class Claimer:
     """The thread that claims messages for the pool."""
 
-    def __init__(self, ledger: Ledger, pool: Pool, flusher: Flusher, owner: str) -> None:
+    def __init__(
+        self, ledger: Ledger, pool: Pool, flusher: Flusher, owner: str, letters: LetterWriter | None = None
+    ) -> None:
         self._ledger = ledger
         self._pool = pool
         self._flusher = flusher
         self._owner = owner
+        self._letters = letters
         self.pace = Pace(pool)
         self._claimed = 0
         #: Whether the last claim found the queues empty.
@@ -123,7 +127,7 @@ class Claimer:
         pool.low_water = self.pace.ahead // 2
         room = pool.size + self.pace.ahead - pool.held()
         holding = self.holding()
-        if self._must_wait_for_alone(now, holding):
+        if self._must_wait_for_alone(now, holding) or (self._letters is not None and self._letters.is_behind()):
             time.sleep(0.01)
         elif room < 1 or len(pool.backlog) > pool.low_water or holding - pool.held() > MAX_UNFLUSHED:
             self._wait_for_demand()

@@ -12,6 +12,7 @@ from messages_app.store.ledger import Ledger
 from messages_app.work.claiming import Claimer
 from messages_app.work.flushing import Flusher
 from messages_app.work.leases import LeaseRenewer
+from messages_app.work.letter_writer import LetterWriter
 from messages_app.work.pool import Pool
 from messages_app.work.runner import Runner
 
@@ -26,11 +27,12 @@ class Engine:
     """Claims messages and runs them on ``concurrency`` threads, from ``start`` to ``stop``."""
 
     def __init__(
-        self, ledger: Ledger, *, name: str, concurrency: int, outbox_filled: Callable[[], None] = lambda: None
-    ) -> None:
+        self, ledger: Ledger, *, name: str, concurrency: int, letters: LetterWriter | None = None
+    ) -> None:  # fmt: skip
+        """``letters``: without it, drainers write all letters."""
         self.pool = Pool(concurrency, Runner(name, reuse_ms=MAX_REUSE_MS, slow_calls=SlowCallLimit(concurrency)))
-        self.flusher = Flusher(ledger, self.pool, outbox_filled)
-        self.claimer = Claimer(ledger, self.pool, self.flusher, name)
+        self.flusher = Flusher(ledger, self.pool, letters)
+        self.claimer = Claimer(ledger, self.pool, self.flusher, name, letters)
         self._lease_renewer = LeaseRenewer(ledger, self.pool)
 
     def start(self) -> None:

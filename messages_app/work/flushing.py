@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from queue import Empty
 
 from messages_app.attempt import report
 from messages_app.domain.errors import StoreUnavailable
-from messages_app.domain.records import Completed, Deferred, Failed, Outcome, Verdict
+from messages_app.domain.records import Completed, Deferred, Failed, Outcome, OutcomeAnswer, Verdict
 from messages_app.failures import UNKNOWN_ERROR, ErrorKind, Failure, clip
 from messages_app.store.ledger import Ledger
 from messages_app.work.call_reports import BreakerReporter
+from messages_app.work.ended import Ended
+from messages_app.work.letter_writer import LetterWriter
 from messages_app.work.pool import Pool
 from processes.essential import Essential
 from processes.turns import OutageLog
@@ -78,10 +80,11 @@ class Flusher:
     each has its own permit, and the state of the breaker depends on it.
     """
 
-    def __init__(self, ledger: Ledger, pool: Pool, outbox_filled: Callable[[], None]) -> None:
+    def __init__(self, ledger: Ledger, pool: Pool, letters: LetterWriter | None = None) -> None:
+        """``letters`` gets the messages that need a letter, once the outbox has them."""
         self._ledger = ledger
         self._pool = pool
-        self._outbox_filled = outbox_filled
+        self._letters = letters
         self._reporter = BreakerReporter()
         self._finishing = False
         self._thread = Essential(self._run, "flush", may_end=lambda: self._finishing)
@@ -141,8 +144,9 @@ class Flusher:
         """Repeat until the ledger answers: it knows a repeated outcome by its fence. ``told``: the breakers know."""
         pause = 0.05
         while True:
+            sent_at = time.monotonic()
             try:
-                verdicts = self._ledger.flush(batch)
+                answers = self._ledger.flush_for_letters(batch)
             except StoreUnavailable as error:
                 self._outage.failed(error, outcomes_waiting=len(batch))
                 if not told:
@@ -161,9 +165,10 @@ class Flusher:
         self._outage.succeeded()
         if not told:
             self._report_calls(batch, probes=False)
-        self._count(batch, verdicts)
-        for outcome, verdict in zip(batch, verdicts, strict=True):
-            if verdict is Verdict.REFUSED:
+        self._count(batch, answers)
+        self._pass_on(batch, answers, sent_at)
+        for outcome, answer in zip(batch, answers, strict=True):
+            if answer.verdict is Verdict.REFUSED:
                 self._send_reduced(outcome, "the ledger cannot write it")
 
     def _report_calls(self, batch: Sequence[Outcome], *, probes: bool) -> None:
@@ -189,10 +194,20 @@ class Flusher:
         log.error("outcome_reduced", extra={"message_id": outcome.message_id, "why": why})
         self._send([less], told=True)
 
-    def _count(self, batch: Sequence[Outcome], verdicts: Sequence[Verdict]) -> None:
-        fills_outbox = False
+    def _pass_on(self, batch: Sequence[Outcome], answers: Sequence[OutcomeAnswer], sent_at: float) -> None:
+        if self._letters is None:
+            return
+        ended = [
+            Ended(outcome.claimed, outcome, answer, sent_at)
+            for outcome, answer in zip(batch, answers, strict=True)
+            if answer.verdict is Verdict.TO_OUTBOX and not isinstance(outcome, Deferred) and outcome.claimed is not None
+        ]
+        if ended:
+            self._letters.add(ended)
+
+    def _count(self, batch: Sequence[Outcome], answers: Sequence[OutcomeAnswer]) -> None:
         given_up: list[str] = []
-        for outcome, verdict in zip(batch, verdicts, strict=True):
+        for outcome, (verdict, *_) in zip(batch, answers, strict=True):
             if verdict is Verdict.REFUSED:
                 continue  # it is sent again, reduced
             if isinstance(outcome, Completed):
@@ -203,13 +218,9 @@ class Flusher:
                     given_up.append(outcome.message_id)
             elif isinstance(outcome, Deferred):
                 self.deferred += 1
-            if verdict is Verdict.TO_OUTBOX:
-                fills_outbox = True
-            elif verdict is Verdict.STALE:
+            if verdict is Verdict.STALE:
                 self.stale += 1
                 log.warning("stale_outcome", extra={"message_id": outcome.message_id})
-        if fills_outbox:
-            self._outbox_filled()
         if given_up:
             # One line for all: there may be thousands a second, and each has its letter.
             log.info("messages_given_up", extra={"count": len(given_up), "message_ids": given_up[:_IDS_SHOWN]})

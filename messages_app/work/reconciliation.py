@@ -16,7 +16,8 @@ from dlq_app.services import dead_letters as letters
 from messages_app.store.ledger import ledger
 from messages_app.store.ledger_server import terms_from_settings
 from messages_app.store.recorded_outcomes import RecordedOutcome, RecordedOutcomes, recorded_outcomes
-from messages_app.work.upkeep import MAX_DRAIN, drain
+from messages_app.work.draining import drain
+from messages_app.work.upkeep import MAX_DRAIN
 from processes.steps import progressed
 
 log = logging.getLogger(__name__)

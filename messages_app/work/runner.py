@@ -358,6 +358,7 @@ class Runner:
                 attempt.number, attempt.server_ms(attempt.started_at or now), ended_ms, self.worker, failure, delay_ms
             ),
             call_report=attempt.call_report(failure.kind),
+            claimed=claimed,
         )
 
     def _complete(self, attempt: Attempt, result: str) -> Completed:
@@ -375,6 +376,7 @@ class Runner:
             ),
             ended_at_ms=ended_ms,
             call_report=attempt.call_report(None),
+            claimed=claimed if claimed.replay_id else None,
         )  # fmt: skip
 
     @staticmethod
