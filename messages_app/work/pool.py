@@ -48,7 +48,8 @@ class Pool:
     """``size`` threads with one backlog.
 
     The backlog is a deque, whose ends are safe to use from any thread; sleeping threads wait for tokens. A batch puts
-    one token for each thread that it may need, so that a running thread takes messages without a lock.
+    one, and a thread that a token wakes puts the next while messages are left. So a running thread takes messages
+    without a lock, and short ones do not wake threads that would find nothing.
     """
 
     def __init__(self, size: int, runner: Runner) -> None:
@@ -76,8 +77,11 @@ class Pool:
         """Add claimed messages to the backlog. Only one thread may call this."""
         self._added += len(attempts)
         self.backlog.extend(attempts)
-        wanted = min(len(attempts), self.size)
-        while self._tokens.qsize() < wanted:
+        self._wake_one()
+
+    def _wake_one(self) -> None:
+        """Wake a sleeping thread, unless one is woken already: that one wakes the next."""
+        if self._tokens.empty():
             self._tokens.put(True)
 
     def take_unstarted(self, older_than: float = float("inf")) -> list[Attempt]:
@@ -140,6 +144,7 @@ class Pool:
 
     def _work(self, slot: Slot) -> None:
         backlog, demand, outcomes, run = self.backlog, self.demand, self.outcomes, self.runner.run
+        woken = False
         while True:
             try:
                 attempt = backlog.popleft()
@@ -148,7 +153,12 @@ class Pool:
                     demand.put(None)
                 if not self._tokens.get():
                     return
+                woken = True
                 continue
+            if woken:
+                woken = False
+                if backlog:
+                    self._wake_one()
             if len(backlog) <= self.low_water and demand.empty():
                 demand.put(None)
             begun = _monotonic()
