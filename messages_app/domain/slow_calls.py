@@ -27,7 +27,7 @@ class SlowCallLimit:
     def enter(self, name: str) -> bool:
         """Whether a call through this breaker may start now. If so, call ``leave`` once at its end."""
         with self._lock:
-            if self._is_slow(name) and self._held() >= self.max_held:
+            if self._slow and self._is_slow(name) and self._held() >= self.max_held:
                 return False
             self._running[name] = self._running.get(name, 0) + 1
             return True
@@ -36,13 +36,9 @@ class SlowCallLimit:
         """End a call; ``failed`` is None for a rejected call or one that this process interrupted."""
         with self._lock:
             self._running[name] -= 1
-            if not self._running[name]:
-                del self._running[name]
-            if failed is None:
-                return
             if failed and took_s >= SLOW_S:
                 self._slow[name] = self._slow.get(name, 0) + 1
-            else:
+            elif self._slow and failed is not None:
                 self._slow.pop(name, None)
 
     def _is_slow(self, name: str) -> bool:

@@ -8,12 +8,14 @@ import time
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from messages_app.domain.records import Completed, Deferred, Failed, Outcome
 from messages_app.envelope import Message
 from messages_app.failures import AttemptTimeout, RateLimitError
 from messages_app.tests.handling import a_claimed, handling
-from messages_app.work.runner import Attempt, Runner
+from messages_app.work.runner import Attempt, Runner, payload_of
 
 
 def half() -> float:
@@ -291,3 +293,28 @@ def test_the_lease_is_never_kept_longer_than_the_time_limit_and_a_margin() -> No
     attempt.deadline = attempt.started_at + 30
 
     assert attempt.lease_cap_ms() == 1_700_000_000_500 + 2_000 + 30_000 + 10_000
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+_NUMBERS = st.from_regex(r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?", fullmatch=True)
+
+
+@given(st.builds(json.dumps, _VALUES, ensure_ascii=st.booleans(), indent=st.none() | st.just(1)) | _NUMBERS)
+@example('"\\ud800"')
+@example('{"a":1,"a":2}')
+@example("-0")
+@example("1e400")
+@example(" [1] ")
+def test_a_payload_is_what_the_standard_library_reads(text: str) -> None:
+    # repr distinguishes 1 from 1.0 and from True, and 0.0 from -0.0.
+    assert repr(payload_of(text)) == repr(json.loads(text))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1,]", '{"a":}', "nul", "1 2", "[" * 100_000])
+def test_a_payload_that_is_not_json_is_an_error(text: str) -> None:
+    with pytest.raises((ValueError, RecursionError)):
+        payload_of(text)
