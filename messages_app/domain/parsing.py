@@ -97,11 +97,19 @@ class Envelope:
     """A scanned JSON object: the payload as value and as received text, and the other members."""
 
     fields: dict[str, Any]
+    #: Its floats are their canonical text if ``body`` is set; ``value`` has numbers.
     payload: Any
-    payload_text: str
+    payload_text: str = ""
     #: Index of the first character after the object.
-    end: int
+    end: int = 0
     faults: list[Fault] = field(default_factory=list)
+    #: The payload as received, instead of ``payload_text``: set by ``rest/quick_parsing.py``.
+    body: bytes | None = None
+
+    @property
+    def value(self) -> Any:
+        """The payload as Python's own parser reads it."""
+        return self.payload if self.body is None else json.loads(self.body.decode())
 
 
 def decode(body: bytes) -> str:
@@ -149,7 +157,7 @@ def scan_envelope(text: str, start: int) -> Envelope:
     Raises ``InvalidJson``. A value that cannot be built (nested a thousand levels, an integer of thousands of digits)
     is skipped and recorded as a fault, so that the next message of a batch can still be read.
     """
-    envelope = Envelope({}, ABSENT, "", 0)
+    envelope = Envelope({}, ABSENT)
     fields = envelope.fields
     at = skip_space(text, start + 1)
     if text[at : at + 1] == "}":
@@ -221,10 +229,11 @@ def payload_faults(value: Any, text: str) -> list[Fault]:
         and "Infinity" not in text
     ):
         return []
-    return [Fault(code, "payload", _MESSAGES[code]) for code in sorted(_walk(value))]
+    return [Fault(code, "payload", _MESSAGES[code]) for code in sorted(payload_codes(value))]
 
 
-def _walk(payload: Any) -> set[str]:
+def payload_codes(payload: Any) -> set[str]:
+    """Codes of the faults of a payload, found by visiting every value."""
     found: set[str] = set()
     stack: list[tuple[Any, int]] = [(payload, 0)]
     while stack:

@@ -31,7 +31,11 @@ class RateLimit:
     window_ms: int = 60_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# `Acceptance`, `AcceptAnswer`, `Claimed` and `Completed` are created for every message: not frozen, which would be
+# three times slower. Do not change them.
+
+
+@dataclass(slots=True, kw_only=True)
 class Acceptance:
     """A validated message to be accepted."""
 
@@ -72,7 +76,7 @@ class RateState:
     reset_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class AcceptAnswer:
     """Result of an acceptance. ``state``, ``type`` and ``queued_at_ms`` describe the existing record."""
 
@@ -129,9 +133,6 @@ class Record:
     result: str
     #: As of ``Acceptance``; empty once the story has expired.
     traceparent: str = ""
-
-
-# The next two are created for every message: not frozen, which would be three times slower. Do not change them.
 
 
 @dataclass(slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from messages_app.domain.errors import (
 from messages_app.domain.parsing import Envelope, decode, parse_envelope
 from messages_app.domain.records import Acceptance, AcceptAnswer, AcceptStatus, RateLimit, RateState
 from messages_app.rest.batch_parsing import Item, scan_batch
+from messages_app.rest.quick_parsing import quick_batch, quick_envelope
 from messages_app.rest.replies import (
     Reply,
     accepted_reply,
@@ -165,7 +166,7 @@ def _begin(head: Mapping[str, Any], client: Client) -> Pending:
 
 def _parse(pending: Pending, head: Mapping[str, Any], body: bytes) -> None:
     try:
-        submission = check(parse_envelope(decode(body)), head.get("HTTP_IDEMPOTENCY_KEY"))
+        submission = check(quick_envelope(body) or parse_envelope(decode(body)), head.get("HTTP_IDEMPOTENCY_KEY"))
     except MessagesError as error:
         pending.error = error
         return
@@ -247,8 +248,7 @@ def _submit_batch(
         if not passed:
             return rate_limited_reply(rate)
     try:
-        text = decode(body)
-        items = list(scan_batch(text))
+        text, items = _items(body)
     except MessagesError as error:
         return problem_reply(error, rate)
     if span is not None:
@@ -258,6 +258,14 @@ def _submit_batch(
     except StoreUnavailable as error:
         return problem_reply(error, rate)
     return batch_reply(results, rate)
+
+
+def _items(body: bytes) -> tuple[str, Sequence[Item]]:
+    quick = quick_batch(body, MAX_BODY)
+    if quick is not None:
+        return "", [(0, 0, envelope) for envelope in quick]
+    text = decode(body)
+    return text, scan_batch(text)
 
 
 def _request_span(route: str, parent: str) -> Span:
@@ -339,12 +347,15 @@ def _accept_all(text: str, items: Sequence[Item], client: Client, trace: str) ->
         else:
             results.append({})
             acceptances.append((index, submission.acceptance(client, trace)))
-    answers = ledger().accept_many([acceptance for _, acceptance in acceptances])
-    others = _of_others([(answer, client) for answer in answers])
-    if known := sum(answer.status in KNOWN_IDS for answer in answers):
-        measured.count(DUPLICATES, by=known)
-    for (index, _), answer in zip(acceptances, answers, strict=True):
-        if answer.status is AcceptStatus.CONFLICT:
+    answers = ledger().accept_group([(acceptance, None) for _, acceptance in acceptances])
+    known = [answer for answer in answers if isinstance(answer, AcceptAnswer) and answer.status in KNOWN_IDS]
+    others = _of_others([(answer, client) for answer in known]) if known else frozenset()
+    if known:
+        measured.count(DUPLICATES, by=len(known))
+    for (index, acceptance), answer in zip(acceptances, answers, strict=True):
+        if isinstance(answer, LedgerRefused):
+            results[index] = _rejected(index, acceptance.message_id, answer)
+        elif answer.status is AcceptStatus.CONFLICT:
             results[index] = _rejected(index, answer.message_id, IdempotencyConflict())
         else:
             results[index] = {
@@ -352,7 +363,7 @@ def _accept_all(text: str, items: Sequence[Item], client: Client, trace: str) ->
                 "status": answer.status.value,
                 "messageId": answer.message_id,
             }
-            if (client.label, answer.message_id) not in others:
+            if not others or (client.label, answer.message_id) not in others:
                 results[index]["state"] = str(answer.state)
     return results
 

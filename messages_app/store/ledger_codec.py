@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import msgspec
+
 from dlq_app.domain.ports import ForwardAnswer, ForwardOrder, ForwardStatus
 from messages_app.domain.errors import LedgerRefused
 from messages_app.domain.records import (
@@ -36,6 +38,7 @@ log = logging.getLogger(__name__)
 
 _ACCEPT_STATUSES = {status.encode(): status for status in AcceptStatus}
 _STATES = {state.encode(): state for state in State}
+_quick_line_of_json = msgspec.json.Encoder().encode
 _line_of_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -56,12 +59,21 @@ class ClaimRow(NamedTuple):
     message_id: bytes
 
 
-def _story(source: Acceptance | ForwardOrder, **more: object) -> str:
+def _story(source: Acceptance | ForwardOrder, **more: object) -> bytes | str:
     """The accepted fields as one line of JSON, the first of the message's story. Scripts do not parse it."""
-    story = {"type": source.type, "priority": source.priority, "source": source.source, "client": source.client}
+    story: dict[str, object] = {
+        "type": source.type,
+        "priority": source.priority,
+        "source": source.source,
+        "client": source.client,
+    }
     if source.traceparent:
         more["traceparent"] = source.traceparent
-    return _line_of_json({**story, "tags": source.tags, **more})
+    story |= {"tags": source.tags, **more}
+    try:
+        return _quick_line_of_json(story)
+    except UnicodeEncodeError:  # half of a surrogate pair, from an earlier version
+        return _line_of_json(story)
 
 
 def accept_args(acceptance: Acceptance, limit: RateLimit | None) -> list[Any]:
