@@ -313,6 +313,13 @@ def check_mongodb() -> Iterator[Finding]:
         yield _fail("indexes", f"missing or different: {', '.join(missing)}", "Run manage.py prepare.")
     else:
         yield _ok("indexes", "every index is there, the unique one included")
+    retired = indexes.retired(letters)
+    if retired:
+        yield _warn(
+            "old indexes",
+            f"used by the last version only, and slow down every write of a letter: {', '.join(retired)}",
+            "When no process of the last version runs, run manage.py prepare.",
+        )
     unreadable = repository.letters().unreadable(repository.MAX_NAMED)
     if unreadable:
         count = f"{len(unreadable)}{' or more' if len(unreadable) == repository.MAX_NAMED else ''}"

@@ -41,7 +41,7 @@ class LettersView(APIView):
     def get(self, request: Request) -> Response:
         which, page = requests.list_request(request.query_params)
         letters = repository.letters()
-        found, total = letters.page(which, page), letters.count(which)
+        found, total = letters.listed(which, page)
         answer = {
             "data": found.letters,
             "pagination": {

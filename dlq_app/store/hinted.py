@@ -9,7 +9,7 @@ from pymongo.errors import OperationFailure
 
 Answer = TypeVar("Answer")
 
-_NO_SUCH_INDEX = 2
+NO_SUCH_INDEX = 2
 
 
 def hinted(ask: Callable[[str | None], Answer], index: str) -> Answer:
@@ -17,6 +17,6 @@ def hinted(ask: Callable[[str | None], Answer], index: str) -> Answer:
     try:
         return ask(index)
     except OperationFailure as error:
-        if error.code != _NO_SUCH_INDEX:
+        if error.code != NO_SUCH_INDEX:
             raise
     return ask(None)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from pymongo import IndexModel
 from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
@@ -20,12 +22,15 @@ UNIQUE = "message_id"
 _NAMED = 5
 #: Seconds that building all of them may take.
 BUILD_S = 1800.0
+NEWEST = "last_failed"
 CREATED = "created_fingerprint"
 FIGURES = "figures"
 RESOLVED = "resolved"
 REPLAYED = "group_replayed"
+WORDS = "word_group_last_failed"
+TAGS = "tag_last_failed"
 #: Indexes of earlier versions, whose questions others answer now.
-RETIRED = ("created", "status_created")
+RETIRED = ("created", "status_created", "word_last_failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,7 @@ def _by(name: str, path: str, serves: str) -> Index:
 #: Compound ones end in _id, so that pages have a total order without a sort.
 INDEXES = (
     Index(UNIQUE, (("messageId", 1),), "one letter per message; find and sort by message id", {"unique": True}),
-    Index("last_failed", (("lastFailedAt", -1), ("_id", -1)), "the list as it opens; from and to"),
+    Index(NEWEST, (("lastFailedAt", -1), ("_id", -1)), "the list as it opens; from and to"),
     Index(
         CREATED,
         (("createdAt", -1), ("_id", -1), ("fingerprint", 1)),
@@ -72,8 +77,13 @@ INDEXES = (
     _by("type_last_failed", "type", "filter and sort by type"),
     _by("source_last_failed", "metadata.source", "filter by source"),
     _by("fingerprint_last_failed", "fingerprint", "the letters of a group, and its last failure"),
-    _by("tag_last_failed", "metadata.tags", "filter by tag"),
-    _by("word_last_failed", "searchWords", "search for words of the error"),
+    _by(TAGS, "metadata.tags", "filter by tag"),
+    # The letters of a group have nearly the same words: its groups tell of a word what would take reading its letters.
+    Index(
+        WORDS,
+        (("searchWords", 1), ("fingerprint", 1), ("lastFailedAt", -1), ("_id", -1)),
+        "search for words of the error: their groups, and the letters of both",
+    ),
     Index(
         "due",
         (("nextRetryAt", 1), ("_id", 1)),
@@ -143,23 +153,32 @@ def ttl(keep_days: int) -> Index:
 def ensure(database: Database[Document], *, keep_resolved_days: int) -> None:
     """Create what is missing and bring the retention up to date. Safe to run again and at the same time as others.
 
+    Indexes that only earlier versions need stay until a run that finds all others: processes of the last version, which
+    still run during an update, use them and wait for them at their start.
+
     Raises ``LettersTwice`` when messages have more than one letter, and ``StoreUnavailable``.
     """
     letters = database[LETTERS]
-    # Beside a million letters each takes some ten seconds to build, longer than any question may take.
+    was_complete = not missing(database)
+    # Beside a million letters this takes minutes, longer than any question may take.
     with patiently(BUILD_S):
-        for index in INDEXES:
-            try:
-                letters.create_index(list(index.keys), name=index.name, **index.options)
-            except DuplicateKeyError as error:
-                raise _twice(letters) from error
+        try:
+            _create(letters, [index for index in INDEXES if index.name == UNIQUE])
+        except DuplicateKeyError as error:
+            raise _twice(letters) from error
+        # All others at once: the server then reads the letters once.
+        _create(letters, INDEXES)
         for collection, wanted in BATCH_INDEXES.items():
-            for index in wanted:
-                database[collection].create_index(list(index.keys), name=index.name, **index.options)
-        # Only now: until the new ones are there the old ones serve.
-        for name in letters.index_information().keys() & set(RETIRED):
-            letters.drop_index(name)
+            _create(database[collection], wanted)
+        if was_complete:
+            for name in retired(database):
+                letters.drop_index(name)
         _ensure_ttl(database, letters, keep_resolved_days)
+
+
+def _create(collection: Collection[Document], wanted: Iterable[Index]) -> None:
+    """Create those of the indexes that are missing."""
+    collection.create_indexes([IndexModel(list(index.keys), name=index.name, **index.options) for index in wanted])
 
 
 def _twice(letters: Collection[Document]) -> LettersTwice:
@@ -194,6 +213,12 @@ def missing(database: Database[Document]) -> list[str]:
             present = database[collection].index_information()
         absent += [index.name for index in wanted if not _same(index, present.get(index.name))]
     return absent
+
+
+def retired(database: Database[Document]) -> list[str]:
+    """Names of indexes that only earlier versions need. Each makes writing letters slower."""
+    with translated():
+        return sorted(database[LETTERS].index_information().keys() & set(RETIRED))
 
 
 def require(database: Database[Document]) -> None:

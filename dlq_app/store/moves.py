@@ -8,7 +8,6 @@ from datetime import datetime
 
 from bson import ObjectId
 from pymongo import ReturnDocument
-from pymongo.collection import Collection
 
 from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.letter import DeadLetter
@@ -18,6 +17,7 @@ from dlq_app.domain.states import Resolution, Status, Verb, froms
 from dlq_app.store import queries
 from dlq_app.store.documents import KEPT_HISTORY, KEPT_NOTES, history_entry, letter_from, letters_from
 from dlq_app.store.mongo import Document, translated
+from dlq_app.store.selecting import Selecting
 
 _CHUNK = 500
 _PLACE = {"lastFailedAt": 1}
@@ -35,10 +35,8 @@ class Selection:
     as_of: datetime
 
 
-class Moves:
+class Moves(Selecting):
     """Each move is one conditional update; None when the letter's status no longer allows it."""
-
-    _letters: Collection[Document]
 
     def resolve_by_hand(self, letter_id: str, *, who: str, why: str, now: datetime) -> DeadLetter | None:
         """Resolve the letter by hand: it is done."""
@@ -55,14 +53,14 @@ class Moves:
     def movable(self, which: Selection, verb: Verb, *, limit: int) -> int:
         """Number of letters that the verb can move, exact up to ``limit``. Can raise ``QueryTooSlow``."""
         with translated():
-            return self._letters.count_documents(_movable(which, verb), limit=limit)
+            return self._letters.count_documents(self._movable(which, verb), limit=limit)
 
     def sample(self, which: Selection, verb: Verb, size: int) -> list[DeadLetter]:
         """The first letters that ``movable`` counts, newest failure first, without heavy fields."""
-        where = queries.in_order(_movable(which, verb), DEFAULT_SORT)
         order = [(key.field, key.direction) for key in DEFAULT_SORT.keys]
         shown = {"messageId": 1, "status": 1, "lastFailedAt": 1, "errorType": 1, "errorReason": 1, "type": 1}
         with translated():
+            where = queries.in_order(self._movable(which, verb), DEFAULT_SORT)
             return letters_from(list(self._letters.find(where, shown).sort(order).limit(size)))
 
     def move_many(
@@ -75,7 +73,8 @@ class Moves:
         """
         entry = {"$each": [history_entry(now, who, verb, why)], "$slice": -KEPT_HISTORY}
         change = {**_changes(verb, now), "$push": {"history": entry}}
-        where, left = _movable(which, verb), limit
+        with translated():
+            where, left = self._movable(which, verb), limit
         order = [(key.field, key.direction) for key in DEFAULT_SORT.keys]
         rest = queries.in_order(where, DEFAULT_SORT)
         while left > 0:
@@ -90,6 +89,19 @@ class Moves:
             # Continue after the last one, so that moved letters are not read again.
             last = Cursor(DEFAULT_SORT, (found[-1]["lastFailedAt"], found[-1]["_id"]))
             rest = {"$and": [where, queries.after(last)]}
+
+    def _movable(self, which: Selection, verb: Verb) -> Document:
+        """Filter: letters of the selection that the verb can move and that have not changed since.
+
+        A letter that comes to another group, which a search did not look for, has changed.
+        """
+        if which.criteria is not None:
+            chosen = self._condition(which.criteria)
+        else:
+            chosen = {"_id": {"$in": [ObjectId(one) for one in which.ids if ObjectId.is_valid(one)]}}
+        # The order needs a date; a document without one is not a letter.
+        still = {"status": {"$in": froms(verb)}, "updatedAt": {"$lte": which.as_of}, "lastFailedAt": {"$type": "date"}}
+        return {"$and": [chosen, still]}
 
     def add_note(self, letter_id: str, *, who: str, note: str, now: datetime) -> DeadLetter | None:
         """Add a note, in any status; None when the letter does not exist."""
@@ -128,14 +140,3 @@ def _changes(verb: Verb, now: datetime) -> Document:
         # The server's clock: retention counts from here.
         "$currentDate": {"resolvedAt": True},
     }
-
-
-def _movable(which: Selection, verb: Verb) -> Document:
-    """Filter: letters of the selection that the verb can move and that have not changed since."""
-    if which.criteria is not None:
-        chosen = queries.matching(which.criteria)
-    else:
-        chosen = {"_id": {"$in": [ObjectId(one) for one in which.ids if ObjectId.is_valid(one)]}}
-    # The order needs a date; a document without one is not a letter.
-    still = {"status": {"$in": froms(verb)}, "updatedAt": {"$lte": which.as_of}, "lastFailedAt": {"$type": "date"}}
-    return {"$and": [chosen, still]}

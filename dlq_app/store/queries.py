@@ -10,7 +10,7 @@ from dlq_app.domain.filters import FILTERS, ID_PREFIX, Filter
 from dlq_app.domain.paging import Cursor, Sort
 from dlq_app.domain.search_terms import whole_words, words
 from dlq_app.domain.states import Status
-from dlq_app.store.indexes import FIGURES, INDEXES
+from dlq_app.store.indexes import FIGURES, INDEXES, NEWEST
 
 #: Sorts after every character of a message id.
 _AFTER = "\uffff"
@@ -18,9 +18,7 @@ _BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
 _END = datetime(9999, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC)
 
 #: Each has an index of its own, in which letters come by their last failure.
-_INDEXED = {index.keys[0][0] for index in INDEXES if index.keys[1:] == (("lastFailedAt", -1), ("_id", -1))}
-#: An index of a list's elements does not count: whether it answers alone depends on the elements.
-_INDEXED -= {"metadata.tags", "searchWords"}
+_INDEXED = {index.keys[0][0]: index.name for index in INDEXES if index.keys[1:] == (("lastFailedAt", -1), ("_id", -1))}
 _IN_KEYS = {path for index in INDEXES if index.name == FIGURES for path, _ in index.keys}
 
 #: BSON types other than strings, dates and ids. Without lists, which an index does not distinguish from their elements,
@@ -73,8 +71,13 @@ def of_keys(criteria: LetterCriteria) -> dict[str, Any] | None:
     return {"status": {"$gte": ""}, **matching(criteria)}
 
 
+def is_keyed(criteria: LetterCriteria) -> bool:
+    """Whether a filter gives values of a field of the index of figures."""
+    return any(one.is_repeated and one.path in _IN_KEYS for one in _asked(criteria))
+
+
 def is_combined(criteria: LetterCriteria, sort: Sort | None = None) -> bool:
-    """Whether no other index alone finds the matching letters, in the order of ``sort`` if given.
+    """Whether no index of one filter alone finds the matching letters, in the order of ``sort`` if given.
 
     With such an index the server would read every letter of one filter to check the other.
     """
@@ -84,6 +87,12 @@ def is_combined(criteria: LetterCriteria, sort: Sort | None = None) -> bool:
     if len(asked) > 1 or asked[0] not in _INDEXED:
         return True
     return sort is not None and sort.keys[0].field not in ("lastFailedAt", asked[0])
+
+
+def index_of(criteria: LetterCriteria) -> str | None:
+    """The index of the only filter, or of all letters, by their last failure; None if there is none."""
+    asked = [one.path for one in _asked(criteria) if one.is_repeated]
+    return _INDEXED.get(asked[0]) if asked else NEWEST
 
 
 def in_order(where: dict[str, Any], sort: Sort) -> dict[str, Any]:
@@ -117,12 +126,18 @@ def after(cursor: Cursor) -> dict[str, Any]:
     return {first.field: {"$gte" if first.direction == 1 else "$lte": value}, "$nor": earlier}
 
 
-def _search(text: str) -> dict[str, Any]:
-    either: list[dict[str, Any]] = []
-    if ID_PREFIX.match(text):
-        either.append({"messageId": {"$gte": text, "$lt": text + _AFTER}})
+def id_range(text: str) -> dict[str, Any] | None:
+    """The filter for message ids that begin with the search ``text``; None if no id can."""
+    return {"messageId": {"$gte": text, "$lt": text + _AFTER}} if ID_PREFIX.match(text) else None
+
+
+def word_lists(text: str) -> list[list[str]]:
+    """Lists of words; a letter with all words of any of them matches the search ``text``."""
     # Letters of earlier versions hold other words until `refresh_search` has run.
-    for wanted in {tuple(words(text)): None, tuple(whole_words(text)): None}:
-        if wanted:
-            either.append({"searchWords": {"$all": list(wanted)}})
+    return [list(wanted) for wanted in {tuple(words(text)): None, tuple(whole_words(text)): None} if wanted]
+
+
+def _search(text: str) -> dict[str, Any]:
+    ids = id_range(text)
+    either = ([ids] if ids else []) + [{"searchWords": {"$all": wanted}} for wanted in word_lists(text)]
     return either[0] if len(either) == 1 else {"$or": either}

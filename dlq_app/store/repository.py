@@ -20,7 +20,8 @@ from dlq_app.store.mongo import APPROVALS, BATCHES, COUNTS, ITEMS, LEASES, LETTE
 from dlq_app.store.moves import Moves, Selection
 from dlq_app.store.outcome_updates import LetterState
 from dlq_app.store.outcomes import Inserted, Outcomes, Written
-from dlq_app.store.reading import MAX_NAMED, Page, Reading
+from dlq_app.store.pages import Page
+from dlq_app.store.reading import MAX_NAMED, Reading
 from dlq_app.store.search_words import Refreshed, SearchWords
 from dlq_app.store.store_clock import StoreClock
 from dlq_app.store.transfer import IMPORTED, MIN_AGE, UNCHANGED, Transfer
