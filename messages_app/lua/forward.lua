@@ -10,12 +10,12 @@
 local prefix = KEYS[1]
 --@use time check calendar wake account alone
 local STEP, MOST = 17, 250
-if #ARGV % STEP ~= 0 or #ARGV > MOST * STEP then error('BADARG number of messages') end -- unpack takes so many
+if #ARGV == 0 or #ARGV % STEP ~= 0 or #ARGV > MOST * STEP then error('BADARG number of messages') end -- unpack takes so many
 local OPEN = { queued = true, scheduled = true, running = true, retry_wait = true, dead_pending = true }
 local LANES, FINAL = { high = true, normal = true, low = true }, { done = true, dead = true }
 local FLAGS = { ['0'] = true, ['1'] = true }
 
--- Check the arguments of a message, and answer its record and its ban.
+-- Check the arguments of a message, and answer its record.
 local function look(id, epoch, deadline, force, death_seen, type, edited, priority, queued_at, replay_id, prior_runs, ended)
   identifier(id)
   whole(epoch, 'epoch')
@@ -28,8 +28,7 @@ local function look(id, epoch, deadline, force, death_seen, type, edited, priori
   one_of(priority, LANES, 'priority')
   one_of(ended, FINAL, 'end')
   if type == '' or replay_id == '' then error('BADARG type or replay id') end
-  return redis.call('HMGET', prefix .. 'msg:' .. id, 'state', 'epoch', 'outbox', 'wakes', 'priorRuns', 'account', 'edited'),
-    redis.call('GET', prefix .. 'void:' .. id)
+  return redis.call('HMGET', prefix .. 'msg:' .. id, 'state', 'epoch', 'outbox', 'wakes', 'priorRuns', 'account', 'edited')
 end
 
 -- Whether the order starts a run: nil, or the status that says why not.
@@ -45,6 +44,9 @@ local function judge(state, old_epoch, outbox, letter_has_it, epoch, void, deadl
 end
 
 local answers, texts, runs_gone, started, lanes, waiting = {}, {}, {}, {}, {}, {}
+local voids = {}
+for at = 1, #ARGV, STEP do voids[#voids + 1] = prefix .. 'void:' .. ARGV[at] end
+voids = redis.call('MGET', unpack(voids))
 
 local function count_again(account, state, ended, day, type, letter_has_it)
   if not account and day == '' then -- an imported letter: its message is accepted here and now
@@ -90,15 +92,15 @@ end
 for at = 1, #ARGV, STEP do
   local id, epoch, deadline, force, death_seen, type, body, edited, edited_body, priority, story, queued_at, day, replay_id,
     prior_runs, ended, client = unpack(ARGV, at, at + STEP - 1)
-  local record, refused, void = apply_alone(look, id, epoch, deadline, force, death_seen, type, edited, priority, queued_at,
+  local record, refused = apply_alone(look, id, epoch, deadline, force, death_seen, type, edited, priority, queued_at,
     replay_id, prior_runs, ended)
   local status, in_the_way = 'refused', refused
   if not refused then
     local state, old_epoch, account = record[1], tonumber(record[2]) or 0, record[6]
     death_seen = tonumber(death_seen)
     local letter_has_it = state == 'dead_pending' and old_epoch <= death_seen --[g] only `drained` is missing
-    status, in_the_way = judge(state, old_epoch, record[3], letter_has_it, tonumber(epoch), tonumber(void) or 0,
-      tonumber(deadline), force == '1')
+    status, in_the_way = judge(state, old_epoch, record[3], letter_has_it, tonumber(epoch),
+      tonumber(voids[(at - 1) / STEP + 1]) or 0, tonumber(deadline), force == '1')
     if not status then
       account = count_again(account, state, ended, day, type, letter_has_it)
       start(id, epoch, body, edited, edited_body, priority, story, queued_at, replay_id, prior_runs, client,
