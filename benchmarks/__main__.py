@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import machine, ours, peers, places, report, series
+from . import machine, ours, peers, places, report, series, targets
 from .contestants import Field, Site
 from .processes import DidNotStart
 from .stores import Stores
@@ -20,10 +20,13 @@ _CORE = {
     "celery-threads10", "dramatiq-t10",
 }  # fmt: skip
 
+#: What is run without naming a measure: about half an hour.
+_SHORT = [measure for measure in series.MEASURES if measure not in ("payload", "waiting", "replay", "soak")]
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    known = f"{', '.join(series.MEASURES)}; without: all but soak"
+    known = f"{', '.join(series.MEASURES)}; targets: what the table of targets needs; without: all but the long ones"
     parser.add_argument("measures", nargs="*", metavar="MEASURE", help=known)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="just these contestants")
     parser.add_argument("--all", action="store_true", help="every peer, not just the ones that targets name")
@@ -31,7 +34,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=int, default=4, help="length of one measurement")
     parser.add_argument("--connections", default="32,64", help="HTTP connections, comma separated")
     parser.add_argument("--tries", type=int, default=2, help="how often a disturbed measurement is made at most")
-    parser.add_argument("--soak-messages", type=int, default=1_000_000)
+    parser.add_argument("--waiting", type=int, default=100_000, help="messages that wait, in the measure of that name")
+    parser.add_argument("--replay-letters", type=int, default=20_000, help="letters of the replay batch")
+    parser.add_argument("--replay-beside", type=int, default=220_000, help="letters stored beside the batch")
+    parser.add_argument("--soak-minutes", type=float, default=20.0)
     parser.add_argument("--out", type=Path, default=places.HERE / "out" / time.strftime("%Y%m%d-%H%M%S.jsonl"))
     parser.add_argument("--list", action="store_true", help="name the contestants and end")
     parser.add_argument("--report", type=Path, nargs="+", metavar="FILE", help="print recorded series and end")
@@ -52,21 +58,28 @@ def _field(only: list[str] | None, everyone: bool) -> Field:
 def main() -> int:
     options = _parser().parse_args()
     if options.report:
-        print(report.markdown(report.read(options.report)))
+        recorded = report.read(options.report)
+        print(targets.table(recorded) + "\n" + report.markdown(recorded))
         return 0
-    field = _field(options.only, options.all or options.list)
+    everything = "targets" in options.measures
+    if everything and len(options.measures) > 1:
+        sys.exit("targets cannot be combined with other measures")
+    field = _field(options.only, options.all or options.list or everything)
     names = [each.name for group in (field.intakes, field.consumers, field.systems) for each in group]
     if options.list:
         print("\n".join(dict.fromkeys(names)))
         return 0
     places.require(peers=any(not name.startswith("ours") for name in names))
-    wanted = options.measures or [measure for measure in series.MEASURES if measure != "soak"]
+    wanted = targets.MEASURES if everything else options.measures or _SHORT
     plan = series.Plan(
         rounds=options.rounds,
         seconds=options.seconds,
         connections=tuple(int(number) for number in options.connections.split(",")),
         tries=options.tries,
-        soak_messages=options.soak_messages,
+        soak_minutes=options.soak_minutes,
+        waiting=options.waiting,
+        replay_letters=options.replay_letters,
+        replay_beside=options.replay_beside,
     )
     # A terminated series stops its servers too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -76,11 +89,22 @@ def main() -> int:
         site = Site(stores, places.free_port(), places.HOME / "data", places.HOME / "logs")
         if any(name.startswith("ours") for name in names):
             ours.prepare(site)
-        print(json.dumps(machine.description()), flush=True)
-        failures = series.run(wanted, site, field, plan, options.out, lambda line: print(line, flush=True))
+        about = {
+            "measure": "about",
+            **machine.description(),
+            **stores.versions(),
+            "at": time.strftime("%Y-%m-%d %H:%M"),
+        }
+        print(json.dumps(about), flush=True)
+        options.out.write_text(json.dumps(about) + "\n")
+        chosen = {"chosen": targets.needed} if everything else {}
+        failures = series.run(wanted, site, field, plan, options.out, lambda line: print(line, flush=True), **chosen)
     finally:
         stores.stop()
-    print("\n" + report.markdown(report.read([options.out])))
+    recorded = report.read([options.out])
+    print("\n" + report.markdown(recorded))
+    if everything:
+        print(targets.table(recorded))
     print(f"rows: {options.out}")
     return 1 if failures else 0
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from .load import Request
 from .processes import Child
@@ -43,7 +44,8 @@ class Intake:
 
     name: str
     start: Callable[[Site], list[Child]]
-    request: Callable[[Site, Work], Request]
+    #: What posts a message for this work with this payload.
+    request: Callable[[Site, Work, Mapping[str, Any]], Request]
 
 
 @dataclass(frozen=True)

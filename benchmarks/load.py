@@ -10,12 +10,13 @@ import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from . import places
 from .processes import plain_environment
 
 #: Fields of the message that every contestant takes in: about 300 bytes.
-PAYLOAD = {
+PAYLOAD: dict[str, Any] = {
     "orderId": "ord-000123456",
     "customer": {"id": 4711, "email": "someone@example.com", "name": "Some One"},
     "items": [{"sku": "AB-1", "qty": 2, "price": 19.9}, {"sku": "CD-2", "qty": 1, "price": 5}],
@@ -23,6 +24,13 @@ PAYLOAD = {
     "currency": "EUR",
 }
 PAYLOAD_TEXT = json.dumps(PAYLOAD, separators=(",", ":"))
+
+
+def payload_of(size: int) -> dict[str, Any]:
+    """``PAYLOAD`` with more items, until its JSON text has about ``size`` bytes; never less than ``PAYLOAD``."""
+    item = PAYLOAD["items"][0]
+    more = max(0, size - len(PAYLOAD_TEXT)) // len(json.dumps(item, separators=(",", ":")) + ",")
+    return PAYLOAD | {"items": [*PAYLOAD["items"], *[item] * more]}
 
 
 @dataclass(frozen=True)

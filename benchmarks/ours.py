@@ -7,14 +7,14 @@ attempt history, accounting, request log, Redis with its append-only file, dead 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
 from . import places
 from .contestants import Consumer, Intake, Site, System, Work
-from .load import PAYLOAD, Request
+from .load import Request
 from .processes import Child, plain_environment, run
 from .stores import OURS_DATABASE
 
@@ -22,7 +22,7 @@ _BATCH = 100
 _KEY_FILE = "ours.key"
 
 
-def _environment(site: Site, **more: str) -> dict[str, str]:
+def environment(site: Site, **more: str) -> dict[str, str]:
     return plain_environment() | {
         "DJANGO_SETTINGS_MODULE": "benchmarks.settings",
         "DATA_DIR": str(site.folder),
@@ -37,48 +37,66 @@ def _environment(site: Site, **more: str) -> dict[str, str]:
     }
 
 
-def prepare(site: Site) -> None:
-    """Tables, indexes and an API key, once per series."""
+def prepare(site: Site, **more: str) -> None:
+    """Tables, indexes and an API key, once per series and database."""
     command = [places.OURS_PYTHON, "-m", "benchmarks.inside", "prepare", str(site.folder / _KEY_FILE)]
-    run(command, env=_environment(site), cwd=places.PROJECT)
+    run(command, env=environment(site, **more), cwd=places.PROJECT)
 
 
-def _serve(site: Site) -> list[Child]:
+def _serve(site: Site, **more: str) -> list[Child]:
     command = [places.OURS_PYTHON, "-m", "gunicorn", "--config", "gunicorn.conf.py", "dlqsite.wsgi:application"]
-    child = Child(command, env=_environment(site), cwd=places.PROJECT, log=site.logs / "ours-web.log")
+    child = Child(command, env=environment(site, **more), cwd=places.PROJECT, log=site.logs / "ours-web.log")
     return [child.answered(site.http_port)]
 
 
-def _message(work: Work) -> dict[str, Any]:
-    return {"type": f"bench.{work}", "payload": PAYLOAD, "source": "shop", "priority": "normal", "tags": ["eu", "web"]}
+def _message(work: Work, payload: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": f"bench.{work}", "payload": payload, "source": "shop", "priority": "normal", "tags": ["eu", "web"]}
+
+
+def api_key(site: Site) -> str:
+    return (site.folder / _KEY_FILE).read_text()
 
 
 def _headers(site: Site) -> dict[str, str]:
-    return {"Authorization": f"Api-Key {(site.folder / _KEY_FILE).read_text()}"}
+    return {"Authorization": f"Api-Key {api_key(site)}"}
 
 
-def _single(site: Site, work: Work) -> Request:
-    return Request("/api/messages", json.dumps(_message(work), separators=(",", ":")), _headers(site))
+def _single(site: Site, work: Work, payload: Mapping[str, Any]) -> Request:
+    return Request("/api/messages", json.dumps(_message(work, payload), separators=(",", ":")), _headers(site))
 
 
-def _batch(site: Site, work: Work) -> Request:
-    body = json.dumps({"messages": [_message(work)] * _BATCH}, separators=(",", ":"))
+def _batch(site: Site, work: Work, payload: Mapping[str, Any]) -> Request:
+    body = json.dumps({"messages": [_message(work, payload)] * _BATCH}, separators=(",", ":"))
     return Request("/api/messages/batch", body, _headers(site), messages=_BATCH)
+
+
+def start_system(site: Site, **more: str) -> dict[str, Child]:
+    """The processes of the local stack that take part in a replay or a soak, by role, with these settings.
+
+    The caller stops them. Returns when the web server answers.
+    """
+    settings = environment(site, **more)
+    children = {"web": _serve(site, **more)[0]}
+    for role, command in (("worker", "run_worker"), ("dlq_worker", "run_dlq_worker")):
+        log = site.logs / f"ours-{role}.log"
+        program = [places.OURS_PYTHON, "manage.py", command]
+        children[role] = Child(program, env=settings, cwd=places.PROJECT, log=log)
+    return children
 
 
 def _work(processes: int, concurrency: int) -> Callable[[Site, Work], list[Child]]:
     def start(site: Site, work: Work) -> list[Child]:
-        environment = _environment(site, WORKER_CONCURRENCY=str(concurrency))
+        settings = environment(site, WORKER_CONCURRENCY=str(concurrency))
         command = [places.OURS_PYTHON, "manage.py", "run_worker"]
         log = site.logs / "ours-worker.log"
-        return [Child(command, env=environment, cwd=places.PROJECT, log=log) for _ in range(processes)]
+        return [Child(command, env=settings, cwd=places.PROJECT, log=log) for _ in range(processes)]
 
     return start
 
 
 def _fill(site: Site, work: Work, total: int) -> None:
     command = [places.OURS_PYTHON, "-m", "benchmarks.inside", "fill", f"bench.{work}", str(total)]
-    run(command, env=_environment(site), cwd=places.PROJECT)
+    run(command, env=environment(site), cwd=places.PROJECT)
 
 
 def _ended(outcome: str, site: Site, work: Work, total: int) -> int:
@@ -103,9 +121,10 @@ def _consumer(concurrency: int, processes: int = 1, *, noop: int) -> Consumer:
 
 
 _WEB = Intake("ours", _serve, _single)
+_WEB_ONE = Intake("ours-w1", partial(_serve, WEB_PROCESSES="1"), _single)
 _WEB_BATCH = Intake("ours-batch100", _serve, _batch)
 _WORKER = _consumer(10, noop=25_000)
 
-INTAKES = (_WEB, _WEB_BATCH)
+INTAKES = (_WEB, _WEB_ONE, _WEB_BATCH)
 CONSUMERS = (_WORKER, _consumer(10, 2, noop=35_000), _consumer(50, noop=25_000))
 SYSTEMS = (System("ours", _WEB, _WORKER),)

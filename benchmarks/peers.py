@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from . import places
 from .contestants import Consumer, Intake, Site, System, Work
@@ -18,32 +19,33 @@ _NODE = places.PEERS / "node"
 _QUEUES = places.PEERS / "queues"
 _STOCK = places.PEERS / "stock"
 
-_MESSAGE = {
-    "type": "order.created",
-    "payload": PAYLOAD,
-    "metadata": {"source": "shop", "priority": "normal", "tags": ["eu", "web"]},
-}
+
+def _message(payload: Mapping[str, Any]) -> dict[str, Any]:
+    metadata = {"source": "shop", "priority": "normal", "tags": ["eu", "web"]}
+    return {"type": "order.created", "payload": payload, "metadata": metadata}
 
 
-def _environment(site: Site, work: Work = Work.NOOP) -> dict[str, str]:
+def _environment(site: Site, work: Work = Work.NOOP, queue: str = "rq") -> dict[str, str]:
     return plain_environment() | {
         "BENCH_REDIS_PORT": str(site.stores.redis_port),
         "BENCH_MONGO_URL": site.stores.peers_mongodb_url,
         "BENCH_WORK": work.value,
-        "BENCH_MESSAGE": json.dumps(_MESSAGE),
+        "BENCH_MESSAGE": json.dumps(_message(PAYLOAD)),
+        "BENCH_QUEUE": queue,
         "NODE_ENV": "production",
         "NODE_PATH": str(places.NODE_MODULES),
         "PYTHONPATH": f"{_QUEUES}:{_STOCK}",
     }
 
 
-def _request(site: Site, work: Work) -> Request:
-    return Request("/api/messages", json.dumps(_MESSAGE, separators=(",", ":")), {})
+def _request(site: Site, work: Work, payload: Mapping[str, Any]) -> Request:
+    return Request("/api/messages", json.dumps(_message(payload), separators=(",", ":")), {})
 
 
-def _served(name: str, command: Callable[[int], list[str]], cwd: Path) -> Intake:
+def _served(name: str, command: Callable[[int], list[str]], cwd: Path, queue: str = "rq") -> Intake:
     def start(site: Site) -> list[Child]:
-        child = Child(command(site.http_port), env=_environment(site), cwd=cwd, log=site.logs / f"{name}.log")
+        environment = _environment(site, queue=queue)
+        child = Child(command(site.http_port), env=environment, cwd=cwd, log=site.logs / f"{name}.log")
         return [child.answered(site.http_port)]
 
     return Intake(name, start, _request)
@@ -53,12 +55,12 @@ def _node(framework: str, library: str) -> Intake:
     return _served(f"{framework}-{library}", lambda port: ["node", "intake.js", framework, library, str(port)], _NODE)
 
 
-def _gunicorn(name: str, *shape: str) -> Intake:
+def _gunicorn(name: str, *shape: str, queue: str = "rq") -> Intake:
     def command(port: int) -> list[str]:
         return [places.peers_python(), "-m", "gunicorn", "shop.wsgi", "-b", f"127.0.0.1:{port}", "-w", "2", *shape,
                 "--log-level", "warning", "--keep-alive", "30", "--no-control-socket"]  # fmt: skip
 
-    return _served(name, command, _STOCK)
+    return _served(name, command, _STOCK, queue)
 
 
 def _workers(name: str, command: Sequence[str], cwd: Path, processes: int) -> Callable[[Site, Work], list[Child]]:
@@ -161,6 +163,9 @@ _BULL_10 = _bull("bull", 10, 1, 12000, 800)
 _BULLMQ_10 = _bull("bullmq", 10, 1, 12000, 900)
 _SIMPLE = ("rqworker", "default", "--worker-class", "rq.SimpleWorker")
 _RQ_SIMPLE = _rq("rq-simple", *_SIMPLE, noop=300)
+_CELERY_10 = _celery("celery-threads10", "threads", 10)
+_DRAMATIQ_10 = _dramatiq(10)
+_HUEY_10 = _huey(10)
 CONSUMERS = (
     _BULL_10,
     _bull("bull", 10, 2, 12000, 1200),
@@ -171,16 +176,21 @@ CONSUMERS = (
     _rq("rq-simple-x10", *_SIMPLE, in_flight=10, processes=10, noop=400),
     _rq("rq-fork", "rqworker", "default", noop=60),
     _celery("celery-prefork2", "prefork", 2),
-    _celery("celery-threads10", "threads", 10),
+    _CELERY_10,
     _celery("celery-threads50", "threads", 50),
-    _dramatiq(10),
+    _DRAMATIQ_10,
     _dramatiq(10, processes=2),
     _dramatiq(50),
-    _huey(10),
+    _HUEY_10,
     _huey(50),
 )
 SYSTEMS = (
     System("express-bull", EXPRESS_BULL, _BULL_10),
     System("express-bullmq", EXPRESS_BULLMQ, _BULLMQ_10),
-    System("django-stock-rq", STOCK_GTHREAD, _RQ_SIMPLE),
+    System("fastify-bullmq", FASTIFY_BULLMQ, _BULLMQ_10),
+    # The view and server of stock Django, whichever library queues.
+    System("django-stock-rq", STOCK_SYNC, _RQ_SIMPLE),
+    System("django-celery", _gunicorn("django-celery", "-k", "sync", queue="celery"), _CELERY_10),
+    System("django-dramatiq", _gunicorn("django-dramatiq", "-k", "sync", queue="dramatiq"), _DRAMATIQ_10),
+    System("django-huey", _gunicorn("django-huey", "-k", "sync", queue="huey"), _HUEY_10),
 )

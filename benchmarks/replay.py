@@ -16,7 +16,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -105,28 +105,47 @@ def prepare(stack: Stack, run: str, count: int) -> float:
     return time.perf_counter() - begun
 
 
-def measure(stack: Stack, run: str, count: int, rate: float | None, every_s: float) -> None:
-    """Replay the letters of ``run`` and print what came of it."""
+def time_batch(
+    stack: Stack, run: str, count: int, *, rate: float | None = None, every_s: float = 1.0, look: Callable[[Any], None]
+) -> float:
+    """Replay the letters of ``run``; seconds from the batch's start to its last outcome.
+
+    ``look`` gets the batch at its beginning and every ``every_s``. RuntimeError unless every letter succeeded.
+    """
     order: dict[str, Any] = {"filter": {"source": run}, "reason": "benchmark"}
     if rate is not None:
         order["ratePerSecond"] = rate
-    meter = Meter(stack)
-    begun = time.perf_counter()
     batch = stack.ask("POST", "/api/dlq/replay-batch", order)
-    planned_s = time.perf_counter() - begun
-    last, last_at = 0, begun + planned_s
-    print(f"{batch['total']} letters, planned in {planned_s:.1f} s, load {os.getloadavg()[0]:.1f}", flush=True)
+    look(batch)
     while batch["stage"] not in FINAL or batch["counts"]["remaining"]:
         time.sleep(every_s)
         batch = stack.ask("GET", f"/api/dlq/replay-batches/{batch['batchId']}")
+        look(batch)
+    if batch["stage"] != "finished" or batch["counts"]["succeeded"] != count:
+        report = stack.ask("GET", f"/api/dlq/replay-batches/{batch['batchId']}/report")
+        raise RuntimeError(f"the batch {batch['stage']}: {batch['counts']}, {report}")
+    return _seconds(batch["startedAt"], batch["finishedAt"])
+
+
+def measure(stack: Stack, run: str, count: int, rate: float | None, every_s: float) -> None:
+    """Replay the letters of ``run`` and print what came of it."""
+    meter = Meter(stack)
+    begun = time.perf_counter()
+    planned_s, last, last_at = 0.0, 0, begun
+
+    def look(batch: Any) -> None:
+        nonlocal planned_s, last, last_at
         meter.look()
         ended, now = count - batch["counts"]["remaining"], time.perf_counter()
+        if not planned_s:
+            planned_s, last_at = now - begun, now
+            print(f"{batch['total']} letters, planned in {planned_s:.1f} s, load {os.getloadavg()[0]:.1f}", flush=True)
+            return
         print(f"{now - begun:6.1f} s  {batch['counts']}  {(ended - last) / (now - last_at):.0f}/s", flush=True)
         last, last_at = ended, now
-    took_s = _seconds(batch["startedAt"], batch["finishedAt"])
-    print(f"\n{batch['stage']}, {count} letters in {took_s:.1f} s: {count / took_s:.0f} letters/s")
-    for row in stack.ask("GET", f"/api/dlq/replay-batches/{batch['batchId']}/report"):
-        print(f"  {row}")
+
+    took_s = time_batch(stack, run, count, rate=rate, every_s=every_s, look=look)
+    print(f"\nFinished, {count} letters in {took_s:.1f} s: {count / took_s:.0f} letters/s")
     print("\n| role | CPU, µs a letter | cores | MiB at the start | middle | end |\n|---|---|---|---|---|---|")
     looks = [meter.memory[0], meter.memory[len(meter.memory) // 2], meter.memory[-1]]
     for role in ROLES:

@@ -104,7 +104,7 @@ def measure(site: Site, url: str, database: str, repeat: int) -> None:
     held = pymongo.MongoClient(url, tz_aware=True)[database]
     for derived in ("dlq_figures", "dlq_groups"):
         held.drop_collection(derived)
-    environment = ours._environment(site, MONGODB_URL=url, MONGODB_DATABASE=database)
+    environment = ours.environment(site, MONGODB_URL=url, MONGODB_DATABASE=database)
     key_file = site.folder / "scale.key"
     run([places.OURS_PYTHON, "-m", "benchmarks.inside", "prepare", str(key_file)], env=environment, cwd=places.PROJECT)
     server = Child(

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import machine, measures
-from .contestants import Consumer, Field, Site, System, Work
+from . import machine, measures, systems
+from .contestants import Consumer, Field, Intake, Site, System, Work
 from .measures import Row
 from .processes import DidNotStart
 
@@ -29,8 +29,10 @@ class Plan:
     tries: int = 2
     idle_count: int = 100
     idle_per_second: float = 25.0
-    soak_messages: int = 1_000_000
-    soak_step: int = 50_000
+    soak_minutes: float = 20.0
+    waiting: int = 100_000
+    replay_letters: int = 20_000
+    replay_beside: int = 220_000
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,11 @@ class _Turn:
 
 
 def _turns(measure: str, site: Site, field: Field, plan: Plan) -> list[_Turn]:
+    connections = plan.connections[0]
     if measure == "intake":
         return [
-            _Turn(each.name, f"{connections} connections", _intake(site, each, connections, plan.seconds))
-            for connections in plan.connections
+            _Turn(each.name, f"{number} connections", _intake(site, each, number, plan.seconds))
+            for number in plan.connections
             for each in field.intakes
         ]
     if measure in _DRAINS:
@@ -55,8 +58,24 @@ def _turns(measure: str, site: Site, field: Field, plan: Plan) -> list[_Turn]:
         return [_Turn(each.name, "", _both(site, each, plan)) for each in field.systems]
     if measure == "idle":
         return [_Turn(each.name, "", _idle(site, each, plan)) for each in field.systems]
+    if measure == "payload":
+        return [
+            _Turn(each.name, f"{size} B", _intake(site, each, connections, plan.seconds, size=size))
+            for size in SIZES
+            for each in field.intakes
+            if each.name not in _OTHER_SHAPES
+        ]
+    if measure == "waiting":
+        return [
+            _Turn(each.name, f"{count} waiting", _intake(site, each.intake, connections, plan.seconds, waiting=waiting))
+            for each in field.systems
+            for count in (0, plan.waiting)
+            for waiting in (measures.Waiting(each.consumer, count),)
+        ]
+    ours = [each for each in field.systems if each.name == "ours"]
+    if measure == "replay":
+        return [_Turn(each.name, "", _replay(site, plan)) for each in ours]
     if measure == "soak":
-        ours = [each for each in field.consumers if each.name == "ours-c10"]
         return [_Turn(each.name, "", _soak(site, each, plan)) for each in ours]
     raise ValueError(f"unknown measure {measure!r}: one of {', '.join(MEASURES)}")
 
@@ -72,11 +91,15 @@ _DRAINS: dict[str, tuple[Work, Callable[[Consumer], bool]]] = {
     "io": (Work.SLEEP20, _overlapping),
     "fail": (Work.FAIL, lambda consumer: consumer.in_flight <= 20),
 }
-MEASURES = ("intake", *_DRAINS, "e2e", "idle", "soak")
+MEASURES = ("intake", *_DRAINS, "e2e", "idle", "payload", "waiting", "replay", "soak")
+#: Payloads of ``payload``, in bytes.
+SIZES = (300, 4096, 65536)
+#: Not a matter of payload size.
+_OTHER_SHAPES = {"ours-w1", "ours-batch100"}
 
 
-def _intake(site: Site, each: Any, connections: int, seconds: int) -> Callable[[], Row]:
-    return lambda: measures.intake(site, each, connections=connections, seconds=seconds)
+def _intake(site: Site, each: Intake, connections: int, seconds: int, **more: Any) -> Callable[[], Row]:
+    return lambda: measures.intake(site, each, connections=connections, seconds=seconds, **more)
 
 
 def _drain(site: Site, each: Consumer, work: Work, seconds: int) -> Callable[[], Row]:
@@ -91,15 +114,31 @@ def _idle(site: Site, each: System, plan: Plan) -> Callable[[], Row]:
     return lambda: measures.idle(site, each, count=plan.idle_count, per_second=plan.idle_per_second)
 
 
-def _soak(site: Site, each: Consumer, plan: Plan) -> Callable[[], Row]:
-    return lambda: measures.soak(site, each, messages=plan.soak_messages, step=plan.soak_step)
+def _replay(site: Site, plan: Plan) -> Callable[[], Row]:
+    return lambda: systems.replay_batch(site, letters=plan.replay_letters, beside=plan.replay_beside)
 
 
-def run(wanted: Iterable[str], site: Site, field: Field, plan: Plan, out: Path, say: Callable[[str], None]) -> int:
-    """Append one JSON line per measurement to ``out``; return how many failed (recorded too, with their reason)."""
+def _soak(site: Site, each: System, plan: Plan) -> Callable[[], Row]:
+    return lambda: systems.soak(site, each, minutes=plan.soak_minutes)
+
+
+def run(
+    wanted: Iterable[str],
+    site: Site,
+    field: Field,
+    plan: Plan,
+    out: Path,
+    say: Callable[[str], None],
+    chosen: Callable[[str, str, str], bool] = lambda measure, contestant, condition: True,
+) -> int:
+    """Append one JSON line per measurement to ``out``; return how many failed (recorded too, with their reason).
+
+    ``chosen`` decides by measure, contestant and condition what is run.
+    """
     failures = 0
     for measure in wanted:
         turns = _turns(measure, site, field, plan)
+        turns = [turn for turn in turns if chosen(measure, turn.contestant, turn.condition)]
         for number in range(plan.rounds if measure != "soak" else 1):
             # Rotate the order, so that no contestant always follows the same neighbour.
             shift = number % len(turns) if turns else 0
@@ -130,8 +169,8 @@ def _calm(turn: _Turn, plan: Plan) -> Row:
 
 
 _SHOWN = (
-    "rps", "messages_per_s", "processed_per_s", "backlog", "p50_ms", "p99_ms", "contestant_us", "redis_us",
-    "mongod_us", "neighbours", "memory_mb", "last_mb",
+    "rps", "messages_per_s", "letters_per_s", "processed_per_s", "backlog", "p50_ms", "p99_ms", "contestant_us",
+    "redis_us", "mongod_us", "neighbours", "memory_mb", "last_mb",
 )  # fmt: skip
 
 

@@ -3,14 +3,12 @@
 import uuid
 from datetime import UTC, datetime
 
-import django_rq
 from rest_framework import serializers
 from rest_framework.response import Response
 from rest_framework.views import APIView
-from rq import Retry
 
+from .enqueueing import enqueue
 from .outcomes import may_call
-from .tasks import process
 
 
 class MetadataSerializer(serializers.Serializer):
@@ -36,6 +34,5 @@ class MessageView(APIView):
         message["messageId"] = message.pop("id", None) or str(uuid.uuid4())
         message["timestamp"] = datetime.now(UTC).isoformat()
         message["retryCount"] = 0
-        retry = Retry(max=3, interval=[1, 2, 4])
-        django_rq.get_queue("default").enqueue(process, message, job_id=message["messageId"], retry=retry)
+        enqueue(message)
         return Response({"success": True, "data": {"messageId": message["messageId"], "status": "queued"}}, status=202)
