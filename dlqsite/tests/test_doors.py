@@ -55,8 +55,7 @@ class Loop:
         self._door = LoopDoor(Config(), lambda *call: self._posted.put(call))
         self._door.committer.start()
 
-    def close(self) -> None:
-        self._door.committer.stop()
+        self.close = self._door.committer.stop
 
     def __call__(self, environ: Any, start_response: Any) -> Any:
         body = environ["wsgi.input"].read()
@@ -313,6 +312,20 @@ def test_where_https_is_wanted_only_a_trusted_proxy_can_vouch_for_it(
     call(doors[name], b'{"payload":1}', HTTP_X_FORWARDED_PROTO="https", **given)
 
     assert watched.asked == (2 if is_secure else 3)
+
+
+@pytest.mark.parametrize(("name", "value"), [("accesslog", "-"), ("proxy_protocol", "v1"), ("statsd_host", "a:1")])
+def test_the_loop_leaves_all_to_gunicorn_that_it_does_not_do(
+    doors: dict[str, Any], key: str, name: str, value: str
+) -> None:
+    config = Config()
+    config.set(name, value)
+    loop = doors["loop"]
+    loop._door = LoopDoor(config, loop._posted.put)
+
+    for _ in range(2):
+        assert call(loop, b'{"payload":1}', HTTP_AUTHORIZATION=f"Api-Key {key}")[0] == 202
+    assert loop.answered == 0
 
 
 def test_a_message_called_like_another_address_can_be_looked_up(door: Door) -> None:
