@@ -47,6 +47,8 @@ _ERRORS: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 #: All digits as zero, so that 19 of them in a row are found without a pattern.
 _AS_ZERO: Final = bytes(ord("0") if chr(byte).isascii() and chr(byte).isdigit() else byte for byte in range(256))
 _LONG: Final = b"0" * 19
+_AS_SQUARE: Final = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 #: Canonical JSON as ``validation.py`` defines it, of content whose floats are ``Raw``.
 canonical: Final = msgspec.json.Encoder(order="sorted").encode
@@ -116,9 +118,17 @@ def _is_all(body: bytes, quotes: int, backslashes: int) -> bool:
 
 
 def _is_plain(payload: bytes) -> bool:
-    """Whether no value in a payload can have a fault, by its text alone."""
-    return (
-        b"\\u" not in payload
-        and payload.count(b"{") + payload.count(b"[") <= MAX_DEPTH
-        and _LONG not in payload.translate(_AS_ZERO)
-    )
+    """Whether no value in a payload can have a fault, by its text alone. msgspec has rejected lone surrogates."""
+    return b"\\u0000" not in payload and _is_shallow(payload) and _LONG not in payload.translate(_AS_ZERO)
+
+
+def _is_shallow(payload: bytes) -> bool:
+    """Whether a payload has at most ``MAX_DEPTH`` levels."""
+    if payload.count(b"{") + payload.count(b"[") <= MAX_DEPTH:
+        return True
+    if b"\\" in payload:
+        payload = payload.replace(b"\\\\", b"").replace(b'\\"', b"")  # now every quote begins or ends a text
+    brackets = b"".join(payload.split(b'"')[::2]).translate(_AS_SQUARE, _NO_BRACKETS)
+    for _ in range(MAX_DEPTH):  # each round removes the innermost level
+        brackets = brackets.replace(b"[]", b"")
+    return not brackets

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from messages_app.domain.errors import MessageInvalid, MessagesError
-from messages_app.domain.parsing import Envelope, decode, parse_envelope
+from messages_app.domain.parsing import Envelope, decode, parse_envelope, payload_codes
 from messages_app.registry import forget, handler
 from messages_app.rest import quick_parsing, validation
 from messages_app.rest.batch_parsing import scan_batch
@@ -109,6 +109,10 @@ HOSTILE: Sequence[bytes] = [
     nested(33),
     nested(2000),
     b'{"payload":"' + b"[" * 40 + b'"}',
+    b'{"payload":["' + b"]" * 40 + b'",' + b"[" * 32 + b"]" * 33 + b"}",
+    b'{"payload":["\\\\\\"' + b"]" * 40 + b'",' + b"[" * 32 + b"]" * 33 + b"}",
+    b'{"payload":["\\\\",' + b"[" * 32 + b"]" * 32 + b',"\\\\"]}',
+    b'{"payload":[' + b"[[]],[]," * 40 + b"{}]}",
     b'{"payload":NaN}',
     b'{"payload":[Infinity]}',
     b'{"payload":01}',
@@ -206,6 +210,32 @@ def bodies(draw: st.DrawFn) -> bytes:
 @example(b'{"payload":1.0}')
 def test_it_says_what_the_strict_parser_says(body: bytes) -> None:
     assert not differs(body)
+
+
+deep = st.recursive(
+    st.text(st.sampled_from('[]{}"\\\\a'), max_size=6) | st.integers(0, 9),
+    lambda inner: st.builds(
+        lambda value, depth, before: [*before, nest(value, depth)],
+        inner,
+        st.integers(0, 30),
+        st.lists(st.text(st.sampled_from('[]{}"\\\\'), max_size=4), max_size=2),
+    ),
+    max_leaves=3,
+)
+
+
+def nest(value: Any, depth: int) -> Any:
+    for level in range(depth):
+        value = {'"]': value} if level % 2 else [value]
+    return value
+
+
+@settings(max_examples=300)
+@given(deep)
+def test_levels_are_counted_without_building_values(value: Any) -> None:
+    text = json.dumps(value)
+
+    assert quick_parsing._is_shallow(text.encode()) == ("payload_too_deep" not in payload_codes(value))
 
 
 @pytest.mark.parametrize("body", [*HOSTILE, *BATCHES], ids=lambda body: repr(body[:40]))
