@@ -209,7 +209,10 @@ class Claims:
             return self._letters.update_one(where, change).modified_count == 1
 
     def stale(self, now: datetime, limit: int) -> Sequence[DeadLetter]:
-        """Claimed letters whose claim began more than five minutes before ``now`` (the server's clock)."""
+        """Claimed letters whose claim began more than five minutes before ``now`` (the server's clock).
+
+        Reads all claimed letters. They are few, and an index of their times would change twice with every replay.
+        """
         where = {
             "status": Status.PROCESSING.value,
             "$or": [{"replay.lockedAt": {"$lt": now - STALE_AFTER}}, {"replay.lockedAt": None}],

@@ -30,7 +30,7 @@ REPLAYED = "group_replayed"
 WORDS = "word_group_last_failed"
 TAGS = "tag_last_failed"
 #: Indexes of earlier versions, whose questions others answer now.
-RETIRED = ("created", "status_created", "word_last_failed")
+RETIRED = ("created", "status_created", "word_last_failed", "locked")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ INDEXES = (
         ),
         "all figures; counts and pages of filters that no other index answers alone",
     ),
-    _by("status_last_failed", "status", "filter and sort by status"),
+    _by("status_last_failed", "status", "filter and sort by status; claimed letters"),
     _by("error_type_last_failed", "errorType", "filter and sort by error type"),
     _by("type_last_failed", "type", "filter and sort by type"),
     _by("source_last_failed", "metadata.source", "filter by source"),
@@ -101,12 +101,6 @@ INDEXES = (
         (("fingerprint", 1), ("lastReplay.at", -1), ("lastReplay.outcome", 1)),
         "the last replay of each group; how many replays succeed",
         {"partialFilterExpression": {"lastReplay.at": {"$exists": True}}},
-    ),
-    Index(
-        "locked",
-        (("replay.lockedAt", 1),),
-        "stale claims",
-        {"partialFilterExpression": {"status": Status.PROCESSING.value}},
     ),
 )
 
