@@ -10,7 +10,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
@@ -50,7 +50,7 @@ class Visit:
     is_last: bool
     #: Bytes of the request.
     size: int
-    began: float = field(default_factory=time.perf_counter)
+    began: float
 
 
 class Door:
@@ -94,13 +94,17 @@ class Door:
     def answer(self, visit: Visit, *, stays: bool) -> bytes:
         """The reply to a concluded submission as gunicorn would send it. Counts the request."""
         reply = reply_of(visit.pending)
-        note_request("POST", "api/messages", str(reply.status), time.perf_counter() - visit.began)
+        self.note(visit, reply.status)
         fields = "".join(f"{name}: {value}\r\n" for name, value in reply_headers(reply, visit.request_id))
         head = (
             f"HTTP/1.1 {STATUS[reply.status]}\r\nServer: gunicorn\r\nDate: {_date(int(time.time()))}\r\n"
             f"Connection: {'keep-alive' if stays else 'close'}\r\n{fields}\r\n"
         )
         return head.encode("latin-1") + reply.body
+
+    def note(self, visit: Visit, status: int) -> None:
+        """Count and time the request."""
+        note_request("POST", "api/messages", str(status), time.perf_counter() - visit.began)
 
 
 def _environ(text: str) -> dict[str, Any] | None:

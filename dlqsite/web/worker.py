@@ -187,6 +187,7 @@ class BufferedWorker(ThreadWorker):  # type: ignore[misc]
 
     def _reply(self, conn: Connection, visit: Visit) -> None:
         if visit.pending.reply is None:
+            self._door.note(visit, 500)
             self._refuse(conn, 500)
             return
         places = len(self.keepalived_conns) < self.max_keepalived

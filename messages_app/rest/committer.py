@@ -142,5 +142,12 @@ def _conclude(group: Sequence[Pending]) -> StoreUnavailable | None:
         if len(group) == 1:
             log.exception("submission_failed")
             return None
-    outages = [_conclude([pending]) for pending in group if pending.reply is None]
-    return next((outage for outage in outages if outage is not None), None)
+    outage = None
+    for pending in group:
+        if pending.reply is not None:
+            continue
+        if outage is None:
+            outage = _conclude([pending])
+        else:
+            fail(pending, outage)
+    return outage

@@ -94,6 +94,23 @@ def test_one_that_breaks_the_step_breaks_alone(loop: Loop, redis_client: Any) ->
     assert redis_client.llen("rq:queue:normal") == 2
 
 
+def test_after_an_outage_the_rest_of_a_broken_group_is_not_tried(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    def breaks(group: Any) -> Any:
+        tried.append(len(group))
+        if len(group) > 1:
+            raise ValueError("a bug")
+        return intake.conclude(group)
+
+    monkeypatch.setattr(committer, "conclude", breaks)
+    monkeypatch.setattr(intake, "ledger", lambda: Ledger(redis.Redis(port=9)))
+    loop.submit("a", "b", "c")
+
+    assert loop.run(3) == [503] * 3
+    assert tried == [3, 1]
+
+
 def test_what_waits_is_bounded_by_number_and_by_bytes(
     loop: Loop, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
