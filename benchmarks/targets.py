@@ -90,6 +90,21 @@ def needed(measure: str, contestant: str, condition: str) -> bool:
     )
 
 
+def costs(rows: Iterable[Mapping[str, Any]]) -> str:
+    """CPU time per message of each side, ours and the peer's, as a Markdown table: where the time goes."""
+    sides = ("contestant_us", "redis_us", "mongod_us")
+    found: dict[tuple[str, str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        if "failed" not in row and all(side in row for side in sides):
+            found[row["measure"], row["condition"], row["contestant"]].append(row)
+    lines = [line(["µs per message", "its processes", "Redis", "mongod", "sum"]), line(["---"] * 5)]
+    for (measure, condition, contestant), group in found.items():
+        used = [statistics.median(row[side] for row in group) for side in sides]
+        name = ", ".join(part for part in (measure, condition, contestant) if part)
+        lines.append(line([name, *(number(each) for each in (*used, sum(used)))]))
+    return "\n".join(lines) + "\n"
+
+
 def table(rows: Iterable[Mapping[str, Any]]) -> str:
     """The targets as a Markdown table, with what is missed or not measured named below it."""
     by_round: dict[tuple[str, str, str], dict[_Round, Mapping[str, Any]]] = defaultdict(dict)
