@@ -93,7 +93,7 @@ class RedisSet:
 
     def _agrees(self, sentinel: Server) -> bool:
         """Whether a Sentinel knows all others and sees nothing wrong."""
-        with redis.Redis(host=HOST, port=sentinel.port, socket_timeout=1) as client, suppress(redis.RedisError):
+        with stores.redis_at(sentinel.port, 1) as client, suppress(redis.RedisError):
             state: Any = client.sentinel_master(SERVICE, return_responses=True)
             return bool(
                 state["flags"] == "master"
@@ -112,13 +112,13 @@ class RedisSet:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             if primary := self.primary():
-                return redis.Redis(host=HOST, port=primary.server.port, socket_timeout=10)
+                return stores.redis_at(primary.server.port, 10)
             wait(0.2)
         raise CannotRun("Redis has no primary with all replicas")
 
 
 def _replication_of(store: Store) -> dict[str, Any]:
-    with redis.Redis(host=HOST, port=store.server.port, socket_timeout=1) as client, suppress(redis.RedisError):
+    with stores.redis_at(store.server.port, 1) as client, suppress(redis.RedisError):
         found: dict[str, Any] = client.info("replication")
         return found
     return {}

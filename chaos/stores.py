@@ -16,6 +16,8 @@ from typing import Any
 import pymongo
 import redis
 from pymongo.errors import PyMongoError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from chaos.proxy import HOST, Proxy
 from management.embedded import mongod_binary, valkey_binary
@@ -190,15 +192,22 @@ def until(look: Callable[[], bool], seconds: float, what: str) -> None:
         time.sleep(0.05)
 
 
+def redis_at(port: int, timeout_s: float) -> redis.Redis:
+    """A client that asks once. By default the driver repeats, and one question to a paused server takes minutes."""
+    return redis.Redis(
+        host=HOST, port=port, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
+    )
+
+
 def serves_redis(port: int) -> bool:
-    with redis.Redis(host=HOST, port=port, socket_timeout=2) as client, suppress(redis.RedisError):
+    with redis_at(port, 2) as client, suppress(redis.RedisError):
         return bool(client.ping())
     return False
 
 
 def rewrite_file(port: int, *, ask: bool) -> bool:
     """Ask a Redis to rewrite its append-only file, or whether that is done. False while it does not answer."""
-    with redis.Redis(host=HOST, port=port, socket_timeout=0.5) as client, suppress(redis.RedisError):
+    with redis_at(port, 0.5) as client, suppress(redis.RedisError):
         if ask:
             client.bgrewriteaof()
             return True
