@@ -1,8 +1,8 @@
 """Parse the messages of a request in C, if nothing about them is unusual.
 
 ``domain/parsing.py`` and ``batch_parsing.py`` decide what is valid and which faults are reported. This module answers
-None unless it is sure that they would find no fault of parsing and the same values. It is lax where msgspec is: the
-counts of quotes and backslashes below replace what msgspec does not report, such as a field that is given twice.
+None unless it is sure that they would find no fault of parsing and the same values. The number of quotes shows what
+msgspec does not report, such as a field that is given twice.
 """
 
 from __future__ import annotations
@@ -83,7 +83,6 @@ def quick_batch(body: bytes, max_bytes: int) -> Sequence[Envelope] | None:
 def _envelopes(body: bytes, messages: Sequence[_Message], quotes: int) -> list[Envelope] | None:
     """The messages, unless ``body`` has more fields than they have. ``quotes``: those around the messages."""
     found = []
-    backslashes = 0
     for message in messages:
         payload = bytes(message.payload)
         fields: dict[str, Any] = {}
@@ -101,20 +100,20 @@ def _envelopes(body: bytes, messages: Sequence[_Message], quotes: int) -> list[E
         if (value := message.not_before) is not UNSET:
             fields["notBefore"], texts = value, texts + 1
         quotes += 2 * (1 + len(fields) + texts) + payload.count(b'"')
-        backslashes += payload.count(b"\\")
         content = _read_payload(payload)
         if not _is_plain(payload) and payload_codes(content):
             return None
         found.append(Envelope(fields, content, body=payload))
-    return found if _is_all(body, quotes, backslashes) else None
+    return found if _is_all(body, quotes) else None
 
 
-def _is_all(body: bytes, quotes: int, backslashes: int) -> bool:
-    """Whether ``body`` has no other string than those that were counted, and no escape outside payloads.
+def _is_all(body: bytes, quotes: int) -> bool:
+    """Whether ``body`` has no other texts than those that were counted.
 
-    A field that is given twice has a name in quotes that was not counted. Without escapes, no text contains a quote.
+    A field that is given twice has a name in quotes that was not counted. An escaped quote is not counted either, so a
+    message with one outside its payload is left to the strict parser.
     """
-    return body.count(b'"') == quotes and body.count(b"\\") == backslashes
+    return body.count(b'"') == quotes
 
 
 def _is_plain(payload: bytes) -> bool:
