@@ -79,7 +79,11 @@ def load_number(value: Any) -> int:
 
 
 def load_instant(value: Any) -> datetime | None:
-    return value.astimezone(UTC) if isinstance(value, datetime) else None
+    if not isinstance(value, datetime):
+        return None
+    # The driver's own zone for UTC, which a conversion asks three times.
+    is_utc = value.tzinfo is not None and not value.tzinfo.utcoffset(value)
+    return value.replace(tzinfo=UTC) if is_utc else value.astimezone(UTC)
 
 
 def load_body(value: Any) -> bytes:

@@ -17,7 +17,6 @@ from dlq_app.domain.letter import KEPT_REPLAYS, Claimed, DeadLetter
 from dlq_app.domain.letter_values import safe_text
 from dlq_app.domain.states import Status, Verb, froms, is_allowed
 from dlq_app.store.documents import (
-    HEAVY,
     KEPT_HISTORY,
     KEPT_VERSIONS,
     history_entry,
@@ -29,8 +28,15 @@ from dlq_app.store.mongo import Document, by_key
 
 #: The sweep checks claims older than this: longer than the deadline of a forward (4 minutes).
 STALE_AFTER = timedelta(minutes=5)
-#: Fields that a batch does not need from its letters.
-_UNUSED = dict.fromkeys(set(HEAVY) - {"originalMessage", "replayAttempts"}, 0)
+#: What claims and forwards of a batch need of its letters, without payload and versions: no batch edits.
+_FOR_BATCH = dict.fromkeys(
+    (
+        "messageId", "type", "status", "strategy", "resolution", "fence", "closedEpoch", "replay", "replayAttempts",
+        "skippedBy", "metadata", "queuedAt", "createdAt", "firstFailedAt", "lastFailedAt", "acctDay", "priorRuns",
+        "traceparent",
+    ),
+    1,
+)  # fmt: skip
 #: Error codes of the server for a letter that would become too large.
 _NO_ROOM = frozenset({10334, 17419, 17420})
 
@@ -60,7 +66,7 @@ class ClaimOrder:
 
 @dataclass(frozen=True, slots=True)
 class BatchLetter:
-    """A letter for a batch, with payload and replays but no other heavy field."""
+    """A letter for a batch, with the fields that claims and forwards need; the others are empty."""
 
     letter: DeadLetter
     #: Marked as skipped by this batch.
@@ -105,10 +111,10 @@ class Claims:
         self, letter_ids: Iterable[str], batch_id: str, *, with_body: bool = True
     ) -> dict[str, BatchLetter]:
         """The current letters with these ids; deleted and unreadable ones are absent."""
-        left_out = _UNUSED if with_body else {**_UNUSED, "originalMessage": 0}
+        fields = {**_FOR_BATCH, "originalMessage": 1} if with_body else _FOR_BATCH
         wanted = {"$in": [ObjectId(letter_id) for letter_id in letter_ids]}
         with by_key():
-            found = list(self._letters.find({"_id": wanted}, left_out))
+            found = list(self._letters.find({"_id": wanted}, fields))
         skipped = {str(document["_id"]) for document in found if batch_id in (document.get("skippedBy") or ())}
         return {letter.id: BatchLetter(letter, letter.id in skipped) for letter in letters_from(found)}
 

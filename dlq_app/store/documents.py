@@ -36,6 +36,10 @@ KEPT_NOTES = 200
 #: Not read for lists.
 HEAVY = (*(field.name for field in STORED if field.heavy), "searchWords")
 
+#: Loader and attribute of each field, and the values of a document without any of them.
+_LOADED = {field.name: (field.attribute, field.kind.load) for field in STORED}
+_LACKING = {field.attribute: field.kind.load(None) for field in STORED}
+
 _INT64 = range(-(2**63), 2**63)
 _PLAIN = (bool, float, datetime)
 _MAX_DEPTH = 40
@@ -210,7 +214,11 @@ def letter_from(document: Document) -> DeadLetter:
 
     Other fields may be missing: they get an empty value. It is better to see a letter with gaps than none.
     """
-    values = {field.attribute: field.kind.load(document.get(field.name)) for field in STORED}
+    values = dict(_LACKING)
+    for name, value in document.items():
+        if found := _LOADED.get(name):
+            attribute, load = found
+            values[attribute] = load(value)
     if values["status"] is None:
         raise Unreadable(document, "status has an unknown value")
     if type(document.get("messageId")) is not str:  # code of JavaScript is a str, too, and cannot be hashed

@@ -1,7 +1,7 @@
 -- Start one run of each of these dead messages, under the epoch that the claim of its letter drew.
 -- KEYS  1 prefix of every key
 -- ARGV  for each message: id, epoch, deadline ms, force (1 or 0), closedEpoch of the letter at its claim, type, body,
---       edited (1 or 0), edited body, priority, story (what was accepted, one line of JSON), queuedAt ms, account day or
+--       edited (1 or 0), edited body, priority, story (the accepted fields, one line of JSON), queuedAt ms, account day or
 --       empty, replay id, failed runs so far, done or dead (how a forgotten message ended), client that submitted
 -- RETURNS  for each message two values: status, state of the record in the way (or empty); or refused (it cannot be
 --          written) and why
@@ -10,7 +10,7 @@
 local prefix = KEYS[1]
 --@use time check calendar wake account alone
 local STEP, MOST = 17, 250
-if #ARGV == 0 or #ARGV % STEP ~= 0 or #ARGV > MOST * STEP then error('BADARG number of messages') end -- unpack takes so many
+if #ARGV == 0 or #ARGV % STEP ~= 0 or #ARGV > MOST * STEP then error('BADARG number of messages') end -- more do not fit into one unpack
 local OPEN = { queued = true, scheduled = true, running = true, retry_wait = true, dead_pending = true }
 local LANES, FINAL = { high = true, normal = true, low = true }, { done = true, dead = true }
 local FLAGS = { ['0'] = true, ['1'] = true }
