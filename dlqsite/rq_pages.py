@@ -8,6 +8,8 @@ from functools import wraps
 from http import HTTPStatus
 from typing import Any
 
+import django_rq.utils
+import django_rq.views
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
@@ -21,8 +23,12 @@ from rq.worker import Worker
 
 from console import permissions
 from dlqsite.access import may_look, must_look
+from messages_app.jobs import WakeUpJob
 
 admin.site.unregister(Dashboard)
+# The library's pages read jobs of RQ's own class, which does not know wake-ups that are stored as an id alone.
+for _library in (django_rq.views, django_rq.utils):
+    _library.Job = WakeUpJob  # type: ignore[attr-defined]
 
 #: Pages of django-rq that change something with any method, by suffix of their name.
 _RQ_WRITES = ("_clear", "requeue_all", "delete_failed_jobs", "delete_job", "requeue_job", "actions", "stop_job")

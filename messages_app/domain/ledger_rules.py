@@ -54,7 +54,8 @@ class Located:
     ttl_ms: int
     body_ttl_ms: int
     lacks_edited: bool
-    has_job: bool
+    #: Whether its wake-up is in its lane, as far as the lane tells.
+    has_wake_up: bool
     #: Index → score.
     places: Mapping[str, float]
 
@@ -120,7 +121,7 @@ def _late(seen: Located) -> Iterator[str]:
     before = seen.now_ms - LATE_MS
     if seen.state == State.QUEUED:
         pushed = max((score for place, score in seen.places.items() if place.startswith("waiting:")), default=None)
-        if pushed is not None and pushed < before and not seen.has_job:
+        if pushed is not None and pushed < before and not seen.has_wake_up:
             yield "wakeup_lost"
     elif seen.state == State.RUNNING:
         if seen.lease_until_ms is None or seen.lease_until_ms < before:

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from messages_app.work.call_reports import CallReport
 
+#: A message that was lost so often with its process is claimed alone (``lua/shared/wake.lua``).
+LOSSES_BEFORE_ALONE = 2
+
 
 class State(StrEnum):
     """State of a message. Open: all but ``done`` and ``dead``."""
@@ -169,7 +172,7 @@ class Claimed:
     @property
     def alone(self) -> bool:
         """Whether two processes were lost with it: then claim no other message until it has ended."""
-        return self.recoveries >= 2
+        return self.recoveries >= LOSSES_BEFORE_ALONE
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,12 +72,7 @@ for at = 1, #ARGV, STEP do
     end
     local queued = not_before == '' or tonumber(not_before) <= now
     if queued then
-      -- The first write of a message. No later one can fail for a reason of this message.
-      local job, why = apply_alone(write_job, id, epoch, '0', priority, '1')
-      if why then
-        type = why
-        break
-      end
+      local job = job_of(id, epoch, '0', '1')
       local jobs, index = lanes[priority], waiting[priority]
       if jobs then
         local size = #jobs

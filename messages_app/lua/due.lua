@@ -76,6 +76,15 @@ local function move(index)
   end
 end
 
+-- Workers of RQ from before wake-ups had no hash drop those without one. What they dropped they find here.
+local function write_job(id, record)
+  local wakes, at = (tonumber(record.wakes) or 0) + 1, iso(now)
+  redis.call('HSET', 'rq:job:' .. job_of(id, record.epoch, record.attempt, wakes), 'created_at', at, 'enqueued_at', at,
+    'origin', lane_of(record.priority, record.recoveries), 'status', 'queued', 'description', id, 'timeout', '3600',
+    'result_ttl', '60',
+    'data', '["messages_app.jobs.process",null,["' .. id .. '",' .. record.epoch .. ',' .. record.attempt .. '],{}]')
+end
+
 -- A wake-up is missing when a younger one of its lane has been claimed, or nothing is left in the lane. Long queues that
 -- move are never touched. A head in the future tells of a clock that was set back, and nothing of who was overtaken.
 local function wake_again(lane)
@@ -88,8 +97,9 @@ local function wake_again(lane)
     local record = look(id)
     local is_queued = record.state == 'queued'
     if is_queued then
-      queue(id, record)
       redis.call('DEL', 'rq:job:' .. job_of(id, record.epoch, record.attempt, record.wakes))
+      queue(id, record)
+      write_job(id, record)
       rewoken = rewoken + 1
     end
     if not is_queued or lane_of(record.priority, record.recoveries) ~= lane then redis.call('ZREM', key, id) end

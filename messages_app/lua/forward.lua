@@ -84,7 +84,7 @@ local function start(id, epoch, body, edited, edited_body, priority, story, queu
   end
   started[#started + 1] = id
   if not lanes[priority] then lanes[priority], waiting[priority] = {}, {} end
-  table.insert(lanes[priority], write_job(id, epoch, '0', priority, wakes))
+  table.insert(lanes[priority], job_of(id, epoch, '0', wakes))
   table.insert(waiting[priority], stamp)
   table.insert(waiting[priority], id)
 end

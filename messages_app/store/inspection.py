@@ -122,7 +122,7 @@ class Inspection:
 
 
 def _located(message_id: str, now_ms: int, row: list[object]) -> Located:
-    fields, ttl, body_ttl, edited_missing, job_exists, places = row
+    fields, ttl, body_ttl, edited_missing, woken, places = row
     texts = [field.decode(errors="backslashreplace") for field in fields]  # type: ignore[attr-defined]
     state, epoch, _, outbox, account, replay_id, due_at, lease_until, _, _, wake_at, _ = texts
     flat = [place.decode() for place in places]  # type: ignore[attr-defined]
@@ -140,7 +140,7 @@ def _located(message_id: str, now_ms: int, row: list[object]) -> Located:
         ttl_ms=int(ttl),  # type: ignore[call-overload]
         body_ttl_ms=int(body_ttl),  # type: ignore[call-overload]
         lacks_edited=bool(edited_missing),
-        has_job=bool(job_exists),
+        has_wake_up=bool(woken),
         places=dict(zip(flat[::2], map(float, flat[1::2]), strict=True)),
     )
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import redis
-from rq.exceptions import DeserializationError
+from django.test import Client
+from django.urls import reverse
+from rq.exceptions import DeserializationError, NoSuchJobError
 from rq.queue import Queue
 from rq.serializers import DefaultSerializer, JSONSerializer
 from rq.worker import SimpleWorker
@@ -17,6 +19,7 @@ from rq.worker import SimpleWorker
 from messages_app.domain.records import State
 from messages_app.jobs import JobRefused, WakeUpJob, process
 from messages_app.store.ledger import Ledger
+from messages_app.store.queues import NAMES
 from messages_app.tests.handling import an_acceptance
 
 pytestmark = pytest.mark.redis
@@ -61,6 +64,69 @@ def test_nothing_else_is_run_and_reading_it_does_no_harm(redis_client: redis.Red
 
     with pytest.raises(DeserializationError):
         job.func()
+
+
+def woken(client: redis.Redis, message_id: str = "shop-5-1-2") -> str:
+    """Accept a message; the id of its wake-up, which is all that is stored of the job."""
+    Ledger(client, "dlq:").accept(an_acceptance(message_id=message_id, priority="high"))
+    job_id: Any
+    (job_id,) = client.lrange("rq:queue:high", 0, -1)
+    assert client.keys("rq:job:*") == []
+    return str(job_id.decode())
+
+
+def test_a_wake_up_is_read_from_its_id_and_its_message(redis_client: redis.Redis) -> None:
+    job_id = woken(redis_client)
+    record = Ledger(redis_client, "dlq:").get("shop-5-1-2")
+    assert record is not None
+
+    job = WakeUpJob.fetch(job_id, connection=redis_client)
+
+    assert (job.func, list(job.args)) == (process, ["shop-5-1-2", record.epoch, 0])
+    assert (job.origin, job.get_status(), job.timeout, job.result_ttl) == ("high", "queued", 3600, 60)
+    assert job.enqueued_at is not None
+    assert round(job.enqueued_at.timestamp() * 1000) == record.queued_at_ms
+    assert WakeUpJob.exists(job_id, redis_client)
+    (many, none) = WakeUpJob.fetch_many([job_id, "other"], connection=redis_client)
+    assert (many and many.id, none) == (job_id, None)
+
+
+def test_a_wake_up_that_rq_has_begun_is_whole_and_says_so(redis_client: redis.Redis) -> None:
+    job_id = woken(redis_client)
+    Ledger(redis_client, "dlq:").claim(token="t", limit=1, owner="w1", holding=0)
+    redis_client.hset(f"rq:job:{job_id}", mapping={"status": "started", "worker_name": "w1"})
+
+    job = WakeUpJob.fetch(job_id, connection=redis_client)
+
+    assert (job.func, job.get_status(refresh=False), job.worker_name, job.origin) == (process, "started", "w1", "high")
+
+
+def test_pages_of_rq_show_a_wake_up(redis_client: redis.Redis, admin_client: Client) -> None:
+    job_id = woken(redis_client)
+    lane = f"{reverse('admin:django_rq_dashboard_changelist')}queues/{sorted(NAMES).index('high')}/"
+
+    for page in (lane, f"{lane}{job_id}/"):
+        answer = admin_client.get(page)
+        assert answer.status_code == 200
+        assert job_id in answer.content.decode()
+    assert admin_client.get(f"{lane}{job_id[:-1]}9/").status_code == 404
+
+
+@pytest.mark.parametrize("id", ["m-a-1-0", "m-a-1-0-x", "m--1-0-1", "a-1-0-1", "m-nobody-1-0-1", "m-bad-1-0-1"])
+def test_other_ids_are_no_wake_ups(redis_client: redis.Redis, id: str) -> None:
+    redis_client.set("dlq:msg:bad", "not a hash")
+
+    with pytest.raises(NoSuchJobError):
+        WakeUpJob.fetch(id, connection=redis_client)
+    assert not WakeUpJob.exists(id, redis_client)
+
+
+def test_an_outdated_wake_up_is_gone(redis_client: redis.Redis) -> None:
+    job_id = woken(redis_client)
+    Ledger(redis_client, "dlq:").claim(token="t", limit=1, owner="w1", holding=0)
+
+    with pytest.raises(NoSuchJobError):
+        WakeUpJob.fetch(job_id, connection=redis_client)
 
 
 def test_refusals_have_a_name(redis_client: redis.Redis) -> None:

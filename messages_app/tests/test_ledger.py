@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from importlib import import_module
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ import redis
 
 from messages_app.domain.errors import LedgerRefused, StoreUnavailable
 from messages_app.domain.records import AcceptStatus, RateLimit, State
+from messages_app.jobs import WakeUpJob
 from messages_app.rest.status import status_body
 from messages_app.store.ledger import Ledger
 from messages_app.store.ledger_server import Terms
@@ -60,9 +60,7 @@ def test_its_wake_up_is_a_job_that_rq_can_load(desk: Desk) -> None:
     desk.accept("a-b_c", priority="low")
 
     assert desk.lane("low") == [f"m-a-b_c-{START_MS}-0-1".encode()]
-    job = import_module("rq.job").Job.fetch(
-        f"m-a-b_c-{START_MS}-0-1", connection=desk.client, serializer=import_module("rq.serializers").JSONSerializer
-    )
+    job = WakeUpJob.fetch(f"m-a-b_c-{START_MS}-0-1", connection=desk.client)
     assert (job.func_name, job.args, job.kwargs) == ("messages_app.jobs.process", ["a-b_c", START_MS, 0], {})
     assert (job.origin, job.get_status(), job.description) == ("low", "queued", "a-b_c")
     assert job.enqueued_at == datetime.fromtimestamp(START_MS / 1000, UTC)
@@ -302,7 +300,8 @@ def test_days_are_those_of_the_calendar(desk: Desk, moment: str) -> None:
     desk.accept("a")
     assert desk.record().acct_day == moment.replace("-", "")
     (job,) = desk.lane()
-    assert desk.client.hget(b"rq:job:" + job, "created_at") == f"{moment}T23:59:59.999Z".encode()
+    found = WakeUpJob.fetch(job.decode(), connection=desk.client)
+    assert (found.created_at.isoformat(), found.enqueued_at) == (f"{moment}T23:59:59.999000+00:00", found.created_at)
 
 
 # -- the server
