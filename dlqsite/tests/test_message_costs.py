@@ -124,16 +124,16 @@ def test_accepting_a_single_message_stays_as_cheap(costs: Callable[[], Costs]) -
     cost = costs()
     submit(1)
     commands, written = cost.of_each(1)
-    assert commands <= 20
-    assert written <= 1950
+    assert commands <= 19
+    assert written <= 1560
 
 
 def test_accepting_in_company_stays_as_cheap(costs: Callable[[], Costs]) -> None:
     cost = costs()
     submit(MESSAGES)
     commands, written = cost.of_each()
-    assert commands <= 3.3
-    assert written <= 1400
+    assert commands <= 2.3
+    assert written <= 1040
 
 
 def test_running_a_message_stays_as_cheap(costs: Callable[[], Costs]) -> None:
@@ -143,14 +143,14 @@ def test_running_a_message_stays_as_cheap(costs: Callable[[], Costs]) -> None:
     assert len(claimed) == MESSAGES
     commands, written = cost.of_each()
     assert commands <= 3.4
-    assert written <= 300
+    assert written <= 260
 
     complete(claimed)
 
     # Both together.
     commands, written = cost.of_each()
     assert commands <= 9.5
-    assert written <= 850
+    assert written <= 810
 
 
 @pytest.mark.mongo
