@@ -343,7 +343,7 @@ RQ_QUEUES = {
     name: {"USE_REDIS_CACHE": "rq", "DEFAULT_TIMEOUT": 3600, "SERIALIZER": "rq.serializers.JSONSerializer"}
     for name in _LANES
 }
-RQ = {"COMMIT_MODE": "auto", "JOB_CLASS": "messages_app.jobs.WakeUpJob"}
+RQ = {"COMMIT_MODE": "auto", "JOB_CLASS": "messages_app.jobs.WakeUpJob", "QUEUE_CLASS": "messages_app.jobs.WakeUpQueue"}
 
 #: A replay batch of more letters needs the scope or permission ``admin``.
 DLQ_APPROVAL_SIZE = env.int("DLQ_APPROVAL_SIZE", default=10_000)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from django.conf import settings
+from django_rq.queues import DjangoRQ
 from rq.exceptions import DeserializationError, InvalidJobOperation, NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
@@ -149,6 +150,12 @@ class WakeUpJob(Job):
     @property
     def stopped_callback(self) -> None:
         return None
+
+
+class WakeUpQueue(DjangoRQ):
+    """A lane, as RQ's pages read it. A queue of RQ's own removes jobs that it does not find."""
+
+    job_class = WakeUpJob
 
 
 def process(message_id: str, epoch: int, attempt: int) -> str:

@@ -110,6 +110,7 @@ def test_pages_of_rq_show_a_wake_up(redis_client: redis.Redis, admin_client: Cli
         assert answer.status_code == 200
         assert job_id in answer.content.decode()
     assert admin_client.get(f"{lane}{job_id[:-1]}9/").status_code == 404
+    assert redis_client.lrange("rq:queue:high", 0, -1) == [job_id.encode()]
 
 
 @pytest.mark.parametrize("id", ["m-a-1-0", "m-a-1-0-x", "m--1-0-1", "a-1-0-1", "m-nobody-1-0-1", "m-bad-1-0-1"])
