@@ -72,7 +72,10 @@ def storable(value: Any, depth: int = _MAX_DEPTH) -> Any:
         return safe_text(repr(value), 1000)
     if isinstance(value, dict | Mapping):
         return {
-            key if type(key) is str and _is_safe(key) else safe_text(str(key)): storable(inner, depth - 1)
+            key if type(key) is str and _is_safe(key) else safe_text(str(key)): inner
+            # Most values, at the least cost.
+            if inner is None or type(inner) is str and _is_safe(inner)
+            else storable(inner, depth - 1)
             for key, inner in value.items()
         }
     if isinstance(value, Sequence):

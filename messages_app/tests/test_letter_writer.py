@@ -423,6 +423,7 @@ def test_a_process_that_is_behind_claims_no_messages(
     book: Ledger, recorder: Recorder, start: Callable[[], LetterWriter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(letter_writer, "FULL", 0)
+    monkeypatch.setattr(letter_writer, "PATIENCE_S", 60.0)
     recorder.may_answer.clear()
     writer = start()
     writer.add(dies(book, "m1"))
@@ -440,6 +441,38 @@ def test_a_process_that_is_behind_claims_no_messages(
 
         reaches(book, "next", State.DONE)
         assert engine.stop(1)
+
+
+def test_no_message_is_held_up_while_mongodb_hangs_or_is_away(
+    book: Ledger, recorder: Recorder, start: Callable[[], LetterWriter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(letter_writer, "FULL", 0)
+    monkeypatch.setattr(letter_writer, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(letter_writer, "_MIN_PAUSE_S", 0.0)
+    monkeypatch.setattr(letter_writer, "_MAX_PAUSE_S", 0.001)
+    recorder.away = True
+    recorder.may_answer.clear()
+    writer = start()
+    first, second, *probe = dies(book, "m1", "m2", "m3", "m4")
+    writer.add([first])
+    eventually(lambda: recorder.calls == 1)
+    writer.add([second])
+    eventually(lambda: not writer.is_behind())
+    assert len(writer._waiting) == 1
+
+    # Away: the next attempt may take as long, again and again.
+    monkeypatch.setattr(letter_writer, "PATIENCE_S", 60.0)
+    monkeypatch.setattr(letter_writer, "_MIN_PAUSE_S", 0.001)
+    recorder.may_answer.set()
+    eventually(lambda: writer.left == 2)
+    recorder.may_answer.clear()
+    eventually(lambda: time.monotonic() > writer._resumes_at)
+    writer.add(probe[:1])
+    eventually(lambda: recorder.calls == 2)
+    writer.add(probe[1:])
+
+    assert len(writer._waiting) == 1
+    assert not writer.is_behind()
 
 
 @pytest.mark.parametrize(("added_ago_ms", "is_left"), [(0, True), (LEAVE_MS, False), (-3_600_000, False)])

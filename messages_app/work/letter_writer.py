@@ -29,8 +29,9 @@ BATCH, BATCH_BYTES = 200, 4 * 1024 * 1024
 MAX_WAITING, MAX_BYTES = 1000, 16 * 1024 * 1024
 #: With more waiting, the process is behind: it claims no messages, which would take the time that letters need.
 FULL = 400
-#: Seconds after which a message is left to the drainers, before they take it. So a process is not behind for longer,
-#: however slow MongoDB is.
+#: A command that takes longer waits for MongoDB rather than for this process: then no message is held up for it.
+PATIENCE_S = 1.0
+#: Seconds after which a message is left to the drainers, before they take it.
 KEEP_S = 2.0
 #: Limits of the pause after an error. Until it is over, all messages are left to the drainers.
 _MIN_PAUSE_S, _MAX_PAUSE_S = 0.25, 5.0
@@ -45,8 +46,11 @@ class LetterWriter:
         self._changed = threading.Condition()
         self._waiting: deque[Ended] = deque()
         self._bytes = 0
-        self._resumes_at = 0.0
+        #: When the running command began; 0 while there is none.
+        self._began_at = 0.0
+        #: After an error, until a command succeeds: the pause after it, and its end.
         self._pause_s = 0.0
+        self._resumes_at = 0.0
         self._finishing = False
         self._thread = Essential(self._run, "letters", may_end=lambda: self._finishing)
         #: Number of letters written from memory, and of those left to the drainers.
@@ -74,8 +78,11 @@ class LetterWriter:
             self._changed.notify()
 
     def is_behind(self) -> bool:
-        """Whether too many messages wait. Never while MongoDB is unavailable."""
-        return len(self._waiting) > FULL
+        """Whether too many messages wait for this thread; never because MongoDB is slow or unavailable."""
+        if len(self._waiting) <= FULL or self._pause_s:
+            return False
+        began_at = self._began_at
+        return not began_at or time.monotonic() - began_at < PATIENCE_S
 
     def finish(self, timeout_s: float) -> bool:
         """Write what waits. Returns False when MongoDB did not answer in time: drainers write the rest."""
@@ -87,6 +94,7 @@ class LetterWriter:
 
     def _run(self) -> None:
         while batch := self._next():
+            self._began_at = time.monotonic()
             try:
                 self._write(batch)
             except StoreUnavailable:
@@ -98,6 +106,7 @@ class LetterWriter:
             else:
                 self._pause_s = 0.0
                 self.written += len(batch)
+            self._began_at = 0.0
 
     def _next(self) -> list[Ended]:
         """The next messages; empty when there will be no more."""
