@@ -74,7 +74,7 @@ def storable(value: Any, depth: int = _MAX_DEPTH) -> Any:
         return {
             key if type(key) is str and _is_safe(key) else safe_text(str(key)): inner
             # Most values, at the least cost.
-            if inner is None or type(inner) is str and _is_safe(inner)
+            if inner is None or (type(inner) is str and _is_safe(inner))
             else storable(inner, depth - 1)
             for key, inner in value.items()
         }
