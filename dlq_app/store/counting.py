@@ -12,7 +12,9 @@ from dlq_app.store.mongo import Document
 from dlq_app.store.pages import Pages
 from dlq_app.store.selecting import Branch, Selecting, Source
 
-#: Seconds for checking letters, where a minimum of their number will do.
+#: Letters that are always checked, so that the numbers of all but large stores are exact.
+_ALWAYS_CHECKED = 10_000
+#: Seconds for checking more of them, where a minimum of their number will do.
 CHECK_S = 0.02
 #: Letters that are checked at once.
 _CHECKED = 500
@@ -35,7 +37,7 @@ class Counting(Selecting, Pages):
         return total
 
     def _count_some(self, branches: Sequence[Branch], limit: int) -> tuple[int, bool]:
-        """The same, and whether all were counted: where letters must be checked, only for a short time."""
+        """The same, and whether all were counted: of many letters that must be checked, only for a short time."""
         total, is_whole = 0, True
         earlier: list[Document] = []
         until = time.monotonic() + CHECK_S
@@ -59,14 +61,15 @@ class Counting(Selecting, Pages):
         where = _without(branch.where, earlier)
 
         def check(index: str | None) -> tuple[int, bool]:
-            found = 0
+            found = checked = 0
             keys = self._letters.find(source.where, {"_id": 1}, batch_size=_CHECKED)
             with keys.hint(index) if index else keys as rows:
                 while some := [row["_id"] for row in islice(rows, _CHECKED)]:
                     found += self._letters.count_documents({"$and": [{"_id": {"$in": some}}, where]})
                     if found >= limit or len(some) < _CHECKED:
                         break
-                    if time.monotonic() > until:
+                    checked += len(some)
+                    if checked >= _ALWAYS_CHECKED and time.monotonic() > until:
                         return found, False
             return found, True
 

@@ -90,8 +90,8 @@ class Reading(Counting):
         """Number of matching letters, exact up to 10 000.
 
         When that takes longer than ``within_s``: ``QueryTooSlow``. Without ``within_s`` the number is then a minimum,
-        as a capped one: the letters found in ``CHECK_S`` where letters must be read to count them, else what half a
-        second more makes certain, at most 100.
+        as a capped one: where letters must be read to count them, those found among the first 10 000 and in
+        ``CHECK_S``, else what half a second more makes certain, at most 100.
         """
         if within_s is None:
             return self._total(criteria, None)

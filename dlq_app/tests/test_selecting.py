@@ -189,6 +189,7 @@ def test_a_count_that_must_read_letters_stops_and_says_so(
 ) -> None:
     monkeypatch.setattr("dlq_app.store.counting.CHECK_S", 0)
     monkeypatch.setattr("dlq_app.store.counting._CHECKED", 10)
+    monkeypatch.setattr("dlq_app.store.counting._ALWAYS_CHECKED", 10)
     held = some_letters(600)
     put(store, held)
     criteria = LetterCriteria.parse({"search": "answer", "status": "dlq_failed"})
@@ -203,6 +204,21 @@ def test_a_count_that_must_read_letters_stops_and_says_so(
     assert len(page.letters) == 15
     assert 31 <= listed.count <= expected
     assert letters.exact_count(criteria) == expected
+
+
+def test_the_number_of_few_letters_is_exact_however_slow_the_store_is(
+    letters: Letters, store: Database[Document], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dlq_app.store.counting.CHECK_S", 0)
+    monkeypatch.setattr("dlq_app.store.counting._CHECKED", 10)
+    held = some_letters(600)
+    put(store, held)
+    criteria = LetterCriteria.parse({"search": "answer", "status": "dlq_failed"})
+
+    total = letters.count(criteria)
+
+    assert not total.is_capped
+    assert total.count == len(plainly(held, criteria, "-lastFailedAt"))
 
 
 def test_a_move_of_what_a_search_finds_moves_all_of_it(letters: Letters, store: Database[Document]) -> None:
