@@ -44,7 +44,7 @@ _PACKAGES = {
 #: The wheel's server uses the malloc of the C library instead of jemalloc. A script frees some thousand small blocks at
 #: once, which glibc merges and splits again for the next one, for a fifth of the server's CPU time. With this it keeps
 #: up to 2000 of each size, in all at most 70 MB. Other C libraries ignore it.
-MALLOC = {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES") or "glibc.malloc.tcache_count=2000"}
+MALLOC = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=2000"}
 
 _ALREADY_INITIALIZED = 23
 _NOT_YET_INITIALIZED = 94
