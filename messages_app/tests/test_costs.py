@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -29,15 +30,23 @@ class Cost:
     bytes: float
 
 
+def written(client: redis.Redis) -> int:
+    """Bytes of the append-only file. The server may hold back a write while it waits for the disk."""
+    while True:
+        found: Any = client.info("persistence")
+        if not found["aof_buffer_length"]:
+            return int(found["aof_current_size"])
+        time.sleep(0.01)
+
+
 def cost(client: redis.Redis, act: Callable[[], Any]) -> Cost:
     """The cost of ``act``, which handles N messages."""
-    size: Any = client.info("persistence")
+    before = written(client)
     client.config_resetstat()
     act()
     stats: Any = client.info("commandstats")
-    after: Any = client.info("persistence")
     commands = sum(one["calls"] for name, one in stats.items() if name.removeprefix("cmdstat_") not in _OURS)
-    return Cost(commands / N, (after["aof_current_size"] - size["aof_current_size"]) / N)
+    return Cost(commands / N, (written(client) - before) / N)
 
 
 def claim(book: Ledger) -> list[Any]:
