@@ -67,9 +67,10 @@ def drain_all(ended: Sequence[Ended]) -> None:
 
 
 def of_redis(client: Any) -> tuple[int, int]:
-    """Commands so far, those of scripts included, and bytes in the append-only file."""
-    commands, files = client.info("commandstats"), client.info("persistence")
-    return sum(one["calls"] for name, one in commands.items() if name != "cmdstat_info"), files["aof_current_size"]
+    """Commands so far, those of scripts included, and bytes for the append-only file, written or held back."""
+    commands, file = client.info("commandstats"), client.info("persistence")
+    calls = sum(one["calls"] for name, one in commands.items() if name != "cmdstat_info")
+    return calls, file["aof_current_size"] + file["aof_buffer_length"]
 
 
 def of_mongo(database: Any) -> dict[str, int]:
