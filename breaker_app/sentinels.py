@@ -7,13 +7,15 @@ every older socket of the process is replaced at its next use.
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
+import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final
 
 from redis import ConnectionPool, Redis
@@ -34,6 +36,8 @@ log = logging.getLogger(__name__)
 POLL_S: Final = 1.0
 #: Seconds for which an answer counts. It is older if its Sentinel, the network or this process stood still.
 FRESH_S: Final = 5.0
+#: Seconds for which a replica counts as a candidate after Sentinel last listed it as one: not while it is promoted.
+_CANDIDATE_S: Final = 5.0
 #: Seconds to wait for further Sentinels once one has answered: the newest answer counts.
 _SETTLE_S: Final = 0.2
 #: Seconds to wait for a first answer if the connection has no timeout.
@@ -54,8 +58,8 @@ class Answer:
     epoch: int = -1
     #: Enough Sentinels see each other to decide on a fail-over.
     has_quorum: bool = False
-    #: Number of replicas that it could promote.
-    candidates: int = 0
+    #: Replicas that it could promote.
+    candidates: frozenset[Address] = frozenset()
     #: Why it names no primary; empty if it does.
     trouble: str = ""
 
@@ -89,8 +93,8 @@ class Watch:
         self._monotonic = monotonic
         self._changed = threading.Condition()
         self._answers: list[Answer | None] = [None] * len(url.sentinels)
-        #: Number of replicas that Sentinel could promote, as last heard. Whatever is confirmed by as many is on each.
-        self.candidates = 0
+        #: When each replica was last one that Sentinel could promote.
+        self._candidates: dict[Address, float] = {}
         self._known: Address | None = None
         self._epoch = -1
         #: When a Sentinel last gave an answer of that epoch.
@@ -101,6 +105,16 @@ class Watch:
 
     def __repr__(self) -> str:  # the driver shows it in the text of a pool
         return f"<Sentinels of {self.url.service}: {', '.join(map(shown, self.url.sentinels))}>"
+
+    def confirming(self, connected: Collection[Address]) -> int:
+        """Number of replicas that must have a write, so that each one that Sentinel could promote has it.
+
+        ``connected``: addresses of the primary's replicas. Others than candidates confirm, too, and a number does not
+        say who did. A replica that is no candidate any more counts for a while: perhaps it is being promoted.
+        """
+        since = self._monotonic() - _CANDIDATE_S
+        candidates = {address for address, at in self._candidates.items() if at >= since}
+        return len(candidates | {(_ip_of(host), port) for host, port in connected})
 
     def primary(self, wait_s: float | None = None) -> Address:
         """The address of the primary. Waits at most ``wait_s`` for the first answers. Raises ``NoPrimary``."""
@@ -220,7 +234,7 @@ class Watch:
             primary=(address[0].decode(), int(address[1])),
             epoch=int(facts.get(b"config-epoch", -1)),
             has_quorum=not isinstance(quorum, ResponseError),
-            candidates=sum(_is_candidate(dict(zip(one[::2], one[1::2], strict=True)), address) for one in replicas),
+            candidates=frozenset(_candidates(replicas, address)),
         )
 
     def _heard(self, number: int, answer: Answer) -> None:
@@ -235,7 +249,9 @@ class Watch:
                     primary_moved()
                 # Only now: the old primary may still have a replica, whose confirmation must not count.
                 newest = [one for one in fresh.values() if (one.primary, one.epoch) == (best.primary, best.epoch)]
-                self.candidates = max(one.candidates for one in newest)
+                if moved:
+                    self._candidates = {}
+                self._candidates = self._candidates | {found: one.at for one in newest for found in one.candidates}
             self._changed.notify_all()
         if moved and best and best.primary and before:
             log.warning("redis_primary_moved", extra={"before": shown(before), "now": shown(best.primary)})
@@ -273,6 +289,29 @@ class Watch:
 def _short(error: Exception) -> str:
     """The text of the driver's error, which has no password, in one line."""
     return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+
+
+def _candidates(replicas: Sequence[Sequence[bytes]], primary: Sequence[bytes]) -> Iterator[Address]:
+    for row in replicas:
+        replica = dict(zip(row[::2], row[1::2], strict=True))
+        if _is_candidate(replica, primary):
+            yield _ip_of(replica[b"ip"].decode()), int(replica[b"port"])
+
+
+def _ip_of(host: str) -> str:
+    """Sentinel can name a host that the primary knows by its address."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return _resolved(host, int(time.monotonic() // 60))
+
+
+@lru_cache(maxsize=64)
+def _resolved(host: str, _minute: int) -> str:
+    try:
+        return socket.gethostbyname(host)
+    except OSError:
+        return host
 
 
 def _is_candidate(replica: Mapping[bytes, bytes], primary: Sequence[bytes]) -> bool:

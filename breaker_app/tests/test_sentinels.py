@@ -112,15 +112,33 @@ def test_a_sentinel_that_was_cut_off_does_not_bring_back_the_old_primary(watch: 
     assert watch.primary(0) == OLD
 
 
-def test_as_many_replicas_must_confirm_as_could_be_promoted(watch: Watch, clock: Clock) -> None:
-    watch._heard(0, Answer(clock.now, primary=OLD, epoch=4, candidates=1))
-    watch._heard(1, Answer(clock.now, primary=OLD, epoch=4, candidates=2))
-    assert watch.candidates == 2
-    watch._heard(1, Answer(clock.now, primary=NEW, epoch=5, candidates=1))
-    assert watch.candidates == 1, "the others speak of the old primary"
-    clock.now += FRESH_S + 1
-    hear(watch, clock, "no answer", "no answer", "no answer")
-    assert watch.candidates == 1
+ONE, OTHER = ("127.0.0.1", 7001), ("127.0.0.1", 7002)
+
+
+def test_every_replica_that_could_be_promoted_must_confirm(watch: Watch, clock: Clock) -> None:
+    watch._heard(0, Answer(clock.now, primary=OLD, epoch=4, candidates=frozenset({ONE})))
+    watch._heard(1, Answer(clock.now, primary=OLD, epoch=4, candidates=frozenset({ONE, OTHER})))
+    assert watch.confirming([]) == 2
+    watch._heard(1, Answer(clock.now, primary=NEW, epoch=5, candidates=frozenset({OTHER})))
+    assert watch.confirming([]) == 1, "the others speak of the old primary"
+
+
+def test_a_replica_that_is_no_candidate_yet_does_not_confirm_for_one_that_is(watch: Watch, clock: Clock) -> None:
+    watch._heard(0, Answer(clock.now, primary=OLD, epoch=4, candidates=frozenset({ONE})))
+
+    assert watch.confirming([ONE]) == 1
+    assert watch.confirming([OTHER]) == 2, "it has just joined, and Sentinel may promote the one that has left"
+
+
+def test_a_replica_counts_while_it_may_be_promoted(watch: Watch, clock: Clock) -> None:
+    watch._heard(0, Answer(clock.now, primary=OLD, epoch=4, candidates=frozenset({ONE, OTHER})))
+    clock.now += 1
+    watch._heard(0, Answer(clock.now, primary=OLD, epoch=4, candidates=frozenset({OTHER})))
+    assert watch.confirming([OTHER]) == 2
+
+    clock.now += 5
+    watch._heard(0, Answer(clock.now, primary=OLD, epoch=4, candidates=frozenset({OTHER})))
+    assert watch.confirming([OTHER]) == 1, "it is down"
 
 
 @pytest.mark.parametrize(

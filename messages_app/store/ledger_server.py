@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import redis
 from django.conf import settings
 from redis.exceptions import NoPermissionError, ResponseError
 
+from breaker_app.redis_url import Address
 from breaker_app.sentinels import watch_behind
 from dlq_app.domain.store_problem import StoreProblem
 from messages_app import conf
@@ -17,7 +19,7 @@ from messages_app.domain.errors import NotConfirmed, StoreUnavailable
 from messages_app.domain.records import Problem
 from messages_app.domain.redis_replicas import replica_problems
 from messages_app.domain.redis_state import identity_problems
-from messages_app.store.connection import ScriptCaller, ThreadConnections
+from messages_app.store.connection import Command, ScriptCaller, ThreadConnections
 from messages_app.store.scripts import Script, shipped
 
 #: Lifetime of the value that a probe writes.
@@ -27,6 +29,7 @@ _MIN_WAIT_MS = 5
 _MAX_WAIT_MS = 250
 #: Reading breakers needs EVALSHA_RO.
 _MIN_REDIS = (7, 0)
+_REPLICA = re.compile(rb"^slave\d+:ip=([^,]+),port=(\d+),state=online,", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,15 +79,18 @@ class LedgerServer:
         self._prefix = prefix
         self._terms = terms or Terms()
         self._watch = watch_behind(client)
+        #: Replicas of the primary at the last confirmation, and whether this user may ask for them.
+        self._connected: frozenset[Address] = frozenset()
+        self._may_ask = True
 
-    def _replicas(self) -> int:
-        """Number of replicas that must confirm an acceptance.
+    def _replicas(self, connected: Collection[Address]) -> int:
+        """Number of replicas that must confirm an acceptance. ``connected``: those of the primary.
 
         With Sentinel, all that it could promote: while it promotes one, the old primary may still have another, whose
         confirmation is worth nothing.
         """
         wanted = self._terms.replicas
-        return max(wanted, self._watch.candidates) if wanted and self._watch else wanted
+        return max(wanted, self._watch.confirming(connected)) if wanted and self._watch else wanted
 
     def run_confirmed(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
         """Run scripts and return their replies once their writes are as durable as the terms require.
@@ -96,10 +102,22 @@ class LedgerServer:
             return self._scripts.run_many(calls)
         # After all calls in the same round trip, so that one wait covers the whole batch. WAITAOF waits for the writes
         # of this connection. A duplicate writes nothing; with the probe it waits for the first acceptance, too.
-        replicas = self._replicas()
-        waits = [("WAITAOF", 1, replicas, ms) for ms in _waits_ms(terms.fsync_timeout_ms, replicas)]
-        replies = self._scripts.run_many([*calls, ("probe", [PROBE_TTL_MS])], after=waits)
+        waited_for = self._replicas(self._connected)
+        after: list[Command] = [("WAITAOF", 1, waited_for, ms) for ms in _waits_ms(terms.fsync_timeout_ms, waited_for)]
+        asks = bool(terms.replicas and self._watch) and self._may_ask
+        try:
+            replies = self._scripts.run_many(
+                [*calls, ("probe", [PROBE_TTL_MS])], after=[*after, *([("INFO", "replication")] if asks else [])]
+            )
+        except NoPermissionError:
+            if not asks:
+                raise
+            self._may_ask = False
+            return self.run_confirmed(calls)
+        # Asked after the wait: a replica that has confirmed is connected.
+        self._connected = _replicas_of(replies.pop()) if asks else frozenset()
         on_disk, on_replicas = replies[-1]
+        replicas = self._replicas(self._connected)
         if on_disk < 1 or on_replicas < replicas:
             of_replicas = "the disk of a replica" if replicas == 1 else f"the disks of {replicas} replicas"
             where = "its disk" if on_disk < 1 else of_replicas
@@ -148,6 +166,11 @@ class LedgerServer:
     def replica_problems(self, info: Mapping[str, str], *, is_watched: bool = False) -> list[StoreProblem]:
         """Problems of the replicas in ``info``. ``is_watched``: Sentinel should be able to promote one."""
         return list(replica_problems(info, is_required=self._terms.replicas > 0, is_watched=is_watched))
+
+
+def _replicas_of(info: bytes) -> frozenset[Address]:
+    """Addresses in ``INFO replication``. One that still receives the data confirms nothing."""
+    return frozenset((found[1].decode(), int(found[2])) for found in _REPLICA.finditer(info))
 
 
 def _waits_ms(timeout_ms: int, replicas: int) -> list[int]:

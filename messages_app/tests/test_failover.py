@@ -98,7 +98,7 @@ def test_no_message_is_confirmed_by_a_replica_that_the_new_primary_does_not_have
     """A plain SENTINEL FAILOVER promotes one replica while the old primary still takes messages, and has the other."""
     first = watched.primary
     assert view_of(client_of(watched.url)) is not None
-    eventually(lambda: watch_of(watched.url).candidates == 2)
+    eventually(lambda: watch_of(watched.url).confirming([]) == 2)
     with Senders(watched) as senders:
         watched.tell(0, "FAILOVER")
         eventually(lambda: watched.primary != first)
