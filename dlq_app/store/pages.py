@@ -27,7 +27,7 @@ LIGHT = dict.fromkeys(HEAVY, 0)
 FEW = 5000
 #: Seconds of searching matching letters one by one, before all matching keys are sorted instead.
 _PATIENCE_S = 0.25
-#: Keys whose letters are checked at once: at first this many more than a page has letters, at most so many.
+#: Keys whose letters are checked at once: at first this number more than a page has letters, and the maximum.
 _SPARE = 10
 _CHECKED = 200
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -78,7 +78,7 @@ class Pages:
         except (QueryTooSlow, StoreUnavailable):
             if way.otherwise is None:
                 raise
-            # Many match, but all of them far from here. A store that is really away says so again.
+            # Many match, but all of them far from here. A store that is really away fails again.
             return self._page_by_keys(way.otherwise, request, fields)
 
     def _page_in_order(self, way: Way, request: PageRequest, fields: Document) -> Page:

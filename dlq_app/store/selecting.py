@@ -88,7 +88,7 @@ class Selecting:
         return found
 
     def _condition(self, criteria: LetterCriteria) -> Document:
-        """The filter for letters that match, with what an index tells of the words now."""
+        """The filter for letters that match, with what an index has about the words now."""
         if not criteria.search:
             return queries.matching(criteria)
         either = [branch.where for branch in self._branches(criteria)]

@@ -54,7 +54,7 @@ class Located:
     ttl_ms: int
     body_ttl_ms: int
     lacks_edited: bool
-    #: Whether its wake-up is in its lane, as far as the lane tells.
+    #: Whether its wake-up is in its lane, as far as the lane shows.
     has_wake_up: bool
     #: Index → score.
     places: Mapping[str, float]
