@@ -95,6 +95,7 @@ class Pool:
                     break
                 if attempt.taken_at >= older_than:
                     self.backlog.appendleft(attempt)
+                    self._wake_one()  # a thread that woke meanwhile may have found nothing
                     break
                 taken.append(attempt)
             self._taken_back += len(taken)
