@@ -35,7 +35,11 @@ class SlowCallLimit:
     def leave(self, name: str, *, failed: bool | None = None, took_s: float = 0.0) -> None:
         """End a call; ``failed`` is None for a rejected call or one that this process interrupted."""
         with self._lock:
-            self._running[name] -= 1
+            left = self._running[name] - 1
+            if left:
+                self._running[name] = left
+            else:
+                del self._running[name]  # names can come from payloads
             if failed and took_s >= SLOW_S:
                 self._slow[name] = self._slow.get(name, 0) + 1
             elif self._slow and failed is not None:
