@@ -28,7 +28,7 @@ def prepare(key_file: Path) -> None:
     call_command("migrate", interactive=False, verbosity=0)
     preparation.ensure_indexes()
     _, key = ApiKey.objects.create_key(
-        name="bench", scopes=["submit", "read", "replay"], rate_limit_per_minute=RATE_LIMIT_PER_MINUTE
+        name="bench", scopes=["submit", "read", "replay", "admin"], rate_limit_per_minute=RATE_LIMIT_PER_MINUTE
     )
     key_file.write_text(key)
 
