@@ -116,6 +116,12 @@ class Watch:
         candidates = {address for address, at in self._candidates.items() if at >= since}
         return len(candidates | {(_ip_of(host), port) for host, port in connected})
 
+    def note_connected(self, replicas: Collection[Address]) -> None:
+        """The primary has these replicas now. Sentinel may promote one before it is listed as a candidate here."""
+        now = self._monotonic()
+        with self._changed:
+            self._candidates = self._candidates | {(_ip_of(host), port): now for host, port in replicas}
+
     def primary(self, wait_s: float | None = None) -> Address:
         """The address of the primary. Waits at most ``wait_s`` for the first answers. Raises ``NoPrimary``."""
         self._start()

@@ -130,6 +130,17 @@ def test_a_replica_that_is_no_candidate_yet_does_not_confirm_for_one_that_is(wat
     assert watch.confirming([OTHER]) == 2, "it has just joined, and Sentinel may promote the one that has left"
 
 
+def test_a_replica_that_was_connected_a_moment_ago_may_be_the_one_that_is_promoted(watch: Watch, clock: Clock) -> None:
+    watch._heard(0, Answer(clock.now, primary=OLD, epoch=4, candidates=frozenset({ONE})))
+    watch.note_connected([ONE, OTHER])
+    clock.now += 1
+    assert watch.confirming([ONE]) == 2
+
+    clock.now += 5
+    watch._heard(0, Answer(clock.now, primary=OLD, epoch=4, candidates=frozenset({ONE})))
+    assert watch.confirming([ONE]) == 1, "it is down"
+
+
 def test_a_replica_counts_while_it_may_be_promoted(watch: Watch, clock: Clock) -> None:
     watch._heard(0, Answer(clock.now, primary=OLD, epoch=4, candidates=frozenset({ONE, OTHER})))
     clock.now += 1

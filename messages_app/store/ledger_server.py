@@ -116,6 +116,8 @@ class LedgerServer:
             return self.run_confirmed(calls)
         # Asked after the wait: a replica that has confirmed is connected.
         self._connected = _replicas_of(replies.pop()) if asks else frozenset()
+        if self._watch and self._connected:
+            self._watch.note_connected(self._connected)
         on_disk, on_replicas = replies[-1]
         replicas = self._replicas(self._connected)
         if on_disk < 1 or on_replicas < replicas:
