@@ -118,9 +118,9 @@ class Watch:
 
     def note_connected(self, replicas: Collection[Address]) -> None:
         """The primary has these replicas now. Sentinel may promote one before it is listed as a candidate here."""
-        now = self._monotonic()
+        seen = {(_ip_of(host), port): self._monotonic() for host, port in replicas}
         with self._changed:
-            self._candidates = self._candidates | {(_ip_of(host), port): now for host, port in replicas}
+            self._add_candidates(seen)
 
     def primary(self, wait_s: float | None = None) -> Address:
         """The address of the primary. Waits at most ``wait_s`` for the first answers. Raises ``NoPrimary``."""
@@ -257,10 +257,16 @@ class Watch:
                 newest = [one for one in fresh.values() if (one.primary, one.epoch) == (best.primary, best.epoch)]
                 if moved:
                     self._candidates = {}
-                self._candidates = self._candidates | {found: one.at for one in newest for found in one.candidates}
+                self._add_candidates({found: one.at for one in newest for found in one.candidates})
             self._changed.notify_all()
         if moved and best and best.primary and before:
             log.warning("redis_primary_moved", extra={"before": shown(before), "now": shown(best.primary)})
+
+    def _add_candidates(self, seen: Mapping[Address, float]) -> None:
+        """Add replicas and when they were seen. Old ones go, since addresses of containers change."""
+        latest = self._candidates | {one: max(at, self._candidates.get(one, at)) for one, at in seen.items()}
+        since = self._monotonic() - _CANDIDATE_S
+        self._candidates = {one: at for one, at in latest.items() if at >= since}
 
     def _fresh(self, now: float) -> Mapping[int, Answer]:
         return {n: one for n, one in enumerate(self._answers) if one is not None and now - one.at <= FRESH_S}

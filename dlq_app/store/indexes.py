@@ -78,7 +78,7 @@ INDEXES = (
     _by("source_last_failed", "metadata.source", "filter by source"),
     _by("fingerprint_last_failed", "fingerprint", "the letters of a group, and its last failure"),
     _by(TAGS, "metadata.tags", "filter by tag"),
-    # The letters of a group have nearly the same words: its groups tell of a word what would take reading its letters.
+    # The letters of a group have nearly the same words, so the groups of a word show what reading its letters would.
     Index(
         WORDS,
         (("searchWords", 1), ("fingerprint", 1), ("lastFailedAt", -1), ("_id", -1)),
