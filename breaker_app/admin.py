@@ -143,10 +143,10 @@ def shown(card: Card) -> Shown:
     """A card as the page shows it, with the last transition if it has one."""
     facts = []
     last = card.transitions[0] if card.transitions else None
-    if last and last.to is card.seen.state and last.to is not State.CLOSED:
-        facts.append(("Since", f"{datetime.fromtimestamp(last.at_ms / 1000, UTC):%-d %b %H:%M:%S}"))
-        if last.actor:
-            facts.append(("By", f"{last.actor}: {last.reason}"))
+    if card.since:
+        facts.append(("Since", f"{card.since:%-d %b %H:%M:%S}"))
+    if last and last.to is card.seen.state and last.to is not State.CLOSED and last.actor:
+        facts.append(("By", f"{last.actor} at {_moment(last.at_ms):%-d %b %H:%M:%S}: {last.reason}"))
     if card.seen.opens > 1:
         facts.append(("Opened", f"{card.seen.opens:,} times so far"))
     if card.seen.total and card.seen.state is not State.CLOSED:

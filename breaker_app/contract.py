@@ -68,6 +68,11 @@ BREAKER = Shape(
     "BreakerOut",
     Field("name", TEXT),
     Field("state", choice(State), get="seen.state"),
+    Field(
+        "since",
+        nullable(INSTANT),
+        "When it left CLOSED, however often its probes have failed since; null while it is CLOSED.",
+    ),
     Field("due", BOOLEAN, "OPEN, and its time is over: the next call is a probe.", "seen.due"),
     Field("counts", _COUNTS, get="seen"),
     Field("failureRate", NUMBER, "0 to 1.", lambda card, _: round(card.seen.failure_rate, 4)),

@@ -46,6 +46,7 @@ class _Breaker:
     failed: int = 0
     lost: int = 0
     opens: int = 0
+    left: int = 0
     transitions: deque[Transition] = field(default_factory=lambda: deque(maxlen=1_000))
 
     @property
@@ -86,6 +87,10 @@ class _Breaker:
         if source is State.HALF_OPEN:
             total, failures = self.succeeded + self.failed, self.failed
         self.generation = max(self.generation + 1, now)
+        if to is State.CLOSED:
+            self.left = 0
+        elif source is State.CLOSED:
+            self.left = now
         self.state = to
         self.leases = {}
         self.succeeded = self.failed = self.lost = 0
@@ -194,6 +199,7 @@ class _Breaker:
             opens=self.opens,
             retry_after_ms=wait,
             due=self.state is State.OPEN and wait == 0,
+            left_closed_ms=self.left or None,
             shared=False,
         )
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from breaker_app import conf
 from breaker_app.errors import BreakerNotFound, StoreUnavailable
 from breaker_app.policy import BreakerPolicy
 from breaker_app.states import Snapshot, State, Transition
+from breaker_app.store import KEPT_TRANSITIONS
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +24,10 @@ ORDERS: Final[Mapping[str, State]] = {
 }
 #: Transitions that are returned with one breaker.
 MAX_TRANSITIONS = 100
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+#: Name → generation, and when the breaker left CLOSED, for breakers that an earlier version opened.
+_from_history: dict[str, tuple[int, int | None]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +40,18 @@ class Card:
     #: Newest first; empty if only the current state was requested.
     transitions: Sequence[Transition] = ()
 
+    @property
+    def since(self) -> datetime | None:
+        """When it last left CLOSED, however often it has probed since; None while CLOSED, or if not known."""
+        left_ms = self.seen.left_closed_ms
+        return None if left_ms is None else _EPOCH + timedelta(milliseconds=left_ms)
+
 
 def cards() -> list[Card]:
     """All breakers, by name, at one point in time. Raises ``StoreUnavailable``."""
     policies = {name: conf.policy_for(name) for name in conf.known_names()}
     seen = conf.patient_store().peek_many(policies)
-    return [Card(name, policies[name], seen[name]) for name in policies]
+    return [Card(name, policies[name], _with_since(name, seen[name])) for name in policies]
 
 
 def transition_counts() -> dict[str, int]:
@@ -50,7 +62,19 @@ def transition_counts() -> dict[str, int]:
 def card(name: str, *, limit: int = MAX_TRANSITIONS) -> Card:
     """One breaker with its last transitions. Raises ``BreakerNotFound``, ``StoreUnavailable``."""
     policy = _known(name)
-    return Card(name, policy, conf.patient_store().peek(name, policy), transitions(name, limit))
+    return Card(name, policy, _with_since(name, conf.patient_store().peek(name, policy)), transitions(name, limit))
+
+
+def _with_since(name: str, seen: Snapshot) -> Snapshot:
+    """The snapshot with the time at which the breaker left CLOSED: from its history if an earlier version opened it."""
+    if seen.left_closed_ms is not None or seen.state is State.CLOSED:
+        return seen
+    generation, left_ms = _from_history.get(name, (-1, None))
+    if generation != seen.generation:
+        kept = conf.patient_store().transitions(name, KEPT_TRANSITIONS)
+        left_ms = next((change.at_ms for change in kept if change.source is State.CLOSED), None)
+        _from_history[name] = (seen.generation, left_ms)
+    return replace(seen, left_closed_ms=left_ms)
 
 
 def transitions(name: str, limit: int) -> list[Transition]:

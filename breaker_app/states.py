@@ -142,6 +142,8 @@ class Snapshot:
     retry_after_ms: int = 0
     #: OPEN, and its open time is over: the next call becomes a probe.
     due: bool = False
+    #: When it last left CLOSED, in ms of the store's clock; None while CLOSED, or if an earlier version opened it.
+    left_closed_ms: int | None = None
     #: False if this is the local breaker of one process, because the store is unavailable.
     shared: bool = True
 

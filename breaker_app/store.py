@@ -301,7 +301,7 @@ def _runs(entries: Sequence[Entry], policy: BreakerPolicy) -> list[tuple[str, in
 
 
 def _snapshot(reply: Sequence[Any]) -> Snapshot:
-    state, generation, total, failures, slow, leases, succeeded, failed, lost, opens, wait, due = reply
+    state, generation, total, failures, slow, leases, succeeded, failed, lost, opens, wait, due, left = reply
     return Snapshot(
         state=State.of(state),
         generation=generation,
@@ -315,6 +315,7 @@ def _snapshot(reply: Sequence[Any]) -> Snapshot:
         opens=opens,
         retry_after_ms=wait,
         due=due == 1,
+        left_closed_ms=left or None,
     )
 
 

@@ -619,3 +619,21 @@ def slow_successes_of_the_same_generation_count_as_slow_where_calls_are_counted(
         bench.force(state, at=0)
         assert not bench.call(S, 20, at=0, took=5_000)
         assert bench.state() is state
+
+
+@case("C64")
+def seventy_failed_probe_rounds_do_not_move_the_beginning_of_an_outage(bench: Bench) -> None:
+    bench.fail(10, at=5_000)
+    for number in range(1, 71):
+        at = 5_000 + number * 40_000
+        for probe in range(10):
+            bench.record(bench.acquire(f"r{number}p{probe}", at=at), F, at=at)
+        seen = bench.peek()
+        assert (seen.state, seen.opens, seen.left_closed_ms) == (State.OPEN, number + 1, 5_000)
+    for state in (State.FORCED_OPEN, State.DISABLED, State.METRICS_ONLY, State.OPEN):
+        bench.force(state, at=HOUR)
+        assert bench.peek().left_closed_ms == 5_000
+    bench.force(State.CLOSED, at=HOUR)
+    assert bench.peek().left_closed_ms is None
+    bench.fail(10, at=HOUR + 1_000)
+    assert bench.peek().left_closed_ms == HOUR + 1_000

@@ -150,7 +150,7 @@ def play(client: Redis, traces: int) -> str | None:
 
 def bounded(client: Redis) -> None:
     """Nothing lives longer than its rule: no lease outside HALF_OPEN, no bucket too many, no field nobody knows."""
-    known = {"st", "gen", "until", "ep", "n", "f", "sl", "ok", "bad", "lost", "opens"}
+    known = {"st", "gen", "until", "ep", "n", "f", "sl", "ok", "bad", "lost", "opens", "left"}
     row: dict[str, str] = {str(key, "ascii"): str(value, "ascii") for key, value in raw(client, "cb:{twin}:s").items()}
     buckets = {key: value for key, value in row.items() if key not in known}
     assert all(re.fullmatch(r"b\d+", field) and not value.startswith("0,") for field, value in buckets.items())

@@ -39,7 +39,7 @@ def test_memory_is_bounded_by_the_window_and_not_by_traffic(redis_client: Redis)
         bench.breaker.record_many([(permit, S, 0)] * 50)
 
     assert bench.peek().total in range(9_800, 10_001)
-    assert redis_client.hlen("cb:{orders-db}:s") <= 11 + 60
+    assert redis_client.hlen("cb:{orders-db}:s") <= 12 + 60
     assert (redis_client.memory_usage("cb:{orders-db}:s") or 0) < 4_000
     assert redis_client.ttl("cb:{orders-db}:s") == -1
 
@@ -111,6 +111,21 @@ def test_without_a_clock_the_server_tells_the_time(redis_client: Redis) -> None:
     seconds, micros = redis_client.time()
     generation = bench.breaker.acquire().generation
     assert 0 <= generation - (seconds * 1_000 + micros // 1_000) < 60_000
+
+
+@pytest.mark.redis
+def test_an_outage_of_an_earlier_version_has_its_beginning_from_the_history(redis_client: Redis) -> None:
+    clock = FakeClock()
+    bench = Bench(RedisBreakerStore(redis_client, clock, timeout_s=5), clock)
+    bench.half()
+    redis_client.hdel("cb:{orders-db}:s", "left")
+    assert bench.peek().left_closed_ms is None
+
+    bench.force(State.FORCED_OPEN, at=HOUR)
+    assert bench.peek().left_closed_ms is None, "what is not known is not made up"
+    bench.force(State.CLOSED, at=HOUR)
+    bench.force(State.DISABLED, at=HOUR + 1_000)
+    assert bench.peek().left_closed_ms == HOUR + 1_000
 
 
 @pytest.mark.redis

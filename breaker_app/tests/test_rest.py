@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from breaker_app import conf, services
 from breaker_app.states import Outcome, State
 from dlqsite.models import ApiKey
 from dlqsite.tests.people import audited, member, signed_in
+from wire.instants import iso
 
 pytestmark = [pytest.mark.redis, pytest.mark.django_db]
 
@@ -68,6 +70,26 @@ def test_the_list_holds_names_of_the_policy_and_of_handlers(reader: dict[str, st
     assert [one["name"] for one in body["data"]] == ["mail", "orders-db"]
     assert body["pagination"] == {"page": 1, "limit": 2, "total": 2, "pages": 1}
     assert {one["state"] for one in body["data"]} == {"CLOSED"}
+
+
+def test_since_survives_probes_and_a_state_of_an_earlier_version(reader: dict[str, str], redis_client: Redis) -> None:
+    trip()
+    opened_at_ms = services.transitions("orders-db", 1)[0].at_ms
+    breaker = conf.breaker_for("orders-db")
+    for state in (State.OPEN, State.FORCED_OPEN, State.OPEN):
+        breaker.force(state, actor="key:olga", reason="a drill")
+
+    def told() -> list[str]:
+        listed = call("GET", "/api/breakers", reader)[1]["data"][0]
+        shown = call("GET", "/api/breakers/orders-db", reader)[1]["data"]
+        return [listed["since"], shown["since"]]
+
+    since = iso(datetime.fromtimestamp(opened_at_ms / 1000, UTC))
+    assert told() == [since, since]
+    redis_client.hdel("cb:{orders-db}:s", "left")
+    assert told() == [since, since]
+    breaker.force(State.CLOSED, actor="key:olga", reason="over")
+    assert told() == [None, None]
 
 
 def test_a_store_that_was_emptied_is_told_the_names_again(reader: dict[str, str], redis_client: Redis) -> None:

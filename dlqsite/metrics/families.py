@@ -62,6 +62,7 @@ FAMILIES: Final = _table(
     Family("dlq_batches_stopped_total", COUNTER, "Replay batches that stopped automatically."),
     # Breakers
     Family("dlq_breaker_state", GAUGE, "1 for the state of the breaker, 0 for the others.", ("breaker", "state")),
+    Family("dlq_breaker_left_closed_timestamp_seconds", GAUGE, "When it left CLOSED; 0 while CLOSED.", ("breaker",)),
     Family("dlq_breaker_transitions_total", COUNTER, "Changes of the breaker's state.", ("breaker",)),
     # The system
     Family("dlq_processes", GAUGE, "Processes that report themselves.", ("role",)),

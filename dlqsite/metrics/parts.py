@@ -143,11 +143,14 @@ def read_backups() -> Samples:
 
 
 def read_breakers() -> Samples:
-    """State of each breaker, and how often it changed."""
+    """State of each breaker, since when, and how often it changed."""
     samples = Samples()
     for card in breakers.cards():
         for state in BreakerState:
             samples.put("dlq_breaker_state", card.seen.state is state, card.name, state.value)
+        if card.since or card.seen.state is BreakerState.CLOSED:
+            since = card.since.timestamp() if card.since else 0
+            samples.put("dlq_breaker_left_closed_timestamp_seconds", since, card.name)
     for name, count in breakers.transition_counts().items():
         samples.put("dlq_breaker_transitions_total", count, name)
     return samples

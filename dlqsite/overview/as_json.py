@@ -111,7 +111,7 @@ _BREAKER = Shape(
     "OverviewBreaker",
     Field("name", TEXT, get="card.name"),
     Field("state", TEXT, get="state.value"),
-    Field("since", _OPTIONAL_INSTANT),
+    Field("since", _OPTIONAL_INSTANT, "When it left CLOSED; null while it is CLOSED."),
     Field("total", COUNT, get="card.seen.total"),
     Field("failures", COUNT, get="card.seen.failures"),
     Field("failureRate", _ROUNDED, get="card.seen.failure_rate"),

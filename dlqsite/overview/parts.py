@@ -44,7 +44,6 @@ _WORST_FIRST = (
     BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.FORCED_OPEN, BreakerState.DISABLED,
     BreakerState.METRICS_ONLY, BreakerState.CLOSED,
 )  # fmt: skip
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +80,8 @@ class BreakerSeen:
 
     @property
     def since(self) -> datetime | None:
-        """When it last left CLOSED; None when it is closed, or that is longer ago than is known."""
-        if self.state is BreakerState.CLOSED:
-            return None
-        left = [change.at_ms for change in self.transitions if change.source is BreakerState.CLOSED]
-        return _EPOCH + timedelta(milliseconds=left[-1]) if left else None
+        """When it last left CLOSED; None when it is closed."""
+        return self.card.since
 
     @property
     def tripped(self) -> tuple[int, int]:

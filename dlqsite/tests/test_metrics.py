@@ -263,6 +263,9 @@ class TestTheEndpoint:
         assert of(found, "dlq_breaker_state")[("shop", "FORCED_OPEN")] == 1
         assert sum(value for labels, value in of(found, "dlq_breaker_state").items() if labels[0] == "shop") == 1
         assert of(found, "dlq_breaker_transitions_total")[("shop",)] == 3
+        since = breaker_services.card("shop").since
+        assert since is not None
+        assert of(found, "dlq_breaker_left_closed_timestamp_seconds")[("shop",)] == since.timestamp()
         assert of(found, "dlq_health_check")[("breakers",)] == 1
         assert of(found, "dlq_health_check")[("redis",)] == 0
         assert of(found, "dlq_processes") == {("worker",): 1, ("dlq_worker",): 0, ("cron",): 0}

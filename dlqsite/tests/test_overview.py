@@ -41,7 +41,10 @@ NOW = datetime(2026, 11, 24, 3, 13, tzinfo=UTC)
 
 
 OPEN = BreakerSeen(
-    Card("payments-api", BreakerPolicy(), Snapshot(state=State.OPEN, failures=41, total=100, retry_after_ms=6000)),
+    Card("payments-api", BreakerPolicy(), Snapshot(
+        state=State.OPEN, failures=41, total=100, retry_after_ms=6000,
+        left_closed_ms=int((NOW - timedelta(minutes=32)).timestamp() * 1000),
+    )),
     ("payment.capture",),
     (Transition(at_ms=int((NOW - timedelta(minutes=32)).timestamp() * 1000), source=State.CLOSED, to=State.OPEN,
                 generation=1, why=Why.FAILURE_RATE, total=100, failures=41),),

@@ -175,11 +175,11 @@ def breaker_events(seen: Any, limits: Limits, now: datetime) -> Found:
             is_open = change.to in _OPEN
             # A failed probe does not open a breaker again for a user: it was not closed.
             if change.to is not State.HALF_OPEN and (is_open != was_open or change.actor):
-                events.append(_breaker_event(card.name, change.to, change, at_ms))
+                events.append(_breaker_event(card, change.to, change, at_ms))
                 was_open = is_open
         is_open = card.seen.state in _OPEN or (card.seen.state is State.HALF_OPEN and was_open)
         if is_open != was_open:
-            events.append(_breaker_event(card.name, card.seen.state, None, int(now.timestamp() * 1000)))
+            events.append(_breaker_event(card, card.seen.state, None, int(now.timestamp() * 1000)))
             was_open = is_open
         marks[card.name] = [at_ms, generation, was_open]
     return events, {"sinceMs": since_ms, "breakers": marks}
@@ -195,9 +195,11 @@ _BREAKER_WORDS: Final = {
 }
 
 
-def _breaker_event(name: str, state: State, change: Transition | None, at_ms: int) -> Event:
-    is_open = state in _OPEN
+def _breaker_event(card: breakers.Card, state: State, change: Transition | None, at_ms: int) -> Event:
+    name, is_open = card.name, state in _OPEN
     lines = ["Messages that need it wait; replays do not start."] if is_open else []
+    if is_open and card.since:
+        lines.append(f"Not closed since {iso(card.since)}.")
     if change and change.actor:
         lines.append(f"By {shown(change.actor)}: {shown(change.reason) or 'no reason given'}")
     elif change and is_open and change.total:

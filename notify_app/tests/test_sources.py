@@ -22,6 +22,7 @@ from notify_app.domain.events import Kind
 from notify_app.models import Mark, Notification, State
 from notify_app.store import outbox
 from notify_app.tests.receivers import a_recipient, policy
+from wire.instants import iso
 
 pytestmark = [pytest.mark.django_db, pytest.mark.redis, pytest.mark.mongo]
 
@@ -126,6 +127,9 @@ def test_a_breaker_that_opens_and_closes_is_reported() -> None:
     (opened,) = look()
     assert (opened.event, opened.severity) == (Kind.BREAKER_OPENED, "critical")
     assert "10 of 10 calls failed" in opened.text
+    since = breakers.card("payments-api").since
+    assert since is not None
+    assert f"Not closed since {iso(since)}." in opened.text
     outbox.note(outbox.claim("team", later()) or opened, outbox.SENT, later())
     breakers.order("payments-api", "reset", actor="user:ann", reason="works <again>")
     (closed,) = look()

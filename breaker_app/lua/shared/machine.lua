@@ -1,6 +1,7 @@
 -- The breaker in memory: loads it, lets time act on it, changes its state, saves it. Each verb uses it.
 --
--- KEYS[1]   cb:{name}:s   hash: st gen until ep n f sl ok bad lost opens, and buckets b0.. = "total,failed,slow"
+-- KEYS[1]   cb:{name}:s   hash: st gen until ep n f sl ok bad lost opens left, and buckets b0.. =
+--           "total,failed,slow"; left: when it last left CLOSED, in ms; 0 while CLOSED, and where an earlier version opened it
 -- KEYS[2]   cb:{name}:p   sorted set: leases of probes (token, end in ms); only in HALF_OPEN
 -- KEYS[3]   cb:{name}:ev  stream: one entry per transition
 -- ARGV[1-8] per mille to trip, window in s, minimum of outcomes, open time in ms, probes, per mille of them to close,
@@ -12,7 +13,7 @@ local probes, close, lease_ms, slow_trip = tonumber(ARGV[5]), tonumber(ARGV[6]),
 local time = redis.call('TIME'); local now = time[1] * 1000 + math.floor(time[2] / 1000)
 --@END
 local sec = math.floor(now / 1000)
-local FIELDS = {'st', 'gen', 'until', 'ep', 'n', 'f', 'sl', 'ok', 'bad', 'lost', 'opens'}
+local FIELDS = {'st', 'gen', 'until', 'ep', 'n', 'f', 'sl', 'ok', 'bad', 'lost', 'opens', 'left'}
 local row = redis.call('HMGET', KEYS[1], unpack(FIELDS))
 local b, changed, stale, leases, touched, events = {}, {}, {}, {}, {}, {}
 local fresh, bucket = not row[1], nil
@@ -69,6 +70,8 @@ local function turn(to, why, actor, reason)
   events[#events + 1] = {'from', b.st, 'to', to, 'gen', b.gen, 'why', why, 'n', total, 'f', failed, 'at', now,
     'actor', actor or '', 'reason', reason or ''}
   for token in pairs(leases) do lease(token, nil) end
+  -- Failed probes and orders do not move it.
+  if to == 'C' then put('left', 0) elseif b.st == 'C' then put('left', now) end
   put('st', to); put('ok', 0); put('bad', 0); put('lost', 0)
   put('until', to == 'O' and now + open_ms or 0)
   if to == 'O' then put('opens', b.opens + 1) end

@@ -13,6 +13,7 @@ from breaker_app import contract, services
 from breaker_app.services import Card
 from management.terminal import actor, printable
 from wire.errors import ServiceError
+from wire.instants import iso
 
 ORDERS = {
     "force-open": "reject every call until it is reset",
@@ -71,11 +72,18 @@ def table(cards: list[Card]) -> list[str]:
     """One line per breaker under a heading; nothing when there are none."""
     if not cards:
         return []
-    rows = [("NAME", "STATE", "FAILED", "RATE", "RETRY AFTER")]
+    rows = [("NAME", "STATE", "FAILED", "RATE", "RETRY AFTER", "SINCE")]
     for card in cards:
         seen = card.seen
         rows.append(
-            (card.name, seen.state, f"{seen.failures}/{seen.total}", f"{seen.failure_rate:.0%}", retry_after(card))
+            (
+                card.name,
+                seen.state,
+                f"{seen.failures}/{seen.total}",
+                f"{seen.failure_rate:.0%}",
+                retry_after(card),
+                iso(card.since) if card.since else "",
+            )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -85,7 +93,7 @@ def page(card: Card) -> list[str]:
     """One breaker in full."""
     seen, policy = card.seen, card.policy
     lines = [
-        f"{card.name}: {seen.state}",
+        f"{card.name}: {seen.state}" + (f" since {iso(card.since)}" if card.since else ""),
         f"  window    {seen.failures} of {seen.total} failed ({seen.failure_rate:.1%}), {seen.slow} slow, "
         f"in {policy.time_window_ms / 1000:g} s",
         f"  trips at  {policy.failure_threshold:.1%} of at least {policy.minimum_requests}; "
