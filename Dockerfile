@@ -25,12 +25,15 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     DATA_DIR=/data \
+    PYTHONPATH=/srv/apps \
     HOST=0.0.0.0 \
     PORT=8000
+# /srv/apps: packages of EXTRA_APPS, mounted or copied by an image on top of this one.
 # The base may bring its own pip: nothing in this image installs anything. No program needs another user's rights.
 RUN groupadd --gid 10001 dlq \
     && useradd --uid 10001 --gid dlq --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin dlq \
     && install -d -o dlq -g dlq -m 0700 /data \
+    && install -d /srv/apps \
     && rm -rf /usr/local/bin/pip* /usr/local/lib/python3*/site-packages/pip* /usr/local/lib/python3*/ensurepip \
     && find / -xdev -type f -perm /6000 -exec chmod a-s {} +
 WORKDIR /srv/dlq

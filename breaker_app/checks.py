@@ -18,7 +18,7 @@ def check_policy(**_: Any) -> list[CheckMessage]:
     return [
         Error(
             str(mistake),
-            hint=f"Correct {conf.FILE}.",
+            hint=f"Correct {conf.file()}.",
             id="breaker_app.E002" if isinstance(mistake, UnknownKey) else "breaker_app.E001",
         )
         for mistake in mistakes

@@ -20,8 +20,6 @@ from breaker_app.store import TIMEOUT_S, RedisBreakerStore
 from wire.errors import PolicyError
 from wire.policy import InvalidValue, UnknownKey, table
 
-#: The policy file, as errors name it.
-FILE: Final = "policies/breaker.toml"
 #: How much longer the lease of a probe is than the longest handler.
 LEASE_MARGIN_MS: Final = 10_000
 #: Seconds that a call waits for the store.
@@ -37,6 +35,11 @@ _longest_call_ms: dict[str, int] = {}
 _hide: Callable[[str], str] = str
 
 
+def file() -> str:
+    """The policy file, as errors name it."""
+    return str(settings.POLICIES.file("breaker"))
+
+
 def policies() -> tuple[BreakerPolicy, dict[str, BreakerPolicy]]:
     """The default policy and that of each name in the file. Raises ``PolicyError`` for the first mistake."""
     default, names, mistakes = read(settings.BREAKER_POLICY)
@@ -47,28 +50,29 @@ def policies() -> tuple[BreakerPolicy, dict[str, BreakerPolicy]]:
 
 def read(source: Mapping[str, Any]) -> tuple[BreakerPolicy, dict[str, BreakerPolicy], list[PolicyError]]:
     """The default policy, the policies by name, and all mistakes in ``source``. A wrong table counts as missing."""
+    where_from = file()
     mistakes: list[PolicyError] = [
-        UnknownKey(FILE, key, ("default", "names"), "table") for key in source if key not in ("default", "names")
+        UnknownKey(where_from, key, ("default", "names"), "table") for key in source if key not in ("default", "names")
     ]
 
     def take(values: Mapping[str, Any], key: str, where: str, base: BreakerPolicy) -> BreakerPolicy | None:
         try:
-            return BreakerPolicy.from_mapping(table(values, key, FILE), where, base)
+            return BreakerPolicy.from_mapping(table(values, key, where_from), where, base)
         except PolicyError as error:
             mistakes.append(error)
             return None
 
-    default = take(source, "default", f"{FILE} [default]", BreakerPolicy()) or BreakerPolicy()
+    default = take(source, "default", f"{where_from} [default]", BreakerPolicy()) or BreakerPolicy()
     names = {}
     try:
-        overrides = table(source, "names", FILE)
+        overrides = table(source, "names", where_from)
     except PolicyError as error:
         mistakes.append(error)
         overrides = {}
     for name in overrides:
         if not NAME.fullmatch(name):
-            mistakes.append(InvalidValue(FILE, "names", name, f"must be a name like {NAME.pattern}"))
-        elif policy := take(overrides, name, f'{FILE} [names."{name}"]', default):
+            mistakes.append(InvalidValue(where_from, "names", name, f"must be a name like {NAME.pattern}"))
+        elif policy := take(overrides, name, f'{where_from} [names."{name}"]', default):
             names[name] = policy
     return default, names, mistakes
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from django.conf import settings
 from django.core.checks import CheckMessage, Error, register
 
 from dlq_app import conf
@@ -14,15 +15,19 @@ from wire.errors import PolicyError
 @register
 def policies(**_: Any) -> Iterable[CheckMessage]:
     """``dlq_app.E001`` for ``replay.toml``, ``E002`` for ``masking.toml``, ``E003`` for ``objectives.toml``."""
-    replay = list(_built(conf.replay_policy, "dlq_app.E001", "dlqsite/policies/replay.toml"))
+    replay = list(_built(conf.replay_policy, "dlq_app.E001", "replay"))
     yield from replay
-    yield from _built(conf.masking_policy, "dlq_app.E002", "dlqsite/policies/masking.toml")
+    yield from _built(conf.masking_policy, "dlq_app.E002", "masking")
     if not replay:  # else its mistake would be reported a second time
-        yield from _built(conf.letters_objective, "dlq_app.E003", "dlqsite/policies/objectives.toml")
+        yield from _built(conf.letters_objective, "dlq_app.E003", "objectives")
 
 
-def _built(build: Callable[[], object], check_id: str, path: str) -> Iterable[CheckMessage]:
+def _built(build: Callable[[], object], check_id: str, name: str) -> Iterable[CheckMessage]:
     try:
         build()
     except PolicyError as error:
-        yield Error(error.detail, hint=f"Correct {path}: its comments say what each key means.", id=check_id)
+        yield Error(
+            error.detail,
+            hint=f"Correct {settings.POLICIES.file(name)}: its comments say what each key means.",
+            id=check_id,
+        )

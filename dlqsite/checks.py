@@ -8,7 +8,7 @@ from typing import Any
 
 from django.apps import AppConfig
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.checks import ERROR, CheckMessage, Error, Warning, register, run_checks
 from django.core.exceptions import ImproperlyConfigured
 
 from console import trace_links
@@ -42,6 +42,11 @@ def require_secret_key() -> None:
     wrong = secret_key_problem()
     if wrong:
         raise ImproperlyConfigured(f"{wrong} {KEY_FIX}")
+
+
+def settings_problems() -> list[str]:
+    """What is wrong with settings and policies, each with its fix. Web servers ask here; commands ask Django."""
+    return [f"{found.msg} ({found.id}) {found.hint or ''}".strip() for found in run_checks() if found.level >= ERROR]
 
 
 @register

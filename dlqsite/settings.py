@@ -7,7 +7,6 @@ plain dicts; each app's ``conf.py`` gives them meaning and its system checks ref
 from __future__ import annotations
 
 import json
-import tomllib
 import warnings
 from datetime import timedelta
 from pathlib import Path
@@ -17,30 +16,19 @@ import environ
 
 from dlqsite import reporting
 from dlqsite.logs import configure_logging
+from dlqsite.policy_files import PolicyFiles
 from dlqsite.version import VERSION as RELEASE
 from processes import tracing
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-POLICY_DIR = Path(__file__).resolve().parent / "policies"
 
 env = environ.Env()
 env.read_env(BASE_DIR / ".env", overwrite=False)
 
 DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / "var")))
 
-
-def policy(name: str) -> dict[str, Any]:
-    """The parsed ``policies/<name>.toml``; an absent file is an empty policy (all defaults)."""
-    path = POLICY_DIR / f"{name}.toml"
-    return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def policy_file(path: Path) -> tuple[dict[str, Any], str]:
-    """The parsed policy of a configured file, and its problem for the system checks."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8")), ""
-    except (OSError, ValueError) as error:
-        return {}, f"{path} cannot be read: {error}"
+#: Policy files. The directory of the variable replaces shipped ones by name.
+POLICIES = PolicyFiles(env.str("POLICY_DIR", default=""))
 
 
 def running_stack() -> dict[str, Any]:
@@ -136,6 +124,10 @@ INSTALLED_APPS = [
     "breaker_app",
     "notify_app",
 ]
+#: Apps of others, with handlers of their own: dotted, as in INSTALLED_APPS. Last, so that nothing of theirs takes the
+#: place of a template or a command.
+EXTRA_APPS = [name.strip() for name in env.list("EXTRA_APPS", default=[]) if name.strip()]
+INSTALLED_APPS += EXTRA_APPS
 MIDDLEWARE = [
     "dlqsite.logs.RequestLog",
     "dlqsite.api.private.PrivateAnswers",
@@ -265,8 +257,8 @@ LOCAL_SIGN_IN = env.bool("LOCAL_SIGN_IN", default=True)
 #: True: a password alone signs no one in.
 REQUIRE_SECOND_FACTOR = env.bool("REQUIRE_SECOND_FACTOR", default=False)
 #: Roles of the provider's groups. The variable names another file.
-SIGN_IN_POLICY_FILE = env.str("SIGN_IN_POLICY", default="") or "dlqsite/policies/sign_in.toml"
-SIGN_IN_POLICY, SIGN_IN_POLICY_PROBLEM = policy_file(BASE_DIR / SIGN_IN_POLICY_FILE)
+SIGN_IN_POLICY_FILE = env.str("SIGN_IN_POLICY", default="") or POLICIES.file("sign_in")
+SIGN_IN_POLICY, SIGN_IN_POLICY_PROBLEM = POLICIES.read_file(SIGN_IN_POLICY_FILE)
 MFA_ADAPTER = "dlqsite.sign_in.library.FactorAdapter"
 MFA_TOTP_ISSUER = f"Dead letters ({ENVIRONMENT})"
 #: Steps of 30 s by which the clock of a phone can differ.
@@ -358,17 +350,17 @@ BACKUP_MAX_AGE_H = env.float("BACKUP_MAX_AGE_H", default=0.0)
 #: Names the function that masks secrets in audit lines.
 AUDIT_MASK = "dlq_app.conf.mask_shown"
 
-RETRY_POLICY = policy("retry")
-BREAKER_POLICY = policy("breaker")
-REPLAY_POLICY = policy("replay")
+RETRY_POLICY = POLICIES.read("retry")
+BREAKER_POLICY = POLICIES.read("breaker")
+REPLAY_POLICY = POLICIES.read("replay")
 #: Allowed destinations of deliveries; none by default. The variable names another file.
-DELIVERY_POLICY_FILE = env.str("DELIVERY_POLICY", default="") or "dlqsite/policies/delivery.toml"
-DELIVERY_POLICY, DELIVERY_POLICY_PROBLEM = policy_file(BASE_DIR / DELIVERY_POLICY_FILE)
-MASKING_POLICY = policy("masking")
-OBJECTIVES_POLICY = policy("objectives")
+DELIVERY_POLICY_FILE = env.str("DELIVERY_POLICY", default="") or POLICIES.file("delivery")
+DELIVERY_POLICY, DELIVERY_POLICY_PROBLEM = POLICIES.read_file(DELIVERY_POLICY_FILE)
+MASKING_POLICY = POLICIES.read("masking")
+OBJECTIVES_POLICY = POLICIES.read("objectives")
 #: Who is notified of what; no one by default. The variable names another file.
-NOTIFY_POLICY_FILE = env.str("NOTIFY_POLICY", default="") or "dlqsite/policies/notify.toml"
-NOTIFY_POLICY, NOTIFY_POLICY_PROBLEM = policy_file(BASE_DIR / NOTIFY_POLICY_FILE)
+NOTIFY_POLICY_FILE = env.str("NOTIFY_POLICY", default="") or POLICIES.file("notify")
+NOTIFY_POLICY, NOTIFY_POLICY_PROBLEM = POLICIES.read_file(NOTIFY_POLICY_FILE)
 #: Address of the console, for links in notifications.
 CONSOLE_URL = env.str("CONSOLE_URL", default=_stack.get("url", ""))
 

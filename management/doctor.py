@@ -124,6 +124,10 @@ def check_settings() -> Iterator[Finding]:
             yield _warn(name, str(message.msg), fix)
     if not found:
         yield _ok("settings", "settings and policies are valid")
+    own = ", ".join(_policy_files())
+    yield _ok("policy files", f"{own}; the others as shipped" if own else "as shipped")
+    if settings.EXTRA_APPS:
+        yield _ok("extra apps", ", ".join(settings.EXTRA_APPS))
     if not getattr(settings, "HTTPS", True):
         yield _warn(
             "https", "plain http is served", "Keep it on loopback; for others set HTTPS=true behind a TLS proxy."
@@ -144,6 +148,16 @@ def check_settings() -> Iterator[Finding]:
         )
     else:
         yield _ok("serializer", "every queue uses JSON")
+
+
+def _policy_files() -> list[str]:
+    """Policy files that are not the shipped ones."""
+    named = (settings.SIGN_IN_POLICY_FILE, settings.DELIVERY_POLICY_FILE, settings.NOTIFY_POLICY_FILE)
+    chosen = {
+        **{name: settings.POLICIES.file(name) for name in settings.POLICIES.names},
+        **dict(zip(("sign_in", "delivery", "notify"), named, strict=True)),
+    }
+    return [file for name, file in sorted(chosen.items()) if file != f"dlqsite/policies/{name}.toml"]
 
 
 def check_data_directory() -> Iterator[Finding]:

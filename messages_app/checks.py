@@ -22,7 +22,7 @@ def check_retry_policy(**_: Any) -> list[CheckMessage]:
     try:
         policies = conf.retry_policies()
     except PolicyError as error:
-        return [Error(str(error), hint=f"Correct {conf.RETRY_FILE}.", id="messages_app.E001")]
+        return [Error(str(error), hint=f"Correct {conf.retry_file()}.", id="messages_app.E001")]
     return list(_unknown_types(policies))
 
 
@@ -30,7 +30,7 @@ def _unknown_types(policies: RetryPolicies) -> Iterator[CheckMessage]:
     for name in policies.by_type:
         if registry.get(name) is None:
             yield Warning(
-                f'{conf.RETRY_FILE} [types."{name}"]: no handler is registered for this type.',
+                f'{conf.retry_file()} [types."{name}"]: no handler is registered for this type.',
                 hint=f"Known types: {', '.join(registry.types())}.",
                 id="messages_app.W001",
             )

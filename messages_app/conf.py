@@ -13,17 +13,21 @@ from messages_app.domain.delivery_policy import DeliveryPolicy
 from messages_app.domain.retry_policy import RetryPolicies, RetryPolicy
 from wire.errors import PolicyError
 
-RETRY_FILE = "dlqsite/policies/retry.toml"
 #: In Redis' memory; on its disk; on its disk and on that of a replica.
 DURABILITIES = ("everysec", "fsync", "replica")
 #: The name of ``replica`` in earlier versions.
 _REPLICATED = "replicated"
 
 
+def retry_file() -> str:
+    """The file of the retry policies, as errors name it."""
+    return str(settings.POLICIES.file("retry"))
+
+
 @cache
 def retry_policies() -> RetryPolicies:
     """All retry policies. Raises ``PolicyError`` for an invalid ``settings.RETRY_POLICY``."""
-    return RetryPolicies.from_mapping(getattr(settings, "RETRY_POLICY", {}), file=RETRY_FILE)
+    return RetryPolicies.from_mapping(getattr(settings, "RETRY_POLICY", {}), file=retry_file())
 
 
 def retry_policy(message_type: str) -> RetryPolicy:

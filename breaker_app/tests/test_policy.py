@@ -130,9 +130,12 @@ def test_one_breaker_per_name_until_a_setting_changes(settings: Settings) -> Non
         ({}, []),
         (
             {"default": {"minimum_requests": 0}},
-            [("breaker_app.E001", "policies/breaker.toml [default]: minimum_requests")],
+            [("breaker_app.E001", "dlqsite/policies/breaker.toml [default]: minimum_requests")],
         ),
-        ({"names": {"x": {"when_open": "no"}}}, [("breaker_app.E001", 'policies/breaker.toml [names."x"]: when_open')]),
+        (
+            {"names": {"x": {"when_open": "no"}}},
+            [("breaker_app.E001", 'dlqsite/policies/breaker.toml [names."x"]: when_open')],
+        ),
         ({"names": {"a b": {}}}, [("breaker_app.E001", "'a b'")]),
         ({"names": {"x": 7}}, [("breaker_app.E001", "x = 7")]),
         ({"default": []}, [("breaker_app.E001", "default = []")]),
