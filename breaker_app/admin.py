@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ from django.utils.http import urlencode
 
 from breaker_app import services
 from breaker_app.errors import BreakerNotFound, InvalidRequest
+from breaker_app.held import Held
 from breaker_app.models import Breaker
 from breaker_app.policy import BreakerPolicy, WhenOpen
 from breaker_app.services import Card
@@ -22,6 +23,7 @@ from breaker_app.states import MAX_REASON, State, Transition, Why
 from console import permissions
 from console.live import etag_of, fragment
 from console.read_only import ReadOnlyAdmin
+from console.times import took
 
 #: Worst first.
 _WORST = (State.OPEN, State.FORCED_OPEN, State.HALF_OPEN, State.DISABLED, State.METRICS_ONLY, State.CLOSED)
@@ -147,6 +149,8 @@ def shown(card: Card) -> Shown:
         facts.append(("Since", f"{card.since:%-d %b %H:%M:%S}"))
     if last and last.to is card.seen.state and last.to is not State.CLOSED and last.actor:
         facts.append(("By", f"{last.actor} at {_moment(last.at_ms):%-d %b %H:%M:%S}: {last.reason}"))
+    if card.held and card.held.count:
+        facts.append(("Held", held_words(card.held)))
     if card.seen.opens > 1:
         facts.append(("Opened", f"{card.seen.opens:,} times so far"))
     if card.seen.total and card.seen.state is not State.CLOSED:
@@ -154,6 +158,14 @@ def shown(card: Card) -> Shown:
     if not card.seen.shared:
         facts.append(("Of", "this process only: Redis is not responding"))
     return Shown(card.name, card.seen.state, _TONES.get(card.seen.state, "mute"), say(card), tuple(facts))
+
+
+def held_words(held: Held) -> str:
+    """``420 messages, 400 of high priority, the oldest for 12 min``."""
+    count = f"{held.count:,} message{'' if held.count == 1 else 's'}"
+    highest = getattr(held, held.highest)
+    share = "all" if highest == held.count else f"{highest:,}"
+    return f"{count}, {share} of {held.highest} priority, the oldest for {took(held.oldest_s or 0)}"
 
 
 def summary(cards: Sequence[Card]) -> str:
@@ -343,17 +355,25 @@ def _etag(board: Mapping[str, Any]) -> str:
     return etag_of(f"{board['as_of']:%Y-%m-%d %H:%M}", parts)
 
 
+def _harm(card: Card) -> tuple[int, int, str]:
+    """Sorts the worst first: by state, then by the messages that the breaker holds."""
+    return (_WORST.index(card.seen.state), -card.held.weight if card.held else 0, card.name)
+
+
 def _board(name: str) -> Mapping[str, Any]:
     """Context of the live part, with the history of the named breaker or of the worst.
 
     Raises ``StoreUnavailable``, and ``BreakerNotFound`` for a name that does not exist.
     """
     now = datetime.now(UTC)
-    cards = sorted(services.cards(), key=lambda card: (_WORST.index(card.seen.state), card.name))
+    cards = sorted(services.with_held(services.cards()), key=_harm)
     if name and all(card.name != name for card in cards):
         raise BreakerNotFound("No circuit breaker has this name.")
     # One more query for each breaker that is not closed: who changed it. Usually there are none.
-    cards = [card if card.seen.state is State.CLOSED else services.card(card.name, limit=1) for card in cards]
+    cards = [
+        card if card.seen.state is State.CLOSED else replace(card, transitions=services.transitions(card.name, 1))
+        for card in cards
+    ]
     restless = any(card.seen.state is not State.CLOSED for card in cards)
     context: dict[str, Any] = {
         "breakers": [shown(card) for card in cards],

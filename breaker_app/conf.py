@@ -10,9 +10,11 @@ from typing import Any, Final
 
 from django.conf import settings
 from django.core.signals import setting_changed
+from django.utils.module_loading import import_string
 
 from breaker_app.breaker import CircuitBreaker, Classify, failures_only
 from breaker_app.errors import StoreUnavailable
+from breaker_app.held import Held
 from breaker_app.local import LocalBreakerStore
 from breaker_app.policy import BreakerPolicy
 from breaker_app.states import NAME
@@ -75,6 +77,12 @@ def read(source: Mapping[str, Any]) -> tuple[BreakerPolicy, dict[str, BreakerPol
         elif policy := take(overrides, name, f'{where_from} [names."{name}"]', default):
             names[name] = policy
     return default, names, mistakes
+
+
+def held() -> Mapping[str, Held]:
+    """The messages that each breaker holds, from the function in ``settings.BREAKER_HELD``. Raises ``ServiceError``."""
+    found: Mapping[str, Held] = import_string(settings.BREAKER_HELD)()
+    return found
 
 
 def policy_for(name: str) -> BreakerPolicy:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from math import ceil
 
+from breaker_app.held import PRIORITIES
 from breaker_app.policy import WhenOpen
 from breaker_app.states import MAX_REASON, State, Transition, Why
 from wire.contract import (
@@ -18,6 +19,7 @@ from wire.contract import (
     choice,
     envelope,
     many,
+    mapping,
     nullable,
     text,
 )
@@ -64,6 +66,17 @@ _PROBES = Shape(
     Field("failed", COUNT, get="seen.probes_failed"),
     Field("lost", COUNT, "Probes without an outcome; their permits were given to others.", "seen.probes_lost"),
 )
+_HELD = Shape(
+    "HeldOut",
+    Field("total", COUNT, get="count"),
+    Field("byPriority", mapping(COUNT), get=lambda held, _: {name: getattr(held, name) for name in PRIORITIES}),
+    Field(
+        "oldest",
+        nullable(INSTANT),
+        "When the longest held message was rejected first.",
+        lambda held, _: None if held.oldest_ms is None else datetime.fromtimestamp(held.oldest_ms / 1_000, UTC),
+    ),
+)
 BREAKER = Shape(
     "BreakerOut",
     Field("name", TEXT),
@@ -78,6 +91,7 @@ BREAKER = Shape(
     Field("failureRate", NUMBER, "0 to 1.", lambda card, _: round(card.seen.failure_rate, 4)),
     Field("slowRate", NUMBER, "0 to 1.", lambda card, _: round(card.seen.slow_rate, 4)),
     Field("probes", _PROBES, get=lambda card, _: card),
+    Field("held", nullable(_HELD), "Messages that wait because it rejected them; null: not known."),
     Field("opens", COUNT, "How often it has opened; a reset keeps this count.", "seen.opens"),
     Field("generation", COUNT, "Increases with every change of state.", "seen.generation"),
     Field(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from breaker_app import conf
 from breaker_app.errors import BreakerNotFound, StoreUnavailable
+from breaker_app.held import NONE, Held
 from breaker_app.policy import BreakerPolicy
 from breaker_app.states import Snapshot, State, Transition
 from breaker_app.store import KEPT_TRANSITIONS
+from wire.errors import ServiceError
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,8 @@ class Card:
     seen: Snapshot
     #: Newest first; empty if only the current state was requested.
     transitions: Sequence[Transition] = ()
+    #: Messages that it holds; None if not requested, or if intake does not answer.
+    held: Held | None = None
 
     @property
     def since(self) -> datetime | None:
@@ -60,9 +64,24 @@ def transition_counts() -> dict[str, int]:
 
 
 def card(name: str, *, limit: int = MAX_TRANSITIONS) -> Card:
-    """One breaker with its last transitions. Raises ``BreakerNotFound``, ``StoreUnavailable``."""
+    """One breaker with its last transitions and the messages that it holds.
+
+    Raises ``BreakerNotFound``, ``StoreUnavailable``.
+    """
     policy = _known(name)
-    return Card(name, policy, _with_since(name, conf.patient_store().peek(name, policy)), transitions(name, limit))
+    seen = _with_since(name, conf.patient_store().peek(name, policy))
+    return with_held([Card(name, policy, seen, transitions(name, limit))])[0]
+
+
+def with_held(cards: Iterable[Card]) -> list[Card]:
+    """The cards with the messages that each breaker holds, in one round trip for all."""
+    try:
+        held = conf.held()
+    except ServiceError as error:
+        # The breakers themselves were read: show them without this number.
+        log.warning("held_messages_unknown", extra={"why": str(error)})
+        return list(cards)
+    return [replace(one, held=held.get(one.name, NONE)) for one in cards]
 
 
 def _with_since(name: str, seen: Snapshot) -> Snapshot:

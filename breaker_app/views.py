@@ -29,7 +29,7 @@ class BreakersView(APIView):
         responses={200: contract.LIST_OUT, **problems(s503="`store_unavailable`")},
     )
     def get(self, request: Request) -> Response:
-        cards = services.cards()
+        cards = services.with_held(services.cards())
         page = {"page": 1, "limit": len(cards), "total": len(cards), "pages": 1}
         return Response(contract.LIST_OUT.write({"data": cards, "pagination": page}))
 

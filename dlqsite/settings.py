@@ -341,6 +341,8 @@ RQ = {"COMMIT_MODE": "auto", "JOB_CLASS": "messages_app.jobs.WakeUpJob", "QUEUE_
 DLQ_APPROVAL_SIZE = env.int("DLQ_APPROVAL_SIZE", default=10_000)
 #: Implements ``dlq_app.domain.ports.IntakePort``.
 DLQ_RESUBMIT = "messages_app.services.IntakePort"
+#: Returns ``breaker_app.held.Held`` by the name of the breaker.
+BREAKER_HELD = "messages_app.store.held.read"
 
 #: Days for which a replay batch and the list of its letters are kept after its end; 0: for ever.
 DLQ_BATCH_KEEP_DAYS = env.int("DLQ_BATCH_KEEP_DAYS", default=90)

@@ -37,8 +37,8 @@ def test_list_shows_every_breaker() -> None:
 
     lines = run("list").splitlines()
 
-    assert lines[0].split() == ["NAME", "STATE", "FAILED", "RATE", "RETRY", "AFTER", "SINCE"]
-    assert lines[1].split() == ["mail", "CLOSED", "0/0", "0%", "now"]
+    assert lines[0].split() == ["NAME", "STATE", "FAILED", "RATE", "RETRY", "AFTER", "HELD", "SINCE"]
+    assert lines[1].split() == ["mail", "CLOSED", "0/0", "0%", "now", "0"]
     assert lines[2].split()[:5] == ["orders-db", "OPEN", "2/2", "100%", "in"]
 
 

@@ -63,6 +63,7 @@ FAMILIES: Final = _table(
     # Breakers
     Family("dlq_breaker_state", GAUGE, "1 for the state of the breaker, 0 for the others.", ("breaker", "state")),
     Family("dlq_breaker_left_closed_timestamp_seconds", GAUGE, "When it left CLOSED; 0 while CLOSED.", ("breaker",)),
+    Family("dlq_breaker_held_messages", GAUGE, "Messages that it holds.", ("breaker", "priority")),
     Family("dlq_breaker_transitions_total", COUNTER, "Changes of the breaker's state.", ("breaker",)),
     # The system
     Family("dlq_processes", GAUGE, "Processes that report themselves.", ("role",)),

@@ -12,6 +12,7 @@ from typing import Final
 from django.db import connections
 
 from breaker_app import services as breakers
+from breaker_app.held import PRIORITIES
 from breaker_app.states import State as BreakerState
 from dlq_app.domain.replay_batch import FAILED_NEW, FAILED_SAME, SUCCEEDED
 from dlq_app.services import backups, figures, letter_counts
@@ -143,9 +144,11 @@ def read_backups() -> Samples:
 
 
 def read_breakers() -> Samples:
-    """State of each breaker, since when, and how often it changed."""
+    """State of each breaker, since when, the messages that it holds, and how often it changed."""
     samples = Samples()
-    for card in breakers.cards():
+    for card in breakers.with_held(breakers.cards()):
+        for priority in PRIORITIES if card.held else ():
+            samples.put("dlq_breaker_held_messages", getattr(card.held, priority), card.name, priority)
         for state in BreakerState:
             samples.put("dlq_breaker_state", card.seen.state is state, card.name, state.value)
         if card.since or card.seen.state is BreakerState.CLOSED:

@@ -231,6 +231,8 @@ class Deferred:
     attempt_json: str = ""
     #: As of ``Completed``.
     call_report: CallReport | None = None
+    #: The breaker that holds it; only with ``breaker``.
+    held_by: str = ""
 
 
 Outcome = Completed | Failed | Deferred

@@ -1,7 +1,7 @@
 -- Take messages back unspent: refused by a breaker, handed back at shutdown, or claimed ahead and not started.
 -- KEYS  1 prefix of every key
 -- ARGV  for each message: id, fence, wait in ms (0: back into its lane), why (breaker, shutdown, prefetch),
---       attempt JSON or empty
+--       attempt JSON or empty, the breaker that refused it or empty
 -- RETURNS  for each message: applied, already, stale, refused (it cannot be written)
 -- RACES  Giving back and waking up are one step, so that no message waits without anybody knowing.
 local prefix = KEYS[1]
@@ -10,7 +10,7 @@ local STORY_MAX = 65536 -- beyond this, refusals leave no more traces in the mes
 
 -- A refusal starts the clock after which a message is held no longer. What only changes hands keeps its turn: it goes
 -- to the front of its lane. The attempt stays what it is.
-local function defer(id, fence, delay, why, attempt)
+local function defer(id, fence, delay, why, attempt, breaker)
   local wait = tonumber(delay)
   local record = read(id, 'state', 'fence', 'epoch', 'attempt', 'priority', 'recoveries', 'wakes', 'deferrals',
     'deferredSince')
@@ -24,7 +24,11 @@ local function defer(id, fence, delay, why, attempt)
   if refused then
     tally('held')
     local since = record.deferredSince ~= '' and record.deferredSince or stamp
-    redis.call('HSET', key, 'deferrals', (tonumber(record.deferrals) or 0) + 1, 'deferredSince', since)
+    redis.call('HSET', key, 'deferrals', (tonumber(record.deferrals) or 0) + 1, 'deferredSince', since, 'heldBy', breaker)
+    if breaker ~= '' then
+      redis.call('SADD', prefix .. 'held', breaker)
+      redis.call('ZADD', prefix .. 'held:' .. record.priority .. ':' .. breaker, since, id)
+    end
   end
   if wait > 0 then
     local due = now + math.ceil(wait)
@@ -38,4 +42,4 @@ local function defer(id, fence, delay, why, attempt)
   return 'applied'
 end
 
-return apply_each(defer, 1, 5)
+return apply_each(defer, 1, 6)

@@ -133,7 +133,7 @@ def outcome_args(outcome: Outcome) -> list[Any]:
             delay = "" if outcome.delay_ms is None else outcome.delay_ms
             return [outcome.message_id, outcome.fence, delay, outcome.error, attempt]
         case Deferred():
-            return [outcome.message_id, outcome.fence, outcome.delay_ms, outcome.why, attempt]
+            return [outcome.message_id, outcome.fence, outcome.delay_ms, outcome.why, attempt, outcome.held_by]
 
 
 _ANSWERS = {verdict.encode(): OutcomeAnswer(verdict) for verdict in Verdict}

@@ -318,7 +318,8 @@ class Runner:
             return self.fail(attempt, Failure(CIRCUIT_OPEN_TOO_LONG, ErrorKind.TRANSIENT, reason), give_up=True)
         attempt.end_span("held")
         return Deferred(
-            message_id=claimed.message_id, fence=claimed.fence, delay_ms=guard.wait_ms(self._dice), why="breaker"
+            message_id=claimed.message_id, fence=claimed.fence, delay_ms=guard.wait_ms(self._dice), why="breaker",
+            held_by=guard.name,
         )  # fmt: skip
 
     def time_out(self, attempt: Attempt) -> Outcome:

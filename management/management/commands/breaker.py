@@ -11,6 +11,7 @@ from django.core.management.base import BaseCommand, CommandError
 from audit_app.lines import record
 from breaker_app import contract, services
 from breaker_app.services import Card
+from console.times import took
 from management.terminal import actor, printable
 from wire.errors import ServiceError
 from wire.instants import iso
@@ -51,7 +52,7 @@ class Command(BaseCommand):
     def _run(self, options: dict[str, Any]) -> None:
         verb = options["verb"]
         if verb == "list":
-            cards = services.cards()
+            cards = services.with_held(services.cards())
             self._print(
                 options, [contract.BREAKER.write(card) for card in cards], "\n".join(table(cards)) or "No breakers."
             )
@@ -72,7 +73,7 @@ def table(cards: list[Card]) -> list[str]:
     """One line per breaker under a heading; nothing when there are none."""
     if not cards:
         return []
-    rows = [("NAME", "STATE", "FAILED", "RATE", "RETRY AFTER", "SINCE")]
+    rows = [("NAME", "STATE", "FAILED", "RATE", "RETRY AFTER", "HELD", "SINCE")]
     for card in cards:
         seen = card.seen
         rows.append(
@@ -82,6 +83,7 @@ def table(cards: list[Card]) -> list[str]:
                 f"{seen.failures}/{seen.total}",
                 f"{seen.failure_rate:.0%}",
                 retry_after(card),
+                "?" if card.held is None else f"{card.held.count}",
                 iso(card.since) if card.since else "",
             )
         )
@@ -102,12 +104,23 @@ def page(card: Card) -> list[str]:
         f"{seen.leases} under way of {policy.half_open_max_requests}; "
         f"closes at {policy.half_open_success_threshold:.1%}",
         f"  calls     {retry_after(card)}; intake {'holds' if policy.when_open == 'hold' else 'rejects'} while open",
+        f"  held      {held(card)}",
     ]
     for one in map(contract.TRANSITION.write, card.transitions):
         lines.append(
             f"  {one['at']}  {one['from']} -> {one['to']}  {printable(one['actor'])}: {printable(one['reason'])}"
         )
     return lines
+
+
+def held(card: Card) -> str:
+    """The messages that it holds, in words."""
+    if card.held is None:
+        return "not known: Redis does not respond"
+    if not card.held.count:
+        return "no message"
+    parts = [f"{number} {name}" for name in ("high", "normal", "low") if (number := getattr(card.held, name))]
+    return f"{card.held.count} messages ({', '.join(parts)}), the oldest for {took(card.held.oldest_s or 0)}"
 
 
 def retry_after(card: Card) -> str:

@@ -1,7 +1,7 @@
 -- The fields of a claimed message. An answer holds the first nine, then story, body and id (ClaimRow in ledger_codec.py).
 local CLAIM_FIELDS = { 'epoch', 'attempt', 'fence', 'startedAt', 'queuedAt', 'priorRuns', 'recoveries', 'deferrals',
   'deferredSince', 'state', 'edited', 'wakes', 'wakeAt' }
-local EPOCH, ATTEMPT, FENCE, STARTED_AT, RECOVERIES = 1, 2, 3, 4, 7
+local EPOCH, ATTEMPT, FENCE, STARTED_AT, RECOVERIES, DEFERRED_SINCE = 1, 2, 3, 4, 7, 9
 local STATE, EDITED, WAKES, WAKE_AT = 10, 11, 12, 13
 local ANSWER_STORY, ANSWER_BODY, ANSWER_ID, ANSWER_END = 10, 11, 12, 13 -- they replace fields that no caller needs
 
@@ -30,6 +30,13 @@ end
 -- What a claim has handed out so far; the indexes are written once for all of it.
 local handed, running, left, heads = {}, {}, {}, {}
 
+-- A message that a breaker held runs now. Few were ever held: only their records are read for the name.
+local function hold_no_longer(id, row)
+  if (row[DEFERRED_SINCE] or '') == '' then return end
+  local breaker, priority = unpack(redis.call('HMGET', prefix .. 'msg:' .. id, 'heldBy', 'priority'))
+  if breaker and breaker ~= '' then redis.call('ZREM', prefix .. 'held:' .. priority .. ':' .. breaker, id) end
+end
+
 -- Give the message to `owner` until the lease ends. The fence is above every earlier one, also after the server fell
 -- back to an older state of itself: then the clock is ahead of any count.
 local function hand_out(id, row, owner, lease_until)
@@ -37,6 +44,7 @@ local function hand_out(id, row, owner, lease_until)
   if count > now then fence = string.format('%.0f', count) end --[g] fence from count and clock
   redis.call('HSET', prefix .. 'msg:' .. id, 'state', 'running', 'fence', fence, 'leaseUntil', lease_until,
     'startedAt', stamp, 'owner', owner)
+  hold_no_longer(id, row)
   row[FENCE], row[STARTED_AT] = fence, stamp
   handed[#handed + 1] = id .. ' ' .. fence
   running[#running + 1] = lease_until

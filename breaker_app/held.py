@@ -1,0 +1,50 @@
+"""Messages that wait because a breaker rejected them. Counted by intake, shown with the breaker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+#: Clock minutes with their own number of messages.
+MINUTES: Final = 60
+#: Priorities of messages, highest first.
+PRIORITIES: Final = ("high", "normal", "low")
+#: A message of this priority weighs as much as ten of the next lower one.
+_WEIGHTS: Final = {"high": 100, "normal": 10, "low": 1}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """The messages that one breaker holds. Times are epoch milliseconds of the server's clock."""
+
+    now_ms: int = 0
+    high: int = 0
+    normal: int = 0
+    low: int = 0
+    #: When the longest held one was rejected first; None if there is none.
+    oldest_ms: int | None = None
+    #: By the minute in which they were rejected first, oldest first; the last minute still runs. Messages that are held
+    #: no longer are not among them.
+    minutes: tuple[int, ...] = (0,) * MINUTES
+
+    @property
+    def count(self) -> int:
+        return self.high + self.normal + self.low
+
+    @property
+    def highest(self) -> str:
+        """The highest priority among them; empty if there is none."""
+        return next((name for name in PRIORITIES if getattr(self, name)), "")
+
+    @property
+    def weight(self) -> int:
+        """The harm: each message by its priority."""
+        return sum(weight * int(getattr(self, name)) for name, weight in _WEIGHTS.items())
+
+    @property
+    def oldest_s(self) -> float | None:
+        """Seconds for which the longest held one has waited."""
+        return None if self.oldest_ms is None else max(0, self.now_ms - self.oldest_ms) / 1000
+
+
+NONE: Final = Held()
