@@ -323,7 +323,7 @@ def _read_min_success(value: object) -> int | float:
 
 
 _TEXTS = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "maxItems": MAX_VALUES}]}
-_FILTER = kind(
+FILTER_IN = kind(
     {
         "type": "object",
         "description": "As the parameters of the list of dead letters: one value, or a list that means any of them.",
@@ -333,7 +333,7 @@ _FILTER = kind(
     },
     read=_read_filter,
 )
-_IDS = kind(
+IDS_IN = kind(
     {
         "type": "array",
         "items": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
@@ -363,8 +363,8 @@ CANARY_IN = Shape(
 )
 ORDER_IN = Shape(
     "ReplayBatchIn",
-    optional("filter", _FILTER, get="criteria"),
-    optional("ids", _IDS, "`_id` or message id of each letter, instead of a filter."),
+    optional("filter", FILTER_IN, get="criteria"),
+    optional("ids", IDS_IN, "`_id` or message id of each letter, instead of a filter."),
     optional("all", BOOLEAN, "Required for a filter that matches every letter.", "everything"),
     optional("dryRun", BOOLEAN, "Report what would be replayed, and write nothing."),
     optional("name", text(MAX_NAME)),
@@ -384,14 +384,19 @@ def _read_order(cls: type[BatchOrder], body: Any) -> BatchOrder:
         found = ORDER_IN.read(body)
     except Invalid as problem:
         raise RequestInvalid(str(problem), errors=problem.errors) from problem
+    require_choice(found)
+    texts = {name: found.pop(name, "").strip() for name in ("name", "reason")}
+    found.pop("dry_run", None)
+    return cls(**{"criteria": None if found.get("ids") else LetterCriteria(), **found, **texts})
+
+
+def require_choice(found: Mapping[str, Any]) -> None:
+    """Raise ``RequestInvalid`` unless an order names letters by ``ids``, by criteria, or all of them explicitly."""
     criteria, ids, everything = found.get("criteria"), found.get("ids"), found.get("everything", False)
     if ids and (criteria is not None or everything):
         raise _invalid("ids", "give ids or a filter, not both")
     if not ids and not everything and (criteria is None or criteria.is_empty):
         raise _invalid("filter", 'is empty, which means every letter; set "all": true if you want that')
-    texts = {name: found.pop(name, "").strip() for name in ("name", "reason")}
-    found.pop("dry_run", None)
-    return cls(**{"criteria": None if ids else LetterCriteria(), **found, **texts})
 
 
 def _invalid(field: str, message: str) -> RequestInvalid:

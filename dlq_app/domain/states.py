@@ -36,6 +36,10 @@ class Resolution(StrEnum):
     BY_HAND = "resolved_by_hand"
 
 
+#: Resolutions by an operator, which ``reopen`` undoes.
+UNDOABLE = frozenset({Resolution.BY_HAND, Resolution.DISCARDED})
+
+
 class Verb(StrEnum):
     """A move of a letter. Each is one conditional update in ``store``."""
 
@@ -50,6 +54,8 @@ class Verb(StrEnum):
     RESOLVE_BY_HAND = "resolve_by_hand"
     DISCARD = "discard"
     SET_ASIDE = "set_aside"
+    RESUME = "resume"
+    REOPEN = "reopen"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +93,8 @@ TRANSITIONS: Mapping[Verb, Move] = MappingProxyType(
         Verb.RESOLVE_BY_HAND: _move(WAITING, Status.RESOLVED),
         Verb.DISCARD: _move(WAITING, Status.RESOLVED),
         Verb.SET_ASIDE: _move(frozenset({Status.PENDING, Status.FAILED}), Status.MANUAL),
+        Verb.RESUME: _move(frozenset({Status.MANUAL}), Status.PENDING),
+        Verb.REOPEN: _move(frozenset({Status.RESOLVED}), Status.MANUAL),
     }
 )
 

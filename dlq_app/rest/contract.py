@@ -379,6 +379,7 @@ def _read_future(value: object) -> datetime:
 
 _REASON = optional("reason", text(MAX_REASON))
 REASON_IN = Shape("LetterReasonIn", _REASON)
+REASON_NEEDED_IN = Shape("LetterReasonNeededIn", Field("reason", text(MAX_REASON, blank=False), "Why."))
 REVEAL_IN = Shape("RevealReasonIn", Field("reason", text(MAX_REASON, blank=False), "Why you need to see the secrets."))
 NOTE_IN = Shape("NoteIn", Field("text", text(MAX_NOTE, blank=False)))
 REPLAY_IN = Shape(

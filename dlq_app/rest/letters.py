@@ -20,7 +20,7 @@ from dlq_app.rest.audit import actor
 from dlq_app.services import dead_letters
 from dlq_app.services.replaying import Replayed, refusal
 from dlq_app.store import repository
-from wire.contract import problems
+from wire.contract import Shape, problems
 
 log = logging.getLogger(__name__)
 
@@ -153,23 +153,26 @@ class MoveView(APIView):
 
     required_scopes: ClassVar = {"POST": "replay"}
     verb: ClassVar[str]
+    body: ClassVar[Shape] = contract.REASON_IN
     move: ClassVar[Callable[..., DeadLetter]]
 
     def post(self, request: Request, ref: str) -> Response:
         requests.refuse_parameters(request.query_params)
-        fields = contract.REASON_IN.read(request.data)
+        fields = self.body.read(request.data)
         letter = type(self).move(ref, actor=actor(request), **fields)
         audit.log(request, letter.id, letter.message_id, self.verb, fields.get("reason", ""))
         return _whole(letter)
 
 
-def _described(operation: str, summary: str, description: str) -> Callable[[type[MoveView]], type[MoveView]]:
+def _described(
+    operation: str, summary: str, description: str, body: Shape = contract.REASON_IN
+) -> Callable[[type[MoveView]], type[MoveView]]:
     schema = extend_schema(
         operation_id=operation,
         tags=["Dead letters"],
         summary=summary,
         description=description,
-        request=contract.REASON_IN,
+        request=body,
         responses={
             200: contract.LETTER_OUT,
             **problems(s404="`dead_letter_not_found`", s409="`illegal_state`", s503=openapi.AWAY),
@@ -194,6 +197,29 @@ class DiscardView(MoveView):
 class SetAsideView(MoveView):
     verb = "set aside"
     move = staticmethod(dead_letters.set_aside)
+
+
+@_described(
+    "resumeDeadLetter",
+    "Resume the automatic replays of a dead letter",
+    "Undoes `set-aside`. Only for a letter that needs a decision and has automatic replays left.",
+)
+class ResumeView(MoveView):
+    verb = "resume"
+    move = staticmethod(dead_letters.resume)
+
+
+@_described(
+    "reopenDeadLetter",
+    "Reopen a dead letter",
+    "Undoes `resolve` and `discard`: the letter needs a decision again, and is kept. A replayed letter cannot be "
+    "reopened. `reason` is required.",
+    contract.REASON_NEEDED_IN,
+)
+class ReopenView(MoveView):
+    verb = "reopen"
+    body = contract.REASON_NEEDED_IN
+    move = staticmethod(dead_letters.reopen)
 
 
 class NotesView(APIView):

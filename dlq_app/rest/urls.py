@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from dlq_app.rest import batches, groups, letters, transfer
+from dlq_app.rest import batches, groups, letters, moves, transfer
 
 urlpatterns = [
     path("api/dlq", letters.LettersView.as_view(), name="dead-letters"),
@@ -17,6 +17,7 @@ urlpatterns = [
     path("api/dlq/groups/<str:fingerprint>/note", groups.NoteGroupView.as_view(), name="group-note"),
     path("api/dlq/export", transfer.ExportView.as_view(), name="dead-letter-export"),
     path("api/dlq/import", transfer.ImportView.as_view(), name="dead-letter-import"),
+    path("api/dlq/moves", moves.MovesView.as_view(), name="dead-letter-moves"),
     path("api/dlq/replay-batch", batches.StartView.as_view(), name="replay-batch"),
     path("api/dlq/replay-batches", batches.BatchesView.as_view(), name="replay-batches"),
     path("api/dlq/replay-batches/<str:batch_id>", batches.BatchView.as_view(), name="replay-batch-detail"),
@@ -32,6 +33,8 @@ urlpatterns = [
     path("api/dlq/<str:ref>/resolve", letters.ResolveView.as_view(), name="dead-letter-resolve"),
     path("api/dlq/<str:ref>/discard", letters.DiscardView.as_view(), name="dead-letter-discard"),
     path("api/dlq/<str:ref>/set-aside", letters.SetAsideView.as_view(), name="dead-letter-set-aside"),
+    path("api/dlq/<str:ref>/resume", letters.ResumeView.as_view(), name="dead-letter-resume"),
+    path("api/dlq/<str:ref>/reopen", letters.ReopenView.as_view(), name="dead-letter-reopen"),
     path("api/dlq/<str:ref>/notes", letters.NotesView.as_view(), name="dead-letter-notes"),
     path("api/dlq/<str:ref>/reveal", letters.RevealView.as_view(), name="dead-letter-reveal"),
 ]

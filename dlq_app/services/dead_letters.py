@@ -16,7 +16,8 @@ from dlq_app.domain.letter import DeadLetter, Death, Recorded, Settled
 from dlq_app.domain.masking import MASK
 from dlq_app.domain.payload import Node, NotJson, parse, written
 from dlq_app.domain.payload_edits import NotRestorable, restored
-from dlq_app.domain.states import Verb
+from dlq_app.domain.states import Verb, is_allowed
+from dlq_app.domain.strategies import Strategy
 from dlq_app.services import figures, recording, replaying
 from dlq_app.services.replaying import ReplayAnswer, Replayed, Replayer, ReplayRequest, new_replay_id
 from dlq_app.store import indexes, mongo, repository
@@ -211,6 +212,22 @@ def set_aside(ref: str, *, actor: str, reason: str = "") -> DeadLetter:
     return _move(ref, Verb.SET_ASIDE, repository.letters().set_aside, actor, reason)
 
 
+def resume(ref: str, *, actor: str, reason: str = "") -> DeadLetter:
+    """Plan the next automatic replay of a letter that needs a decision. Raises ``LetterNotFound`` or ``MoveRefused``.
+
+    Only if its error allows automatic replays and some are left: it was set aside, or reopened.
+    """
+    return _move(ref, Verb.RESUME, repository.letters().resume, actor, reason)
+
+
+def reopen(ref: str, *, actor: str, reason: str = "") -> DeadLetter:
+    """Undo ``resolve_by_hand`` or ``discard``: the letter needs a decision, and its retention no longer runs.
+
+    Raises ``LetterNotFound``, or ``MoveRefused`` for a letter that is open or was replayed.
+    """
+    return _move(ref, Verb.REOPEN, repository.letters().reopen, actor, reason)
+
+
 def add_note(ref: str, *, actor: str, text: str) -> DeadLetter:
     """Add a note, in any status. Raises ``LetterNotFound``."""
     letters = repository.letters()
@@ -232,8 +249,23 @@ def _move(ref: str, verb: Verb, move: Callable[..., DeadLetter | None], actor: s
     moved = move(letter.id, who=actor, why=reason, now=_now())
     if moved is None:
         letter = _found(letters.get(letter.id), ref)
-        raise MoveRefused(f"{letter.message_id} is {letter.status}: {verb} is not possible in this status.")
+        why = _why_unmovable(letter, verb) or f"{verb} is not possible in this status."
+        raise MoveRefused(f"{letter.message_id} is {letter.status}: {why}")
     return moved
+
+
+def _why_unmovable(letter: DeadLetter, verb: Verb) -> str:
+    """Why a letter in the right status cannot be moved; empty if its status is the reason."""
+    if not is_allowed(verb, letter.status):
+        return ""
+    if verb is Verb.REOPEN:
+        return "a replay succeeded. Only letters that were resolved or discarded by hand can be reopened."
+    if verb is Verb.RESUME and letter.strategy is Strategy.MANUAL:
+        return f"its error {letter.error_type} has no automatic replays. Replay it, resolve it or discard it."
+    if verb is Verb.RESUME:
+        maximum = conf.replay_policy().max_automatic_replays
+        return f"all {maximum} automatic replays are used. Replay it, resolve it or discard it."
+    return ""
 
 
 def _found(letter: DeadLetter | None, ref: str) -> DeadLetter:

@@ -28,7 +28,7 @@ LIST = "/admin/dlq_app/deadletter/"
 NOW = datetime.now(UTC)
 EARLIER = NOW - timedelta(hours=1)
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>\u202e{{ 7*7 }}"
-VERBS = ("resolve", "discard", "set-aside")
+VERBS = ("resolve", "discard", "set-aside", "resume", "reopen")
 
 
 @pytest.fixture(autouse=True)
@@ -285,6 +285,49 @@ def test_a_move_with_a_reason(
     assert (entry.name, entry.said) == ("m-1", f"{done}: customer called")
     assert str(entry.object_id) in url
     assert done in html_of(operator, f"{url}history/")
+
+
+@pytest.mark.parametrize(
+    ("before", "what", "status", "title"),
+    [
+        ({"status": "dlq_resolved", "resolution": "discarded"}, "reopen", "dlq_manual", "Reopened"),
+        ({"status": "dlq_resolved", "resolution": "resolved_by_hand"}, "reopen", "dlq_manual", "Reopened"),
+        ({"status": "dlq_manual", "strategy": "immediate"}, "resume", "dlq_pending", "Automatic replays resumed"),
+    ],
+)
+def test_a_move_is_undone(
+    store: Database[dict[str, Any]], operator: Client, before: dict[str, Any], what: str, status: str, title: str
+) -> None:
+    url = put(store, **before)
+
+    offered = html_of(operator, f"{url}change/")
+    asked = html_of(operator, f"{url}{what}/")
+    without = operator.post(f"{url}{what}/", {})
+    shown = operator.post(f"{url}{what}/", {"reason": "wrong letter"}, follow=True).content.decode()
+
+    assert f'href="{url}{what}/"' in offered
+    assert "What it means" in asked
+    assert without.status_code == 400
+    assert title in shown
+    assert status_of(store) == status
+    assert audited().get().why == "wrong letter"
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        {"status": "dlq_resolved", "resolution": "replayed"},
+        {"status": "dlq_pending"},
+        {"status": "dlq_manual", "strategy": "manual"},
+    ],
+)
+def test_nothing_is_offered_where_nothing_can_be_undone(
+    store: Database[dict[str, Any]], operator: Client, before: dict[str, Any]
+) -> None:
+    shown = html_of(operator, f"{put(store, **before)}change/")
+
+    assert "/reopen/" not in shown
+    assert "/resume/" not in shown
 
 
 def test_a_move_that_the_status_does_not_allow_is_said(store: Database[dict[str, Any]], operator: Client) -> None:

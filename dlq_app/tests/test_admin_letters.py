@@ -393,6 +393,29 @@ def confirm(client: Client, url: str, **fields: str) -> Any:
     return client.post(url, {**hidden, "reason": "key was renewed", **fields}, follow=True)
 
 
+def test_a_list_offers_to_undo_what_its_letters_allow(store: Database[dict[str, Any]], operator: Client) -> None:
+    ids = put(store, 2, status="dlq_resolved", resolution="discarded")
+    put(store, 1, "done", status="dlq_resolved", resolution="replayed")
+    put(store, 1, "aside", status="dlq_manual")
+    put(store, 1, "waits")
+
+    offered = {
+        status: re.findall(r'name="action" value="(resume|reopen)"', page(operator, f"?status={status}"))
+        for status in ("dlq_resolved", "dlq_manual", "dlq_pending")
+    }
+    chosen = operator.post(LIST, {"action": "reopen", "_selected_action": ids})
+    url = f"{LIST}many/reopen/?status=dlq_resolved"
+    before = operator.get(url).content.decode()
+    after = confirm(operator, url)
+
+    assert offered == {"dlq_resolved": ["reopen"], "dlq_manual": ["resume"], "dlq_pending": []}
+    assert chosen["Location"] == f"{LIST}many/reopen/?id={ids[0]}&id={ids[1]}"
+    assert "open, or replayed" in before
+    assert "2 dead letters reopened." in after.content.decode()
+    assert store.dead_letters.count_documents({"status": "dlq_manual"}) == 3
+    assert audited().get().said == "reopened 2: key was renewed"
+
+
 @pytest.mark.parametrize(
     ("what", "status", "done"),
     [

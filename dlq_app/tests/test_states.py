@@ -27,6 +27,8 @@ LEGAL: dict[Verb, tuple[set[Status | None], set[Status]]] = {
     Verb.RESOLVE_BY_HAND: ({PENDING, FAILED, MANUAL}, {RESOLVED}),
     Verb.DISCARD: ({PENDING, FAILED, MANUAL}, {RESOLVED}),
     Verb.SET_ASIDE: ({PENDING, FAILED}, {MANUAL}),
+    Verb.RESUME: ({MANUAL}, {PENDING}),
+    Verb.REOPEN: ({RESOLVED}, {MANUAL}),
 }
 
 

@@ -54,6 +54,8 @@ CONSOLE_ROLES: dict[str, tuple[str, str]] = {
     "dlq_app_deadletter_resolve": ("operator", "operator"),
     "dlq_app_deadletter_discard": ("operator", "operator"),
     "dlq_app_deadletter_set_aside": ("operator", "operator"),
+    "dlq_app_deadletter_resume": ("operator", "operator"),
+    "dlq_app_deadletter_reopen": ("operator", "operator"),
     "dlq_app_deadletter_change": ("viewer", NOBODY),
     "dlq_app_deadletter_history": ("viewer", "viewer"),
     "dlq_app_lettergroup_changelist": ("viewer", NONE),

@@ -10,10 +10,12 @@ from django.urls import reverse
 
 from console import permissions
 from console.actions import Action
+from dlq_app import conf
 from dlq_app.conf import intake
 from dlq_app.domain.errors import DeadLetterError
 from dlq_app.domain.letter import DeadLetter
-from dlq_app.domain.states import Status, Verb, is_allowed
+from dlq_app.domain.states import UNDOABLE, Status, Verb, is_allowed
+from dlq_app.domain.strategies import Strategy
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,7 @@ def acts(request: HttpRequest, letter: DeadLetter, barrier: Gate) -> list[Action
     resolved = letter.status is Status.RESOLVED
     done = "It is already resolved." if resolved else ""
     aside = "" if is_allowed(Verb.SET_ASIDE, letter.status) else (done or busy or "It already needs a decision.")
+    undo = _undo(letter, role)
     return [
         Action(
             name="replay",
@@ -90,7 +93,8 @@ def acts(request: HttpRequest, letter: DeadLetter, barrier: Gate) -> list[Action
             hint="Close without processing; the letter is kept.",
             locked=role or done or busy,
         ),
-        Action(
+        undo
+        or Action(
             name="set_aside",
             label="Set aside…",
             icon="hand",
@@ -99,6 +103,25 @@ def acts(request: HttpRequest, letter: DeadLetter, barrier: Gate) -> list[Action
             locked=role or aside,
         ),
     ]
+
+
+def _undo(letter: DeadLetter, role: str) -> Action | None:
+    """What undoes an operator's move of this letter, in the place of ``set_aside``; None if there is none."""
+    if letter.resolution in UNDOABLE:
+        hint = "Undo: the letter needs a decision again."
+        return Action(name="reopen", label="Reopen…", icon="up", url=_url("reopen", letter), hint=hint, locked=role)
+    if letter.status is Status.MANUAL and letter.strategy is not Strategy.MANUAL:
+        maximum = conf.replay_policy().max_automatic_replays
+        used = "" if letter.dlq_retry_count < maximum else f"All {maximum} automatic replays are used."
+        return Action(
+            name="resume",
+            label="Resume automatic replays…",
+            icon="clock",
+            url=_url("resume", letter),
+            hint="Plans the next automatic replay.",
+            locked=role or used,
+        )
+    return None
 
 
 def _url(what: str, letter: DeadLetter) -> str:

@@ -1,4 +1,4 @@
-"""Resolve, discard or set aside many letters: confirmation with count and sample, then the change."""
+"""Resolve, discard, set aside, resume or reopen many letters: confirmation with count and sample, then the change."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ class Move:
     #: What it means.
     means: str
     icon: str
+    #: Letters that it skips because of their status.
+    skips: str = "resolved, or being replayed"
     is_danger: bool = False
 
 
@@ -68,6 +70,25 @@ BULK: Mapping[str, Move] = {
         done="set aside",
         means="No more automatic replays; each letter needs a decision.",
         icon="hand",
+        skips="resolved, being replayed, or set aside already",
+    ),
+    "resume": Move(
+        verb=Verb.RESUME,
+        order="Resume the automatic replays of",
+        done="resumed",
+        means="Plans the next automatic replay of each letter that was set aside or reopened and has automatic replays "
+        "left.",
+        icon="clock",
+        skips="not set aside, or without automatic replays left",
+    ),
+    "reopen": Move(
+        verb=Verb.REOPEN,
+        order="Reopen",
+        done="reopened",
+        means="Undoes resolve and discard: each letter needs a decision again and is not deleted. No replay starts. "
+        "Replayed letters are not reopened.",
+        icon="up",
+        skips="open, or replayed",
     ),
 }
 

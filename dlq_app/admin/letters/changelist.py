@@ -36,6 +36,7 @@ from dlq_app.domain.errors import CriteriaInvalid, DeadLetterError, QueryTooSlow
 from dlq_app.domain.letter import DeadLetter as Letter
 from dlq_app.domain.masking import mask_text
 from dlq_app.domain.paging import MAX_COUNTED
+from dlq_app.domain.states import Status
 from dlq_app.models import DeadLetter
 from dlq_app.services import exporting
 from dlq_app.store import repository
@@ -191,7 +192,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, ReadOnlyAdmin):  # type: ignore[mi
     search_fields = ("message_id",)
     show_full_result_count = False
     show_facets = ShowFacets.NEVER
-    actions: Any = ("replay", "resolve", "discard", "set_aside", "export")
+    actions: Any = ("replay", "resolve", "discard", "set_aside", "resume", "reopen", "export")
 
     # --- permissions ---
 
@@ -274,7 +275,6 @@ class DeadLetterAdmin(BulkPages, LetterViews, ReadOnlyAdmin):  # type: ignore[mi
             return elsewhere
         context = {
             "title": "Dead letters",
-            "action_buttons": self._buttons(request),
             "has_wrong_address": "e" in request.GET,
             "max_counted": f"{MAX_COUNTED:,}",
             **(extra_context or {}),
@@ -290,6 +290,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, ReadOnlyAdmin):  # type: ignore[mi
         if isinstance(response, TemplateResponse) and response.context_data:
             changelist: LetterList = response.context_data["cl"]
             response.context_data |= {
+                "action_buttons": self._buttons(request, changelist.criteria),
                 "page_range": list(changelist.paginator.get_elided_page_range(changelist.page_num)),
                 "first_page": address(changelist, {}),
                 "now": repository.now(),
@@ -329,13 +330,14 @@ class DeadLetterAdmin(BulkPages, LetterViews, ReadOnlyAdmin):  # type: ignore[mi
             return self.missing(request, message_id)
         return HttpResponseRedirect(reverse("admin:dlq_app_deadletter_change", args=[row.pk]))
 
-    def _buttons(self, request: HttpRequest) -> list[ActionButton]:
+    def _buttons(self, request: HttpRequest, criteria: LetterCriteria) -> list[ActionButton]:
         locked = permissions.denial_reason(request, permissions.REPLAY)
         return [
             ActionButton(name="replay", label="Replay", locked=locked, is_primary=True),
             ActionButton(name="resolve", label="Resolve", locked=locked),
             ActionButton(name="discard", label="Discard", locked=locked),
             ActionButton(name="set_aside", label="Set aside", locked=locked),
+            *(ActionButton(name=name, label=label, locked=locked) for name, label in _undoing(criteria)),
             ActionButton(name="export", label="Export", locked="", is_wide_only=True),
         ]
 
@@ -380,6 +382,14 @@ class DeadLetterAdmin(BulkPages, LetterViews, ReadOnlyAdmin):  # type: ignore[mi
     @admin.action(description="Set aside", permissions=["replay"])
     def set_aside(self, request: HttpRequest, queryset: Any) -> HttpResponse:
         return self._confirm("set-aside", queryset)
+
+    @admin.action(description="Resume automatic replays", permissions=["replay"])
+    def resume(self, request: HttpRequest, queryset: Any) -> HttpResponse:
+        return self._confirm("resume", queryset)
+
+    @admin.action(description="Reopen", permissions=["replay"])
+    def reopen(self, request: HttpRequest, queryset: Any) -> HttpResponse:
+        return self._confirm("reopen", queryset)
 
     @admin.action(description="Export")
     def export(self, request: HttpRequest, queryset: Any) -> HttpResponse:
@@ -480,3 +490,12 @@ class DeadLetterAdmin(BulkPages, LetterViews, ReadOnlyAdmin):  # type: ignore[mi
             content_type=exporting.FORMS["jsonl"],
             headers={"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"},
         )
+
+
+def _undoing(criteria: LetterCriteria) -> list[tuple[str, str]]:
+    """Name and label of the actions that undo others, if the list shows letters that they fit."""
+    undoing = {
+        Status.MANUAL: ("resume", "Resume automatic replays"),
+        Status.RESOLVED: ("reopen", "Reopen"),
+    }
+    return [action for status, action in undoing.items() if status in criteria.statuses]

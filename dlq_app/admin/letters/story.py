@@ -42,6 +42,8 @@ _EVENTS = {
     Verb.SET_ASIDE.value: ("hand", "hand", "Set aside"),
     Verb.RESOLVE_BY_HAND.value: ("ok", "check", "Resolved manually"),
     Verb.DISCARD.value: ("", "slash", "Discarded"),
+    Verb.RESUME.value: ("", "clock", "Automatic replays resumed"),
+    Verb.REOPEN.value: ("warn", "up", "Reopened"),
 }
 _WORDS = {
     Verb.DEAD_LETTER.value: "Became a dead letter",
@@ -55,6 +57,8 @@ _WORDS = {
     Verb.RESOLVE_BY_HAND.value: "Resolved manually",
     Verb.DISCARD.value: "Discarded",
     Verb.SET_ASIDE.value: "Set aside",
+    Verb.RESUME.value: "Automatic replays resumed",
+    Verb.REOPEN.value: "Reopened",
     "reveal": "Secrets revealed",
 }
 

@@ -43,6 +43,8 @@ _SERVICES: Mapping[str, Callable[..., Letter]] = {
     "resolve": dead_letters.resolve_by_hand,
     "discard": dead_letters.discard,
     "set-aside": dead_letters.set_aside,
+    "resume": dead_letters.resume,
+    "reopen": dead_letters.reopen,
 }
 
 
@@ -123,7 +125,7 @@ class LetterViews:
 
     @method_decorator(csrf_protect)
     def move_view(self, request: HttpRequest, object_id: str, what: str) -> HttpResponse:
-        """Resolve, discard or set aside, with a reason."""
+        """Resolve, discard, set aside, resume or reopen, with a reason."""
         permissions.require(request, permissions.REPLAY)
         move = BULK[what]
 
