@@ -270,10 +270,11 @@ class Wait:
 Step = Claim | OwnLetter | Copy | Skip | Wait
 
 
-def next_step(letter: DeadLetter | None, batch_id: str, *, skipped: bool, ending: bool) -> Step:
+def next_step(letter: DeadLetter | None, batch_id: str, *, skipped: bool, ending: bool, poison: bool = True) -> Step:
     """What to do with a letter of the plan. ``skipped``: the letter records that this batch skips it.
 
-    ``ending``: the batch sends nothing more, so a letter that is not claimed for it never will be.
+    ``poison``: the batch replays letters whose message may kill its process. ``ending``: the batch sends nothing more,
+    so a letter that is not claimed for it never will be.
     """
     if letter is None:
         return Skip("gone")
@@ -287,7 +288,10 @@ def next_step(letter: DeadLetter | None, batch_id: str, *, skipped: bool, ending
         return Skip("resolved")
     if skipped or letter.status not in WAITING:
         return Skip("in_flight")
-    return Skip("cancelled") if ending else Claim()
+    if ending:
+        return Skip("cancelled")
+    # Its message was lost only after the plan was made.
+    return Skip("poison") if letter.is_poison and not poison else Claim()
 
 
 def copied(outcome: str, attempt: Mapping[str, object]) -> Copy:

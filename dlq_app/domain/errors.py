@@ -132,6 +132,13 @@ class ReplayInFlight(MoveRefused):
     title = "Replay already in progress"
 
 
+class PoisonUnconfirmed(MoveRefused):
+    """This message was lost with its process each time it ran. Its replay needs a confirmation."""
+
+    code = "poison_unconfirmed"
+    title = "Replay may kill a worker"
+
+
 class AlreadyDone(MoveRefused):
     """A newer message with this id is already done."""
 

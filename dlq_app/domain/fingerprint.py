@@ -44,6 +44,10 @@ _MOVED: Final = {
 }
 
 
+#: The text of a message lost in a replay that runs alone: the same failure as the three losses before it.
+_LOST_ONCE: Final = ("The process that ran it was lost once.", "The process that ran it was lost # times.")
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One line of a traceback."""
@@ -115,6 +119,8 @@ def fingerprint(error_type: str, message: str, stack: str) -> Fingerprint:
     """The group of a failure. Line numbers are left out: they move with every release."""
     frame = (_known_frame if len(stack) <= _MAX_CACHED else _frame)(stack)
     text = normalised(message)
+    if text == _LOST_ONCE[0]:
+        text = _LOST_ONCE[1]
     digest = sha256("\0".join((error_type, frame, text)).encode("utf-8", "backslashreplace")).hexdigest()
     return Fingerprint(digest[:16], error_type, frame, text)
 

@@ -11,6 +11,8 @@ from dlq_app.domain.states import Resolution, Status
 from dlq_app.domain.strategies import Strategy
 from wire.traceparent import trace_id_of
 
+#: The error of a message that was lost with its process each time it ran: it probably kills the process.
+POISON = "WORKER_LOST"
 #: Maximum attempts and replays of a letter; the newest are kept.
 KEPT_ATTEMPTS = 100
 KEPT_REPLAYS = 50
@@ -152,6 +154,11 @@ class DeadLetter:
     history: Sequence[Mapping[str, Any]] = ()
     #: As of ``Death``.
     traceparent: str = ""
+
+    @property
+    def is_poison(self) -> bool:
+        """Whether the message probably kills the process that runs it. A replay runs alone in its process, and once."""
+        return self.error_type == POISON
 
     @property
     def trace_id(self) -> str:

@@ -38,6 +38,8 @@ class ForwardOrder:
     force: bool = False
     #: According to the letter the last run succeeded: a message without a record counts as done.
     ended_done: bool = False
+    #: It may kill the process that runs it: it runs alone in a process, and its first loss ends the run.
+    alone: bool = False
     #: Canonical ``traceparent`` of the replay; empty without one.
     traceparent: str = ""
 

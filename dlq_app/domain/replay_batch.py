@@ -71,7 +71,7 @@ CANARY_FAILED, TOO_MANY_FAILURES = "canary_failed", "too_many_failures"
 SUCCEEDED, FAILED_SAME, FAILED_NEW = "succeeded", "failed_same", "failed_new"
 FAILED = (FAILED_SAME, FAILED_NEW)
 #: Reasons why a letter was not replayed, stored as ``skipped:reason``.
-SKIPS = ("already_done", "cancelled", "gone", "in_flight", "not_replayable", "resolved", "superseded")
+SKIPS = ("already_done", "cancelled", "gone", "in_flight", "not_replayable", "poison", "resolved", "superseded")
 SKIPPED = tuple(f"skipped:{why}" for why in SKIPS)
 #: Filter values of a list of items, and the outcomes of each.
 OUTCOME_FILTERS: Mapping[str, tuple[str, ...]] = {
@@ -115,6 +115,8 @@ class BatchOrder:
     #: Maximum number of letters, oldest failure first.
     limit: int | None = None
     scheduled_at: datetime | None = None
+    #: Also letters whose message probably kills the process that runs it; each of them runs alone and once.
+    poison: bool = False
 
     @classmethod
     def parse(cls, body: Any) -> BatchOrder:
@@ -175,6 +177,8 @@ class ReplayBatch:
     #: Time of the last outcome.
     finished_at: datetime | None
     updated_at: datetime
+    #: Whether it replays letters with ``WORKER_LOST``. Batches of earlier versions did.
+    poison: bool = True
     #: What it waits for, in words; empty while it sends.
     waiting: str = ""
     #: Stopped automatically: error types of the letters that had failed, most frequent first.
@@ -229,8 +233,9 @@ class ItemPage:
 class LeftOut:
     """Letters that match the order and would not be replayed.
 
-    ``why`` is ``resolved``, ``in_flight``, ``in_batch`` (an unfinished batch has them), ``limit``, ``not_found`` or
-    ``unreadable`` (documents that are not valid letters).
+    ``why`` is ``resolved``, ``in_flight``, ``in_batch`` (an unfinished batch has them), ``poison`` (their messages
+    probably kill the process that runs them), ``limit``, ``not_found`` or ``unreadable`` (documents that are not valid
+    letters).
     """
 
     why: str
@@ -375,6 +380,12 @@ ORDER_IN = Shape(
     optional("maxFailureRate", number(0, 1), "Stop when a larger share of the letters with an outcome has failed."),
     optional("limit", integer(1, MAX_LETTERS), "Maximum number of letters, oldest failure first."),
     optional("scheduledAt", INSTANT, "Do not start before this instant."),
+    optional(
+        "poison",
+        BOOLEAN,
+        "Also replay letters with `WORKER_LOST`, whose messages probably kill the process that runs them: each once, "
+        "in a process without other messages. Default: they are left out.",
+    ),
     null_is_absent=True,
 )
 

@@ -8,6 +8,7 @@ from dlq_app.domain.masking import mask
 from dlq_app.domain.replay_batch import Stage
 from dlq_app.rest.contract import LETTER_SUMMARY, LINKS, Masking
 from wire.contract import (
+    BOOLEAN,
     COUNT,
     INSTANT,
     NUMBER,
@@ -70,6 +71,7 @@ _BATCH = Shape(
     Field("canary", nullable(Shape("Canary", Field("size", COUNT), Field("minSuccess", COUNT)))),
     Field("maxFailures", nullable(COUNT)),
     Field("maxFailureRate", nullable(NUMBER)),
+    Field("poison", BOOLEAN, "Whether it replays letters with `WORKER_LOST`."),
     Field("requestedBy", TEXT),
     Field("createdAt", INSTANT),
     Field("scheduledAt", nullable(INSTANT)),
@@ -117,7 +119,7 @@ DRY_RUN = Shape(
                     "why",
                     TEXT,
                     "`resolved`, `in_flight` (a replay is in progress), `in_batch` (part of an unfinished batch), "
-                    "`limit`, `not_found`, `unreadable`.",
+                    "`poison` (`WORKER_LOST`, without `poison`), `limit`, `not_found`, `unreadable`.",
                 ),
                 Field("count", COUNT),
             )

@@ -128,6 +128,7 @@ def _was_ordered(batch: ReplayBatch, order: BatchOrder) -> bool:
         and (batch.max_failures, batch.max_failure_rate) == (order.max_failures, order.max_failure_rate)
         and (batch.limit == order.limit or (order.limit is None and batch.limit == settings.DLQ_APPROVAL_SIZE))
         and batch.scheduled_at == scheduled_at
+        and batch.poison == order.poison
     )
 
 

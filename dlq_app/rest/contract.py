@@ -386,6 +386,12 @@ REPLAY_IN = Shape(
     "ReplayIn",
     _REASON,
     optional("force", BOOLEAN, "Replay even if the letter is resolved or the message done."),
+    optional(
+        "poison",
+        BOOLEAN,
+        "Required for a letter with `WORKER_LOST`, whose message probably kills the process that runs it: replay it "
+        "once, in a process without other messages.",
+    ),
     optional("payload", kind({}, read=_read_payload), "Runs instead of the original, which is kept unchanged."),
 )
 IGNORE_IN = Shape(

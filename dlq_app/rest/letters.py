@@ -130,8 +130,8 @@ class ReplayView(APIView):
                 s400="`invalid_request`, `invalid_payload`",
                 s404="`dead_letter_not_found`",
                 s413="`payload_too_large`: the same limit as at intake.",
-                s409="`replay_in_flight`, `illegal_state` (resolved, without `force`), `already_done`, "
-                "`not_replayable`",
+                s409="`replay_in_flight`, `illegal_state` (resolved, without `force`), `poison_unconfirmed` "
+                "(`WORKER_LOST`, without `poison`), `already_done`, `not_replayable`",
                 s503="`circuit_open`, `store_unavailable`: nothing was started. `replay_unknown`: see the letter.",
             ),
         },

@@ -67,7 +67,8 @@ class Dispatcher:
             claims: list[tuple[DeadLetter, str]] = []
             for item, seen in rows:
                 letter = seen.letter if seen else None
-                match next_step(letter, batch.id, skipped=bool(seen and seen.skipped), ending=batch.is_final):
+                was_skipped = bool(seen and seen.skipped)
+                match next_step(letter, batch.id, skipped=was_skipped, ending=batch.is_final, poison=batch.poison):
                     case Claim() if letter:
                         claims.append((letter, new_replay_id()))
                     case OwnLetter() if letter:

@@ -68,15 +68,17 @@ def replay(
     actor: str,
     reason: str = "",
     force: bool = False,
+    poison: bool = False,
     payload: bytes | None = None,
     replay_id: str | None = None,
 ) -> ReplayAnswer:
     """Replay the letter with this ``_id`` or message id, as one attempt through intake.
 
-    ``payload`` runs instead of the original, which is kept; hidden values in it are taken from the original. Raises
-    ``PayloadInvalid`` when the original has no hidden value there, or intake would reject the payload. Of concurrent
-    callers one gets ``Replayed``. ``StoreUnavailable``: nothing was started, or the sweep ends the claim; the call can
-    be repeated with the same ``replay_id``.
+    A letter whose message probably kills its process (``DeadLetter.is_poison``) needs ``poison``; it then runs in a
+    process without other messages, and only once. ``payload`` runs instead of the original, which is kept; hidden
+    values in it are taken from the original. Raises ``PayloadInvalid`` when the original has no hidden value there, or
+    intake would reject the payload. Of concurrent callers one gets ``Replayed``. ``StoreUnavailable``: nothing was
+    started, or the sweep ends the claim; the call can be repeated with the same ``replay_id``.
     """
     letters = repository.letters()
     letter = letters.find(ref)
@@ -93,6 +95,7 @@ def replay(
         by=actor,
         why=reason,
         force=force,
+        poison=poison,
         payload=payload,
     )
     return Replayer(letters, intake()).replay(letter, request)
@@ -157,11 +160,12 @@ def replay_due(limit: int = 100) -> DueRound:
             kind="auto",
             by=SYSTEM,
             why=f"automatic replay {letter.dlq_retry_count + 1} of {policy.max_automatic_replays}",
+            poison=True,  # the policy names this error type, so no one is asked
         )
         match replayer.replay(letter, request):
             case Replayed():
                 replayed += 1
-            case replaying.Refused(_, message_type, retry_after):
+            case replaying.Refused(message_type=message_type, retry_after=retry_after):
                 wait = min(max(timedelta(seconds=retry_after), _MIN_WAIT), _MAX_WAIT)
                 if len(port.breakers([message_type]).get(message_type, ())) > 1:
                     # The payload chose this breaker; others of the type may go elsewhere.
@@ -181,7 +185,7 @@ def replay_due(limit: int = 100) -> DueRound:
 def release_stale(limit: int = 100) -> int:
     """Look after claims older than five minutes, at most ``limit``; how many were released.
 
-    A claim whose message exists is kept: its outcome will come. Raises ``StoreUnavailable`` when a store is away.
+    A claim whose message exists is kept: its outcome will come. Raises ``StoreUnavailable`` when a store is silent.
     """
     letters = repository.letters()
     replayer = Replayer(letters, intake())

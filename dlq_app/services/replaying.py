@@ -81,13 +81,22 @@ class AlreadyDone:
 
 
 @dataclass(frozen=True, slots=True)
+class Poison:
+    """The message probably kills the process that runs it, and the request does not confirm that."""
+
+    message_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
-    """The circuit breaker of this type is open; nothing was claimed."""
+    """The circuit breaker of this message is open; nothing was claimed."""
 
     message_id: str
     message_type: str
     #: Seconds.
     retry_after: float
+    #: Name of the breaker; empty if intake does not know it any more.
+    breaker: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +122,9 @@ class Unknown:
     message_id: str
 
 
-ReplayAnswer = Replayed | AlreadyClaimed | NotReplayable | AlreadyDone | Refused | NotStarted | NotFound | Unknown
+ReplayAnswer = (
+    Replayed | AlreadyClaimed | NotReplayable | Poison | AlreadyDone | Refused | NotStarted | NotFound | Unknown
+)
 
 
 def refusal(answer: ReplayAnswer) -> DeadLetterError | None:
@@ -130,14 +141,20 @@ def refusal(answer: ReplayAnswer) -> DeadLetterError | None:
         case NotReplayable(message_id, status):
             hint = "; set `force` to replay it anyway" if status is Status.RESOLVED else ""
             return errors.MoveRefused(f"{message_id} is {status}{hint}.")
+        case Poison(message_id):
+            return errors.PoisonUnconfirmed(
+                f"{message_id} was lost with its worker process each time it ran, so it probably kills the process. "
+                "Set `poison` to replay it anyway: once, in a process without other messages."
+            )
         case AlreadyDone(message_id, stays_resolved):
             left = "stays resolved" if stays_resolved else "now needs a decision"
             return errors.AlreadyDone(
                 f"A newer run of {message_id} succeeded; the letter {left}. "
                 "It can be replayed when intake no longer has a record of that run."
             )
-        case Refused(message_id, message_type, retry_after):
-            detail = f"The circuit breaker of {message_type} is open; {message_id} was not changed."
+        case Refused(message_id, message_type, retry_after, breaker):
+            which = f"The circuit breaker {breaker}" if breaker else f"The circuit breaker of {message_type}"
+            detail = f"{which} is open; {message_id} was not changed."
             return errors.CircuitOpen(detail, retry_after=retry_after)
         case NotStarted(message_id, why):
             return errors.NotStarted(f"{message_id} was not started: {why}. Try again.", retry_after=1)
@@ -157,6 +174,8 @@ class ReplayRequest:
     by: str
     why: str = ""
     force: bool = False
+    #: The requester knows that the message may kill the process that runs it.
+    poison: bool = False
     #: Edited payload text; None replays the original.
     payload: bytes | None = None
     batch_id: str = ""
@@ -191,9 +210,11 @@ class Replayer:
         Raises ``StoreUnavailable`` only before the claim, or when it is unknown whether MongoDB applied it: then the
         sweep ends the claim, and a repetition with the same ``replay_id`` continues it.
         """
-        wait_ms = self._port.retry_after_ms(letter.type, letter.body if request.payload is None else request.payload)
+        body = letter.body if request.payload is None else request.payload
+        wait_ms = self._port.retry_after_ms(letter.type, body)
         if wait_ms is not None:
-            return Refused(letter.message_id, letter.type, max(wait_ms, 0) / 1000)
+            name = self._port.breaker_of(letter.type, body) or ""
+            return Refused(letter.message_id, letter.type, max(wait_ms, 0) / 1000, name)
         began_ms = self._port.now_ms()
         claimed = self._claim(letter, request)
         if not isinstance(claimed, DeadLetter):
@@ -211,6 +232,8 @@ class Replayer:
                 return AlreadyClaimed(current.message_id, current.claim.replay_id if current.claim else "")
             if not request.force and not is_allowed(Verb.CLAIM, current.status):
                 return NotReplayable(current.message_id, current.status)
+            if current.is_poison and not request.poison:
+                return Poison(current.message_id)
             # Outside of the try: while MongoDB's time is not known, nothing has been asked of it.
             order = self._order(current, request)
             try:
@@ -356,6 +379,7 @@ def order_of(claimed: DeadLetter, deadline_ms: int, *, force: bool) -> ForwardOr
         prior_runs=claimed.prior_runs,
         force=force,
         ended_done=claimed.resolution is Resolution.REPLAYED,
+        alone=claimed.is_poison,
         traceparent=_trace_of(claimed) if tracing.is_on else claimed.traceparent,
     )
 

@@ -32,8 +32,8 @@ STALE_AFTER = timedelta(minutes=5)
 _FOR_BATCH = dict.fromkeys(
     (
         "messageId", "type", "status", "strategy", "resolution", "fence", "closedEpoch", "replay", "replayAttempts",
-        "skippedBy", "metadata", "queuedAt", "createdAt", "firstFailedAt", "lastFailedAt", "acctDay", "priorRuns",
-        "traceparent",
+        "skippedBy", "metadata", "errorType", "queuedAt", "createdAt", "firstFailedAt", "lastFailedAt", "acctDay",
+        "priorRuns", "traceparent",
     ),
     1,
 )  # fmt: skip

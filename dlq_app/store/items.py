@@ -15,7 +15,7 @@ from pymongo.collection import Collection
 from pymongo.write_concern import WriteConcern
 
 from dlq_app.domain.criteria import LetterCriteria
-from dlq_app.domain.letter import DeadLetter
+from dlq_app.domain.letter import POISON, DeadLetter
 from dlq_app.domain.replay_batch import FAILED, OUTCOME_FILTERS, SKIPPED, SUCCEEDED, BatchItem, BatchOrder
 from dlq_app.domain.states import WAITING, Status
 from dlq_app.store import queries
@@ -32,6 +32,8 @@ _PAGE = 5000
 _WAITING = {"status": {"$in": sorted(status.value for status in WAITING)}}
 #: The order of a plan: oldest failure first.
 _ORDER = {"lastFailedAt": 1, "_id": 1}
+_POISON: Document = {"errorType": POISON}
+_NOT_POISON: Document = {"errorType": {"$ne": POISON}}
 _WITHOUT_HEAVY = dict.fromkeys(HEAVY, 0)
 
 
@@ -105,8 +107,10 @@ class Items:
                 "in_batch": self._count_held(wanted, batches) if batches else 0,
             }
             found["unreadable"] = self._unreadable(order)
+            found["poison"] = 0 if order.poison else self._poison(order, batches)
             if order.limit is not None:
-                waiting = self._count(wanted, _WAITING) - found["unreadable"] - found["in_batch"]
+                left = found["unreadable"] + found["in_batch"] + found["poison"]
+                waiting = self._count(wanted, _WAITING) - left
                 found["limit"] = max(0, waiting - order.limit)
             if order.ids:
                 rows = self._letters.find(wanted, {"messageId": 1})
@@ -120,13 +124,28 @@ class Items:
         with patiently(SCAN_LIMIT_S):
             return self._count(_matching(order), _WAITING, {"$or": queries.UNREADABLE})
 
+    def _poison(self, order: BatchOrder, batches: Sequence[str]) -> int:
+        """Waiting letters whose message probably kills its process, without those that another batch has."""
+        if not self._has_poison(order):
+            return 0
+        poisonous = {"$and": [_matching(order), _POISON]}
+        held = self._count_held(poisonous, batches) if batches else 0
+        return self._count(poisonous, _WAITING, *self._readable(order)) - held
+
+    def _has_poison(self, order: BatchOrder) -> bool:
+        with patiently(SCAN_LIMIT_S):
+            where = {"$and": [_matching(order), _WAITING, _POISON]}
+            return self._letters.count_documents(where, limit=1) > 0
+
     def _readable(self, order: BatchOrder) -> list[Document]:
         """The condition that excludes them. Only if there are some: it makes the server read every letter."""
         return [{"$nor": queries.UNREADABLE}] if self._unreadable(order) else []
 
     def _chosen(self, order: BatchOrder, batches: Sequence[str], *, is_sorted: bool = False) -> list[Document]:
         """Pipeline stages that select the letters of a plan: matching, waiting, valid, in no other plan."""
-        stages: list[Document] = [{"$match": {"$and": [_matching(order), _WAITING, *self._readable(order)]}}]
+        # Only if there are some, so that the usual plan is found as before. One that comes in between is skipped later.
+        poison = [] if order.poison or not self._has_poison(order) else [_NOT_POISON]
+        stages: list[Document] = [{"$match": {"$and": [_matching(order), _WAITING, *poison, *self._readable(order)]}}]
         if is_sorted or order.limit is not None:
             stages.append({"$sort": _ORDER})
         if batches:

@@ -107,6 +107,9 @@ def test_it_reads_exception_groups() -> None:
 
 def test_a_text_that_is_no_traceback_still_has_a_group() -> None:
     assert fingerprint("WORKER_LOST", "lost 3 times", "").frame == ""
+    lost = "The process that ran it was lost"
+    again = fingerprint("WORKER_LOST", f"{lost} once.", "").value
+    assert again == fingerprint("WORKER_LOST", f"{lost} 3 times.", "").value
     assert fingerprint("WORKER_LOST", "lost 3 times", "").value == fingerprint("WORKER_LOST", "lost 4 times", "").value
 
 

@@ -184,7 +184,7 @@ def test_a_released_claims_epoch_is_never_drawn_again(
 def test_a_closed_door_claims_nothing(letter: DeadLetter, letters: Letters, intake: MemoryIntake) -> None:
     intake.open_types["payment.capture"] = 30_000
 
-    assert dead_letters.replay("m-1", actor="key:olga") == Refused("m-1", "payment.capture", 30.0)
+    assert dead_letters.replay("m-1", actor="key:olga") == Refused("m-1", "payment.capture", 30.0, "payment.capture")
     assert found(letters) == letter
 
 

@@ -35,6 +35,8 @@ param(
     [ValidateRange(0, 1000)] [int] $MinSuccess,
     [ValidateRange(0, 10000000)] [int] $MaxFailures,
     [ValidateRange(0.0, 1.0)] [double] $MaxFailureRate,
+    # Also letters with WORKER_LOST, which probably kill a worker: each once, alone in a process.
+    [switch] $Poison,
     # Start not before this instant.
     [string] $Schedule,
     [string] $Name, [string] $Reason,
@@ -138,6 +140,7 @@ if ($filter.Count) { $order.filter = $filter }
 $ids = @(@($Id) + @($LiteralId) | Where-Object { $_ })
 if ($ids) { $order.ids = $ids }
 if ($All) { $order.all = $true }
+if ($Poison) { $order.poison = $true }
 if ($Name) { $order.name = $Name }
 if ($Reason) { $order.reason = $Reason }
 if ($Schedule) { $order.scheduledAt = $Schedule }

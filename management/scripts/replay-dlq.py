@@ -19,6 +19,7 @@ Batch:
   --min-success N       with --canary: continue if at least N of the first succeed (default: all of them)
   --max-failures N      stop when more than N fail
   --max-failure-rate R  stop when a larger share of the outcomes are failures (0 to 1)
+  --poison              also letters with WORKER_LOST, which probably kill a worker: each once, alone in a process
   --schedule INSTANT    do not start before this time, for example 2026-11-24T03:12:00Z
   --name TEXT, --reason TEXT
 
@@ -54,7 +55,7 @@ FILTERS = {
 TEXTS = {"--schedule": "scheduledAt", "--name": "name", "--reason": "reason"}
 INTEGERS = {"--limit": "limit", "--canary": "canary", "--min-success": "minSuccess", "--max-failures": "maxFailures"}
 NUMBERS = {"--rate": "ratePerSecond", "--max-failure-rate": "maxFailureRate"}
-SWITCHES = ("--all", "--dry-run", "--wait", "--yes", "--json")
+SWITCHES = ("--all", "--poison", "--dry-run", "--wait", "--yes", "--json")
 BATCHES = "/api/dlq/replay-batch"
 ENDED = ("finished", "cancelled", "stopped")
 
@@ -141,6 +142,8 @@ class Order:
             fail("set DLQ_API_KEY, or give --key-file")
         if not self.key.isascii() or not self.key.isprintable():
             fail("the API key must be one line of ASCII characters")
+        if "--poison" in self.switches:
+            self.body["poison"] = True
         if "--all" in self.switches:
             self.body["all"] = True
         minimum = self.body.pop("minSuccess", None)

@@ -22,6 +22,7 @@ Batch:
   --min-success N       with --canary: continue if at least N of the first succeed (default: all of them)
   --max-failures N      stop when more than N fail
   --max-failure-rate R  stop when a larger share of the outcomes are failures (0 to 1)
+  --poison              also letters with WORKER_LOST, which probably kill a worker: each once, alone in a process
   --schedule INSTANT    do not start before this time, for example 2026-11-24T03:12:00Z
   --name TEXT, --reason TEXT
 
@@ -204,7 +205,7 @@ while [ $# -gt 0 ]; do
     flag=$1
     shift
     case $flag in
-        --all | --dry-run | --wait | --yes | --json | -h | --help | --) ;;
+        --all | --poison | --dry-run | --wait | --yes | --json | -h | --help | --) ;;
         --*=*)
             value=${flag#*=}
             flag=${flag%%=*}
@@ -236,6 +237,7 @@ while [ $# -gt 0 ]; do
         --schedule) text "$flag" "$value" && field scheduledAt "\"$(escaped "$value")\"" ;;
         --name) text "$flag" "$value" && field name "\"$(escaped "$value")\"" ;;
         --reason) text "$flag" "$value" && field reason "\"$(escaped "$value")\"" ;;
+        --poison) field poison true ;;
         --all) everything=1 ;;
         --dry-run) dry_run=1 ;;
         --wait) wait=1 ;;

@@ -115,6 +115,18 @@ def test_a_dry_run_shows_what_would_be_done_and_does_nothing() -> None:
     assert batches.page().batches == []
 
 
+def test_letters_that_kill_their_worker_are_left_out_until_they_are_meant(intake: MemoryIntake) -> None:
+    die("m-1", error_type="WORKER_LOST", error_kind="unknown")
+    die("m-2")
+
+    seen = Ran("--all", "--dry-run")
+    assert "  left out: 1 with WORKER_LOST, which probably kill a worker; --poison includes them" in seen.out
+    named = Ran("m-1", "--yes")
+    assert (named.code, intake.forwarded) == (2, [])
+    ran = Ran("m-1", "--poison", "--yes", "--wait")
+    assert (ran.code, [order.alone for order in intake.forwarded]) == (0, [True])
+
+
 def test_a_dry_run_as_json_is_one_document() -> None:
     die("m-1")
 

@@ -155,7 +155,7 @@ def test_what_the_flags_say_is_what_is_ordered(script: Script) -> None:
     ran = script(
         *("--status", "dlq_pending", "--status=dlq_failed", "--source", "shop & co", "--tag=eu", "--limit", "2"),
         *("--rate", "20.5", "--canary", "2", "--min-success", "1", "--max-failures", "3", "--max-failure-rate", "0.5"),
-        *("--schedule", "2026-11-24T12:00:00Z", "--name", odd, "--reason", odd, "--yes"),
+        *("--schedule", "2026-11-24T12:00:00Z", "--name", odd, "--reason", odd, "--poison", "--yes"),
     )
 
     assert ran.returncode == 0, ran.stderr
@@ -166,7 +166,7 @@ def test_what_the_flags_say_is_what_is_ordered(script: Script) -> None:
     assert (batch.total, batch.limit, batch.rate_per_second) == (2, 2, 20.5)
     assert batch.canary
     assert (batch.canary.size, batch.canary.min_success) == (2, 1)
-    assert (batch.max_failures, batch.max_failure_rate) == (3, 0.5)
+    assert (batch.max_failures, batch.max_failure_rate, batch.poison) == (3, 0.5, True)
     assert (batch.name, batch.reason, batch.requested_by) == (odd, odd, "key:olga")
     assert batch.scheduled_at
     assert f"Batch {batch.id} with 2 letters" in ran.stdout

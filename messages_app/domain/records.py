@@ -136,6 +136,13 @@ class Record:
     result: str
     #: As of ``Acceptance``; empty once the story has expired.
     traceparent: str = ""
+    #: A replay that began with the losses that make a message run alone: its first own loss is its last.
+    began_alone: bool = False
+
+    @property
+    def losses(self) -> int:
+        """How often this run was lost with its process."""
+        return self.recoveries - LOSSES_BEFORE_ALONE if self.began_alone else self.recoveries
 
 
 @dataclass(slots=True, kw_only=True)
@@ -171,7 +178,10 @@ class Claimed:
 
     @property
     def alone(self) -> bool:
-        """Whether two processes were lost with it: then claim no other message until it has ended."""
+        """Whether it may be poison: two processes were lost with it, or this is a replay of such a message.
+
+        Then its process claims no other message until it has ended.
+        """
         return self.recoveries >= LOSSES_BEFORE_ALONE
 
 

@@ -14,7 +14,7 @@ local moved, recovered, given_up, rewoken = 0, 0, 0, 0
 
 local function look(id)
   local record = read(id, 'state', 'epoch', 'attempt', 'fence', 'priority', 'recoveries', 'wakes', 'dueAt', 'leaseUntil',
-    'owner', 'startedAt', 'replayId')
+    'owner', 'startedAt', 'replayId', 'alone')
   record.recoveries = tonumber(record.recoveries) or 0
   return record
 end
@@ -34,7 +34,7 @@ end
 
 local function lost_error(record)
   return '{"errorType":"WORKER_LOST","errorKind":"unknown","errorReason":"The process that ran it was lost '
-    .. LOSSES_MAX .. ' times.","errorStack":"","at":"' .. iso(now) .. '","systemState":{},"worker":'
+    .. (record.alone == '1' and 'once' or LOSSES_MAX .. ' times') .. '.","errorStack":"","at":"' .. iso(now) .. '","systemState":{},"worker":'
     .. cjson.encode(record.owner) .. '}'
 end
 

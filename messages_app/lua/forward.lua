@@ -2,21 +2,23 @@
 -- KEYS  1 prefix of every key
 -- ARGV  for each message: id, epoch, deadline ms, force (1 or 0), closedEpoch of the letter at its claim, type, body,
 --       edited (1 or 0), edited body, priority, story (the accepted fields, one line of JSON), queuedAt ms, account day or
---       empty, replay id, failed runs so far, done or dead (how a forgotten message ended), client that submitted
+--       empty, replay id, failed runs so far, done or dead (how a forgotten message ended), client that submitted,
+--       alone (1 or 0: it may be poison, so it runs alone and its first loss is its last)
 -- RETURNS  for each message two values: status, state of the record in the way (or empty); or refused (it cannot be
 --          written) and why
 -- RACES  An order may arrive twice, or after its sender gave up: repetition, ban and deadline are judged here, in this
 --        order, because only here they exclude each other.
 local prefix = KEYS[1]
 --@use time check calendar wake account alone
-local STEP, MOST = 17, 250
+local STEP, MOST = 18, 250
 if #ARGV == 0 or #ARGV % STEP ~= 0 or #ARGV > MOST * STEP then error('BADARG number of messages') end -- more do not fit into one unpack
 local OPEN = { queued = true, scheduled = true, running = true, retry_wait = true, dead_pending = true }
 local LANES, FINAL = { high = true, normal = true, low = true }, { done = true, dead = true }
 local FLAGS = { ['0'] = true, ['1'] = true }
 
 -- Check the arguments of a message, and answer its record.
-local function look(id, epoch, deadline, force, death_seen, type, edited, priority, queued_at, replay_id, prior_runs, ended)
+local function look(id, epoch, deadline, force, death_seen, type, edited, priority, queued_at, replay_id, prior_runs, ended,
+    alone)
   identifier(id)
   whole(epoch, 'epoch')
   whole(deadline, 'deadline')
@@ -25,6 +27,7 @@ local function look(id, epoch, deadline, force, death_seen, type, edited, priori
   whole(prior_runs, 'prior runs')
   one_of(force, FLAGS, 'force')
   one_of(edited, FLAGS, 'edited')
+  one_of(alone, FLAGS, 'alone')
   one_of(priority, LANES, 'priority')
   one_of(ended, FINAL, 'end')
   if type == '' or replay_id == '' then error('BADARG type or replay id') end
@@ -63,7 +66,8 @@ local function count_again(account, state, ended, day, type, letter_has_it)
   return account
 end
 
-local function start(id, epoch, body, edited, edited_body, priority, story, queued_at, replay_id, prior_runs, client, old)
+local function start(id, epoch, body, edited, edited_body, priority, story, queued_at, replay_id, prior_runs, client,
+    alone, old)
   local key, wakes = prefix .. 'msg:' .. id, (tonumber(old.wakes) or 0) + 1
   redis.call('HSET', key, 'state', 'queued', 'epoch', epoch, 'attempt', '0', 'priority', priority, 'account', old.account,
     'maxRetries', '0', 'queuedAt', queued_at, 'wakes', wakes, 'wakeAt', stamp, 'replayId', replay_id, 'client', client,
@@ -71,8 +75,13 @@ local function start(id, epoch, body, edited, edited_body, priority, story, queu
   if old.state then
     -- What belongs to the former epoch. The fence stays: no later one may be below it.
     redis.call('HDEL', key, 'dueAt', 'leaseUntil', 'startedAt', 'finishedAt', 'recoveries', 'deferrals', 'deferredSince',
-      'heldBy', 'owner', 'outbox', 'lastError', 'result')
+      'heldBy', 'owner', 'outbox', 'lastError', 'result', 'alone')
     redis.call('PERSIST', key)
+  end
+  local lane = priority
+  if alone == '1' then
+    redis.call('HSET', key, 'recoveries', LOSSES_BEFORE_ALONE, 'alone', '1')
+    lane = lane_of(priority, LOSSES_BEFORE_ALONE)
   end
   local written = #texts
   texts[written + 1], texts[written + 2] = prefix .. 'story:' .. id, story
@@ -83,17 +92,17 @@ local function start(id, epoch, body, edited, edited_body, priority, story, queu
     runs_gone[#runs_gone + 1] = prefix .. 'run:' .. id
   end
   started[#started + 1] = id
-  if not lanes[priority] then lanes[priority], waiting[priority] = {}, {} end
-  table.insert(lanes[priority], job_of(id, epoch, '0', wakes))
-  table.insert(waiting[priority], stamp)
-  table.insert(waiting[priority], id)
+  if not lanes[lane] then lanes[lane], waiting[lane] = {}, {} end
+  table.insert(lanes[lane], job_of(id, epoch, '0', wakes))
+  table.insert(waiting[lane], stamp)
+  table.insert(waiting[lane], id)
 end
 
 for at = 1, #ARGV, STEP do
   local id, epoch, deadline, force, death_seen, type, body, edited, edited_body, priority, story, queued_at, day, replay_id,
-    prior_runs, ended, client = unpack(ARGV, at, at + STEP - 1)
+    prior_runs, ended, client, alone = unpack(ARGV, at, at + STEP - 1)
   local record, refused = apply_alone(look, id, epoch, deadline, force, death_seen, type, edited, priority, queued_at,
-    replay_id, prior_runs, ended)
+    replay_id, prior_runs, ended, alone)
   local status, in_the_way = 'refused', refused
   if not refused then
     local state, old_epoch, account = record[1], tonumber(record[2]) or 0, record[6]
@@ -103,7 +112,7 @@ for at = 1, #ARGV, STEP do
       tonumber(voids[(at - 1) / STEP + 1]) or 0, tonumber(deadline), force == '1')
     if not status then
       account = count_again(account, state, ended, day, type, letter_has_it)
-      start(id, epoch, body, edited, edited_body, priority, story, queued_at, replay_id, prior_runs, client,
+      start(id, epoch, body, edited, edited_body, priority, story, queued_at, replay_id, prior_runs, client, alone,
         { state = state, wakes = record[4], runs = record[5], account = account, edited = record[7] })
       status, in_the_way = 'forwarded', ''
     end

@@ -96,7 +96,7 @@ def forward_args(order: ForwardOrder) -> list[Any]:
         order.message_id, order.epoch, order.deadline_ms, int(order.force), order.death_seen, order.type, order.body,
         int(order.run_body is not None), order.run_body or b"", order.priority, story, order.queued_at_ms,
         order.acct_day, order.replay_id, order.prior_runs, "done" if order.ended_done else "dead",
-        order.client,
+        order.client, int(order.alone),
     ]  # fmt: skip
 
 
@@ -253,6 +253,7 @@ def record_of(message_id: str, row: list[Any]) -> Record | None:
         attempts=",".join(attempts),
         result=fields.get("result", ""),
         traceparent=described.get("traceparent", ""),
+        began_alone=fields.get("alone") == "1",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -37,6 +38,35 @@ def test_a_dead_message_runs_again_once_from_its_original(desk: Desk) -> None:
     # One attempt: whatever the worker asks for, a failure is the end of it.
     assert desk.fail("a", claimed.fence, 1000) is Verdict.TO_OUTBOX
     assert (desk.record().state, desk.record().prior_runs) == (State.DEAD_PENDING, 2)
+
+
+def test_a_replay_that_may_be_poison_runs_alone_and_is_lost_only_once(desk: Desk) -> None:
+    epoch = desk.bury("a")
+    desk.accept("b")
+    desk.ledger.forward(order("a", epoch + 1, alone=True))
+    assert (desk.lane("alone"), len(desk.lane())) == ([f"m-a-{epoch + 1}-0-2".encode()], 1)
+    assert desk.client.zscore("dlq:waiting:alone", "a") is not None
+
+    assert [one.message_id for one in desk.claim(holding=1)] == ["b"]
+    claimed = desk.claim_only()
+    assert (claimed.message_id, claimed.alone, desk.record().losses) == ("a", True, 0)
+    desk.lose("a")
+
+    record = desk.record()
+    assert (record.state, record.outbox, record.losses) == (State.DEAD_PENDING, "death", 1)
+    assert json.loads(record.last_error)["errorReason"] == "The process that ran it was lost once."
+    # A later replay that is not alone has its three losses again.
+    desk.ledger.forward(order("a", epoch + 2, death_seen=epoch + 1))
+    assert (desk.record().recoveries, desk.record().began_alone, desk.lane("alone")) == (0, False, [])
+
+
+def test_an_edited_message_handed_back_stays_in_the_lane_of_its_own(desk: Desk) -> None:
+    epoch = desk.bury("a")
+    desk.ledger.forward(order("a", epoch + 1, alone=True, run_body=b'{"n":2}', version=1))
+    claimed = desk.claim_only()
+    desk.defer("a", claimed.fence)
+    assert (len(desk.lane("alone")), desk.lane()) == (1, [])
+    assert desk.claim_only().body == b'{"n":2}'
 
 
 def test_edited_content_runs_in_its_epoch_only(desk: Desk) -> None:

@@ -135,7 +135,8 @@ class ReplayBatchAdmin(ReadOnlyAdmin):
     ) -> HttpResponse:
         which = form.which
         order = form.shown()
-        dry = batches.dry_run(which.order())
+        dry = batches.dry_run(which.order(poison=form.poison))
+        poison = sum(one.count for one in dry.left_out if one.why == "poison")
         context = {
             **self.context(request, f"Replay {dry.count:,} dead letter{'' if dry.count == 1 else 's'}"),
             "dry": dry,
@@ -151,7 +152,8 @@ class ReplayBatchAdmin(ReadOnlyAdmin):
             "commands": equivalent_commands(
                 limited(order, dry.count) if dry.count else order, which, request.build_absolute_uri("/").rstrip("/")
             ),
-            "locked": self._locked(request, dry.count),
+            "locked": self._locked(request, dry.count, poison),
+            "poison": poison,
             "batch_id": request.POST.get("batch", "") or batches.new_batch_id(),
             "back": back_to_list(which.criteria),
             "as_of": now,
@@ -162,10 +164,12 @@ class ReplayBatchAdmin(ReadOnlyAdmin):
         }
         return TemplateResponse(request, "dlq_app/batch_confirm.html", context, status=400 if errors else 200)
 
-    def _locked(self, request: HttpRequest, count: int) -> str:
-        """Why the batch cannot be started; empty if it can."""
+    def _locked(self, request: HttpRequest, count: int, poison: int = 0) -> str:
+        """Why the batch cannot be started; empty if it can. ``poison``: letters left out because of it."""
         if not permissions.can(request, permissions.REPLAY):
             return permissions.denial_reason(request, permissions.REPLAY)
+        if not count and poison:
+            return "Only letters with WORKER_LOST match. Tick the box to include them."
         if not count:
             return "None of these letters can be replayed."
         return (
@@ -185,7 +189,10 @@ class ReplayBatchAdmin(ReadOnlyAdmin):
             # The form was submitted twice: the batch of the first request exists, even if more letters match now.
             batch = batches.get(batch_id)
         except BatchNotFound:
-            count = batches.dry_run(which.order()).count
+            count = batches.dry_run(which.order(poison=form.poison)).count
+            if form.poison and request.POST.get("with_poison") != "1":
+                said = f"Now {count:,} letters, including those with WORKER_LOST. Check the number and confirm again."
+                return self._confirmation(request, form, now, {"form": said})
             if count > seen:
                 late = f"{count - seen:,} more letters match than this page showed. Check the number and confirm again."
                 return self._confirmation(request, form, now, {"form": late})

@@ -45,10 +45,13 @@ class Which:
         """Neither ids nor criteria nor "all" is given."""
         return not self.ids and self.criteria.is_empty and not self.everything
 
-    def order(self) -> BatchOrder:
+    def order(self, *, poison: bool = False) -> BatchOrder:
         """An order for these letters with default settings."""
         return BatchOrder(
-            criteria=None if self.ids else self.criteria, ids=self.ids, everything=self.everything or bool(self.ids)
+            criteria=None if self.ids else self.criteria,
+            ids=self.ids,
+            everything=self.everything or bool(self.ids),
+            poison=poison,
         )
 
     def as_body(self) -> dict[str, Any]:
@@ -72,12 +75,15 @@ class BatchForm:
     when: str = "now"
     at: str = ""
     off_peak: datetime | None = None
+    #: Whether to include letters whose message probably kills its worker.
+    poison: bool = False
 
     @classmethod
     def read(cls, which: Which, data: QueryDict, off_peak: datetime) -> BatchForm:
         given = {name: data.get(name, "").strip() for name in ("reason", "name", "rate", "canary", "share", "budget")}
         when = data.get("when", "now")
-        return cls(which=which, off_peak=off_peak, when=when, at=data.get("at", "").strip(), **given)
+        poison = data.get("poison") == "on"
+        return cls(which=which, off_peak=off_peak, when=when, at=data.get("at", "").strip(), poison=poison, **given)
 
     def ordered(self) -> tuple[BatchOrder | None, dict[str, str]]:
         """The order, or errors by field."""
@@ -94,7 +100,7 @@ class BatchForm:
 
     def shown(self) -> BatchOrder:
         """The order that the page shows, even without a reason; without settings if one of them is invalid."""
-        return replace(self, reason=self.reason or "…").ordered()[0] or self.which.order()
+        return replace(self, reason=self.reason or "…").ordered()[0] or self.which.order(poison=self.poison)
 
     def _settings(self, errors: dict[str, str]) -> dict[str, Any]:
         body: dict[str, Any] = {"reason": self.reason, "name": self.name}
@@ -111,6 +117,8 @@ class BatchForm:
         scheduled_at = self._scheduled(errors)
         if scheduled_at is not None:
             body["scheduledAt"] = iso(scheduled_at)
+        if self.poison:
+            body["poison"] = True
         return body
 
     def _scheduled(self, errors: dict[str, str]) -> datetime | None:
@@ -191,6 +199,9 @@ def equivalent_commands(order: BatchOrder, which: Which, site: str) -> list[tupl
             flags += [f"--canary {canary.size}", f"--min-success {canary.min_success}"]
         else:
             flags.append(shell_flag(flag, f"{value:.15g}" if isinstance(value, float) else value))
+    if order.poison:
+        body["poison"] = True
+        flags.append("--poison")
     return [
         ("manage.py", manage("replay_dlq", [*flags, "--wait"], which.ids)),
         ("curl", curl(f"{site}/api/dlq/replay-batch", body, method="POST")),

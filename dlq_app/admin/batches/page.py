@@ -50,6 +50,7 @@ _SKIPPED = {
     "gone": "the letter was deleted",
     "in_flight": "another replay was in progress",
     "not_replayable": "its message cannot be replayed",
+    "poison": "its message was lost with its worker; the batch leaves such letters out",
     "resolved": "it was resolved before it was sent",
     "superseded": "a newer message with this id exists",
 }

@@ -62,11 +62,9 @@ def acts(request: HttpRequest, letter: DeadLetter, barrier: Gate) -> list[Action
             label="Replay again…" if resolved else "Replay…",
             icon="replay",
             url=_url("replay", letter),
-            hint="Already resolved; you will be asked to confirm."
-            if resolved
-            else "One attempt, now. The outcome appears here.",
+            hint=_replay_hint(letter, resolved),
             locked=role or busy or barrier.words,
-            is_primary=not resolved,
+            is_primary=not resolved and not letter.is_poison,
         ),
         Action(
             name="edit",
@@ -122,6 +120,14 @@ def _undo(letter: DeadLetter, role: str) -> Action | None:
             locked=role or used,
         )
     return None
+
+
+def _replay_hint(letter: DeadLetter, resolved: bool) -> str:
+    if letter.is_poison:
+        return "It probably kills the worker that runs it; you will be asked to confirm."
+    if resolved:
+        return "Already resolved; you will be asked to confirm."
+    return "One attempt, now. The outcome appears here."
 
 
 def _url(what: str, letter: DeadLetter) -> str:

@@ -193,9 +193,12 @@ def group(letter: DeadLetter) -> dict[str, Any] | None:
 def equivalent_commands(letter: DeadLetter, site: str) -> list[tuple[str, str]]:
     """Commands for curl and manage.py that replay the letter."""
     address = f"{site}/api/dlq/{path(letter.id)}/replay"
+    flags, body = [shell_flag("--reason", "…")], {"reason": "…", **({"poison": True} if letter.is_poison else {})}
+    if letter.is_poison:
+        flags.append("--poison")
     return [
-        ("manage.py", manage("replay_dlq", [shell_flag("--reason", "…")], [letter.message_id])),
-        ("curl", curl(address, {"reason": "…"}, method="POST")),
+        ("manage.py", manage("replay_dlq", flags, [letter.message_id])),
+        ("curl", curl(address, body, method="POST")),
     ]
 
 

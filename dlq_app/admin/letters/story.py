@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -90,7 +91,7 @@ def timeline(letter: DeadLetter, masking: MaskingPolicy) -> list[Moment]:
         found.append(Moment(at=letter.queued_at, tone="", icon="letter", title="Accepted", text=text))
     replays = {entry.get("epoch"): entry for entry in letter.replay_attempts}
     own = [entry for entry in letter.attempts if entry.get("epoch") not in replays]
-    found += [moment for entry in own if (moment := _attempt(entry, masking))]
+    found += _attempts(own, masking)
     found += [moment for entry in letter.replay_attempts if (moment := _replay(entry, letter, masking))]
     for entry in letter.history:
         known = _EVENTS.get(str(entry.get("what")))
@@ -110,7 +111,25 @@ def timeline(letter: DeadLetter, masking: MaskingPolicy) -> list[Moment]:
     return found
 
 
-def _attempt(entry: Mapping[str, Any], masking: MaskingPolicy) -> Moment | None:
+def _attempts(entries: Sequence[Mapping[str, Any]], masking: MaskingPolicy) -> list[Moment]:
+    """Attempts of the message itself. A run lost with its worker uses no retry, so the next one has its number."""
+    lost = Counter(_run(entry) for entry in entries if entry.get("outcome") == "lost")
+    runs: Counter[tuple[Any, Any]] = Counter()
+    found = []
+    for entry in entries:
+        runs[_run(entry)] += 1
+        moment = _attempt(entry, runs[_run(entry)] if lost[_run(entry)] else 0, masking)
+        if moment:
+            found.append(moment)
+    return found
+
+
+def _run(entry: Mapping[str, Any]) -> tuple[Any, Any]:
+    return entry.get("epoch"), entry.get("number")
+
+
+def _attempt(entry: Mapping[str, Any], run: int, masking: MaskingPolicy) -> Moment | None:
+    """``run``: which run of this attempt it is; 0 if there is only one."""
     at = entry.get("startedAt") or entry.get("endedAt")
     if not isinstance(at, datetime):
         return None
@@ -128,7 +147,7 @@ def _attempt(entry: Mapping[str, Any], masking: MaskingPolicy) -> Moment | None:
         at=at,
         tone=tone,
         icon=icon,
-        title=f"Attempt {entry.get('number', '')}: {words}",
+        title=f"Attempt {entry.get('number', '')}{f', run {run}' if run else ''}: {words}",
         text="; ".join(details),
         took=_took(entry, "startedAt", "endedAt"),
     )
@@ -150,6 +169,9 @@ def _replay(entry: Mapping[str, Any], letter: DeadLetter, masking: MaskingPolicy
         title = f"{by} replayed it"
     details = [f"version {version}"] if version else []
     details += [f"“{why}”"] if why else []
+    lost = sum(one.get("epoch") == entry.get("epoch") and one.get("outcome") == "lost" for one in letter.attempts)
+    if lost:
+        details.append("lost with its worker" if lost == 1 else f"lost with its worker {lost} times")
     if entry.get("outcome") in ("failed_same", "failed_new"):
         reason = mask_text(str(entry.get("errorReason") or ""), masking)[:300]
         details.append(f"{entry.get('errorType') or ''} {reason}".strip())

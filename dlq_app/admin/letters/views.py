@@ -151,13 +151,10 @@ class LetterViews:
             if request.method != "POST":
                 return self._confirm_page(request, letter, "replay")
             reason, wrong = reason_of(request, is_required=False)
-            force = request.POST.get("force") == "on"
-            errors = {"reason": wrong} if wrong else {}
-            if letter.status is Status.RESOLVED and not force:
-                errors["force"] = "The letter is resolved. Check this box to replay it anyway."
+            errors = ({"reason": wrong} if wrong else {}) | _unconfirmed(request, letter)
             if errors:
                 return self._confirm_page(request, letter, "replay", errors=errors)
-            return self._started(request, letter, reason, force=force)
+            return self._started(request, letter, reason)
 
         return self._with(request, object_id, answer)
 
@@ -178,10 +175,7 @@ class LetterViews:
             return self._editor(request, letter, before, before)
         text = request.POST.get("payload", "").replace("\r\n", "\n")
         reason, wrong = reason_of(request, is_required=False)
-        errors = {"reason": wrong} if wrong else {}
-        force = request.POST.get("force") == "on"
-        if letter.status is Status.RESOLVED and not force:
-            errors["force"] = "The letter is resolved. Check this box to replay it anyway."
+        errors = ({"reason": wrong} if wrong else {}) | _unconfirmed(request, letter)
         body = b""
         try:
             edited = parse(text)
@@ -200,7 +194,7 @@ class LetterViews:
         )
         if request.POST.get("step") != "send":
             return self._editor(request, letter, before, text, diff=lines, is_preview=True)
-        return self._started(request, letter, reason, force=force, payload=body)
+        return self._started(request, letter, reason, payload=body)
 
     def _editor(
         self,
@@ -224,7 +218,7 @@ class LetterViews:
             "is_changed": bool(diff),
             "errors": errors or {},
             "reason": request.POST.get("reason", ""),
-            "force": request.POST.get("force") == "on",
+            **_ticked(request),
             "replay_id": self._replay_id(request),
             "max_reason": MAX_REASON,
         }
@@ -290,14 +284,14 @@ class LetterViews:
             return self.unavailable(request, error)
 
     def _started(
-        self, request: HttpRequest, letter: Letter, reason: str, *, force: bool, payload: bytes | None = None
+        self, request: HttpRequest, letter: Letter, reason: str, *, payload: bytes | None = None
     ) -> HttpResponse:
         """Replay, record it in the audit log, and redirect to the letter."""
         answer = dead_letters.replay(
             letter.id,
             actor=permissions.actor(request),
             reason=reason,
-            force=force,
+            **_ticked(request),
             payload=payload,
             replay_id=self._replay_id(request),
         )
@@ -331,7 +325,7 @@ class LetterViews:
             "errors": errors or {},
             "reason": request.POST.get("reason", ""),
             "is_reason_required": what != "replay",
-            "force": request.POST.get("force") == "on",
+            **_ticked(request),
             "replay_id": self._replay_id(request) if what == "replay" else "",
             "max_reason": MAX_REASON,
         }
@@ -354,3 +348,18 @@ class LetterViews:
 
     def _back(self, letter: Letter) -> HttpResponse:
         return HttpResponseRedirect(self._url(letter))
+
+
+def _ticked(request: HttpRequest) -> dict[str, bool]:
+    """The boxes that confirm an unusual replay."""
+    return {name: request.POST.get(name) == "on" for name in ("force", "poison")}
+
+
+def _unconfirmed(request: HttpRequest, letter: Letter) -> dict[str, str]:
+    """The boxes that this letter needs and that are not checked, each with its message."""
+    ticked, missing = _ticked(request), {}
+    if letter.status is Status.RESOLVED and not ticked["force"]:
+        missing["force"] = "The letter is resolved. Check this box to replay it anyway."
+    if letter.is_poison and not ticked["poison"]:
+        missing["poison"] = "The message probably kills its worker. Check this box to replay it anyway."
+    return missing

@@ -53,6 +53,8 @@ _FLAGS = {
     "reason": "--reason",
 }
 
+_LEFT_OUT = {"poison": "with WORKER_LOST, which probably kill a worker; --poison includes them"}
+
 
 class Command(StrictCommand):
     help = (
@@ -77,6 +79,11 @@ class Command(StrictCommand):
         parser.add_argument("--max-failures", type=int, metavar="N", help="stop when more than N failed")
         parser.add_argument(
             "--max-failure-rate", type=float, metavar="0-1", help="stop when a larger share of the outcomes failed"
+        )
+        parser.add_argument(
+            "--poison",
+            action="store_true",
+            help="also letters with WORKER_LOST, which probably kill a worker: each once, in a process of its own",
         )
         parser.add_argument("--schedule", metavar="INSTANT", help="start not before, such as 2026-11-24T03:12:00Z")
         parser.add_argument("--name", default="", metavar="TEXT", help="what to call the batch")
@@ -259,6 +266,7 @@ def _order(options: dict[str, Any]) -> BatchOrder:
         "maxFailureRate": options["max_failure_rate"],
         "limit": options["limit"],
         "scheduledAt": options["schedule"],
+        "poison": options["poison"] or None,
     }
     try:
         return BatchOrder.parse(body)
@@ -299,7 +307,7 @@ def foreseen(found: DryRun) -> list[str]:
         lines.append(f"  by error type: {counted(found.by_error_type)}")
     if found.by_type:
         lines.append(f"  by type: {counted(found.by_type)}")
-    lines += [f"  left out: {one.count} {one.why}" for one in found.left_out]
+    lines += [f"  left out: {one.count} {_LEFT_OUT.get(one.why, one.why)}" for one in found.left_out]
     if found.failures_at_most is not None:
         lines.append(f"  at most {found.failures_at_most} of them can fail before the batch stops by itself")
     lines += [
