@@ -39,10 +39,10 @@ def _is_missing(entry: str, error: BaseException) -> bool:
 
 
 def _sentence(entry: str, error: BaseException, where: str) -> str:
-    told = f"EXTRA_APPS: {entry} cannot be loaded: {type(error).__name__}: {error}"
+    text = f"EXTRA_APPS: {entry} cannot be loaded: {type(error).__name__}: {error}"
     if _is_missing(entry, error):
-        return f"{told}. Install the package into this environment, or add its parent folder to PYTHONPATH."
-    return f"{told}{where and f' ({where})'}"
+        return f"{text}. Install the package into this environment, or add its parent folder to PYTHONPATH."
+    return f"{text}{where and f' ({where})'}"
 
 
 def _where(error: BaseException, folder: Path | None) -> str:
