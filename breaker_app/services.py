@@ -51,9 +51,11 @@ class Card:
         return None if left_ms is None else _EPOCH + timedelta(milliseconds=left_ms)
 
 
-def cards() -> list[Card]:
-    """All breakers, by name, at one point in time. Raises ``StoreUnavailable``."""
-    policies = {name: conf.policy_for(name) for name in conf.known_names()}
+def cards(names: Iterable[str] | None = None) -> list[Card]:
+    """These breakers, or all of them by name, at one point in time. Raises ``StoreUnavailable``."""
+    policies = {name: conf.policy_for(name) for name in (conf.known_names() if names is None else names)}
+    if not policies:
+        return []
     seen = conf.patient_store().peek_many(policies)
     return [Card(name, policies[name], _with_since(name, seen[name])) for name in policies]
 

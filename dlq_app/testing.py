@@ -212,7 +212,7 @@ class MemoryIntake:
         except ValueError as error:
             raise PayloadInvalid(errors=[{"field": "payload", "message": "must be JSON"}]) from error
 
-    def breakers(self, types: Iterable[str]) -> Mapping[str, Sequence[BreakerSeen]]:
+    def breakers(self, types: Iterable[str], *, with_held: bool = False) -> Mapping[str, Sequence[BreakerSeen]]:
         self._hook("before_breakers")
         return {one: [self._breaker(name) for name in self.destinations.get(one, (one,))] for one in types}
 

@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from breaker_app.errors import StoreUnavailable as BreakersUnavailable
@@ -164,18 +165,16 @@ class IntakePort:
             return None  # it cannot run either: the worker reports why
         return spec.breaker_of(payload)
 
-    def breakers(self, types: Iterable[str]) -> Mapping[str, Sequence[BreakerSeen]]:
+    def breakers(self, types: Iterable[str], *, with_held: bool = False) -> Mapping[str, Sequence[BreakerSeen]]:
         from messages_app.work.protection import seen_many
 
         specs = {name: registry.get(name) for name in types}
         names = {name: sorted(spec.breaker_names()) for name, spec in specs.items() if spec is not None}
         try:
-            seen = seen_many({one for many in names.values() for one in many})
+            seen = seen_many({one for many in names.values() for one in many}, with_held=with_held)
         except BreakersUnavailable as error:
             raise IntakeUnavailable(str(error)) from error
-        return {
-            name: [BreakerSeen(one, *seen[one], types=(name,)) for one in many] for name, many in names.items() if many
-        }
+        return {name: [replace(seen[one], types=(name,)) for one in many] for name, many in names.items() if many}
 
     def retry_after_ms(self, message_type: str, body: bytes = b"") -> int | None:
         name = self.breaker_of(message_type, body)

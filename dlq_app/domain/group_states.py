@@ -11,6 +11,8 @@ from enum import StrEnum
 NEW_FOR = timedelta(hours=24)
 #: Number of clock hours with their own counts, the current one included.
 HOURS = 24
+#: Number of clock minutes with their own counts, the current one included.
+MINUTES = 60
 _HOUR = timedelta(hours=1)
 
 
@@ -66,6 +68,8 @@ class GroupFigures:
     types: Sequence[tuple[str, int]] = ()
     #: Letters created in each of the last clock hours, oldest first.
     trend: Sequence[int] = (0,) * HOURS
+    #: Letters created in each of the last clock minutes, oldest first; empty if there is none.
+    minutes: Sequence[int] = ()
     replayed_at: datetime | None = None
     #: ``succeeded``, ``failed_same``, ``failed_new``; empty without a replay.
     replay_outcome: str = ""

@@ -100,8 +100,11 @@ class IntakePort(Protocol):
     def breaker_of(self, message_type: str, body: bytes) -> str | None:
         """Name of the circuit breaker of this message, or None."""
 
-    def breakers(self, types: Iterable[str]) -> Mapping[str, Sequence[BreakerSeen]]:
-        """The circuit breakers of messages of these types, with their state; types without a breaker are absent."""
+    def breakers(self, types: Iterable[str], *, with_held: bool = False) -> Mapping[str, Sequence[BreakerSeen]]:
+        """The circuit breakers of messages of these types, with their state; types without a breaker are absent.
+
+        ``with_held``: also the number of messages that each of them holds.
+        """
 
     def retry_after_ms(self, message_type: str, body: bytes = b"") -> int | None:
         """None when this message may run now; else the time for which its circuit breaker stays open.

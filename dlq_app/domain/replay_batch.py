@@ -252,6 +252,10 @@ class BreakerSeen:
     #: Not closed: number of trial calls that it would allow now.
     trials: int = 0
     types: tuple[str, ...] = ()
+    #: When it left CLOSED, however often it has probed since; None while CLOSED or if not known.
+    since: datetime | None = None
+    #: Messages that it holds; None if not requested or not known.
+    held: int | None = None
 
     @property
     def passes(self) -> bool:

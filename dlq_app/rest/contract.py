@@ -9,7 +9,7 @@ from typing import Any
 
 from dlq_app import conf
 from dlq_app.domain.explanation import explain
-from dlq_app.domain.group_states import GroupState
+from dlq_app.domain.group_states import MINUTES, GroupState
 from dlq_app.domain.letter import DeadLetter
 from dlq_app.domain.letter_fields import FIELDS as LETTER_FIELDS
 from dlq_app.domain.letter_fields import LetterField, Shown
@@ -299,6 +299,12 @@ GROUP = Shape(
             "GroupTrend",
             Field("since", INSTANT, "Start of the first of 24 clock hours.", "trend_from"),
             Field("counts", many(COUNT), "Letters that arrived in each hour.", "trend"),
+            Field(
+                "minutes",
+                many(COUNT),
+                "Letters that arrived in each of the last 60 clock minutes, the minute of `asOf` last.",
+                lambda group, _: group.minutes or (0,) * MINUTES,
+            ),
         ),
         get=lambda group, _: group,
     ),

@@ -53,6 +53,8 @@ class Group(GroupFigures):
 
     types: tuple[tuple[str, int], ...] = ()
     trend: tuple[int, ...] = ()
+    #: By the minute of the last hour, the minute of ``as_of`` last; empty if there is none.
+    minutes: tuple[int, ...] = ()
     error_kind: str
     #: The error text with ``#`` for what varies.
     message: str
@@ -292,6 +294,7 @@ def _group(
         error_type=counted.error_type or described.error_type,
         types=tuple(counted.types),
         trend=tuple(counted.trend),
+        minutes=tuple(counted.minutes),
     )
     said, deaths = described.said, figures.deaths_since(counted, described.said)
     return Group(

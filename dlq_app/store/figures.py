@@ -13,7 +13,7 @@ from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
 from pymongo.write_concern import WriteConcern
 
-from dlq_app.domain.group_states import HOURS, GroupFigures
+from dlq_app.domain.group_states import HOURS, MINUTES, GroupFigures
 from dlq_app.domain.states import OPEN, Status
 from dlq_app.store.hinted import hinted
 from dlq_app.store.indexes import CREATED, FIGURES, REPLAYED, RESOLVED
@@ -32,6 +32,7 @@ MAX_TYPES = 5
 MAX_ROWS = 50_000
 _ID = "all"
 _HOUR = timedelta(hours=1)
+_MINUTE = timedelta(minutes=1)
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -94,7 +95,7 @@ class Figures:
                 counted["by_status"] = self._by_status()
             hours_from = now.replace(minute=0, second=0, microsecond=0) - _HOUR * (HOURS - 1)
             kept = sorted(counted["tallies"].items(), key=lambda item: (-item[1].open, -item[1].count, item[0]))
-            groups, inflow, succeeded, failed = self._groups(dict(kept[:MAX_GROUPS]), hours_from)
+            groups, inflow, succeeded, failed = self._groups(dict(kept[:MAX_GROUPS]), now, hours_from)
             outflow = self._outflow(hours_from)
         return Snapshot(
             as_of=now,
@@ -126,11 +127,11 @@ class Figures:
             now = self._reading.server_now()
             hours_from = now.replace(minute=0, second=0, microsecond=0) - _HOUR * (HOURS - 1)
             tallies = _reduced(self._combinations(fingerprint))["tallies"]
-            groups, *_ = self._groups(tallies, hours_from, fingerprint)
+            groups, *_ = self._groups(tallies, now, hours_from, fingerprint)
         return (groups[0], hours_from, now) if groups else None
 
     def _groups(
-        self, tallies: Mapping[str, _Tally], hours_from: datetime, fingerprint: str | None = None
+        self, tallies: Mapping[str, _Tally], now: datetime, hours_from: datetime, fingerprint: str | None = None
     ) -> tuple[list[GroupFigures], list[int], Counter[str], Counter[str]]:
         """The groups, and of all letters: arrivals by the hour, successful and failed replays by fingerprint.
 
@@ -138,6 +139,7 @@ class Figures:
         """
         names = set(tallies)
         last = self._last_seen(names)
+        minutes = self._minutes(now, names, fingerprint)
         inflow, trends = self._inflow(hours_from, names, fingerprint)
         replayed = self._replayed(names)
         succeeded, failed = self._replays(hours_from, fingerprint)
@@ -151,6 +153,7 @@ class Figures:
                 last_seen=last[name],
                 types=tally.types.most_common(MAX_TYPES),
                 trend=trends.get(name, [0] * HOURS),
+                minutes=minutes.get(name, ()),
                 replayed_at=replayed.get(name, (None, ""))[0],
                 replay_outcome=replayed.get(name, (None, ""))[1],
                 replays_succeeded=succeeded[name],
@@ -185,6 +188,10 @@ class Figures:
     def keep(self, snapshot: Snapshot) -> None:
         """Store the snapshot, unless there is a newer one."""
         document = {**asdict(snapshot), "_id": _ID, "asOf": snapshot.as_of}
+        # Beside the groups: the last version can read them only as it wrote them.
+        document["minutes"] = [
+            (group["fingerprint"], minutes) for group in document["groups"] if (minutes := group.pop("minutes"))
+        ]
         with translated():
             try:
                 self._snapshots.replace_one({"_id": _ID, "asOf": {"$lt": snapshot.as_of}}, document, upsert=True)
@@ -248,6 +255,24 @@ class Figures:
             if name in names:
                 trends.setdefault(name, [0] * HOURS)[place] += row["n"]
         return total, trends
+
+    def _minutes(self, now: datetime, names: set[str], fingerprint: str | None) -> dict[str, list[int]]:
+        """Arrivals by the minute of the last hour, of groups that have any."""
+        begin = now.replace(second=0, microsecond=0) - _MINUTE * (MINUTES - 1)
+        within = {"$gte": begin, "$lt": begin + _MINUTE * MINUTES}
+        minute = {"$dateTrunc": {"date": "$createdAt", "unit": "minute"}}
+        pipeline: list[Document] = [
+            {"$match": {"createdAt": within, **({"fingerprint": fingerprint} if fingerprint else {})}},
+            {"$group": {"_id": {"f": "$fingerprint", "m": minute}, "n": {"$sum": 1}}},
+            {"$sort": {"n": -1}},
+            {"$limit": MAX_ROWS},
+        ]
+        found: dict[str, list[int]] = {}
+        for row in self._rows(pipeline, CREATED):
+            at, name = row["_id"].get("m"), row["_id"].get("f")
+            if isinstance(at, datetime) and name in names:
+                found.setdefault(name, [0] * MINUTES)[(at.astimezone(UTC) - begin) // _MINUTE] += row["n"]
+        return found
 
     def _outflow(self, hours_from: datetime) -> list[int]:
         pipeline: list[Document] = [
@@ -373,7 +398,11 @@ def _snapshot(document: Document) -> Snapshot | None:
         found = {field.name: document[field.name] for field in fields(Snapshot)}
         for name in ("error_types", "types", "sources"):
             found[name] = _pairs(found[name])
-        found["groups"] = [GroupFigures(**group | {"types": _pairs(group["types"])}) for group in found["groups"]]
+        minutes = dict(document.get("minutes") or ())
+        found["groups"] = [
+            GroupFigures(**group | {"types": _pairs(group["types"]), "minutes": minutes.get(group["fingerprint"], ())})
+            for group in found["groups"]
+        ]
         return Snapshot(**found)
     except (KeyError, TypeError, ValueError):
         return None

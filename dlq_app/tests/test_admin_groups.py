@@ -564,20 +564,35 @@ def shaped(trend: Sequence[int], minutes: int = 30, **changes: Any) -> Group:
 
 
 @pytest.mark.parametrize(
-    ("trend", "words", "tone"),
+    ("trend", "minutes", "words", "tone"),
     [
-        ([], "no new one in 24 h", ""),
-        ([9, 0, 0, 0], "no new one for 2 h", ""),
-        ([0, 40], "27 an hour, rising", "up-bad"),
-        ([4000, 4000], "89 a minute, rising", "up-bad"),
-        ([60] * 7 + [30], "60 an hour, steady", ""),
-        ([60] * 6 + [3, 0], "2 an hour, falling", "down-ok"),
-        ([1, 0, 2, 1, 0, 1, 1, 2], "2 an hour, steady", ""),
-        ([0, 0, 0, 0, 0, 0, 1, 0], "less than 1 an hour, steady", ""),
+        ([], (), "no new one in 24 h", ""),
+        ([9, 0, 0, 0], (), "no new one for 2 h", ""),
+        ([9, 0], (), "no new one for 1 h", ""),
+        ([0, 3200], [0] * 52 + [3200, 0, 0, 0, 0, 0, 0, 0], "over for 6 min", "down-ok"),
+        ([0, 40], [0] * 56 + [10, 10, 10, 10], "10 a minute, rising", "up-bad"),
+        ([120, 120], [4] * 60, "4 a minute, steady", ""),
+        ([600, 500], [12] * 55 + [2] * 5, "2 a minute, falling", "down-ok"),
     ],
 )
-def test_whether_it_is_getting_worse(trend: Sequence[int], words: str, tone: str) -> None:
-    assert group_trend.course(shaped(trend)) == group_trend.Course(words=words, tone=tone)
+def test_whether_it_is_getting_worse(trend: Sequence[int], minutes: Sequence[int], words: str, tone: str) -> None:
+    group = replace(shaped(trend), minutes=tuple(minutes))
+    group = replace(group, as_of=group.as_of + timedelta(seconds=59))
+
+    assert group_trend.shown_course(group) == group_trend.Course(words=words, tone=tone)
+
+
+def test_the_last_hour_is_drawn_by_the_minute() -> None:
+    group = replace(shaped([1]), minutes=(*[0] * 58, 30, 3))
+
+    drawn = group_trend.minute_chart(group)
+
+    assert [bar.count for bar in drawn.bars][-3:] == [0, 30, 3]
+    assert drawn.bars[-1].since == group.as_of
+    assert drawn.words == "New letters by minute, last hour: 33, up to 30 a minute"
+    assert max(bar.x + bar.width for bar in drawn.bars) <= 240
+    assert group_trend.minute_spark(()) == group_trend.minute_spark((0,) * 60) == ""
+    assert group_trend.minute_spark(group.minutes).count("M") == 2
 
 
 def test_the_chart_holds_every_hour_within_its_scale() -> None:

@@ -252,7 +252,7 @@ def test_figures_are_counted_from_index_keys_and_no_letter_is_read(
     monkeypatch.setattr(type(counting), "_rows", lambda self, *args: spy(*args))
     counting.count(10)
 
-    assert len(asked) == 6
+    assert len(asked) == 7
     for pipeline, index in asked:
         command = {"aggregate": LETTERS, "pipeline": pipeline, "cursor": {}, **({"hint": index} if index else {})}
         plan = store.command("explain", command, verbosity="queryPlanner")

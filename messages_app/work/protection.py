@@ -10,10 +10,12 @@ from functools import partial
 from math import ceil
 from typing import TYPE_CHECKING, Protocol
 
+from breaker_app import services as breakers
 from breaker_app.breaker import Outcome, Permit, State
-from breaker_app.conf import announce, breaker_for, patient_store, policy_for
+from breaker_app.conf import announce, breaker_for
 from breaker_app.errors import StoreUnavailable
 from breaker_app.policy import WhenOpen
+from dlq_app.domain.replay_batch import BreakerSeen
 from messages_app import conf, registry
 from messages_app.domain.errors import CircuitOpen
 from messages_app.failures import ErrorKind
@@ -147,21 +149,20 @@ def reject_while_open(name: str, message_type: str) -> None:
         )
 
 
-def seen_many(names: Collection[str]) -> dict[str, tuple[str, int]]:
-    """State of each breaker by name, and the number of trial calls that it allows while it is not closed.
+def seen_many(names: Collection[str], *, with_held: bool = False) -> dict[str, BreakerSeen]:
+    """The breakers by name, each with the number of trial calls that it allows while it is not closed.
 
-    One round trip. Raises ``breaker_app.errors.StoreUnavailable``.
+    One round trip; two ``with_held``, for the number of messages that each breaker holds. Raises
+    ``breaker_app.errors.StoreUnavailable``.
     """
-    if not names:
-        return {}
-    policies = {name: policy_for(name) for name in names}
     found = {}
-    for name, seen in patient_store().peek_many(policies).items():
-        trials = 0
+    for card in breakers.with_held(breakers.cards(names)) if with_held else breakers.cards(names):
+        seen, trials = card.seen, 0
         if seen.state is State.HALF_OPEN or (seen.state is State.OPEN and seen.due):
             used = seen.leases + seen.probes_succeeded + seen.probes_failed + seen.probes_lost
-            trials = max(0, policies[name].half_open_max_requests - used)
-        found[name] = (seen.state.value, trials)
+            trials = max(0, card.policy.half_open_max_requests - used)
+        held = card.held.count if card.held else None
+        found[card.name] = BreakerSeen(card.name, seen.state.value, trials, since=card.since, held=held)
     return found
 
 

@@ -17,7 +17,15 @@ from console.actions import Action
 from console.live import etag_for
 from dlq_app import conf
 from dlq_app.admin.commands import curl, manage, path
-from dlq_app.admin.groups.trend import Course, chart, course, spark, trend_words
+from dlq_app.admin.groups.trend import (
+    Course,
+    chart,
+    minute_chart,
+    minute_spark,
+    shown_course,
+    spark,
+    trend_words,
+)
 from dlq_app.conf import intake
 from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.errors import DeadLetterError
@@ -83,6 +91,10 @@ class Blocked:
 
     name: str
     state: str
+    #: When it left CLOSED.
+    since: datetime | None = None
+    #: Messages that it holds.
+    held: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +131,8 @@ class Card:
     #: Path of 24 bars in a 95 by 30 drawing, and its text alternative.
     spark: str
     spark_words: str
+    #: Path of 60 bars of the last hour in the same drawing; empty without a letter in it.
+    minute_spark: str
     course: Course
     facts: tuple[Fact, ...]
     acts: tuple[Action, ...]
@@ -150,7 +164,8 @@ def card(group: Group, locked: str, around: Around, masking: MaskingPolicy) -> C
         open=group.open,
         spark=spark(group.trend),
         spark_words=trend_words(group.trend),
-        course=course(group),
+        course=shown_course(group),
+        minute_spark=minute_spark(group.minutes),
         facts=(*facts(group, masking), *around.batches.get(group.fingerprint, ())),
         acts=tuple(can),
         quick=tuple(act for act in can if act.name in likely and not act.locked),
@@ -183,13 +198,18 @@ def _batches(groups: Sequence[Group]) -> dict[str, list[Fact]]:
 def _blocked(groups: Sequence[Group]) -> dict[str, list[Blocked]]:
     types = sorted({name for group in groups for name, _ in group.types})
     try:
-        seen = intake().breakers(types) if types else {}
+        seen = intake().breakers(types, with_held=True) if types else {}
     except DeadLetterError as error:
         # Show the groups anyway; the replay confirmation checks breakers too.
         log.warning("breaker_unknown", extra={"why": str(error)})
         return {}
     return {
-        name: [Blocked(name=one.name, state=one.state) for one in many if not one.passes] for name, many in seen.items()
+        name: [
+            Blocked(name=one.name, state=one.state, since=one.since, held=one.held or 0)
+            for one in many
+            if not one.passes
+        ]
+        for name, many in seen.items()
     }
 
 
@@ -201,7 +221,7 @@ def live(request: HttpRequest, group: Group, now: datetime) -> dict[str, Any]:
     changing = {
         "card": shown,
         "why": why(group, masking),
-        "chart": chart(group),
+        "charts": (("Last hour", minute_chart(group)), ("24 hours", chart(group))),
         "types": group.types,
         "newest": newest,
         "history": history(group, masking),

@@ -1,15 +1,18 @@
-"""Trend of a group over the last 24 hours: bars, sparkline and text. Pure."""
+"""Trend of a group over the last hour and the last 24 hours: bars, sparklines and text. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from math import sqrt
 
+from console import trends
+from dlq_app.domain.group_states import MINUTES
 from dlq_app.services.groups import Group
 
-_HOUR = timedelta(hours=1)
+_HOUR, _MINUTE = timedelta(hours=1), timedelta(minutes=1)
+#: Width of the drawing.
+_WIDTH = 240
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,9 +25,10 @@ class Course:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """An hour of the chart: position, start and count."""
+    """An hour or a minute of the chart: position, start and count."""
 
-    x: int
+    x: float
+    width: float
     y: float
     height: float
     since: datetime
@@ -33,40 +37,32 @@ class Bar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """The last 24 hours as bars, in a 240 by 100 drawing."""
+    """Counts over time as bars, in a 240 by 100 drawing."""
 
     bars: tuple[Bar, ...]
     #: Values of the grid lines, from the top.
     scale: tuple[int, ...]
     #: Times of day below it.
     labels: tuple[str, ...]
+    #: Text alternative.
+    words: str
 
 
-def course(group: Group) -> Course:
-    """Compare the last one to two hours with the six before."""
-    trend = group.trend
-    if not any(trend):
+def course(group: Group) -> trends.Course:
+    """The last hour, by the minute."""
+    into_s = group.as_of.second + group.as_of.microsecond / 1e6
+    return trends.course(group.minutes, into_s, last_s=(group.as_of - group.last_seen).total_seconds())
+
+
+def shown_course(group: Group) -> Course:
+    """The course of the last hour; without a new letter in it, for how many hours there was none."""
+    found = course(group)
+    if found.trend is not trends.Trend.NONE:
+        return Course(words=found.words, tone=found.tone)
+    if not any(group.trend):
         return Course(words="no new one in 24 h", tone="")
-    quiet = next(place for place, count in enumerate(reversed(trend)) if count)
-    if quiet >= 2:
-        return Course(words=f"no new one for {quiet - 1} h", tone="down-ok" if group.open == 0 else "")
-    into = (group.as_of - (group.trend_from + (len(trend) - 1) * _HOUR)) / _HOUR
-    hours = 1 + min(max(into, 0.0), 1.0)
-    recent, expected = sum(trend[-2:]), sum(trend[-8:-2]) / 6 * hours
-    # Small numbers vary by chance.
-    margin = 2 * sqrt(expected) + 2
-    pace = _pace(recent / hours)
-    if recent > expected + margin:
-        return Course(words=f"{pace}, rising", tone="up-bad")
-    if recent < expected - margin:
-        return Course(words=f"{pace}, falling", tone="down-ok")
-    return Course(words=f"{pace}, steady", tone="")
-
-
-def _pace(per_hour: float) -> str:
-    if per_hour >= 120:
-        return f"{per_hour / 60:,.0f} a minute"
-    return f"{per_hour:.0f} an hour" if per_hour >= 1 else "less than 1 an hour"
+    quiet = next(place for place, count in enumerate(reversed(group.trend)) if count)
+    return Course(words=f"no new one for {max(1, quiet - 1)} h", tone="down-ok" if group.open == 0 else "")
 
 
 def spark(trend: Sequence[int]) -> str:
@@ -76,27 +72,68 @@ def spark(trend: Sequence[int]) -> str:
     return "".join(f"M{4 * place} 30v-{height:g}h3v{height:g}z" for place, height in enumerate(heights))
 
 
+def minute_spark(minutes: Sequence[int]) -> str:
+    """The minutes of the last hour as one path; empty without a letter in it."""
+    most = max(minutes, default=0)
+    bars = []
+    for place, count in enumerate(minutes):
+        if count:
+            height = max(round(28 * count / most, 1), 1.5)
+            bars.append(f"M{round(95 / 60 * place, 1):g} 30v-{height:g}h1.2v{height:g}z")
+    return "".join(bars)
+
+
 def trend_words(trend: Sequence[int]) -> str:
     """Text alternative for screen readers."""
-    if not any(trend):
-        return "New letters by hour, last 24 hours: none"
-    return f"New letters by hour, last 24 hours: {', '.join(map(str, trend))}"
+    return _words(trend, _HOUR)
+
+
+def _words(counts: Sequence[int], step: timedelta) -> str:
+    by, whole = ("hour", "24 hours") if step == _HOUR else ("minute", "hour")
+    head = f"New letters by {by}, last {whole}"
+    if not any(counts):
+        return f"{head}: none"
+    if step == _HOUR:
+        return f"{head}: {', '.join(map(str, counts))}"
+    return f"{head}: {sum(counts):,}, up to {max(counts):,} a minute"
 
 
 def chart(group: Group) -> Chart:
-    """The hours as bars with their scale."""
-    top = _round_up(max(group.trend, default=0))
+    """The last 24 hours, by the hour."""
+    return _chart(group.trend, group.trend_from, _HOUR)
+
+
+def minute_chart(group: Group) -> Chart:
+    """The last hour, by the minute."""
+    begin = group.as_of.replace(second=0, microsecond=0) - (MINUTES - 1) * _MINUTE
+    return _chart(group.minutes or (0,) * MINUTES, begin, _MINUTE)
+
+
+def _chart(counts: Sequence[int], begin: datetime, step: timedelta) -> Chart:
+    """The counts as bars with their scale."""
+    top = _round_up(max(counts, default=0))
+    each = _WIDTH / len(counts)
     bars = []
-    for place, count in enumerate(group.trend):
+    for place, count in enumerate(counts):
         height = round(100 * count / top, 1)
         if count:
             height = max(height, 1.5)  # one of very many is still to be seen
-        since = group.trend_from + place * _HOUR
-        bars.append(Bar(x=10 * place + 1, y=round(100 - height, 1), height=height, since=since, count=count))
+        bars.append(
+            Bar(
+                x=round(each * (place + 0.1), 1),
+                width=round(0.8 * each, 1),
+                y=round(100 - height, 1),
+                height=height,
+                since=begin + place * step,
+                count=count,
+            )
+        )
+    edges = (begin + len(counts) * step * quarter / 4 for quarter in range(5))
     return Chart(
         bars=tuple(bars),
         scale=(top, top // 2, 0),
-        labels=tuple(f"{(group.trend_from + hours * _HOUR).astimezone(UTC):%H:%M}" for hours in (0, 6, 12, 18, 24)),
+        labels=tuple(f"{edge.astimezone(UTC):%H:%M}" for edge in edges),
+        words=_words(counts, step),
     )
 
 
