@@ -6,7 +6,15 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from django.conf import settings
-from drf_spectacular.utils import OpenApiParameter, PolymorphicProxySerializer, extend_schema, extend_schema_view
+from django.http import StreamingHttpResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import (
+    OpenApiParameter,
+    OpenApiResponse,
+    PolymorphicProxySerializer,
+    extend_schema,
+    extend_schema_view,
+)
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -15,9 +23,12 @@ from console.permissions import ADMIN
 from dlq_app import conf
 from dlq_app.domain.errors import BatchNotFound, OtherOrder
 from dlq_app.domain.replay_batch import ORDER_IN, OUTCOME_FILTERS, BatchOrder, ReplayBatch
-from dlq_app.rest import audit, batch_contract, contract, openapi, requests
+from dlq_app.rest import audit, batch_contract, contract, openapi, requests, transfer
 from dlq_app.rest.audit import actor
+from dlq_app.rest.transfer import AsAsked
 from dlq_app.services import approval, batches
+from dlq_app.services.exporting import FORMS, Stream
+from dlq_app.services.outcome_file import OutcomeFile
 from wire.contract import Shape, problems
 from wire.cursor import MAX_CURSOR
 
@@ -197,6 +208,39 @@ class ItemsView(APIView):
         found = batches.items(batch_id, outcome=wanted.outcome, limit=wanted.limit, cursor=wanted.cursor)
         pagination = {"limit": wanted.limit, "nextCursor": found.next_cursor}
         return _answer(batch_contract.ITEM_LIST, found.items, pagination=pagination)
+
+
+class ItemsExportView(APIView):
+    required_scopes: ClassVar = {"GET": "read"}
+    content_negotiation_class = AsAsked
+
+    @extend_schema(
+        operation_id="exportReplayBatchItems",
+        tags=["Replay batches"],
+        summary="Export the letters of a replay batch with their outcomes",
+        description=(
+            "In sending order, as a stream. `outcome` is null or an empty cell until it is known. JSON lines end with "
+            'a line `{"end": {"count": …, "complete": true}}`; if it is absent or has `false`, letters are missing.'
+        ),
+        parameters=[
+            openapi.query("format", "Default: `jsonl`.", enum=list(FORMS)),
+            openapi.query("outcome", "`open`: no outcome yet.", enum=list(OUTCOME_FILTERS)),
+        ],
+        responses={
+            (200, "application/x-ndjson"): OpenApiResponse(OpenApiTypes.STR, description="One letter per line."),
+            (200, "text/csv"): OpenApiResponse(OpenApiTypes.STR, description="One letter per row, after a header row."),
+            **problems(
+                s400="`invalid_filter`: `errors` lists each problem.",
+                s404=_NOT_FOUND,
+                s503=f"`too_many_exports`: retry later. {openapi.AWAY}",
+            ),
+        },
+    )
+    def get(self, request: Request, batch_id: str) -> StreamingHttpResponse:
+        form, outcome = requests.items_export_request(request.query_params, tuple(FORMS))
+        batches.get(batch_id)
+        stream = Stream(OutcomeFile(form=form, batch_id=batch_id, outcome=outcome))
+        return transfer.download(stream, f"{batch_id}-outcomes", form)
 
 
 class ReportView(APIView):

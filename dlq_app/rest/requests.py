@@ -137,6 +137,23 @@ def _batch_list(query: QueryDict, known: Sequence[str], *, default: int, most: i
     return BatchListRequest(**found)
 
 
+def items_export_request(query: QueryDict, forms: Sequence[str]) -> tuple[str, str | None]:
+    """Form and outcome of an export of a batch; raises ``CriteriaInvalid`` with every problem."""
+    found: dict[str, str] = {}
+    errors: list[FieldError] = []
+    allowed = {"format": forms, "outcome": tuple(OUTCOME_FILTERS)}
+    for name, values in list(query.lists())[:50]:
+        try:
+            if name not in allowed:
+                raise ValueError("unknown parameter; known are " + ", ".join(allowed))
+            found[name] = one_of(allowed[name])(single(values))
+        except ValueError as error:
+            errors.append(field_error(name, str(error)))
+    if errors:
+        _invalid(errors, CriteriaInvalid)
+    return found.get("format", "jsonl"), found.get("outcome")
+
+
 def batch_id_for(key: str | None, actor: str) -> str | None:
     """The id of the batch that ``actor`` starts with this idempotency key; None without a key.
 

@@ -87,11 +87,7 @@ class ExportView(APIView):
         export, reason = _export_of(request.query_params)
         if export.reveal:
             self._write_down(request, export.criteria, reason)
-        response = StreamingHttpResponse(Stream(export), content_type=FORMS[export.form])
-        name = f"dead-letters-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.{export.form}"
-        response["Content-Disposition"] = f'attachment; filename="{name}"'
-        response["Cache-Control"] = "no-store"
-        return response
+        return download(Stream(export), "dead-letters", export.form)
 
     def _write_down(self, request: Request, criteria: LetterCriteria, reason: str) -> None:
         """Record who sees secrets of how many letters, and why, before sending the first one."""
@@ -102,6 +98,15 @@ class ExportView(APIView):
         log.warning("secrets_exported", extra=said)
         what = f"reveal {how_many} letters"
         audit.log(request, "", "export", what, f"{which}: {reason}", count=total.count, must=True)
+
+
+def download(stream: Stream, name: str, form: str) -> StreamingHttpResponse:
+    """The stream as a file to save. ``name``: letters, digits, ``-`` and ``_``; the time and ``form`` are added."""
+    response = StreamingHttpResponse(stream, content_type=FORMS[form])
+    name = f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.{form}"
+    response["Content-Disposition"] = f'attachment; filename="{name}"'
+    response["Cache-Control"] = "no-store"
+    return response
 
 
 class Lines(BaseParser):
@@ -182,4 +187,4 @@ def _export_of(query: QueryDict) -> tuple[Export, str]:
         errors = [*error.errors, *errors]
     if errors:
         raise CriteriaInvalid(summary(errors), errors=errors)
-    return Export(criteria, own["format"], reveal=own["reveal"] == "true"), reason
+    return Export(criteria, form=own["format"], reveal=own["reveal"] == "true"), reason

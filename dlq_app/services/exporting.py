@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from dlq_app import conf
 from dlq_app.domain.criteria import LetterCriteria
@@ -60,28 +60,17 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=
 
 
 @dataclass
-class Export:
-    """One export. ``chunks`` may be read once; ``count`` and ``unreadable`` grow while it is."""
+class TextFile:
+    """A file in pieces. ``chunks`` may be read once; ``count`` grows while it is."""
 
-    criteria: LetterCriteria
-    form: str
-    #: Show secrets. The caller has checked the permission.
-    reveal: bool = False
-    #: ``_id`` or message id of each letter, in their order, instead of ``criteria``.
-    ids: Sequence[str] = ()
-    count: int = 0
-    #: Documents that are not letters: reported in the log and in the last of the JSON lines.
-    unreadable: int = 0
-    #: Number of ``ids`` without a letter: reported in the last of the JSON lines.
-    missing: int = 0
-    _unreadable_ids: list[str] = field(default_factory=list)
-    _policy: ReplayPolicy = field(default_factory=conf.replay_policy)
+    form: str = field(default="jsonl", kw_only=True)
+    count: int = field(default=0, kw_only=True)
 
     def chunks(self) -> Iterator[bytes]:
-        """The file in pieces of about 64 KiB, with a few letters in memory at a time.
+        """The file in pieces of about 64 KiB, with a few rows in memory at a time.
 
         Raises ``StoreUnavailable`` or ``QueryTooSlow`` when MongoDB fails: instead of the first piece, or after all
-        letters read so far and, in JSON lines, a last line with the error.
+        rows read so far and, in JSON lines, a last line with the error.
         """
         lines = self._table() if self.form == "csv" else self._records()
         pieces: list[str] = []
@@ -100,30 +89,71 @@ class Export:
                 raise
             trouble = error
         if self.form != "csv":
-            pieces.append(self._end(trouble))
+            pieces.append(_encode({"end": self._end(trouble)}) + "\n")
         yield _bytes(pieces)
         if trouble:
             log.error("export_broken_off", extra={"letters": self.count, "why": str(trouble)})
             raise trouble
 
     def _records(self) -> Iterator[str]:
-        masking = None if self.reveal else conf.masking_policy()
-        for letter in self._letters():
-            yield _encode(record(letter, masking)) + "\n"
+        for found in self._shown():
+            yield _encode(found) + "\n"
 
     def _table(self) -> Iterator[str]:
-        masking = None if self.reveal else conf.masking_policy()
         text = io.StringIO()
         writer = csv.writer(text, quoting=csv.QUOTE_ALL)
         text.write(_BOM)
-        writer.writerow(COLUMNS)
-        now = datetime.now(UTC)
-        for letter in self._letters():
-            writer.writerow(row(letter, self._policy, masking, now))
+        writer.writerow(self._columns)
+        for cells in self._rows():
+            writer.writerow(cells)
             yield text.getvalue()
             text.seek(0)
             text.truncate()
         yield text.getvalue()
+
+    _columns: ClassVar[Sequence[str]]
+
+    def _shown(self) -> Iterator[Mapping[str, Any]]:
+        """The rows as JSON objects."""
+        raise NotImplementedError
+
+    def _rows(self) -> Iterator[Sequence[str]]:
+        """The rows as cells of ``_columns``."""
+        raise NotImplementedError
+
+    def _end(self, trouble: DeadLetterError | None) -> dict[str, Any]:
+        """The last of the JSON lines."""
+        end: dict[str, Any] = {"count": self.count, "complete": trouble is None}
+        return end | {"error": {"code": trouble.code, "detail": str(trouble)}} if trouble else end
+
+
+@dataclass
+class Export(TextFile):
+    """One export of letters; ``unreadable`` grows while it is read."""
+
+    criteria: LetterCriteria = field(default_factory=LetterCriteria)
+    #: Show secrets. The caller has checked the permission.
+    reveal: bool = False
+    #: ``_id`` or message id of each letter, in their order, instead of ``criteria``.
+    ids: Sequence[str] = ()
+    #: Documents that are not letters: reported in the log and in the last of the JSON lines.
+    unreadable: int = 0
+    #: Number of ``ids`` without a letter: reported in the last of the JSON lines.
+    missing: int = 0
+    _unreadable_ids: list[str] = field(default_factory=list)
+    _policy: ReplayPolicy = field(default_factory=conf.replay_policy)
+
+    _columns: ClassVar[Sequence[str]] = COLUMNS
+
+    def _shown(self) -> Iterator[Mapping[str, Any]]:
+        masking = None if self.reveal else conf.masking_policy()
+        for letter in self._letters():
+            yield record(letter, masking)
+
+    def _rows(self) -> Iterator[Sequence[str]]:
+        masking, now = None if self.reveal else conf.masking_policy(), datetime.now(UTC)
+        for letter in self._letters():
+            yield row(letter, self._policy, masking, now)
 
     def _letters(self) -> Iterator[DeadLetter]:
         for one in self.ids:
@@ -143,15 +173,13 @@ class Export:
             self.count += 1
             yield found
 
-    def _end(self, trouble: DeadLetterError | None) -> str:
-        end: dict[str, Any] = {"count": self.count, "complete": trouble is None}
+    def _end(self, trouble: DeadLetterError | None) -> dict[str, Any]:
+        end = super()._end(trouble)
         if self.unreadable:
             end |= {"unreadable": self.unreadable, "unreadableIds": self._unreadable_ids[: repository.MAX_NAMED]}
         if self.missing:
             end["missing"] = self.missing
-        if trouble:
-            end["error"] = {"code": trouble.code, "detail": str(trouble)}
-        return _encode({"end": end}) + "\n"
+        return end
 
 
 class Stream:
@@ -160,7 +188,7 @@ class Stream:
     Holds one of the process's ``MAX_EXPORTS`` slots until it ends, fails or is closed.
     """
 
-    def __init__(self, export: Export) -> None:
+    def __init__(self, export: TextFile) -> None:
         if not _slots.acquire(blocking=False):
             raise TooManyExports(retry_after=30)
         self._is_open = True

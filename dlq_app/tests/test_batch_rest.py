@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Callable
 from typing import Any
@@ -13,11 +15,11 @@ from pytest_django import Settings
 
 from dlq_app.domain.letter import Settled
 from dlq_app.domain.ports import ForwardOrder
-from dlq_app.services import batches, dead_letters
+from dlq_app.services import batches, dead_letters, outcome_file
 from dlq_app.services.batch_run import BatchRun
 from dlq_app.store.repository import Letters, StoredBatch
 from dlq_app.testing import MemoryIntake, a_death
-from dlqsite.tests.people import audited, staff
+from dlqsite.tests.people import audited, staff, with_key
 
 pytestmark = [
     pytest.mark.mongo,
@@ -523,3 +525,55 @@ def test_actions_of_keys_are_in_the_audit_log_too(olga: Client) -> None:
     assert started(olga)["requestedBy"] == "key:olga"
     line = audited().get()
     assert (line.who, line.count) == ("key:olga", 1)
+
+
+# --- outcomes as a file ---
+
+
+def export(client: Client, batch_id: str, query: str = "") -> bytes:
+    answer = client.get(f"{LIST}/{batch_id}/export{query}")
+    assert answer.status_code == 200, answer.content
+    return answer.getvalue()
+
+
+def test_the_outcomes_of_a_batch_are_exported(olga: Client, vic: Client, intake: MemoryIntake) -> None:
+    die("m-1", "m-2", "m-3")
+    batch = started(olga)
+    work(intake, batch["batchId"], well=lambda order: order.message_id != "m-2")
+
+    *rows, end = map(json.loads, export(vic, batch["batchId"]).decode().splitlines())
+    table = list(
+        csv.reader(io.StringIO(export(vic, batch["batchId"], "?format=csv&outcome=failed").decode("utf-8-sig")))
+    )
+
+    assert [(row["seq"], row["messageId"], row["outcome"], row["errorType"]) for row in rows] == [
+        (0, "m-1", "succeeded", None),
+        (1, "m-2", "failed_same", "TIMEOUT_ERROR"),
+        (2, "m-3", "succeeded", None),
+    ]
+    assert end == {"end": {"count": 3, "complete": True}}
+    assert table[0] == ["seq", "messageId", "deadLetterId", "sent", "outcome", "errorType"]
+    assert [row[1:2] + row[3:] for row in table[1:]] == [["m-2", "true", "failed_same", "TIMEOUT_ERROR"]]
+
+
+def test_an_export_of_outcomes_reads_page_by_page(olga: Client, vic: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    die(*(f"m-{n}" for n in range(5)))
+    batch = started(olga)
+    monkeypatch.setattr(outcome_file, "_PAGE", 2)
+
+    lines = export(vic, batch["batchId"]).decode().splitlines()
+
+    assert [json.loads(line)["messageId"] for line in lines[:-1]] == [f"m-{n}" for n in range(5)]
+    assert {json.loads(line)["outcome"] for line in lines[:-1]} == {None}
+
+
+def test_an_export_that_cannot_be_made_says_why(olga: Client, vic: Client) -> None:
+    die("m-1")
+    batch = started(olga)
+
+    wrong = vic.get(f"{LIST}/{batch['batchId']}/export?format=xls&outcome=lost&page=2")
+
+    assert vic.get(f"{LIST}/b-{'0' * 32}/export").json()["code"] == "replay_batch_not_found"
+    assert wrong.status_code == 400
+    assert {one["field"] for one in wrong.json()["errors"]} == {"format", "outcome", "page"}
+    assert with_key("submit").get(f"{LIST}/{batch['batchId']}/export").status_code == 403

@@ -53,7 +53,7 @@ def test_every_letter_is_a_line_and_the_last_line_says_that_it_is_the_last(lette
 def test_named_letters_come_in_their_order_and_what_is_gone_is_said(letters: Letters) -> None:
     dead_letters.record_outcomes([a_death("m-2"), a_death("m-1", body=b'{"token": "tok_1", "half": "\\ud800"}')], [])
 
-    first, second, end = lines(b"".join(Export(LetterCriteria(), "jsonl", ids=["m-2", "gone", "m-1"]).chunks()))
+    first, second, end = lines(b"".join(Export(LetterCriteria(), form="jsonl", ids=["m-2", "gone", "m-1"]).chunks()))
 
     assert [first["messageId"], second["messageId"]] == ["m-2", "m-1"]
     assert "tok_1" not in second["originalMessage"]
@@ -173,7 +173,7 @@ def test_a_document_that_is_no_letter_is_told_of(store: Database[dict[str, Any]]
     odd = {**a_document("m-2", status="nonsense"), "_id": ObjectId("b" * 24)}
     store["dead_letters"].insert_many([a_document("m-1"), odd, a_document("m-3")])
 
-    *found, end = lines(b"".join(Export(LetterCriteria(), "jsonl").chunks()))
+    *found, end = lines(b"".join(Export(LetterCriteria(), form="jsonl").chunks()))
 
     assert [line["messageId"] for line in found] == ["m-1", "m-3"]
     assert end == {"end": {"count": 2, "complete": True, "unreadable": 1, "unreadableIds": ["b" * 24]}}
@@ -208,7 +208,7 @@ def test_a_table_is_broken_off_too(monkeypatch: pytest.MonkeyPatch) -> None:
     got: list[bytes] = []
 
     with pytest.raises(StoreUnavailable):
-        got.extend(Stream(Export(LetterCriteria(), "csv")))
+        got.extend(Stream(Export(LetterCriteria(), form="csv")))
 
     assert len(list(csv.reader(io.StringIO(b"".join(got).decode("utf-8-sig"), newline="")))) == 1 + 1000
 
@@ -262,13 +262,13 @@ def test_one_process_sends_two_at_once_and_a_broken_off_one_makes_room(
 ) -> None:
     dead_letters.record_outcomes([a_death(f"m-{n}") for n in range(9)], [])
     monkeypatch.setattr(exporting, "_CHUNK_CHARS", 1)
-    streams = [Stream(Export(LetterCriteria(), "jsonl")) for _ in range(exporting.MAX_EXPORTS)]
+    streams = [Stream(Export(LetterCriteria(), form="jsonl")) for _ in range(exporting.MAX_EXPORTS)]
     vic = with_key("read")
 
     answer = vic.get("/api/dlq/export")
     assert (answer.status_code, answer.json()["code"], answer["Retry-After"]) == (503, "too_many_exports", "30")
     with pytest.raises(TooManyExports):
-        Stream(Export(LetterCriteria(), "csv"))
+        Stream(Export(LetterCriteria(), form="csv"))
 
     streams[0].close()
     streams[0].close()

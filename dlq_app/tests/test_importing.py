@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.mongo, pytest.mark.redis, pytest.mark.django_db, pytes
 
 
 def exported(*, reveal: bool = True) -> bytes:
-    return b"".join(Export(LetterCriteria(), "jsonl", reveal=reveal).chunks())
+    return b"".join(Export(LetterCriteria(), form="jsonl", reveal=reveal).chunks())
 
 
 def bring_in(*lines: object, raw: bytes = b"") -> Summary:

@@ -483,7 +483,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, ReadOnlyAdmin):  # type: ignore[mi
         return TemplateResponse(request, "dlq_app/letters_export.html", context)
 
     def _named(self, ids: Sequence[str]) -> HttpResponse:
-        export = exporting.Export(LetterCriteria(), "jsonl", ids=ids)
+        export = exporting.Export(form="jsonl", ids=ids)
         name = f"dead-letters-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.jsonl"
         return HttpResponse(
             b"".join(export.chunks()),

@@ -54,7 +54,7 @@ class Command(terminal.StrictCommand):
             raise CommandError(
                 '--reveal needs a --reason, and only --reveal takes one: --reveal --reason="INC-7, backup"'
             )
-        export = Export(criteria, options["format"], reveal=options["reveal"])
+        export = Export(criteria, form=options["format"], reveal=options["reveal"])
         if export.reveal:
             self._record(criteria.as_text(), reason)
         try:
