@@ -1,13 +1,19 @@
-"""No tables: letters, groups and batches live in MongoDB. The models are the admin's doors to them.
+"""Letters, groups and batches live in MongoDB, and their models have no table; a draft of an edit has one.
 
 Who may see each is a permission of the model; who may act is one of ``dlqsite``'s three permissions.
 """
 
 from __future__ import annotations
 
-from typing import NoReturn
+from datetime import timedelta
+from typing import Final, NoReturn
 
+from django.conf import settings
 from django.db import models
+from django.utils import timezone
+
+#: A draft is deleted after this time.
+DRAFT_DAYS: Final = timedelta(days=14)
 
 
 class _Stored(models.Model):
@@ -69,3 +75,29 @@ class ReplayBatch(_Stored):
 
     def __str__(self) -> str:
         return self.name or self.id
+
+
+class EditDraft(models.Model):
+    """An edited payload that is not replayed yet, one for each person and letter. ``admin.letters.drafts`` reads it."""
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
+    letter_id = models.CharField(max_length=24)
+    #: Payload and reason as typed, encrypted.
+    sealed = models.TextField()
+    saved_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        default_permissions = ()
+        verbose_name = "draft of an edited payload"
+        verbose_name_plural = "drafts of edited payloads"
+        constraints = [  # noqa: RUF012
+            models.UniqueConstraint(fields=["user", "letter_id"], name="draft_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"draft of {self.letter_id}"
+
+    @classmethod
+    def delete_expired(cls) -> int:
+        """Delete drafts older than ``DRAFT_DAYS``; return how many."""
+        return cls.objects.filter(saved_at__lte=timezone.now() - DRAFT_DAYS).delete()[0]

@@ -97,6 +97,20 @@ def delete_expired_sessions() -> None:
         raise StoreUnavailable(HEADING) from error
 
 
+def delete_expired_drafts() -> None:
+    """Delete drafts of edited payloads that were neither replayed nor discarded."""
+    from django.db import close_old_connections
+
+    from dlq_app.models import EditDraft
+    from dlqsite.database import AWAY, HEADING
+
+    close_old_connections()  # the last one may be a day old
+    try:
+        EditDraft.delete_expired()
+    except AWAY as error:
+        raise StoreUnavailable(HEADING) from error
+
+
 class Accounts:
     """Compares the accounts and logs when a difference appears, changes or ends."""
 
@@ -167,4 +181,5 @@ def duties(heartbeat: Heartbeat) -> list[Duty]:
         Duty("check all accounts", 3600, lambda: accounts.check(400)),
         Duty("forget expired accounts", 86_400, lambda: ledger().forget_accounts()),
         Duty("delete expired sessions", 3600, delete_expired_sessions),
+        Duty("delete expired drafts", 86_400, delete_expired_drafts),
     ]

@@ -27,6 +27,8 @@ class Gate:
     #: Seconds until the breaker allows probes; None if a replay is allowed.
     refused_for: float | None = None
     breaker: str = ""
+    #: The payload chooses the breaker, so an edited one may meet another.
+    is_chosen: bool = False
     is_unknown: bool = False
 
     @property
@@ -37,15 +39,18 @@ class Gate:
         return f"{name} is open: a replay now would be refused."
 
 
-def gate(letter: DeadLetter) -> Gate:
-    """Ask intake; unknown if it does not respond."""
+def gate(letter: DeadLetter, body: bytes | None = None) -> Gate:
+    """Ask intake about the letter's payload, or about an edited one; unknown if intake does not respond."""
+    body = letter.body if body is None else body
     try:
-        wait_ms = intake().retry_after_ms(letter.type, letter.body)
-        name = intake().breaker_of(letter.type, letter.body) or ""
+        wait_ms = intake().retry_after_ms(letter.type, body)
+        name = intake().breaker_of(letter.type, body) or ""
+        is_chosen = wait_ms is not None and len(intake().breakers([letter.type]).get(letter.type, ())) > 1
     except DeadLetterError as error:
         log.warning("breaker_unknown", extra={"why": str(error)})
         return Gate(is_unknown=True)
-    return Gate(refused_for=None if wait_ms is None else max(wait_ms, 0) / 1000, breaker=name)
+    refused_for = None if wait_ms is None else max(wait_ms, 0) / 1000
+    return Gate(refused_for=refused_for, breaker=name, is_chosen=is_chosen)
 
 
 def acts(request: HttpRequest, letter: DeadLetter, barrier: Gate) -> list[Action]:
@@ -72,8 +77,9 @@ def acts(request: HttpRequest, letter: DeadLetter, barrier: Gate) -> list[Action
             icon="edit",
             url=_url("edit", letter),
             hint="The original is kept; your version is stored with your name.",
-            locked=role or busy,
-            is_primary=not resolved and bool(barrier.words),
+            # Unless the payload chooses the breaker: then an edit may be what avoids the open one.
+            locked=role or busy or ("" if barrier.is_chosen else barrier.words),
+            is_primary=not resolved and barrier.is_chosen,
         ),
         Action(
             name="resolve",

@@ -19,26 +19,20 @@ from audit_app.lines import history
 from console import permissions
 from console.live import fragment
 from dlq_app import conf
+from dlq_app.admin.letters import drafts
 from dlq_app.admin.letters import page as letter_page
-from dlq_app.admin.letters import story as letter_story
 from dlq_app.admin.letters.bulk_pages import BULK, reason_of
-from dlq_app.conf import intake
-from dlq_app.domain.difference import diff
-from dlq_app.domain.errors import DeadLetterError, LetterNotFound, PayloadInvalid, QueryTooSlow, StoreUnavailable
+from dlq_app.admin.letters.editing import EditViews
+from dlq_app.admin.letters.replay_form import replay_id, ticked, unconfirmed
+from dlq_app.domain.errors import DeadLetterError, LetterNotFound, QueryTooSlow, StoreUnavailable
 from dlq_app.domain.letter import DeadLetter as Letter
 from dlq_app.domain.limits import MAX_NOTE, MAX_REASON
-from dlq_app.domain.masking import masked
-from dlq_app.domain.payload import NotJson, parse, written
-from dlq_app.domain.payload_edits import NotRestorable, restored
-from dlq_app.domain.states import Status
-from dlq_app.domain.versions import only_hidden
 from dlq_app.models import DeadLetter
 from dlq_app.services import dead_letters
-from dlq_app.services.replaying import Replayed, new_replay_id, refusal
+from dlq_app.services.replaying import Replayed, refusal
 from dlq_app.store import repository
-from wire.visible_text import json_visible, visible
+from wire.visible_text import visible
 
-_REPLAY_ID = re.compile(r"r-[0-9a-f]{32}\Z")
 _SERVICES: Mapping[str, Callable[..., Letter]] = {
     "resolve": dead_letters.resolve_by_hand,
     "discard": dead_letters.discard,
@@ -48,7 +42,7 @@ _SERVICES: Mapping[str, Callable[..., Letter]] = {
 }
 
 
-class LetterViews:
+class LetterViews(EditViews):
     """Views of one letter, for the admin of letters."""
 
     admin_site: Any
@@ -76,6 +70,7 @@ class LetterViews:
             **self._context(request, letter, letter.message_id),
             **letter_page.whole(request, letter, repository.now(), revealed=revealed),
             "max_note": MAX_NOTE,
+            "draft": drafts.get(request, letter.id),
             **(extra or {}),
         }
         response = TemplateResponse(request, "admin/dlq_app/deadletter/change_form.html", context)
@@ -151,78 +146,12 @@ class LetterViews:
             if request.method != "POST":
                 return self._confirm_page(request, letter, "replay")
             reason, wrong = reason_of(request, is_required=False)
-            errors = ({"reason": wrong} if wrong else {}) | _unconfirmed(request, letter)
+            errors = ({"reason": wrong} if wrong else {}) | unconfirmed(request, letter)
             if errors:
                 return self._confirm_page(request, letter, "replay", errors=errors)
             return self._started(request, letter, reason)
 
         return self._with(request, object_id, answer)
-
-    @method_decorator(csrf_protect)
-    def edit_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Edit and replay: form, review of the changes, replay."""
-        permissions.require(request, permissions.REPLAY)
-        return self._with(request, object_id, lambda letter: self._edit(request, letter))
-
-    def _edit(self, request: HttpRequest, letter: Letter) -> HttpResponse:
-        policy = conf.masking_policy()
-        try:
-            original = parse(letter.text)
-        except NotJson:
-            original = None
-        before = letter.text if original is None else written(masked(original, policy), indent=2)
-        if request.method != "POST":
-            return self._editor(request, letter, before, before)
-        text = request.POST.get("payload", "").replace("\r\n", "\n")
-        reason, wrong = reason_of(request, is_required=False)
-        errors = ({"reason": wrong} if wrong else {}) | _unconfirmed(request, letter)
-        body = b""
-        try:
-            edited = parse(text)
-            whole = restored(edited, original, policy)
-            body = written(whole).encode("utf-8", "surrogatepass")
-            intake().check_payload(body)
-            after = written(masked(whole, policy), indent=2)
-        except (NotJson, NotRestorable) as error:
-            errors["payload"] = f"{error}."
-        except PayloadInvalid as error:
-            errors["payload"] = "; ".join(f"{e['field']}: {e['message']}" for e in error.errors[:5]) or error.detail
-        if errors or request.POST.get("step") == "edit":
-            return self._editor(request, letter, before, text, errors=errors)
-        lines = letter_story.diff_lines(
-            diff(before, after) or only_hidden(letter.text, body.decode("utf-8", "surrogatepass"), policy)
-        )
-        if request.POST.get("step") != "send":
-            return self._editor(request, letter, before, text, diff=lines, is_preview=True)
-        return self._started(request, letter, reason, payload=body)
-
-    def _editor(
-        self,
-        request: HttpRequest,
-        letter: Letter,
-        before: str,
-        text: str,
-        *,
-        errors: Mapping[str, str] | None = None,
-        diff: list[tuple[str, str]] | None = None,
-        is_preview: bool = False,
-    ) -> HttpResponse:
-        context = {
-            **self._context(request, letter, f"Edit and replay {letter.message_id}"),
-            **letter_page.state(request, letter, repository.now()),
-            # Escape invisible characters, so that users see them when editing.
-            "text": json_visible(text),
-            "rows": min(max(text.count("\n") + 2, 12), 40),
-            "diff": diff or [],
-            "is_preview": is_preview,
-            "is_changed": bool(diff),
-            "errors": errors or {},
-            "reason": request.POST.get("reason", ""),
-            **_ticked(request),
-            "replay_id": self._replay_id(request),
-            "max_reason": MAX_REASON,
-        }
-        return TemplateResponse(request, "dlq_app/letter_edit.html", context, status=400 if errors else 200)
 
     @method_decorator(csrf_protect)
     @method_decorator(require_POST)
@@ -291,9 +220,9 @@ class LetterViews:
             letter.id,
             actor=permissions.actor(request),
             reason=reason,
-            **_ticked(request),
+            **ticked(request),
             payload=payload,
-            replay_id=self._replay_id(request),
+            replay_id=replay_id(request),
         )
         problem = refusal(answer)
         if problem:
@@ -303,13 +232,9 @@ class LetterViews:
         permissions.record_audit(
             request, letter.id, letter.message_id, f"{what} {answer.replay_id}", reason, about=DeadLetter
         )
+        drafts.discard(request, letter.id)
         messages.success(request, f"Replaying {letter.message_id}. The outcome will appear here.")
         return self._back(letter)
-
-    def _replay_id(self, request: HttpRequest) -> str:
-        """The id in the form, so that submitting it twice starts one replay."""
-        given = request.POST.get("replay_id", "")
-        return given if _REPLAY_ID.match(given) else new_replay_id()
 
     def _confirm_page(
         self, request: HttpRequest, letter: Letter, what: str, *, errors: Mapping[str, str] | None = None
@@ -325,8 +250,8 @@ class LetterViews:
             "errors": errors or {},
             "reason": request.POST.get("reason", ""),
             "is_reason_required": what != "replay",
-            **_ticked(request),
-            "replay_id": self._replay_id(request) if what == "replay" else "",
+            **ticked(request),
+            "replay_id": replay_id(request) if what == "replay" else "",
             "max_reason": MAX_REASON,
         }
         action = what.replace("-", "_")
@@ -348,18 +273,3 @@ class LetterViews:
 
     def _back(self, letter: Letter) -> HttpResponse:
         return HttpResponseRedirect(self._url(letter))
-
-
-def _ticked(request: HttpRequest) -> dict[str, bool]:
-    """The boxes that confirm an unusual replay."""
-    return {name: request.POST.get(name) == "on" for name in ("force", "poison")}
-
-
-def _unconfirmed(request: HttpRequest, letter: Letter) -> dict[str, str]:
-    """The boxes that this letter needs and that are not checked, each with its message."""
-    ticked, missing = _ticked(request), {}
-    if letter.status is Status.RESOLVED and not ticked["force"]:
-        missing["force"] = "The letter is resolved. Check this box to replay it anyway."
-    if letter.is_poison and not ticked["poison"]:
-        missing["poison"] = "The message probably kills its worker. Check this box to replay it anyway."
-    return missing
