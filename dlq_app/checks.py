@@ -14,10 +14,13 @@ from wire.errors import PolicyError
 
 @register
 def policies(**_: Any) -> Iterable[CheckMessage]:
-    """``dlq_app.E001`` for ``replay.toml``, ``E002`` for ``masking.toml``, ``E003`` for ``objectives.toml``."""
+    """``dlq_app.E001`` to ``E004``: the files replay, masking, objectives and facets."""
     replay = list(_built(conf.replay_policy, "dlq_app.E001", "replay"))
     yield from replay
-    yield from _built(conf.masking_policy, "dlq_app.E002", "masking")
+    masking = list(_built(conf.masking_policy, "dlq_app.E002", "masking"))
+    yield from masking
+    if not masking:
+        yield from _built(conf.checked_facets, "dlq_app.E004", "facets")
     if not replay:  # else its mistake would be reported a second time
         yield from _built(conf.letters_objective, "dlq_app.E003", "objectives")
 

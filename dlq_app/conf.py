@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from functools import cache
 from typing import Any, cast
 
@@ -9,6 +11,8 @@ from django.conf import settings
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
+from dlq_app.domain import facets
+from dlq_app.domain.facets import FacetPolicy
 from dlq_app.domain.masking import MaskingPolicy, mask_text
 from dlq_app.domain.objectives import LettersObjective
 from dlq_app.domain.ports import IntakePort
@@ -33,6 +37,24 @@ def letters_objective() -> LettersObjective:
     return LettersObjective.parse(settings.OBJECTIVES_POLICY, keep_resolved_days=replay_policy().keep_resolved_days)
 
 
+@cache
+def facet_policy() -> FacetPolicy:
+    """The policy of ``facets.toml``; raises ``PolicyError`` when it or ``masking.toml`` is not valid.
+
+    Without ``FACETS_KEY`` the key of the hashes is derived from ``SECRET_KEY``.
+    """
+    key = hmac.new((settings.FACETS_KEY or settings.SECRET_KEY).encode(), b"dlq facets", hashlib.sha256).digest()
+    return checked_facets(key)
+
+
+def checked_facets(key: bytes = b"") -> FacetPolicy:
+    """The same with another key: the check of the policy must not need ``SECRET_KEY``, which has its own."""
+    return FacetPolicy.parse(settings.FACETS_POLICY, key=key, masking=masking_policy())
+
+
+facets.provide(lambda: facet_policy())
+
+
 def mask_shown(text: str) -> str:
     """``text`` with secrets hidden."""
     return mask_text(text, masking_policy())
@@ -53,6 +75,8 @@ def _forget(*, setting: str, **_: Any) -> None:
         replay_policy.cache_clear()
     if setting in ("REPLAY_POLICY", "TIME_ZONE", "OBJECTIVES_POLICY"):
         letters_objective.cache_clear()
+    if setting in ("FACETS_POLICY", "FACETS_KEY", "SECRET_KEY", "MASKING_POLICY"):
+        facet_policy.cache_clear()
     if setting == "MASKING_POLICY":
         masking_policy.cache_clear()
 

@@ -360,6 +360,9 @@ DELIVERY_POLICY_FILE = env.str("DELIVERY_POLICY", default="") or POLICIES.file("
 DELIVERY_POLICY, DELIVERY_POLICY_PROBLEM = POLICIES.read_file(DELIVERY_POLICY_FILE)
 MASKING_POLICY = POLICIES.read("masking")
 OBJECTIVES_POLICY = POLICIES.read("objectives")
+FACETS_POLICY = POLICIES.read("facets")
+#: Secret of the hashes of masked facets; empty: derived from SECRET_KEY.
+FACETS_KEY = env.str("FACETS_KEY", default="")
 #: Who is notified of what; no one by default. The variable names another file.
 NOTIFY_POLICY_FILE = env.str("NOTIFY_POLICY", default="") or POLICIES.file("notify")
 NOTIFY_POLICY, NOTIFY_POLICY_PROBLEM = POLICIES.read_file(NOTIFY_POLICY_FILE)

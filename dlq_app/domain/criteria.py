@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from dlq_app.domain.errors import CriteriaInvalid
-from dlq_app.domain.filters import FILTERS
+from dlq_app.domain.filters import FACET, FILTERS, filter_named
 from wire.fields import field_error, storable, summary, unknown_field
 from wire.instants import iso
 
@@ -30,9 +30,14 @@ class LetterCriteria:
     error_kinds: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    clients: tuple[str, ...] = ()
+    #: Code versions of the workers in which they failed.
+    versions: tuple[str, ...] = ()
     priorities: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     fingerprints: tuple[str, ...] = ()
+    #: As letters store them: ``customerId=4711``.
+    facets: tuple[str, ...] = ()
     #: Last failure at or after.
     failed_from: datetime | None = None
     #: Last failure before.
@@ -49,14 +54,20 @@ class LetterCriteria:
         found: dict[str, Any] = {}
         errors: list[dict[str, str]] = []
         for name, raw in params.items():
-            field = FILTERS.get(name)
+            field = filter_named(name)
             if field is None:
                 errors.append(unknown_field(name, FILTERS))
                 continue
             try:
                 values = _texts(raw, verbatim=field.verbatim)
+                if name.startswith(f"{FACET}."):
+                    values = [f"{name.removeprefix(f'{FACET}.')}={value}" for value in values]
                 if values:
-                    found[field.attribute] = field.read(values)
+                    value = field.read(values)
+                    # Facets can come under several names.
+                    found[field.attribute] = (
+                        found.get(field.attribute, ()) + value if isinstance(value, tuple) else value
+                    )
             except ValueError as error:
                 errors.append(field_error(name, str(error)))
         begin, end = found.get("failed_from"), found.get("failed_to")
@@ -102,7 +113,8 @@ class LetterCriteria:
 
 def is_blank(name: str, value: str) -> bool:
     """Whether ``parse`` ignores this value of a filter."""
-    return not (value if name in FILTERS and FILTERS[name].verbatim else value.strip())
+    field = filter_named(name)
+    return not (value if field and field.verbatim else value.strip())
 
 
 def _texts(raw: object, *, verbatim: bool) -> list[str]:

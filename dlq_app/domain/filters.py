@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
 
+from dlq_app.domain import facets
 from dlq_app.domain.labels import MAX_FILTER
 from dlq_app.domain.search_terms import MAX_WORDS, words
 from dlq_app.domain.states import Status
 from wire.fields import Reader, instant, matching, one_of, single, text
 
 MAX_SEARCH = 100
+#: The filter of facets; ``facet.customerId`` is the filter of one.
+FACET = "facet"
 KINDS = ("transient", "permanent", "unknown")
 PRIORITIES = ("high", "normal", "low")
 #: A possible beginning of a message id. A search for such a text also finds ids that begin with it.
@@ -76,6 +79,16 @@ def _search(values: Sequence[str]) -> str:
     return search
 
 
+def _facets(values: Sequence[str]) -> tuple[str, ...]:
+    policy = facets.in_force()
+    return tuple(dict.fromkeys(map(policy.wanted, values)))
+
+
+def filter_named(name: str) -> Filter | None:
+    """The filter with this name on the wire, or of this facet; None if there is none."""
+    return FILTERS.get(FACET if name.startswith(f"{FACET}.") else name)
+
+
 def _any_of(
     name: str, attribute: str, path: str, label: str, read: Reader[str], about: str = "", **more: Any
 ) -> Filter:
@@ -96,6 +109,10 @@ _WORDS = (
     "no difference. `timeout` finds `SocketTimeout`, `email` finds `email_address`, `5521` finds `order5521`. In "
     "Chinese, Japanese and Korean it finds any two neighbouring characters."
 )
+_FACETS = (
+    "`facets.toml` names the facets. Values of the same facet: any of them; of different facets: all. "
+    "`facet.customerId=4711` is the same as `facet=customerId=4711`."
+)
 _ALL = (
     _options("status", "statuses", "status", "Status", [status.value for status in Status]),
     _any_of("errorType", "error_types", "errorType", "Error", _FREE, "such as TIMEOUT_ERROR", verbatim=True,
@@ -104,10 +121,16 @@ _ALL = (
     _any_of("type", "types", "type", "Type", _TYPE, "type of message, such as order.created",
             of_group=lambda group: [name for name, _ in group.types]),
     _any_of("source", "sources", "metadata.source", "Source", _FREE, "who submitted it", verbatim=True),
+    _any_of("client", "clients", "metadata.client", "Client", _FREE, "key that submitted it, such as key:shop",
+            verbatim=True),
+    _any_of("codeVersion", "versions", "metadata.systemState.codeVersion", "Code version", _FREE,
+            "code version of the worker in which it failed", verbatim=True, placeholder="VERSION"),
     _options("priority", "priorities", "metadata.priority", "Priority", PRIORITIES),
     _any_of("tag", "tags", "metadata.tags", "Tag", _FREE, "one of its tags", verbatim=True),
     _any_of("fingerprint", "fingerprints", "fingerprint", "Group", _FINGERPRINT,
             "fingerprint of a group, 16 hexadecimal digits", of_group=lambda group: [group.fingerprint]),
+    Filter(name=FACET, attribute="facets", path="facets", read=_facets, verbatim=True, label="Facet",
+           placeholder="NAME=VALUE", help="a value inside the payload, such as customerId=4711", doc=_FACETS),
     Filter(name="from", attribute="failed_from", path="lastFailedAt", operator="$gte", read=_instant,
            label="Failed from", placeholder="INSTANT", help="last failure at or after, such as 2026-11-24T03:12:00Z"),
     Filter(name="to", attribute="failed_to", path="lastFailedAt", operator="$lt", read=_instant,

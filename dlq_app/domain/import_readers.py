@@ -93,6 +93,12 @@ def free(value: Any) -> dict[str, Any]:
     return value
 
 
+def facets(value: Any) -> list[str]:
+    """Facets as exported. The import makes its own: other policies and keys may apply here."""
+    free(value)
+    return []
+
+
 def _plain(value: Any, depth: int) -> None:
     if depth == 0:
         raise ValueError("is nested too deep")

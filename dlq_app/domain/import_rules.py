@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NoReturn
 
+from dlq_app.domain.facets import in_force
 from dlq_app.domain.import_readers import (
     INT64,
     LineRefused,
@@ -83,7 +84,11 @@ def imported_letter(given: Mapping[str, Any], now: datetime, masking: MaskingPol
 
 def _derived(found: Mapping[str, Any], masking: MaskingPolicy) -> dict[str, Any]:
     """The fields that searches and groups use, as they are written when a message dies and when its replay ends."""
-    derived: dict[str, Any] = {"searchWords": error_words(found["errorType"], found["errorReason"], masking)}
+    payloads = [found["originalMessage"], *(version.get("payload", "") for version in found["versions"])]
+    derived: dict[str, Any] = {
+        "searchWords": error_words(found["errorType"], found["errorReason"], masking),
+        "facets": in_force().of_all((str(one).encode() for one in payloads), found["type"]),
+    }
     ended = [one for one in found["replayAttempts"] if one.get("endedAt") and one.get("outcome") in _ENDS]
     if ended:
         last = max(ended, key=lambda one: one.get("epoch", 0))

@@ -154,6 +154,8 @@ class DeadLetter:
     history: Sequence[Mapping[str, Any]] = ()
     #: As of ``Death``.
     traceparent: str = ""
+    #: Values inside the payload and its versions, such as ``customerId=4711``.
+    facets: Sequence[str] = ()
 
     @property
     def is_poison(self) -> bool:

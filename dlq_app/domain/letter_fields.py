@@ -21,6 +21,7 @@ from dlq_app.domain.letter_values import (
     BODY,
     CLAIM,
     ENTRIES,
+    FACETS,
     ID,
     IMPORTED,
     INSTANT,
@@ -203,6 +204,14 @@ FIELDS = (
     _entries("formerMessages", "former_messages", readers.former_messages),
     _entries("notes", "notes", readers.notes, _IMPORTED),
     _entries("history", "history", readers.history, _IMPORTED),
+    # An import makes its own, of the payload.
+    _field(
+        "facets",
+        FACETS,
+        "facets",
+        doc="Values inside the payload, by the names of `facets.toml`. Hidden ones are `#` and a hash.",
+        read=nullable(readers.facets),
+    ),
     _instant("queuedAt", "queued_at", nullable=True, **_LETTER),
     _field(
         "imported",

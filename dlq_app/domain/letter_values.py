@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from dlq_app.domain.facets import by_name
 from dlq_app.domain.filters import PRIORITIES
 from dlq_app.domain.letter import Claimed, Imported
 from dlq_app.domain.states import Status
@@ -172,6 +173,12 @@ INSTANT = Kind(load_instant, iso_or_none, _nothing, contract.INSTANT)
 #: A value of another shape reads as none: tracing relies on the shape.
 TRACEPARENT = Kind(lambda value: traceparent_of(load_text(value)), _same, str, contract.TEXT)
 TRACE_ID = Kind(load_text, lambda value: value or None, _nothing, contract.TEXT)
+FACETS = Kind(
+    lambda value: tuple(one for one in value if type(one) is str) if isinstance(value, list) else (),
+    by_name,
+    list,
+    contract.mapping(contract.many(contract.TEXT)),
+)
 MAPPING = Kind(_load_mapping, plain, dict)
 ENTRIES = Kind(_load_entries, plain, list, contract.many(contract.OBJECT))
 BODY = Kind(load_body, plain, str, contract.TEXT)

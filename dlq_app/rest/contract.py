@@ -9,6 +9,7 @@ from typing import Any
 
 from dlq_app import conf
 from dlq_app.domain.explanation import explain
+from dlq_app.domain.facets import shown_facets
 from dlq_app.domain.group_states import MINUTES, GroupState
 from dlq_app.domain.letter import DeadLetter
 from dlq_app.domain.letter_fields import FIELDS as LETTER_FIELDS
@@ -19,7 +20,9 @@ from dlq_app.domain.masking import MaskingPolicy, mask, mask_json, mask_text
 from dlq_app.domain.states import Status
 from dlq_app.domain.versions import masked_diff
 from dlq_app.rest.requests import Verbatim
+from dlq_app.services import facets
 from dlq_app.store import repository
+from dlq_app.store.groupings import Grouping, Part
 from wire.contract import (
     ANY,
     BOOLEAN,
@@ -116,6 +119,7 @@ _OWN: Mapping[str, Callable[[Any, Masking], Any]] = {
     "versions": lambda letter, masking: [_version(letter, entry, masking) for entry in letter.versions],
     "formerMessages": lambda letter, masking: [_former(entry, masking) for entry in letter.former_messages],
     "replay": _claim,
+    "facets": lambda letter, masking: shown_facets(letter.facets, masking),
 }
 
 
@@ -169,6 +173,7 @@ _LETTER = Shape(
 LETTER = Type(_LETTER.schema, lambda letter, masking: _LETTER.write(_Whole(letter, masking), masking))
 LETTER_OUT = envelope("LetterOut", LETTER)
 
+_COMPLETE = "False: letters from before a change of `facets.toml` lack its facets. Run `manage.py fill_facets`."
 LETTER_LIST = Shape(
     "LetterList",
     Field("data", many(LETTER_SUMMARY)),
@@ -184,11 +189,80 @@ LETTER_LIST = Shape(
             Field("nextCursor", nullable(TEXT), "Null on the last page."),
         ),
     ),
+    Field("facetsComplete", BOOLEAN, _COMPLETE),
     Field(
         "unreadable",
         many(Shape("UnreadableDocument", Field("_id", TEXT), Field("why", TEXT))),
         "Documents in the collection that are not dead letters, whatever the filter; at most 20. Lists, exports and "
         "batches leave them out.",
+    ),
+)
+
+
+def _part(part: Part, grouping: Grouping, answer: Mapping[str, Any], masking: Masking) -> dict[str, Any]:
+    shown = _masked_text(part.value, masking)
+    criteria = facets.narrowed(answer["criteria"], grouping.by, part, answer["found"]) if shown == part.value else None
+    return {
+        "value": shown,
+        "count": part.count,
+        "oldest": part.oldest,
+        "newest": part.newest,
+        # Of a hidden value it would show it.
+        "filter": criteria and criteria.as_filter(),
+        "links": {"letters": f"/api/dlq?{criteria.as_query()}"} if criteria else {},
+    }
+
+
+_PART = Shape(
+    "LetterPart",
+    Field("value", TEXT),
+    Field("count", COUNT),
+    Field("oldest", nullable(INSTANT), "Last failure of the oldest of these letters."),
+    Field("newest", nullable(INSTANT)),
+    Field("filter", nullable(OBJECT), "For a replay batch of these letters; null if the value is hidden."),
+    Field("links", LINKS),
+)
+_GROUPING = Shape(
+    "LetterGrouping",
+    Field("by", TEXT, "As in the request."),
+    Field("label", TEXT),
+    Field("distinct", COUNT, "Different values of the counted letters."),
+    Field("letters", COUNT, "Counted letters that have a value."),
+    Field("values", many(_PART), "The most frequent, most frequent first."),
+)
+
+
+def _groupings(answer: Mapping[str, Any], masking: Masking) -> list[dict[str, Any]]:
+    return [
+        {
+            "by": one.by,
+            "label": facets.label(one.by),
+            "distinct": one.distinct,
+            "letters": one.letters,
+            "values": [_part(part, one, answer, masking) for part in one.parts],
+        }
+        for one in answer["found"].groupings
+    ]
+
+
+GROUPINGS_OUT = envelope(
+    "LetterGroupingsOut",
+    Shape(
+        "LetterGroupings",
+        Field("groupings", many(_GROUPING), get=_groupings),
+        Field(
+            "counted",
+            COUNT,
+            "Letters that were counted, newest failure first.",
+            lambda answer, _: answer["found"].counted,
+        ),
+        Field(
+            "isPartial",
+            BOOLEAN,
+            "True: more letters match than were counted.",
+            lambda answer, _: answer["found"].is_partial,
+        ),
+        Field("facetsComplete", BOOLEAN, _COMPLETE, lambda answer, _: answer["complete"]),
     ),
 )
 

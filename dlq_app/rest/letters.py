@@ -17,7 +17,7 @@ from dlq_app.domain.errors import LetterNotFound
 from dlq_app.domain.letter import DeadLetter
 from dlq_app.rest import audit, contract, openapi, requests
 from dlq_app.rest.audit import actor
-from dlq_app.services import dead_letters
+from dlq_app.services import dead_letters, facets
 from dlq_app.services.replaying import Replayed, refusal
 from dlq_app.store import repository
 from wire.contract import Shape, problems
@@ -52,6 +52,7 @@ class LettersView(APIView):
                 "pages": ceil(total.count / page.limit),
                 "nextCursor": found.next_cursor.encode() if found.next_cursor else None,
             },
+            "facetsComplete": facets.is_filled(),
             "unreadable": [{"_id": one.id, "why": str(one)} for one in letters.unreadable(repository.MAX_NAMED)],
         }
         return Response(contract.LETTER_LIST.write(answer, conf.masking_policy()))

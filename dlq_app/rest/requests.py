@@ -16,6 +16,7 @@ from rest_framework.parsers import JSONParser
 
 from dlq_app.domain.criteria import FIELD_NAMES, LetterCriteria
 from dlq_app.domain.errors import BodyTooLarge, CriteriaInvalid, RequestInvalid
+from dlq_app.domain.filters import filter_named
 from dlq_app.domain.paging import PARAMETERS, PageRequest
 from dlq_app.domain.payload import Node, Object, parse, written
 from dlq_app.domain.replay_batch import OUTCOME_FILTERS, Stage
@@ -77,10 +78,10 @@ def list_request(query: QueryDict) -> tuple[LetterCriteria, PageRequest]:
     errors: list[FieldError] = []
     criteria, page = LetterCriteria(), PageRequest()
     lists = dict(query.lists())
-    unknown = [name for name in lists if name not in (*FIELD_NAMES, *PARAMETERS)]
+    unknown = [name for name in lists if not (filter_named(name) or name in PARAMETERS)]
     errors += [unknown_field(name, (*FIELD_NAMES, *PARAMETERS), "parameter") for name in unknown[:50]]
     try:
-        criteria = LetterCriteria.parse({name: lists[name] for name in FIELD_NAMES if name in lists})
+        criteria = LetterCriteria.parse({name: values for name, values in lists.items() if filter_named(name)})
     except CriteriaInvalid as error:
         errors += error.errors
     try:

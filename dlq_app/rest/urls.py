@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from django.urls import path
 
-from dlq_app.rest import batches, groups, letters, moves, transfer
+from dlq_app.rest import batches, facets, groups, letters, moves, transfer
 
 urlpatterns = [
     path("api/dlq", letters.LettersView.as_view(), name="dead-letters"),
     path("api/dlq/stats", letters.StatsView.as_view(), name="dead-letter-stats"),
+    path("api/dlq/facets", facets.FacetsView.as_view(), name="dead-letter-facets"),
     path("api/dlq/groups", groups.GroupsView.as_view(), name="dead-letter-groups"),
     path("api/dlq/groups/<str:fingerprint>", groups.GroupView.as_view(), name="dead-letter-group"),
     path("api/dlq/groups/<str:fingerprint>/resolve", groups.ResolveGroupView.as_view(), name="group-resolve"),

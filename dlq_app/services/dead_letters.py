@@ -18,7 +18,7 @@ from dlq_app.domain.payload import Node, NotJson, parse, written
 from dlq_app.domain.payload_edits import NotRestorable, restored
 from dlq_app.domain.states import Verb, is_allowed
 from dlq_app.domain.strategies import Strategy
-from dlq_app.services import figures, recording, replaying
+from dlq_app.services import facets, figures, recording, replaying
 from dlq_app.services.replaying import ReplayAnswer, Replayed, Replayer, ReplayRequest, new_replay_id
 from dlq_app.store import indexes, mongo, repository
 from processes.steps import progressed
@@ -57,6 +57,7 @@ def lacking(outcomes: Sequence[tuple[str, int, bool]]) -> list[bool]:
 def build_indexes() -> None:
     """Build missing indexes. Raises ``StoreUnavailable``, and ``LettersTwice`` when a message has two letters."""
     indexes.ensure(mongo.database(), keep_resolved_days=conf.replay_policy().keep_resolved_days)
+    facets.start()
 
 
 # --- replays ---

@@ -22,6 +22,7 @@ from dlq_app import conf
 from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.errors import DeadLetterError, TooManyExports
 from dlq_app.domain.explanation import explain
+from dlq_app.domain.facets import shown_facets
 from dlq_app.domain.letter import DeadLetter
 from dlq_app.domain.letter_fields import FIELDS
 from dlq_app.domain.masking import MaskingPolicy, mask, mask_json, mask_text
@@ -103,7 +104,7 @@ class TextFile:
         text = io.StringIO()
         writer = csv.writer(text, quoting=csv.QUOTE_ALL)
         text.write(_BOM)
-        writer.writerow(self._columns)
+        writer.writerow(self._head())
         for cells in self._rows():
             writer.writerow(cells)
             yield text.getvalue()
@@ -113,12 +114,16 @@ class TextFile:
 
     _columns: ClassVar[Sequence[str]]
 
+    def _head(self) -> Sequence[str]:
+        """The names of the columns."""
+        return self._columns
+
     def _shown(self) -> Iterator[Mapping[str, Any]]:
         """The rows as JSON objects."""
         raise NotImplementedError
 
     def _rows(self) -> Iterator[Sequence[str]]:
-        """The rows as cells of ``_columns``."""
+        """The rows as cells of these columns."""
         raise NotImplementedError
 
     def _end(self, trouble: DeadLetterError | None) -> dict[str, Any]:
@@ -144,6 +149,11 @@ class Export(TextFile):
     _policy: ReplayPolicy = field(default_factory=conf.replay_policy)
 
     _columns: ClassVar[Sequence[str]] = COLUMNS
+    _facets: Sequence[str] = field(default_factory=lambda: tuple(conf.facet_policy().facets))
+
+    def _head(self) -> Sequence[str]:
+        # Facets behind all others, so that the places of those stay the same.
+        return [*self._columns, *(f"facet.{name}" for name in self._facets)]
 
     def _shown(self) -> Iterator[Mapping[str, Any]]:
         masking = None if self.reveal else conf.masking_policy()
@@ -153,7 +163,7 @@ class Export(TextFile):
     def _rows(self) -> Iterator[Sequence[str]]:
         masking, now = None if self.reveal else conf.masking_policy(), datetime.now(UTC)
         for letter in self._letters():
-            yield row(letter, self._policy, masking, now)
+            yield row(letter, self._policy, masking, now, self._facets)
 
     def _letters(self) -> Iterator[DeadLetter]:
         for one in self.ids:
@@ -242,6 +252,7 @@ def record(letter: DeadLetter, masking: MaskingPolicy | None) -> dict[str, Any]:
     if masking is None:
         return {**shown, "masked": False}
     own = {
+        "facets": shown_facets(letter.facets, masking),
         "originalMessage": mask_json(shown["originalMessage"], masking),
         "versions": [
             {**mask(entry, masking), "diff": masked_diff(letter, version, masking)}
@@ -262,8 +273,14 @@ def _body(body: bytes) -> dict[str, str]:
         return {"originalMessage": "", "originalMessageBase64": b64encode(body).decode()}
 
 
-def row(letter: DeadLetter, policy: ReplayPolicy, masking: MaskingPolicy | None, now: datetime) -> list[str]:
-    """A letter as cells of the table. A spreadsheet treats none of them as a formula."""
+def row(
+    letter: DeadLetter,
+    policy: ReplayPolicy,
+    masking: MaskingPolicy | None,
+    now: datetime,
+    facets: Sequence[str] = (),
+) -> list[str]:
+    """A letter as cells of the table: ``COLUMNS``, then these facets. A spreadsheet treats none as a formula."""
     found = record(letter, masking)
     metadata = found["metadata"]
     found = {field.name: metadata.get(field.name) for field in FIELDS if not field.attribute} | found
@@ -273,7 +290,8 @@ def row(letter: DeadLetter, policy: ReplayPolicy, masking: MaskingPolicy | None,
     found |= {"importedAt": mark.get("at"), "importedBy": mark.get("by"), "traceId": letter.trace_id}
     why = explain(letter, policy, now)
     found["explanation"] = why if masking is None else mask_text(why, masking)
-    return [cell(found[name]) for name in COLUMNS]
+    values = found["facets"]
+    return [cell(found[name]) for name in COLUMNS] + [cell(" ".join(values.get(name, ()))) for name in facets]
 
 
 def cell(value: object) -> str:

@@ -12,7 +12,9 @@ from pymongo import ReturnDocument, UpdateOne
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, WriteError
 
+from dlq_app import conf
 from dlq_app.domain.errors import StoreUnavailable
+from dlq_app.domain.facets import MAX_ALL
 from dlq_app.domain.letter import KEPT_REPLAYS, Claimed, DeadLetter
 from dlq_app.domain.letter_values import safe_text
 from dlq_app.domain.states import Status, Verb, froms, is_allowed
@@ -316,6 +318,10 @@ def claim_update(claims: Sequence[tuple[DeadLetter, str]], order: ClaimOrder) ->
     }
     if order.edited is not None:
         changed["versions"] = longer("versions", "$$given.versions", KEPT_VERSIONS)
+        # An edit can name another customer: both find the letter.
+        before = {"$cond": [{"$isArray": "$facets"}, "$facets", []]}
+        new = {"$filter": {"input": "$$given.facets", "cond": {"$not": {"$in": ["$$this", before]}}}}
+        changed["facets"] = {"$slice": [{"$concatArrays": [before, new]}, MAX_ALL]}
     return where, [changed_by(given, changed)]
 
 
@@ -341,6 +347,8 @@ def _of_claim(letter: DeadLetter, replay_id: str, order: ClaimOrder, by: str, wh
             "why": why,
         }
         given["versions"] = [entry]
+        edited = (order.edited or "").encode("utf-8", "backslashreplace")
+        given["facets"] = conf.facet_policy().of(edited, letter.type)
     return given
 
 

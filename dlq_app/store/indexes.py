@@ -29,6 +29,7 @@ RESOLVED = "resolved"
 REPLAYED = "group_replayed"
 WORDS = "word_group_last_failed"
 TAGS = "tag_last_failed"
+FACETS = "facet_last_failed"
 #: Indexes of earlier versions, whose questions others answer now.
 RETIRED = ("created", "status_created", "word_last_failed", "locked")
 
@@ -78,6 +79,13 @@ INDEXES = (
     _by("source_last_failed", "metadata.source", "filter by source"),
     _by("fingerprint_last_failed", "fingerprint", "the letters of a group, and its last failure"),
     _by(TAGS, "metadata.tags", "filter by tag"),
+    Index(
+        FACETS,
+        (("facets", 1), ("lastFailedAt", -1), ("_id", -1)),
+        "filter by a value inside the payload",
+        # Letters without facets cost nothing.
+        {"partialFilterExpression": {"facets": {"$gt": ""}}},
+    ),
     # The letters of a group have nearly the same words, so the groups of a word show what reading its letters would.
     Index(
         WORDS,

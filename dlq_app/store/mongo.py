@@ -27,6 +27,7 @@ MARKS = "ledger_marks"
 LOSSES = "ledger_losses"
 APPROVALS = "dlq_approvals"
 COUNTS = "dlq_counts"
+FACETS = "dlq_facets"
 
 _lock = threading.Lock()
 _clients: dict[tuple[int, str, bool], MongoClient[Document]] = {}

@@ -26,7 +26,7 @@ LIGHT = dict.fromkeys(HEAVY, 0)
 #: Sorting up to this number of keys is faster than searching a page among letters that do not match.
 FEW = 5000
 #: Seconds of searching matching letters one by one, before all matching keys are sorted instead.
-_PATIENCE_S = 0.25
+PATIENCE_S = 0.25
 #: Keys whose letters are checked at once: at first this number more than a page has letters, and the maximum.
 _SPARE = 10
 _CHECKED = 200
@@ -73,7 +73,7 @@ class Pages:
         if way.by_keys:
             return self._page_by_keys(way, request, fields)
         try:
-            with patiently(_PATIENCE_S) if way.otherwise else translated():
+            with patiently(PATIENCE_S) if way.otherwise else translated():
                 return self._page_in_order(way, request, fields)
         except (QueryTooSlow, StoreUnavailable):
             if way.otherwise is None:

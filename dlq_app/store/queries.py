@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from dlq_app.domain.criteria import LetterCriteria
-from dlq_app.domain.filters import FILTERS, ID_PREFIX, Filter
+from dlq_app.domain.facets import by_name
+from dlq_app.domain.filters import FACET, FILTERS, ID_PREFIX, Filter
 from dlq_app.domain.paging import Cursor, Sort
 from dlq_app.domain.search_terms import whole_words, words
 from dlq_app.domain.states import Status
@@ -48,13 +50,26 @@ def matching(criteria: LetterCriteria) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for one in _asked(criteria):
         value = getattr(criteria, one.attribute)
-        if one.is_repeated:
+        if one.name == FACET:
+            found |= _facets(value)
+        elif one.is_repeated:
             found[one.path] = {"$eq": value[0]} if len(value) == 1 else {"$in": list(value)}
         elif one.path:
             found.setdefault(one.path, {})[one.operator] = value
         else:
             found.update(_search(value))
     return found
+
+
+def _facets(wanted: Sequence[str]) -> dict[str, Any]:
+    """Letters with any of the values of each facet."""
+    each = [{"facets": {"$in": values}} for values in of_each_facet(wanted)]
+    return each[0] if len(each) == 1 else {"$and": each}
+
+
+def of_each_facet(wanted: Sequence[str]) -> list[list[str]]:
+    """The wanted values by facet."""
+    return [[f"{name}={value}" for value in values] for name, values in by_name(wanted).items()]
 
 
 def _asked(criteria: LetterCriteria) -> list[Filter]:
@@ -84,7 +99,7 @@ def is_combined(criteria: LetterCriteria, sort: Sort | None = None) -> bool:
     asked = [one.path for one in _asked(criteria) if one.is_repeated]
     if not asked:
         return False
-    if len(asked) > 1 or asked[0] not in _INDEXED:
+    if len(asked) > 1 or len(of_each_facet(criteria.facets)) > 1 or asked[0] not in _INDEXED:
         return True
     return sort is not None and sort.keys[0].field not in ("lastFailedAt", asked[0])
 

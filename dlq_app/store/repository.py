@@ -1,8 +1,8 @@
 """The dead letters in MongoDB. Each move is one conditional update; a lost race is a result, not an error.
 
-Modules: ``reading`` (lists, counts), ``outcomes`` (deaths, successful replays), ``claims`` (replays), ``moves``
-(operators), ``leases`` (workers), ``letter_counts`` (counters), ``losses`` (data losses), ``transfer`` (exports,
-imports, deletion), ``approvals`` (limits per person).
+Modules: ``reading`` (lists, counts), ``groupings``, ``outcomes`` (deaths, successful replays), ``claims`` (replays),
+``moves`` (operators), ``leases`` (workers), ``letter_counts`` (counters), ``losses`` (data losses), ``transfer``
+(exports, imports, deletion), ``approvals`` (limits per person).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from datetime import datetime
 from dlq_app.store.approvals import Approvals, Start
 from dlq_app.store.batches import Batches, StoredBatch
 from dlq_app.store.claims import BatchLetter, ClaimOrder, Claims
+from dlq_app.store.groupings import GroupingLetters
 from dlq_app.store.items import Items, Tally
 from dlq_app.store.leases import Leases
 from dlq_app.store.letter_counts import LetterCounts
@@ -21,14 +22,14 @@ from dlq_app.store.moves import Moves, Selection
 from dlq_app.store.outcome_updates import LetterState
 from dlq_app.store.outcomes import Inserted, Outcomes, Written
 from dlq_app.store.pages import Page
-from dlq_app.store.reading import MAX_NAMED, Reading
+from dlq_app.store.reading import MAX_NAMED
 from dlq_app.store.search_words import Refreshed, SearchWords
 from dlq_app.store.store_clock import StoreClock
 from dlq_app.store.transfer import IMPORTED, MIN_AGE, UNCHANGED, Transfer
 from processes.once import OncePerProcess
 
 
-class Letters(Reading, Outcomes, Claims, Transfer, Moves, SearchWords):
+class Letters(GroupingLetters, Outcomes, Claims, Transfer, Moves, SearchWords):
     """All queries and moves of the letters in one collection."""
 
 

@@ -18,7 +18,7 @@ from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.paging import Sort
 from dlq_app.store import queries
 from dlq_app.store.hinted import NO_SUCH_INDEX, hinted
-from dlq_app.store.indexes import FIGURES, INDEXES, TAGS, UNIQUE, WORDS
+from dlq_app.store.indexes import FACETS, FIGURES, INDEXES, TAGS, UNIQUE, WORDS
 from dlq_app.store.mongo import Document
 from dlq_app.store.pages import FEW, Way
 
@@ -248,11 +248,15 @@ def _sources(
     """
     if not is_part and not queries.is_combined(criteria, sort):
         return
-    without_tags = replace(criteria, tags=())
-    keys = queries.of_keys(without_tags)
-    if keys is not None and queries.is_keyed(without_tags):
-        yield Source(where={**keys, **(within or {})}, index=FIGURES, is_exact=not is_part and not criteria.tags)
+    has_lists = bool(criteria.tags or criteria.facets)
+    without_lists = replace(criteria, tags=(), facets=())
+    keys = queries.of_keys(without_lists)
+    if keys is not None and queries.is_keyed(without_lists):
+        yield Source(where={**keys, **(within or {})}, index=FIGURES, is_exact=not is_part and not has_lists)
+    filters = queries.matching(criteria)
+    at = {name: condition for name, condition in filters.items() if name == "lastFailedAt"}
     if criteria.tags and (is_part or keys is not None):
-        filters = queries.matching(criteria)
-        at = {name: condition for name, condition in filters.items() if name in ("lastFailedAt", "metadata.tags")}
-        yield Source(where=at, index=TAGS)
+        yield Source(where={"metadata.tags": filters["metadata.tags"], **at}, index=TAGS)
+    if is_part or keys is not None:
+        for values in queries.of_each_facet(criteria.facets):
+            yield Source(where={"facets": {"$in": values}, **at}, index=FACETS)

@@ -146,7 +146,7 @@ def test_a_table_has_fixed_columns_and_no_formula(letters: Letters) -> None:
         csv.reader(io.StringIO(fetch(with_key("read"), "format=csv").decode("utf-8-sig"), newline=""))
     )
 
-    assert tuple(head) == COLUMNS
+    assert tuple(head) == (*COLUMNS, "facet.customerId", "facet.orderId"), "facets behind all others"
     one, two = dict(zip(head, first, strict=True)), dict(zip(head, second, strict=True))
     assert one["errorReason"] == '\'=HYPERLINK("http://evil/","x")'
     assert (one["source"], one["tags"]) == ("'@evil", "'+1 b")

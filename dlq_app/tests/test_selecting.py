@@ -17,6 +17,7 @@ from dlq_app.domain.search_terms import whole_words, words
 from dlq_app.domain.states import Status, Verb
 from dlq_app.store import indexes
 from dlq_app.store.mongo import LETTERS
+from dlq_app.store.queries import of_each_facet
 from dlq_app.store.repository import Letters, Selection
 from dlq_app.testing import NOON, a_document
 from dlq_app.tests.mongo_work import Work, counted
@@ -57,6 +58,7 @@ def some_letters(count: int, seed: int = 3) -> list[Document]:
                 "fingerprint": fingerprint,
                 "searchWords": [error_type.lower(), *told, *own, f"{n:05}"] if n % 50 else ["SocketTimeout", *told],
                 "metadata": metadata,
+                "facets": [f"customerId=c{dice.randrange(6)}", *(f"orderId={n}" for n in dice.sample("abc", n % 3))],
                 "status": dice.choice(list(Status)).value,
                 "createdAt": NOON + timedelta(minutes=dice.randrange(500)),
                 "lastFailedAt": NOON + timedelta(minutes=dice.randrange(500)),
@@ -80,6 +82,7 @@ def some_criteria(dice: random.Random) -> Document:
         "type": ("order.created", "mail.send"),
         "source": ("shop", "app", "none"),
         "priority": ("high", "low"),
+        "facet": ("customerId=c1", "customerId=c2", "orderId=a", "orderId=b", "orderId=none"),
         "tag": ("eu", "us", "vip", "none"),
         "fingerprint": tuple(f"{n:016x}" for n in range(6)),
         "from": tuple(f"2026-11-24T{hour}:00:00Z" for hour in (12, 14)),
@@ -109,6 +112,10 @@ def plainly(letters: list[Document], criteria: LetterCriteria, sort: str) -> lis
             if not wanted or not one.path:
                 continue
             value = at(letter, one.path)
+            if one.name == "facet":
+                if not all(set(values) & set(value) for values in of_each_facet(wanted)):
+                    return False
+                continue
             if one.operator == "$in":
                 if not set(wanted) & set(value if isinstance(value, list) else [value]):
                     return False

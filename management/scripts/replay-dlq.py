@@ -50,7 +50,8 @@ from typing import Any, NoReturn
 FILTERS = {
     "--status": "status", "--error-type": "errorType", "--error-kind": "errorKind", "--type": "type",
     "--source": "source", "--priority": "priority", "--tag": "tag", "--fingerprint": "fingerprint", "--from": "from",
-    "--to": "to", "--search": "search",
+    "--to": "to", "--search": "search", "--facet": "facet",
+    "--client": "client", "--code-version": "codeVersion",
 }  # fmt: skip
 TEXTS = {"--schedule": "scheduledAt", "--name": "name", "--reason": "reason"}
 INTEGERS = {"--limit": "limit", "--canary": "canary", "--min-success": "minSuccess", "--max-failures": "maxFailures"}
