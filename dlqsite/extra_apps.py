@@ -29,11 +29,6 @@ def failure(error: BaseException) -> str:
     return ""
 
 
-def folders() -> list[Path]:
-    """The folders of the apps, for a look at what changed. Needs loaded apps."""
-    return [Path(AppConfig.create(entry).path) for entry in settings.EXTRA_APPS]
-
-
 def _is_missing(entry: str, error: BaseException) -> bool:
     return isinstance(error, ModuleNotFoundError) and f"{entry}.".startswith(f"{error.name}.")
 

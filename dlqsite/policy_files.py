@@ -30,8 +30,9 @@ class PolicyFiles:
         self.names = sorted(path.stem for path in shipped.glob("*.toml"))
         #: Files of ``POLICY_DIR``, by name of the policy.
         self.own: dict[str, Path] = {}
-        if directory:
-            self._look_into(base / directory)
+        self.directory = base / directory if directory else None
+        if self.directory:
+            self._look_into(self.directory)
 
     def _look_into(self, folder: Path) -> None:
         known = [f"{name}.toml" for name in self.names]

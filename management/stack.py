@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from management import embedded
 from management.child_log import ChildLog
 from management.data_directory import DataDirectory, write_private
 from management.errors import StackError, Stopped
+from management.reload import Reloader, folders
 from management.supervisor import APP, MONGOD, REDIS, Role, Supervisor
 from messages_app import conf
 from notify_app import conf as notify_conf
@@ -45,6 +46,8 @@ class Options:
     mongodb_url: str = ""
     database: str = "dlq"
     workers: int = 1
+    #: Whether a change of code or policies restarts the roles.
+    reload: bool = False
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Options:
@@ -57,7 +60,14 @@ class Options:
             mongodb_url=environment.get("MONGODB_URL", ""),
             database=environment.get("MONGODB_DATABASE") or "dlq",
             workers=_number(environment, "WORKERS", 1, 1, 64),
+            reload=_switch(environment.get("RELOAD") or "false"),
         )
+
+
+def _switch(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise StackError(f"RELOAD is {text!r}: use true or false")
+    return text.lower() == "true"
 
 
 def _number(environment: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
@@ -134,7 +144,7 @@ class Stack:
             changed=self._children_changed,
             lock_fd=lock,
         )
-        with self._supervisor.signals():
+        with self._supervisor.signals(), ExitStack() as stopping:
             try:
                 self._start_stores()
                 first = self._prepare()
@@ -143,6 +153,10 @@ class Stack:
                 self._ready = True
                 self._children_changed(self._supervisor.pids())
                 self._announce(time.monotonic() - begun, first)
+                if self.options.reload:
+                    reloader = self._reloader()
+                    self._supervisor.look = reloader.look
+                    stopping.callback(reloader.close)
                 self._supervisor.watch()
             except Stopped:
                 pass  # asked to stop while starting
@@ -239,6 +253,16 @@ class Stack:
         self._supervisor.launch(self._role("cron", "run_cron"))
         if notify_conf.is_configured():
             self._supervisor.launch(self._role("notifier", "run_notifier"))
+
+    def _reloader(self) -> Reloader:
+        return Reloader(
+            folders=folders(),
+            check=[self.python, "manage.py", "check"],
+            env=self._env,
+            cwd=PROJECT,
+            say=lambda text: self.say(f"reload: {text}"),
+            restart=self._supervisor.replace_apps,
+        )
 
     def _role(self, name: str, command: str) -> Role:
         return Role(

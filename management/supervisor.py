@@ -77,6 +77,8 @@ class _Child:
     excused_deaths: int = 0
     #: When to start it again (monotonic), None while it runs.
     restart_at: float | None = None
+    #: When a role that was asked to end, to be started again, is killed (monotonic); None for all others.
+    replace_until: float | None = None
 
     @property
     def is_store(self) -> bool:
@@ -103,6 +105,8 @@ class Supervisor:
     log_for: Callable[[str], ChildLog]
     say: Callable[[str], None]
     changed: Callable[[dict[str, int]], None] = lambda pids: None
+    #: Called about every half second while everything runs.
+    look: Callable[[], None] = lambda: None
     #: Kept open in every child: whoever locks the same file waits for all of them.
     lock_fd: int | None = None
     _children: dict[str, _Child] = field(default_factory=dict)
@@ -201,11 +205,19 @@ class Supervisor:
                 self._look_at(child)
             self._end_orphans(time.monotonic())
             self._show_warnings()
+            self.look()
             now = time.monotonic()
             # A restart that is due waits for a store.
             waits = [c.restart_at - now for c in self._children.values() if c.restart_at and c.restart_at > now]
             starting = any(c.process is not None and not c.is_ready for c in self._children.values())
             self._pause(min([0.05 if starting else TICK, *waits]))
+
+    def replace_apps(self) -> None:
+        """Ask the roles that are no stores to end, and start each again when it has ended. Does not wait."""
+        for child, process in self._running():
+            if not child.is_store and child.replace_until is None:
+                child.replace_until = time.monotonic() + child.role.grace
+                process.send_signal(signal.SIGTERM)
 
     def stop(self) -> None:
         """End every child: tier by tier from the highest, SIGTERM, its grace, SIGKILL. Returns when none is left."""
@@ -263,6 +275,8 @@ class Supervisor:
         code = process.poll()
         if code is not None:
             self._bury(child, code)
+        elif child.replace_until is not None and time.monotonic() >= child.replace_until:
+            _signal_group(process.pid, signal.SIGKILL)
         elif not child.is_ready and child.becomes_ready(process.pid) and child.is_store:
             self.say(f"{child.role.name} is ready again")
 
@@ -279,6 +293,9 @@ class Supervisor:
             # The processes that it leaves behind may finish what they have in hand, within the same time as itself.
             self._orphans[child.process.pid] = now + child.role.grace
         child.process = None
+        if child.replace_until is not None:
+            child.replace_until, child.is_ready, child.restart_at = None, False, now
+            return
         if child.is_ready:
             child.away_since = now
         if child.is_ready and now - child.started_at >= QUICK:

@@ -6,6 +6,7 @@ A third argument replaces constants of the supervisor, such as how long it waits
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def main() -> int:
         draft.replace(folder / "pids.json")
 
     supervisor = Supervisor(log_for=lambda name: ChildLog(folder / f"{name}.log"), say=say, changed=changed)
+    signal.signal(signal.SIGUSR1, lambda *_: supervisor.replace_apps())
     with supervisor.signals():
         try:
             for child in children:

@@ -317,3 +317,24 @@ def test_a_reader_that_does_not_read_is_not_waited_for_and_told_later() -> None:
 
         assert left_out > 0
         assert reader.read(65536).endswith(f"({left_out} texts before this one could not be printed)\nagain\n".encode())
+
+
+def test_replaced_roles_end_by_themselves_and_start_again_without_being_given_up(
+    supervise: Callable[..., Supervised],
+) -> None:
+    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    stack = supervise(
+        {"name": "store", "code": SLEEP, "tier": 0},
+        {"name": "a", "code": SLEEP},
+        {"name": "b", "code": stubborn, "grace": 0.2},
+    ).started()
+    store = stack.pids()["store"]
+
+    for _ in range(6):  # more often than a quick death is forgiven
+        before = stack.pids()
+        stack.process.send_signal(signal.SIGUSR1)
+        for name in ("a", "b"):
+            eventually(partial(stack.restarted, name, before[name]), seconds=20)
+
+    assert stack.process.poll() is None
+    assert stack.pids()["store"] == store
