@@ -16,6 +16,7 @@ import dlq_app.domain.errors
 import messages_app.domain.errors
 from breaker_app.policy import BreakerPolicy
 from breaker_app.states import State as BreakerState
+from dlq_app.domain.labels import MAX_LABEL
 from dlq_app.domain.masking import MaskingPolicy
 from dlq_app.domain.objectives import LettersObjective
 from dlq_app.domain.replay_policy import ReplayPolicy
@@ -30,6 +31,7 @@ from messages_app import failures
 from messages_app.domain import parsing
 from messages_app.domain.records import State
 from messages_app.domain.retry_policy import RetryPolicy
+from messages_app.rest import contract
 from notify_app.domain import events as notify_events
 from notify_app.domain import policy as notify_policy
 from notify_app.models import State as NotificationState
@@ -177,6 +179,19 @@ def test_every_key_in_a_policy_file_is_explained(file: Path) -> None:
 )
 def test_every_state_verb_and_name_is_explained(words: object, page: str) -> None:
     assert {str(word) for word in words} - named(page) == set()  # type: ignore[attr-defined]
+
+
+def test_the_table_of_a_message_has_the_fields_of_the_contract() -> None:
+    chapter = DOCS["integrate.md"].split("### Fields of a message")[1].split("\n###")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (yes|no) \| (.+) \|$", chapter, re.MULTILINE)
+
+    assert [(name, needed == "yes") for name, needed, _ in rows] == [
+        (field.name, field.required) for field in contract.MESSAGE_IN.fields
+    ]
+    texts = {name: text for name, _, text in rows}
+    for field in contract.MESSAGE_IN.fields:
+        assert str((field.extra or {}).get("default", "")) in texts[field.name]
+    assert f"up to {contract.MAX_TAGS} texts of 1 to {MAX_LABEL}" in texts["tags"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
