@@ -202,8 +202,10 @@ class Completed:
     fence: int
     #: JSON text of the handler's small result.
     result: str
-    #: JSON object describing the attempt, in the wire shape.
-    attempt_json: str
+    #: JSON object describing the attempt, in the wire shape. Only of a replay, whose letter gets it.
+    attempt_json: str = ""
+    #: Otherwise: when the attempt started and ended, as the record keeps it.
+    ran: str = ""
     ended_at_ms: int = 0
     #: The report for the circuit breaker; not sent to the ledger.
     call_report: CallReport | None = None

@@ -75,7 +75,7 @@ local function start(id, epoch, body, edited, edited_body, priority, story, queu
   if old.state then
     -- What belongs to the former epoch. The fence stays: no later one may be below it.
     redis.call('HDEL', key, 'dueAt', 'leaseUntil', 'startedAt', 'finishedAt', 'recoveries', 'deferrals', 'deferredSince',
-      'heldBy', 'owner', 'outbox', 'lastError', 'result', 'alone')
+      'heldBy', 'owner', 'outbox', 'lastError', 'result', 'alone', 'ran')
     redis.call('PERSIST', key)
   end
   local lane = priority

@@ -235,6 +235,14 @@ class Ledger(LedgerReads):
         replies = self._scripts.run("drained", self._terms.record_ttl_ms, self._terms.body_ttl_ms, *parts)
         return [bool(reply) for reply in replies]
 
+    def expire_payloads(self, most: int) -> int:
+        """Delete payloads and stories of messages that were done ``BODY_TTL_S`` ago.
+
+        Return the number of messages, from ``most`` on when others may be due. Any number of processes may do this at
+        the same time.
+        """
+        return int(self._scripts.run("expire", most))
+
     def resettle(self, message_id: str, epoch: int) -> bool:
         """Return the outcome of an ended epoch to the outbox; False when the message has not ended in that epoch."""
         return bool(self._scripts.run("resettle", message_id, epoch))

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dlq_app.domain.ports import ForwardAnswer, ForwardOrder, ForwardStatus
+from messages_app.domain.attempt_lines import succeeded
 from messages_app.domain.errors import LedgerRefused
 from messages_app.domain.records import (
     Acceptance,
@@ -128,7 +129,7 @@ def outcome_args(outcome: Outcome) -> list[Any]:
     attempt = outcome.attempt_json.replace("\n", " ")
     match outcome:
         case Completed():
-            return [outcome.message_id, outcome.fence, outcome.result, attempt]
+            return [outcome.message_id, outcome.fence, outcome.result, attempt or outcome.ran]
         case Failed():
             delay = "" if outcome.delay_ms is None else outcome.delay_ms
             return [outcome.message_id, outcome.fence, delay, outcome.error, attempt]
@@ -207,6 +208,11 @@ def record_of(message_id: str, row: list[Any]) -> Record | None:
     accepted, *attempts = (story or b"{}").decode().split("\n")
     described = json.loads(accepted)
     state = State(fields["state"])
+    # Left over from an earlier epoch, if the message is a replay now.
+    if story and state is State.DONE and not fields.get("replayId") and (ran := fields.get("ran")):
+        started_ms, _, ended_ms = ran.partition(" ")
+        owner = json.dumps(fields.get("owner", ""))[1:-1]
+        attempts.append(succeeded(int(fields["attempt"]) + 1, int(started_ms), int(ended_ms), owner))
     waits = state in (State.SCHEDULED, State.RETRY_WAIT)
     acct_day, _, message_type = fields["account"].partition(":")
 

@@ -95,13 +95,16 @@ def test_claiming(redis_client: redis.Redis, book: Ledger) -> None:
 def test_completing(redis_client: redis.Redis, book: Ledger) -> None:
     accepted(book)
     outcomes = [
-        Completed(message_id=one.message_id, fence=one.fence, result="true", attempt_json=_LINE) for one in claim(book)
+        Completed(
+            message_id=one.message_id, fence=one.fence, result="true", ran=f"{one.claimed_at_ms} {one.claimed_at_ms}"
+        )
+        for one in claim(book)
     ]
 
     found = cost(redis_client, lambda: book.flush(outcomes))
 
-    assert found.commands <= 6.2
-    assert found.bytes <= 470
+    assert found.commands <= 3.2
+    assert found.bytes <= 250
 
 
 def test_failing(redis_client: redis.Redis, book: Ledger) -> None:

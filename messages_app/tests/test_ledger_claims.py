@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import threading
 
 import pytest
 import redis
 
+from dlq_app.domain.ports import ForwardStatus
 from messages_app.domain.errors import LedgerRefused
 from messages_app.domain.records import Completed, Deferred, Failed, State, Verdict
 from messages_app.store.ledger import Ledger
@@ -336,10 +338,123 @@ def test_done_is_counted_kept_for_a_day_and_its_payload_for_an_hour(desk: Desk) 
     assert (record.attempts, record.outbox, record.lease_until_ms) == ('{"number":1}', "", None)
     assert desk.account() == (1, 1, 0, 0)
     assert 86_000 < desk.client.ttl("dlq:msg:a") <= 86_400
-    assert 3_500 < desk.client.ttl("dlq:story:a") <= 3_600
-    assert 3_500 < desk.client.ttl("dlq:body:a") <= 3_600
+    desk.wait(3_600_000 - 1)
+    assert desk.ledger.expire_payloads(10) == 0
+    assert desk.record().body == b'{"n":1}'
+    desk.wait(1)
+    assert desk.ledger.expire_payloads(10) == 1
+    assert (desk.record().body, desk.record().attempts) == (None, "")
+    assert desk.client.exists("dlq:story:a", "dlq:body:a", "dlq:ended") == 0
     desk.wait(10**8)
     assert desk.ledger.due().moved == 0
+
+
+def test_a_success_is_in_the_record_until_its_payload_expires(desk: Desk) -> None:
+    desk.accept("a")
+    (claimed,) = desk.claim(owner='w"1')
+    desk.fail("a", claimed.fence, 0)
+    desk.wait(1)
+    desk.ledger.due()
+    (claimed,) = desk.claim(owner='w"1')
+
+    done = Completed(message_id="a", fence=claimed.fence, result="", ran=f"{START_MS + 5} {START_MS + 7}")
+    assert desk.flush(done) is Verdict.APPLIED
+
+    assert desk.client.get("dlq:story:a").count(b"\n") == 1, "only the failure"
+    failure, success = json.loads(f"[{desk.record().attempts}]")
+    assert failure == {"number": 1}
+    assert success == {
+        "number": 2, "startedAt": "2027-01-15T08:00:00.005Z", "endedAt": "2027-01-15T08:00:00.007Z",
+        "outcome": "succeeded", "errorType": None, "errorReason": None, "retryDelayMs": None, "worker": 'w"1',
+    }  # fmt: skip
+    assert desk.record().result == ""
+    desk.wait(3_600_000)
+    desk.ledger.expire_payloads(10)
+    assert desk.record().attempts == ""
+
+
+def test_the_success_before_a_replay_is_not_one_of_its_attempts(desk: Desk) -> None:
+    desk.accept("a")
+    claimed = desk.claim_only()
+    desk.flush(Completed(message_id="a", fence=claimed.fence, result="", ran=f"{START_MS} {START_MS}"))
+    epoch = desk.record().epoch + 1
+    assert desk.ledger.forward(order("a", epoch, force=True)).status is ForwardStatus.FORWARDED
+    assert desk.client.hget("dlq:msg:a", "ran") is None
+    desk.client.hset("dlq:msg:a", "ran", f"{START_MS} {START_MS}")  # as an earlier version leaves it
+
+    desk.complete("a", desk.claim_only().fence)
+
+    assert desk.record().attempts == '{"number":1}'
+
+
+# -- expire
+
+
+def test_a_payload_that_is_used_again_does_not_expire(desk: Desk) -> None:
+    for name in ("again", "replayed", "accepted", "done"):
+        desk.accept(name)
+    for claimed in desk.claim():
+        desk.complete(claimed.message_id, claimed.fence)
+    desk.wait(1000)
+    for name in ("again", "replayed"):
+        desk.ledger.forward(order(name, desk.record(name).epoch + 1, force=True))
+    desk.complete("replayed", next(one.fence for one in desk.claim() if one.message_id == "replayed"))
+    desk.client.delete("dlq:msg:accepted")  # as after a day
+    desk.accept("accepted")
+
+    desk.wait(3_600_000)
+
+    assert desk.ledger.expire_payloads(10) == 4
+    assert desk.client.exists("dlq:body:done") == 0
+    for name in ("again", "replayed", "accepted"):
+        assert desk.client.exists(f"dlq:body:{name}", f"dlq:story:{name}") == 2
+
+
+def test_a_payload_without_a_record_expires(desk: Desk) -> None:
+    desk.accept("a")
+    desk.complete("a", desk.claim_only().fence)
+    desk.client.delete("dlq:msg:a")
+    desk.wait(3_600_000)
+
+    assert desk.ledger.expire_payloads(10) == 1
+
+    assert desk.client.exists("dlq:body:a", "dlq:story:a") == 0
+
+
+def test_payloads_expire_no_later_than_their_record(redis_client: redis.Redis) -> None:
+    desk = Desk.open(redis_client, record_ttl_ms=5_000, body_ttl_ms=60_000)
+    desk.accept("a")
+    desk.complete("a", desk.claim_only().fence)
+    desk.wait(5_000)
+
+    assert desk.ledger.expire_payloads(10) == 1
+
+
+def test_payloads_expire_in_the_order_of_their_ends_and_at_most_so_many(desk: Desk) -> None:
+    for number in range(6):
+        desk.accept(f"m{number}")
+        desk.complete(f"m{number}", desk.claim_only().fence)
+        desk.wait(1000)
+    desk.wait(3_600_000 - 3_000)
+
+    assert [desk.ledger.expire_payloads(2) for _ in range(3)] == [2, 2, 0]
+    assert [desk.client.exists(f"dlq:body:m{number}") for number in range(6)] == [0, 0, 0, 0, 1, 1]
+
+
+def test_what_cannot_be_read_holds_up_no_other_payload(desk: Desk) -> None:
+    for name in ("odd", "a"):
+        desk.accept(name)
+    for claimed in desk.claim():
+        desk.complete(claimed.message_id, claimed.fence)
+    desk.client.delete("dlq:msg:odd")
+    desk.client.lpush("dlq:msg:odd", "x")
+    desk.client.lpush("dlq:ended", "no entry of ours")
+    desk.wait(3_600_000)
+
+    assert desk.ledger.expire_payloads(10) == 2
+
+    assert desk.client.exists("dlq:body:a", "dlq:ended") == 0
+    assert desk.client.exists("dlq:body:odd") == 1
 
 
 def test_a_repeated_outcome_is_applied_once(desk: Desk) -> None:

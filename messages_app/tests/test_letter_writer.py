@@ -31,6 +31,7 @@ from dlq_app.store.documents import new_letter
 from dlq_app.testing import NOON
 from dlqsite.tests.patience import eventually
 from messages_app.attempt import report
+from messages_app.domain.attempt_lines import succeeded
 from messages_app.domain.records import Claimed, Completed, Deferred, Failed, State, Verdict
 from messages_app.failures import ErrorKind, Failure
 from messages_app.store.ledger import Ledger
@@ -215,7 +216,7 @@ def test_the_outcome_of_a_replay_from_memory_is_the_one_from_the_ledger(book: Le
     drain(book, recorder)
     first, second = (outcome for outcome in recorder.outcomes if isinstance(outcome, Death))
     run = replays(book, first)
-    line = report.succeeded(1, run.claimed_at_ms, run.claimed_at_ms + 5, "w-1")
+    line = succeeded(1, run.claimed_at_ms, run.claimed_at_ms + 5, "w-1")
     done = ended(
         book, Completed(message_id="m1", fence=run.fence, result='{"a":[1.5]}', attempt_json=line, claimed=run)
     )  # fmt: skip

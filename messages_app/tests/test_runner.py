@@ -46,11 +46,20 @@ def started(attempt: Attempt) -> tuple[threading.Thread, list[Outcome | None]]:
     return thread, outcomes
 
 
-def test_a_success_carries_its_result_and_its_line() -> None:
+def test_a_success_carries_its_result_and_its_times() -> None:
     outcome = run(an_attempt())
 
     assert isinstance(outcome, Completed)
     assert (outcome.message_id, outcome.fence, outcome.result) == ("m1", 7, '{"processed":true}')
+    assert outcome.attempt_json == ""
+    started_ms, ended_ms = map(int, outcome.ran.split())
+    assert 1_700_000_000_500 <= started_ms <= ended_ms == outcome.ended_at_ms
+
+
+def test_the_success_of_a_replay_carries_its_line() -> None:
+    outcome = run(an_attempt(replay_id="r"))
+
+    assert isinstance(outcome, Completed)
     line = json.loads(outcome.attempt_json)
     assert line["startedAt"] <= line["endedAt"]
     assert line["startedAt"].startswith("2023-11-14T22:13:20.5")

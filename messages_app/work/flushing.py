@@ -51,7 +51,7 @@ def reduced(outcome: Outcome, why: str) -> Outcome:
     """
     match outcome:
         case Completed():
-            return replace(outcome, result=_NOTE, attempt_json="", call_report=None)
+            return replace(outcome, result=_NOTE, attempt_json="", ran="", call_report=None)
         case Failed():
             if not outcome.attempt_json and _UNWRITTEN in outcome.error:
                 return outcome

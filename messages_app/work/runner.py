@@ -33,6 +33,7 @@ from dlq_app.conf import mask_shown
 from messages_app import conf, registry
 from messages_app.attempt import coroutines, databases, process_state, report
 from messages_app.attempt.databases import TransactionLeftOpen
+from messages_app.domain.attempt_lines import succeeded
 from messages_app.domain.records import Claimed, Completed, Deferred, Failed, Outcome
 from messages_app.domain.retry_policy import RetryAt, decide
 from messages_app.domain.slow_calls import SlowCallLimit
@@ -367,7 +368,7 @@ class Runner:
     def _complete(self, attempt: Attempt, result: str) -> Completed:
         claimed = attempt.claimed
         now = _monotonic()
-        ended_ms = attempt.server_ms(now)
+        started_ms, ended_ms = attempt.server_ms(attempt.started_at), attempt.server_ms(now)
         measured.observe(HANDLER, claimed.type, "succeeded", seconds=now - attempt.started_at)
         if attempt.span is not None:
             attempt.end_span("succeeded")
@@ -375,9 +376,8 @@ class Runner:
             message_id=claimed.message_id,
             fence=claimed.fence,
             result=result,
-            attempt_json=report.succeeded(
-                attempt.number, attempt.server_ms(attempt.started_at), ended_ms, self.worker
-            ),
+            attempt_json=succeeded(attempt.number, started_ms, ended_ms, self.worker) if claimed.replay_id else "",
+            ran=f"{started_ms} {ended_ms}",
             ended_at_ms=ended_ms,
             call_report=attempt.call_report(None),
             claimed=claimed if claimed.replay_id else None,

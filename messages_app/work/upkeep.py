@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 
 #: Outcomes sent together while more wait than fit into one batch.
 MAX_DRAIN = 200
+#: Payloads deleted by one step, and the time between steps when no more are due.
+EXPIRED = 250
+EXPIRE_EVERY_S = 1.0
 #: Maximum time between two steps of the mover; shorter when something is due sooner.
 MOVE_EVERY_S = 0.1
 DRAIN_EVERY_S = 1.0
@@ -106,6 +109,7 @@ class Upkeep:
         self._leaves_none = False
         self._started_at_ms = 0
         self._drain_limit = BATCH
+        self._expire_at = 0.0
         self._mover = Loop("mover", self._move, max_pause_s=_MAX_LEDGER_PAUSE_S)
         self._drainer = Loop("drainer", self._drain, max_pause_s=MAX_DRAIN_PAUSE_S)
         self._presence = Loop("presence", self._announce, max_pause_s=ANNOUNCE_EVERY_S)
@@ -148,10 +152,20 @@ class Upkeep:
             )
         if due.given_up:
             self.outbox_filled()
-        if due.moved >= BATCH:
+        if self._expire() or due.moved >= BATCH:
             return 0.0
         until_next = MOVE_EVERY_S if due.next_ms is None else (due.next_ms - due.now_ms) / 1000
         return min(max(until_next, 0.002), MOVE_EVERY_S)
+
+    def _expire(self) -> bool:
+        """Delete some payloads that are due; return whether more may be."""
+        now = time.monotonic()
+        if now < self._expire_at:
+            return False
+        if self._ledger.expire_payloads(EXPIRED) >= EXPIRED:
+            return True
+        self._expire_at = now + EXPIRE_EVERY_S
+        return False
 
     def _drain(self) -> float:
         leave_ms = 0 if self._leaves_none else self._leave_ms
