@@ -12,7 +12,7 @@ from django.dispatch import receiver
 from django.http import HttpRequest
 
 from audit_app.lines import record
-from dlqsite.sign_in.complete import came_from_provider
+from dlqsite.sign_in.backend import came_from_provider
 
 
 def _address(request: HttpRequest | None) -> str:

@@ -18,7 +18,9 @@ from dlqsite import reporting
 from dlqsite.logs import configure_logging
 from dlqsite.policy_files import PolicyFiles
 from dlqsite.version import VERSION as RELEASE
-from processes import tracing
+from processes import leaner, tracing
+
+leaner.import_leaner()  # before any app imports a driver
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from dlq_app.domain.replay_batch import BreakerSeen
+if TYPE_CHECKING:  # the worker has no other use for batches until its first dead letter
+    from dlq_app.domain.replay_batch import BreakerSeen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Final
 
 from django.conf import settings
-from django.contrib.auth import BACKEND_SESSION_KEY, login
+from django.contrib.auth import login
 from django.contrib.auth.middleware import get_user
 from django.contrib.auth.models import AnonymousUser, User
 from django.http import HttpRequest, HttpResponseBase
@@ -21,7 +21,7 @@ from django.utils.crypto import constant_time_compare
 from django.utils.functional import SimpleLazyObject
 
 from dlqsite.sign_in import second_factor
-from dlqsite.sign_in.backend import PROVIDER_BACKEND
+from dlqsite.sign_in.backend import came_from_provider
 
 #: Seconds from the password to the code. Setting up an app for the first time is included.
 PATIENCE_S: Final = 900
@@ -99,11 +99,6 @@ def accept_factor(request: HttpRequest, user: User) -> None:
 def mark(request: HttpRequest) -> None:
     """Record in the session of a user that the second factor was used."""
     request.session[_USED] = True
-
-
-def came_from_provider(request: HttpRequest) -> bool:
-    """Whether this session began at the identity provider."""
-    return request.session.get(BACKEND_SESSION_KEY) == PROVIDER_BACKEND
 
 
 class CompleteSignIns:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from allauth.mfa.adapter import DefaultMFAAdapter
 from allauth.socialaccount.adapter import DefaultSocialAccountAdapter
-from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.conf import settings
+
+if TYPE_CHECKING:
+    from cryptography.fernet import MultiFernet
 
 #: Seconds to connect to the provider, and for each wait for a part of its response.
 TIMEOUTS_S: Final = (3.0, 5.0)
@@ -30,6 +32,8 @@ class FactorAdapter(DefaultMFAAdapter):  # type: ignore[misc]
         return _ciphers().encrypt(text.encode()).decode()
 
     def decrypt(self, encrypted_text: str) -> str:
+        from cryptography.fernet import InvalidToken
+
         try:
             return _ciphers().decrypt(encrypted_text.encode()).decode()
         except InvalidToken as error:
@@ -47,6 +51,8 @@ class ProviderAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
 
 
 def _ciphers() -> MultiFernet:
+    from cryptography.fernet import Fernet, MultiFernet  # 9 MB, for which most processes have no use
+
     keys: list[str] = [str(settings.SECRET_KEY), *map(str, settings.SECRET_KEY_FALLBACKS)]
     digests = (hashlib.sha256(f"dlqsite.sign_in.second_factor {key}".encode()).digest() for key in keys)
     return MultiFernet([Fernet(base64.urlsafe_b64encode(digest)) for digest in digests])

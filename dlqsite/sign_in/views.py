@@ -19,6 +19,7 @@ from django.views.decorators.debug import sensitive_post_parameters
 from audit_app.lines import record
 from dlqsite.access import client_address
 from dlqsite.sign_in import complete, limits, second_factor
+from dlqsite.sign_in.backend import came_from_provider
 from dlqsite.sign_in.complete import Pending, Step
 from dlqsite.sign_in.library import UnreadableSecret
 
@@ -120,7 +121,7 @@ def account(request: HttpRequest) -> HttpResponseBase:
     """Turn the second factor on or off, or make new recovery codes."""
     user = request.user
     assert isinstance(user, User)  # noqa: S101  # only staff gets here
-    if complete.came_from_provider(request) or not user.has_usable_password():
+    if came_from_provider(request) or not user.has_usable_password():
         return _account_page(request, user, {"is_elsewhere": True, "provider": settings.OIDC_NAME})
     if request.method != "POST":
         return _own_factor_page(request, user)
