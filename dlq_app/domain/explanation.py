@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 from dlq_app.domain.letter import KEPT_ATTEMPTS, KEPT_REPLAYS, DeadLetter
 from dlq_app.domain.replay_policy import ReplayPolicy
+from dlq_app.domain.standing import person
 from dlq_app.domain.states import Resolution, Status
 from dlq_app.domain.strategies import Strategy
 
@@ -88,7 +89,7 @@ def _next(letter: DeadLetter, policy: ReplayPolicy, now: datetime) -> str:
             nth = f"({letter.dlq_retry_count + 1} of {policy.max_automatic_replays})"
             return f"next automatic replay at {_clock(letter.next_retry_at, now, policy.time_zone)} {nth}"
         case Status.PROCESSING:
-            by = f" for {letter.claim.by}" if letter.claim and letter.claim.by else ""
+            by = f" for {person(letter.claim.by)}" if letter.claim and letter.claim.by else ""
             return f"a replay is in progress{by}"
         case Status.FAILED:
             used = _plural(policy.max_automatic_replays, "replay")

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from django.conf import settings
 
+from dlq_app import conf
 from dlq_app.conf import intake
 from dlq_app.domain import batch_rules
 from dlq_app.domain.batch_rules import Move
@@ -22,6 +23,7 @@ from dlq_app.domain.errors import (
     RequestInvalid,
     StoreUnavailable,
 )
+from dlq_app.domain.masking import mask_text
 from dlq_app.domain.replay_batch import (
     OUTCOME_FILTERS,
     BatchOrder,
@@ -33,6 +35,7 @@ from dlq_app.domain.replay_batch import (
     ReplayBatch,
     Stage,
 )
+from dlq_app.domain.standing import batch_standing
 from dlq_app.services.batch_executor import Executor
 from dlq_app.store import repository
 from dlq_app.store.repository import StoredBatch
@@ -45,6 +48,7 @@ LATE_S = 5.0
 #: After this time an unfinished plan may be made again with the same id: its request has timed out.
 REPLAN_AFTER = timedelta(seconds=90)
 _MOVE_ATTEMPTS = 10
+_DONE = {"pause": "paused", "resume": "resumed", "cancel": "cancelled"}
 
 _lock = threading.Lock()
 _late: dict[str, tuple[float, int]] = {}
@@ -220,7 +224,9 @@ def _change_stage(
         stored = _stored(batch_id)
         move = decide(stored.batch)
         if move is None:
-            raise MoveRefused(f"Cannot {verb} {batch_id}: it is {stored.batch.stage}.")
+            batch = stored.batch
+            name = mask_text(batch.name, conf.masking_policy()) or batch.id
+            raise MoveRefused(f"{name} {batch_standing(batch)}: it cannot be {_DONE[verb]}.")
         moved = repository.batches().move(stored, move, who=actor, why=reason, guard_place=False)
         if moved is not None:
             return _with_late(moved)

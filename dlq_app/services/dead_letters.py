@@ -16,6 +16,7 @@ from dlq_app.domain.letter import DeadLetter, Death, Recorded, Settled
 from dlq_app.domain.masking import MASK
 from dlq_app.domain.payload import Node, NotJson, parse, written
 from dlq_app.domain.payload_edits import NotRestorable, restored
+from dlq_app.domain.standing import DONE, standing
 from dlq_app.domain.states import Verb, is_allowed
 from dlq_app.domain.strategies import Strategy
 from dlq_app.services import facets, figures, recording, replaying
@@ -254,8 +255,8 @@ def _move(ref: str, verb: Verb, move: Callable[..., DeadLetter | None], actor: s
     moved = move(letter.id, who=actor, why=reason, now=_now())
     if moved is None:
         letter = _found(letters.get(letter.id), ref)
-        why = _why_unmovable(letter, verb) or f"{verb} is not possible in this status."
-        raise MoveRefused(f"{letter.message_id} is {letter.status}: {why}")
+        why = _why_unmovable(letter, verb) or f"it cannot be {DONE[verb]}."
+        raise MoveRefused(f"{letter.message_id} {standing(letter)}: {why}")
     return moved
 
 

@@ -11,7 +11,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ from dlq_app.domain.difference import diff
 from dlq_app.domain.errors import DeadLetterError, OrderRefused, StoreUnavailable
 from dlq_app.domain.letter import DeadLetter
 from dlq_app.domain.ports import ForwardAnswer, ForwardOrder, ForwardStatus, IntakePort
+from dlq_app.domain.standing import standing as standing_of
 from dlq_app.domain.states import Resolution, Status, Verb, is_allowed
 from dlq_app.store import repository
 from dlq_app.store.repository import ClaimOrder, Letters
@@ -60,6 +61,8 @@ class AlreadyClaimed:
     message_id: str
     #: The other replay, or the state of the message.
     by: str
+    #: What the letter's record says about that replay, as a predicate.
+    standing: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,8 @@ class NotReplayable:
     message_id: str
     status: Status
     why: str = ""
+    #: Who brought the letter into this status, and when, as a predicate.
+    standing: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,15 +137,17 @@ def refusal(answer: ReplayAnswer) -> DeadLetterError | None:
     match answer:
         case Replayed():
             return None
+        case AlreadyClaimed(message_id, _, standing) if standing:
+            return errors.ReplayInFlight(f"{message_id} {standing}.")
         case AlreadyClaimed(message_id, by):
             return errors.ReplayInFlight(
                 f"{message_id} is already running or being replayed ({by or 'by another client'})."
             )
         case NotReplayable(message_id, _, why) if why:
             return errors.OrderRefused(f"{message_id} cannot be replayed: {why}")
-        case NotReplayable(message_id, status):
+        case NotReplayable(message_id, status, _, standing):
             hint = "; set `force` to replay it anyway" if status is Status.RESOLVED else ""
-            return errors.MoveRefused(f"{message_id} is {status}{hint}.")
+            return errors.MoveRefused(f"{message_id} {standing or f'is {status.word}'}{hint}.")
         case Poison(message_id):
             return errors.PoisonUnconfirmed(
                 f"{message_id} was lost with its worker process each time it ran, so it probably kills the process. "
@@ -229,9 +236,10 @@ class Replayer:
             if current.claim and current.claim.replay_id == request.replay_id:
                 return current  # claimed by an earlier request whose answer was lost
             if current.status is Status.PROCESSING:
-                return AlreadyClaimed(current.message_id, current.claim.replay_id if current.claim else "")
+                by = current.claim.replay_id if current.claim else ""
+                return AlreadyClaimed(current.message_id, by, standing_of(current))
             if not request.force and not is_allowed(Verb.CLAIM, current.status):
-                return NotReplayable(current.message_id, current.status)
+                return NotReplayable(current.message_id, current.status, standing=standing_of(current))
             if current.is_poison and not request.poison:
                 return Poison(current.message_id)
             # Outside of the try: while MongoDB's time is not known, nothing has been asked of it.

@@ -276,7 +276,10 @@ def test_steering(rig: Rig, operator: Client, viewer: Client) -> None:
     operator.post(f"{LIST}{batch.id}/cancel/", {"reason": "wrong ones"})
     assert now() == "cancelled"
     said = operator.post(f"{LIST}{batch.id}/pause/", follow=True)
-    assert "Cannot pause" in text(said)
+    assert "was cancelled by operator at" in text(said)
+    assert "UTC: it cannot be paused." in text(said)
+    asked = operator.get(f"{LIST}{batch.id}/cancel-the-rest/", follow=True)
+    assert "nothing is left to cancel" in text(asked)
     lines = audited().filter(kind="replaybatch").order_by("pk")
     assert [line.said for line in lines] == ["paused", "resumed", "cancelled: wrong ones"]
     assert "wrong ones" in text(operator.get(f"{LIST}{batch.id}/history/"))

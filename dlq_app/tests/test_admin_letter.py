@@ -335,7 +335,7 @@ def test_a_move_that_the_status_does_not_allow_is_said(store: Database[dict[str,
 
     answer = operator.post(f"{url}discard/", {"reason": "x"}, follow=True)
 
-    assert "is dlq_resolved: discard is not possible in this status." in answer.content.decode()
+    assert "m-1 was resolved by a replay that succeeded: it cannot be discarded." in answer.content.decode()
     assert not audited().exists()
 
 
@@ -377,7 +377,7 @@ def test_a_replay_and_its_outcome(store: Database[dict[str, Any]], operator: Cli
     assert (order.message_id, order.run_body) == ("m-1", None)
     assert audited().get().said == f"replay {order.replay_id}: gateway is back"
     dead_letters.record_outcomes([intake.end("m-1", done=False)], [])  # type: ignore[list-item]
-    assert "user:operator replayed it: failed the same" in html_of(operator, f"{url}change/")
+    assert "operator replayed it: failed the same" in html_of(operator, f"{url}change/")
 
 
 def test_a_page_that_is_sent_twice_makes_one_replay(
@@ -392,7 +392,7 @@ def test_a_page_that_is_sent_twice_makes_one_replay(
     other = operator.post(f"{url}replay/", {"replay_id": "r-1; drop"}, follow=True)
 
     assert [order.replay_id for order in intake.forwarded] == [replay_id[1]]
-    assert "is already running or being replayed" in other.content.decode()
+    assert "m-1 is being replayed for operator since" in other.content.decode()
 
 
 def test_a_resolved_letter_is_replayed_only_if_one_insists(

@@ -39,7 +39,7 @@ def test_a_letter_that_waits_for_its_second_replay() -> None:
         ({"status": Status.MANUAL}, "set aside: needs a decision"),
         ({"status": Status.MANUAL, "strategy": "manual"}, "; needs a decision"),
         ({"status": Status.FAILED}, "all 5 automatic replays are used: needs a decision"),
-        ({"status": Status.PROCESSING, "replay": {"by": "user:mira"}}, "a replay is in progress for user:mira"),
+        ({"status": Status.PROCESSING, "replay": {"by": "user:mira"}}, "a replay is in progress for mira"),
         ({"status": Status.RESOLVED, "resolution": Resolution.REPLAYED}, "a replay succeeded"),
         ({"status": Status.RESOLVED, "resolution": Resolution.DISCARDED}, "it was discarded"),
         ({"status": Status.RESOLVED, "resolution": Resolution.BY_HAND}, "it was resolved by hand"),

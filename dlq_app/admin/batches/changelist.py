@@ -40,6 +40,7 @@ from dlq_app.domain.errors import (
 from dlq_app.domain.masking import mask_text
 from dlq_app.domain.replay_batch import OUTCOME_FILTERS, Stage
 from dlq_app.domain.replay_batch import ReplayBatch as Batch
+from dlq_app.domain.standing import batch_standing
 from dlq_app.domain.strategies import Strategy
 from dlq_app.models import ReplayBatch
 from dlq_app.services import approval, batches
@@ -280,6 +281,11 @@ class ReplayBatchAdmin(ReadOnlyAdmin):
         permissions.require(request, permissions.REPLAY)
 
         def answer(batch: Batch) -> HttpResponse:
+            if batch.is_final:
+                messages.warning(
+                    request, f"{batch.name or batch.id} {batch_standing(batch)}: nothing is left to cancel."
+                )
+                return HttpResponseRedirect(reverse("admin:dlq_app_replaybatch_change", args=[batch.id]))
             context = {
                 **self.context(request, f"Cancel {visible(batch.name or batch.id)}"),
                 **batch_page.live(request, batch, repository.now()),

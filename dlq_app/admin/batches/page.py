@@ -35,6 +35,7 @@ from dlq_app.domain.replay_batch import (
     ReplayBatch,
     Stage,
 )
+from dlq_app.domain.standing import person
 from dlq_app.services import batches
 from wire.cached import Cached
 
@@ -112,7 +113,7 @@ def live(request: HttpRequest, batch: ReplayBatch, now: datetime) -> dict[str, A
         "trouble": _trouble(batch, came_back),
         "budget": batch_progress.budget(batch),
         "late_url": _late_url(batch),
-        "acts": _acts(request, batch),
+        "acts": _acts(request, batch, waiting),
         "again_url": _again_url(batch),
         "say": _say(batch, waiting),
     }
@@ -260,7 +261,7 @@ def _since(criteria: LetterCriteria, at: datetime) -> LetterCriteria:
     return LetterCriteria.parse(query)
 
 
-def _acts(request: HttpRequest, batch: ReplayBatch) -> list[Action]:
+def _acts(request: HttpRequest, batch: ReplayBatch, waiting: int) -> list[Action]:
     locked = permissions.denial_reason(request, permissions.REPLAY)
     if batch.stage in FINAL:
         return []
@@ -271,10 +272,11 @@ def _acts(request: HttpRequest, batch: ReplayBatch) -> list[Action]:
     else:
         resume = "" if paused else "The batch is not paused."
     pause = "The batch is already paused." if paused and not by_breaker else ""
+    nothing = "" if waiting else "Every letter has been sent: nothing is left to cancel."
     return [
         Action(name="resume", label="Resume", icon="replay", locked=locked or resume),
         Action(name="pause", label="Pause", icon="pause", locked=locked or pause),
-        Action(name="cancel", label="Cancel the rest", icon="x", locked=locked, is_danger=True),
+        Action(name="cancel", label="Cancel the rest", icon="x", locked=locked or nothing, is_danger=True),
     ]
 
 
@@ -288,6 +290,8 @@ def _again_url(batch: ReplayBatch) -> str:
 def _say(batch: ReplayBatch, waiting: int) -> str:
     if batch.stage in FINAL:
         return _WORDS[batch.stage.value] + "."
+    if not waiting:
+        return f"Every letter has been sent. The {batch.counts.sent:,} sent cannot be recalled."
     return (
         f"Cancel skips letters not yet sent ({waiting:,}). The {batch.counts.sent:,} already sent cannot be recalled."
     )
@@ -298,7 +302,7 @@ def _moment(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "at": entry.get("at"),
         "what": _WORDS.get(what, what),
-        "who": str(entry.get("who", "")),
+        "who": person(str(entry["who"])) if entry.get("who") else "",
         "why": _STOPPED.get(str(entry.get("why", "")), str(entry.get("why", ""))),
     }
 

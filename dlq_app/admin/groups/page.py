@@ -33,6 +33,7 @@ from dlq_app.domain.group_states import OPEN_STATES, GroupState, Said
 from dlq_app.domain.letter import DeadLetter
 from dlq_app.domain.masking import MaskingPolicy, mask_text
 from dlq_app.domain.paging import PageRequest
+from dlq_app.domain.standing import person
 from dlq_app.services import batches
 from dlq_app.services.groups import Group
 from dlq_app.store import repository
@@ -340,8 +341,8 @@ def facts(group: Group, masking: MaskingPolicy) -> list[Fact]:
 
 
 def who(name: str) -> str:
-    """The name of a user without its prefix; keys stay ``key:shop``."""
-    return name.removeprefix("user:")
+    """The actor in words."""
+    return person(name) if name else ""
 
 
 def _by(said: Said, masking: MaskingPolicy) -> Fact:

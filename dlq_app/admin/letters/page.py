@@ -17,7 +17,7 @@ from dlq_app import conf
 from dlq_app.admin.commands import curl, manage, path
 from dlq_app.admin.letters.acts import acts, gate
 from dlq_app.admin.letters.payload_tree import tree
-from dlq_app.admin.letters.story import MAX_TEXT, counts, former, history, note, timeline, versions
+from dlq_app.admin.letters.story import MAX_TEXT, RESOLUTIONS, counts, former, history, note, timeline, versions
 from dlq_app.admin.letters.traceback import stack
 from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.errors import DeadLetterError
@@ -25,6 +25,7 @@ from dlq_app.domain.explanation import explain
 from dlq_app.domain.letter import DeadLetter
 from dlq_app.domain.masking import MaskingPolicy, mask_json, mask_text, masked
 from dlq_app.domain.payload import NotJson, parse, written
+from dlq_app.domain.standing import person
 from dlq_app.domain.states import Status
 from dlq_app.domain.strategies import Strategy
 from dlq_app.store import repository
@@ -48,6 +49,8 @@ def state(request: HttpRequest, letter: DeadLetter, now: datetime) -> dict[str, 
     barrier = gate(letter)
     return {
         "letter": letter,
+        "resolution": RESOLUTIONS.get(letter.resolution, "") if letter.resolution else "",
+        "claimed_by": person(letter.claim.by) if letter.claim and letter.claim.by else "",
         "explanation": mask_text(explain(letter, conf.replay_policy(), now), masking),
         "gate": barrier,
         "acts": acts(request, letter, barrier),

@@ -14,6 +14,7 @@ from django.urls import reverse
 from dlq_app import conf
 from dlq_app.domain.letter import DeadLetter
 from dlq_app.domain.masking import MaskingPolicy, mask_json, mask_text
+from dlq_app.domain.standing import person
 from dlq_app.domain.states import Resolution, Status, Verb
 from dlq_app.domain.versions import masked_diff
 
@@ -35,6 +36,8 @@ _ATTEMPTS = {
     "lost": ("bad", "octx"),
     "deferred": ("warn", "pause"),
 }
+#: How a letter was resolved.
+RESOLUTIONS = {Resolution.REPLAYED: "replayed", Resolution.DISCARDED: "discarded", Resolution.BY_HAND: "by hand"}
 #: Entries of the history that the timeline shows.
 _EVENTS = {
     Verb.DEAD_LETTER.value: ("bad", "octx", "Dead letter"),
@@ -98,8 +101,8 @@ def timeline(letter: DeadLetter, masking: MaskingPolicy) -> list[Moment]:
         at = entry.get("at")
         if known and isinstance(at, datetime):
             tone, icon, title = known
-            who, why = str(entry.get("who") or ""), mask_text(str(entry.get("why") or ""), masking)
-            text = why if who in ("", "system") else f"{who}: {why}" if why else who
+            who, why = _name(entry.get("who")), mask_text(str(entry.get("why") or ""), masking)
+            text = f"{who}: {why}" if who and why else who or why
             found.append(
                 Moment(at=at, tone=tone, icon=icon, title=title, text=text[:MAX_TEXT], is_imported=_is_imported(entry))
             )
@@ -158,7 +161,7 @@ def _replay(entry: Mapping[str, Any], letter: DeadLetter, masking: MaskingPolicy
     if not isinstance(at, datetime):
         return None
     tone, icon, outcome = _OUTCOMES.get(entry.get("outcome"), ("", "info", str(entry.get("outcome"))))
-    by, why = str(entry.get("by") or ""), mask_text(str(entry.get("why") or ""), masking)
+    by, why = person(str(entry.get("by") or "")), mask_text(str(entry.get("why") or ""), masking)
     version, batch = entry.get("version"), str(entry.get("batchId") or "")
     if entry.get("kind") == "auto":
         title = f"{why[:1].upper()}{why[1:]}" if why else "Automatic replay"
@@ -188,6 +191,12 @@ def _replay(entry: Mapping[str, Any], letter: DeadLetter, masking: MaskingPolicy
     )
 
 
+def _name(who: object) -> str:
+    """The actor in words; empty for the system."""
+    name = str(who or "")
+    return "" if name in ("", "system") else person(name)
+
+
 def _is_imported(entry: Mapping[str, Any]) -> bool:
     return entry.get("imported") is True
 
@@ -214,7 +223,7 @@ def history(letter: DeadLetter, masking: MaskingPolicy) -> list[dict[str, Any]]:
     return [
         {
             "at": entry.get("at"),
-            "who": str(entry.get("who") or ""),
+            "who": _name(entry.get("who")) or "the system",
             "what": _WORDS.get(str(entry.get("what")), str(entry.get("what"))),
             "why": mask_text(str(entry.get("why") or ""), masking)[:MAX_TEXT],
             "is_imported": _is_imported(entry),
@@ -225,7 +234,7 @@ def history(letter: DeadLetter, masking: MaskingPolicy) -> list[dict[str, Any]]:
 
 def note(entry: Mapping[str, Any], masking: MaskingPolicy) -> dict[str, Any]:
     text = mask_text(str(entry.get("text") or ""), masking)
-    return {"at": entry.get("at"), "by": str(entry.get("by") or ""), "text": text, "is_imported": _is_imported(entry)}
+    return {"at": entry.get("at"), "by": _name(entry.get("by")), "text": text, "is_imported": _is_imported(entry)}
 
 
 def versions(letter: DeadLetter, masking: MaskingPolicy) -> list[dict[str, Any]]:
@@ -237,7 +246,7 @@ def versions(letter: DeadLetter, masking: MaskingPolicy) -> list[dict[str, Any]]
         found.append(
             {
                 "number": entry.get("version"),
-                "by": str(entry.get("by") or ""),
+                "by": _name(entry.get("by")),
                 "at": entry.get("at"),
                 "is_imported": _is_imported(entry),
                 "why": mask_text(str(entry.get("why") or ""), masking)[:MAX_TEXT],
@@ -279,8 +288,7 @@ def next_words(letter: DeadLetter) -> tuple[str, bool]:
         case Status.PROCESSING:
             return "being replayed", False
         case Status.RESOLVED:
-            how = {Resolution.REPLAYED: "replayed", Resolution.DISCARDED: "discarded", Resolution.BY_HAND: "by hand"}
-            return how.get(letter.resolution, "resolved") if letter.resolution else "resolved", True
+            return RESOLUTIONS.get(letter.resolution, "resolved") if letter.resolution else "resolved", True
         case Status.FAILED:
             return f"nothing: {most} of {most} replays used", True
         case Status.PENDING if letter.next_retry_at:

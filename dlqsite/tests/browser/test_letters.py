@@ -202,7 +202,7 @@ def test_edit_and_replay_to_its_outcome(
     operator.evaluate("window.stayed = true")
     dead_letters.record_outcomes([], [intake.end("pay-88213417-capture", done=True)])  # type: ignore[list-item]
     expect(operator.locator("#letter-state")).to_contain_text("a replay succeeded", timeout=PATIENCE_MS)
-    expect(operator.locator("#timeline")).to_contain_text("user:operator edited and replayed: succeeded")
+    expect(operator.locator("#timeline")).to_contain_text("operator edited and replayed: succeeded")
     assert operator.evaluate("window.stayed"), "the page was reloaded"
     shoot(operator, "letter-resolved")
 
