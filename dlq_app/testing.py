@@ -165,7 +165,7 @@ class MemoryIntake:
             return ForwardAnswer(ForwardStatus.VOIDED)
         if self.clock() > order.deadline_ms:
             return ForwardAnswer(ForwardStatus.TOO_LATE)
-        if record and record.epoch > order.epoch:
+        if record and record.epoch > (order.epoch - 1 if order.epoch_seen is None else order.epoch_seen):
             return ForwardAnswer(ForwardStatus.SUPERSEDED, record.state)
         if record and self._is_in_the_way(record, order):
             return ForwardAnswer(ForwardStatus.BUSY, record.state)

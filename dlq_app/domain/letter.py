@@ -95,6 +95,8 @@ class Claimed:
     locked_at: datetime | None
     #: The status that a release restores.
     came_from: Status
+    #: The letter's fence before the claim; None if it is not known, as of letters that were claimed together.
+    fence_before: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,10 +121,10 @@ def _entry(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 def _load_claim(value: Any) -> Claimed:
     replay = _load_mapping(value)
-    came_from = replay.get("from")
+    came_from, epoch = replay.get("from"), load_number(replay.get("epoch"))
     return Claimed(
         replay_id=load_text(replay.get("id")),
-        epoch=load_number(replay.get("epoch")),
+        epoch=epoch,
         kind=load_text(replay.get("kind")),
         by=load_text(replay.get("by")),
         why=load_text(replay.get("why")),
@@ -133,6 +133,8 @@ def _load_claim(value: Any) -> Claimed:
         locked_by=load_text(replay.get("lockedBy")),
         locked_at=load_instant(replay.get("lockedAt")),
         came_from=Status(came_from) if came_from in list(Status) else Status.MANUAL,
+        # Letters that were claimed together have one epoch, above the fences of all of them.
+        fence_before=None if replay.get("together") else epoch - 1,
     )
 
 

@@ -43,6 +43,9 @@ class ForwardOrder:
     alone: bool = False
     #: Canonical ``traceparent`` of the replay; empty without one.
     traceparent: str = ""
+    #: The newest epoch that the letter knew of at its claim; None: all before ``epoch``. A record with a newer one is
+    #: another life of the message.
+    epoch_seen: int | None = None
 
 
 class ForwardStatus(StrEnum):

@@ -64,13 +64,13 @@ class Dispatcher:
         skips: dict[str, str] = {}
         own: list[DeadLetter] = []
         for _ in range(_CLAIM_TURNS):
-            claims: list[tuple[DeadLetter, str]] = []
+            claims: list[DeadLetter] = []
             for item, seen in rows:
                 letter = seen.letter if seen else None
                 was_skipped = bool(seen and seen.skipped)
                 match next_step(letter, batch.id, skipped=was_skipped, ending=batch.is_final, poison=batch.poison):
                     case Claim() if letter:
-                        claims.append((letter, new_replay_id()))
+                        claims.append(letter)
                     case OwnLetter() if letter:
                         own.append(letter)
                     case Copy(outcome, error_type):
@@ -89,7 +89,7 @@ class Dispatcher:
             if answer.is_sure:
                 break
             # Not known which claims were made: read the letters again.
-            asked = {letter.id for letter, _ in claims} - answer.refused
+            asked = {letter.id for letter in claims} - answer.refused
             rows = self.read(batch.id, [item for item, _ in rows if item.letter_id in asked])
         sent = self._forward(own, began_ms, skips) if own else []
         if skips:
@@ -100,7 +100,7 @@ class Dispatcher:
 
     def _claim_order(self, batch: ReplayBatch) -> ClaimOrder:
         return ClaimOrder(
-            replay_id="",
+            replay_id=new_replay_id(),
             kind="batch",
             by=batch.requested_by,
             why=batch.reason or batch.name,

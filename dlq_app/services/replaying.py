@@ -383,6 +383,7 @@ def order_of(claimed: DeadLetter, deadline_ms: int, *, force: bool) -> ForwardOr
         replay_id=claim.replay_id if claim else "",
         batch_id=claim.batch_id if claim else "",
         death_seen=claimed.closed_epoch,
+        epoch_seen=_epoch_seen(claimed),
         deadline_ms=deadline_ms,
         prior_runs=claimed.prior_runs,
         force=force,
@@ -390,6 +391,15 @@ def order_of(claimed: DeadLetter, deadline_ms: int, *, force: bool) -> ForwardOr
         alone=claimed.is_poison,
         traceparent=_trace_of(claimed) if tracing.is_on else claimed.traceparent,
     )
+
+
+def _epoch_seen(claimed: DeadLetter) -> int:
+    """The newest epoch that the letter knew of at its claim: a newer one belongs to another life of the message."""
+    if claimed.claim and claimed.claim.fence_before is not None:
+        return claimed.claim.fence_before
+    epochs = [one.get("epoch") for one in claimed.replay_attempts if one.get("outcome")]
+    known = max([claimed.closed_epoch, *(epoch for epoch in epochs if isinstance(epoch, int))])
+    return min(known, claimed.fence - 1)
 
 
 def _trace_of(claimed: DeadLetter) -> str:

@@ -7,6 +7,7 @@ Whoever includes ``IntakeContract`` gives it ``port`` and the means to bring a m
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -75,6 +76,16 @@ class IntakeContract:
         epoch = put("m-1", "queued", 2000)
 
         assert port.forward(an_order(port, epoch=epoch - 1)) == ForwardAnswer(ForwardStatus.SUPERSEDED, "queued")
+
+    @pytest.mark.parametrize("state", ["queued", "dead_pending", "dead"])
+    def test_a_message_that_the_letter_does_not_know_supersedes_any_epoch(
+        self, port: IntakePort, put: Put, state: str
+    ) -> None:
+        epoch = put("m-1", state, 2000)
+
+        order = an_order(port, epoch=epoch + 5, epoch_seen=epoch - 1, death_seen=epoch - 1)
+        assert port.forward(order) == ForwardAnswer(ForwardStatus.SUPERSEDED, state)
+        assert port.forward(replace(order, epoch_seen=epoch, death_seen=epoch)).status is not ForwardStatus.SUPERSEDED
 
     @pytest.mark.parametrize("state", ["scheduled", "queued", "running", "retry_wait"])
     def test_an_open_message_is_in_the_way(self, port: IntakePort, put: Put, state: str) -> None:

@@ -14,6 +14,7 @@ from dlq_app.domain.replay_policy import Placement
 from dlq_app.domain.states import Status
 from dlq_app.domain.strategies import Strategy
 from dlq_app.services import dead_letters
+from dlq_app.services.replaying import order_of
 from dlq_app.store.outcome_updates import PlacedDeath, death_update, place_death
 from dlq_app.store.repository import ClaimOrder, Letters
 from dlq_app.testing import a_death
@@ -24,7 +25,7 @@ Store = Database[dict[str, Any]]
 AT = datetime(2026, 11, 24, 12, tzinfo=UTC)
 #: Nothing that somebody writes may be read as an expression.
 ORDER = ClaimOrder(
-    replay_id="", kind="batch", by="$$ROOT", why="$status", batch_id="b-$1", locked_by="$host/1", at=AT
+    replay_id="r-1", kind="batch", by="$$ROOT", why="$status", batch_id="b-$1", locked_by="$host/1", at=AT
 )  # fmt: skip
 
 
@@ -63,20 +64,20 @@ def test_each_claim_has_its_own_fence_status_and_replay(
     claimable[0] = replace(claimable[0], fence=0)
     before = documents(store)
 
-    answer = letters.claim_many([(letter, f"r-{letter.message_id}") for letter in claimable], ORDER)
+    answer = letters.claim_many(claimable, ORDER)
 
     assert answer.is_sure
     after = documents(store)
     for message_id, epoch in (("m-1", 1), ("m-2", 1008), ("m-3", 1001)):
         was, row = before[message_id], after[message_id]
         common = {"epoch": epoch, "kind": "batch", "by": "$$ROOT", "why": "$status", "batchId": "b-$1", "version": 0}
-        attempt = {"replayId": f"r-{message_id}", **common, "at": AT, "outcome": None}
+        attempt = {"replayId": "r-1", **common, "at": AT, "outcome": None}
         assert row == {
             **was,
             "status": "dlq_processing",
             "fence": epoch,
             "updatedAt": AT,
-            "replay": {"id": f"r-{message_id}", **common, "lockedBy": "$host/1", "from": was["status"]},
+            "replay": {"id": "r-1", **common, "lockedBy": "$host/1", "from": was["status"]},
             "replayAttempts": [*was["replayAttempts"], attempt],
             "history": [
                 *was["history"],
@@ -90,7 +91,51 @@ def test_each_claim_has_its_own_fence_status_and_replay(
         found = letters.find(letter.message_id)
         assert found is not None
         assert found.claim == replace(claim, locked_at=found.claim.locked_at if found.claim else None)
+        assert order_of(found, 2**42, force=False).epoch_seen == letter.fence
         assert found.fence == claim.epoch
+
+
+def test_letters_claimed_together_share_an_epoch_above_all_their_fences(letters: Letters, store: Store) -> None:
+    found = some(letters, "m-1", "m-2", "m-3", "m-4", "m-5")
+    last_year, next_year = (int(datetime(year, 11, 24, tzinfo=UTC).timestamp() * 1000) for year in (2025, 2027))
+    fences = {"m-1": last_year, "m-2": last_year + 7, "m-3": next_year, "m-4": last_year + 50, "m-5": 3}
+    for name, fence in fences.items():
+        store["dead_letters"].update_one({"messageId": name}, {"$set": {"fence": fence}})
+    store["dead_letters"].update_one({"messageId": "m-4"}, {"$set": {"status": "dlq_manual"}})
+    before = documents(store)
+
+    answer = letters.claim_many([letters.find(one.message_id) or one for one in found], ORDER)
+
+    assert answer.is_sure
+    assert [letter.message_id for letter in answer.claimed] == list(fences), "in the order of the plan"
+    rows = documents(store)
+    alone = {"m-3": next_year + 1, "m-4": last_year + 51}
+    for letter in answer.claimed:
+        was, row, epoch = (
+            before[letter.message_id],
+            rows[letter.message_id],
+            alone.get(letter.message_id, last_year + 8),
+        )
+        common = {"epoch": epoch, "kind": "batch", "by": "$$ROOT", "why": "$status", "batchId": "b-$1", "version": 0}
+        together = {} if letter.message_id in alone else {"together": True}
+        assert row == {
+            **was,
+            "status": "dlq_processing",
+            "fence": epoch,
+            "updatedAt": AT,
+            "replay": {"id": "r-1", **common, "lockedBy": "$host/1", "from": was["status"], **together},
+            "replayAttempts": [*was["replayAttempts"], {"replayId": "r-1", **common, "at": AT, "outcome": None}],
+            "history": [
+                *was["history"],
+                {"at": AT, "who": "$$ROOT", "what": "claim", "why": "$status", "batchId": "b-$1"},
+            ],
+        }
+        assert letter.fence == epoch
+        assert order_of(letter, 2**42, force=False).epoch_seen == fences[letter.message_id]
+        read = letters.find(letter.message_id)
+        assert read is not None
+        seen = order_of(read, 2**42, force=False).epoch_seen
+        assert seen == (epoch - 1 if letter.message_id in alone else was["closedEpoch"]), "an executor that took over"
 
 
 @pytest.mark.parametrize(
@@ -109,11 +154,11 @@ def test_a_letter_that_is_not_as_it_was_read_is_not_claimed(
     found = some(letters, "m-1", "m-2")
     store["dead_letters"].update_one({"messageId": "m-2"}, moved)
 
-    answer = letters.claim_many([(letter, f"r-{letter.message_id}") for letter in found], ORDER)
+    answer = letters.claim_many(found, ORDER)
 
     assert not answer.is_sure
     rows = {row["messageId"]: row for row in store["dead_letters"].find()}
-    assert rows["m-1"]["replay"]["id"] == "r-m-1", "the others are"
+    assert rows["m-1"]["replay"]["id"] == "r-1", "the others are"
     assert "replay" not in rows["m-2"]
 
 
@@ -123,7 +168,7 @@ def test_a_letter_that_cannot_be_changed_does_not_keep_the_others_from_being_cla
     found = some(letters, "m-1", "m-2", "m-3")
     store["dead_letters"].update_one({"messageId": "m-2"}, {"$set": {"history": "no list"}})
 
-    answer = letters.claim_many([(letter, f"r-{letter.message_id}") for letter in found], ORDER)
+    answer = letters.claim_many(found, ORDER)
 
     assert not answer.is_sure
     statuses = {row["messageId"]: row["status"] for row in store["dead_letters"].find()}
@@ -140,7 +185,7 @@ def settled(letter: DeadLetter) -> Settled:
 def test_each_end_resolves_its_letter_once(letters: Letters, store: Store, claimable: list[DeadLetter]) -> None:
     left_open = {"epoch": 2, "outcome": None, "batchId": "b-0"}
     store["dead_letters"].update_one({"messageId": "m-2"}, {"$push": {"replayAttempts": left_open}})
-    claimed = letters.claim_many([(letter, f"r-{letter.message_id}") for letter in claimable], ORDER).claimed
+    claimed = letters.claim_many(claimable, ORDER).claimed
     before = documents(store)
     ends = [settled(letter) for letter in claimed]
 
@@ -177,7 +222,7 @@ def test_each_end_resolves_its_letter_once(letters: Letters, store: Store, claim
 
 
 def test_an_end_does_not_get_over_a_newer_claim(letters: Letters, store: Store, claimable: list[DeadLetter]) -> None:
-    claimed = letters.claim_many([(letter, f"r-{letter.message_id}") for letter in claimable], ORDER).claimed
+    claimed = letters.claim_many(claimable, ORDER).claimed
     store["dead_letters"].update_one({"messageId": "m-1"}, {"$inc": {"fence": 1}})
 
     answers = dead_letters.record_outcomes([], [settled(letter) for letter in claimed])
@@ -191,9 +236,7 @@ def test_an_end_does_not_get_over_a_newer_claim(letters: Letters, store: Store, 
 def test_one_letter_that_cannot_be_changed_does_not_keep_the_others_from_their_ends(
     letters: Letters, store: Store
 ) -> None:
-    claimed = letters.claim_many(
-        [(letter, f"r-{letter.message_id}") for letter in some(letters, "m-1", "m-2", "m-3")], ORDER
-    ).claimed
+    claimed = letters.claim_many(some(letters, "m-1", "m-2", "m-3"), ORDER).claimed
     store["dead_letters"].update_one({"messageId": "m-2"}, {"$set": {"history": "no list"}})
 
     answers = dead_letters.record_outcomes([], [settled(letter) for letter in claimed])
@@ -214,7 +257,7 @@ def test_one_letter_that_cannot_be_changed_does_not_keep_the_others_from_their_e
 def test_a_letter_with_fields_of_another_program_is_ended(
     letters: Letters, store: Store, written: dict[str, Any]
 ) -> None:
-    claimed = letters.claim_many([(letter, "r") for letter in some(letters, "m-1")], ORDER).claimed
+    claimed = letters.claim_many(some(letters, "m-1"), ORDER).claimed
     store["dead_letters"].update_one({"messageId": "m-1"}, written)
 
     assert dead_letters.record_outcomes([], [settled(claimed[0])])[0].ok
@@ -252,7 +295,7 @@ def test_replays_that_fail_together_leave_what_each_would_leave_alone(
     left_open = {"epoch": 2, "outcome": None, "batchId": "b-0"}
     store["dead_letters"].update_one({"messageId": "m-2"}, {"$push": {"replayAttempts": left_open}})
     store["dead_letters"].update_one({"messageId": "m-3"}, {"$set": {"closedEpoch": 7.5}})
-    claimed = letters.claim_many([(letter, f"r-{letter.message_id}") for letter in claimable], ORDER).claimed
+    claimed = letters.claim_many(claimable, ORDER).claimed
     store["dead_letters"].update_one({"messageId": "m-1"}, {"$set": {"resolution": "discarded", "resolvedAt": AT}})
     same = {"error_type": claimed[0].error_type, "error_reason": claimed[0].error_reason, "error_stack": ""}
     deaths = [failed(claimed[0], **same), *(failed(letter) for letter in claimed[1:])]
@@ -275,9 +318,7 @@ def test_replays_that_fail_together_leave_what_each_would_leave_alone(
 def test_a_failed_replay_does_not_change_a_letter_that_is_not_as_it_was_read(
     letters: Letters, store: Store, moved: dict[str, Any]
 ) -> None:
-    claimed = letters.claim_many(
-        [(letter, f"r-{letter.message_id}") for letter in some(letters, "m-1", "m-2")], ORDER
-    ).claimed
+    claimed = letters.claim_many(some(letters, "m-1", "m-2"), ORDER).claimed
     ends = placed(letters, [failed(letter) for letter in claimed], PLACEMENTS[:2])
     store["dead_letters"].update_one({"messageId": "m-2"}, moved)
     before = documents(store)["m-2"]
@@ -291,9 +332,7 @@ def test_a_failed_replay_does_not_change_a_letter_that_is_not_as_it_was_read(
 def test_one_letter_that_cannot_be_changed_does_not_keep_the_others_from_their_failures(
     letters: Letters, store: Store
 ) -> None:
-    claimed = letters.claim_many(
-        [(letter, f"r-{letter.message_id}") for letter in some(letters, "m-1", "m-2", "m-3")], ORDER
-    ).claimed
+    claimed = letters.claim_many(some(letters, "m-1", "m-2", "m-3"), ORDER).claimed
     store["dead_letters"].update_one({"messageId": "m-2"}, {"$set": {"history": "no list"}})
 
     answers = dead_letters.record_outcomes([failed(letter) for letter in claimed], [])
@@ -306,7 +345,7 @@ def test_one_letter_that_cannot_be_changed_does_not_keep_the_others_from_their_f
 
 def test_replays_whose_failures_are_too_large_together_are_written_alone(letters: Letters) -> None:
     found = some(letters, *(f"m-{n}" for n in range(40)))
-    claimed = letters.claim_many([(letter, f"r-{letter.message_id}") for letter in found], ORDER).claimed
+    claimed = letters.claim_many(found, ORDER).claimed
     long = [{"number": n, "outcome": "failed", "note": "x" * 20_000} for n in range(30)]
 
     answers = dead_letters.record_outcomes([failed(letter, attempts=long) for letter in claimed], [])

@@ -1,28 +1,30 @@
 -- Start one run of each of these dead messages, under the epoch that the claim of its letter drew.
 -- KEYS  1 prefix of every key
--- ARGV  for each message: id, epoch, deadline ms, force (1 or 0), closedEpoch of the letter at its claim, type, body,
---       edited (1 or 0), edited body, priority, story (the accepted fields, one line of JSON), queuedAt ms, account day or
---       empty, replay id, failed runs so far, done or dead (how a forgotten message ended), client that submitted,
---       alone (1 or 0: it may be poison, so it runs alone and its first loss is its last)
+-- ARGV  for each message: id, epoch, deadline ms, force (1 or 0), closedEpoch of the letter at its claim, newest epoch
+--       that the letter knew of then, type, body, edited (1 or 0), edited body, priority, story (the accepted fields, one
+--       line of JSON), queuedAt ms, account day or empty, replay id, failed runs so far, done or dead (how a forgotten
+--       message ended), client that submitted, alone (1 or 0: it may be poison, so it runs alone and its first loss is
+--       its last)
 -- RETURNS  for each message two values: status, state of the record in the way (or empty); or refused (it cannot be
 --          written) and why
 -- RACES  An order may arrive twice, or after its sender gave up: repetition, ban and deadline are judged here, in this
 --        order, because only here they exclude each other.
 local prefix = KEYS[1]
 --@use time check calendar wake account alone
-local STEP, MOST = 18, 250
+local STEP, MOST = 19, 250
 if #ARGV == 0 or #ARGV % STEP ~= 0 or #ARGV > MOST * STEP then error('BADARG number of messages') end -- more do not fit into one unpack
 local OPEN = { queued = true, scheduled = true, running = true, retry_wait = true, dead_pending = true }
 local LANES, FINAL = { high = true, normal = true, low = true }, { done = true, dead = true }
 local FLAGS = { ['0'] = true, ['1'] = true }
 
 -- Check the arguments of a message, and answer its record.
-local function look(id, epoch, deadline, force, death_seen, type, edited, priority, queued_at, replay_id, prior_runs, ended,
-    alone)
+local function look(id, epoch, deadline, force, death_seen, epoch_seen, type, edited, priority, queued_at, replay_id,
+    prior_runs, ended, alone)
   identifier(id)
   whole(epoch, 'epoch')
   whole(deadline, 'deadline')
   whole(death_seen, 'death seen')
+  whole(epoch_seen, 'epoch seen')
   whole(queued_at, 'queued at')
   whole(prior_runs, 'prior runs')
   one_of(force, FLAGS, 'force')
@@ -35,11 +37,12 @@ local function look(id, epoch, deadline, force, death_seen, type, edited, priori
 end
 
 -- Whether the order starts a run: nil, or the status that says why not.
-local function judge(state, old_epoch, outbox, letter_has_it, epoch, void, deadline, force)
+local function judge(state, old_epoch, outbox, letter_has_it, epoch, epoch_seen, void, deadline, force)
   if old_epoch == epoch then return 'forwarded', '' end --[g] epoch equal
   if void >= epoch then return 'voided', '' end --[g] void mark
   if now > deadline then return 'too_late', '' end --[g] deadline
-  if old_epoch > epoch then return 'superseded', state end --[g] epoch higher
+  -- Not only above `epoch`: letters that are claimed together draw one that is above the fences of all of them.
+  if old_epoch > epoch_seen then return 'superseded', state end --[g] epoch higher
   if OPEN[state] and not letter_has_it then return 'busy', state end --[g] open
   if state == 'done' and (outbox or '') ~= '' then return 'busy', state end --[g] outcome not recorded yet
   if state == 'done' and not force then return 'already_done', state end --[g] done, without force
@@ -99,17 +102,17 @@ local function start(id, epoch, body, edited, edited_body, priority, story, queu
 end
 
 for at = 1, #ARGV, STEP do
-  local id, epoch, deadline, force, death_seen, type, body, edited, edited_body, priority, story, queued_at, day, replay_id,
-    prior_runs, ended, client, alone = unpack(ARGV, at, at + STEP - 1)
-  local record, refused = apply_alone(look, id, epoch, deadline, force, death_seen, type, edited, priority, queued_at,
-    replay_id, prior_runs, ended, alone)
+  local id, epoch, deadline, force, death_seen, epoch_seen, type, body, edited, edited_body, priority, story, queued_at,
+    day, replay_id, prior_runs, ended, client, alone = unpack(ARGV, at, at + STEP - 1)
+  local record, refused = apply_alone(look, id, epoch, deadline, force, death_seen, epoch_seen, type, edited, priority,
+    queued_at, replay_id, prior_runs, ended, alone)
   local status, in_the_way = 'refused', refused
   if not refused then
     local state, old_epoch, account = record[1], tonumber(record[2]) or 0, record[6]
     death_seen = tonumber(death_seen)
     local letter_has_it = state == 'dead_pending' and old_epoch <= death_seen --[g] only `drained` is missing
     status, in_the_way = judge(state, old_epoch, record[3], letter_has_it, tonumber(epoch),
-      tonumber(voids[(at - 1) / STEP + 1]) or 0, tonumber(deadline), force == '1')
+      tonumber(epoch_seen), tonumber(voids[(at - 1) / STEP + 1]) or 0, tonumber(deadline), force == '1')
     if not status then
       account = count_again(account, state, ended, day, type, letter_has_it)
       start(id, epoch, body, edited, edited_body, priority, story, queued_at, replay_id, prior_runs, client, alone,

@@ -93,9 +93,10 @@ def forward_args(order: ForwardOrder) -> list[Any]:
         order, maxRetries=0, version=order.version, replayId=order.replay_id, batchId=order.batch_id,
         deathSeen=order.death_seen,
     )  # fmt: skip
+    epoch_seen = order.epoch - 1 if order.epoch_seen is None else order.epoch_seen
     return [
-        order.message_id, order.epoch, order.deadline_ms, int(order.force), order.death_seen, order.type, order.body,
-        int(order.run_body is not None), order.run_body or b"", order.priority, story, order.queued_at_ms,
+        order.message_id, order.epoch, order.deadline_ms, int(order.force), order.death_seen, epoch_seen, order.type,
+        order.body, int(order.run_body is not None), order.run_body or b"", order.priority, story, order.queued_at_ms,
         order.acct_day, order.replay_id, order.prior_runs, "done" if order.ended_done else "dead",
         order.client, int(order.alone),
     ]  # fmt: skip
