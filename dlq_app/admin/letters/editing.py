@@ -46,7 +46,7 @@ class EditViews:
 
     @method_decorator(csrf_protect)
     def edit_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Edit and replay. The typed payload is kept first, so that no later error loses it."""
+        """Edit and replay. The sent payload is kept first, so that no later error loses it."""
         permissions.require(request, permissions.REPLAY)
         is_kept = False
         if request.method == "POST" and _LETTER_ID.match(object_id):
