@@ -7,6 +7,8 @@ plain dicts; each app's ``conf.py`` gives them meaning and its system checks ref
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 import warnings
 from datetime import timedelta
 from pathlib import Path
@@ -28,6 +30,17 @@ env = environ.Env()
 env.read_env(BASE_DIR / ".env", overwrite=False)
 
 DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / "var")))
+
+
+def command_prefix() -> str:
+    """How this process's Python calls manage.py from any folder, for a shell."""
+    directory = DATA_DIR.absolute()
+    set_directory = [] if directory == BASE_DIR / "var" else [f"DATA_DIR={shlex.quote(str(directory))}"]
+    return " ".join([*set_directory, shlex.join([sys.executable, str(BASE_DIR / "manage.py")])])
+
+
+#: The beginning of every command that the console shows to be copied. Shell syntax.
+COMMAND_PREFIX = env.str("COMMAND_PREFIX", default="") or command_prefix()
 
 #: Policy files. The directory of the variable replaces shipped ones by name.
 POLICIES = PolicyFiles(env.str("POLICY_DIR", default=""))

@@ -7,8 +7,10 @@ import sys
 import time
 from typing import Any, NoReturn, Protocol
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from management.elsewhere import stack_elsewhere
+from wire.errors import ServiceError
 from wire.visible_text import one_line
 
 
@@ -42,7 +44,20 @@ class Counted:
 
 
 class StrictCommand(BaseCommand):
-    """A command that ends with 1 when its flags are wrong: argparse's own 2 means here that something was left out."""
+    """A command that ends with 1 when its flags are wrong: argparse's own 2 means here that something was left out.
+
+    If a store is not responding because ``DATA_DIR`` is not that of the running stack, its error adds the fix.
+    """
+
+    def execute(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().execute(*args, **options)
+        except CommandError as error:
+            cause = error.__cause__
+            hint = stack_elsewhere() if isinstance(cause, ServiceError) and cause.status == 503 else ""
+            if not hint:
+                raise
+            raise CommandError(f"{error} {hint}", returncode=error.returncode) from cause
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         parser = super().create_parser(prog_name, subcommand, **kwargs)

@@ -10,6 +10,7 @@ from django import template
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from console import commands
 from console.trace_links import trace_url
 from wire import visible_text
 
@@ -78,6 +79,18 @@ def visible(value: Any) -> str:
 def shell(value: Any) -> str:
     """The text as one argument of a shell command that users copy."""
     return visible_text.shell_word(str(value))
+
+
+@register.simple_tag
+def manage(command: str, *ids: Any, reason: bool = False) -> str:
+    """A command to copy, as it is called on the hosts of this installation; with ``reason`` it needs one."""
+    return commands.manage(command, [commands.reason_flag("")] if reason else [], [str(one) for one in ids])
+
+
+@register.simple_tag
+def curl_with_reason(url: str) -> str:
+    """A request to copy that needs a reason."""
+    return commands.curl(url, {}, method="POST", asks="reason")
 
 
 @register.simple_tag

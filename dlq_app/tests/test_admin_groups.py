@@ -259,7 +259,7 @@ def test_the_page_of_a_group_tells_all(operator: Client) -> None:
         ">m-2</bdi>",
         "New letters by hour",
         "payments-api did not answer within 10 s",
-        f"manage.py replay_dlq --fingerprint {group.fingerprint}",
+        f"--fingerprint {group.fingerprint}",
         f"/api/dlq/groups/{group.fingerprint}/ignore",
         "No changes yet.",
     ):
@@ -275,6 +275,7 @@ def test_every_request_to_copy_is_understood(operator: Client) -> None:
         if name.startswith("manage"):
             continue
         address = command.split()[-1].removeprefix("http://here")
+        command = command.replace("""'"${REASON:?set it to the reason}"'""", "as asked")
         body = re.search(r"-d '(.*)'", command)
         answer = (
             api.post(address, body[1], content_type="application/json", headers={"Host": "testserver"})

@@ -15,21 +15,29 @@ from typing import Any
 
 import pytest
 from django.conf import settings
-from django.core.management import load_command_class
+from django.core.management import CommandError, load_command_class
 from django.http import QueryDict
 from django.test import Client
+from pytest_django import Settings
 
+from console.commands import manage
 from dlq_app.admin.batches.form import BatchForm, Which, equivalent_commands, limited
+from dlq_app.domain.errors import StoreUnavailable
 from dlq_app.domain.replay_batch import BatchOrder
+from dlq_app.services import bulk
 from dlq_app.testing import MemoryIntake
 from dlq_app.tests.batch_rig import Rig
+from dlqsite.tests.patience import eventually
 from dlqsite.tests.people import member, signed_in
+from management import elsewhere
 from management.management.commands import replay_dlq
 from management.tests.commands import run
 from wire.visible_text import visible
 
 pytestmark = [pytest.mark.mongo, pytest.mark.redis, pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
 
+#: What a user sets before a line that asks for the reason.
+WHY = "it's \u202e 100% \\ $HOME; `id`"
 SHELLS = [shell for shell in ("sh", "bash") if shutil.which(shell)]
 #: Ids that intake accepts.
 DASHED = ("--all", "-h", "--", "-1", "--yes", "--help", "-")
@@ -52,11 +60,16 @@ def tools(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def ran(tools: Path, line: str, shell: str) -> list[list[str]]:
+@pytest.fixture(autouse=True)
+def _prefix(settings: Settings) -> None:
+    settings.COMMAND_PREFIX = "manage.py"
+
+
+def ran(tools: Path, line: str, shell: str, reason: str = WHY) -> list[list[str]]:
     """The arguments of each tool that a shell runs for ``line``."""
     found = subprocess.run(
         [shell, "-c", line],
-        env={"PATH": f"{tools}:{os.environ['PATH']}", "KEY": "abc.def"},
+        env={"PATH": f"{tools}:{os.environ['PATH']}", "KEY": "abc.def", "REASON": reason},
         cwd=tools,
         capture_output=True,
         text=True,
@@ -99,9 +112,10 @@ def test_the_page_of_a_letter_replays_that_letter_whatever_its_id(
         assert found["ids"] == [message_id]
         assert not found["all"]
         assert not found["yes"]
-        assert replay_dlq._order(found) == BatchOrder.parse({"ids": [message_id], "reason": "…"})
+        assert replay_dlq._order(found) == BatchOrder.parse({"ids": [message_id], "reason": WHY})
         assert curl[-1].endswith(f"/api/dlq/{letter.id}/replay")
-        assert body_of(curl) == {"reason": "…"}
+        (curl,) = ran(tools, lines(page)[1], shell, "the bank is back")
+        assert body_of(curl) == {"reason": "the bank is back"}
 
 
 @pytest.mark.parametrize("shell", SHELLS)
@@ -183,6 +197,99 @@ def test_commands_take_an_id_behind_two_dashes(rig: Rig, message_id: str) -> Non
         found = options(["manage.py", *line])
         assert message_id in (found.get("ids") or [found.get("name")])
         assert not found.get("all")
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_line_without_its_reason_does_not_run(rig: Rig, operator: Client, tools: Path, shell: str) -> None:
+    rig.die("m-1", "m-2")
+    pages = [
+        f"{LIST}{rig.letter('m-1').id}/change/",
+        f"/admin/dlq_app/lettergroup/{rig.letter('m-1').fingerprint}/change/",
+        "/admin/dlq_app/replaybatch/add/?all=1",
+    ]
+    asking = [line for page in pages for line in lines(operator.get(page).content.decode()) if "REASON" in line]
+
+    assert len(asking) >= 8
+    for line in asking:
+        done = subprocess.run(
+            [shell, "-c", line],
+            env={"PATH": f"{tools}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode != 0
+        assert done.stdout == ""
+        assert "REASON: set it to the reason" in done.stderr
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_default_line_runs_in_any_folder(tmp_path: Path, settings: Settings, shell: str) -> None:
+    """With the prefix that the settings choose, for a data directory whose name needs quotes."""
+    data = tmp_path / "it's here"
+    data.mkdir()
+    python = [sys.executable, str(settings.BASE_DIR / "manage.py"), "shell", "-c"]
+    ask = "from django.conf import settings; print(settings.COMMAND_PREFIX)"
+    environment = {"PATH": os.environ["PATH"], "DATA_DIR": str(data), "SECRET_KEY": "k" * 60}
+    prefix = subprocess.run([*python, ask], env=environment, capture_output=True, text=True, check=True).stdout
+    settings.COMMAND_PREFIX = prefix.splitlines()[-1]
+
+    done = subprocess.run(
+        [shell, "-c", manage("diffsettings --output unified")],
+        env={"PATH": os.environ["PATH"], "SECRET_KEY": "k" * 60},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert prefix.splitlines()[-1].startswith("DATA_DIR=")
+    assert repr(data) in done.stdout
+
+
+def test_an_unreachable_store_names_the_data_directory_that_runs(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "var", tmp_path / "other one"
+    there.mkdir()
+    (there / "connection.json").write_text("{}")
+    settings.DATA_DIR = here
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    monkeypatch.delenv("MONGODB_URL", raising=False)
+
+    def away(*args: Any, **options: Any) -> Any:
+        raise StoreUnavailable("MongoDB is not responding.")
+
+    monkeypatch.setattr(bulk, "preview", away)
+
+    def said() -> str:
+        with pytest.raises(CommandError) as caught:
+            run("move_dlq", "discard", "--all", "--dry-run")
+        return str(caught.value)
+
+    monkeypatch.setattr(elsewhere, "running_directories", list)
+    assert said() == (
+        f"MongoDB is not responding. No stack runs on DATA_DIR {here}: start it with `make up`, or set DATA_DIR to the "
+        "directory of the stack that runs."
+    )
+    monkeypatch.setattr(elsewhere, "running_directories", lambda: [there])
+    assert f"one runs on '{there}': put DATA_DIR='{there}' before the command." in said()
+    (here / "connection.json").parent.mkdir()
+    (here / "connection.json").write_text("{}")
+    assert said() == "MongoDB is not responding."
+
+
+def test_a_running_stack_is_found_by_the_environment_of_its_processes(tmp_path: Path) -> None:
+    script = tmp_path / "manage.py"
+    script.write_text("input()\n")
+    (tmp_path / "connection.json").write_text("{}")
+    with subprocess.Popen(
+        [sys.executable, "manage.py"], cwd=tmp_path, env={"DATA_DIR": str(tmp_path)}, stdin=subprocess.PIPE
+    ) as stack:
+        eventually(lambda: tmp_path in elsewhere.running_directories())
+        stack.communicate(b"\n")
+
+    assert tmp_path not in elsewhere.running_directories()
 
 
 def test_no_template_writes_an_unquoted_value_into_a_command() -> None:

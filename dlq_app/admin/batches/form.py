@@ -10,7 +10,7 @@ from typing import Any
 
 from django.http import QueryDict
 
-from dlq_app.admin.commands import curl, manage
+from console.commands import curl, manage, reason_flag
 from dlq_app.admin.letters.selection import ids_of
 from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.errors import RequestInvalid
@@ -100,7 +100,8 @@ class BatchForm:
 
     def shown(self) -> BatchOrder:
         """The order that the page shows, even without a reason; without settings if one of them is invalid."""
-        return replace(self, reason=self.reason or "…").ordered()[0] or self.which.order(poison=self.poison)
+        found = replace(self, reason=self.reason or "…").ordered()[0] or self.which.order(poison=self.poison)
+        return found if self.reason else replace(found, reason="")
 
     def _settings(self, errors: dict[str, str]) -> dict[str, Any]:
         body: dict[str, Any] = {"reason": self.reason, "name": self.name}
@@ -186,7 +187,6 @@ def equivalent_commands(order: BatchOrder, which: Which, site: str) -> list[tupl
         ("--max-failure-rate", "maxFailureRate", order.max_failure_rate),
         ("--schedule", "scheduledAt", order.scheduled_at and iso(order.scheduled_at)),
         ("--name", "name", order.name or None),
-        ("--reason", "reason", order.reason or "…"),
     ]
     body, flags = which.as_body(), [] if which.ids else _flags(which.criteria)
     if which.everything:
@@ -202,9 +202,13 @@ def equivalent_commands(order: BatchOrder, which: Which, site: str) -> list[tupl
     if order.poison:
         body["poison"] = True
         flags.append("--poison")
+    if order.reason:
+        body["reason"] = order.reason
+    flags += [reason_flag(order.reason), "--wait"]
+    asks = "" if order.reason else "reason"
     return [
-        ("manage.py", manage("replay_dlq", [*flags, "--wait"], which.ids)),
-        ("curl", curl(f"{site}/api/dlq/replay-batch", body, method="POST")),
+        ("manage.py", manage("replay_dlq", flags, which.ids)),
+        ("curl", curl(f"{site}/api/dlq/replay-batch", body, method="POST", asks=asks)),
     ]
 
 

@@ -13,9 +13,9 @@ from django.utils.http import urlencode
 
 from console import permissions
 from console.actions import Action
+from console.commands import curl, path
 from dlq_app import conf
 from dlq_app.admin.batches import progress as batch_progress
-from dlq_app.admin.commands import curl, path
 from dlq_app.admin.letters.selection import back_to_list, in_words
 from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.masking import mask_text

@@ -14,9 +14,9 @@ from django.urls import reverse
 
 from console import permissions
 from console.actions import Action
+from console.commands import curl, manage, path, reason_flag
 from console.live import etag_for
 from dlq_app import conf
-from dlq_app.admin.commands import curl, manage, path
 from dlq_app.admin.groups.trend import (
     Course,
     chart,
@@ -430,14 +430,14 @@ def equivalent_commands(group: Group, site: str) -> list[tuple[str, str]]:
     """Equivalent commands to copy."""
     here = f"{site}/api/dlq/groups/{path(group.fingerprint)}"
     tomorrow = iso((group.as_of + timedelta(days=1)).replace(minute=0, second=0, microsecond=0))
-    replay = {"filter": {"fingerprint": group.fingerprint}, "reason": "…"}
-    flags = [shell_flag("--fingerprint", group.fingerprint), shell_flag("--reason", "…")]
+    replay = {"filter": {"fingerprint": group.fingerprint}}
+    flags = [shell_flag("--fingerprint", group.fingerprint), reason_flag("")]
     return [
         ("manage.py, replay", manage("replay_dlq", flags)),
-        ("curl, replay", curl(f"{site}/api/dlq/replay-batch", replay, method="POST")),
+        ("curl, replay", curl(f"{site}/api/dlq/replay-batch", replay, method="POST", asks="reason")),
         ("curl, look", curl(here)),
-        ("curl, resolve", curl(f"{here}/resolve", {"reason": "…"}, method="POST")),
-        ("curl, ignore", curl(f"{here}/ignore", {"reason": "…", "until": tomorrow}, method="POST")),
-        ("curl, reopen", curl(f"{here}/reopen", {"reason": "…"}, method="POST")),
-        ("curl, note", curl(f"{here}/note", {"text": "…"}, method="POST")),
+        ("curl, resolve", curl(f"{here}/resolve", {}, method="POST", asks="reason")),
+        ("curl, ignore", curl(f"{here}/ignore", {"until": tomorrow}, method="POST", asks="reason")),
+        ("curl, reopen", curl(f"{here}/reopen", {}, method="POST", asks="reason")),
+        ("curl, note", curl(f"{here}/note", {}, method="POST", asks="text")),
     ]

@@ -12,9 +12,9 @@ from django.template.defaultfilters import filesizeformat
 from django.urls import reverse
 
 from console import permissions
+from console.commands import curl, manage, path, reason_flag
 from console.live import etag_of
 from dlq_app import conf
-from dlq_app.admin.commands import curl, manage, path
 from dlq_app.admin.letters.acts import acts, gate
 from dlq_app.admin.letters.payload_tree import tree
 from dlq_app.admin.letters.story import MAX_TEXT, RESOLUTIONS, counts, former, history, note, timeline, versions
@@ -29,7 +29,7 @@ from dlq_app.domain.standing import person
 from dlq_app.domain.states import Status
 from dlq_app.domain.strategies import Strategy
 from dlq_app.store import repository
-from wire.visible_text import json_visible, shell_flag
+from wire.visible_text import json_visible
 
 log = logging.getLogger(__name__)
 
@@ -196,12 +196,12 @@ def group(letter: DeadLetter) -> dict[str, Any] | None:
 def equivalent_commands(letter: DeadLetter, site: str) -> list[tuple[str, str]]:
     """Commands for curl and manage.py that replay the letter."""
     address = f"{site}/api/dlq/{path(letter.id)}/replay"
-    flags, body = [shell_flag("--reason", "…")], {"reason": "…", **({"poison": True} if letter.is_poison else {})}
+    flags, body = [reason_flag("")], {"poison": True} if letter.is_poison else {}
     if letter.is_poison:
         flags.append("--poison")
     return [
         ("manage.py", manage("replay_dlq", flags, [letter.message_id])),
-        ("curl", curl(address, body, method="POST")),
+        ("curl", curl(address, body, method="POST", asks="reason")),
     ]
 
 
