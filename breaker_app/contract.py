@@ -66,7 +66,7 @@ _PROBES = Shape(
     Field("failed", COUNT, get="seen.probes_failed"),
     Field("lost", COUNT, "Probes without an outcome; their permits were given to others.", "seen.probes_lost"),
 )
-_HELD = Shape(
+HELD = Shape(
     "HeldOut",
     Field("total", COUNT, get="count"),
     Field("byPriority", mapping(COUNT), get=lambda held, _: {name: getattr(held, name) for name in PRIORITIES}),
@@ -91,7 +91,7 @@ BREAKER = Shape(
     Field("failureRate", NUMBER, "0 to 1.", lambda card, _: round(card.seen.failure_rate, 4)),
     Field("slowRate", NUMBER, "0 to 1.", lambda card, _: round(card.seen.slow_rate, 4)),
     Field("probes", _PROBES, get=lambda card, _: card),
-    Field("held", nullable(_HELD), "Messages that wait because it rejected them; null: not known."),
+    Field("held", nullable(HELD), "Messages that wait because it rejected them; null: not known."),
     Field("opens", COUNT, "How often it has opened; a reset keeps this count.", "seen.opens"),
     Field("generation", COUNT, "Increases with every change of state.", "seen.generation"),
     Field(

@@ -12,7 +12,7 @@ from breaker_app import conf
 from breaker_app.errors import BreakerNotFound, StoreUnavailable
 from breaker_app.held import NONE, Held
 from breaker_app.policy import BreakerPolicy
-from breaker_app.states import Snapshot, State, Transition
+from breaker_app.states import Snapshot, State, Transition, Why
 from breaker_app.store import KEPT_TRANSITIONS
 from wire.errors import ServiceError
 
@@ -102,6 +102,28 @@ def transitions(name: str, limit: int) -> list[Transition]:
     """The last transitions, newest first, secrets in their reasons hidden. Raises ``StoreUnavailable``."""
     found = conf.patient_store().transitions(name, limit)
     return [replace(one, reason=conf.hidden(one.reason)) if one.reason else one for one in found]
+
+
+def whole_story(card: Card, limit: int) -> list[Transition]:
+    """The last transitions, newest first, at least back to when the breaker left CLOSED.
+
+    If that is not among the last ``limit`` ones, it is added as the oldest one, without its numbers. Raises
+    ``StoreUnavailable``.
+    """
+    found = transitions(card.name, limit)
+    left_ms = card.seen.left_closed_ms
+    if left_ms is None or not found or any(change.source is State.CLOSED for change in found):
+        return found
+    began = Transition(
+        at_ms=min(left_ms, found[-1].at_ms),
+        source=State.CLOSED,
+        to=found[-1].source,
+        generation=0,
+        why=Why.FAILURE_RATE,
+        total=0,
+        failures=0,
+    )
+    return [*found, began]
 
 
 def window(name: str) -> list[tuple[int, int]]:

@@ -14,6 +14,7 @@ from pytest_django.fixtures import Settings
 from redis import Redis
 
 from breaker_app import admin, conf, services
+from breaker_app import page as page_values
 from breaker_app.errors import StoreUnavailable
 from breaker_app.states import Outcome, State, Transition, Why
 from breaker_app.store import RedisBreakerStore
@@ -140,7 +141,9 @@ def test_a_lane_covers_the_hour_without_gaps() -> None:
             at_ms=now - minutes_ago * 60_000, source=source, to=to, generation=1, why=Why.MANUAL, total=0, failures=0
         )
 
-    lane = admin.lane([change(10, State.OPEN, State.CLOSED), change(30, State.CLOSED, State.OPEN)], State.CLOSED, now)
+    lane = page_values.lane(
+        [change(10, State.OPEN, State.CLOSED), change(30, State.CLOSED, State.OPEN)], State.CLOSED, now
+    )
 
     assert [(tone, x, width) for tone, x, _, width, _ in lane] == [
         ("fill-ok", 0, 1800),
@@ -155,7 +158,7 @@ def test_the_hour_of_a_lane_ends_with_the_minute_that_runs() -> None:
         at_ms=hour - 5_000, source=State.CLOSED, to=State.OPEN, generation=1, why=Why.FAILURE_RATE, total=0, failures=0
     )
 
-    drawn = [admin.lane([change], State.OPEN, hour - ago) for ago in (4_000, 0)]
+    drawn = [page_values.lane([change], State.OPEN, hour - ago) for ago in (4_000, 0)]
 
     assert drawn[0] == drawn[1]
     assert [(tone, x, width) for tone, x, _, width, _ in drawn[0]] == [("fill-ok", 0, 3595), ("fill-bad", 3595, 5)]
@@ -178,8 +181,8 @@ def moves(*letters: str, every_ms: int = 1_000) -> list[Transition]:
 def outline(*letters: str) -> list[str]:
     """What is told of these changes: each change, or ``2x5`` for two changes that happened five times more."""
     return [
-        f"{line.size}x{line.times}" if isinstance(line, admin.Again) else f"{line.source[0]}{line.to[0]}"
-        for line in admin.story(moves(*letters), conf.policy_for("orders-db"))
+        f"{line.size}x{line.times}" if isinstance(line, page_values.Again) else f"{line.source[0]}{line.to[0]}"
+        for line in page_values.story(moves(*letters), conf.policy_for("orders-db"))
     ]
 
 
@@ -204,11 +207,11 @@ def test_what_repeats_itself_is_told_once(happened: list[str], told: list[str]) 
 def test_no_change_is_left_out_or_told_twice() -> None:
     changes = moves("CO", *["OH", "HO"] * 7, "OH", "HC", *["CO", "OH", "HC"] * 5, "CF", every_ms=60_000)
 
-    lines = admin.story(changes, conf.policy_for("orders-db"))
+    lines = page_values.story(changes, conf.policy_for("orders-db"))
 
-    told = sum(line.size * line.times if isinstance(line, admin.Again) else 1 for line in lines)
+    told = sum(line.size * line.times if isinstance(line, page_values.Again) else 1 for line in lines)
     assert told == len(changes)
-    (rounds,) = [line for line in lines if isinstance(line, admin.Again) and line.size == 2]
+    (rounds,) = [line for line in lines if isinstance(line, page_values.Again) and line.size == 2]
     assert (rounds.times, rounds.since.minute, rounds.until.minute) == (6, 2, 13)
 
 
@@ -278,3 +281,19 @@ def test_the_page_names_what_it_shows_as_the_live_part_does() -> None:
     html = client.get(url, {"name": "orders-db"}).content.decode()
 
     assert f"data-etag={live(client)['ETag']}" in html
+
+
+def test_a_long_outage_is_one_bar_of_the_day() -> None:
+    now = 1_800_000_000_000
+
+    def moved(hours_ago: float, source: State, to: State) -> Transition:
+        at_ms = now - int(hours_ago * 3_600_000)
+        return Transition(at_ms=at_ms, source=source, to=to, generation=1, why=Why.MANUAL, total=0, failures=0)
+
+    began = moved(25, State.CLOSED, State.OPEN)
+    probes = [moved(0.5, State.HALF_OPEN, State.OPEN), moved(0.6, State.OPEN, State.HALF_OPEN)]
+    again, closed = moved(1, State.CLOSED, State.OPEN), moved(2, State.HALF_OPEN, State.CLOSED)
+
+    assert page_values.day([*probes, began], State.OPEN, now) == [(0, 1440)]
+    assert page_values.day([*probes, again, closed, began], State.HALF_OPEN, now) == [(0, 1320), (1380, 60)]
+    assert page_values.day([], State.CLOSED, now) == []

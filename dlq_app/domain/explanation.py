@@ -87,7 +87,7 @@ def _next(letter: DeadLetter, policy: ReplayPolicy, now: datetime) -> str:
             if letter.next_retry_at is None:
                 return "no automatic replay is planned"
             nth = f"({letter.dlq_retry_count + 1} of {policy.max_automatic_replays})"
-            return f"next automatic replay at {_clock(letter.next_retry_at, now, policy.time_zone)} {nth}"
+            return f"next automatic replay at {clock_of(letter.next_retry_at, now, policy.time_zone)} {nth}"
         case Status.PROCESSING:
             by = f" for {person(letter.claim.by)}" if letter.claim and letter.claim.by else ""
             return f"a replay is in progress{by}"
@@ -121,7 +121,7 @@ def _span(attempts: Sequence[Mapping[str, Any]]) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _clock(moment: datetime, now: datetime, zone: str) -> str:
+def clock_of(moment: datetime, now: datetime, zone: str) -> str:
     """The time of day in ``zone`` with the zone's short name, and the date unless it is today there."""
     try:
         local = moment.astimezone(ZoneInfo(zone))

@@ -249,6 +249,14 @@ def reveal(ref: str, *, actor: str, reason: str = "") -> DeadLetter:
     return _found(letters.get(letter.id), ref)
 
 
+def next_replay_at(types: Sequence[str], limit_s: float) -> datetime | None:
+    """When the next automatic replay of these message types is due; None if none is planned.
+
+    Raises ``StoreUnavailable``, and ``QueryTooSlow`` after ``limit_s`` seconds.
+    """
+    return repository.letters().next_due_of(types, limit_s)
+
+
 def _move(ref: str, verb: Verb, move: Callable[..., DeadLetter | None], actor: str, reason: str) -> DeadLetter:
     letters = repository.letters()
     letter = _found(letters.find(ref), ref)

@@ -26,7 +26,7 @@ from dlq_app.store.documents import (
     letters_from,
 )
 from dlq_app.store.many import changed_by, longer, of_this_letter
-from dlq_app.store.mongo import Document, by_key
+from dlq_app.store.mongo import Document, by_key, patiently
 
 #: The sweep checks claims older than this: longer than the deadline of a forward (4 minutes).
 STALE_AFTER = timedelta(minutes=5)
@@ -271,6 +271,17 @@ class Claims:
         where = {"_id": ObjectId(letter.id), "status": Status.PENDING.value, "nextRetryAt": letter.next_retry_at}
         with by_key():
             return self._letters.update_one(where, {"$set": {"nextRetryAt": until}}).modified_count == 1
+
+    def next_due_of(self, types: Sequence[str], limit_s: float) -> datetime | None:
+        """Due time of the next automatic replay of these types; None when none is planned.
+
+        Reads letters of other types that are due earlier: raises ``QueryTooSlow`` after ``limit_s`` seconds.
+        """
+        where = {"status": Status.PENDING.value, "nextRetryAt": {"$type": "date"}, "type": {"$in": list(types)}}
+        with patiently(limit_s):
+            first = self._letters.find_one(where, {"_id": 0, "nextRetryAt": 1}, sort=[("nextRetryAt", 1), ("_id", 1)])
+        due_at = first and first["nextRetryAt"]
+        return due_at if isinstance(due_at, datetime) else None
 
     def postpone_type(self, message_type: str, now: datetime, until: datetime) -> int:
         """Postpone all due replays of a type: one open breaker must not delay the other types."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from breaker_app.contract import HELD
 from dlqsite.health.findings import Status
 from dlqsite.overview.charts import Chart
 from dlqsite.overview.snapshot import Overview
@@ -55,7 +56,11 @@ def _chart(chart: Chart) -> dict[str, Any]:
 
 def charts(overview: Overview) -> dict[str, Any]:
     """The figures of the charts."""
-    return {"throughput": _chart(overview.throughput), "letters": _chart(overview.letters_chart)}
+    return {
+        "throughput": _chart(overview.throughput),
+        "letters": _chart(overview.letters_chart),
+        "day": _chart(overview.day_chart),
+    }
 
 
 _TROUBLE_FIELDS = (
@@ -112,6 +117,7 @@ _BREAKER = Shape(
     Field("name", TEXT, get="card.name"),
     Field("state", TEXT, get="state.value"),
     Field("since", _OPTIONAL_INSTANT, "When it left CLOSED; null while it is CLOSED."),
+    Field("held", nullable(HELD), "Messages that wait because it rejected them; null: not known."),
     Field("total", COUNT, get="card.seen.total"),
     Field("failures", COUNT, get="card.seen.failures"),
     Field("failureRate", _ROUNDED, get="card.seen.failure_rate"),
@@ -135,6 +141,7 @@ _GROUP = Shape(
     Field("firstSeen", _OPTIONAL_INSTANT),
     Field("lastSeen", _OPTIONAL_INSTANT),
     Field("trend", many(COUNT), "Deaths in each of the last 24 hours."),
+    Field("minutes", many(COUNT), "Deaths in each of the last 60 clock minutes; empty if there is none."),
 )
 _BATCH = Shape(
     "OverviewBatch",
@@ -201,7 +208,10 @@ OVERVIEW = Shape(
     Field("health", _HEALTH, get=_itself),
     Field("accounting", _ACCOUNTING, get=_itself),
     Field(
-        "charts", OBJECT, "The last hour: times in epoch seconds, and for each a rate or null.", lambda o, _: charts(o)
+        "charts",
+        OBJECT,
+        "The last hour, `day` the last 24 hours: times in epoch seconds, and for each a rate or null.",
+        lambda o, _: charts(o),
     ),
     Field("away", mapping(_UNAVAILABLE), "Parts that are unavailable."),
 )

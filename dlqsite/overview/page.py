@@ -155,7 +155,8 @@ def breaker_rows(o: Overview) -> Iterator[Row]:
     """Breakers, worst first."""
     for one in o.breakers.value or ():
         tone = {BreakerState.OPEN: "bad", BreakerState.HALF_OPEN: "warn", BreakerState.CLOSED: ""}
-        yield Row(one.card.name, one.state.value, _breaker_words(one, o), tone.get(one.state, "mute"))
+        held = f"{count_of(one.held.count, 'message')} held; " if one.held and one.held.count else ""
+        yield Row(one.card.name, one.state.value, held + _breaker_words(one, o), tone.get(one.state, "mute"))
 
 
 def _breaker_words(one: BreakerSeen, o: Overview) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from breaker_app import services as breakers
 from breaker_app.breaker import State as BreakerState
 from breaker_app.errors import BreakerError
+from breaker_app.held import Held
 from breaker_app.states import Transition
 from dlq_app.conf import masking_policy
 from dlq_app.domain.errors import DeadLetterError
@@ -35,8 +36,11 @@ SEEN_GROUPS = 20
 RUNNING_BATCHES = 5
 #: Batches that stopped automatically are shown for this long, and at most this many.
 STOPPED_FOR = timedelta(hours=1)
-STOPPED_BATCHES = 3
-_TRANSITIONS = 60
+STOPPED_BATCHES = 20
+#: More than an hour of failed probe rounds under the default policy.
+_TRANSITIONS = 300
+#: Seconds that the time of the next automatic replay is searched for.
+_NEXT_REPLAY_S = 0.3
 #: Days whose accounts are shown; all days are checked for differences.
 ACCOUNT_DAYS = 400
 #: States, the worst first.
@@ -84,12 +88,21 @@ class BreakerSeen:
         return self.card.since
 
     @property
+    def held(self) -> Held | None:
+        """Messages that it holds; None if not known."""
+        return self.card.held
+
+    @property
     def tripped(self) -> tuple[int, int]:
-        """How many calls failed, and of how many, when it opened."""
-        opened = [change for change in self.transitions if change.to is BreakerState.OPEN]
-        # Failed probes say less than the calls for which it opened.
-        opened = [change for change in opened if change.source is BreakerState.CLOSED] or opened
-        return (opened[-1].failures, opened[-1].total) if opened else (self.card.seen.failures, self.card.seen.total)
+        """How many calls failed, and of how many, when it opened; zeros if that is no longer known."""
+        opened = [change for change in self.transitions if change.source is BreakerState.CLOSED]
+        return (opened[-1].failures, opened[-1].total) if opened else (0, 0)
+
+    @property
+    def probed(self) -> tuple[int, int]:
+        """How many probes of the last round failed, and of how many."""
+        rounds = [change for change in self.transitions if change.source is BreakerState.HALF_OPEN]
+        return (rounds[-1].failures, rounds[-1].total) if rounds else (0, 0)
 
     @property
     def by_hand(self) -> Transition | None:
@@ -119,21 +132,45 @@ def _accounts() -> Accounts:
     )
 
 
-def _breakers() -> tuple[BreakerSeen, ...]:
-    guarded: dict[str, list[str]] = {}
+def _guarded() -> dict[str, list[str]]:
+    """Message types by the name of their breaker."""
+    found: dict[str, list[str]] = {}
     for spec in registry.specs():
         for name in spec.breaker_names():
-            guarded.setdefault(name, []).append(spec.type)
+            found.setdefault(name, []).append(spec.type)
+    return found
+
+
+def _breakers() -> tuple[BreakerSeen, ...]:
+    guarded = _guarded()
     seen = [
         BreakerSeen(
             card,
             tuple(guarded.get(card.name, ())),
             # One that was never used has no story; each of the others costs one short read.
-            tuple(reversed(breakers.transitions(card.name, _TRANSITIONS))) if card.seen.generation else (),
+            tuple(reversed(breakers.whole_story(card, _TRANSITIONS))) if card.seen.generation else (),
         )
-        for card in breakers.cards()
+        for card in breakers.with_held(breakers.cards())
     ]
-    return tuple(sorted(seen, key=lambda one: (_WORST_FIRST.index(one.state), -len(one.transitions), one.card.name)))
+    return tuple(sorted(seen, key=_harm))
+
+
+def _harm(one: BreakerSeen) -> tuple[int, int, int, str]:
+    """Sorts the worst first: by state, held messages, and changes of state."""
+    return (
+        _WORST_FIRST.index(one.state), -one.held.weight if one.held else 0, -len(one.transitions), one.card.name
+    )  # fmt: skip
+
+
+def _next_replays() -> dict[str, datetime | None]:
+    """The next automatic replay of the message types of each breaker that rejects calls."""
+    types = _guarded()
+    rejecting = (BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.FORCED_OPEN)
+    return {
+        card.name: letters.next_replay_at(types[card.name], _NEXT_REPLAY_S)
+        for card in breakers.cards(types)
+        if card.seen.state in rejecting
+    }
 
 
 def _groups() -> tuple[Group, ...]:
@@ -164,6 +201,7 @@ class Sources:
         self.history = Source[History]("series", _history, redis)
         self.accounts = Source[Accounts]("accounting", _accounts, redis, keep_s=10.0)
         self.breakers = Source[tuple[BreakerSeen, ...]]("breakers", _breakers, breaker)
+        self.next_replays = Source[Mapping[str, datetime | None]]("nextReplays", _next_replays, (*mongodb, *breaker))
         self.letters = Source[Mapping[str, Any]]("letters", letters.stats, mongodb)
         self.groups = Source[tuple[Group, ...]]("groups", _groups, mongodb)
         self.batches = Source[tuple[ReplayBatch, ...]]("batches", _batches, mongodb)
@@ -171,8 +209,8 @@ class Sources:
         # long it took: that a store takes writes again must not be news of half a minute ago.
         self.health = Source[report.Health]("health", lambda: report.doctor().look(), (), leisure=0)
         self.all: tuple[Source[Any], ...] = (
-            self.ledger, self.history, self.accounts, self.breakers, self.letters, self.groups, self.batches,
-            self.health,
+            self.ledger, self.history, self.accounts, self.breakers, self.next_replays, self.letters, self.groups,
+            self.batches, self.health,
         )  # fmt: skip
         self._threads = ThreadPoolExecutor(2 * len(self.all), thread_name_prefix="overview")
 

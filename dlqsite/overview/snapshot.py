@@ -12,7 +12,9 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
+from dlq_app.conf import replay_policy
 from dlq_app.domain.replay_batch import ReplayBatch, Stage
+from dlq_app.domain.replay_policy import ReplayPolicy
 from dlq_app.domain.store_problem import StoreProblem
 from dlq_app.services.groups import Group
 from dlqsite.health import report
@@ -22,12 +24,14 @@ from dlqsite.overview.charts import Chart, Span
 from dlqsite.overview.parts import Accounts, BreakerSeen, sources
 from dlqsite.overview.sources import Part
 from messages_app.domain.records import LedgerFigures
-from messages_app.store.series import EVERY_MS, History
+from messages_app.store.series import COARSE_MS, EVERY_MS, History
 
 #: The charts show one hour: throughput by half a minute, letters by the minute.
 HOUR_MS = 3600_000
 THROUGHPUT_MS = 30_000
 LETTERS_MS = 60_000
+#: The chart of the last day is by a quarter of an hour.
+DAY_MS, QUARTER_MS = 24 * HOUR_MS, 15 * LETTERS_MS
 #: Deaths and replays are averaged over this time.
 RECENT_MS = 180_000
 LANES_SHOWN = 8
@@ -92,11 +96,13 @@ class Overview:
     """The parts, and what follows from them."""
 
     as_of: datetime
+    replay_policy: ReplayPolicy = ReplayPolicy()  # noqa: RUF009 - frozen
     rates: Rates = Rates()
     ledger: Part[LedgerFigures] = Part()  # noqa: RUF009 - frozen
     history: Part[History] = Part()  # noqa: RUF009 - frozen
     accounts: Part[Accounts] = Part()  # noqa: RUF009 - frozen
     breakers: Part[tuple[BreakerSeen, ...]] = Part()  # noqa: RUF009 - frozen
+    next_replays: Part[Mapping[str, datetime | None]] = Part()  # noqa: RUF009 - frozen
     letters: Part[Mapping[str, Any]] = Part()  # noqa: RUF009 - frozen
     groups: Part[tuple[Group, ...]] = Part()  # noqa: RUF009 - frozen
     batches: Part[tuple[ReplayBatch, ...]] = Part()  # noqa: RUF009 - frozen
@@ -191,6 +197,14 @@ class Overview:
         return self._chart(LETTERS_MS, {"died": 60, "replayed": 60}, steps=2)
 
     @cached_property
+    def day_chart(self) -> Chart:
+        """The last day, of samples five minutes apart."""
+        history = self.history.value or History()
+        counts = {"died": 60, "replayed": 60}
+        coarse = History(samples=history.coarse)
+        return _chart(coarse, self.now_ms, QUARTER_MS, counts, steps=2, over_ms=DAY_MS, every_ms=COARSE_MS)
+
+    @cached_property
     def lanes(self) -> tuple[Lane, ...]:
         return _lanes(self.breakers.value or (), self.now_ms)
 
@@ -203,7 +217,7 @@ def overview() -> Overview:
     parts = sources().parts()
     now = datetime.now(UTC)
     rates = Rates.of(parts["history"].value or History(), _now_ms(now, parts["history"], parts["ledger"]))
-    return Overview(as_of=now, rates=rates, **parts)
+    return Overview(as_of=now, rates=rates, replay_policy=replay_policy(), **parts)
 
 
 def _now_ms(now: datetime, history: Part[History], ledger: Part[LedgerFigures]) -> int:
@@ -222,11 +236,14 @@ def _last_death(history: History) -> datetime | None:
     return None
 
 
-def _chart(history: History, now_ms: int, width_ms: int, counts: Mapping[str, int], *, steps: int) -> Chart:
-    """Rates of the last hour, each times its factor, in spans that end with the last one that is over."""
-    number = HOUR_MS // width_ms
+def _chart(
+    history: History, now_ms: int, width_ms: int, counts: Mapping[str, int], *,
+    steps: int, over_ms: int = HOUR_MS, every_ms: int = EVERY_MS,
+) -> Chart:  # fmt: skip
+    """Rates of the last ``over_ms``, each times its factor, in spans that end with the last one that is over."""
+    number = over_ms // width_ms
     # The last sample of a span is taken up to one interval before its end.
-    start_ms = (now_ms - EVERY_MS // 2) // width_ms * width_ms - number * width_ms
+    start_ms = (now_ms - every_ms // 2) // width_ms * width_ms - number * width_ms
     rates: dict[str, charts.Rates] = {
         count: [None if rate is None else rate * factor for rate in history.buckets(count, start_ms, width_ms, number)]
         for count, factor in counts.items()

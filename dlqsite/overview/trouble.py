@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
 from console.times import took
+from console.trends import Course, Trend, pace
 
 if TYPE_CHECKING:
     from dlqsite.overview.snapshot import Overview
@@ -61,20 +62,45 @@ def answers(
 
 
 def _getting_worse(o: Overview) -> Answer:
+    """Of the whole installation: for problems that concern all of it."""
     question, now, before = "Getting worse?", o.rates.dying_per_min, o.rates.dying_before
     if now is None:
         return Answer(question, "Not known", "no samples of the last minutes")
-    pace = f"{per_minute(now)} dead letters a minute"
+    shown = f"{per_minute(now)} dead letters a minute"
     if before is None:
-        return Answer(question, pace, "no earlier figures to compare with")
-    told = f"{per_minute(before)} a minute in the hour before"
+        return Answer(question, shown, "no earlier figures to compare with")
+    told = f"of all types; {per_minute(before)} in the hour before"
     if now < 0.05:
-        return Answer(question, "No", "no new dead letters in the last 3 minutes", "flat")
+        last = o.rates.last_death_at
+        quiet = f": none for {took((o.as_of - last).total_seconds())}" if last else ""
+        return Answer(question, f"No{quiet}", "no new dead letters of any type in the last 3 minutes", "flat")
     if now > 1.5 * before and now - before > 0.3:
-        return Answer(question, f"Yes: {pace}", told, "up")
+        return Answer(question, f"Yes: {shown}", told, "up")
     if now < before / 1.5:
-        return Answer(question, f"No: {pace}", told, "dn")
-    return Answer(question, f"Steady: {pace}", told, "flat")
+        return Answer(question, f"No: {shown}", told, "dn")
+    return Answer(question, f"Steady: {shown}", told, "flat")
+
+
+def how_it_goes(course: Course, what: str) -> Answer:
+    """Whether something gets worse, by its own minutes. ``what``: its plural."""
+    question, before = "Getting worse?", f"{pace(course.before)} before" if course.before else "none before"
+    match course.trend:
+        case Trend.NONE:
+            return Answer(question, "No", f"no new {what} in the last hour", "flat")
+        case Trend.OVER:
+            return Answer(
+                question, f"No: over for {took(course.over_for_s)}", f"{course.total:,} {what} in the last hour", "flat"
+            )
+        case Trend.RISING:
+            return Answer(question, f"Yes: {pace(course.per_minute)}", f"new {what}; {before}", "up")
+        case Trend.FALLING:
+            return Answer(question, f"No: {pace(course.per_minute)}, falling", f"new {what}; {before}", "dn")
+    return Answer(question, f"Steady: {course.words.removesuffix(', steady')}", f"new {what}", "flat")
+
+
+def into_s(moment: datetime) -> float:
+    """How far its minute has come, in seconds."""
+    return moment.second + moment.microsecond / 1e6
 
 
 def per_minute(rate: float) -> str:

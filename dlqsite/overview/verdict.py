@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from typing import TYPE_CHECKING, Final
 
-from breaker_app.states import State
 from console.times import took
+from console.trends import Trend
+from dlq_app.domain.explanation import clock_of
 from dlq_app.domain.replay_batch import ReplayBatch
+from dlq_app.domain.strategies import Strategy
 from dlq_app.services.groups import Group
+from dlqsite.overview.breaker_troubles import by_hand, failing, failing_trouble, groups_behind, letters_course
 from dlqsite.overview.store_troubles import (
     AWAY,
     lacking,
@@ -28,13 +31,14 @@ from dlqsite.overview.trouble import (
     batch_page,
     count_of,
     group_page,
+    how_it_goes,
     letters_page,
     per_minute,
     since,
 )
 
 if TYPE_CHECKING:
-    from dlqsite.overview.parts import Accounts, BreakerSeen
+    from dlqsite.overview.parts import Accounts
     from dlqsite.overview.snapshot import Overview
 
 #: Worst first. ``bad``: something fails; ``hand``: needs a decision; ``ok``: no problem.
@@ -43,10 +47,10 @@ LEVELS: Final = ("bad", "warn", "hand", "ok", "empty")
 DYING_PER_MINUTE: Final = 1.0
 #: Seconds that the oldest message may wait before it is a problem.
 SLOW_S: Final = 60.0
-#: Seconds before a breaker opens in which the failures that open it happen.
-_WINDOW_S: Final = 300.0
-#: Maximum number of problems listed below the worst.
-MAX_ALSO: Final = 5
+#: Number of problems below the worst that are shown at first; the others follow on request.
+SHOWN_ALSO: Final = 5
+#: Maximum number of groups with a sentence of their own; the others share one.
+_GROUPS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,16 @@ class Verdict:
     def level(self) -> str:
         return self.worst.level
 
+    @property
+    def shown(self) -> tuple[Trouble, ...]:
+        """The other problems that are shown at first."""
+        return self.also[:SHOWN_ALSO]
+
+    @property
+    def more(self) -> tuple[Trouble, ...]:
+        """The rest of them."""
+        return self.also[SHOWN_ALSO:]
+
 
 def verdict_of(o: Overview) -> Verdict:
     """The worst problem of the snapshot, and the others."""
@@ -67,11 +81,11 @@ def verdict_of(o: Overview) -> Verdict:
     if not troubles:
         return Verdict(_quiet(o))
     worst, *also = troubles
-    return Verdict(worst, tuple(also[:MAX_ALSO]))
+    return Verdict(worst, tuple(also))
 
 
 def _troubles(o: Overview) -> Iterator[Trouble]:
-    """In the order of how bad they are within one level."""
+    """In the order of how bad they are within one level: stores, then who works, then breakers, then letters."""
     figures = o.ledger.value
     # That a store is unavailable has a sentence of its own.
     known = [(one, begun) for one, begun in o.problems if one.code not in AWAY]
@@ -94,13 +108,6 @@ def _troubles(o: Overview) -> Iterator[Trouble]:
         yield lost(o, loss)
     if o.facts("letters").get("lacking"):
         yield lacking(o)
-    yield from problems["workers"]
-    if o.alive("workers") == 0 and not redis_refuses:
-        yield _no_worker(o)
-    breakers = o.breakers.value or ()
-    opened = [breaker for breaker in breakers if breaker.state is State.OPEN]
-    for breaker in sorted(opened, key=lambda one: -_letters_of(o, one)):
-        yield _open_breaker(o, breaker)
     if o.mongodb_is_away:
         # That outcomes wait goes without saying.
         problems["mongodb"] = [one for one in problems["mongodb"] if one.level == "bad"]
@@ -108,7 +115,12 @@ def _troubles(o: Overview) -> Iterator[Trouble]:
     if o.mongodb_is_away and not any(one.part == "mongodb" and one.stops for one, _ in known):
         yield mongodb_away(o)
     yield from problems["disk"]
-    explained = {group.fingerprint for breaker in opened for group in _groups_behind(o, breaker)}
+    yield from problems["workers"]
+    if o.alive("workers") == 0 and not redis_refuses:
+        yield _no_worker(o)
+    opened = failing(o)
+    yield from (failing_trouble(o, breaker) for breaker in opened)
+    explained = {group.fingerprint for breaker in opened for group in groups_behind(o, breaker)}
     fresh = _failing_groups(o, explained)
     yield from _failing(o, explained, fresh)
     if o.accounts.value and o.accounts.value.differences:
@@ -118,11 +130,7 @@ def _troubles(o: Overview) -> Iterator[Trouble]:
     # While Redis refuses writes nothing is in time, and no process can report itself.
     if not redis_refuses:
         yield from _slow(o)
-    for breaker in breakers:
-        if breaker.state is State.HALF_OPEN:
-            yield _half_open(breaker)
-        elif breaker.state not in (State.OPEN, State.CLOSED):
-            yield _set_by_hand(breaker)
+    yield from by_hand(o)
     for missing, number, what in (
         ("DLQ worker", o.alive("dlqWorker"), "automatic replays and replay batches wait"),
         ("cron process", o.alive("scheduler"), "accounts are not checked"),
@@ -142,20 +150,6 @@ def _troubles(o: Overview) -> Iterator[Trouble]:
     yield from _undecided(o, sum(group.open for group in fresh))
 
 
-def _groups_behind(o: Overview, breaker: BreakerSeen) -> list[Group]:
-    """Groups that died of what opened the breaker, as far as can be told: it ignores permanent errors, and what last
-    died before its window has another cause.
-    """
-    begun = breaker.since - timedelta(seconds=_WINDOW_S) if breaker.since else None
-    return [
-        group
-        for group in o.groups.value or ()
-        if {name for name, _ in group.types} & set(breaker.types)
-        and group.error_kind != "permanent"
-        and (begun is None or group.last_seen is None or group.last_seen >= begun)
-    ]
-
-
 def _recent(group: Group) -> int:
     """How many letters failed in this clock hour and the one before."""
     return sum(group.trend[-2:])
@@ -163,10 +157,6 @@ def _recent(group: Group) -> int:
 
 def _types(group: Group) -> str:
     return " and ".join(name for name, _ in group.types[:2])
-
-
-def _letters_of(o: Overview, breaker: BreakerSeen) -> int:
-    return sum(group.open for group in _groups_behind(o, breaker))
 
 
 def _no_worker(o: Overview) -> Trouble:
@@ -186,32 +176,6 @@ def _no_worker(o: Overview) -> Trouble:
     )  # fmt: skip
 
 
-def _open_breaker(o: Overview, breaker: BreakerSeen) -> Trouble:
-    dead = _letters_of(o, breaker)
-    is_unknown = o.mongodb_is_away and not o.groups.value
-    cause = next(iter(sorted(_groups_behind(o, breaker), key=lambda group: -_recent(group))), None)
-    guarded = " and ".join(breaker.types[:3]) + (" and more" if len(breaker.types) > 3 else "")
-    wait_s = breaker.card.seen.retry_after_ms / 1000
-    probes = f"Probes in {took(wait_s)}" if wait_s > 0 else "The next call is a probe"
-    failures, total = breaker.tripped
-    rate = f"{failures} of {total} calls failed when it opened." if total else ""
-    page = letters_page(type=breaker.types[0]) if len(breaker.types) == 1 else letters_page()
-    return Trouble(
-        "bad", "ringopen", f"{breaker.card.name} is failing." + (f" {guarded} messages are held." if guarded else ""),
-        rate + (f" {cause.error_type}:" if cause else ""),
-        cause.title if cause else "",
-        answers=answers(
-            o, since(breaker.since, o.as_of), "Not known" if is_unknown else count_of(dead, "letter"),
-            probes, "Check " + breaker.card.name, "No replay yet: it would fail the same",
-            many_more="MongoDB does not answer" if is_unknown else "its messages wait and do not fail" if not dead
-            else f"of {o.open_letters:,} open" if o.open_letters is not None else "",
-            by_itself_more="held messages and replays continue once it is closed",
-        ),
-        links=(*((Link(f"See the {count_of(dead, 'letter')}", page),) if dead else ()),
-               Link("Breaker", "breaker_app/breaker/")),
-    )  # fmt: skip
-
-
 def _failing_groups(o: Overview, explained: set[str]) -> list[Group]:
     """Groups whose letters are arriving now, and for which no open breaker is to blame."""
     if o.rates.dying_per_min is None or o.rates.dying_per_min < DYING_PER_MINUTE or o.mongodb_is_away:
@@ -219,9 +183,10 @@ def _failing_groups(o: Overview, explained: set[str]) -> list[Group]:
     fresh = [
         group for group in o.groups.value or ()
         if group.fingerprint not in explained and group.last_seen and (o.as_of - group.last_seen).total_seconds() < 300
+        and letters_course([group]).trend is not Trend.OVER
     ]  # fmt: skip
     # What dies most lately is what fails now, however many letters others have gathered.
-    return sorted(fresh, key=lambda group: -_recent(group))[:3]
+    return sorted(fresh, key=lambda group: -_recent(group))
 
 
 def _failing(o: Overview, explained: set[str], fresh: Sequence[Group]) -> Iterator[Trouble]:
@@ -239,7 +204,8 @@ def _failing(o: Overview, explained: set[str], fresh: Sequence[Group]) -> Iterat
                 links=(Link("See the letters", letters_page()),),
             )  # fmt: skip
         return
-    for group in fresh:
+    for group in fresh[:_GROUPS]:
+        goes_on, goes_on_more = _goes_on(o, group)
         what = _types(group) or "Messages"
         yield Trouble(
             "bad", "tri" if group.is_new else "octx",
@@ -247,18 +213,39 @@ def _failing(o: Overview, explained: set[str], fresh: Sequence[Group]) -> Iterat
             + (", a new error." if group.is_new else "."),
             group.frame, group.title,
             answers=answers(
-                o, since(group.first_seen, o.as_of), count_of(group.open, "open letter"),
-                "They are replayed automatically" if group.error_kind == "transient"
-                else "Nothing: they need a decision",
+                o, since(group.first_seen, o.as_of), count_of(group.open, "open letter"), goes_on,
                 "Open a letter and read its error", "replay all once the cause is fixed",
                 many_more=f"of {o.open_letters:,} open"
                 + (f", {_recent(group):,} in the last two hours" if _recent(group) else "")
                 if o.open_letters is not None else "",
-                by_itself_more="a few times, then they need a decision" if group.error_kind == "transient"
-                else "open letters never expire",
+                by_itself_more=goes_on_more, worse=how_it_goes(letters_course([group]), "letters")
+                if group.minutes else None,
             ),
             links=(Link("Open the group", group_page(group.fingerprint)),),
         )  # fmt: skip
+    if len(fresh) > _GROUPS:
+        rest = fresh[_GROUPS:]
+        yield Trouble(
+            "bad", "octx", f"{count_of(len(rest), 'more group')} {'has' if len(rest) == 1 else 'have'} new letters.",
+            links=(Link("See the groups", "dlq_app/lettergroup/?sort=-lastSeen"),),
+            answers=answers(
+                o, since(min(group.first_seen for group in rest), o.as_of),
+                count_of(sum(group.open for group in rest), "open letter"), "See each group",
+                "Open each group and read its error", worse=how_it_goes(letters_course(rest), "letters"),
+            ),
+        )  # fmt: skip
+
+
+def _goes_on(o: Overview, group: Group) -> tuple[str, str]:
+    """When letters of the group are replayed automatically, as each letter says it."""
+    policy, strategy = o.replay_policy, o.replay_policy.strategy(group.error_type, group.error_kind)
+    times = f"up to {policy.max_automatic_replays} times, then they need a decision"
+    slot = policy.next_replay_at(strategy, 0, o.as_of)
+    if slot is None:
+        return "Nothing: they need a decision", "open letters never expire"
+    if strategy is Strategy.OFF_PEAK:
+        return f"They are replayed off-peak, next at {clock_of(slot, o.as_of, policy.time_zone)}", times
+    return "They are replayed automatically", f"first after {policy.immediate_minutes[0]} min, {times}"
 
 
 def _unaccounted(o: Overview, accounts: Accounts) -> Trouble:
@@ -321,26 +308,6 @@ def _slow(o: Overview) -> Iterator[Trouble]:
         )  # fmt: skip
 
 
-def _half_open(breaker: BreakerSeen) -> Trouble:
-    probes = f"{breaker.card.seen.probes_succeeded} probes succeeded, {breaker.card.seen.probes_failed} failed"
-    return Trouble(
-        "warn", "half", f"{breaker.card.name} is half-open: {probes}.",
-        links=(Link("Breaker", "breaker_app/breaker/"),),
-        answers=(Answer("What happens automatically", "It closes or opens", "depending on the probes"),),
-    )  # fmt: skip
-
-
-def _set_by_hand(breaker: BreakerSeen) -> Trouble:
-    word = breaker.state.value.replace("_", " ").lower()
-    order = breaker.by_hand
-    by = f" by {order.actor}" if order else ""
-    return Trouble(
-        "warn", "lock", f"{breaker.card.name} is {word}{by}, until a user resets it.", order.reason if order else "",
-        links=(Link("Breaker", "breaker_app/breaker/"),),
-        answers=(Answer("What happens automatically", "Nothing", "only a user can change it"),),
-    )  # fmt: skip
-
-
 def _stopped(o: Overview, batch: ReplayBatch) -> Trouble:
     why = "the canary failed" if batch.stop_reason == "canary_failed" else "too many letters failed"
     failed, sent = batch.counts.failed, batch.counts.sent
@@ -351,6 +318,7 @@ def _stopped(o: Overview, batch: ReplayBatch) -> Trouble:
             o, since(batch.finished_at or batch.updated_at, o.as_of), f"{count_of(failed, 'letter')} failed again",
             "Nothing: it has ended", "Read the errors", "then start another batch for the rest",
             many_more=f"of {sent:,} sent, {batch.total:,} planned",
+            worse=Answer("Getting worse?", "No", "it has ended", "flat"),
             by_itself_more="letters that were not sent are unchanged",
         ),
         links=(Link("Open the batch", batch_page(batch.id)),),

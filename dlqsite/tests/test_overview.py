@@ -16,11 +16,14 @@ from django.test import Client
 from pytest_django import Settings
 
 from breaker_app.breaker import BreakerPolicy, State
+from breaker_app.held import Held
 from breaker_app.services import Card
 from breaker_app.states import Snapshot, Transition, Why
 from dlq_app.domain.group_states import GroupState
 from dlq_app.domain.replay_batch import BatchCounts, BatchOrder, ReplayBatch, Stage
+from dlq_app.domain.replay_policy import ReplayPolicy
 from dlq_app.domain.store_problem import StoreProblem
+from dlq_app.domain.strategies import Strategy
 from dlq_app.services import batches
 from dlq_app.services.groups import Group
 from dlqsite.health import report
@@ -54,6 +57,30 @@ FAILING = Group(
     frame="", types=(("order.created", 318),), open=318, count=318, state=GroupState.NEW, last_seen=NOW, first_seen=NOW,
     trend_from=NOW, said=None, note=None, history=(), as_of=NOW,
 )  # fmt: skip
+NOW_MS = int(NOW.timestamp() * 1000)
+
+
+def holding(
+    breaker: BreakerSeen, *tail: int, high: int = 0, normal: int = 0, low: int = 0, oldest_min: float = 32
+) -> BreakerSeen:
+    """The breaker with held messages; ``tail``: how many it rejected first in each of the last minutes."""
+    held = Held(
+        now_ms=NOW_MS + 30_000, high=high, normal=normal, low=low, oldest_ms=NOW_MS - int(oldest_min * 60_000),
+        minutes=(*[0] * (60 - len(tail)), *tail),
+    )  # fmt: skip
+    return replace(breaker, card=replace(breaker.card, held=held))
+
+
+def named(name: str, breaker: BreakerSeen = OPEN, *types: str) -> BreakerSeen:
+    return replace(breaker, card=replace(breaker.card, name=name), types=types)
+
+
+def letters(*tail: int, **changes: Any) -> Group:
+    """A group with new letters in the last minutes."""
+    minutes = (*[0] * (60 - len(tail)), *tail)
+    return replace(FAILING, **{"minutes": minutes, "as_of": NOW + timedelta(seconds=30), **changes})
+
+
 TRANSIENT = replace(FAILING, error_type="TIMEOUT_ERROR", error_kind="transient", state=GroupState.ONGOING)
 STOPPED = ReplayBatch(
     id="b-1", name="INC-1", reason="", stage=Stage.STOPPED, resume_to=None, paused_by="", stop_reason="canary_failed",
@@ -155,15 +182,98 @@ class TestVerdict:
         assert letters == "MongoDB fell back to an earlier state: dead letters may be missing."
 
     def test_it_answers_what_the_one_on_call_asks(self) -> None:
-        worst = verdict(breakers=[OPEN], dying=61.0, dying_before=0.5).worst
+        worst = verdict(breakers=[holding(OPEN, 12, 13, 12, 6, high=400, low=20)], dying=61.0, dying_before=0.5).worst
 
+        assert worst.headline == "payments-api is failing. 420 payment.capture messages are held."
         assert [(answer.question, answer.short) for answer in worst.answers] == [
             ("Since", "02:41:00, 32 min"),
-            ("How many", "0 letters"),
-            ("Getting worse?", "Yes: 61 dead letters a minute"),
+            ("How many", "420 messages held"),
+            ("Getting worse?", "Yes: 12 a minute more held"),
             ("What happens automatically", "Probes in 6 s"),
             ("What you can do", "Check payments-api"),
         ]
+        assert worst.answers[1].more == "400 of high priority, the oldest for 32 min; no letter"
+        assert worst.answers[3].more == "held messages run within 45 s of its closing"
+
+    def test_the_breaker_that_does_most_harm_comes_first(self) -> None:
+        mail = holding(named("mail-api", OPEN, "mail.send"), low=60)
+        greylisted = replace(TRANSIENT, types=(("mail.send", 54),), open=54)
+        payments = holding(OPEN, high=20)
+        shop = named("shop-api", OPEN, "shop.order")
+
+        found = headlines(breakers=[shop, mail, payments], groups=[greylisted], away=[])
+
+        assert [headline.split(" ")[0] for headline in found] == ["payments-api", "mail-api", "shop-api"]
+
+    def test_stores_come_before_breakers(self) -> None:
+        assert headlines(breakers=[holding(OPEN, high=420)], away=["mongodb"])[0].startswith("MongoDB does not answer")
+
+    def test_no_problem_is_cut(self) -> None:
+        breakers = [named(f"b{number}", OPEN, f"t{number}") for number in range(9)]
+        fresh = [letters(5, 5, 5, fingerprint=f"{number:016x}") for number in range(5)]
+
+        found = verdict(breakers=breakers, groups=fresh, batches=[STOPPED], dying=20.0)
+
+        told = [found.worst, *found.shown, *found.more]
+        assert len(found.shown) == 5
+        assert [trouble for trouble in told if trouble.headline.startswith("b")] == told[:9]
+        assert told[-2].headline == "2 more groups have new letters."
+        assert told[-1].headline.startswith("Replay batch INC-1")
+
+    @pytest.mark.parametrize(
+        ("known", "short"),
+        [
+            ({"breakers": [holding(OPEN, 9, 0, 0, 0, 0, 0, 0, 0, 0, high=9)]}, "No: none added for 7 min"),
+            ({"breakers": [holding(OPEN, 9, 9, 9, high=27)], "dying": 0.0}, "Yes: 11 a minute more held"),
+            ({"breakers": [OPEN]}, "Not known"),
+            (
+                {"breakers": [OPEN], "groups": [letters(3, 9, 30, 40, error_kind="unknown",
+                                                        types=(("payment.capture", 82),))]},
+                "Yes: 23 a minute",
+            ),
+            (
+                # What others do is not its doing.
+                {"breakers": [holding(OPEN)], "groups": [letters(30, 40)], "dying": 40.0},
+                "No",
+            ),
+        ],
+    )  # fmt: skip
+    def test_whether_a_breaker_gets_worse_is_told_of_itself(self, known: dict[str, Any], short: str) -> None:
+        found = verdict(**known)
+        told = [found.worst, *found.also]
+
+        assert next(one for one in told if one.headline.startswith("payments")).answers[2].short == short
+
+    def test_a_burst_that_is_over_does_not_fail_now(self) -> None:
+        over = letters(3200, 0, 0, 0, 0, 0, last_seen=NOW - timedelta(minutes=4, seconds=10))
+
+        goes_on = letters(5, 5, 5, fingerprint="a" * 16, types=(("mail.send", 15),), open=15)
+
+        found = headlines(groups=[over, goes_on], dying=5.0, by_status={"dlq_manual": 3200})
+
+        assert found == ["mail.send: 15 letters with VALIDATION_ERROR, a new error.", "3,200 letters need a decision."]
+
+    def test_when_letters_go_on_is_what_the_letter_says(self) -> None:
+        slot = datetime(2026, 11, 25, 2, tzinfo=UTC)
+        behind = replace(TRANSIENT, types=(("payment.capture", 7),), open=7)
+        breaker = holding(OPEN, high=1)
+
+        def follows(due: dict[str, datetime | None] | None) -> str:
+            o = replace(seen(breakers=[breaker], groups=[behind]), next_replays=Part(due, NOW))
+            return verdict_of(o).worst.answers[3].more
+
+        held = "held messages run within 45 s of its closing"
+        assert follows({"payments-api": slot}) == (
+            f"{held}; the next automatic replay is due at 02:00 UTC on 2026-11-25, and is postponed while it is open"
+        )
+        assert follows({"payments-api": None}) == f"{held}; no automatic replay is planned: its letters need a decision"
+        assert follows(None) == held
+
+    def test_off_peak_letters_say_their_slot(self) -> None:
+        o = seen(groups=[replace(TRANSIENT, error_type="DATABASE_ERROR")], dying=5.0)
+        o = replace(o, replay_policy=ReplayPolicy(strategies={"DATABASE_ERROR": Strategy.OFF_PEAK}))
+
+        assert verdict_of(o).worst.answers[3].short == "They are replayed off-peak, next at 04:00 UTC"
 
     @pytest.mark.parametrize(
         ("now", "before", "answer"),
@@ -175,10 +285,34 @@ class TestVerdict:
             (None, 1.0, "Not known"),
         ],
     )
-    def test_whether_it_is_getting_worse(self, now: float | None, before: float | None, answer: str) -> None:
-        worst = verdict(breakers=[OPEN], dying=now, dying_before=before).worst
+    def test_whether_all_of_it_gets_worse(self, now: float | None, before: float | None, answer: str) -> None:
+        worst = verdict(away=["mongodb"], dying=now, dying_before=before).worst
 
         assert worst.answers[2].short == answer
+
+    def test_an_outage_is_the_same_while_it_probes(self) -> None:
+        probes = replace(OPEN, card=replace(OPEN.card, seen=replace(OPEN.card.seen, state=State.HALF_OPEN)))
+
+        found = [verdict(breakers=[holding(one, 5, 5, 5, high=15)]).worst for one in (OPEN, probes)]
+
+        assert found[0].level == found[1].level == "bad"
+        assert found[0].answers[:3] == found[1].answers[:3]
+        well = replace(probes, card=replace(probes.card, seen=replace(probes.card.seen, probes_succeeded=3)))
+        assert verdict(breakers=[well]).worst.level == "warn"
+
+    def test_a_breaker_that_a_user_forced_says_what_it_holds(self) -> None:
+        order = Transition(at_ms=NOW_MS - 60_000, source=State.CLOSED, to=State.FORCED_OPEN, generation=2,
+                           why=Why.MANUAL, total=0, failures=0, actor="user:olga", reason="INC-7")  # fmt: skip
+        forced = replace(OPEN.card, seen=replace(OPEN.card.seen, state=State.FORCED_OPEN))
+
+        found = verdict(breakers=[holding(BreakerSeen(forced, ("payment.capture",), (order,)), 4, 4, high=8)]).worst
+
+        assert found.headline == (
+            "payments-api is forced open by user:olga, until a user resets it. 8 payment.capture messages are held."
+        )
+        assert [answer.short for answer in found.answers[:4]] == [
+            "02:41:00, 32 min", "8 messages held", "Yes: 5.3 a minute more held", "Nothing",
+        ]  # fmt: skip
 
     def test_without_redis_nothing_else_is_guessed(self) -> None:
         found = headlines(away=["redis", "mongodb"], breakers=[OPEN], workers=0, rows=[ROW])
@@ -235,15 +369,16 @@ class TestVerdict:
         assert found.also[0].headline == "payment.capture: 26 letters with VALIDATION_ERROR, a new error."
 
     def test_an_open_breaker_without_letters_says_that_messages_wait(self) -> None:
-        worst = verdict(breakers=[OPEN], open_letters=9).worst
+        worst = verdict(breakers=[holding(OPEN)], open_letters=9).worst
 
-        assert (worst.answers[1].short, worst.answers[1].more) == ("0 letters", "its messages wait and do not fail")
+        assert worst.headline == "payments-api is failing. New payment.capture messages are rejected."
+        assert (worst.answers[1].short, worst.answers[1].more) == ("0 letters", "and no message is held")
         assert [link.text for link in worst.links] == ["Breaker"]
 
     def test_letters_that_nobody_can_count_are_not_said_to_be_none(self) -> None:
-        worst = verdict(breakers=[OPEN], away=["mongodb"]).worst
+        breaker = verdict(breakers=[OPEN], away=["mongodb"]).also[0]
 
-        assert worst.answers[1].short == "Not known"
+        assert breaker.answers[1].short == "Not known"
 
     @pytest.mark.parametrize(
         ("known", "headline"),
@@ -435,10 +570,10 @@ class TestPage:
         scenes.incident(self.redis)
         page = self.page()
 
-        assert "payments-api is failing. payment.capture messages are held." in page
+        assert "payments-api is failing. New payment.capture messages are rejected." in page
         for address in (
             'href="/admin/dlq_app/deadletter/?status=dlq_manual"', 'href="/admin/dlq_app/lettergroup/"',
-            'href="/admin/breaker_app/breaker/"', 'href="/admin/messages_app/message/"',
+            'href="/admin/breaker_app/breaker/?name=payments-api"', 'href="/admin/messages_app/message/"',
             'href="/admin/dlq_app/replaybatch/"',
         ):  # fmt: skip
             assert address in page

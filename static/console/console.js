@@ -76,6 +76,15 @@
   const isLive = (element) => element instanceof Element && element.matches("[data-live]");
   let lastAnswer = Date.now();
 
+  /* What a user has unfolded stays unfolded when its fragment is replaced. */
+  let unfolded = [];
+  document.addEventListener("htmx:beforeSwap", () => {
+    unfolded = [...document.querySelectorAll("details[data-keep][open]")].map((details) => details.id);
+  });
+  document.addEventListener("htmx:afterSwap", () => {
+    for (const id of unfolded) document.getElementById(id)?.setAttribute("open", "");
+  });
+
   document.addEventListener("htmx:beforeRequest", (event) => {
     if (isLive(event.detail.elt) && document.hidden) event.preventDefault();
   });

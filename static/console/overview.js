@@ -29,6 +29,7 @@
 
   const CURVES = {
     throughput: [["accepted", "in", "--chart-in", []], ["done", "done", "--chart-done", [6, 4]], ["failed", "fail", "--chart-fail", []]],
+    day: [["died", "fail", "--chart-fail", []], ["replayed", "done", "--chart-done", [6, 4]]],
     letters: [["died", "fail", "--chart-fail", []], ["replayed", "done", "--chart-done", [6, 4]]],
   };
   const WORDS = { died: "new", replayed: "replayed", accepted: "accepted", done: "done", failed: "failed" };
