@@ -13,10 +13,16 @@ from rest_framework.views import APIView
 from dlq_app import conf
 from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.errors import CriteriaInvalid
-from dlq_app.rest import contract, openapi
-from dlq_app.services import facets
+from dlq_app.rest import contract, openapi, requests
+from dlq_app.services import batches, facets
 from wire.contract import problems
 from wire.fields import FieldError, digits, field_error, one_of, single, summary
+
+_BY = openapi.query(
+    "by",
+    "`type`, `source`, `client`, `codeVersion`, `errorType`, or `facet.NAME`. Can be repeated. Default: every facet.",
+)
+_TOP = openapi.query("top", f"Values of each, 1 to {facets.MAX_TOP}. Default: {facets.TOP}.")
 
 
 class FacetsView(APIView):
@@ -31,12 +37,8 @@ class FacetsView(APIView):
             "At most the 5000 newest letters are counted: `isPartial` says whether there are more."
         ),
         parameters=[
-            openapi.query(
-                "by",
-                "`type`, `source`, `client`, `codeVersion`, `errorType`, or `facet.NAME`. Repeat it for several. "
-                "Default: every facet.",
-            ),
-            openapi.query("top", f"Values of each, 1 to {facets.MAX_TOP}. Default: {facets.TOP}."),
+            _BY,
+            _TOP,
             *openapi.FILTERS,
         ],
         responses={
@@ -47,6 +49,30 @@ class FacetsView(APIView):
     def get(self, request: Request) -> Response:
         criteria, by, top = _asked(request.query_params)
         found = facets.grouped(criteria, by, top=top)
+        answer = {"found": found, "criteria": criteria, "complete": facets.is_filled()}
+        return Response(contract.GROUPINGS_OUT.write({"data": answer}, conf.masking_policy()))
+
+
+class BatchFacetsView(APIView):
+    required_scopes: ClassVar = {"GET": "read"}
+
+    @extend_schema(
+        operation_id="groupReplayBatch",
+        tags=["Replay batches"],
+        summary="Group the letters of a replay batch by what is inside",
+        description="As `GET /api/dlq/facets`, of the first 5000 letters of the plan.",
+        parameters=[_BY, _TOP],
+        responses={
+            200: contract.GROUPINGS_OUT,
+            **problems(s400="`invalid_filter`", s404="`replay_batch_not_found`", s503=openapi.AWAY),
+        },
+    )
+    def get(self, request: Request, batch_id: str) -> Response:
+        criteria, by, top = _asked(request.query_params)
+        if not criteria.is_empty:
+            requests.refuse_parameters(request.query_params)
+        batches.get(batch_id)
+        found = facets.of_batch(batch_id, by, top=top)
         answer = {"found": found, "criteria": criteria, "complete": facets.is_filled()}
         return Response(contract.GROUPINGS_OUT.write({"data": answer}, conf.masking_policy()))
 

@@ -24,6 +24,7 @@ urlpatterns = [
     path("api/dlq/replay-batches/<str:batch_id>", batches.BatchView.as_view(), name="replay-batch-detail"),
     path("api/dlq/replay-batches/<str:batch_id>/items", batches.ItemsView.as_view(), name="replay-batch-items"),
     path("api/dlq/replay-batches/<str:batch_id>/export", batches.ItemsExportView.as_view(), name="replay-batch-export"),
+    path("api/dlq/replay-batches/<str:batch_id>/facets", facets.BatchFacetsView.as_view(), name="replay-batch-facets"),
     path("api/dlq/replay-batches/<str:batch_id>/report", batches.ReportView.as_view(), name="replay-batch-report"),
     path("api/dlq/replay-batches/<str:batch_id>/pause", batches.PauseView.as_view(), name="replay-batch-pause"),
     path("api/dlq/replay-batches/<str:batch_id>/resume", batches.ResumeView.as_view(), name="replay-batch-resume"),

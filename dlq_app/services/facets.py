@@ -8,13 +8,15 @@ from dataclasses import replace
 from dlq_app import conf
 from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.errors import StoreUnavailable
+from dlq_app.domain.states import OPEN
 from dlq_app.store import repository
 from dlq_app.store.facet_filling import Filling, filling
-from dlq_app.store.groupings import FACET, FIELDS, Groupings, Part
+from dlq_app.store.groupings import COUNTED, FACET, FIELDS, Groupings, Part
 from processes.steps import progressed
 from wire.cached import Cached
 from wire.instants import iso
 
+OPEN_STATUSES = tuple(sorted(status.value for status in OPEN))
 #: Values that one answer lists.
 TOP, MAX_TOP = 10, 100
 #: Fields without an index of their own.
@@ -45,6 +47,21 @@ def grouped(criteria: LetterCriteria, by: Sequence[str] | None = None, *, top: i
     """
     wanted = [name for name in names() if name.startswith(FACET)] if by is None else by
     return repository.letters().grouped(criteria, wanted, top)
+
+
+def of_batch(batch_id: str, by: Sequence[str] | None = None, *, top: int = TOP) -> Groupings:
+    """The same for the letters of a batch, in the order of its plan."""
+    wanted = [name for name in names() if name.startswith(FACET)] if by is None else by
+    items = repository.items().page(batch_id, None, -1, COUNTED + 1)
+    return repository.letters().grouped_of([item.letter_id for item in items], wanted, top)
+
+
+def _of_open() -> Groupings:
+    return grouped(LetterCriteria(statuses=OPEN_STATUSES))
+
+
+#: The most frequent values of each facet in open letters, for suggestions.
+of_open = Cached(_of_open, 15.0)
 
 
 def narrowed(criteria: LetterCriteria, by: str, part: Part, groupings: Groupings) -> LetterCriteria:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
+
+from bson import ObjectId
 
 from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.errors import QueryTooSlow, StoreUnavailable
@@ -76,15 +78,15 @@ class GroupingLetters(Reading):
         """
         paths = {"facets" if name.startswith(FACET) else FIELDS[name] for name in by}
         letters = self._newest(criteria, {"lastFailedAt": 1, **dict.fromkeys(paths, 1)})
-        is_partial = len(letters) > COUNTED
-        letters = letters[:COUNTED]
-        times = [at for letter in letters if (at := load_instant(letter.get("lastFailedAt")))]
-        return Groupings(
-            groupings=_groupings(letters, by, top),
-            counted=len(letters),
-            is_partial=is_partial,
-            since=min(times, default=None),
-        )
+        return _counted(letters, by, top)
+
+    def grouped_of(self, letter_ids: Sequence[str], by: Sequence[str], top: int) -> Groupings:
+        """The same for the first ``COUNTED`` of these letters."""
+        paths = {"facets" if name.startswith(FACET) else FIELDS[name] for name in by}
+        wanted = {"$in": [ObjectId(one) for one in letter_ids[: COUNTED + 1]]}
+        with translated():
+            letters = list(self._letters.find({"_id": wanted}, {"lastFailedAt": 1, **dict.fromkeys(paths, 1)}))
+        return replace(_counted(letters, by, top), is_partial=len(letter_ids) > COUNTED)
 
     def _newest(self, criteria: LetterCriteria, fields: Document) -> list[Document]:
         """These fields of the newest letters that match, and of one more."""
@@ -113,6 +115,18 @@ def _value(letter: Any, path: Sequence[str]) -> Any:
     for name in path:
         letter = letter.get(name) if isinstance(letter, dict) else None
     return letter
+
+
+def _counted(letters: Sequence[Document], by: Sequence[str], top: int) -> Groupings:
+    is_partial = len(letters) > COUNTED
+    letters = letters[:COUNTED]
+    times = [at for letter in letters if (at := load_instant(letter.get("lastFailedAt")))]
+    return Groupings(
+        groupings=_groupings(letters, by, top),
+        counted=len(letters),
+        is_partial=is_partial,
+        since=min(times, default=None),
+    )
 
 
 def _groupings(letters: Sequence[Document], by: Sequence[str], top: int) -> list[Grouping]:

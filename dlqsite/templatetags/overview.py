@@ -8,6 +8,9 @@ from typing import Any
 
 from django import template
 
+from dlq_app.admin.letters.groupings import parts_later
+from dlq_app.domain.criteria import LetterCriteria
+from dlq_app.services.facets import OPEN_STATUSES
 from dlqsite.overview import page, views
 
 register = template.Library()
@@ -37,6 +40,12 @@ def overview_now(context: Any) -> dict[str, Any]:
     """The current live part: ``as_of``, ``body``, ``etag``."""
     figures, html, digest = views.rendered(views.origin(context["request"]))
     return views.live(figures, html, digest)
+
+
+@register.inclusion_tag("dlq_app/parts_later.html")
+def open_parts() -> dict[str, Any]:
+    """The part of the page that shows the facets of open letters."""
+    return parts_later(LetterCriteria(statuses=OPEN_STATUSES))
 
 
 @register.filter

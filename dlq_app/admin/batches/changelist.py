@@ -24,8 +24,10 @@ from dlq_app import conf
 from dlq_app.admin.batches import page as batch_page
 from dlq_app.admin.batches.form import MAX_NAME, MAX_REASON, BatchForm, Which, equivalent_commands, limited
 from dlq_app.admin.letters import page as letter_page
+from dlq_app.admin.letters.groupings import panel
 from dlq_app.admin.letters.selection import back_to_list, in_words
 from dlq_app.domain import batch_rules
+from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.errors import (
     ApprovalNeeded,
     BatchBeingPlanned,
@@ -43,7 +45,7 @@ from dlq_app.domain.replay_batch import ReplayBatch as Batch
 from dlq_app.domain.standing import batch_standing
 from dlq_app.domain.strategies import Strategy
 from dlq_app.models import ReplayBatch
-from dlq_app.services import approval, batches
+from dlq_app.services import approval, batches, facets
 from dlq_app.store import repository
 from wire.visible_text import visible
 
@@ -255,6 +257,19 @@ class ReplayBatchAdmin(ReadOnlyAdmin):
 
         return self._with(request, object_id, answer)
 
+    @method_decorator(require_safe)
+    def parts_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """The part of the page that shows the facets of its letters."""
+
+        def answer(batch: Batch) -> HttpResponse:
+            try:
+                found = facets.of_batch(batch.id, top=5)
+            except DeadLetterError as error:
+                return panel(request, None, LetterCriteria(), why=error.detail, is_batch=True)
+            return panel(request, found, LetterCriteria(), is_batch=True)
+
+        return self._with(request, object_id, answer)
+
     @method_decorator(csrf_protect)
     @method_decorator(require_POST)
     def command_view(self, request: HttpRequest, object_id: str, what: str) -> HttpResponse:
@@ -304,6 +319,7 @@ class ReplayBatchAdmin(ReadOnlyAdmin):
         name = "dlq_app_replaybatch_{}".format
         own = [
             path("<slug:object_id>/live/", view(self.live_view), name=name("live")),
+            path("<slug:object_id>/parts/", view(self.parts_view), name=name("parts")),
             path("<slug:object_id>/cancel-the-rest/", view(self.cancel_view), name=name("ask_cancel")),
         ]
         own += [

@@ -26,6 +26,7 @@ from dlq_app.admin.groups.trend import (
     spark,
     trend_words,
 )
+from dlq_app.admin.letters.groupings import parts_later
 from dlq_app.conf import intake
 from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.errors import DeadLetterError
@@ -237,6 +238,7 @@ def whole(request: HttpRequest, group: Group, now: datetime) -> dict[str, Any]:
     masking = conf.masking_policy()
     return {
         **live(request, group, now),
+        **parts_later(LetterCriteria(fingerprints=(group.fingerprint,))),
         "title": mask_text(group.telling_title, masking)[:_MAX_TEXT],
         "note": mask_text(group.note.text, masking) if group.note else "",
         "note_by": who(group.note.by) if group.note else "",

@@ -27,7 +27,10 @@ from console.read_only import ReadOnlyAdmin
 from dlq_app import conf
 from dlq_app.admin.letters import story as letter_story
 from dlq_app.admin.letters.bulk_pages import BULK, BulkPages
+from dlq_app.admin.letters.facet_filter import FacetFilter, Suggestion, as_filter, cells, suggestions
+from dlq_app.admin.letters.facet_filter import columns as facet_columns
 from dlq_app.admin.letters.filters import LIST_FILTERS, AgeFilter, Chip, CriteriaFilter, address, figures
+from dlq_app.admin.letters.groupings import GroupingViews, grouped_url
 from dlq_app.admin.letters.queryset import LettersQuerySet, letter_of
 from dlq_app.admin.letters.selection import back_to_list, criteria_of, ids_of, in_words, selection_query
 from dlq_app.admin.letters.views import LetterViews
@@ -38,7 +41,7 @@ from dlq_app.domain.masking import mask_text
 from dlq_app.domain.paging import MAX_COUNTED
 from dlq_app.domain.states import Status
 from dlq_app.models import DeadLetter
-from dlq_app.services import exporting
+from dlq_app.services import exporting, facets
 from dlq_app.store import repository
 from wire.instants import iso
 
@@ -56,6 +59,8 @@ class Line:
     reason: str
     source: str
     tags: str
+    #: Label and text of the facets with a column.
+    facets: Sequence[tuple[str, str]]
     next_words: str
     is_nothing_next: bool
 
@@ -102,6 +107,7 @@ class LetterList(ChangeList):
             reason=mask_text(letter.error_reason, masking)[:_EXCERPT],
             source=mask_text(str(letter.metadata.get("source") or ""), masking),
             tags=" · ".join(shown),
+            facets=cells(letter),
             next_words=words,
             is_nothing_next=is_nothing,
         )
@@ -165,6 +171,22 @@ class LetterList(ChangeList):
         return str(self.queryset.nothing)
 
     @property
+    def suggestions(self) -> list[Suggestion]:
+        """The search as a filter of each facet."""
+        return suggestions(self)
+
+    @property
+    def lacks_facets(self) -> bool:
+        """Whether letters can be missing because their facets are not filled in."""
+        return bool(self.criteria.facets) and not facets.is_filled()
+
+    @property
+    def grouped_url(self) -> str:
+        """The page that groups the same letters."""
+        names = facets.names()
+        return grouped_url(self.criteria, names[0]) if not self.nothing else ""
+
+    @property
     def open_letters(self) -> int | None:
         """Number of open letters, for an empty list; None if unknown."""
         found: int | None = figures(self.request).get("open")
@@ -174,7 +196,7 @@ class LetterList(ChangeList):
 
 
 @admin.register(DeadLetter)
-class DeadLetterAdmin(BulkPages, LetterViews, ReadOnlyAdmin):  # type: ignore[misc]
+class DeadLetterAdmin(BulkPages, GroupingViews, LetterViews, ReadOnlyAdmin):  # type: ignore[misc]
     """List of dead letters. Actions without permission are shown locked, with the reason."""
 
     list_display: Any = (
@@ -186,7 +208,7 @@ class DeadLetterAdmin(BulkPages, LetterViews, ReadOnlyAdmin):  # type: ignore[mi
         "last_failed",
         "next",
     )
-    list_filter = tuple(LIST_FILTERS)
+    list_filter = (*LIST_FILTERS[:4], FacetFilter, *LIST_FILTERS[4:])
     list_per_page = 20
     list_max_show_all = 100
     search_fields = ("message_id",)
@@ -200,6 +222,9 @@ class DeadLetterAdmin(BulkPages, LetterViews, ReadOnlyAdmin):  # type: ignore[mi
         return permissions.can(request, permissions.REPLAY)
 
     # --- hooks of Django's changelist ---
+
+    def get_list_display(self, request: HttpRequest) -> Any:
+        return (*self.list_display[:-3], *facet_columns(), *self.list_display[-3:])
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[DeadLetter]:
         return LettersQuerySet()  # type: ignore[return-value]
@@ -304,6 +329,9 @@ class DeadLetterAdmin(BulkPages, LetterViews, ReadOnlyAdmin):  # type: ignore[mi
         message_id = request.GET.get("message")
         if message_id:
             return self._looked_up(request, message_id)
+        filtered = as_filter(request)
+        if filtered:
+            return filtered
         if "search" in request.GET:
             # The wire name of the search box's `q`.
             query = request.GET.copy()
@@ -410,6 +438,8 @@ class DeadLetterAdmin(BulkPages, LetterViews, ReadOnlyAdmin):  # type: ignore[mi
         own = [
             path("count/", view(self.count_view), name=name("count")),
             path("newer/", view(self.newer_view), name=name("newer")),
+            path("grouped/", view(self.grouped_view), name=name("grouped")),
+            path("parts/", view(self.parts_view), name=name("parts")),
             path("export/", view(self.export_view), name=name("export")),
             path("many/<slug:what>/", view(self.bulk_view), name=name("bulk")),
             path("<slug:object_id>/state/", view(self.state_view), name=name("state")),

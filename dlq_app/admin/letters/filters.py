@@ -16,7 +16,7 @@ from django.http import HttpRequest
 from dlq_app.admin.letters.queryset import LettersQuerySet
 from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.errors import CriteriaInvalid, DeadLetterError
-from dlq_app.domain.filters import FILTERS, Filter
+from dlq_app.domain.filters import FACET, FILTERS, Filter
 from dlq_app.domain.masking import MASK
 from dlq_app.domain.states import OPEN, Status
 from dlq_app.services import dead_letters
@@ -344,7 +344,8 @@ class AgeFilter(ListFilter):
 
 _FIRST = (StatusFilter, ErrorTypeFilter, TypeFilter, AgeFilter)
 _LAST = (SourceFilter, FingerprintFilter)
-_OWN = {one.name for one in (*_FIRST, *_LAST)}
+#: The facets have their own module.
+_OWN = {FACET, *(one.name for one in (*_FIRST, *_LAST))}
 
 
 def _generic(of: Filter) -> type[CriteriaFilter]:

@@ -10,8 +10,9 @@ from django.urls import reverse
 
 from dlq_app.admin.letters.filters import STATUS_WORDS
 from dlq_app.admin.letters.queryset import LettersQuerySet
+from dlq_app.conf import facet_policy
 from dlq_app.domain.criteria import LetterCriteria
-from dlq_app.domain.filters import FILTERS
+from dlq_app.domain.filters import FACET, FILTERS
 from dlq_app.domain.states import Status
 from dlq_app.services.bulk import MAX_IDS
 
@@ -53,6 +54,10 @@ def in_words(criteria: LetterCriteria) -> list[tuple[str, str]]:
     """Criteria as labels and values."""
     found = []
     for name, value in criteria.as_params():
+        if name == FACET:
+            facet, _, of = value.partition("=")
+            found.append((facet_policy().label(facet).lower(), of))
+            continue
         label = FILTERS[name].label.lower()
         found.append((label, STATUS_WORDS[Status(value)] if name == "status" else value))
     return found
