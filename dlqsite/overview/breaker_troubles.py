@@ -32,7 +32,7 @@ def failing(o: Overview) -> list[BreakerSeen]:
 
 
 def groups_behind(o: Overview, breaker: BreakerSeen) -> list[Group]:
-    """Groups that died of what opened the breaker, as far as can be told: it ignores permanent errors, and what last
+    """Groups that died of what opened the breaker, as far as is known: it ignores permanent errors, and what last
     died before its window has another cause.
     """
     begun = breaker.since - timedelta(seconds=_WINDOW_S) if breaker.since else None
