@@ -86,15 +86,24 @@ class Group(GroupFigures):
 
         It can contain secrets: mask it before display.
         """
-        left = _WORD.findall(_ERROR_NAME.sub("", self.message))
-        example = " ".join(self.sample.strip()[:_LONG_TITLE].split("\n")[0].split())
-        if left or not example or example == self.message:
+        text = telling(self.message, self.sample)
+        if not text or text == self.message:
             return self.title
-        return example if self.count == 1 else f"{example} and the like"
+        return text if self.count == 1 else f"{text} and the like"
 
     @property
     def is_new(self) -> bool:
         return self.state is GroupState.NEW
+
+
+def telling(message: str, sample: str) -> str:
+    """The message of a group, or the error text of one letter if the message has no words, as in ``KeyError: #``.
+
+    It can contain secrets: mask it before display.
+    """
+    left = _WORD.findall(_ERROR_NAME.sub("", message))
+    example = " ".join(sample.strip()[:_LONG_TITLE].split("\n")[0].split())
+    return message if left or not example else example
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -257,6 +257,45 @@ def test_a_failed_canary_says_what_came_back(rig: Rig, viewer: Client) -> None:
     assert "The canary failed, so the batch stopped." in html
     assert "2 of 5 were replayed" in html
     assert re.search(r"Errors: [A-Z_]+ \(2\)", html)
+    assert html.count("payments-api did not answer within 10 s") >= 2, "in the banner and among the errors"
+
+
+def test_the_confirmation_remembers_the_last_batches_of_the_same_letters(rig: Rig, operator: Client) -> None:
+    rig.die(*(f"m-{n}" for n in range(5)), error_reason="Köln is not 'known' <b>")
+    fingerprint = rig.letter("m-0").fingerprint
+    rig.die("n-1", error_type="VALIDATION_ERROR", error_kind="permanent")
+    first = rig.start(filter={"fingerprint": fingerprint}, canary={"size": 2}, reason="fixed")
+    rig.run(first, done=lambda message_id: False)
+
+    html = text(operator.get(f"{ADD}?fingerprint={fingerprint}"))
+
+    safe = html[html.index("Is it safe now?") : html.index("Sample</h2>")]
+    assert "The canary failed: 2 of 2 failed" in safe
+    assert f"{LIST}{first.id}/change/" in safe
+    assert re.search(r"Errors: <bdi>TIMEOUT_ERROR \(2\)\. TIMEOUT_ERROR: payments-api did not answer", safe)
+    assert fingerprint not in safe.replace(f"fingerprint={fingerprint}", "")
+    other = text(operator.get(f"{ADD}?errorType=VALIDATION_ERROR"))
+    assert "The canary failed" not in other
+
+
+def test_a_batch_without_a_name_is_called_after_its_letters(rig: Rig, operator: Client) -> None:
+    rig.die("m-1", "m-2", error_reason="the bank said no")
+    fingerprint = rig.letter("m-1").fingerprint
+    batch = rig.start(filter={"fingerprint": fingerprint})
+    chosen = rig.start(ids=["m-1"])
+    everything = rig.start(all=True, reason="the bank is back")
+
+    html = text(operator.get(LIST))
+
+    assert "the bank said no</bdi></a>" in html
+    assert "0 letters, selected individually" in html
+    assert "the bank is back</bdi></a>" in html
+    for one in (batch, chosen, everything):
+        page = text(operator.get(f"{LIST}{one.id}/change/"))
+        heading = page[page.index("<h1>") : page.index("</h1>")]
+        assert one.id not in heading
+    assert "the bank said no" in text(operator.get(f"{LIST}{batch.id}/cancel-the-rest/"))
+    assert "group <b><bdi>the bank said no" in text(operator.get(f"{ADD}?fingerprint={fingerprint}"))
 
 
 def test_steering(rig: Rig, operator: Client, viewer: Client) -> None:

@@ -39,13 +39,14 @@ from dlq_app.domain.errors import (
     RequestInvalid,
     StoreUnavailable,
 )
-from dlq_app.domain.masking import mask_text
-from dlq_app.domain.replay_batch import OUTCOME_FILTERS, Stage
+from dlq_app.domain.replay_batch import OUTCOME_FILTERS, DryRun, Stage
 from dlq_app.domain.replay_batch import ReplayBatch as Batch
 from dlq_app.domain.standing import batch_standing
 from dlq_app.domain.strategies import Strategy
 from dlq_app.models import ReplayBatch
 from dlq_app.services import approval, batches, facets
+from dlq_app.services.batch_failures import recent_like
+from dlq_app.services.titles import batch_title, batch_titles
 from dlq_app.store import repository
 from wire.visible_text import visible
 
@@ -72,7 +73,7 @@ class ReplayBatchAdmin(ReadOnlyAdmin):
             batch = batches.get(object_id)
         except BatchNotFound:
             return None
-        return ReplayBatch(id=batch.id, name=mask_text(batch.name, conf.masking_policy()))
+        return ReplayBatch(id=batch.id, name=batch_title(batch))
 
     # --- the list ---
 
@@ -89,7 +90,8 @@ class ReplayBatchAdmin(ReadOnlyAdmin):
             return HttpResponseRedirect(request.path)
         except (StoreUnavailable, QueryTooSlow) as error:
             return self._unavailable(request, error)
-        rows = [batch_page.row(batch.masked(conf.masking_policy()), now) for batch in found.batches]
+        titles = batch_titles(found.batches)
+        rows = [batch_page.row(batch.masked(conf.masking_policy()), titles[batch.id], now) for batch in found.batches]
         context = {
             **self.context(request, "Replay batches"),
             "rows": rows,
@@ -143,6 +145,7 @@ class ReplayBatchAdmin(ReadOnlyAdmin):
         context = {
             **self.context(request, f"Replay {dry.count:,} dead letter{'' if dry.count == 1 else 's'}"),
             "dry": dry,
+            "earlier": batch_page.earlier(_earlier(which, dry)),
             "is_safe": all(one.passes for one in dry.breakers),
             "which": None if which.ids else in_words(which.criteria),
             "ids_given": bool(which.ids),
@@ -232,7 +235,7 @@ class ReplayBatchAdmin(ReadOnlyAdmin):
                 return HttpResponseRedirect(request.path)
             older = {"cursor": found.next_cursor} if found.next_cursor else {}
             context = {
-                **self.context(request, visible(batch.name or batch.id)),
+                **self.context(request, visible(batch_title(batch))),
                 **batch_page.whole(request, batch, repository.now()),
                 "lines": [batch_page.line(item) for item in found.items],
                 "outcome": shown,
@@ -297,12 +300,11 @@ class ReplayBatchAdmin(ReadOnlyAdmin):
 
         def answer(batch: Batch) -> HttpResponse:
             if batch.is_final:
-                messages.warning(
-                    request, f"{batch.name or batch.id} {batch_standing(batch)}: nothing is left to cancel."
-                )
+                messages.warning(request, f"{batch_title(batch)} {batch_standing(batch)}: nothing is left to cancel.")
                 return HttpResponseRedirect(reverse("admin:dlq_app_replaybatch_change", args=[batch.id]))
             context = {
-                **self.context(request, f"Cancel {visible(batch.name or batch.id)}"),
+                **self.context(request, f"Cancel {visible(batch_title(batch))}"),
+                "batch_title": batch_title(batch),
                 **batch_page.live(request, batch, repository.now()),
                 "max_reason": MAX_REASON,
             }
@@ -352,7 +354,13 @@ class ReplayBatchAdmin(ReadOnlyAdmin):
 
     def _record(self, request: HttpRequest, batch: Batch, what: str, why: str, count: int | None = None) -> None:
         """Add one line to the audit log, regardless of the batch's size."""
-        permissions.record_audit(request, batch.id, batch.name or batch.id, what, why, about=ReplayBatch, count=count)
+        permissions.record_audit(request, batch.id, batch_title(batch), what, why, about=ReplayBatch, count=count)
+
+
+def _earlier(which: Which, dry: DryRun) -> list[Batch]:
+    """The last batches of the same filter or group; of selected letters, if the sample has one group."""
+    seen = {letter.fingerprint for letter in dry.sample if letter.fingerprint}
+    return recent_like(None if which.ids else which.criteria, seen if len(seen) == 1 else ())
 
 
 def _off_peak(now: datetime) -> datetime:

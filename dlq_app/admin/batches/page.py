@@ -22,6 +22,7 @@ from dlq_app.domain.masking import mask_text
 from dlq_app.domain.replay_batch import (
     BY_BREAKER,
     CANARY_FAILED,
+    FAILED,
     FAILED_NEW,
     FAILED_SAME,
     FINAL,
@@ -37,6 +38,8 @@ from dlq_app.domain.replay_batch import (
 )
 from dlq_app.domain.standing import person
 from dlq_app.services import batches
+from dlq_app.services.batch_failures import Failure, failures
+from dlq_app.services.titles import batch_titles
 from wire.cached import Cached
 
 ITEMS = 20
@@ -44,6 +47,8 @@ ITEMS = 20
 QUICK_S, SLOW_S = 1, 5
 _CHEAP_S = 0.05
 _KEPT_REPORTS = 100
+_FAILURES_S = 5.0
+_EXCERPT = 300
 
 _SKIPPED = {
     "already_done": "a newer run of the message succeeded",
@@ -80,6 +85,8 @@ class Line:
 def live(request: HttpRequest, batch: ReplayBatch, now: datetime) -> dict[str, Any]:
     """The live part of a batch's page."""
     came_back = _report(batch.id)
+    failed = _failures(batch.id) if batch.counts.failed else []
+    texts = {one.error_type: one for one in failed}
     outcomes = _by_outcome(came_back)
     counts = batch.counts
     in_flight = max(0, counts.sent - counts.succeeded - counts.failed)
@@ -106,11 +113,16 @@ def live(request: HttpRequest, batch: ReplayBatch, now: datetime) -> dict[str, A
         "parts": batch_progress.parts(batch.total, outcomes, in_flight),
         "tallies": batch_progress.tallies(outcomes, counts.skipped, in_flight, waiting),
         "came_back": [
-            {"outcome": outcome.partition(":")[0], "text": _what(outcome, error_type), "count": count}
+            {
+                "outcome": outcome.partition(":")[0],
+                "text": _what(outcome, error_type),
+                "count": count,
+                "example": _example(texts.get(error_type)) if outcome in FAILED else None,
+            }
             for outcome, error_type, count in came_back
             if outcome and outcome != SUCCEEDED
         ][:10],
-        "trouble": _trouble(batch, came_back),
+        "trouble": _trouble(batch, came_back, failed),
         "budget": batch_progress.budget(batch),
         "late_url": _late_url(batch),
         "acts": _acts(request, batch, waiting),
@@ -148,7 +160,7 @@ def line(item: BatchItem) -> Line:
     return Line(item=item, url=url, status=status, text=text)
 
 
-def row(batch: ReplayBatch, now: datetime) -> dict[str, Any]:
+def row(batch: ReplayBatch, title: str, now: datetime) -> dict[str, Any]:
     """One row of the list of batches."""
     counts = batch.counts
     in_flight = max(0, counts.sent - counts.succeeded - counts.failed)
@@ -157,7 +169,7 @@ def row(batch: ReplayBatch, now: datetime) -> dict[str, Any]:
     return {
         "batch": batch,
         "url": reverse("admin:dlq_app_replaybatch_change", args=[batch.id]),
-        "title": batch.name or batch.id,
+        "title": title,
         "percent": batch_progress.share(batch.total - counts.remaining, batch.total),
         "parts": batch_progress.parts(batch.total, outcomes, in_flight),
         "why": _why(batch),
@@ -192,12 +204,43 @@ def what_will_happen(order: BatchOrder, count: int, breakers: Sequence[BreakerSe
     }
 
 
+def earlier(found: Sequence[ReplayBatch]) -> list[dict[str, Any]]:
+    """What the last batches of the same letters did, for the confirmation of the next one."""
+    titles = batch_titles(found)
+    return [
+        {
+            "batch": one,
+            "title": titles[one.id],
+            "url": reverse("admin:dlq_app_replaybatch_change", args=[one.id]),
+            "at": one.finished_at or one.started_at or one.created_at,
+            "what": _ended(one),
+            "is_bad": one.stage is Stage.STOPPED or one.counts.failed > one.counts.succeeded,
+            "errors": errors_in_words(_failures(one.id)) if one.counts.failed else "",
+        }
+        for one in found
+    ]
+
+
+def _ended(batch: ReplayBatch) -> str:
+    counts = batch.counts
+    if batch.stop_reason == CANARY_FAILED and batch.stage is Stage.STOPPED:
+        return f"The canary failed: {counts.failed:,} of {counts.ended:,} failed"
+    outcome = f"{counts.succeeded:,} succeeded, {counts.failed:,} failed"
+    if batch.stage is Stage.STOPPED:
+        return f"Stopped after too many failures: {outcome}"
+    return f"{_WORDS.get(batch.stage.value, batch.stage.value)}: {outcome}"
+
+
 # --- parts ---
 
 #: Letters by outcome. A costly count of a large batch is kept for twenty times as long as it took.
 _report = Cached(
     batches.report, lambda found, took_s: 20 * took_s if took_s > _CHEAP_S else 0, max_answers=_KEPT_REPORTS
 )
+
+
+#: The errors of failed letters; examples of a batch that has ended do not change.
+_failures = Cached(failures, lambda found, took_s: max(_FAILURES_S, 20 * took_s), max_answers=_KEPT_REPORTS)
 
 
 def _by_outcome(came_back: Sequence[tuple[str, str, int]]) -> dict[str, int]:
@@ -222,16 +265,35 @@ def _why(batch: ReplayBatch) -> str:
     return batch.waiting
 
 
-def _trouble(batch: ReplayBatch, came_back: Sequence[tuple[str, str, int]]) -> dict[str, str] | None:
+def _example(failure: Failure | None) -> dict[str, str] | None:
+    """The text of one letter's error, and its page."""
+    if failure is None or not failure.text:
+        return None
+    url = reverse("admin:dlq_app_deadletter_change", args=[failure.letter_id])
+    text = mask_text(failure.text, conf.masking_policy())[:_EXCERPT]
+    return {"text": text, "message_id": failure.message_id, "url": url}
+
+
+def errors_in_words(failed: Sequence[Failure]) -> str:
+    """The most frequent errors of a batch with their counts, and the text of the first."""
+    first = next((one for one in failed if one.text), None)
+    text = mask_text(first.text, conf.masking_policy())[:_EXCERPT] if first else ""
+    counted = ", ".join(f"{one.error_type} ({one.count:,})" for one in failed)
+    return f"{counted}. {first.error_type}: {text}" if first else counted
+
+
+def _trouble(
+    batch: ReplayBatch, came_back: Sequence[tuple[str, str, int]], failures: Sequence[Failure]
+) -> dict[str, str] | None:
     """A banner: tone, icon, headline, text."""
     failed = [(error, count) for outcome, error, count in came_back if outcome in (FAILED_SAME, FAILED_NEW)]
-    errors = ", ".join(f"{error} ({count:,})" for error, count in failed[:3])
+    errors = errors_in_words(failures) or ", ".join(f"{error} ({count:,})" for error, count in failed[:3])
     if batch.stage is Stage.STOPPED and batch.stop_reason == CANARY_FAILED:
-        rest = f"Errors: {errors}. Nothing after the canary was sent." if errors else ""
+        rest = f"Nothing after the canary was sent. Errors: {errors}" if errors else ""
         return {"tone": "bad", "icon": "octx", "head": "The canary failed, so the batch stopped.", "rest": rest}
     if batch.stage is Stage.STOPPED:
         head = "Too many failures, so the batch stopped."
-        return {"tone": "bad", "icon": "octx", "head": head, "rest": f"Errors: {errors}." if errors else ""}
+        return {"tone": "bad", "icon": "octx", "head": head, "rest": f"Errors: {errors}" if errors else ""}
     if batch.stage is Stage.PAUSED and batch.paused_by == BY_BREAKER:
         head = "Paused by a circuit breaker."
         rest = f"{batch.waiting}. It continues automatically when the breaker closes." if batch.waiting else ""

@@ -192,7 +192,7 @@ def _batches(groups: Sequence[Group]) -> dict[str, list[Fact]]:
         for name in batch.criteria.fingerprints if batch.criteria else ():
             if name in found:
                 at = reverse("admin:dlq_app_replaybatch_change", args=[batch.id])
-                text = f"{batch.name or batch.id}, {batch.stage.value}"
+                text = f"{batch.name or batch.reason or 'a replay batch'}, {batch.stage.value}"
                 found[name].append(Fact(label="In replay", text=text, url=at))
     return found
 

@@ -15,6 +15,7 @@ from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.filters import FACET, FILTERS
 from dlq_app.domain.states import Status
 from dlq_app.services.bulk import MAX_IDS
+from dlq_app.services.titles import group_titles
 
 #: Parameters of an address that are not criteria.
 _OTHERS = ("id", "format", "p", "o", "e")
@@ -51,7 +52,8 @@ def back_to_list(criteria: LetterCriteria) -> str:
 
 
 def in_words(criteria: LetterCriteria) -> list[tuple[str, str]]:
-    """Criteria as labels and values."""
+    """Criteria as labels and values; groups by their titles."""
+    titles = group_titles(criteria.fingerprints)
     found = []
     for name, value in criteria.as_params():
         if name == FACET:
@@ -59,5 +61,6 @@ def in_words(criteria: LetterCriteria) -> list[tuple[str, str]]:
             found.append((facet_policy().label(facet).lower(), of))
             continue
         label = FILTERS[name].label.lower()
+        value = titles.get(value, value) if name == "fingerprint" else value
         found.append((label, STATUS_WORDS[Status(value)] if name == "status" else value))
     return found

@@ -187,7 +187,7 @@ def _replay(entry: Mapping[str, Any], letter: DeadLetter, masking: MaskingPolicy
         took=_took(entry, "at", "endedAt"),
         is_imported=_is_imported(entry),
         url=f"{reverse('admin:index')}dlq_app/replaybatch/{quote(batch, safe='')}/change/" if batch else "",
-        url_text=f"batch {batch}" if batch else "",
+        url_text="its batch" if batch else "",
     )
 
 

@@ -13,7 +13,6 @@ from dlq_app.domain.errors import BatchBeingPlanned, RequestInvalid, StoreUnavai
 from dlq_app.domain.masking import mask_text
 from dlq_app.domain.replay_batch import (
     CANARY_FAILED,
-    FAILED,
     TOO_MANY_FAILURES,
     BatchOrder,
     DryRun,
@@ -22,7 +21,7 @@ from dlq_app.domain.replay_batch import (
 )
 from dlq_app.rest.batch_contract import BATCH, DRY_RUN
 from dlq_app.services import batches
-from dlq_app.store import repository
+from dlq_app.services.batch_failures import failures
 from management.filters import add_filter_arguments, criteria_from
 from management.progress import LINE_EVERY_S, Progress, in_words, outcomes, stage_of
 from management.terminal import StrictCommand, actor, can_ask, printable, says_yes
@@ -332,7 +331,7 @@ def ended_as(batch: ReplayBatch) -> list[str]:
         lines.append(f"Cancelled: {printable(batch.stop_reason)}")
     if batch.stage is Stage.STOPPED:
         lines.append(f"Stopped: {_why_stopped(batch)}.")
-        lines += [f"What came back: {text}" for text in [_what_came_back(batch.id, rows)] if text]
+        lines += [f"What came back: {text}" for text in [_what_came_back(batch.id)] if text]
     return lines
 
 
@@ -345,14 +344,13 @@ def _why_stopped(batch: ReplayBatch) -> str:
     return printable(batch.stop_reason) or "nobody said why"
 
 
-def _what_came_back(batch_id: str, rows: list[tuple[str, str, int]]) -> str:
+def _what_came_back(batch_id: str) -> str:
     """The most frequent error of the batch's letters, with the words of one of them."""
-    kinds = [error_type for outcome, error_type, _ in rows if outcome in FAILED]
-    if not kinds:
+    found = failures(batch_id, 1)
+    if not found:
         return ""
-    for item in batches.items(batch_id, outcome="failed", limit=100).items:
-        letter = repository.letters().get(item.letter_id) if item.error_type == kinds[0] else None
-        if letter is not None:
-            reason = printable(mask_text(letter.error_reason, conf.masking_policy()))[:_EXCERPT]
-            return f"{printable(kinds[0])}: {reason} (message {printable(letter.message_id)})"
-    return printable(kinds[0])
+    one = found[0]
+    if not one.text:
+        return printable(one.error_type)
+    reason = printable(mask_text(one.text, conf.masking_policy()))[:_EXCERPT]
+    return f"{printable(one.error_type)}: {reason} (message {printable(one.message_id)})"
