@@ -9,6 +9,7 @@ from typing import Any
 
 from django.http import HttpRequest, HttpResponse, HttpResponseNotModified
 from django.template.response import TemplateResponse
+from django.utils.http import parse_etags
 
 
 def etag_of(*shown: object) -> str:
@@ -21,12 +22,18 @@ def etag_for(request: HttpRequest, now: datetime, shown: object) -> str:
     return etag_of(request.user.get_username(), now.date(), shown)
 
 
+def is_current(request: HttpRequest, etag: str) -> bool:
+    """Whether the browser has the representation with this tag. A tag of a compressed answer is weak."""
+    given = parse_etags(request.headers.get("If-None-Match", ""))
+    return any(one.removeprefix("W/") == f'"{etag}"' for one in given)
+
+
 def fragment(
     request: HttpRequest, template: str, context: Mapping[str, Any], etag: str, *, as_of: datetime | None = None
 ) -> HttpResponse:
     """Render a live part, or answer 304 if the browser has it. ``as_of`` goes with both answers, as X-As-Of."""
     quoted = f'"{etag}"'
-    if request.headers.get("If-None-Match") == quoted:
+    if is_current(request, etag):
         response: HttpResponse = HttpResponseNotModified()
     else:
         response = TemplateResponse(request, template, {**context, "oob": True})

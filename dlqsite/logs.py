@@ -36,6 +36,7 @@ def configure_logging(*, level: str, form: str) -> None:
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        _client_errors_in_one_line,
         structlog.processors.StackInfoRenderer(),
         structlog.processors.format_exc_info,
         hide_secrets,
@@ -80,6 +81,15 @@ def configure_logging(*, level: str, form: str) -> None:
             },
         }
     )
+
+
+def _client_errors_in_one_line(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Errors of clients, such as an unknown host name: a warning without the stack, since anyone can cause them."""
+    if str(event.get("logger", "")).startswith("django.security."):
+        event["level"] = "warning"
+        for name in ("exc_info", "request"):
+            event.pop(name, None)
+    return event
 
 
 def hide_secrets(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -145,6 +145,7 @@ EXTRA_APPS = [name.strip() for name in env.list("EXTRA_APPS", default=[]) if nam
 INSTALLED_APPS += EXTRA_APPS
 MIDDLEWARE = [
     "dlqsite.logs.RequestLog",
+    "dlqsite.compression.CompressedPages",
     "dlqsite.api.private.PrivateAnswers",
     "dlqsite.api.problems.ApiProblems",
     "dlqsite.pages.ConsoleErrors",

@@ -14,6 +14,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from console.live import is_current
 from dlqsite.access import must_look
 from dlqsite.overview import as_json, page
 from dlqsite.overview.snapshot import Overview, overview
@@ -71,7 +72,7 @@ def fragment(request: HttpRequest) -> HttpResponse:
     must_look(request)
     figures, html, digest = rendered(origin(request))
     etag = f'"{digest}"'
-    if request.headers.get("If-None-Match") == etag:
+    if is_current(request, digest):
         answer = HttpResponse(status=304)
     else:
         answer = HttpResponse(render_to_string("dlqsite/overview.html", live(figures, html, digest, oob=True)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from typing import Any
 
@@ -25,7 +26,9 @@ class Browser(Client):
     def request(self, **request: Any) -> Any:
         answer = super().request(**request)
         if answer.headers.get("Content-Type", "").startswith("text/html") and not answer.streaming:
-            parts = _VERBATIM.split(answer.content.decode())
+            packed = answer.headers.get("Content-Encoding") == "gzip"
+            content = gzip.decompress(answer.content) if packed else answer.content
+            parts = _VERBATIM.split(content.decode())
             answer.content = "".join(
                 part if place % 2 else _IN_TEXT.sub(" ", _AT_TAG.sub("", part)) for place, part in enumerate(parts)
             ).encode()

@@ -58,7 +58,8 @@ def status_body(record: Record, masking: MaskingPolicy | None) -> bytes:
             "traceId": trace_id_of(record.traceparent) or None,
             "links": {
                 "self": message_path(record.message_id),
-                "deadLetter": f"/api/dlq/{dead_letter_id}" if dead_letter_id else None,
+                # Not /api/dlq/{id}: a message may be called `stats`, which is an address there.
+                "deadLetter": f"/api/dlq/by-message/{dead_letter_id}" if dead_letter_id else None,
             },
         }
     )

@@ -69,7 +69,7 @@ def test_every_state_can_be_shown(state: State) -> None:
 def test_a_dead_message_links_to_its_letter() -> None:
     data = shown(a_record(state=State.DEAD, attempt=3, attempts='{"number":1},{"number":2}'))
 
-    assert data["links"] == {"self": "/api/messages/m-1", "deadLetter": "/api/dlq/m-1"}
+    assert data["links"] == {"self": "/api/messages/m-1", "deadLetter": "/api/dlq/by-message/m-1"}
     assert data["retryCount"] == 3
     assert data["attempts"] == [{"number": 1}, {"number": 2}]
 
