@@ -40,6 +40,8 @@ CHUNKS_PER_TURN = 4
 COLLECT_S = 0.15
 COLLECT_PAGE = 500
 COLLECT_PAGES = 4
+#: In a batch without limits, marked letters are slow or of another executor: the pause between two looks at them.
+COLLECT_MARKED_S = 1.0
 #: A letter without an outcome is marked as sent after this time; an outcome that comes sooner makes the mark needless.
 MARK_AFTER_S = 1.0
 #: Pause between two checks for letters that an executor took and did not send, and for letters in flight that are lost.
@@ -111,6 +113,7 @@ class BatchRun:
         #: Letters that were sent and whose items are not marked yet, with the time of sending.
         self._unmarked: dict[str, float] = {}
         self._collect_due = Every(COLLECT_S, clock)
+        self._marked_due = Every(COLLECT_MARKED_S, clock)
         self._collect_after = -1
         self._unsent_due = Every(UNSENT_S, clock)
         self._lost_due = Every(LOST_S, clock)
@@ -172,10 +175,26 @@ class BatchRun:
         """Copy the outcomes of letters in flight, if it is time."""
         if not self._collect_due.is_due():
             return
-        if self._unmarked:
-            for letter_id in self._copy_outcomes(list(self._unmarked)):
+        self._collect_unmarked()
+        if batch_rules.is_limited(self._stored.batch) or self._marked_due.is_due():
+            self._collect_marked()
+            self._marked_due.done()
+        self._collect_due.done()
+
+    def _collect_unmarked(self) -> None:
+        """Copy outcomes of letters that this run has sent and not marked, oldest first."""
+        sent = list(self._unmarked)
+        for begin in range(0, len(sent), COLLECT_PAGE):
+            page = sent[begin : begin + COLLECT_PAGE]
+            ended = self._copy_outcomes(page)
+            for letter_id in ended:
                 del self._unmarked[letter_id]
-            self._mark_sent(older_than_s=MARK_AFTER_S)
+            if 2 * len(ended) < len(page):
+                break  # the next pages were sent later: most of their letters are still in flight
+        self._mark_sent(older_than_s=MARK_AFTER_S)
+
+    def _collect_marked(self) -> None:
+        """Copy outcomes of letters whose items are marked as sent."""
         for _ in range(COLLECT_PAGES):
             found = self._items.in_flight(self.id, self._collect_after, self._stored.next_seq, COLLECT_PAGE)
             self._copy_outcomes([item.letter_id for item in found])
@@ -183,7 +202,6 @@ class BatchRun:
             self._collect_after = found[-1].seq if len(found) == COLLECT_PAGE else -1
             if len(found) < COLLECT_PAGE:
                 break
-        self._collect_due.done()
 
     def _copy_outcomes(self, letter_ids: Sequence[str]) -> list[str]:
         """Copy the outcomes of these letters; return the ids of those that have one."""

@@ -80,7 +80,7 @@ class Batch:
 
 
 class Costs:
-    """Commands of Redis, and documents that MongoDB inserted and changed."""
+    """Commands of Redis, and documents that MongoDB inserted, changed and read."""
 
     def __init__(self, redis_client: redis.Redis, mongo_db: Any) -> None:
         self._redis: Any = redis_client
@@ -94,11 +94,13 @@ class Costs:
 
     def _read(self) -> dict[str, float]:
         commands = self._redis.info("commandstats")
-        documents = self._mongo.client.admin.command("serverStatus")["metrics"]["document"]
+        metrics = self._mongo.client.admin.command("serverStatus")["metrics"]
+        documents = metrics["document"]
         return {
             "redis": sum(one["calls"] for name, one in commands.items() if name != "cmdstat_info"),
             "inserted": float(documents["inserted"]),
             "updated": float(documents["updated"]),
+            "read": float(metrics["queryExecutor"]["scannedObjects"]),
         }
 
 
@@ -115,6 +117,20 @@ def test_sending_a_letter_of_a_batch_stays_as_cheap(redis_client: redis.Redis, m
     assert each["inserted"] <= 1.05
     # The claim.
     assert each["updated"] <= 1.1
+
+
+def test_letters_in_flight_are_read_once_for_each_look(redis_client: redis.Redis, mongo_db: Any) -> None:
+    bury(LETTERS)
+    batch = Batch()
+    batch.send()
+    costs = Costs(redis_client, mongo_db)
+
+    for _ in range(4):
+        batch.clock_s += 0.2
+        batch.executor.tick()
+
+    # At each look the letter, not its item of the plan as well; and all items once, to count them.
+    assert costs.each()["read"] <= 4 + 1.1
 
 
 @pytest.mark.parametrize("good", [True, False], ids=["succeeds", "fails"])
