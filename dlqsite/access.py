@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import logging
+import math
 import re
 import threading
 import time
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import structlog
 from django.conf import settings
 from django.core.exceptions import PermissionDenied
+from django.db import connections
 from django.http import HttpRequest
 from django.http.request import split_domain_port, validate_host
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     from django.contrib.auth.base_user import AbstractBaseUser
     from rest_framework.views import APIView
 
+log = logging.getLogger(__name__)
+
 #: In ``required_scopes``: this method is for everybody.
 OPEN = "open"
 #: The Django permission that lets staff do what a scope lets a key do. Each of the others lets them read, too.
@@ -49,6 +54,10 @@ _HOP_WITH_PORT = re.compile(r"(?P<v4>[0-9.]{7,15}):[0-9]{1,5}|\[(?P<v6>[0-9A-Fa-
 
 #: Seconds for which a verified key is not asked for again: a revoked one works this long at most.
 _KEEP_S = 5.0
+#: Seconds before that in which the key is verified again in the background, if it is used.
+_REFRESH_S = 1.5
+#: Keys that are verified in the background at the same time. Others are verified by a request, after their time.
+_MAX_REFRESHING = 2
 #: Seconds after its last verification in which a key is still good while the database is away.
 _KEEP_WHILE_AWAY_S = 600.0
 #: Seconds until the database is asked again for a key that was let in without it.
@@ -64,33 +73,66 @@ class _Verified:
     fresh_until: float
     #: Until then (monotonic) it is good when nobody can be asked.
     kept_until: float
+    #: From then on (monotonic) the first use verifies it in the background. A key that expires before is not.
+    refresh_from: float
 
 
 class KeyCache:
     """Verified keys of this process.
 
-    A key is fresh for five seconds: within that time a revoked key stops working everywhere. While the database is away
-    it is good for ten minutes after its last verification. Holds digests, not keys. Bounded: the key that was verified
-    longest ago goes first. Threads may share it; at worst two look up the same key at the same time.
+    A key is fresh for five seconds: within that time a revoked key stops working everywhere. A key that is used shortly
+    before their end is verified on a thread meanwhile. So the requests of a busy client do not all reach the database
+    in the moment in which its key expires here. While the database is away a key is good for ten minutes after its last
+    verification. Holds digests, not keys. Bounded: the key that was verified longest ago goes first. Threads may share
+    it; at worst two look up the same key at the same time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, verify: Callable[[bytes], ApiKey] | None = None) -> None:
+        """``verify`` looks up a key in the background; the default asks the database."""
         self._known: dict[bytes, _Verified] = {}  # the longest ago first
         self._lock = threading.Lock()
+        self._verify = verify or _key_of
+        self._refreshing = threading.BoundedSemaphore(_MAX_REFRESHING)
 
     def get(self, authorization: bytes) -> tuple[ApiKey, Client] | None:
         """The key behind this ``Authorization`` header if it was verified a moment ago; never asks the database."""
-        found = self._known.get(hashlib.sha256(authorization).digest())
-        if found is None or found.fresh_until < time.monotonic():
+        found, now = self._known.get(hashlib.sha256(authorization).digest()), time.monotonic()
+        if found is None or found.fresh_until < now:
             return None
+        if found.refresh_from <= now and self._refreshing.acquire(blocking=False):
+            found.refresh_from = math.inf
+            self._refresh_on_a_thread(authorization)
         return found.key, found.client
 
-    def put(self, authorization: bytes, key: ApiKey) -> Client:
-        """Keep a key that the database has just verified."""
-        now, valid_s = time.monotonic(), float("inf")
+    def _refresh_on_a_thread(self, authorization: bytes) -> None:
+        try:
+            threading.Thread(target=self._refresh, args=(authorization,), name="key", daemon=True).start()
+        except RuntimeError:  # no thread: a request verifies it after its time
+            self._refreshing.release()
+
+    def _refresh(self, authorization: bytes) -> None:
+        asked_at = time.monotonic()
+        try:
+            self.put(authorization, self._verify(authorization), asked_at)
+        except KeyRefused:
+            self.forget(authorization)  # the next request is rejected, and counted as one of a stranger
+        except AWAY:
+            self.get_while_away(authorization)
+        except Exception:
+            log.exception("key_not_verified")  # a request tries it again after its time
+        finally:
+            self._refreshing.release()
+            connections.close_all()  # this thread's
+
+    def put(self, authorization: bytes, key: ApiKey, asked_at: float | None = None) -> Client:
+        """Keep a key that the database has verified. ``asked_at`` (monotonic): before it was asked; default: now."""
+        now, valid_s = time.monotonic() if asked_at is None else asked_at, float("inf")
         if key.expiry_date is not None:
             valid_s = key.expiry_date.timestamp() - time.time()
-        verified = _Verified(key, client_of(key), now + min(_KEEP_S, valid_s), now + min(_KEEP_WHILE_AWAY_S, valid_s))
+        fresh_until = now + min(_KEEP_S, valid_s)
+        verified = _Verified(
+            key, client_of(key), fresh_until, now + min(_KEEP_WHILE_AWAY_S, valid_s), now + _KEEP_S - _REFRESH_S
+        )
         digest = hashlib.sha256(authorization).digest()
         with self._lock:
             self._known.pop(digest, None)
@@ -106,6 +148,7 @@ class KeyCache:
         if found is None or found.kept_until < now:
             return None
         found.fresh_until = min(now + _ASK_AGAIN_S, found.kept_until)
+        found.refresh_from = now + _ASK_AGAIN_S / 2
         return found.key, found.client
 
     def forget(self, authorization: bytes) -> None:
@@ -122,6 +165,24 @@ class KeyCache:
     def clear(self) -> None:
         with self._lock:
             self._known.clear()
+
+
+class KeyRefused(Exception):
+    """This ``Authorization`` header has no valid key. The message is for its client."""
+
+
+def _key_of(authorization: bytes) -> ApiKey:
+    """Ask the database for the key of this header. Raises ``KeyRefused``, or an error of an unavailable database."""
+    keyword, _, given = authorization.partition(b" ")
+    if keyword.lower() != ApiKeyAuthentication.keyword:
+        raise KeyRefused("Use the scheme Api-Key: `Authorization: Api-Key <key>`.")
+    try:
+        key = cast("ApiKey", ApiKey.objects.get_from_key(given.decode("ascii").strip()))
+    except (ApiKey.DoesNotExist, UnicodeDecodeError) as error:
+        raise KeyRefused("This API key is unknown, revoked or expired.") from error
+    if key.has_expired:
+        raise KeyRefused("This API key is unknown, revoked or expired.")
+    return key
 
 
 known_keys = KeyCache()
@@ -257,31 +318,18 @@ class ApiKeyAuthentication(BaseAuthentication):
         return AnonymousUser(), key
 
     def _verify(self, request: Request, header: bytes) -> tuple[ApiKey, Client]:
+        asked_at = time.monotonic()
         try:
-            key = self._look_up(request, header)
+            key = _key_of(header)
         except AWAY:
             if known := known_keys.get_while_away(header):
                 return known
             raise
-        except AuthenticationFailed:
+        except KeyRefused as error:
             known_keys.forget(header)
-            raise
-        return key, known_keys.put(header, key)
-
-    def _look_up(self, request: Request, header: bytes) -> ApiKey:
-        keyword, _, given = header.partition(b" ")
-        if keyword.lower() != self.keyword:
             throttle_stranger(client_address(request))
-            raise AuthenticationFailed("Use the scheme Api-Key: `Authorization: Api-Key <key>`.")
-        try:
-            key = cast("ApiKey", ApiKey.objects.get_from_key(given.decode("ascii").strip()))
-        except (ApiKey.DoesNotExist, UnicodeDecodeError) as error:
-            throttle_stranger(client_address(request))
-            raise AuthenticationFailed("This API key is unknown, revoked or expired.") from error
-        if key.has_expired:
-            throttle_stranger(client_address(request))
-            raise AuthenticationFailed("This API key is unknown, revoked or expired.")
-        return key
+            raise AuthenticationFailed(str(error)) from error
+        return key, known_keys.put(header, key, asked_at)
 
     def authenticate_header(self, request: Request) -> str:
         return 'Api-Key realm="api"'

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from queue import Queue
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
+from django.db import OperationalError
 from django.test import Client
 from django.utils import timezone
 from pytest_django import Settings
 
-from dlqsite.access import KeyCache, address_from, known_keys
+from dlqsite.access import KeyCache, KeyRefused, address_from, known_keys
 from dlqsite.models import ApiKey, validate_scopes
 from dlqsite.tests.people import a_key, member, signed_in, staff, with_key
 
@@ -113,6 +116,153 @@ def test_the_cache_is_bounded() -> None:
         cache.put(str(n).encode(), ApiKey(name="n", prefix="p", scopes=["read"]))
 
     assert len(cache._known) <= 1024
+
+
+class Clock:
+    """Takes the place of ``time.monotonic``."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.began = self.now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+
+    def at(self, seconds: float) -> None:
+        self.now = self.began + seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def verified() -> None:
+    """Wait until nothing is verified in the background."""
+    for thread in threading.enumerate():
+        if thread.name == "key":
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+A_KEY = ApiKey(name="n", prefix="p", scopes=["read"])
+
+
+def test_a_key_in_use_is_verified_once_before_it_expires_and_no_one_waits(clock: Clock) -> None:
+    asked: Queue[bytes] = Queue()
+    answer = threading.Event()
+
+    def verify(header: bytes) -> ApiKey:
+        asked.put(header)
+        assert answer.wait(20)
+        return A_KEY
+
+    cache = KeyCache(verify)
+    cache.put(b"x", A_KEY)
+    clock.at(3.4)
+    assert cache.get(b"x")
+    assert asked.empty()
+    clock.at(4)
+    assert all(cache.get(b"x") for _ in range(20))
+    assert asked.get(timeout=20) == b"x"
+    clock.at(4.9)
+    assert cache.get(b"x")
+    answer.set()
+    verified()
+
+    clock.at(8.99)  # five seconds from the question, not from the answer
+    assert cache.get(b"x")
+    verified()
+    assert asked.get(timeout=20) == b"x"
+    clock.at(13.991)
+    assert cache.get(b"x") is None
+    assert asked.empty()
+
+
+def test_a_revoked_key_is_forgotten_as_soon_as_the_background_knows(clock: Clock) -> None:
+    def verify(_: bytes) -> ApiKey:
+        raise KeyRefused("revoked")
+
+    cache = KeyCache(verify)
+    cache.put(b"x", A_KEY)
+    clock.at(4)
+    cache.get(b"x")
+    verified()
+
+    assert cache.get(b"x") is None
+    assert cache.get_while_away(b"x") is None
+
+
+@pytest.mark.parametrize(("error", "fresh_s"), [(OperationalError("away"), 5.5), (RuntimeError("a bug"), 5.0)])
+def test_a_failed_question_never_ends_a_key_early(clock: Clock, error: Exception, fresh_s: float) -> None:
+    def verify(_: bytes) -> ApiKey:
+        raise error
+
+    cache = KeyCache(verify)
+    cache.put(b"x", A_KEY)
+    clock.at(4.5)
+    assert cache.get(b"x")
+    verified()
+
+    clock.at(fresh_s - 0.01)
+    assert cache.get(b"x")
+    verified()
+    clock.at(599.9)
+    assert cache.get_while_away(b"x")
+    clock.at(600.1)
+    assert cache.get_while_away(b"x") is None
+
+
+def test_few_keys_are_verified_in_the_background_at_the_same_time(clock: Clock) -> None:
+    asked: Queue[bytes] = Queue()
+    answer = threading.Event()
+
+    def verify(header: bytes) -> ApiKey:
+        asked.put(header)
+        assert answer.wait(20)
+        return A_KEY
+
+    cache = KeyCache(verify)
+    names = [str(number).encode() for number in range(50)]
+    for name in names:
+        cache.put(name, A_KEY)
+    clock.at(4)
+    assert all(cache.get(name) for name in names)
+    answer.set()
+    verified()
+
+    assert asked.qsize() == 2
+    assert cache.get(b"7")  # its turn comes, too
+    verified()
+    assert asked.qsize() == 3
+
+
+def test_a_key_that_expires_soon_is_not_asked_for_again_and_again(clock: Clock) -> None:
+    cache = KeyCache(lambda _: pytest.fail("asked"))
+    cache.put(b"x", ApiKey(name="n", prefix="p", scopes=["read"], expiry_date=timezone.now() + timedelta(seconds=3)))
+
+    clock.at(2.9)
+
+    assert cache.get(b"x")
+    verified()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_requests_of_a_busy_client_do_not_wait_and_its_revoked_key_ends_in_time(
+    clock: Clock, django_assert_num_queries: Any
+) -> None:
+    client = with_key("submit")
+    submit(client)
+    clock.at(4)
+    with django_assert_num_queries(0):
+        assert submit(client).status_code == 202
+    verified()
+    clock.at(5.5)
+    with django_assert_num_queries(0):
+        assert submit(client).status_code == 202
+    ApiKey.objects.update(revoked=True)
+    clock.at(8)
+    assert submit(client).status_code == 202
+    verified()
+
+    assert submit(client).status_code == 401
 
 
 def test_strangers_are_counted_by_address(settings: Settings) -> None:
