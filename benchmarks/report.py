@@ -26,13 +26,15 @@ _MAIN = {
 }
 _MORE = (
     "p50_ms", "p99_ms", "sent_p50_ms", "sent_p99_ms", "rps", "backlog", "contestant_us", "redis_us",
-    "mongod_us", "startup_s", "beside", "first_mb", "redis_bytes_per_message", "neighbours",
+    "mongod_us", "startup_s", "beside", "first_mb", "redis_bytes_per_message", "redis_kept_bytes_per_message",
+    "mongodb_bytes_per_letter", "neighbours",
 )  # fmt: skip
 _TITLES = {
     "p50_ms": "p50 ms", "p99_ms": "p99 ms", "sent_p50_ms": "from sending: p50", "sent_p99_ms": "p99",
     "rps": "requests/s",
     "contestant_us": "its CPU µs", "redis_us": "Redis µs", "mongod_us": "mongod µs", "startup_s": "start-up s",
     "beside": "beside letters", "first_mb": "at first, MiB", "redis_bytes_per_message": "Redis, bytes a message",
+    "redis_kept_bytes_per_message": "after expiry", "mongodb_bytes_per_letter": "MongoDB, bytes a letter",
 }  # fmt: skip
 
 
