@@ -19,6 +19,7 @@ FROM ${BASE}
 ARG VERSION=0.0.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="dead-letter queue" \
+    org.opencontainers.image.licenses="MIT" \
     org.opencontainers.image.version=${VERSION} \
     org.opencontainers.image.revision=${REVISION}
 ENV PATH=/opt/venv/bin:$PATH \
