@@ -60,6 +60,10 @@ def check_delivery_policy(**_: Any) -> list[CheckMessage]:
 def check_error_tables(**_: Any) -> list[CheckMessage]:
     """E002: ERROR_TYPES or ERROR_KINDS is malformed."""
     found: list[CheckMessage] = []
+    try:
+        conf.retry_policies()
+    except PolicyError:
+        return []  # E001 says it
     for name, error_type in conf.error_types().items():
         if not isinstance(error_type, str) or not ERROR_TYPE_PATTERN.fullmatch(error_type) or "." not in name:
             found.append(

@@ -46,16 +46,16 @@ def delivery_policy() -> DeliveryPolicy:
 
 @cache
 def error_types() -> Mapping[str, str]:
-    """``settings.ERROR_TYPES``: dotted exception class → errorType, before the built-in table."""
+    """Dotted exception class → errorType, before the built-in table: ``settings.ERROR_TYPES`` and the retry policy."""
     extra: Mapping[str, str] = getattr(settings, "ERROR_TYPES", {})
-    return extra
+    return {**retry_policies().error_types, **extra}
 
 
 @cache
 def error_kinds() -> Mapping[str, str]:
-    """``settings.ERROR_KINDS``: errorType → transient, permanent or unknown, before the built-in table."""
+    """ErrorType → transient, permanent or unknown, likewise: ``settings.ERROR_KINDS`` and the retry policy."""
     extra: Mapping[str, str] = getattr(settings, "ERROR_KINDS", {})
-    return extra
+    return {**retry_policies().error_kinds, **extra}
 
 
 def durability() -> str:
@@ -91,9 +91,9 @@ def code_version() -> str:
 def _forget(*, setting: str, **_: Any) -> None:
     if setting == "RETRY_POLICY":
         retry_policies.cache_clear()
-    elif setting in ("DELIVERY_POLICY", "DELIVERY_POLICY_FILE", "DELIVERY_POLICY_PROBLEM"):
+    if setting in ("DELIVERY_POLICY", "DELIVERY_POLICY_FILE", "DELIVERY_POLICY_PROBLEM"):
         delivery_policy.cache_clear()
-    elif setting in ("ERROR_TYPES", "ERROR_KINDS"):
+    if setting in ("RETRY_POLICY", "ERROR_TYPES", "ERROR_KINDS"):
         error_types.cache_clear()
         error_kinds.cache_clear()
 

@@ -39,6 +39,53 @@ def start(folder: Path, *program: str, apps: str = "shop") -> subprocess.Complet
     )
 
 
+ADMIN = """
+from django.contrib import admin
+
+from shop.models import Note
+
+admin.site.register(Note)
+"""
+MODELS = """
+from django.db import models
+
+
+class Note(models.Model):
+    text = models.CharField(max_length=50)
+"""
+#: What a process with everything sees of the app.
+LOOK = """
+import dlqsite.urls
+from django.apps import apps
+from django.contrib import admin
+from django.core.management import get_commands
+from django.template.loader import get_template
+
+found = get_commands()
+print(apps.get_model("shop", "Note") in admin.site._registry, found["prepare"], found["restock"])
+print(get_template("shop/hello.html").render(), get_template("404.html").origin.name)
+"""
+
+
+def test_pages_templates_and_commands_of_an_extra_app_work_and_replace_none(tmp_path: Path) -> None:
+    shop(tmp_path, admin=ADMIN, models=MODELS)
+    for name, text in {
+        "templates/shop/hello.html": "hello",
+        "templates/404.html": "theirs",
+        "management/commands/prepare.py": "",
+        "management/commands/restock.py": "",
+    }.items():
+        path = tmp_path / "shop" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    done = start(tmp_path, "manage.py", "shell", "--no-imports", "-c", LOOK)
+
+    assert done.stdout.splitlines() == ["True management shop", f"hello {settings.BASE_DIR}/templates/404.html"], (
+        done.stderr
+    )
+
+
 def test_handlers_of_an_extra_app_are_registered(tmp_path: Path) -> None:
     shop(tmp_path, handlers=HANDLER)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from messages_app.domain import backoff
-from messages_app.failures import ErrorKind
+from messages_app.failures import ERROR_TYPE_PATTERN, ErrorKind
 from wire.fields import integer, number
-from wire.policy import Readers, read_table, refuse_unknown_tables, table, validate
+from wire.policy import InvalidValue, Readers, read_table, refuse_unknown_tables, table, validate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,15 +53,22 @@ _READERS: Readers = {
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicies:
-    """The default policy, and those of single types."""
+    """The default policy, those of single types, and how exceptions are classified."""
 
     default: RetryPolicy
     by_type: Mapping[str, RetryPolicy]
+    #: Dotted exception class → error type, before the built-in table.
+    error_types: Mapping[str, str] = field(default_factory=dict)
+    #: Error type → transient, permanent or unknown, before the built-in table.
+    error_kinds: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], *, file: str) -> RetryPolicies:
-        """Read ``{"default": {…}, "types": {"order.created": {…}}}``; a type says only what differs."""
-        refuse_unknown_tables(values, ("default", "types"), file)
+        """Read ``{"default": {…}, "types": {"order.created": {…}}}``; a type says only what differs.
+
+        Also ``error_types`` and ``error_kinds``. Raises ``PolicyError``.
+        """
+        refuse_unknown_tables(values, ("default", "types", "error_types", "error_kinds"), file)
         default = RetryPolicy.from_mapping(table(values, "default", file), where=f"{file} [default]")
         types = table(values, "types", file)
         return cls(
@@ -72,10 +79,33 @@ class RetryPolicies:
                 )
                 for name in types
             },
+            _error_types(table(values, "error_types", file), f"{file} [error_types]"),
+            _error_kinds(table(values, "error_kinds", file), f"{file} [error_kinds]"),
         )
 
     def of(self, message_type: str) -> RetryPolicy:
         return self.by_type.get(message_type, self.default)
+
+
+def _error_types(values: Mapping[str, Any], where: str) -> Mapping[str, str]:
+    for name, error_type in values.items():
+        if "." not in name:
+            raise InvalidValue(where, name, error_type, "must be for a dotted class, such as stripe.error.APIError")
+        _require_error_type(error_type, where, name, error_type)
+    return dict(values)
+
+
+def _error_kinds(values: Mapping[str, Any], where: str) -> Mapping[str, str]:
+    for error_type, kind in values.items():
+        _require_error_type(error_type, where, error_type, kind)
+        if kind not in tuple(ErrorKind):
+            raise InvalidValue(where, error_type, kind, f"must be {', '.join(ErrorKind)}")
+    return dict(values)
+
+
+def _require_error_type(found: object, where: str, key: str, value: object) -> None:
+    if not isinstance(found, str) or not ERROR_TYPE_PATTERN.fullmatch(found):
+        raise InvalidValue(where, key, value, "must name an error type, such as BANK_CLOSED")
 
 
 @dataclass(frozen=True, slots=True)

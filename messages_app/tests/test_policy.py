@@ -9,10 +9,12 @@ from django.core.checks import run_checks
 from django.test import override_settings
 from hypothesis import given
 from hypothesis import strategies as st
+from pytest_django import Settings
 
 from messages_app import conf
 from messages_app.domain.retry_policy import GiveUp, RetryAt, RetryPolicies, RetryPolicy, decide
 from messages_app.failures import ErrorKind
+from messages_app.work.runner import classified
 from wire.errors import PolicyError
 
 POLICY = RetryPolicy()
@@ -101,6 +103,10 @@ def test_the_shipped_file_is_the_default_policy() -> None:
     [
         ("RETRY_POLICY", {"default": {"jitter": 2}}, "messages_app.E001"),
         ("RETRY_POLICY", {"types": {"nobody.handles": {"max_retries": 1}}}, "messages_app.W001"),
+        ("RETRY_POLICY", {"error_types": {"some.Class": "not a type"}}, "messages_app.E001"),
+        ("RETRY_POLICY", {"error_types": {"Class": "SOME_ERROR"}}, "messages_app.E001"),
+        ("RETRY_POLICY", {"error_kinds": {"SOME_ERROR": "temporary"}}, "messages_app.E001"),
+        ("RETRY_POLICY", {"error_kinds": {"some": "transient"}}, "messages_app.E001"),
         ("ERROR_TYPES", {"some.Class": "not a type"}, "messages_app.E002"),
         ("ERROR_KINDS", {"SOME_ERROR": "temporary"}, "messages_app.E002"),
         ("WORKER_CONCURRENCY", 0, "messages_app.E003"),
@@ -111,3 +117,16 @@ def test_configuration_mistakes_are_system_checks(setting: str, value: object, e
 
     with override_settings(**{setting: value}):
         assert expected in [message.id for message in run_checks(tags=["messages_app"])]
+
+
+def test_a_policy_classifies_exceptions_of_libraries(settings: Settings) -> None:
+    settings.RETRY_POLICY = {
+        "error_types": {"builtins.LookupError": "SOLD_OUT"},
+        "error_kinds": {"SOLD_OUT": "permanent"},
+    }
+
+    failure = classified(KeyError("shoe"))
+    assert (failure.error_type, failure.kind) == ("SOLD_OUT", ErrorKind.PERMANENT)
+
+    settings.ERROR_TYPES = {"builtins.KeyError": "OTHER"}
+    assert classified(KeyError("shoe")).error_type == "OTHER"

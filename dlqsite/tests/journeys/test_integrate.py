@@ -53,8 +53,11 @@ NOTES = """
 
 @handler("shop.note")
 def note(message):
+    from shop.errors import SoldOut
     from shop.models import Note
 
+    if message.payload is None:
+        raise SoldOut
     Note.objects.create(text=message.payload)
     return Note.objects.count()
 """
@@ -74,6 +77,7 @@ def apps(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / package / "__init__.py").touch()
     (folder / "shop/models.py").write_text(MODELS)
     (folder / "shop/migrations/0001_initial.py").write_text(MIGRATION)
+    (folder / "shop/errors.py").write_text("class SoldOut(Exception):\n    pass\n")
     with (folder / "shop/handlers.py").open("a") as file:
         file.write(NOTES)
     return folder
@@ -147,6 +151,9 @@ def test_a_message_of_its_client_reaches_its_handler(
 def test_its_failures_follow_its_policies(stack: Rig, orders: Receiver) -> None:
     permanent = stack.submit({"customer": 7}, type="shop.order")
     assert stack.until(permanent, "dead")["attempts"][0]["errorType"] == "VALIDATION_ERROR"
+
+    mapped = stack.until(stack.submit(None, type="shop.note"), "dead")
+    assert [one["errorType"] for one in mapped["attempts"]] == ["SOLD_OUT"]
 
     orders.mode = "error"
     try:
