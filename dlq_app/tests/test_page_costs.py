@@ -38,13 +38,13 @@ def costs(store: Database[dict[str, Any]], url: str, client: Client, address: st
 @pytest.mark.parametrize(
     ("address", "sql", "commands", "documents"),
     [
-        (LETTERS, 6, 20, 22),
-        (f"{LETTERS}?status=dlq_pending&errorType=TIMEOUT_ERROR", 6, 22, 21),
-        (f"{LETTERS}?q=answer", 6, 24, 22),
-        (f"{LETTERS}?q=answer&status=dlq_pending", 6, 28, 141),
-        (f"{LETTERS}ID/change/", 6, 12, 2),
-        (GROUPS, 6, 19, 2),
-        (f"{GROUPS}GROUP/change/", 6, 20, 13),
+        (LETTERS, 6, 22, 22),
+        (f"{LETTERS}?status=dlq_pending&errorType=TIMEOUT_ERROR", 6, 24, 21),
+        (f"{LETTERS}?q=answer", 6, 26, 22),
+        (f"{LETTERS}?q=answer&status=dlq_pending", 6, 30, 141),
+        (f"{LETTERS}ID/change/", 7, 14, 2),
+        (GROUPS, 6, 21, 2),
+        (f"{GROUPS}GROUP/change/", 6, 23, 14),
     ],
 )
 def test_a_page_of_the_console(

@@ -26,7 +26,9 @@ from dlq_app.admin.groups.trend import (
     spark,
     trend_words,
 )
+from dlq_app.admin.letters import page as letter_page
 from dlq_app.admin.letters.groupings import parts_later
+from dlq_app.admin.letters.traceback import stack
 from dlq_app.conf import intake
 from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.errors import DeadLetterError
@@ -236,9 +238,11 @@ def live(request: HttpRequest, group: Group, now: datetime) -> dict[str, Any]:
 def whole(request: HttpRequest, group: Group, now: datetime) -> dict[str, Any]:
     """Everything on a group's page."""
     masking = conf.masking_policy()
+    changing = live(request, group, now)
     return {
-        **live(request, group, now),
-        **parts_later(LetterCriteria(fingerprints=(group.fingerprint,))),
+        **changing,
+        **_newest_letter(request, changing["newest"], masking),
+        **parts_later(LetterCriteria(fingerprints=(group.fingerprint,)), with_fields=True),
         "title": mask_text(group.telling_title, masking)[:_MAX_TEXT],
         "note": mask_text(group.note.text, masking) if group.note else "",
         "note_by": who(group.note.by) if group.note else "",
@@ -399,6 +403,7 @@ def history(group: Group, masking: MaskingPolicy) -> list[dict[str, Any]]:
 class Line:
     """One of its letters."""
 
+    id: str
     url: str
     message_id: str
     status: str
@@ -418,8 +423,31 @@ def _newest(group: Group, masking: MaskingPolicy) -> list[Line] | None:
     return [_line(letter, masking) for letter in found.letters]
 
 
+def _newest_letter(request: HttpRequest, newest: list[Line] | None, masking: MaskingPolicy) -> dict[str, Any]:
+    """Error, stack and payload of the newest letter, masked, for users who may see letters. Reads one letter."""
+    if not request.user.has_perm("dlq_app.view_deadletter"):
+        return {"why_no_letter": "You may not see letters, so no stack and no payload is shown."}
+    try:
+        letter = repository.letters().get(newest[0].id) if newest else None
+    except DeadLetterError as error:
+        log.warning("group_letter_unknown", extra={"why": str(error)})
+        return {"why_no_letter": "The newest letter could not be loaded in time."}
+    if letter is None:
+        return {}
+    text = letter_page.stack_text(letter, masking)
+    return {
+        "letter": letter,
+        "letter_url": reverse("admin:dlq_app_deadletter_change", args=[letter.id]),
+        "reason": mask_text(letter.error_reason, masking)[:_MAX_TEXT],
+        "stack": stack(text),
+        "stack_text": text,
+        "payload": letter_page.payload(letter, masking),
+    }
+
+
 def _line(letter: DeadLetter, masking: MaskingPolicy) -> Line:
     return Line(
+        id=letter.id,
         url=reverse("admin:dlq_app_deadletter_change", args=[letter.id]),
         message_id=letter.message_id,
         status=letter.status.value,

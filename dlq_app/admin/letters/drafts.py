@@ -66,8 +66,7 @@ def save(request: HttpRequest, letter_id: str, payload: str, reason: str) -> boo
 def get(request: HttpRequest, letter_id: str) -> Draft | None:
     """The user's draft of this letter; None if there is none, it has expired, or ``SECRET_KEY`` has changed."""
     try:
-        with transaction.atomic():
-            found = _mine(request, letter_id).filter(saved_at__gt=timezone.now() - DRAFT_DAYS).first()
+        found = _mine(request, letter_id).filter(saved_at__gt=timezone.now() - DRAFT_DAYS).first()
     except DatabaseError as error:
         log.warning("draft_not_read", extra={"letter_id": letter_id, "why": type(error).__name__})
         return None

@@ -26,6 +26,8 @@ from dlq_app.store.groupings import COUNTED, FACET, Grouping, Groupings, Part
 
 #: Values on the page, and in the part of other pages.
 _PAGE, _PANEL = 50, 5
+#: Fields of letters that the part can show beside facets, and the parameter of its address for them.
+_FIELDS, _WITH_FIELDS = ("source", "client", "codeVersion"), "with_fields"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,8 @@ class Shown:
     label: str
     distinct: int
     rows: Sequence[Row]
+    #: Values that are not in ``rows``.
+    more: int
     #: The address of its own page; empty there.
     all: str = ""
 
@@ -98,12 +102,15 @@ class GroupingViews:
     def parts_view(self, request: HttpRequest) -> HttpResponse:
         """The part of a page that shows the facets of letters that match."""
         self.require_view(request)
+        query = request.GET.copy()
+        with_fields = bool(query.pop(_WITH_FIELDS, None))
         try:
-            criteria = criteria_of(request.GET)
-            found = facets.grouped(criteria, top=_PANEL)
+            criteria = criteria_of(query)
+            names = [name for name in facets.names() if name.startswith(FACET)]
+            found = facets.grouped(criteria, [*(_FIELDS if with_fields else ()), *names], top=_PANEL)
         except DeadLetterError as error:
-            return panel(request, None, LetterCriteria(), why=error.detail)
-        return panel(request, found, criteria)
+            return panel(request, None, LetterCriteria(), why=error.detail, with_fields=with_fields)
+        return panel(request, found, criteria, with_fields=with_fields)
 
 
 def panel(
@@ -113,6 +120,7 @@ def panel(
     *,
     why: str = "",
     is_batch: bool = False,
+    with_fields: bool = False,
 ) -> HttpResponse:
     """The part of a page for these groupings; without them it shows ``why``.
 
@@ -124,7 +132,8 @@ def panel(
         "groupings": [shown(one, found, criteria, has_page=not is_batch) for one in groupings if found],
         "why": why,
         "is_filled": facets.is_filled(),
-        "has_facets": bool(conf.facet_policy()),
+        "has_facets": bool(conf.facet_policy()) or with_fields,
+        "parts_title": _titles(with_fields),
         "all": "" if is_batch else grouped_url(criteria, facets.names()[0]),
         "is_batch": is_batch,
     }
@@ -139,6 +148,7 @@ def shown(grouping: Grouping, found: Groupings, criteria: LetterCriteria, *, has
         by=grouping.by,
         label=facets.label(grouping.by),
         distinct=grouping.distinct,
+        more=max(0, grouping.distinct - len(grouping.parts)),
         rows=[_row(part, grouping.by, found, criteria) for part in grouping.parts],
         all=grouped_url(criteria, grouping.by) if has_page else "",
     )
@@ -150,12 +160,21 @@ def grouped_url(criteria: LetterCriteria, by: str) -> str:
     return f"{reverse('admin:dlq_app_deadletter_grouped')}?{query}"
 
 
-def parts_later(criteria: LetterCriteria) -> dict[str, Any]:
-    """Values for ``parts_later.html``: the page loads the facets of letters that match after itself."""
+def parts_later(criteria: LetterCriteria, *, with_fields: bool = False) -> dict[str, Any]:
+    """Values for ``parts_later.html``: the page loads the facets of letters that match after itself.
+
+    ``with_fields``: also their sources, clients and code versions.
+    """
+    fields = f"&{_WITH_FIELDS}=1" if with_fields else ""
     return {
-        "parts_url": f"{reverse('admin:dlq_app_deadletter_parts')}?{criteria.as_query()}",
+        "parts_title": _titles(with_fields),
+        "parts_url": f"{reverse('admin:dlq_app_deadletter_parts')}?{criteria.as_query()}{fields}",
         "grouped_url": grouped_url(criteria, facets.names()[0]),
     }
+
+
+def _titles(with_fields: bool) -> str:
+    return "Where they come from" if with_fields else "Inside the payloads"
 
 
 def _row(part: Part, by: str, found: Groupings, criteria: LetterCriteria) -> Row:

@@ -78,7 +78,7 @@ def state(request: HttpRequest, letter: DeadLetter, now: datetime) -> dict[str, 
 def whole(request: HttpRequest, letter: DeadLetter, now: datetime, *, revealed: bool = False) -> dict[str, Any]:
     """Values for a letter's page. ``revealed`` shows the payload's secrets; the caller checks the permission."""
     masking = conf.masking_policy()
-    error = mask_text(letter.error_stack, masking)[:_MAX_STACK]
+    error = stack_text(letter, masking)
     return {
         **state(request, letter, now),
         "reason": mask_text(letter.error_reason, masking)[:MAX_TEXT],
@@ -95,6 +95,11 @@ def whole(request: HttpRequest, letter: DeadLetter, now: datetime, *, revealed: 
         "group": group(letter),
         "commands": equivalent_commands(letter, request.build_absolute_uri("/").rstrip("/")),
     }
+
+
+def stack_text(letter: DeadLetter, masking: MaskingPolicy) -> str:
+    """The stack of the letter's error, masked and limited."""
+    return mask_text(letter.error_stack, masking)[:_MAX_STACK]
 
 
 def payload(letter: DeadLetter, masking: MaskingPolicy | None) -> dict[str, Any]:
