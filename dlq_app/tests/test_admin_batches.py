@@ -13,6 +13,7 @@ from pytest_django import Settings
 from dlq_app.domain.errors import StoreUnavailable
 from dlq_app.domain.replay_batch import BatchOrder, Canary, ReplayBatch
 from dlq_app.services import batches
+from dlq_app.store import repository
 from dlq_app.store.repository import Letters
 from dlq_app.testing import MemoryIntake
 from dlq_app.tests.batch_rig import Rig
@@ -367,6 +368,31 @@ def test_the_live_part_answers_304_until_something_changes(rig: Rig, viewer: Cli
     assert again.status_code == 304
     batches.cancel(batch.id, actor="user:op")
     assert viewer.get(live, headers={"If-None-Match": first.headers["ETag"]}).status_code == 200
+
+
+def test_all_numbers_of_a_paused_batch_are_of_one_instant(rig: Rig, viewer: Client) -> None:
+    rig.die("m-1", "m-2", "m-3", "m-4")
+    batch = rig.start()
+    executor = rig.executor()
+    for _ in range(3):
+        executor.tick()
+        rig.clock_s += 5
+    batches.pause(batch.id, actor="user:op")
+    ids = [item.letter_id for item in batches.items(batch.id, limit=10).items]
+    # Copied by the executor, and not yet in the counts of the batch.
+    repository.items().record_outcomes(batch.id, {ids[0]: ("succeeded", ""), ids[1]: ("succeeded", "")})
+    repository.items().record_outcomes(batch.id, {ids[2]: ("failed_same", "TIMEOUT_ERROR")})
+    assert batches.get(batch.id).counts.succeeded == 0
+
+    page = viewer.get(f"{LIST}{batch.id}/change/")
+
+    shown = {tally.label: tally.count for tally in page.context["tallies"]}
+    assert (shown["Succeeded"], shown["Failed the same"]) == (2, 1)
+    assert page.context["decided"] == 3
+    assert sum(shown.values()) == 4
+    assert text(page).count("succeeded") >= 1
+    # The list of letters is loaded again with the live part.
+    assert 'hx-select="#outcomes"' in text(viewer.get(f"{LIST}{batch.id}/live/"))
 
 
 def test_the_list_answers_its_live_part_alone(rig: Rig, viewer: Client) -> None:

@@ -162,7 +162,7 @@ def _worse(o: Overview, breaker: BreakerSeen) -> Answer:
             # While it is open none of them leaves, so each new one adds to those that wait.
             return Answer(
                 "Getting worse?",
-                f"Yes: {pace(found.per_minute)} more held",
+                f"Yes: {_more_held(found)}",
                 "letters not known" if o.mongodb_is_away else _letters_too(letters),
                 "up",
             )
@@ -170,6 +170,12 @@ def _worse(o: Overview, breaker: BreakerSeen) -> Answer:
             quiet = f"none added for {took(found.over_for_s)}" if found.trend is Trend.OVER else "none added for 1 h"
             return Answer("Getting worse?", f"No: {quiet}", "held messages wait", "flat")
     return how_it_goes(letters, "letters")
+
+
+def _more_held(course: Course) -> str:
+    """``28 more held a minute``."""
+    number, _, unit = pace(course.per_minute).partition(" a")
+    return f"{number} more held a{unit}"
 
 
 def _letters_too(letters: Course) -> str:

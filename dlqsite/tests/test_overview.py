@@ -188,7 +188,7 @@ class TestVerdict:
         assert [(answer.question, answer.short) for answer in worst.answers] == [
             ("Since", "02:41:00, 32 min"),
             ("How many", "420 messages held"),
-            ("Getting worse?", "Yes: 12 a minute more held"),
+            ("Getting worse?", "Yes: 12 more held a minute"),
             ("What happens automatically", "Probes in 6 s"),
             ("What you can do", "Check payments-api"),
         ]
@@ -224,7 +224,7 @@ class TestVerdict:
         ("known", "short"),
         [
             ({"breakers": [holding(OPEN, 9, 0, 0, 0, 0, 0, 0, 0, 0, high=9)]}, "No: none added for 7 min"),
-            ({"breakers": [holding(OPEN, 9, 9, 9, high=27)], "dying": 0.0}, "Yes: 11 a minute more held"),
+            ({"breakers": [holding(OPEN, 9, 9, 9, high=27)], "dying": 0.0}, "Yes: 11 more held a minute"),
             ({"breakers": [OPEN]}, "Not known"),
             (
                 {"breakers": [OPEN], "groups": [letters(3, 9, 30, 40, error_kind="unknown",
@@ -311,7 +311,7 @@ class TestVerdict:
             "payments-api is forced open by user:olga, until a user resets it. 8 payment.capture messages are held."
         )
         assert [answer.short for answer in found.answers[:4]] == [
-            "02:41:00, 32 min", "8 messages held", "Yes: 5.3 a minute more held", "Nothing",
+            "02:41:00, 32 min", "8 messages held", "Yes: 5.3 more held a minute", "Nothing",
         ]  # fmt: skip
 
     def test_without_redis_nothing_else_is_guessed(self) -> None:

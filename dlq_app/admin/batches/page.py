@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -30,6 +30,7 @@ from dlq_app.domain.replay_batch import (
     SENDING,
     SUCCEEDED,
     TOO_MANY_FAILURES,
+    BatchCounts,
     BatchItem,
     BatchOrder,
     BreakerSeen,
@@ -88,6 +89,7 @@ def live(request: HttpRequest, batch: ReplayBatch, now: datetime) -> dict[str, A
     failed = _failures(batch.id) if batch.counts.failed else []
     texts = {one.error_type: one for one in failed}
     outcomes = _by_outcome(came_back)
+    batch = replace(batch, counts=_counts(batch, outcomes))
     counts = batch.counts
     in_flight = max(0, counts.sent - counts.succeeded - counts.failed)
     waiting = max(0, counts.remaining - in_flight)
@@ -102,6 +104,7 @@ def live(request: HttpRequest, batch: ReplayBatch, now: datetime) -> dict[str, A
         "at_ms": int(now.timestamp() * 1000),
         "every": QUICK_S if batch.stage in SENDING else SLOW_S,
         "is_over": batch.stage in FINAL and not counts.remaining,
+        "reloads_lists": batch.stage not in SENDING,
         "steps": batch_progress.steps(batch, now, left),
         "percent": batch_progress.share(replayed if ended_early else decided + in_flight, batch.total),
         "decided": replayed if ended_early else decided,
@@ -249,6 +252,25 @@ def _by_outcome(came_back: Sequence[tuple[str, str, int]]) -> dict[str, int]:
         name = outcome.partition(":")[0]
         found[name] = found.get(name, 0) + count
     return found
+
+
+def _counts(batch: ReplayBatch, outcomes: Mapping[str, int]) -> BatchCounts:
+    """The counts of the batch by the outcomes of its letters, so that all numbers of the page are of one instant.
+
+    The counts that the batch stores are some seconds older, or newer where ``outcomes`` were counted earlier.
+    """
+    succeeded = outcomes.get(SUCCEEDED, 0)
+    failed = outcomes.get(FAILED_SAME, 0) + outcomes.get(FAILED_NEW, 0)
+    skipped = outcomes.get("skipped", 0)
+    if sum(outcomes.values()) != batch.total:
+        return batch.counts  # its letters are being planned, or are deleted
+    return BatchCounts(
+        sent=max(batch.counts.sent, succeeded + failed),
+        succeeded=succeeded,
+        failed=failed,
+        skipped=skipped,
+        remaining=batch.total - succeeded - failed - skipped,
+    )
 
 
 def _what(outcome: str, error_type: str) -> str:
