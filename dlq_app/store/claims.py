@@ -146,7 +146,9 @@ class Claims:
             return ManyClaimed([], is_sure=False)
         if matched != len(letters):
             return ManyClaimed([], is_sure=False)
-        epochs = {letter.id: _common_epoch(some) for some in together for letter in some}
+        epochs: dict[str, int] = {}
+        for some in together:
+            epochs |= dict.fromkeys((letter.id for letter in some), _common_epoch(some))
         return ManyClaimed(
             [_as_claimed(letter, order, epochs.get(letter.id, letter.fence + 1)) for letter in letters], is_sure=True
         )
