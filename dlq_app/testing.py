@@ -159,7 +159,7 @@ class MemoryIntake:
 
     def _forward(self, order: ForwardOrder) -> ForwardAnswer:
         record = self.records.get(order.message_id)
-        if record and record.epoch == order.epoch:
+        if record and record.epoch == order.epoch and record.order is not None:
             return ForwardAnswer(ForwardStatus.FORWARDED)
         if self.voids.get(order.message_id, 0) >= order.epoch:
             return ForwardAnswer(ForwardStatus.VOIDED)
@@ -187,7 +187,7 @@ class MemoryIntake:
         self._hook("before_void")
         with self._lock:
             record = self.records.get(message_id)
-            if record and record.epoch == epoch:
+            if record and record.epoch == epoch and record.order is not None:
                 answer = VoidAnswer(exists=True, state=record.state)
             else:
                 self.voids[message_id] = max(self.voids.get(message_id, 0), epoch)

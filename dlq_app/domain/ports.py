@@ -68,7 +68,7 @@ class ForwardAnswer:
 
 @dataclass(frozen=True, slots=True)
 class VoidAnswer:
-    """``exists``: intake has the epoch's message, in ``state``. Otherwise the epoch can never be created."""
+    """``exists``: intake has the replay with this epoch, in ``state``. Otherwise the epoch can never be created."""
 
     exists: bool
     state: str = ""

@@ -116,10 +116,18 @@ class IntakeContract:
         assert port.forward(an_order(port, epoch=epoch + 1, force=True)).status is ForwardStatus.FORWARDED
 
     def test_void_tells_the_state_of_what_exists(self, port: IntakePort, put: Put) -> None:
-        epoch = put("m-1", "running", 2000)
+        epoch = put("m-1", "dead", 2000) + 1
+        port.forward(an_order(port, epoch=epoch, death_seen=epoch - 1))
 
-        assert port.void("m-1", epoch) == VoidAnswer(exists=True, state="running")
+        assert port.void("m-1", epoch) == VoidAnswer(exists=True, state="queued")
         assert port.void("m-1", epoch - 1) == VoidAnswer(exists=False)
+
+    def test_a_message_accepted_with_the_epoch_of_a_claim_is_not_its_replay(self, port: IntakePort, put: Put) -> None:
+        epoch = put("m-1", "running", 2000)
+        order = an_order(port, epoch=epoch, epoch_seen=epoch - 9, death_seen=epoch - 9)
+
+        assert port.forward(order) == ForwardAnswer(ForwardStatus.SUPERSEDED, "running")
+        assert port.void("m-1", epoch) == VoidAnswer(exists=False)
 
     @pytest.mark.parametrize(
         ("state", "is_open"),

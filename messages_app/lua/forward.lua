@@ -33,15 +33,17 @@ local function look(id, epoch, deadline, force, death_seen, epoch_seen, type, ed
   one_of(priority, LANES, 'priority')
   one_of(ended, FINAL, 'end')
   if type == '' or replay_id == '' then error('BADARG type or replay id') end
-  return redis.call('HMGET', prefix .. 'msg:' .. id, 'state', 'epoch', 'outbox', 'wakes', 'priorRuns', 'account', 'edited')
+  return redis.call('HMGET', prefix .. 'msg:' .. id, 'state', 'epoch', 'outbox', 'wakes', 'priorRuns', 'account', 'edited',
+    'replayId')
 end
 
 -- Whether the order starts a run: nil, or the status that says why not.
-local function judge(state, old_epoch, outbox, letter_has_it, epoch, epoch_seen, void, deadline, force)
-  if old_epoch == epoch then return 'forwarded', '' end --[g] epoch equal
+local function judge(state, old_epoch, outbox, is_replay, letter_has_it, epoch, epoch_seen, void, deadline, force)
+  -- Letters that are claimed together draw one epoch, which may be the time at which intake accepted one of them anew.
+  if old_epoch == epoch and is_replay then return 'forwarded', '' end --[g] epoch equal
   if void >= epoch then return 'voided', '' end --[g] void mark
   if now > deadline then return 'too_late', '' end --[g] deadline
-  -- Not only above `epoch`: letters that are claimed together draw one that is above the fences of all of them.
+  -- Not only above `epoch`: their epoch is above the fences of all of them.
   if old_epoch > epoch_seen then return 'superseded', state end --[g] epoch higher
   if OPEN[state] and not letter_has_it then return 'busy', state end --[g] open
   if state == 'done' and (outbox or '') ~= '' then return 'busy', state end --[g] outcome not recorded yet
@@ -111,7 +113,7 @@ for at = 1, #ARGV, STEP do
     local state, old_epoch, account = record[1], tonumber(record[2]) or 0, record[6]
     death_seen = tonumber(death_seen)
     local letter_has_it = state == 'dead_pending' and old_epoch <= death_seen --[g] only `drained` is missing
-    status, in_the_way = judge(state, old_epoch, record[3], letter_has_it, tonumber(epoch),
+    status, in_the_way = judge(state, old_epoch, record[3], (record[8] or '') ~= '', letter_has_it, tonumber(epoch),
       tonumber(epoch_seen), tonumber(voids[(at - 1) / STEP + 1]) or 0, tonumber(deadline), force == '1')
     if not status then
       account = count_again(account, state, ended, day, type, letter_has_it)

@@ -1,4 +1,4 @@
--- Say whether an epoch's message exists; if not, make sure that it never will.
+-- Say whether the replay with this epoch exists; if not, make sure that it never will.
 -- KEYS  1 prefix of every key
 -- ARGV  1 id  2 epoch  3 ms the ban is kept
 -- RETURNS  1 and its state, or 0 and empty when the epoch is banned
@@ -6,8 +6,8 @@
 local prefix = KEYS[1]
 --@use check
 local id, epoch, ttl = identifier(ARGV[1]), whole(ARGV[2], 'epoch'), whole(ARGV[3], 'ttl')
-local state, at = unpack(redis.call('HMGET', prefix .. 'msg:' .. id, 'state', 'epoch'))
-if tonumber(at) == epoch then return { 1, state } end
+local state, at, replay_id = unpack(redis.call('HMGET', prefix .. 'msg:' .. id, 'state', 'epoch', 'replayId'))
+if tonumber(at) == epoch and (replay_id or '') ~= '' then return { 1, state } end
 local key = prefix .. 'void:' .. id
 redis.call('SET', key, math.max(epoch, tonumber(redis.call('GET', key)) or 0), 'PX', ttl)
 return { 0, '' }

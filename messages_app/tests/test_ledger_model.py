@@ -184,13 +184,13 @@ class Model:
     def forward(self, name: str, epoch: int, death_seen: int, late: bool, force: bool) -> str:
         message = self.messages.get(name)
         state = message.state if message else ""
-        if message and message.epoch == epoch:
+        if message and message.epoch == epoch and message.replay:
             return "forwarded"
         if self.voids[name] >= epoch:
             return "voided"
         if late:
             return "too_late"
-        if message and message.epoch > epoch:
+        if message and message.epoch >= epoch:
             return "superseded"
         letter_has_it = message is not None and state == "dead_pending" and message.epoch <= death_seen
         if (state in OPEN and not letter_has_it) or (message and state == "done" and message.outbox):
@@ -206,7 +206,7 @@ class Model:
 
     def void(self, name: str, epoch: int) -> bool:
         message = self.messages.get(name)
-        if message and message.epoch == epoch:
+        if message and message.epoch == epoch and message.replay:
             return True
         self.voids[name] = max(self.voids[name], epoch)
         return False
