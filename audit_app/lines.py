@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 from typing import Any
 
 from django.core.paginator import Paginator
 from django.db import Error as DatabaseError
-from django.db import transaction
+from django.db import close_old_connections, connection, transaction
 from django.db.models.functions import Now
 from django.http import HttpRequest
 
@@ -15,6 +16,7 @@ from audit_app.models import AuditLine, masked
 
 log = logging.getLogger(__name__)
 _PAGE = 100
+_CHUNK = 1000
 
 
 def record(
@@ -53,6 +55,27 @@ def record(
         log.error("audit_line_unwritten", extra={**fields, "count": count, "error": str(error)})
         if must:
             raise
+
+
+def record_automatic(what: str, *, kind: str, name: str, count: int) -> None:
+    """``record`` an action of the system itself, in a process that keeps its connection for hours."""
+    if not connection.in_atomic_block:
+        close_old_connections()
+    record("system", what, kind=kind, name=name, count=count)
+
+
+def delete_older_than(age: timedelta) -> int:
+    """Delete lines that are older, a thousand at a time, and return their number. Raises Django's database errors.
+
+    The database's clock decides, which has dated them. Can be repeated and run in several processes.
+    """
+    deleted = 0
+    while True:
+        old = AuditLine.objects.filter(at__lt=Now() - age).order_by("at").values_list("pk", flat=True)[:_CHUNK]
+        some, _ = AuditLine.objects.filter(pk__in=list(old)).delete()
+        deleted += some
+        if not some:
+            return deleted
 
 
 def history(request: HttpRequest, kind: str, object_id: str) -> dict[str, Any]:

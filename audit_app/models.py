@@ -1,4 +1,4 @@
-"""One line per change. Lines are only added. They hold texts instead of references, so users can be deleted."""
+"""One line per change, deleted when it is old. Lines hold texts instead of references, so users can be deleted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class AuditLine(models.Model):
     """Actor, action, object, reason, count and time of a change."""
 
     at = models.DateTimeField("when", default=timezone.now, db_index=True)
-    #: ``user:NAME``, ``key:NAME``, ``cli:NAME`` of the operating system, or ``address:IP`` of an unknown client.
+    #: ``user:NAME``, ``key:NAME``, ``cli:NAME`` of a command, ``system``, or ``address:IP`` of an unknown client.
     who = models.CharField(max_length=200, db_index=True)
     what = models.CharField(max_length=200)
     #: Model of the changed object, such as ``deadletter``.

@@ -132,6 +132,7 @@ class DlqWorker:
             self._released += dead_letters.release_stale(ROUND)
         with step("replay what is due"):
             done = dead_letters.replay_due(ROUND)
+        dead_letters.record_round(done)
         self._replayed += done.replayed
         if done.due:
             log.info(

@@ -41,11 +41,12 @@ log = logging.getLogger(__name__)
 
 #: In ``required_scopes``: this method is for everybody.
 OPEN = "open"
-#: The Django permission that lets staff do what a scope lets a key do. Each of the others lets them read, too.
+#: The Django permission that lets staff do what a scope lets a key do. All but audit let them read, too.
 SCOPE_PERMISSIONS = {
     "read": "dlq_app.view_deadletter",
     "submit": "dlqsite.submit",
     "replay": REPLAY,
+    "audit": "admin.view_logentry",
     "admin": ADMIN,
 }
 
@@ -359,7 +360,8 @@ def may_look(user: Any) -> bool:
 
     Without a role, nothing.
     """
-    return any(user.has_perm(permission) for permission in SCOPE_PERMISSIONS.values())
+    others = (permission for scope, permission in SCOPE_PERMISSIONS.items() if scope != "audit")
+    return any(user.has_perm(permission) for permission in others)
 
 
 def must_look(request: HttpRequest) -> None:

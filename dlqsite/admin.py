@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
 from allauth.account.models import EmailAddress
 from allauth.mfa.models import Authenticator
@@ -174,7 +175,13 @@ _KINDS = {
     "group": "role",
     "dashboard": "queue",
     "accessattempt": "refused sign-in",
+    "policy": "policy",
+    "auditline": "audit log",
 }
+
+
+#: Parameter of the list → the same filter of its file.
+_IN_FILES = {"kind": "kind", "by": "actor", "at__gte": "from", "at__lt": "to"}
 
 
 class KindFilter(admin.SimpleListFilter):
@@ -197,11 +204,17 @@ class WhoFilter(admin.SimpleListFilter):
     parameter_name = "by"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("user", "Staff"), ("key", "API keys"), ("cli", "Commands"), ("address", "Strangers")]
+        return [
+            ("user", "Staff"),
+            ("key", "API keys"),
+            ("cli", "Commands"),
+            ("system", "System"),
+            ("address", "Strangers"),
+        ]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[AuditLine]) -> QuerySet[AuditLine]:
         value = self.value()
-        return queryset.filter(who__startswith=f"{value}:") if value in dict(self.lookup_choices) else queryset
+        return queryset.filter(who__startswith=value) if value in dict(self.lookup_choices) else queryset
 
 
 @admin.register(AuditLine)
@@ -232,7 +245,17 @@ class AuditLogAdmin(_PlainFilters):
         return False
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        return super().changelist_view(request, {"title": "Audit log", **(extra_context or {})})
+        export = {
+            parameter: request.GET[given]
+            for given, parameter in _IN_FILES.items()
+            if request.GET.get(given, "").strip()
+        }
+        context = {
+            "title": "Audit log",
+            "export_url": f"{reverse('audit-export')}?{urlencode(export)}",
+            "export_leaves_out": bool(request.GET.get("q")),
+        }
+        return super().changelist_view(request, {**context, **(extra_context or {})})
 
     @admin.display(description="Who", ordering="who")
     def by(self, line: AuditLine) -> str:

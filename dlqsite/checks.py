@@ -85,6 +85,15 @@ def check_rate_limits(app_configs: Sequence[AppConfig] | None, **kwargs: Any) ->
 
 
 @register
+def check_audit_retention(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    days = settings.AUDIT_KEEP_DAYS
+    if 0 <= days <= 36_500:
+        return []
+    hint = "Use the number of days for which lines of the audit log are kept, 1 to 36500, or 0: for ever."
+    return [Error(f"AUDIT_KEEP_DAYS is {days}.", hint=hint, id="dlqsite.E010")]
+
+
+@register
 def check_approval_size(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     if settings.DLQ_APPROVAL_SIZE >= 0:
         return []

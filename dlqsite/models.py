@@ -11,9 +11,9 @@ from rest_framework_api_key.models import AbstractAPIKey
 
 SCOPES_HELP = (
     "submit: send messages. read: look at everything. replay: act on dead letters. metrics: read /metrics. "
-    "admin: all of it."
+    "audit: read the audit log. admin: all of it."
 )
-SCOPES = ("submit", "read", "replay", "metrics", "admin")
+SCOPES = ("submit", "read", "replay", "metrics", "audit", "admin")
 
 
 def validate_scopes(value: Any) -> None:

@@ -354,6 +354,10 @@ RQ_QUEUES = {
 RQ = {"COMMIT_MODE": "auto", "JOB_CLASS": "messages_app.jobs.WakeUpJob", "QUEUE_CLASS": "messages_app.jobs.WakeUpQueue"}
 
 #: A replay batch of more letters needs the scope or permission ``admin``.
+#: Days for which lines of the audit log are kept; 0: for ever.
+AUDIT_KEEP_DAYS = env.int("AUDIT_KEEP_DAYS", default=730)
+#: The person who runs commands, for histories and the audit log. Default: the operating system's user.
+OPERATOR = env.str("OPERATOR", default="")
 DLQ_APPROVAL_SIZE = env.int("DLQ_APPROVAL_SIZE", default=10_000)
 #: Implements ``dlq_app.domain.ports.IntakePort``.
 DLQ_RESUBMIT = "messages_app.services.IntakePort"

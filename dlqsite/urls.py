@@ -7,7 +7,7 @@ from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path
 from django.views.generic import RedirectView
 
-from dlqsite.api import apidocs
+from dlqsite.api import apidocs, audit
 from dlqsite.health import losses, report
 from dlqsite.metrics import views as metrics
 from dlqsite.overview import views
@@ -28,6 +28,8 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("api/system/overview", views.OverviewView.as_view(), name="overview"),
     path("api/system/losses", losses.LossesView.as_view(), name="losses"),
     path("api/system/losses/<str:loss_id>/acknowledge", losses.AcknowledgeView.as_view(), name="loss_acknowledge"),
+    path("api/audit", audit.AuditView.as_view(), name="audit"),
+    path("api/audit/export", audit.AuditExportView.as_view(), name="audit-export"),
     path("metrics", metrics.MetricsView.as_view(), name="metrics"),
     path("api/schema", apidocs.SchemaView.as_view(), name="schema"),
     path("api/docs", apidocs.DocsView.as_view(), name="docs"),

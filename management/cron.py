@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from processes.names import process_name
@@ -77,9 +78,9 @@ class Cron:
 
 def replay_what_is_due() -> None:
     """Replay the letters whose automatic replay is due. The DLQ worker does the same; a letter goes to one of them."""
-    from dlq_app.services.dead_letters import replay_due
+    from dlq_app.services.dead_letters import record_round, replay_due
 
-    replay_due(REPLAYS_A_TURN)
+    record_round(replay_due(REPLAYS_A_TURN))
 
 
 def delete_expired_sessions() -> None:
@@ -107,6 +108,26 @@ def delete_expired_drafts() -> None:
     close_old_connections()  # the last one may be a day old
     try:
         EditDraft.delete_expired()
+    except AWAY as error:
+        raise StoreUnavailable(HEADING) from error
+
+
+def delete_old_audit_lines() -> None:
+    """Delete lines of the audit log that are older than ``AUDIT_KEEP_DAYS``."""
+    from django.conf import settings
+    from django.db import close_old_connections, connection
+
+    from audit_app.lines import delete_older_than, record
+    from dlqsite.database import AWAY, HEADING
+
+    days = settings.AUDIT_KEEP_DAYS
+    if not days:
+        return
+    if not connection.in_atomic_block:
+        close_old_connections()  # the last one may be a day old
+    try:
+        if deleted := delete_older_than(timedelta(days=days)):
+            record("system", f"deleted lines older than {days} days", kind="auditline", count=deleted)
     except AWAY as error:
         raise StoreUnavailable(HEADING) from error
 
@@ -182,4 +203,5 @@ def duties(heartbeat: Heartbeat) -> list[Duty]:
         Duty("forget expired accounts", 86_400, lambda: ledger().forget_accounts()),
         Duty("delete expired sessions", 3600, delete_expired_sessions),
         Duty("delete expired drafts", 86_400, delete_expired_drafts),
+        Duty("delete old audit lines", 86_400, delete_old_audit_lines),
     ]

@@ -23,6 +23,7 @@ from django.db.migrations.executor import MigrationExecutor
 from whitenoise.storage import CompressedManifestStaticFilesStorage
 
 from audit_app.lines import record
+from audit_app.models import AuditLine
 from dlqsite.models import SCOPES, ApiKey
 from management.data_directory import write_private
 from management.stack import ADMIN_USER
@@ -123,6 +124,27 @@ def _fingerprint() -> str:
             found = Path(storage.path(path)).stat()
             digest.update(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
     return digest.hexdigest()
+
+
+def record_policies() -> None:
+    """Add a line to the audit log for each policy whose file has changed since the last run."""
+    files = {name: settings.POLICIES.file(name) for name in settings.POLICIES.names}
+    files |= {
+        "sign_in": settings.SIGN_IN_POLICY_FILE,
+        "delivery": settings.DELIVERY_POLICY_FILE,
+        "notify": settings.NOTIFY_POLICY_FILE,
+    }
+    for name, file in files.items():
+        try:
+            digest = hashlib.sha256((settings.BASE_DIR / file).read_bytes()).hexdigest()[:12]
+        except OSError:
+            continue  # the checks name it
+        # The digest is in the id: texts are masked, and look-ups by id are indexed.
+        version = f"{name}@{digest}"
+        last = AuditLine.objects.filter(kind="policy", object_id__startswith=f"{name}@").order_by("-at", "-pk").first()
+        if last is None or last.object_id != version:
+            what = "policy changed" if last else "policy in use"
+            record(actor(), what, kind="policy", object_id=version, name=str(file))
 
 
 def ensure_credentials(path: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 from typing import Any, NoReturn, Protocol
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from management.elsewhere import stack_elsewhere
@@ -71,7 +72,9 @@ class StrictCommand(BaseCommand):
 
 
 def actor() -> str:
-    """Who gives the order, as histories and audits name them: ``cli:NAME``."""
+    """Who gives the order, as histories and audits name them: ``cli:NAME``, by ``OPERATOR`` or the system's user."""
+    if name := one_line(settings.OPERATOR.strip())[:150]:
+        return f"cli:{name}"
     try:
         return f"cli:{getpass.getuser()}"
     except (KeyError, OSError):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from audit_app.lines import record_automatic
 from dlq_app import conf
 from dlq_app.conf import intake
 from dlq_app.domain.errors import BodyTooLarge, LetterNotFound, MoveRefused, PayloadInvalid, StoreUnavailable
@@ -182,6 +183,13 @@ def replay_due(limit: int = 100) -> DueRound:
             case _:
                 left += 1
     return DueRound(due=len(found), replayed=replayed, postponed=postponed, left=left)
+
+
+def record_round(done: DueRound) -> None:
+    """Add the started replays of one round to the audit log: one line. Never fails; each letter has them, too."""
+    if done.replayed:
+        letters = f"{done.replayed:,} dead letter{'' if done.replayed == 1 else 's'}"
+        record_automatic("automatic replays started", kind="deadletter", name=letters, count=done.replayed)
 
 
 def release_stale(limit: int = 100) -> int:

@@ -15,7 +15,7 @@ from dlq_app.testing import MemoryIntake, a_death
 from dlq_app.worker import EVERY_S, LEASE, ROUND, DlqWorker
 from dlqsite.tests.patience import eventually
 
-pytestmark = pytest.mark.mongo
+pytestmark = [pytest.mark.mongo, pytest.mark.django_db]
 
 
 def test_a_lease_has_one_owner_until_it_ends(letters: Letters) -> None:
@@ -80,6 +80,7 @@ def test_a_second_worker_leaves_the_poll_to_the_first(letters: Letters, intake: 
     assert intake.forwarded == []
 
 
+@pytest.mark.django_db(transaction=True)  # the worker's thread writes to the audit log
 def test_it_continues_after_a_store_was_unavailable_and_stops_on_request(
     letters: Letters, intake: MemoryIntake
 ) -> None:

@@ -24,7 +24,7 @@ from management.tests.commands import run
 from messages_app.store import presence
 from messages_app.store.ledger import ledger
 
-pytestmark = [pytest.mark.mongo, pytest.mark.usefixtures("mongo_db")]
+pytestmark = [pytest.mark.mongo, pytest.mark.django_db, pytest.mark.usefixtures("mongo_db")]
 
 
 def test_retry_due_replays_what_is_due(intake: MemoryIntake) -> None:

@@ -52,6 +52,7 @@ class Command(BaseCommand):
             self.stdout.write(self.style.WARNING(not_checked))
         call_command("migrate", interactive=False, verbosity=0)
         preparation.ensure_indexes()
+        preparation.record_policies()
         collected = preparation.collect_static_files()
         if options["credentials"]:
             preparation.ensure_credentials(options["credentials"])

@@ -33,6 +33,7 @@ class Command(StrictCommand):
             while counts["due"] < options["limit"]:
                 limit = min(_ROUND, options["limit"] - counts["due"])
                 done = dead_letters.replay_due(limit)
+                dead_letters.record_round(done)
                 for name in ("due", "replayed", "postponed", "left"):
                     counts[name] += getattr(done, name)
                 if done.due < limit or not (done.replayed or done.postponed):
