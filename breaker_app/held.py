@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+#: Longest wait of a rejected message while the breaker probes, in ms.
+MAX_TRIAL_WAIT_MS: Final = 30_000
 #: Clock minutes with their own number of messages.
 MINUTES: Final = 60
 #: Priorities of messages, highest first.
@@ -48,3 +50,10 @@ class Held:
 
 
 NONE: Final = Held()
+
+
+def longest_wait_ms(open_timeout_ms: int) -> int:
+    """The longest time until a held message is tried again: the open time, half of it more as jitter, or the time that
+    a probe may take.
+    """
+    return max(open_timeout_ms * 3 // 2, MAX_TRIAL_WAIT_MS)

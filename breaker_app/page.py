@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from breaker_app.held import Held
+from breaker_app.held import Held, longest_wait_ms
 from breaker_app.policy import BreakerPolicy, WhenOpen
 from breaker_app.services import Card
 from breaker_app.states import State, Transition, Why
@@ -133,7 +133,7 @@ def _held_run(card: Card) -> str:
     """When held messages run, with a space in front; empty if it holds none."""
     if not card.held or not card.held.count:
         return ""
-    return f" Held messages run within {seconds(card.policy.open_timeout_ms * 1.5)} of its closing."
+    return f" Held messages start within {seconds(longest_wait_ms(card.policy.open_timeout_ms))} of its closing."
 
 
 def shown(card: Card) -> Shown:
@@ -284,7 +284,7 @@ def held_course(held: Held) -> str:
     found = course(held.minutes, held.now_ms % _MINUTE_MS / 1000)
     if found.trend in (Trend.NONE, Trend.OVER):
         return f"none added for {took(found.over_for_s) if found.over_for_s else '1 h'}"
-    return f"{pace(found.per_minute)} more"
+    return f"{pace(found.per_minute)} newly held"
 
 
 def rules(policy: BreakerPolicy) -> list[tuple[str, str]]:

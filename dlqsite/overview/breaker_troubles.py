@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
 
+from breaker_app.held import longest_wait_ms
 from breaker_app.policy import WhenOpen
 from breaker_app.states import State
 from console.times import took
@@ -162,7 +163,7 @@ def _worse(o: Overview, breaker: BreakerSeen) -> Answer:
             # While it is open none of them leaves, so each new one adds to those that wait.
             return Answer(
                 "Getting worse?",
-                f"Yes: {_more_held(found)}",
+                f"Yes: {_newly_held(found)}",
                 "letters not known" if o.mongodb_is_away else _letters_too(letters),
                 "up",
             )
@@ -172,10 +173,10 @@ def _worse(o: Overview, breaker: BreakerSeen) -> Answer:
     return how_it_goes(letters, "letters")
 
 
-def _more_held(course: Course) -> str:
-    """``28 more held a minute``."""
+def _newly_held(course: Course) -> str:
+    """``28 newly held a minute``."""
     number, _, unit = pace(course.per_minute).partition(" a")
-    return f"{number} more held a{unit}"
+    return f"{number} newly held a{unit}"
 
 
 def _letters_too(letters: Course) -> str:
@@ -199,7 +200,8 @@ def letters_course(groups: Sequence[Group]) -> Course:
 
 
 def _held_run(breaker: BreakerSeen) -> str:
-    return f"held messages run within {took(breaker.card.policy.open_timeout_ms * 1.5 / 1000)} of its closing"
+    wait_s = longest_wait_ms(breaker.card.policy.open_timeout_ms) / 1000
+    return f"held messages start within {took(wait_s)} of its closing"
 
 
 def _what_follows(o: Overview, breaker: BreakerSeen, dead: int) -> str:

@@ -113,7 +113,7 @@ def test_the_answers_are_the_same_everywhere_and_true(redis_client: Redis) -> No
     assert answers["How many"]["answer"] == f"{held} messages held"
     assert answers["How many"]["detail"] == "40 of high priority, the oldest for 40 min; 7 letters"
     assert answers["Getting worse?"]["answer"].startswith("Yes: ")
-    assert answers["What happens automatically"]["detail"].startswith("held messages run within 45 s of its closing")
+    assert answers["What happens automatically"]["detail"].startswith("held messages start within 45 s of its closing")
 
     shown = [
         next(one for one in overview["breakers"] if one["name"] == NAME),

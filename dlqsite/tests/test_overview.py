@@ -188,12 +188,12 @@ class TestVerdict:
         assert [(answer.question, answer.short) for answer in worst.answers] == [
             ("Since", "02:41:00, 32 min"),
             ("How many", "420 messages held"),
-            ("Getting worse?", "Yes: 12 more held a minute"),
+            ("Getting worse?", "Yes: 12 newly held a minute"),
             ("What happens automatically", "Probes in 6 s"),
             ("What you can do", "Check payments-api"),
         ]
         assert worst.answers[1].more == "400 of high priority, the oldest for 32 min; no letter"
-        assert worst.answers[3].more == "held messages run within 45 s of its closing"
+        assert worst.answers[3].more == "held messages start within 45 s of its closing"
 
     def test_the_breaker_that_does_most_harm_comes_first(self) -> None:
         mail = holding(named("mail-api", OPEN, "mail.send"), low=60)
@@ -224,7 +224,7 @@ class TestVerdict:
         ("known", "short"),
         [
             ({"breakers": [holding(OPEN, 9, 0, 0, 0, 0, 0, 0, 0, 0, high=9)]}, "No: none added for 7 min"),
-            ({"breakers": [holding(OPEN, 9, 9, 9, high=27)], "dying": 0.0}, "Yes: 11 more held a minute"),
+            ({"breakers": [holding(OPEN, 9, 9, 9, high=27)], "dying": 0.0}, "Yes: 11 newly held a minute"),
             ({"breakers": [OPEN]}, "Not known"),
             (
                 {"breakers": [OPEN], "groups": [letters(3, 9, 30, 40, error_kind="unknown",
@@ -262,7 +262,7 @@ class TestVerdict:
             o = replace(seen(breakers=[breaker], groups=[behind]), next_replays=Part(due, NOW))
             return verdict_of(o).worst.answers[3].more
 
-        held = "held messages run within 45 s of its closing"
+        held = "held messages start within 45 s of its closing"
         assert follows({"payments-api": slot}) == (
             f"{held}; the next automatic replay is due at 02:00 UTC on 2026-11-25, and is postponed while it is open"
         )
@@ -311,7 +311,7 @@ class TestVerdict:
             "payments-api is forced open by user:olga, until a user resets it. 8 payment.capture messages are held."
         )
         assert [answer.short for answer in found.answers[:4]] == [
-            "02:41:00, 32 min", "8 messages held", "Yes: 5.3 more held a minute", "Nothing",
+            "02:41:00, 32 min", "8 messages held", "Yes: 5.3 newly held a minute", "Nothing",
         ]  # fmt: skip
 
     def test_without_redis_nothing_else_is_guessed(self) -> None:

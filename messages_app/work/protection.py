@@ -14,6 +14,7 @@ from breaker_app import services as breakers
 from breaker_app.breaker import Outcome, Permit, State
 from breaker_app.conf import announce, breaker_for
 from breaker_app.errors import StoreUnavailable
+from breaker_app.held import MAX_TRIAL_WAIT_MS
 from breaker_app.policy import WhenOpen
 from dlq_app.domain.replay_batch import BreakerSeen
 from messages_app import conf, registry
@@ -27,9 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Minimum wait of a rejected message, and maximum while the breaker is half open.
+#: Minimum wait of a rejected message.
 MIN_WAIT_MS = 1_000
-MAX_TRIAL_WAIT_MS = 30_000
 #: Wait of a message that is rejected by the limit on slow calls; up to twice as much with jitter.
 CROWDED_WAIT_MS = 2_000
 
