@@ -82,6 +82,26 @@ def questions(database: Any) -> Iterator[tuple[str, str]]:
     lists += [(f"sort {sort}", {"sort": sort}) for sort in ("createdAt", "messageId", "-status", "errorType", "type")]
     lists += [("one source, sort createdAt", {"source": "crm", "sort": "createdAt"})]
     yield from ((f"list: {name}", f"/api/dlq?{urlencode(query, doseq=True)}") for name, query in lists)
+    customer = next(one for one in some["facets"] if one.startswith("customerId="))
+    open_ = ["dlq_pending", "dlq_processing", "dlq_failed", "dlq_manual"]
+    facets: list[tuple[str, dict[str, Any]]] = [
+        ("of open letters", {"status": open_}),
+        ("of all letters", {}),
+        ("of a group", {"fingerprint": some["fingerprint"], "status": open_}),
+        ("of a type, few open", {"type": "search.index", "status": "dlq_pending"}),
+        ("of a common word", {"search": "answer"}),
+        ("type, source, client, version", {"by": ["type", "source", "client", "codeVersion"]}),
+    ]
+    yield from ((f"facets: {name}", f"/api/dlq/facets?{urlencode(query, doseq=True)}") for name, query in facets)
+    filters: list[tuple[str, dict[str, Any]]] = [
+        ("facet, many", {"facet": "customerId=c-0"}),
+        ("facet, few", {"facet": customer}),
+        ("facet, one", {"facet": some["facets"][1]}),
+        ("facet and status", {"facet": "customerId=c-0", "status": "dlq_manual"}),
+        ("two facets", {"facet": ["customerId=c-0", some["facets"][1]]}),
+        ("client", {"client": "key:shop"}),
+    ]
+    yield from ((f"list: {name}", f"/api/dlq?{urlencode(query, doseq=True)}") for name, query in filters)
     yield "one letter", f"/api/dlq/{some['_id']}"
     yield "stats", "/api/dlq/stats"
     yield "groups", "/api/dlq/groups"

@@ -12,9 +12,8 @@ from pymongo import ReturnDocument, UpdateMany, UpdateOne
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError
 
-from dlq_app import conf
 from dlq_app.domain.errors import StoreUnavailable
-from dlq_app.domain.facets import MAX_ALL
+from dlq_app.domain.facets import MAX_ALL, in_force
 from dlq_app.domain.letter import KEPT_REPLAYS, Claimed, DeadLetter
 from dlq_app.domain.letter_values import safe_text
 from dlq_app.domain.states import Status, Verb, froms, is_allowed
@@ -424,7 +423,7 @@ def _of_claim(letter: DeadLetter, order: ClaimOrder, by: str, why: str) -> Docum
         }
         given["versions"] = [entry]
         edited = (order.edited or "").encode("utf-8", "backslashreplace")
-        given["facets"] = conf.facet_policy().of(edited, letter.type)
+        given["facets"] = in_force().of(edited, letter.type)
     return given
 
 

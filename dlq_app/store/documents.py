@@ -11,7 +11,7 @@ from typing import Any
 from bson import ObjectId
 from bson.binary import Binary
 
-from dlq_app import conf
+from dlq_app.domain.facets import in_force
 from dlq_app.domain.fingerprint import fingerprint
 from dlq_app.domain.letter import KEPT_ATTEMPTS, DeadLetter, Death
 from dlq_app.domain.letter_fields import STORED
@@ -130,7 +130,7 @@ def message_fields(death: Death) -> Document:
         },
         "queuedAt": death.queued_at,
         "acctDay": death.acct_day,
-        "facets": conf.facet_policy().of(death.body, death.type),
+        "facets": in_force().of(death.body, death.type),
         "traceparent": death.traceparent,
     }
 

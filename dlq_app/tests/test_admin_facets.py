@@ -91,7 +91,9 @@ def test_a_masked_value_is_not_in_the_address(viewer: Client, settings: Any) -> 
     assert "ann" not in viewer.get(LIST, {"q": "customerId=ann@example.org"})["Location"]
 
 
-def test_the_list_has_columns(viewer: Client) -> None:
+def test_the_list_has_columns(viewer: Client, settings: Any) -> None:
+    rule = {"paths": ["payload.customerId"], "label": "Customer", "column": True}
+    settings.FACETS_POLICY = {"facets": {"customerId": rule}}
     died("m-1", [1, 2, 3, 4])
     html = page(viewer, LIST)
     assert "<span>Customer</span>" in html
