@@ -14,13 +14,14 @@ from wire.errors import PolicyError
 
 @register
 def policies(**_: Any) -> Iterable[CheckMessage]:
-    """``dlq_app.E001`` to ``E004``: the files replay, masking, objectives and facets."""
+    """``dlq_app.E001`` to ``E005``: the files replay, masking, objectives, facets, owners."""
     replay = list(_built(conf.replay_policy, "dlq_app.E001", "replay"))
     yield from replay
     masking = list(_built(conf.masking_policy, "dlq_app.E002", "masking"))
     yield from masking
     if not masking:
         yield from _built(conf.checked_facets, "dlq_app.E004", "facets")
+    yield from _built(conf.owner_policy, "dlq_app.E005", "owners")
     if not replay:  # else its mistake would be reported a second time
         yield from _built(conf.letters_objective, "dlq_app.E003", "objectives")
 

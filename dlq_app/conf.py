@@ -15,6 +15,7 @@ from dlq_app.domain import facets
 from dlq_app.domain.facets import FacetPolicy
 from dlq_app.domain.masking import MaskingPolicy, mask_text
 from dlq_app.domain.objectives import LettersObjective
+from dlq_app.domain.owners import OwnerPolicy
 from dlq_app.domain.ports import IntakePort
 from dlq_app.domain.replay_policy import ReplayPolicy
 
@@ -55,6 +56,12 @@ def checked_facets(key: bytes = b"") -> FacetPolicy:
 facets.provide(lambda: facet_policy())
 
 
+@cache
+def owner_policy() -> OwnerPolicy:
+    """The policy of ``owners.toml``; raises ``PolicyError`` when it is not valid."""
+    return OwnerPolicy.parse(settings.OWNERS_POLICY)
+
+
 def mask_shown(text: str) -> str:
     """``text`` with secrets hidden."""
     return mask_text(text, masking_policy())
@@ -75,6 +82,8 @@ def _forget(*, setting: str, **_: Any) -> None:
         replay_policy.cache_clear()
     if setting in ("REPLAY_POLICY", "TIME_ZONE", "OBJECTIVES_POLICY"):
         letters_objective.cache_clear()
+    if setting == "OWNERS_POLICY":
+        owner_policy.cache_clear()
     if setting in ("FACETS_POLICY", "FACETS_KEY", "SECRET_KEY", "MASKING_POLICY"):
         facet_policy.cache_clear()
     if setting == "MASKING_POLICY":

@@ -17,6 +17,7 @@ from dlq_app.domain.letter_fields import LetterField, Shown
 from dlq_app.domain.letter_values import plain
 from dlq_app.domain.limits import MAX_NOTE, MAX_NUMBER, MAX_REASON
 from dlq_app.domain.masking import MaskingPolicy, mask, mask_json, mask_text
+from dlq_app.domain.owners import MAX_OWNER, MAX_URL, link, owner_name
 from dlq_app.domain.states import Status
 from dlq_app.domain.versions import masked_diff
 from dlq_app.rest.requests import Verbatim
@@ -399,6 +400,16 @@ GROUP = Shape(
         lambda group, _: {"succeeded": group.replays_succeeded, "failed": group.replays_failed},
     ),
     Field("said", nullable(_SAID), "The last change of its state by a user."),
+    Field(
+        "owner",
+        Shape(
+            "GroupOwner",
+            Field("name", TEXT, "Empty without an owner."),
+            Field("runbook", TEXT),
+            Field("ticket", TEXT),
+            Field("by", TEXT, "Who set it by hand; empty for a rule of `owners.toml`."),
+        ),
+    ),
     Field("note", nullable(Shape("GroupNote", Field("text", MASKED_TEXT), Field("by", TEXT), Field("at", INSTANT)))),
     Field("asOf", INSTANT),
     Field(
@@ -433,6 +444,11 @@ GROUP_LIST = Shape(
             Field("totalIsCapped", BOOLEAN, "True: there are more than the 2000 that are considered."),
             Field("nextCursor", nullable(TEXT), "Null on the last page."),
         ),
+    ),
+    Field(
+        "owners",
+        mapping(COUNT),
+        "How many groups match the other filters for each owner; `none`: without one.",
     ),
     Field(
         "states", mapping(COUNT), "How many groups match the filters in each state, whatever `state` is in the request."
@@ -473,6 +489,12 @@ REPLAY_IN = Shape(
         "once, in a process without other messages.",
     ),
     optional("payload", kind({}, read=_read_payload), "Runs instead of the original, which is kept unchanged."),
+)
+OWNER_IN = Shape(
+    "GroupOwnerIn",
+    optional("name", kind({"type": "string", "maxLength": MAX_OWNER}, read=owner_name)),
+    optional("runbook", kind({"type": "string", "maxLength": MAX_URL}, read=link), "An address of http or https."),
+    optional("ticket", kind({"type": "string", "maxLength": MAX_URL}, read=link), "An address of http or https."),
 )
 IGNORE_IN = Shape(
     "IgnoreIn",

@@ -24,6 +24,7 @@ _FILTERS = [
     *(parameter for parameter in openapi.FILTERS if parameter.name in groups.FILTERS and parameter.name != "search"),
     openapi.query("search", "Words of the error text."),
     openapi.query("state", "Repeat it for several states.", many=True, enum=[state.value for state in GroupState]),
+    openapi.query("owner", "Name of an owner, or `none`. Repeat it for several.", many=True),
     openapi.query("sort", "Default: most open letters first.", enum=list(groups.SORTS)),
     OpenApiParameter("limit", {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}),
     OpenApiParameter(
@@ -52,7 +53,12 @@ class GroupsView(APIView):
     def get(self, request: Request) -> Response:
         query = groups.GroupQuery.parse(dict(request.query_params.lists()))
         found = groups.page(
-            query.criteria, states=query.states, sort=query.sort, limit=query.limit, cursor=query.cursor
+            query.criteria,
+            states=query.states,
+            owners=query.owners,
+            sort=query.sort,
+            limit=query.limit,
+            cursor=query.cursor,
         )
         answer = {
             "data": found.groups,
@@ -62,6 +68,7 @@ class GroupsView(APIView):
                 "totalIsCapped": found.is_capped,
                 "nextCursor": found.next_cursor,
             },
+            "owners": found.owners,
             "states": {state.value: count for state, count in found.states.items()},
             "asOf": found.as_of,
         }
@@ -176,6 +183,28 @@ class NoteGroupView(APIView):
         fields = contract.NOTE_IN.read(request.data)
         group = groups.set_note(fingerprint, actor=actor(request), **fields)
         audit.log_group(request, group.fingerprint, group.title, "note", fields["text"])
+        return _whole(group)
+
+
+class OwnerGroupView(APIView):
+    required_scopes: ClassVar = {"POST": "replay"}
+
+    @extend_schema(
+        operation_id="setDeadLetterGroupOwner",
+        tags=["Groups"],
+        summary="Set the owner of a group",
+        description="Replaces what users set before. Fields that are empty or missing come from `owners.toml`.",
+        request=contract.OWNER_IN,
+        responses={
+            200: contract.GROUP_OUT,
+            **problems(s400="`invalid_request`", s404=_NOT_FOUND, s503=openapi.AWAY),
+        },
+    )
+    def post(self, request: Request, fingerprint: str) -> Response:
+        requests.refuse_parameters(request.query_params)
+        fields = contract.OWNER_IN.read(request.data)
+        group = groups.set_owner(fingerprint, actor=actor(request), **fields)
+        audit.log_group(request, group.fingerprint, group.title, "owner", fields.get("name", ""))
         return _whole(group)
 
 

@@ -15,6 +15,7 @@ urlpatterns = [
     path("api/dlq/groups/<str:fingerprint>/resolve", groups.ResolveGroupView.as_view(), name="group-resolve"),
     path("api/dlq/groups/<str:fingerprint>/ignore", groups.IgnoreGroupView.as_view(), name="group-ignore"),
     path("api/dlq/groups/<str:fingerprint>/reopen", groups.ReopenGroupView.as_view(), name="group-reopen"),
+    path("api/dlq/groups/<str:fingerprint>/owner", groups.OwnerGroupView.as_view(), name="group-owner"),
     path("api/dlq/groups/<str:fingerprint>/note", groups.NoteGroupView.as_view(), name="group-note"),
     path("api/dlq/export", transfer.ExportView.as_view(), name="dead-letter-export"),
     path("api/dlq/import", transfer.ImportView.as_view(), name="dead-letter-import"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +18,7 @@ from dlq_app.domain.criteria import LetterCriteria
 from dlq_app.domain.errors import CriteriaInvalid, GroupNotFound
 from dlq_app.domain.filters import FILTERS as LETTER_FILTERS
 from dlq_app.domain.group_states import OPEN_STATES, GroupFigures, GroupState, Said, state_of
+from dlq_app.domain.owners import MAX_OWNER, NONE, Owner, merged
 from dlq_app.domain.paging import DEFAULT_LIMIT, MAX_LIMIT
 from dlq_app.domain.search_terms import error_words, words
 from dlq_app.services import figures
@@ -25,12 +26,12 @@ from dlq_app.store import repository
 from dlq_app.store.figures import figures as figures_store
 from dlq_app.store.groups import GroupDescription, Note, groups
 from wire import cursor as cursors
-from wire.fields import digits, field_error, one_of, single, summary, unknown_field
+from wire.fields import digits, field_error, one_of, single, summary, text, unknown_field
 
 #: Filters of letters that also apply to groups; ``from`` and ``to`` refer to the last failure of the group.
 FILTERS = tuple(one.name for one in LETTER_FILTERS.values() if one.of_group or not one.is_repeated)
 #: Parameters of ``GroupQuery.parse``.
-PARAMETERS = (*FILTERS, "state", "sort", "limit", "cursor")
+PARAMETERS = (*FILTERS, "state", "owner", "sort", "limit", "cursor")
 _FINGERPRINT = re.compile(r"[0-9a-f]{16}\Z")
 #: The exception's name before the text, as in ``KeyError: x``, and words of at least three letters.
 _ERROR_NAME = re.compile(r"\A\s*[\w.]+:")
@@ -67,6 +68,8 @@ class Group(GroupFigures):
     state: GroupState
     said: Said | None
     note: Note | None
+    #: By hand, else by rule; may be empty.
+    owner: Owner = field(default_factory=Owner)
     #: ``{at, who, what, why}``, oldest first.
     history: Sequence[Mapping[str, Any]]
     as_of: datetime
@@ -117,6 +120,8 @@ class GroupPage:
     is_capped: bool
     #: Number of groups that match the filters in each state, independent of the requested states.
     states: Mapping[GroupState, int]
+    #: Number of groups of each owner, independent of the requested states and owners; ``none`` for those without.
+    owners: Mapping[str, int]
     as_of: datetime
 
 
@@ -139,6 +144,8 @@ class GroupQuery:
 
     criteria: LetterCriteria = LetterCriteria()  # noqa: RUF009 - frozen
     states: tuple[GroupState, ...] = ()
+    #: Names of owners, or ``none``; empty: any.
+    owners: tuple[str, ...] = ()
     sort: str = DEFAULT_SORT
     limit: int = DEFAULT_LIMIT
     cursor: str | None = None
@@ -169,6 +176,10 @@ class GroupQuery:
             found["states"] = tuple(GroupState(state) for state in wanted)
         else:
             errors.append(field_error("state", "must be one of " + ", ".join(GroupState)))
+        try:
+            found["owners"] = tuple(dict.fromkeys(map(text(MAX_OWNER, empty=False), params.get("owner", ()))))
+        except ValueError as error:
+            errors.append(field_error("owner", str(error)))
         cursor = found.get("cursor")
         if cursor and not errors:
             sort = _decoded(cursor)[0]
@@ -183,6 +194,7 @@ def page(
     criteria: LetterCriteria = LetterCriteria(),  # noqa: B008 - frozen
     *,
     states: Sequence[GroupState] = (),
+    owners: Sequence[str] = (),
     sort: str = DEFAULT_SORT,
     limit: int = DEFAULT_LIMIT,
     cursor: str | None = None,
@@ -193,6 +205,9 @@ def page(
     """
     every, as_of, is_capped = _all()
     fitting = [group for group in every if _matches(group, criteria)]
+    by_owner = Counter(group.owner.name or NONE for group in fitting)
+    if owners:
+        fitting = [group for group in fitting if (group.owner.name or NONE) in owners]
     by_state = Counter(group.state for group in fitting)
     if states:
         fitting = [group for group in fitting if group.state in states]
@@ -211,6 +226,7 @@ def page(
         total=total,
         is_capped=is_capped,
         states={state: by_state[state] for state in GroupState},
+        owners=by_owner,
         as_of=as_of,
     )
 
@@ -274,6 +290,25 @@ def set_note(fingerprint: str, *, actor: str, text: str) -> Group:
     return get(fingerprint)
 
 
+def owner_by_hand(fingerprint: str) -> Owner | None:
+    """What users set as the owner of a group."""
+    described = groups().described([fingerprint]).get(fingerprint)
+    return described.owner if described else None
+
+
+def owner_of(fingerprint: str, error_type: str, message_type: str) -> Owner:
+    """The owner of a letter: of its group if a user set it, else by rule."""
+    return merged(owner_by_hand(fingerprint), conf.owner_policy().of(fingerprint, error_type, [message_type]))
+
+
+def set_owner(fingerprint: str, *, actor: str, name: str = "", runbook: str = "", ticket: str = "") -> Group:
+    """Set the owner and the links of a group; empty ones come from ``owners.toml``. Raises ``GroupNotFound``."""
+    get(fingerprint)
+    owner = Owner(name=name, runbook=runbook, ticket=ticket, by=actor)
+    groups().set_owner(fingerprint, owner, at=repository.letters().server_now())
+    return get(fingerprint)
+
+
 def _all() -> tuple[list[Group], datetime, bool]:
     """Every group of the snapshot."""
     snapshot = figures.snapshot()
@@ -316,6 +351,10 @@ def _group(
         state=state_of(said, counted, now, hours_from=hours_from, deaths_since=deaths),
         said=said,
         note=described.note,
+        owner=merged(
+            described.owner,
+            conf.owner_policy().of(counted.fingerprint, counted.error_type, [name for name, _ in counted.types]),
+        ),
         history=tuple(described.history),
         as_of=as_of,
     )

@@ -13,6 +13,7 @@ from pymongo.collection import Collection
 from dlq_app.domain.fingerprint import culprit, fingerprint
 from dlq_app.domain.group_states import GroupState, Said
 from dlq_app.domain.letter_values import safe_text
+from dlq_app.domain.owners import Owner
 from dlq_app.store.mongo import LETTERS, Document, database, translated
 
 GROUPS = "dlq_groups"
@@ -48,6 +49,8 @@ class GroupDescription:
     first_seen: datetime | None = None
     said: Said | None = None
     note: Note | None = None
+    #: Set by hand.
+    owner: Owner | None = None
     #: ``{at, who, what, why}``, oldest first.
     history: Sequence[dict[str, Any]] = ()
 
@@ -100,6 +103,13 @@ class Groups:
         by, note = safe_text(by, 200), safe_text(note, 4000)
         change: Document = {"$set": {"note": {"text": note, "by": by, "at": at}}}
         return self._update(name, change, _entry(at, by, "note", note))
+
+    def set_owner(self, name: str, owner: Owner, *, at: datetime) -> GroupDescription:
+        """Replace the owner and the links that users set. Empty ones leave the rules of the policy."""
+        stored = {"name": owner.name, "runbook": owner.runbook, "ticket": owner.ticket, "by": owner.by, "at": at}
+        what = ", ".join(part for part in (owner.name, owner.runbook, owner.ticket) if part)
+        change: Document = {"$set": {"owner": stored}} if owner else {"$unset": {"owner": ""}}
+        return self._update(name, change, _entry(at, safe_text(owner.by, 200), "owner", what or "by rule"))
 
     def end_ignoring(self, name: str, said: Said, why: str, at: datetime) -> None:
         """Store why ignoring ended, unless a user has changed the state since."""
@@ -180,8 +190,16 @@ def _described(document: Document) -> GroupDescription:
         note=Note(text=_text(note.get("text")), by=_text(note.get("by")), at=at)
         if isinstance(note, dict) and (at := _instant(note.get("at")))
         else None,
+        owner=_owner(document.get("owner")),
         history=[entry for entry in history if isinstance(entry, dict)] if isinstance(history, list) else [],
     )
+
+
+def _owner(value: object) -> Owner | None:
+    if not isinstance(value, dict):
+        return None
+    texts = {name: _text(value.get(name)) for name in ("name", "runbook", "ticket", "by")}
+    return Owner(**texts, at=_instant(value.get("at")))
 
 
 def _said(value: object) -> Said | None:

@@ -63,6 +63,7 @@ CONSOLE_ROLES: dict[str, tuple[str, str]] = {
     "dlq_app_lettergroup_changelist": ("viewer", NONE),
     "dlq_app_lettergroup_live": ("viewer", NONE),
     "dlq_app_lettergroup_note": (NONE, "operator"),
+    "dlq_app_lettergroup_owner": (NONE, "operator"),
     "dlq_app_lettergroup_resolve": ("operator", "operator"),
     "dlq_app_lettergroup_ignore": ("operator", "operator"),
     "dlq_app_lettergroup_reopen": ("operator", "operator"),

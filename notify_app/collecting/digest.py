@@ -29,8 +29,8 @@ def key_of(day: date) -> str:
 
 
 def owner_of(letter: DeadLetter) -> str:
-    """Who looks after the letter. Letters and groups have no owner yet."""
-    return NO_OWNER
+    """Who looks after the letter: as set for its group, else by ``owners.toml``."""
+    return groups.owner_of(letter.fingerprint, letter.error_type, letter.type).name or NO_OWNER
 
 
 def build(day: date, now: datetime) -> Event:
@@ -45,14 +45,17 @@ def build(day: date, now: datetime) -> Event:
         f"Last 24 hours: {counted(arrived, 'new dead letter')}, {resolved:,} resolved. "
         f"Open now: {snapshot.open:,}, in {counted(sum(1 for group in snapshot.groups if group.open), 'group')}.",
         f"New groups: {len(fresh):,}" if fresh else "No new groups.",
-        *(f"- {group.open:,} open: {shown(group.telling_title)}" for group in fresh[:_GROUPS]),
+        *(
+            f"- {group.open:,} open: {shown(group.telling_title)}, {shown(group.owner.name) or NO_OWNER}"
+            for group in fresh[:_GROUPS]
+        ),
     ]
     if oldest:
         lines.append("Oldest open letters:")
     for letter in oldest:
         age = took((now - letter.created_at).total_seconds())
         source = f" from {name}" if (name := shown(str(letter.metadata.get("source") or ""))) else ""
-        lines.append(f"- {age}: {shown(letter.message_id)}, {shown(letter.type)}{source}, {owner_of(letter)}")
+        lines.append(f"- {age}: {shown(letter.message_id)}, {shown(letter.type)}{source}, {shown(owner_of(letter))}")
     return Event(
         kind=Kind.DIGEST,
         severity=Severity.INFO,
@@ -71,7 +74,7 @@ def build(day: date, now: datetime) -> Event:
                     "messageId": shown(letter.message_id),
                     "type": shown(letter.type),
                     "createdAt": iso(letter.created_at),
-                    "owner": None,
+                    "owner": None if owner_of(letter) == NO_OWNER else owner_of(letter),
                 }
                 for letter in oldest
             ],

@@ -35,8 +35,9 @@ from dlq_app.domain.filters import FILTERS
 from dlq_app.domain.group_states import OPEN_STATES, GroupState
 from dlq_app.domain.limits import MAX_NOTE, MAX_NUMBER, MAX_REASON
 from dlq_app.domain.masking import mask_text
+from dlq_app.domain.owners import NONE
 from dlq_app.models import LetterGroup
-from dlq_app.rest.contract import IGNORE_IN, NOTE_IN
+from dlq_app.rest.contract import IGNORE_IN, NOTE_IN, OWNER_IN
 from dlq_app.services import groups
 from dlq_app.services.groups import Group, GroupPage, GroupQuery
 from dlq_app.store import repository
@@ -60,11 +61,13 @@ _SORTS = {
     "-lastSeen": "Latest",
     "firstSeen": "Oldest",
 }
-_LABELS = {**{name: FILTERS[name].label for name in groups.FILTERS}, "age": "Failed"}
+_LABELS = {**{name: FILTERS[name].label for name in groups.FILTERS}, "owner": "Owner", "age": "Failed"}
 #: Decision → its name in the audit log, the same as over REST.
 _DECISIONS = {"resolve": "resolve group", "ignore": "ignore group", "reopen": "reopen group"}
 _STATES = {"resolve": GroupState.RESOLVED, "ignore": GroupState.IGNORED, "reopen": None}
 _DONE = {"resolve": "resolved", "ignore": "ignored", "reopen": "open again"}
+#: Owners that the filter offers.
+_OWNERS = 30
 _ENDS = ("until", "untilPerHour", "untilCount")
 
 
@@ -170,7 +173,12 @@ class LetterGroupAdmin(ReadOnlyAdmin):
         query = asked.query
         try:
             found = groups.page(
-                query.criteria, states=query.states, sort=query.sort, limit=query.limit, cursor=query.cursor
+                query.criteria,
+                states=query.states,
+                owners=query.owners,
+                sort=query.sort,
+                limit=query.limit,
+                cursor=query.cursor,
             )
         except (StoreUnavailable, QueryTooSlow) as error:
             return self._unavailable(request, error)
@@ -210,6 +218,7 @@ class LetterGroupAdmin(ReadOnlyAdmin):
             "search": asked.query.criteria.search,
             "kept": [(n, v) for n, values in asked.params.items() if n not in ("search", "cursor") for v in values],
             "kinds": self._choices(asked, "errorKind", FILTERS["errorKind"].options),
+            "owners": self._owners(asked, found.owners),
             "ages": self._choices(asked, "age", tuple(AgeFilter.AGES)),
             "has_wrong_address": "e" in request.GET,
         }
@@ -224,6 +233,21 @@ class LetterGroupAdmin(ReadOnlyAdmin):
              AgeFilter.AGES[value][2] if name == "age" else value.capitalize(), value in chosen)
             for value in values
         ]  # fmt: skip
+
+    @staticmethod
+    def _owners(asked: Asked, counts: Mapping[str, int]) -> list[tuple[str, str, int, bool]]:
+        """Address, name, number of groups, and whether it is selected, for each owner; most groups first."""
+        chosen = asked.params.get("owner", [])
+        names = sorted({*counts, *chosen}, key=lambda name: (-counts.get(name, 0), name))[:_OWNERS]
+        return [
+            (
+                asked.address(owner=None if name in chosen else name),
+                "no owner" if name == NONE else name,
+                counts.get(name, 0),
+                name in chosen,
+            )
+            for name in names
+        ]
 
     # --- one group ---
 
@@ -344,6 +368,26 @@ class LetterGroupAdmin(ReadOnlyAdmin):
 
         return self._with(request, object_id, answer)
 
+    @method_decorator(csrf_protect)
+    @method_decorator(require_POST)
+    def owner_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Set the group's owner and links; empty ones come from the policy."""
+        permissions.require(request, permissions.REPLAY)
+
+        def answer(group: Group) -> HttpResponse:
+            typed = {name: request.POST.get(name, "").strip() for name in OWNER_IN.names}
+            try:
+                given = OWNER_IN.read(typed)
+            except Invalid as error:
+                wrong = {entry["field"]: f"It {entry['message']}." for entry in error.errors}
+                return self._page(request, group, 400, owner_typed=typed, owner_errors=wrong)
+            owned = groups.set_owner(group.fingerprint, actor=permissions.actor(request), **given)
+            self._record(request, owned, "owner", typed["name"])
+            messages.success(request, "Owner saved." if any(typed.values()) else "Owner removed: the rules apply.")
+            return self._back(group, "#owner")
+
+        return self._with(request, object_id, answer)
+
     # --- other URLs ---
 
     def get_urls(self) -> list[URLPattern]:
@@ -353,6 +397,7 @@ class LetterGroupAdmin(ReadOnlyAdmin):
         name = "dlq_app_lettergroup_{}".format
         own = [
             path("<slug:object_id>/live/", view(self.live_view), name=name("live")),
+            path("<slug:object_id>/owner/", view(self.owner_view), name=name("owner")),
             path("<slug:object_id>/note/", view(self.note_view), name=name("note")),
         ]
         own += [

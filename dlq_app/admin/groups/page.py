@@ -35,9 +35,11 @@ from dlq_app.domain.errors import DeadLetterError
 from dlq_app.domain.group_states import OPEN_STATES, GroupState, Said
 from dlq_app.domain.letter import DeadLetter
 from dlq_app.domain.masking import MaskingPolicy, mask_text
+from dlq_app.domain.owners import Owner
 from dlq_app.domain.paging import PageRequest
 from dlq_app.domain.standing import person
 from dlq_app.services import batches
+from dlq_app.services import groups as groups_service
 from dlq_app.services.groups import Group
 from dlq_app.store import repository
 from wire.instants import iso
@@ -70,6 +72,7 @@ _EVENTS = {
     "ignored": "Ignored",
     "reopened": "Reopened",
     "note": "Note",
+    "owner": "Owner",
     "ignoring ended": "Ignoring ended automatically",
 }
 _ENDED = {
@@ -128,6 +131,7 @@ class Card:
     #: Up to three message types with their counts.
     types: tuple[tuple[str, int], ...]
     more_types: int
+    owner: Owner
     note: str
     note_by: str
     count: int
@@ -162,6 +166,7 @@ def card(group: Group, locked: str, around: Around, masking: MaskingPolicy) -> C
         frame=group.frame,
         types=group.types[:3],
         more_types=max(0, len(group.types) - 3),
+        owner=group.owner,
         note=mask_text(group.note.text, masking)[:_MAX_TEXT] if group.note else "",
         note_by=who(group.note.by) if group.note else "",
         count=group.count,
@@ -248,6 +253,9 @@ def whole(request: HttpRequest, group: Group, now: datetime) -> dict[str, Any]:
         "note_by": who(group.note.by) if group.note else "",
         "note_at": group.note.at if group.note else None,
         "why_not_note": permissions.denial_reason(request, permissions.REPLAY),
+        "owner": group.owner,
+        # What users set, not what rules add to it.
+        "owner_typed": groups_service.owner_by_hand(group.fingerprint) or Owner(),
         "sample": mask_text(group.sample, masking),
         "commands": equivalent_commands(group, request.build_absolute_uri("/").rstrip("/")),
     }
