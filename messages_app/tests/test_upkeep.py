@@ -18,10 +18,11 @@ from messages_app.domain.errors import StoreUnavailable
 from messages_app.domain.records import Completed, Failed, State
 from messages_app.store import presence
 from messages_app.store.ledger import Ledger
+from messages_app.store.ledger_server import Terms
 from messages_app.tests.handling import an_acceptance, reaches
 from messages_app.work.draining import drain
 from messages_app.work.ended import death_of
-from messages_app.work.upkeep import Loop, Upkeep
+from messages_app.work.upkeep import EXPIRED, Loop, Upkeep
 from processes.steps import STUCK_S, add_time, progressed, step
 
 pytestmark = pytest.mark.redis
@@ -97,6 +98,31 @@ def test_a_retry_is_moved_when_it_is_due_and_not_before(
     moved_at = redis_client.zscore("dlq:waiting:normal", "m1")
     assert moved_at is not None
     assert moved_at - failed_at >= 400
+
+
+def test_payloads_of_done_messages_are_deleted_when_due_however_many(redis_client: redis.Redis) -> None:
+    count = 2 * EXPIRED + 10
+    kept, book = Ledger(redis_client), Ledger(redis_client, terms=Terms(body_ttl_ms=0))
+    kept.accept(an_acceptance(message_id="kept"))
+    (claimed,) = kept.claim(token="kept", limit=1, owner="w-1", holding=0).records
+    kept.flush([Completed(message_id="kept", fence=claimed.fence, result="", ran="1 2")])
+    redis_client.rename("dlq:ended", "dlq:later")
+    book.accept_many([an_acceptance(message_id=f"m{number}") for number in range(count)])
+    claimed_many = book.claim(token="t", limit=count, owner="w-1", holding=0).records
+    book.flush([Completed(message_id=one.message_id, fence=one.fence, result="", ran="1 2") for one in claimed_many])
+    redis_client.rpush("dlq:ended", *redis_client.lrange("dlq:later", 0, -1))
+
+    upkeep = Upkeep(book, name="w-1", role="worker", details=dict, record_outcomes=Letters())
+    upkeep.start()
+    try:
+        eventually(lambda: redis_client.llen("dlq:ended") == 1, what="only the payload that is not due")
+    finally:
+        upkeep.stop()
+
+    assert {record.body for record in book.get_many([f"m{number}" for number in range(count)]) if record} == {None}
+    assert book.get_many(["m0", "kept"])[1] == kept.get("kept")
+    assert redis_client.exists("dlq:body:kept", "dlq:story:kept") == 2
+    assert redis_client.ttl("dlq:msg:m0") > 86_000
 
 
 def test_a_death_is_carried_over_with_everything_that_was_known(book: Ledger, letters: Letters) -> None:
