@@ -13,7 +13,7 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.http import urlencode
 
-from breaker_app import page, services
+from breaker_app import conf, page, services
 from breaker_app.errors import BreakerNotFound, InvalidRequest
 from breaker_app.held import NONE
 from breaker_app.models import Breaker
@@ -53,6 +53,7 @@ class BreakerAdmin(ReadOnlyAdmin):
             **self.context(request, "Breakers"),
             **board,
             "etag": _etag(board),
+            "policy_file": conf.file(),
             "may_order": permissions.can(request, permissions.ADMIN),
             "most": MAX_REASON,
             "origin": f"{request.scheme}://{request.get_host()}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, tzinfo
+from pathlib import Path
 
 import pytest
 from django.http import HttpResponse
@@ -18,6 +19,7 @@ from breaker_app import page as page_values
 from breaker_app.errors import StoreUnavailable
 from breaker_app.states import Outcome, State, Transition, Why
 from breaker_app.store import RedisBreakerStore
+from dlqsite.policy_files import PolicyFiles
 from dlqsite.tests.people import audited, member, signed_in
 
 pytestmark = [pytest.mark.redis, pytest.mark.mongo, pytest.mark.django_db]
@@ -46,6 +48,14 @@ def give(role: str, order: str, reason: str = "the gateway is back", name: str =
     url = reverse("admin:breaker_app_breaker_order", args=[name])
     status: int = signed_in(member(role)).post(url, {"do": order, "reason": reason}).status_code
     return status
+
+
+def test_the_page_names_the_policy_file_that_is_used(settings: Settings, tmp_path: Path) -> None:
+    assert "<code>dlqsite/policies/breaker.toml</code>" in page()
+
+    (tmp_path / "breaker.toml").touch()
+    settings.POLICIES = PolicyFiles(str(tmp_path))
+    assert f"<code>{tmp_path}/breaker.toml</code>" in page("operator")
 
 
 def test_the_worst_breaker_comes_first_and_tells_its_story() -> None:
