@@ -273,7 +273,7 @@ def test_the_confirmation_remembers_the_last_batches_of_the_same_letters(rig: Ri
     safe = html[html.index("Is it safe now?") : html.index("Sample</h2>")]
     assert "The canary failed: 2 of 2 failed" in safe
     assert f"{LIST}{first.id}/change/" in safe
-    assert re.search(r"Errors: <bdi>TIMEOUT_ERROR \(2\)\. TIMEOUT_ERROR: payments-api did not answer", safe)
+    assert re.search(r"Errors: <bdi>TIMEOUT_ERROR \(2\): payments-api did not answer", safe)
     assert fingerprint not in safe.replace(f"fingerprint={fingerprint}", "")
     other = text(operator.get(f"{ADD}?errorType=VALIDATION_ERROR"))
     assert "The canary failed" not in other

@@ -182,7 +182,7 @@ def test_the_confirmation_of_a_batch_asks_for_a_tick_and_shows_the_new_number(ri
 
     page = operator.get(url).content.decode()
     assert "Include letters with WORKER_LOST (2)" in page
-    assert "Tick the box to include them." in page
+    assert "Check their box and show what the settings do." in page
 
     shown = operator.post(url, {**fields, "poison": "on", "step": "look", "seen": "0"}).content.decode()
     assert "Replay 2 dead letters" in shown

@@ -175,7 +175,7 @@ class ReplayBatchAdmin(ReadOnlyAdmin):
         if not permissions.can(request, permissions.REPLAY):
             return permissions.denial_reason(request, permissions.REPLAY)
         if not count and poison:
-            return "Only letters with WORKER_LOST match. Tick the box to include them."
+            return "Only letters with WORKER_LOST match. Check their box and show what the settings do."
         if not count:
             return "None of these letters can be replayed."
         return (

@@ -131,6 +131,7 @@ def live(request: HttpRequest, batch: ReplayBatch, now: datetime) -> dict[str, A
         "acts": _acts(request, batch, waiting),
         "again_url": _again_url(batch),
         "say": _say(batch, waiting),
+        "requested_by": person(batch.requested_by),
     }
 
 
@@ -173,6 +174,7 @@ def row(batch: ReplayBatch, title: str, now: datetime) -> dict[str, Any]:
         "batch": batch,
         "url": reverse("admin:dlq_app_replaybatch_change", args=[batch.id]),
         "title": title,
+        "requested_by": person(batch.requested_by),
         "percent": batch_progress.share(batch.total - counts.remaining, batch.total),
         "parts": batch_progress.parts(batch.total, outcomes, in_flight),
         "why": _why(batch),
@@ -301,7 +303,9 @@ def errors_in_words(failed: Sequence[Failure]) -> str:
     first = next((one for one in failed if one.text), None)
     text = mask_text(first.text, conf.masking_policy())[:_EXCERPT] if first else ""
     counted = ", ".join(f"{one.error_type} ({one.count:,})" for one in failed)
-    return f"{counted}. {first.error_type}: {text}" if first else counted
+    if first is None:
+        return counted
+    return f"{counted}: {text}" if len(failed) == 1 else f"{counted}. {first.error_type}: {text}"
 
 
 def _trouble(
