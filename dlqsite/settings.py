@@ -20,9 +20,7 @@ from dlqsite import reporting
 from dlqsite.logs import configure_logging
 from dlqsite.policy_files import PolicyFiles
 from dlqsite.version import VERSION as RELEASE
-from processes import leaner, tracing
-
-leaner.import_leaner()  # before any app imports a driver
+from processes import tracing
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 

@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from processes import forks, monitor, steps
+from processes import forks, leaner, monitor, steps
 from processes.essential import Essential
 
 log = logging.getLogger(__name__)
@@ -105,5 +105,6 @@ def _exit_on(number: int) -> None:
 
 def guard(name: str, limit_s: float) -> None:
     """Watch this process and its forks until it ends. For the main thread of a role, before it starts to work."""
+    leaner.settle()
     forks.protect()
     Watchdog(name, limit_s).start()

@@ -21,7 +21,7 @@ ONLY_FOR_WEB = (
 #: For second factors, PyOpenSSL, metrics of libraries, and the notifier.
 OPTIONAL = (
     "cryptography.fernet", "cryptography.hazmat", "cryptography.x509", "dlqsite.sign_in.second_factor",
-    "opentelemetry.sdk", "psutil", "notify_app.senders",
+    "opentelemetry.sdk", "psutil", "redis.asyncio.client", "sqlparse.engine", "notify_app.senders",
 )  # fmt: skip
 #: What the first messages, dead letters and replays of a process import.
 USED = {
@@ -31,6 +31,8 @@ USED = {
 _LOAD = """
 import importlib, json, sys
 import django
+from django.conf import settings
+settings.INSTALLED_APPS  # as manage.py does first
 django.setup()
 from django.core.management import get_commands, load_command_class
 command, *used = sys.argv[1:]
