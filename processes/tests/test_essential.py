@@ -36,8 +36,10 @@ def test_a_thread_that_was_asked_to_stop_may_return() -> None:
     assert subprocess.run([sys.executable, "-c", program], timeout=50, check=False).returncode == 0
 
 
-#: Threads of one task, that somebody waits for.
-SHORT = {"messages_app/delivery/pool.py", "messages_app/services.py"}
+#: Threads of one task, that someone waits for, or whose failure costs nothing.
+SHORT = {
+    "dlqsite/access.py", "messages_app/delivery/pool.py", "messages_app/services.py", "messages_app/testing.py",
+}  # fmt: skip
 
 
 def test_every_thread_that_lives_as_long_as_its_process_is_essential() -> None:

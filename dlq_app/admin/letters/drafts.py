@@ -12,8 +12,8 @@ import json
 import logging
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TYPE_CHECKING
 
-from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.conf import settings
 from django.db import DatabaseError, transaction
 from django.db.models import QuerySet
@@ -23,6 +23,9 @@ from django.utils import timezone
 from dlq_app.domain.import_readers import MAX_PAYLOAD
 from dlq_app.domain.limits import MAX_REASON
 from dlq_app.models import DRAFT_DAYS, EditDraft
+
+if TYPE_CHECKING:
+    from cryptography.fernet import MultiFernet
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +75,8 @@ def get(request: HttpRequest, letter_id: str) -> Draft | None:
         return None
     if found is None:
         return None
+    from cryptography.fernet import InvalidToken
+
     try:
         kept = json.loads(_ciphers().decrypt(found.sealed.encode()))
     except InvalidToken:
@@ -97,6 +102,8 @@ def _user_id(request: HttpRequest) -> int:
 
 
 def _ciphers() -> MultiFernet:
+    from cryptography.fernet import Fernet, MultiFernet  # 9 MB, for which most processes have no use
+
     keys: list[str] = [str(settings.SECRET_KEY), *map(str, settings.SECRET_KEY_FALLBACKS)]
     digests = (hashlib.sha256(f"dlq_app.admin.letters.drafts {key}".encode()).digest() for key in keys)
     return MultiFernet([Fernet(base64.urlsafe_b64encode(digest)) for digest in digests])
