@@ -14,7 +14,7 @@ from wire.errors import PolicyError
 
 @register
 def policies(**_: Any) -> Iterable[CheckMessage]:
-    """``dlq_app.E001`` to ``E005``: the files replay, masking, objectives, facets, owners."""
+    """``dlq_app.E001`` to ``E006``: the files replay, masking, objectives, facets, owners, groups."""
     replay = list(_built(conf.replay_policy, "dlq_app.E001", "replay"))
     yield from replay
     masking = list(_built(conf.masking_policy, "dlq_app.E002", "masking"))
@@ -22,6 +22,7 @@ def policies(**_: Any) -> Iterable[CheckMessage]:
     if not masking:
         yield from _built(conf.checked_facets, "dlq_app.E004", "facets")
     yield from _built(conf.owner_policy, "dlq_app.E005", "owners")
+    yield from _built(conf.group_policy, "dlq_app.E006", "groups")
     if not replay:  # else its mistake would be reported a second time
         yield from _built(conf.letters_objective, "dlq_app.E003", "objectives")
 

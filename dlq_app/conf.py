@@ -11,8 +11,9 @@ from django.conf import settings
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
-from dlq_app.domain import facets
+from dlq_app.domain import facets, group_rules
 from dlq_app.domain.facets import FacetPolicy
+from dlq_app.domain.group_rules import GroupPolicy
 from dlq_app.domain.masking import MaskingPolicy, mask_text
 from dlq_app.domain.objectives import LettersObjective
 from dlq_app.domain.owners import OwnerPolicy
@@ -57,6 +58,15 @@ facets.provide(lambda: facet_policy())
 
 
 @cache
+def group_policy() -> GroupPolicy:
+    """The policy of ``groups.toml``; raises ``PolicyError`` when it is not valid."""
+    return GroupPolicy.parse(settings.GROUPS_POLICY)
+
+
+group_rules.provide(lambda: group_policy())
+
+
+@cache
 def owner_policy() -> OwnerPolicy:
     """The policy of ``owners.toml``; raises ``PolicyError`` when it is not valid."""
     return OwnerPolicy.parse(settings.OWNERS_POLICY)
@@ -82,6 +92,8 @@ def _forget(*, setting: str, **_: Any) -> None:
         replay_policy.cache_clear()
     if setting in ("REPLAY_POLICY", "TIME_ZONE", "OBJECTIVES_POLICY"):
         letters_objective.cache_clear()
+    if setting == "GROUPS_POLICY":
+        group_policy.cache_clear()
     if setting == "OWNERS_POLICY":
         owner_policy.cache_clear()
     if setting in ("FACETS_POLICY", "FACETS_KEY", "SECRET_KEY", "MASKING_POLICY"):

@@ -378,6 +378,7 @@ DELIVERY_POLICY_FILE = env.str("DELIVERY_POLICY", default="") or POLICIES.file("
 DELIVERY_POLICY, DELIVERY_POLICY_PROBLEM = POLICIES.read_file(DELIVERY_POLICY_FILE)
 MASKING_POLICY = POLICIES.read("masking")
 OBJECTIVES_POLICY = POLICIES.read("objectives")
+GROUPS_POLICY = POLICIES.read("groups")
 OWNERS_POLICY = POLICIES.read("owners")
 FACETS_POLICY = POLICIES.read("facets")
 #: Secret of the hashes of masked facets; empty: derived from SECRET_KEY.

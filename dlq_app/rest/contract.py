@@ -357,6 +357,7 @@ GROUP = Shape(
     Field("errorKind", TEXT),
     Field("message", MASKED_TEXT, "The error text with # for the parts that vary."),
     Field("sample", EXCERPT, "The error text of one letter."),
+    Field("rule", TEXT, "Name of the rule of `groups.toml` that makes this group; empty: its error does."),
     Field("frame", TEXT, "Application code in the stack of one letter; may be empty."),
     Field(
         "types",

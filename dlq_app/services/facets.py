@@ -1,4 +1,4 @@
-"""Facets of letters: whether all letters have them, filling them in, and their counts."""
+"""Facets of letters, and groups by rule: whether all letters have them, filling them in, and counts by facet."""
 
 from __future__ import annotations
 
@@ -88,13 +88,19 @@ def is_filled() -> bool:
     Letters of a replaced policy are found by it only after ``fill``.
     """
     try:
-        return _is_filled(conf.facet_policy().digest)
+        return _is_filled(_digest())
     except StoreUnavailable:
         return True  # the page itself shows that the store does not respond
 
 
+def _digest() -> str:
+    """Changes with the policies whose values letters keep; empty without any."""
+    policy, rules = conf.facet_policy(), conf.group_policy().digest
+    return f"{policy.digest if policy else ''}{rules}"
+
+
 def _asked(digest: str) -> bool:
-    if not conf.facet_policy():
+    if not digest:
         return True
     found = filling().progress()
     return found is not None and found.is_complete and found.policy == digest
@@ -105,25 +111,25 @@ _is_filled = Cached(_asked, 10.0)
 
 def start() -> None:
     """Before any letter is written: letters that do not exist need not be filled in."""
-    policy, store = conf.facet_policy(), filling()
-    if policy and store.progress() is None and not store.has_letters():
-        store.keep(Filling(policy=policy.digest, is_complete=True))
+    digest, store = _digest(), filling()
+    if digest and store.progress() is None and not store.has_letters():
+        store.keep(Filling(policy=digest, is_complete=True))
 
 
 def fill(progress: Callable[[Filling], None] = lambda found: None, *, again: bool = False) -> Filling:
-    """Fill in the facets of all letters; calls ``progress`` after each step.
+    """Fill in the facets, and the groups by rule, of all letters; calls ``progress`` after each step.
 
     Can be killed at any point: the next call continues. With ``again`` it begins with the first letter, as after a
     change of the policy. Letters that are written meanwhile have their facets, if every process has this policy.
     Raises ``StoreUnavailable``.
     """
-    policy, store = conf.facet_policy(), filling()
+    digest, store = _digest(), filling()
     found = store.progress()
-    if again or found is None or found.policy != policy.digest or found.is_complete:
-        found = Filling(policy=policy.digest)
+    if again or found is None or found.policy != digest or found.is_complete:
+        found = Filling(policy=digest)
         store.keep(found)
     while not found.is_complete:
-        read, changed, last = store.step(found.after, policy)
+        read, changed, last = store.step(found.after, conf.facet_policy(), conf.group_policy())
         found = replace(
             found,
             after=last or found.after,

@@ -68,6 +68,8 @@ class Group(GroupFigures):
     state: GroupState
     said: Said | None
     note: Note | None
+    #: Name of the rule of ``groups.toml`` that makes this group; empty: its error does.
+    rule: str = ""
     #: By hand, else by rule; may be empty.
     owner: Owner = field(default_factory=Owner)
     #: ``{at, who, what, why}``, oldest first.
@@ -81,7 +83,7 @@ class Group(GroupFigures):
     @property
     def title(self) -> str:
         """The error text without its variable parts."""
-        return self.message or self.error_type or self.fingerprint
+        return self.rule or self.message or self.error_type or self.fingerprint
 
     @property
     def telling_title(self) -> str:
@@ -90,7 +92,7 @@ class Group(GroupFigures):
         It can contain secrets: mask it before display.
         """
         text = telling(self.message, self.sample)
-        if not text or text == self.message:
+        if self.rule or not text or text == self.message:
             return self.title
         return text if self.count == 1 else f"{text} and the like"
 
@@ -351,6 +353,7 @@ def _group(
         state=state_of(said, counted, now, hours_from=hours_from, deaths_since=deaths),
         said=said,
         note=described.note,
+        rule=conf.group_policy().names.get(counted.fingerprint, ""),
         owner=merged(
             described.owner,
             conf.owner_policy().of(counted.fingerprint, counted.error_type, [name for name, _ in counted.types]),

@@ -30,7 +30,10 @@ def group_titles(fingerprints: Iterable[str]) -> dict[str, str]:
         log.warning("group_titles_unknown", extra={"why": str(error)})
         return {}
     masking = conf.masking_policy()
-    found = {name: telling(one.message, one.sample) or one.error_type for name, one in described.items()}
+    rules = conf.group_policy().names
+    found = {
+        name: rules.get(name) or telling(one.message, one.sample) or one.error_type for name, one in described.items()
+    }
     return {name: mask_text(title, masking)[:_LONG] for name, title in found.items() if title}
 
 

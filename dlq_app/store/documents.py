@@ -11,6 +11,7 @@ from typing import Any
 from bson import ObjectId
 from bson.binary import Binary
 
+from dlq_app.domain import group_rules
 from dlq_app.domain.facets import in_force
 from dlq_app.domain.fingerprint import fingerprint
 from dlq_app.domain.letter import KEPT_ATTEMPTS, DeadLetter, Death
@@ -140,7 +141,10 @@ def error_fields(death: Death, masking: MaskingPolicy) -> Document:
     error_type, kind, reason, stack = death.error_type, death.error_kind, death.error_reason, death.error_stack
     is_short = len(error_type) + len(kind) + len(reason) + len(stack) <= _MAX_CACHED
     fields = (_known_fields if is_short else _fields)(error_type, kind, reason, stack, masking)
-    return {**fields, "lastFailedAt": death.died_at}
+    rule = group_rules.in_force().of(error_type, reason, death.type, death.source)
+    if rule:
+        fields = {**fields, "fingerprint": rule.fingerprint}
+    return {**fields, "groupRule": rule.name if rule else "", "lastFailedAt": death.died_at}
 
 
 def _fields(error_type: str, kind: str, reason: str, stack: str, masking: MaskingPolicy) -> Document:

@@ -1,4 +1,4 @@
-"""Fill in the facets of letters from before a change of ``facets.toml``, and the progress of it."""
+"""Fill in facets, and groups by rule, of letters from before a change of a policy, and the progress of it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pymongo import UpdateOne
 from pymongo.collection import Collection
 
 from dlq_app.domain.facets import FacetPolicy
+from dlq_app.domain.fingerprint import fingerprint
+from dlq_app.domain.group_rules import GroupPolicy
 from dlq_app.domain.letter_values import load_body, load_text
 from dlq_app.store.mongo import FACETS, LETTERS, Document, database, patiently, translated
 
@@ -18,6 +20,7 @@ from dlq_app.store.mongo import FACETS, LETTERS, Document, database, patiently, 
 _CHUNK = 500
 _FIELDS = {
     "messageId": 1, "type": 1, "originalMessage": 1, "versions.payload": 1, "facets": 1, "fence": 1, "closedEpoch": 1,
+    "errorType": 1, "errorReason": 1, "errorStack": 1, "metadata.source": 1, "fingerprint": 1, "groupRule": 1,
 }  # fmt: skip
 #: Attempts for letters that others change meanwhile.
 _ROUNDS = 10
@@ -83,33 +86,34 @@ class FacetFilling:
         with translated():
             self._progress.delete_one({"_id": _ID})
 
-    def step(self, after: str, policy: FacetPolicy) -> tuple[int, int, str]:
+    def step(self, after: str, policy: FacetPolicy, rules: GroupPolicy) -> tuple[int, int, str]:
         """Fill in the next letters after message id ``after``: numbers read and changed, the last id or ``""``.
 
         Can be repeated and interrupted at any point. A letter that changes meanwhile is read again.
         """
         with patiently(_STEP_S):
-            read, last, waiting = self._look({"messageId": {"$gt": after}}, policy)
+            read, last, waiting = self._look({"messageId": {"$gt": after}}, policy, rules)
             changed = self._write(waiting)
             for _ in range(_ROUNDS):
                 if changed == len(waiting):
                     break
                 # Some changed after they were read, and may have another payload now.
-                _, _, left = self._look({"_id": {"$in": list(waiting)}}, policy)
+                _, _, left = self._look({"_id": {"$in": list(waiting)}}, policy, rules)
                 changed = len(waiting.keys() - left.keys()) + self._write(left)
         return read, changed, last if read == _CHUNK else ""
 
-    def _look(self, where: Document, policy: FacetPolicy) -> tuple[int, str, dict[Any, UpdateOne]]:
+    def _look(self, where: Document, policy: FacetPolicy, rules: GroupPolicy) -> tuple[int, str, dict[Any, UpdateOne]]:
         """The numbers of letters read, the last message id, and by ``_id`` the updates of letters to change."""
         read, last = 0, ""
         updates: dict[Any, UpdateOne] = {}
         for letter in self._letters.find(where, _FIELDS, batch_size=50).sort("messageId", 1).limit(_CHUNK):
             read, last = read + 1, letter["messageId"]
-            facets = policy.of_all(_bodies(letter), load_text(letter.get("type")))
-            if facets != letter.get("facets"):
-                # A new payload comes with a new epoch or a new claim.
+            wanted = {"facets": policy.of_all(_bodies(letter), load_text(letter.get("type"))), **_group(letter, rules)}
+            changed = {name: value for name, value in wanted.items() if value != letter.get(name)}
+            if changed:
+                # A new payload or error comes with a new epoch or a new claim.
                 as_read = {name: letter.get(name) for name in ("_id", "fence", "closedEpoch")}
-                updates[letter["_id"]] = UpdateOne(as_read, {"$set": {"facets": facets}})
+                updates[letter["_id"]] = UpdateOne(as_read, {"$set": changed})
         return read, last, updates
 
     def _write(self, updates: Mapping[Any, UpdateOne]) -> int:
@@ -119,6 +123,20 @@ class FacetFilling:
 def filling() -> FacetFilling:
     """The facets of the configured database."""
     return FacetFilling(database()[LETTERS], database()[FACETS])
+
+
+def _group(letter: Document, rules: GroupPolicy) -> Document:
+    """The group by rule. A letter that a rule no longer matches gets the group of its error again."""
+    error_type, reason, before = (load_text(letter.get(name)) for name in ("errorType", "errorReason", "groupRule"))
+    metadata = letter.get("metadata")
+    source = load_text(metadata.get("source")) if isinstance(metadata, dict) else ""
+    rule = rules.of(error_type, reason, load_text(letter.get("type")), source)
+    if rule:
+        return {"fingerprint": rule.fingerprint, "groupRule": rule.name}
+    if before:
+        own = fingerprint(error_type, reason, load_text(letter.get("errorStack"))).value
+        return {"fingerprint": own, "groupRule": ""}
+    return {}
 
 
 def _bodies(letter: Document) -> list[bytes]:

@@ -15,9 +15,9 @@ from wire.errors import ServiceError
 
 class Command(terminal.StrictCommand):
     help = (
-        "Give the dead letters that exist the facets of facets.toml: after a change of it, of masking.toml or of "
-        "FACETS_KEY, when every process has started with it, and after a restore. Letters can be used meanwhile. It "
-        "can be killed at any time: the next run continues. Exit 0: all letters done; 1: not all."
+        "Give existing letters the facets of facets.toml and the groups of groups.toml: after a change of one, of "
+        "masking.toml or of FACETS_KEY, when every process has started with it, and after a restore. Letters can be "
+        "used meanwhile. It can be killed at any time: the next run continues. Exit 0: all letters done; 1: not all."
     )
     requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own attribute; `prepare` has checked
 
