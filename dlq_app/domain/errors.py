@@ -21,6 +21,10 @@ class CriteriaInvalid(DeadLetterError):
     status = 400
 
 
+class SortTooLarge(CriteriaInvalid):
+    """Too many letters match for this order."""
+
+
 class RequestInvalid(DeadLetterError):
     """The request is not valid."""
 

@@ -17,7 +17,10 @@ MAX_LIMIT = 100
 #: Exact up to here; beyond it a count says "at least", and pages are walked by cursor.
 MAX_COUNTED = 10_000
 
-Kind = Literal["instant", "text", "id"]
+#: Maximum matching letters for a sort that no index serves: the server reads and sorts all of them.
+MAX_SORTED = 10_000
+
+Kind = Literal["instant", "text", "number", "id"]
 _OBJECT_ID = re.compile(r"[0-9a-f]{24}\Z")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -34,17 +37,24 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Sort:
-    """A total order: its last key is unique. An index with exactly these keys serves it."""
+    """A total order: its last key is unique. An index with exactly these keys serves it, unless it is computed."""
 
     name: str
     keys: tuple[Key, ...]
+    #: No index serves it: for up to ``MAX_SORTED`` matching letters. Letters without a value come last.
+    is_computed: bool = False
 
     def reversed(self) -> Sort:
-        return Sort(f"-{self.name}", tuple(Key(k.field, k.kind, -k.direction) for k in self.keys))
+        keys = tuple(Key(k.field, k.kind, -k.direction) for k in self.keys)
+        return Sort(f"-{self.name}", keys, self.is_computed)
 
 
-def _newest_first(name: str) -> Sort:
-    return Sort(name, (Key(name, "text", 1), Key("lastFailedAt", "instant", -1), Key("_id", "id", -1)))
+def _newest_first(name: str, path: str = "") -> Sort:
+    return Sort(name, (Key(path or name, "text", 1), Key("lastFailedAt", "instant", -1), Key("_id", "id", -1)))
+
+
+def _computed(name: str, kind: Kind, path: str = "") -> Sort:
+    return Sort(name, (Key(path or name, kind, 1), Key("_id", "id", 1)), is_computed=True)
 
 
 _ASCENDING = (
@@ -54,6 +64,18 @@ _ASCENDING = (
     _newest_first("status"),
     _newest_first("errorType"),
     _newest_first("type"),
+    _newest_first("source", "metadata.source"),
+    # An index for each would make every dead letter and every replay slower.
+    _computed("retryCount", "number"),
+    _computed("dlqRetryCount", "number"),
+    _computed("tries", "number"),
+    _computed("priority", "number", "metadata.priority"),
+    _computed("errorKind", "text"),
+    _computed("resolution", "text"),
+    _computed("nextRetryAt", "instant"),
+    _computed("firstFailedAt", "instant"),
+    _computed("updatedAt", "instant"),
+    _computed("resolvedAt", "instant"),
 )
 SORTS: Mapping[str, Sort] = {s.name: s for one in _ASCENDING for s in (one, one.reversed())}
 DEFAULT_SORT = SORTS["-lastFailedAt"]
@@ -137,6 +159,8 @@ class Total:
 
 
 def _to_plain(kind: Kind, value: Any) -> str | int:
+    if kind == "number":
+        return int(value)
     if kind == "instant":
         # Exact, also at the edges of the calendar. A whole number already for what is beyond the years of Python.
         return value if isinstance(value, int) else (value - _EPOCH) // _MILLISECOND
@@ -144,6 +168,8 @@ def _to_plain(kind: Kind, value: Any) -> str | int:
 
 
 def _from_plain(kind: Kind, value: object) -> object:
+    if kind == "number":
+        return cursor.integer(value)
     if kind == "instant":
         ms = cursor.integer(value)
         try:

@@ -50,7 +50,12 @@ PAGES = [
         {"type": "string", "pattern": "^[A-Za-z0-9_-]+$", "minLength": 1, "maxLength": MAX_CURSOR},
         description="`nextCursor` of the previous page: reads any number of letters, each exactly once.",
     ),
-    query("sort", "Default: newest failure first.", enum=list(paging.SORTS)),
+    query(
+        "sort",
+        "Default: newest failure first. These sort at most 10 000 matching letters, those without a value last: "
+        + ", ".join(f"`{one.name}`" for one in paging.SORTS.values() if one.is_computed and one.name[0] != "-"),
+        enum=list(paging.SORTS),
+    ),
 ]
 #: Why these operations can answer 503.
 AWAY = "`store_unavailable`, `query_too_slow`: retry after `Retry-After`."

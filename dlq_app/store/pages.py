@@ -175,11 +175,18 @@ class Pages:
         return found.hint(index) if index else found
 
 
+def value_at(document: Any, path: str) -> Any:
+    """The value at a path of names; None if it is missing."""
+    for name in path.split("."):
+        document = document.get(name) if isinstance(document, dict) else None
+    return document
+
+
 def in_sort_order(rows: Any, sort: Sort) -> list[Document]:
     """The rows sorted as the store does. Raises ``NotComparable``."""
     found: list[Document] = list(rows)
     for key in reversed(sort.keys):
-        found.sort(key=lambda row, key=key: _comparable(key, row.get(key.field)), reverse=key.direction < 0)  # type: ignore[misc]
+        found.sort(key=lambda row, key=key: _comparable(key, value_at(row, key.field)), reverse=key.direction < 0)  # type: ignore[misc]
     return found
 
 
@@ -198,7 +205,7 @@ def _cursor_after(documents: Sequence[Document], sort: Sort) -> Cursor | None:
     """The cursor after the last document whose sort keys are of the right kind: no other can be continued from."""
     kinds = {"instant": (datetime, DatetimeMS), "text": str, "id": ObjectId}
     for document in reversed(documents):
-        values = [document.get(key.field) for key in sort.keys]
+        values = [value_at(document, key.field) for key in sort.keys]
         if all(isinstance(value, kinds[key.kind]) for key, value in zip(sort.keys, values, strict=True)):  # type: ignore[arg-type]
             return Cursor(sort, tuple(map(_as_in_cursor, values)))
     return None
@@ -213,7 +220,7 @@ def _as_in_cursor(value: Any) -> Any:
 def _as_stored(kind: str, value: Any) -> Any:
     if kind == "id":
         return ObjectId(value)
-    return DatetimeMS(value) if isinstance(value, int) else value
+    return DatetimeMS(value) if kind == "instant" and isinstance(value, int) else value
 
 
 def with_ids(cursor: Cursor) -> Cursor:

@@ -16,6 +16,7 @@ from dlq_app.domain.letter import DeadLetter
 from dlq_app.domain.paging import MAX_COUNTED, PageRequest, Sort, Total
 from dlq_app.domain.search_terms import words
 from dlq_app.store import queries
+from dlq_app.store.computed_sorts import computed_page, require_few
 from dlq_app.store.counting import Counting
 from dlq_app.store.documents import Unreadable, letter_from, letters_from
 from dlq_app.store.mongo import Document, patiently, translated
@@ -72,10 +73,16 @@ class Reading(Counting):
 
     def page(self, criteria: LetterCriteria, request: PageRequest) -> Page:
         """One page. By cursor each letter is returned exactly once while its own sort keys do not change."""
+        if request.sort.is_computed:
+            total = self._total(criteria, None)
+            return self._computed(criteria, request, total)
         return self._shown(criteria, self._chosen(criteria, request.sort), request)
 
     def listed(self, criteria: LetterCriteria, request: PageRequest) -> tuple[Page, Total]:
         """``page`` and ``count`` in fewer queries. A number that is a minimum includes the letters up to this page."""
+        if request.sort.is_computed:
+            total = self._total(criteria, None)
+            return self._computed(criteria, request, total), total
         branches = self._chosen(criteria, request.sort)
         # In this order: what was counted up to the limit of totals also tells whether there are few.
         total = self._total(criteria, branches)
@@ -121,6 +128,13 @@ class Reading(Counting):
             if criteria.search:
                 # Letters may have come to other groups.
                 branches = self._chosen(criteria, sort)
+
+    def _computed(self, criteria: LetterCriteria, request: PageRequest, total: Total) -> Page:
+        """The page in an order that no index serves. Raises ``SortTooLarge``."""
+        require_few(request.sort, total.count, is_capped=total.is_capped)
+        with translated():
+            where = self._condition(criteria)
+        return computed_page(self._letters, where, request)
 
     def _chosen(self, criteria: LetterCriteria, sort: Sort) -> list[Branch]:
         try:

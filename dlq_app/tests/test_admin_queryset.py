@@ -100,7 +100,7 @@ def test_checked_rows_are_kept_as_they_are() -> None:
     [
         lambda found: found.filter(Q(status="dlq_pending")),
         lambda found: found.filter(status__in=["dlq_pending"]),
-        lambda found: found.order_by("retryCount"),
+        lambda found: found.order_by("errorStack"),
         lambda found: found.get(message_id="m-1"),
         lambda found: found[5:],
         lambda found: found[0:10:2],

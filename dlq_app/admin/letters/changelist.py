@@ -35,7 +35,7 @@ from dlq_app.admin.letters.queryset import LettersQuerySet, letter_of
 from dlq_app.admin.letters.selection import back_to_list, criteria_of, ids_of, in_words, selection_query
 from dlq_app.admin.letters.views import LetterViews
 from dlq_app.domain.criteria import LetterCriteria
-from dlq_app.domain.errors import CriteriaInvalid, DeadLetterError, QueryTooSlow, StoreUnavailable
+from dlq_app.domain.errors import CriteriaInvalid, DeadLetterError, QueryTooSlow, SortTooLarge, StoreUnavailable
 from dlq_app.domain.letter import DeadLetter as Letter
 from dlq_app.domain.masking import mask_text
 from dlq_app.domain.paging import MAX_COUNTED
@@ -259,7 +259,7 @@ class DeadLetterAdmin(BulkPages, GroupingViews, LetterViews, ReadOnlyAdmin):  # 
             return None
         return found
 
-    # --- columns: sortable if an index supports the order ---
+    # --- columns: sortable by an index, or for a limited number of letters ---
 
     @admin.display(description="Message", ordering="messageId")
     def message(self, row: DeadLetter) -> str:
@@ -277,7 +277,7 @@ class DeadLetterAdmin(BulkPages, GroupingViews, LetterViews, ReadOnlyAdmin):  # 
     def kind(self, row: DeadLetter) -> str:
         return letter_of(row).type
 
-    @admin.display(description="Tries")
+    @admin.display(description="Tries", ordering="tries")
     def tries(self, row: DeadLetter) -> int:
         return letter_of(row).tries
 
@@ -286,7 +286,7 @@ class DeadLetterAdmin(BulkPages, GroupingViews, LetterViews, ReadOnlyAdmin):  # 
         # Formatted here: Django would convert a datetime to its time zone, which fails at the edges of the calendar.
         return iso(letter_of(row).last_failed_at)
 
-    @admin.display(description="Next automatic step")
+    @admin.display(description="Next automatic step", ordering="nextRetryAt")
     def next(self, row: DeadLetter) -> str:
         return letter_story.next_words(letter_of(row))[0]
 
@@ -310,6 +310,10 @@ class DeadLetterAdmin(BulkPages, GroupingViews, LetterViews, ReadOnlyAdmin):  # 
         request.GET = query  # type: ignore[assignment]
         try:
             response = super().changelist_view(request, context)
+        except SortTooLarge as error:
+            messages.warning(request, f"{error.detail[:1].upper()}{error.detail[1:]}")
+            query.pop("o", None)
+            return HttpResponseRedirect(f"{request.path}?{query.urlencode()}")
         except (StoreUnavailable, QueryTooSlow) as error:
             return self.unavailable(request, error)
         if isinstance(response, TemplateResponse) and response.context_data:

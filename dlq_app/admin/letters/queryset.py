@@ -121,7 +121,7 @@ class LettersQuerySet:
     def order_by(self, *names: str) -> LettersQuerySet:
         """Sort by the first name: every order is total, so the primary key that Django adds has no effect.
 
-        Only orders that an index serves are known.
+        Computed orders raise ``SortTooLarge`` when a page is read of too many letters.
         """
         found = self._clone()
         found.sort = self._sort(names[0]) if names and names[0].lstrip("-") != "pk" else DEFAULT_SORT
