@@ -312,7 +312,7 @@ def _stopped(o: Overview, batch: ReplayBatch) -> Trouble:
     why = "the canary failed" if batch.stop_reason == "canary_failed" else "too many letters failed"
     failed, sent = batch.counts.failed, batch.counts.sent
     return Trouble(
-        "hand", "replay", f"Replay batch {batch.name or batch.id} stopped automatically: {why}.",
+        "hand", "replay", f"Replay batch {batch.name or batch.reason or batch.id} stopped automatically: {why}.",
         f"{failed:,} of {sent:,} sent letters failed; {batch.total - sent:,} were not sent.",
         answers=answers(
             o, since(batch.finished_at or batch.updated_at, o.as_of), f"{count_of(failed, 'letter')} failed again",
