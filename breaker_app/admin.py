@@ -138,7 +138,7 @@ def _board(name: str) -> Mapping[str, Any]:
         "day": page.day(whole, chosen.seen.state, now_ms),
         "held": held if chosen.held else None,
         "held_bars": page.bars([(count, 0) for count in held.minutes]),
-        "held_course": page.held_course(held),
+        "held_course": page.held_course(held)[0],
         "hour_ago": datetime.fromtimestamp(now.timestamp() - 3600, UTC),
         "day_ago": datetime.fromtimestamp(now.timestamp() - 86_400, UTC),
         "changes": page.story(chosen.transitions, chosen.policy),

@@ -7,7 +7,7 @@ from typing import Final
 
 #: Longest wait of a rejected message while the breaker probes, in ms.
 MAX_TRIAL_WAIT_MS: Final = 30_000
-#: Clock minutes with their own number of messages.
+#: Number of clock minutes with their own number of messages.
 MINUTES: Final = 60
 #: Priorities of messages, highest first.
 PRIORITIES: Final = ("high", "normal", "low")
@@ -25,8 +25,7 @@ class Held:
     low: int = 0
     #: When the longest held one was rejected first; None if there is none.
     oldest_ms: int | None = None
-    #: By the minute in which they were rejected first, oldest first; the last minute still runs. Messages that are held
-    #: no longer are not among them.
+    #: How many it held at the end of each of the last clock minutes, oldest first; the last one is now.
     minutes: tuple[int, ...] = (0,) * MINUTES
 
     @property
@@ -42,6 +41,21 @@ class Held:
     def weight(self) -> int:
         """The harm: each message by its priority."""
         return sum(weight * int(getattr(self, name)) for name, weight in _WEIGHTS.items())
+
+    @property
+    def growth(self) -> float:
+        """Messages a minute by which the number grew within the last five minutes; negative if it fell."""
+        spent = 4 + self.now_ms % 60_000 / 60_000
+        before = self.minutes[-6]
+        if not before and self.oldest_s is not None:
+            # It began within these minutes.
+            spent = min(spent, max(self.oldest_s / 60, 1.0))
+        return (self.count - before) / spent
+
+    @property
+    def unchanged_min(self) -> int:
+        """Whole minutes for which the number has been the same."""
+        return next((at for at, number in enumerate(reversed(self.minutes)) if number != self.count), MINUTES) - 1
 
     @property
     def oldest_s(self) -> float | None:

@@ -11,7 +11,7 @@ from breaker_app.policy import BreakerPolicy, WhenOpen
 from breaker_app.services import Card
 from breaker_app.states import State, Transition, Why
 from console.times import took
-from console.trends import Trend, course, pace
+from console.trends import pace
 
 #: Worst first.
 _WORST = (State.OPEN, State.FORCED_OPEN, State.HALF_OPEN, State.DISABLED, State.METRICS_ONLY, State.CLOSED)
@@ -277,14 +277,19 @@ def day(changes: Sequence[Transition], state: State, now_ms: int) -> list[tuple[
     return [((since - begin) // _MINUTE_MS, max(2, (until - since) // _MINUTE_MS)) for since, until in reversed(found)]
 
 
-def held_course(held: Held) -> str:
-    """Whether the breaker holds more and more messages."""
+def held_course(held: Held) -> tuple[str, str]:
+    """Whether the breaker holds more and more messages: in words, and ``up``, ``dn`` or ``flat``."""
     if not held.count:
-        return "none is held"
-    found = course(held.minutes, held.now_ms % _MINUTE_MS / 1000)
-    if found.trend in (Trend.NONE, Trend.OVER):
-        return f"none added for {took(found.over_for_s) if found.over_for_s else '1 h'}"
-    return f"{pace(found.per_minute)} newly held"
+        return "No: none is held", "flat"
+    if (held.oldest_s or 0) > 360 and not held.minutes[-6]:
+        return "Not known yet", "flat"  # no process took samples at that time
+    if held.unchanged_min >= 3:
+        return f"No: unchanged for {held.unchanged_min} min", "flat"
+    number, _, unit = pace(abs(held.growth)).partition(" a")
+    # A message that is tried and held again is no change.
+    if abs(held.growth) * 5 < max(2.0, held.count / 50):
+        return "Steady", "flat"
+    return (f"Yes: {number} more held a{unit}", "up") if held.growth > 0 else (f"No: {number} fewer held a{unit}", "dn")
 
 
 def rules(policy: BreakerPolicy) -> list[tuple[str, str]]:

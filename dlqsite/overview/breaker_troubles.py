@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
 
 from breaker_app.held import longest_wait_ms
+from breaker_app.page import held_course
 from breaker_app.policy import WhenOpen
 from breaker_app.states import State
 from console.times import took
-from console.trends import Course, Trend, added, course, pace
+from console.trends import Course, Trend, added, course
 from dlq_app.domain.explanation import clock_of
 from dlq_app.services.groups import Group
 from dlqsite.overview.trouble import Answer, Link, Trouble, answers, count_of, how_it_goes, into_s, letters_page, since
@@ -157,26 +158,12 @@ def _worse(o: Overview, breaker: BreakerSeen) -> Answer:
     # What was counted before MongoDB stopped answering says nothing about now.
     letters = letters_course([] if o.mongodb_is_away else behind)
     if held is not None and held.count:
-        found = course(held.minutes, held.now_ms % 60_000 / 1000)
-        is_over = found.trend is Trend.OVER or (found.trend is Trend.NONE)
-        if not is_over:
-            # While it is open none of them leaves, so each new one adds to those that wait.
+        words, icon = held_course(held)
+        if icon == "up" or letters.trend in (Trend.NONE, Trend.OVER):
             return Answer(
-                "Getting worse?",
-                f"Yes: {_newly_held(found)}",
-                "letters not known" if o.mongodb_is_away else _letters_too(letters),
-                "up",
+                "Getting worse?", words, "letters not known" if o.mongodb_is_away else _letters_too(letters), icon
             )
-        if letters.trend in (Trend.NONE, Trend.OVER):
-            quiet = f"none added for {took(found.over_for_s)}" if found.trend is Trend.OVER else "none added for 1 h"
-            return Answer("Getting worse?", f"No: {quiet}", "held messages wait", "flat")
     return how_it_goes(letters, "letters")
-
-
-def _newly_held(course: Course) -> str:
-    """``28 newly held a minute``."""
-    number, _, unit = pace(course.per_minute).partition(" a")
-    return f"{number} newly held a{unit}"
 
 
 def _letters_too(letters: Course) -> str:

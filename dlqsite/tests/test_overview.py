@@ -63,10 +63,10 @@ NOW_MS = int(NOW.timestamp() * 1000)
 def holding(
     breaker: BreakerSeen, *tail: int, high: int = 0, normal: int = 0, low: int = 0, oldest_min: float = 32
 ) -> BreakerSeen:
-    """The breaker with held messages; ``tail``: how many it rejected first in each of the last minutes."""
+    """The breaker with held messages; ``tail``: how many it held at the end of each of the last minutes."""
     held = Held(
         now_ms=NOW_MS + 30_000, high=high, normal=normal, low=low, oldest_ms=NOW_MS - int(oldest_min * 60_000),
-        minutes=(*[0] * (60 - len(tail)), *tail),
+        minutes=(*[0] * (59 - len(tail)), *tail, high + normal + low),
     )  # fmt: skip
     return replace(breaker, card=replace(breaker.card, held=held))
 
@@ -182,13 +182,15 @@ class TestVerdict:
         assert letters == "MongoDB fell back to an earlier state: dead letters may be missing."
 
     def test_it_answers_what_the_one_on_call_asks(self) -> None:
-        worst = verdict(breakers=[holding(OPEN, 12, 13, 12, 6, high=400, low=20)], dying=61.0, dying_before=0.5).worst
+        worst = verdict(
+            breakers=[holding(OPEN, 366, 378, 390, 402, 414, high=400, low=20)], dying=61.0, dying_before=0.5
+        ).worst
 
         assert worst.headline == "payments-api is failing. 420 payment.capture messages are held."
         assert [(answer.question, answer.short) for answer in worst.answers] == [
             ("Since", "02:41:00, 32 min"),
             ("How many", "420 messages held"),
-            ("Getting worse?", "Yes: 12 newly held a minute"),
+            ("Getting worse?", "Yes: 12 more held a minute"),
             ("What happens automatically", "Probes in 6 s"),
             ("What you can do", "Check payments-api"),
         ]
@@ -223,8 +225,10 @@ class TestVerdict:
     @pytest.mark.parametrize(
         ("known", "short"),
         [
-            ({"breakers": [holding(OPEN, 9, 0, 0, 0, 0, 0, 0, 0, 0, high=9)]}, "No: none added for 7 min"),
-            ({"breakers": [holding(OPEN, 9, 9, 9, high=27)], "dying": 0.0}, "Yes: 11 newly held a minute"),
+            ({"breakers": [holding(OPEN, 9, 9, 9, 9, 9, 9, 9, high=9)]}, "No: unchanged for 7 min"),
+            ({"breakers": [holding(OPEN, 5, 15, high=27, oldest_min=2)], "dying": 0.0}, "Yes: 11 more held a minute"),
+            ({"breakers": [holding(OPEN, 99, 90, 70, 60, 50, 40, high=30)]}, "No: 13 fewer held a minute"),
+            ({"breakers": [holding(OPEN, *[500, 501] * 9, high=501)]}, "Steady"),
             ({"breakers": [OPEN]}, "Not known"),
             (
                 {"breakers": [OPEN], "groups": [letters(3, 9, 30, 40, error_kind="unknown",
@@ -305,13 +309,15 @@ class TestVerdict:
                            why=Why.MANUAL, total=0, failures=0, actor="user:olga", reason="INC-7")  # fmt: skip
         forced = replace(OPEN.card, seen=replace(OPEN.card.seen, state=State.FORCED_OPEN))
 
-        found = verdict(breakers=[holding(BreakerSeen(forced, ("payment.capture",), (order,)), 4, 4, high=8)]).worst
+        found = verdict(
+            breakers=[holding(BreakerSeen(forced, ("payment.capture",), (order,)), 4, high=8, oldest_min=1)]
+        ).worst
 
         assert found.headline == (
             "payments-api is forced open by user:olga, until a user resets it. 8 payment.capture messages are held."
         )
         assert [answer.short for answer in found.answers[:4]] == [
-            "02:41:00, 32 min", "8 messages held", "Yes: 5.3 newly held a minute", "Nothing",
+            "02:41:00, 32 min", "8 messages held", "Yes: 5.3 more held a minute", "Nothing",
         ]  # fmt: skip
 
     def test_without_redis_nothing_else_is_guessed(self) -> None:

@@ -1,15 +1,14 @@
--- How many messages each breaker holds, by priority, and in which minutes it refused them first.
+-- How many messages each breaker holds, by priority, and how many it held in each of the last minutes.
 -- KEYS  1 prefix of every key
 -- ARGV  1 number of minutes
 -- RETURNS  now ms, then for each breaker that holds any: name, number and oldest first refusal in ms for high, normal and
---          low (0 and -1: none), then a number for each minute of the clock, oldest first; the last minute still runs
+--          low (0 and -1: none), then the number at the end of each minute of the clock, oldest first; the last one is now
 -- RACES  None to win: one step, so that the numbers fit each other. An entry that a worker of an earlier version left
 --        behind is removed when it is the oldest: no message that waits is removed, because its record is read here.
 local prefix = KEYS[1]
 --@use time check
 local MINUTE, LOOKS = 60000, 100
 local minutes = whole(ARGV[1], 'minutes')
-local first = (math.floor(now / MINUTE) - minutes + 1) * MINUTE
 local WAITS = { queued = true, scheduled = true }
 
 -- A store that takes no writes keeps what is left behind.
@@ -22,7 +21,7 @@ end
 
 local found = { now }
 for _, breaker in ipairs(redis.call('SMEMBERS', prefix .. 'held')) do
-  local row, total, keys = { breaker }, 0, {}
+  local row, total = { breaker }, 0
   for _, priority in ipairs({ 'high', 'normal', 'low' }) do
     local key = prefix .. 'held:' .. priority .. ':' .. breaker
     drop_left_behind(key)
@@ -30,15 +29,15 @@ for _, breaker in ipairs(redis.call('SMEMBERS', prefix .. 'held')) do
     row[#row + 1] = count
     row[#row + 1] = tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]) or -1
     total = total + count
-    if count > 0 then keys[#keys + 1] = key end
   end
-  for minute = 0, total > 0 and minutes - 1 or -1 do
-    local from, sum = first + minute * MINUTE, 0
-    for _, key in ipairs(keys) do
-      sum = sum + redis.call('ZCOUNT', key, from, minute < minutes - 1 and '(' .. string.format('%.0f', from + MINUTE) or '+inf')
-    end
-    row[#row + 1] = sum
+  local was = {}
+  for _, sample in ipairs(redis.call('HVALS', prefix .. 'held:was:' .. breaker)) do
+    local minute, number = string.match(sample, '^(%d+):(%d+)$')
+    if minute then was[tonumber(minute)] = tonumber(number) end
   end
+  local this = math.floor(now / MINUTE)
+  for minute = this - minutes + 1, this - 1 do row[#row + 1] = was[minute] or 0 end
+  row[#row + 1] = total
   if total > 0 then found[#found + 1] = row else redis.pcall('SREM', prefix .. 'held', breaker) end
 end
 return found

@@ -36,4 +36,15 @@ if tonumber(last_coarse) ~= coarse_slot then
   redis.call('RPUSH', coarse, line)
   redis.call('LTRIM', coarse, -coarse_keep, -1)
 end
+
+-- How many messages each breaker holds at the end of each minute: a hash that overwrites itself after an hour.
+local minute = math.floor(now / 60000)
+for _, breaker in ipairs(redis.call('SMEMBERS', prefix .. 'held')) do
+  local total, kept = 0, prefix .. 'held:was:' .. breaker
+  for _, priority in ipairs({ 'high', 'normal', 'low' }) do
+    total = total + redis.call('ZCARD', prefix .. 'held:' .. priority .. ':' .. breaker)
+  end
+  redis.call('HSET', kept, minute % 60, string.format('%.0f:%.0f', minute, total))
+  redis.call('PEXPIRE', kept, 3660000)
+end
 return 1

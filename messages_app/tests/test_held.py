@@ -9,6 +9,7 @@ from breaker_app.held import Held
 from messages_app.domain.records import Deferred, Verdict
 from messages_app.store.held import HeldReader
 from messages_app.store.scripts import load_scripts
+from messages_app.store.series import Series
 from messages_app.tests.ledgers import START_MS, Desk, on_test_clock, order
 
 pytestmark = pytest.mark.redis
@@ -49,8 +50,25 @@ def test_held_messages_are_counted_by_breaker_and_priority_with_the_oldest(desk:
     db = found["orders-db"]
     assert (db.high, db.normal, db.low, db.count, db.highest, db.weight) == (1, 0, 1, 2, "high", 101)
     assert (db.oldest_ms, db.oldest_s) == (START_MS, 120.0)
-    assert (sum(db.minutes), db.minutes[-3], len(db.minutes)) == (2, 2, 60)
+    assert (db.minutes[-1], len(db.minutes)) == (2, 60)
     assert found["mail"].minutes[-1] == 1
+
+
+def test_the_last_hour_of_a_breaker_is_sampled_with_the_other_figures(desk: Desk) -> None:
+    series = Series(desk.client, scripts=load_scripts(on_test_clock))
+    for number in range(70):
+        desk.accept(f"m{number}")
+        hold(desk, delay_ms=10_000_000)
+        series.sample()
+        desk.wait(60_000)
+
+    found = held(desk)["orders-db"]
+
+    assert found.minutes == (*range(12, 71), 70)
+    assert found.growth == pytest.approx(4 / 4)
+    assert desk.client.hlen("dlq:held:was:orders-db") <= 60
+    desk.wait(30_000)
+    assert held(desk)["orders-db"].unchanged_min == 1
 
 
 def test_a_message_is_held_from_its_first_rejection_until_it_runs(desk: Desk) -> None:
