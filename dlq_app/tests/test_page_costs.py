@@ -44,7 +44,7 @@ def costs(store: Database[dict[str, Any]], url: str, client: Client, address: st
         (f"{LETTERS}?q=answer&status=dlq_pending", 6, 30, 141),
         (f"{LETTERS}ID/change/", 7, 14, 2),
         (GROUPS, 6, 21, 2),
-        (f"{GROUPS}GROUP/change/", 6, 23, 14),
+        (f"{GROUPS}GROUP/change/", 6, 24, 15),
     ],
 )
 def test_a_page_of_the_console(
