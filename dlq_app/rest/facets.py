@@ -34,7 +34,7 @@ class FacetsView(APIView):
         summary="Group dead letters by what is inside",
         description=(
             "The most frequent values of each facet, or of the fields in `by`, of the letters that match the filters. "
-            "At most the 5000 newest letters are counted: `isPartial` says whether there are more."
+            "At most the 3000 newest letters are counted: `isPartial` says whether there are more."
         ),
         parameters=[
             _BY,
@@ -60,7 +60,7 @@ class BatchFacetsView(APIView):
         operation_id="groupReplayBatch",
         tags=["Replay batches"],
         summary="Group the letters of a replay batch by what is inside",
-        description="As `GET /api/dlq/facets`, of the first 5000 letters of the plan.",
+        description="As `GET /api/dlq/facets`, of the first 3000 letters of the plan.",
         parameters=[_BY, _TOP],
         responses={
             200: contract.GROUPINGS_OUT,
