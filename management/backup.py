@@ -24,6 +24,7 @@ from dlq_app.services import dead_letters
 from dlq_app.store import repository
 from dlq_app.store.backup import COLLECTIONS, backups, document_from
 from dlq_app.store.backup import lines as document_lines
+from dlq_app.store.facet_filling import filling
 from dlq_app.store.mongo import BATCHES, ITEMS, LETTERS
 from management.archive import Archive, new_archive
 from management.database_rows import TABLES, restore, rows
@@ -128,6 +129,8 @@ def apply(archive: Archive, *, by: str, hold: bool, progress: Progress = lambda 
     if not store.begin_restore(archive.digest, details):
         raise RestoreRefused("Another restore has just begun.")
     dead_letters.build_indexes()
+    # The restored letters have the facets of the policies and the key of that time.
+    filling().forget()
     done = Restored(made_at=str(archive.about.get("madeAt", "")))
     highest = _restore_collections(archive, done, hold, progress)
     for name, table in TABLES.items():
