@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NoReturn
 
-from dlq_app.domain.facets import in_force
+from dlq_app.domain import facets, group_rules
 from dlq_app.domain.import_readers import (
     INT64,
     LineRefused,
@@ -87,8 +87,12 @@ def _derived(found: Mapping[str, Any], masking: MaskingPolicy) -> dict[str, Any]
     payloads = [found["originalMessage"], *(version.get("payload", "") for version in found["versions"])]
     derived: dict[str, Any] = {
         "searchWords": error_words(found["errorType"], found["errorReason"], masking),
-        "facets": in_force().of_all((str(one).encode() for one in payloads), found["type"]),
+        "facets": facets.in_force().of_all((str(one).encode() for one in payloads), found["type"]),
+        "groupRule": "",
     }
+    source = found["metadata"].get("source") or ""
+    if rule := group_rules.in_force().of(found["errorType"], found["errorReason"], found["type"], source):
+        derived |= {"fingerprint": rule.fingerprint, "groupRule": rule.name}
     ended = [one for one in found["replayAttempts"] if one.get("endedAt") and one.get("outcome") in _ENDS]
     if ended:
         last = max(ended, key=lambda one: one.get("epoch", 0))
