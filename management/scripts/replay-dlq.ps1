@@ -21,6 +21,9 @@ param(
     [string[]] $LiteralId,
     [string[]] $Status, [string[]] $ErrorType, [string[]] $ErrorKind, [string[]] $Type, [string[]] $Source,
     [string[]] $Priority, [string[]] $Tag, [string[]] $Fingerprint,
+    [string[]] $Client, [string[]] $CodeVersion,
+    # NAME=VALUE
+    [string[]] $Facet,
     # Instants such as 2026-11-24T03:12:00Z.
     [string] $From, [string] $To,
     [string] $Search,
@@ -124,7 +127,8 @@ foreach ($one in @($Id)) {
 $filter = @{}
 $lists = @{
     status = 'Status'; errorType = 'ErrorType'; errorKind = 'ErrorKind'; type = 'Type'; source = 'Source'
-    priority = 'Priority'; tag = 'Tag'; fingerprint = 'Fingerprint'; from = 'From'; to = 'To'; search = 'Search'
+    priority = 'Priority'; tag = 'Tag'; fingerprint = 'Fingerprint'; client = 'Client'
+    codeVersion = 'CodeVersion'; facet = 'Facet'; from = 'From'; to = 'To'; search = 'Search'
 }
 foreach ($field in $lists.Keys) {
     if (-not $PSBoundParameters.ContainsKey($lists[$field])) { continue }

@@ -9,7 +9,8 @@ script shows their number and asks for confirmation, unless --yes is given. Put 
 Filters; a letter must match all of them. Repeat an option to allow several values:
   --status STATUS       --error-type TYPE     --error-kind KIND     --type TYPE
   --source SOURCE       --priority PRIORITY   --tag TAG             --fingerprint GROUP
-  --from INSTANT        --to INSTANT          --search TEXT
+  --client NAME         --code-version TEXT   --facet NAME=VALUE    --search TEXT
+  --from INSTANT        --to INSTANT
   --all                 every letter; required when there is no other filter
   --limit N             replay at most N letters
 

@@ -12,7 +12,8 @@ The script shows their number and asks for confirmation, unless --yes is given. 
 Filters; a letter must match all of them. Repeat an option to allow several values:
   --status STATUS       --error-type TYPE     --error-kind KIND     --type TYPE
   --source SOURCE       --priority PRIORITY   --tag TAG             --fingerprint GROUP
-  --from INSTANT        --to INSTANT          --search TEXT
+  --client NAME         --code-version TEXT   --facet NAME=VALUE    --search TEXT
+  --from INSTANT        --to INSTANT
   --all                 every letter; required when there is no other filter
   --limit N             replay at most N letters
 
@@ -225,6 +226,9 @@ while [ $# -gt 0 ]; do
         --priority) filter priority "$flag" "$value" ;;
         --tag) filter tag "$flag" "$value" ;;
         --fingerprint) filter fingerprint "$flag" "$value" ;;
+        --client) filter client "$flag" "$value" ;;
+        --code-version) filter codeVersion "$flag" "$value" ;;
+        --facet) filter facet "$flag" "$value" ;;
         --from) filter from "$flag" "$value" ;;
         --to) filter to "$flag" "$value" ;;
         --search) filter search "$flag" "$value" ;;
@@ -265,7 +269,7 @@ case $key in
     *[[:cntrl:]]*) die "the API key must be one line" ;;
 esac
 
-for name in status errorType errorKind type source priority tag fingerprint from to search; do
+for name in status errorType errorKind type source priority tag fingerprint client codeVersion facet from to search; do
     values=$(eval "printf '%s' \"\${filter_$name-}\"")
     [ -n "$values" ] || continue
     filtered="${filtered:+$filtered,}\"$name\":[$values]"

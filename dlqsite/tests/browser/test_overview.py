@@ -51,7 +51,7 @@ def test_it_is_readable(
     page.goto("/admin/")
 
     expect(page.locator("#verdict")).to_be_visible()
-    expect(page.locator(".chart-plot.is-drawn canvas")).to_have_count(2)
+    expect(page.locator(".chart-plot.is-drawn canvas")).to_have_count(3)
     assert_accessible(page)
     assert_fits(page)
     shoot(page, f"overview-{scene}-{'phone' if phone else 'desktop'}-{scheme}")
@@ -74,7 +74,7 @@ def test_figures_renew_themselves_and_the_charts_with_them(viewer: Page, redis_c
 
     # Nobody touches anything: it asks by itself every five seconds.
     expect(viewer.locator("#verdict")).to_have_text("5 letters need a decision.", timeout=20_000)
-    expect(viewer.locator(".chart-plot.is-drawn canvas")).to_have_count(2)
+    expect(viewer.locator(".chart-plot.is-drawn canvas")).to_have_count(3)
     assert viewer.locator("#live").get_attribute("data-etag") != before
     expect(viewer.locator("#live-status")).to_have_count(1)
 
