@@ -132,7 +132,7 @@ def plainly(letters: list[Document], criteria: LetterCriteria, sort: str) -> lis
 
     found = [letter for letter in letters if matches(letter)]
     for key in reversed(SORTS[sort].keys):
-        found.sort(key=lambda letter, field=key.field: letter[field], reverse=key.direction < 0)  # type: ignore[misc]
+        found.sort(key=lambda letter, field=key.field: at(letter, field), reverse=key.direction < 0)  # type: ignore[misc]
     return [letter["messageId"] for letter in found]
 
 
@@ -173,7 +173,9 @@ def test_any_criteria_find_what_a_plain_filter_finds(
     for _ in range(60):
         query = some_criteria(dice)
         criteria = LetterCriteria.parse(query)
-        sort = dice.choice(("-lastFailedAt", "-lastFailedAt", *SORTS))
+        # Computed orders: test_sorting.py.
+        indexed = (name for name, one in SORTS.items() if not one.is_computed)
+        sort = dice.choice(("-lastFailedAt", "-lastFailedAt", *indexed))
         expected = plainly(held, criteria, sort)
 
         limit = max(3, len(expected) // 4)
