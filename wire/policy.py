@@ -66,6 +66,17 @@ def refuse_unknown_tables(values: Mapping[str, Any], known: Iterable[str], where
             raise UnknownKey(where, key, names, "table")
 
 
+def tables(name: str, most: int) -> Reader[list[Mapping[str, Any]]]:
+    """A reader of at most ``most`` tables ``[[name]]``; what they contain is not checked."""
+
+    def read(value: object) -> list[Mapping[str, Any]]:
+        if not isinstance(value, list) or len(value) > most or not all(isinstance(one, Mapping) for one in value):
+            raise ValueError(f"must be at most {most} tables [[{name}]]")
+        return value
+
+    return read
+
+
 def table(values: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
     """The table ``key``; empty if there is none. Raises ``InvalidValue`` for another kind of value."""
     found = values.get(key, {})

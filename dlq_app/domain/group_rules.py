@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from wire.fields import list_of, matching, text
-from wire.policy import InvalidValue, read_table
+from wire.policy import InvalidValue, read_table, tables
 
 FILE: Final = "groups.toml"
 MAX_RULES: Final = 100
@@ -87,7 +87,7 @@ class GroupPolicy:
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> GroupPolicy:
         """Raises ``PolicyError`` naming rule, key, value and what is accepted."""
-        given = read_table(raw, {"rules": _rules}, FILE).get("rules", [])
+        given = read_table(raw, {"rules": tables("rules", MAX_RULES)}, FILE).get("rules", [])
         return cls(rules=tuple(_rule(number, one) for number, one in enumerate(given, 1)))
 
     def of(self, error_type: str, reason: str, message_type: str, source: str) -> GroupRule | None:
@@ -105,12 +105,6 @@ class GroupPolicy:
         """Changes with everything that decides about groups; empty without rules."""
         rules = [(rule.name, rule.error_types, rule.types, rule.sources, rule.message) for rule in self.rules]
         return hashlib.sha256(repr(rules).encode()).hexdigest()[:16] if rules else ""
-
-
-def _rules(value: object) -> list[Any]:
-    if not isinstance(value, list) or len(value) > MAX_RULES or not all(isinstance(one, Mapping) for one in value):
-        raise ValueError(f"must be at most {MAX_RULES} tables [[rules]]")
-    return value
 
 
 def _rule(number: int, given: Mapping[str, Any]) -> GroupRule:

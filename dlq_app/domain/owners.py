@@ -11,7 +11,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from wire.fields import list_of, matching, text
-from wire.policy import InvalidValue, read_table
+from wire.policy import InvalidValue, read_table, tables
 
 FILE: Final = "owners.toml"
 MAX_RULES: Final = 200
@@ -98,7 +98,7 @@ class OwnerPolicy:
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> OwnerPolicy:
         """Raises ``PolicyError`` naming rule, key, value and what is accepted."""
-        given = read_table(raw, {"rules": _rules}, FILE).get("rules", [])
+        given = read_table(raw, {"rules": tables("rules", MAX_RULES)}, FILE).get("rules", [])
         return cls(rules=tuple(_rule(number, one) for number, one in enumerate(given, 1)))
 
     def of(self, fingerprint: str, error_type: str, types: Collection[str]) -> Owner:
@@ -118,12 +118,6 @@ def merged(by_hand: Owner | None, by_rule: Owner) -> Owner:
         by=by_hand.by,
         at=by_hand.at,
     )
-
-
-def _rules(value: object) -> list[Any]:
-    if not isinstance(value, list) or len(value) > MAX_RULES or not all(isinstance(one, Mapping) for one in value):
-        raise ValueError(f"must be at most {MAX_RULES} tables [[rules]]")
-    return value
 
 
 def _rule(number: int, given: Mapping[str, Any]) -> Rule:
