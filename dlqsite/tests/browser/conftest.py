@@ -22,6 +22,8 @@ from django.contrib.auth.models import User
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Response, ViewportSize, sync_playwright
 from pytest_django.live_server_helper import LiveServer
 
+from dlq_app.store import indexes
+from dlq_app.store.mongo import database
 from dlqsite import tabs
 from dlqsite.tests.people import member, signed_in
 
@@ -49,6 +51,14 @@ def chromium() -> str | None:
     """Where the browser is; None without one."""
     names = (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
     return next((found for name in names if name and (found := shutil.which(name))), None)
+
+
+@pytest.fixture
+def indexed(mongo_db: Any) -> None:
+    """Letters have their indexes, which the cleaning between tests keeps."""
+    store = database()
+    if indexes.missing(store):
+        indexes.ensure(store, keep_resolved_days=90)
 
 
 @pytest.fixture(scope="package")

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from dlq_app.domain.letter import POISON
-from dlq_app.store import indexes, repository
+from dlq_app.store import repository
 from dlq_app.store.mongo import database
 from dlq_app.testing import MemoryIntake, an_attempt
 from dlq_app.tests.batch_rig import Rig
@@ -23,13 +23,10 @@ NARROW = 320
 
 
 @pytest.fixture
-def rig(mongo_db: Any, redis_client: Any, monkeypatch: pytest.MonkeyPatch) -> Rig:
+def rig(indexed: None, redis_client: Any, monkeypatch: pytest.MonkeyPatch) -> Rig:
     """Two letters that kill their worker, and nine of one group whose canary failed."""
     port = MemoryIntake()
     monkeypatch.setattr("dlq_app.conf._load", lambda path: port)
-    store = database()
-    if indexes.missing(store):
-        indexes.ensure(store, keep_resolved_days=90)
     found = Rig(repository.letters(), port)
     lost = [an_attempt(1, outcome="lost", startedAt=f"2026-11-24T11:5{n}:00.000Z", worker=f"w-{n}") for n in range(3)]
     found.die(

@@ -10,8 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from dlq_app.services import batches
-from dlq_app.store import indexes, repository
-from dlq_app.store.mongo import database
+from dlq_app.store import repository
 from dlq_app.testing import MemoryIntake
 from dlq_app.tests.batch_rig import ALL_DUE_S, Rig
 from dlqsite.tests.browser.conftest import PATIENCE_MS, SCREENS
@@ -23,13 +22,10 @@ LIST = "/admin/dlq_app/replaybatch/"
 
 
 @pytest.fixture
-def rig(mongo_db: Any, redis_client: Any, monkeypatch: pytest.MonkeyPatch) -> Rig:
+def rig(indexed: None, redis_client: Any, monkeypatch: pytest.MonkeyPatch) -> Rig:
     """Sixty letters of one night; what is replayed waits until the test lets it end."""
     port = MemoryIntake()
     monkeypatch.setattr("dlq_app.conf._load", lambda path: port)
-    store = database()
-    if indexes.missing(store):
-        indexes.ensure(store, keep_resolved_days=90)
     found = Rig(repository.letters(), port)
     reason = "payments-api did not answer within 10 s"
     ids = [f"pay-8821{n:04}-capture" for n in range(60)]

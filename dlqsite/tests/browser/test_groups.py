@@ -11,7 +11,6 @@ from playwright.sync_api import Page, expect
 
 from dlq_app.domain.group_states import GroupState
 from dlq_app.services import dead_letters, groups
-from dlq_app.store import indexes
 from dlq_app.store.groups import GROUPS
 from dlq_app.store.mongo import LETTERS, database
 from dlq_app.testing import MemoryIntake, a_death, a_settlement
@@ -45,13 +44,10 @@ def letters(name: str, by_hour: dict[int, int], **death: Any) -> str:
 
 
 @pytest.fixture
-def night(mongo_db: Any, redis_client: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def night(indexed: None, redis_client: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Five causes of one night, each in a state of its own; their fingerprints."""
     port = MemoryIntake(destinations={"payment.capture": ("payments-api",)}, open_types={"payments-api": 20_000})
     monkeypatch.setattr("dlq_app.conf._load", lambda path: port)
-    store = database()
-    if indexes.missing(store):
-        indexes.ensure(store, keep_resolved_days=90)
     found = {
         "regressed": letters(
             "pay", {0: 40, 1: 12}, type="payment.capture", error_stack=stack("payments/gateway.py", 88, "capture")

@@ -12,7 +12,6 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from dlq_app.services import dead_letters
-from dlq_app.store import indexes
 from dlq_app.store.mongo import database
 from dlq_app.testing import MemoryIntake, a_death, a_document, an_attempt
 from dlqsite.tests.browser.conftest import PATIENCE_MS, SCREENS
@@ -44,11 +43,8 @@ def intake(monkeypatch: pytest.MonkeyPatch) -> MemoryIntake:
 
 
 @pytest.fixture
-def letters(mongo_db: Any, intake: MemoryIntake) -> Any:
+def letters(indexed: None, intake: MemoryIntake) -> Any:
     """Letters of a bad night: one of each status, and many of one kind."""
-    store = database()
-    if indexes.missing(store):
-        indexes.ensure(store, keep_resolved_days=90)
     minute = timedelta(minutes=1)
     died = NOW - 12 * minute
     attempts = [
@@ -110,8 +106,8 @@ def letters(mongo_db: Any, intake: MemoryIntake) -> Any:
                 metadata={"source": "hooks", "priority": "normal", "tags": ["acme"], "systemState": {}},
             )
         )
-    store.dead_letters.insert_many([main, *others])
-    return store.dead_letters
+    database().dead_letters.insert_many([main, *others])
+    return database().dead_letters
 
 
 def test_find_one_by_filters(
