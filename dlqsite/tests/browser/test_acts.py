@@ -98,6 +98,8 @@ def test_every_page_fits_and_is_accessible(
     assert_fits(page)
     shoot(page, f"acts-refused-{kind}")
     (batch,) = database().replay_batches.find({}, {"_id": 1})
+    long_name = "user:wilhelmina.van.der.veen@payments.example"
+    database().replay_batches.update_one({}, {"$set": {"requestedBy": long_name}})
     pages = {
         "poison-letter": address(rig, "resize-119-original", "change"),
         "poison-confirm": address(rig, "resize-119-original", "replay"),
